@@ -1,0 +1,83 @@
+"""Everything that can go wrong, as one tree: a caller catches the branch it can answer for.
+
+    VidllmError                 one line for a person: what, where, what to do next
+    ├── ConfigError             an option or key is unknown, or two contradict each other
+    ├── VideoError              a clip can not give what was asked of it
+    │   ├── VideoNotFound       no such file, or it is a folder
+    │   ├── NotAVideo           the bytes are no video: text, zero bytes, encrypted, audio only
+    │   ├── NoFrames            a video, but no frame where one was asked for
+    │   ├── LimitExceeded       wall time, memory, pixels, frames or bytes past the guard's limit
+    │   ├── ReaderUnavailable   a reader was named that is not installed or does not read this clip
+    │   └── FetchError          a URL could not be brought here
+    ├── BudgetError             frames + text + answer do not fit; the message holds the sum
+    ├── ModelError              a checkpoint can not be used
+    │   ├── ModelNotFound       neither a folder nor a reachable Hub id
+    │   ├── NotAVisionModel     a text-only checkpoint
+    │   ├── UnsupportedModel    a vision model whose family has no adapter
+    │   └── IncompleteModel     weights, processor or tokenizer missing, or not matching the config
+    └── CacheError              a cache folder can not be written
+"""
+
+
+class VidllmError(Exception):
+    """One line for a person; the command line prints it and exits with 1."""
+
+
+class ConfigError(VidllmError):
+    """An option or key is unknown, or two contradict each other."""
+
+
+class VideoError(VidllmError):
+    """A clip can not give what was asked of it."""
+
+
+class VideoNotFound(VideoError):
+    """No such file, or it is a folder."""
+
+
+class NotAVideo(VideoError):
+    """The bytes are no video: text, zero bytes, encrypted, audio only."""
+
+
+class NoFrames(VideoError):
+    """A video, but no frame where one was asked for."""
+
+
+class LimitExceeded(VideoError):
+    """Wall time, memory, pixels, frames or bytes past the guard's limit."""
+
+
+class ReaderUnavailable(VideoError):
+    """A reader was named that is not installed or does not read this clip."""
+
+
+class FetchError(VideoError):
+    """A URL could not be brought here."""
+
+
+class BudgetError(VidllmError):
+    """Frames, text and answer do not fit the context; the message holds the sum."""
+
+
+class ModelError(VidllmError):
+    """A checkpoint can not be used."""
+
+
+class ModelNotFound(ModelError):
+    """Neither a folder nor a reachable Hub id."""
+
+
+class NotAVisionModel(ModelError):
+    """A text-only checkpoint."""
+
+
+class UnsupportedModel(ModelError):
+    """A vision model whose family has no adapter."""
+
+
+class IncompleteModel(ModelError):
+    """Weights, processor or tokenizer are missing or do not match the config."""
+
+
+class CacheError(VidllmError):
+    """A cache folder can not be written."""
