@@ -1,0 +1,129 @@
+"""Frame features -> tokens: pooling at any grid and stride, newline tokens, and AnyRes packing of still images.
+
+    N, T  frames          R, C  patch rows and columns of one frame
+    r, c  rows and columns after pooling            D  feature width
+
+The published counts come out of shapes alone. A 24x24 grid at stride 2 is 12x12 = 144 tokens; a 27x27 grid is
+13x13 = 169 under average and max pooling, which floor, and 14x14 = 196 under bilinear, which ceils.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Pooling = Literal["average", "max", "bilinear"]
+Newline = Literal["none", "one", "frame", "grid"]
+
+
+def _average(grid: Tensor, stride: int) -> Tensor:
+    return F.avg_pool2d(grid, stride)
+
+
+def _max(grid: Tensor, stride: int) -> Tensor:
+    return F.max_pool2d(grid, stride)
+
+
+def _bilinear(grid: Tensor, stride: int) -> Tensor:
+    rows, cols = grid.shape[-2:]
+    return F.interpolate(grid, size=(math.ceil(rows / stride), math.ceil(cols / stride)), mode="bilinear")
+
+
+_POOLING: dict[Pooling, Callable[[Tensor, int], Tensor]] = {"average": _average, "max": _max, "bilinear": _bilinear}
+
+
+def pool(features: Tensor, rows: int, cols: int, stride: int, mode: Pooling) -> Tensor:
+    """Pool patch features (N, R*C, D) of an R x C grid to (N, r, c, D).
+
+    Average and max floor the grid, bilinear ceils it. Stride 1 leaves the features as they are, in every mode.
+
+    Raises:
+        ValueError: the features are no R x C grid, or the stride leaves no token of it.
+    """
+    if features.shape[-2] != rows * cols:
+        raise ValueError(f"{features.shape[-2]} patch features are no {rows}x{cols} grid")
+    if stride < 1 or (mode != "bilinear" and stride > min(rows, cols)):
+        raise ValueError(f"pooling stride {stride} leaves nothing of a {rows}x{cols} grid")
+    grid = features.unflatten(-2, (rows, cols))  # (N, R, C, D)
+    if stride == 1:
+        return grid
+    return _POOLING[mode](grid.permute(0, 3, 1, 2), stride).permute(0, 2, 3, 1)
+
+
+def lay_out(tokens: Tensor, newline: Tensor | None, mode: Newline, *, last: bool = True) -> Tensor:
+    """Flatten one frame's tokens (r, c, D) to (n, D) with its newline tokens (D,).
+
+        none   x x x x        frame  x x x x n
+        one    x x x x        (n only after the last frame of the clip)
+        grid   x x n x x n
+
+    Raises:
+        ValueError: a newline is asked for and the model has none.
+    """
+    flat = tokens.flatten(0, 1)
+    if mode == "none" or (mode == "one" and not last):
+        return flat
+    if newline is None:
+        raise ValueError(f"newline mode {mode!r} needs a model with a learned newline token")
+    row = newline.to(tokens)
+    if mode == "grid":
+        return torch.cat([tokens, row.expand(tokens.shape[0], 1, -1)], dim=1).flatten(0, 1)
+    return torch.cat([flat, row[None]])
+
+
+def best_resolution(height: int, width: int, pinpoints: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """The (height, width) of `pinpoints` that keeps most of the image's pixels, and among those wastes least.
+
+    Source: LLaVA-NeXT's AnyRes rule; an image is never credited with more pixels than it has.
+    """
+
+    def merit(size: tuple[int, int]) -> tuple[int, int]:
+        scale = min(size[1] / width, size[0] / height)
+        kept = min(int(width * scale) * int(height * scale), width * height)
+        return kept, kept - size[0] * size[1]
+
+    return max(pinpoints, key=merit)
+
+
+def unpadded_box(height: int, width: int, rows: int, cols: int) -> tuple[int, int, int, int]:
+    """Rows top:bottom and columns left:right of an R x C grid that show an image of height x width padded into it."""
+    if width / height > cols / rows:
+        border = (rows - int(round(height * (cols / width), 7))) // 2
+        return border, rows - border, 0, cols
+    border = (cols - int(round(width * (rows / height), 7))) // 2
+    return 0, rows, border, cols - border
+
+
+def shrunk_grid(rows: int, cols: int, base: int, max_tiles: int | None) -> tuple[int, int]:
+    """Rows and columns after LLaVA-OneVision's `anyres_max_N`: shrink when over 1.1 x the side of N base grids."""
+    if max_tiles is None:
+        return rows, cols
+    ratio = math.sqrt(rows * cols / (max_tiles * base**2))
+    return (int(rows // ratio), int(cols // ratio)) if ratio > 1.1 else (rows, cols)
+
+
+def pack_tiles(
+    features: Tensor,
+    image_size: tuple[int, int],
+    tiles: tuple[int, int],
+    newline: Tensor | None,
+    max_tiles: int | None = None,
+) -> Tensor:
+    """AnyRes: tokens (n, D) of one still image from its base view and tiles, features (1 + th*tw, R*R, D).
+
+    The base view comes first and whole; the tiles are joined to one picture, its padding cut away, and every row of it
+    closed with the newline token (D,). `image_size` is the picture's (height, width) before any resizing.
+    """
+    base, side = features[0], math.isqrt(features.shape[1])
+    grid = features[1:].unflatten(0, tiles).unflatten(2, (side, side))  # (th, tw, R, R, D)
+    picture = grid.permute(4, 0, 2, 1, 3).flatten(3, 4).flatten(1, 2)  # (D, th*R, tw*R)
+    top, bottom, left, right = unpadded_box(*image_size, picture.shape[1], picture.shape[2])
+    picture = picture[:, top:bottom, left:right]
+    size = shrunk_grid(picture.shape[1], picture.shape[2], side, max_tiles)
+    if size != tuple(picture.shape[1:]):
+        picture = F.interpolate(picture[None], size=size, mode="bilinear")[0]
+    mode: Newline = "none" if newline is None else "grid"
+    return torch.cat([base, lay_out(picture.permute(1, 2, 0), newline, mode)])

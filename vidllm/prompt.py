@@ -1,0 +1,81 @@
+"""Messages and clips -> Prompt: every token id is born here, once, together with the visuals it stands for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from vidllm.budget import Newline
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from vidllm.clip import Clip
+    from vidllm.model.families import ModelSpec
+
+Role = Literal["system", "user", "assistant"]
+
+
+@dataclass(frozen=True, eq=False)
+class Image:
+    """A still picture: uint8 (H, W, 3), and where it came from (for messages)."""
+
+    pixels: NDArray[np.uint8]
+    source: str = "image"
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn. `media` stand before the text, in order."""
+
+    role: Role
+    text: str
+    media: tuple[Clip | Image, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Visual:
+    """One run of visual tokens in the prompt, and the pixels that fill it.
+
+    A video frame: `pixels` (1, S, S, 3), `stride` its pooling, `newline` "none", "frame" (one learned newline at its
+    end; also what the last frame of newline-`one` carries) or "grid" (one after each pooled row).
+    A still image: the same with stride 1, or with AnyRes `pixels` (1 + gh * gw, S, S, 3): the thumbnail, then the
+    tiles row by row; `grid` = (gh, gw), `source_size` = (height, width) in pixels before any resizing.
+    Token order of an AnyRes image: thumbnail, then the unpadded tile rows, each row followed by a newline.
+    """
+
+    pixels: NDArray[np.uint8]
+    kind: Literal["frame", "image"]
+    stride: int
+    tokens: int
+    position: int
+    """Index in `input_ids` of its first token; its tokens are contiguous."""
+    newline: Newline
+    time: float | None = None
+    """Seconds, for frames."""
+    grid: tuple[int, int] | None = None
+    source_size: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Prompt:
+    """What a model is fed. `input_ids` holds `spec.image_token_id` once for every visual token.
+
+    Native families: `input_ids` and `visuals` are empty; `messages` go to the family's own processor (each clip's
+    true times as metadata), `text` is the template rendered with one placeholder per medium, and `length` is planned.
+    """
+
+    input_ids: tuple[int, ...]
+    visuals: tuple[Visual, ...]
+    rope_factor: float
+    spec: ModelSpec
+    text: str
+    """Readable: one placeholder per frame or image, not one per token."""
+    messages: tuple[Message, ...]
+    length: int
+    """Tokens, visual ones included: len(input_ids) for composable, planned for native."""
+    text_tokens: int
+    video_tokens: int
+    """Visual tokens, still images included."""
