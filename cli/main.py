@@ -1,0 +1,127 @@
+"""`vidllm`: the commands, and the one place where an error becomes a line on stderr and an exit code."""
+
+import io
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+
+from vidllm.errors import VidllmError
+
+from . import doctor
+from .output import READER_LEFT, silence_stdout, write
+
+app = typer.Typer(
+    name="vidllm",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,  # rich's panels would double the time to the first line of help
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        write(f"vidllm {version('vidllm')}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def vidllm(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Ask a video: any image language model becomes a video language model, every token budgeted.
+
+    \b
+    Examples:
+      vidllm ask clip.mp4 "what happens at 0:30?"
+      vidllm plan clip.mp4 "what happens at 0:30?"
+      vidllm frames clip.mp4 -o sheet.png
+    """
+
+
+app.command()(doctor.doctor)
+
+INTERRUPTED = 130
+"""128 + SIGINT, what a shell expects of a program ended by Ctrl-C."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command. Returns 0 done, 1 the work failed, 2 the command line was wrong, 130 interrupted."""
+    _never_fail_to_print()
+    try:
+        code = _run(sys.argv[1:] if argv is None else argv)
+        sys.stdout.flush()
+        return code
+    except VidllmError as error:
+        return _fail(error, str(error))
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        silence_stdout()
+        return READER_LEFT
+    except OSError as error:
+        return _fail(error, _describe_os_error(error))
+    except Exception as error:  # the process boundary: a defect is reported, never a page of traceback
+        return _fail(error, f"unexpected {type(error).__name__}: {error}; VIDLLM_DEBUG=1 shows where it happened")
+
+
+def _run(argv: Sequence[str]) -> int:
+    """The command's exit code; usage errors are printed here, everything else flies on to `main`."""
+    try:
+        result: Any = app(args=list(argv), prog_name="vidllm", standalone_mode=False)
+    except typer.TyperException as error:
+        return _usage(error, argv)
+    except typer.Abort:
+        return INTERRUPTED
+    return result if isinstance(result, int) else 0
+
+
+def _usage(error: typer.TyperException, argv: Sequence[str]) -> int:
+    message = error.format_message()
+    if message.startswith("Usage:"):  # no command at all: the help is the message
+        print(message, file=sys.stderr)
+        return error.exit_code
+    commands = {info.callback.__name__ for info in app.registered_commands if info.callback}
+    helped = " ".join(["vidllm", *(word for word in argv[:1] if word in commands), "--help"])
+    print(f"vidllm: {_one_line(message)} See `{helped}`.", file=sys.stderr)
+    return error.exit_code
+
+
+def _fail(error: BaseException, message: str) -> int:
+    """One line on stderr, the traceback before it when VIDLLM_DEBUG asks for it; exit code 1."""
+    if os.environ.get("VIDLLM_DEBUG", "0") not in ("", "0"):
+        import traceback
+
+        traceback.print_exception(error)
+    print(f"vidllm: {_one_line(message)}", file=sys.stderr)
+    return 1
+
+
+def _one_line(message: str) -> str:
+    """Line breaks become spaces; other control characters, a file's name may hold them, are spelled out."""
+    joined = " ".join(message.split())
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in joined)
+
+
+def _describe_os_error(error: OSError) -> str:
+    where = f"{error.filename}: " if error.filename is not None else ""
+    return f"{where}{error.strerror or error}"
+
+
+def _never_fail_to_print() -> None:
+    """A terminal that can not show a letter gets its escape, instead of an exception in the middle of an answer."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

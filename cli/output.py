@@ -1,0 +1,38 @@
+"""stdout is the answer; stderr is everything else."""
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import typer
+
+
+def write(text: str) -> None:
+    """Put `text` on stdout now. When whoever read it has gone (`| head`), end quietly as SIGPIPE would."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        silence_stdout()
+        raise typer.Exit(READER_LEFT) from None
+
+
+READER_LEFT = 128 + 13
+"""128 + SIGPIPE, how a shell sees a program whose reader went away."""
+
+
+def silence_stdout() -> None:
+    """Send what is still buffered nowhere, so that the interpreter's last flush does not complain."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def write_json(value: Mapping[str, Any]) -> None:
+    """One JSON object on stdout, letters as they are."""
+    write(json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
+
+
+def note(text: str) -> None:
+    """One line on stderr."""
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,46 @@
+"""Where things that can be made again are kept: one folder, one sub-folder per kind, counted by `vidllm doctor`."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import platformdirs
+
+Kind = Literal["features", "videos"]
+"""features: encoded frames, reused by the next question. videos: clips fetched from a URL."""
+
+
+@dataclass(frozen=True)
+class CacheUse:
+    """What one kind of cache takes on disk now."""
+
+    kind: str
+    folder: Path
+    files: int
+    bytes: int
+
+
+def cache_folder(kind: Kind) -> Path:
+    """The folder of one kind of cache; not created. $VIDLLM_CACHE moves all of them, and changes no answer."""
+    root = os.environ.get("VIDLLM_CACHE")
+    return Path(root or platformdirs.user_cache_dir("vidllm", appauthor=False)) / kind
+
+
+def measure() -> tuple[CacheUse, ...]:
+    """Files and bytes of every kind of cache; a folder that does not exist counts as empty."""
+    return tuple(_measure(kind) for kind in get_args(Kind))
+
+
+def _measure(kind: Kind) -> CacheUse:
+    folder = cache_folder(kind)
+    sizes = [size for path in folder.rglob("*") if (size := _size(path)) is not None]
+    return CacheUse(kind, folder, len(sizes), sum(sizes))
+
+
+def _size(path: Path) -> int | None:
+    """Bytes of a plain file; None for a folder, and for a file another process just removed."""
+    try:
+        return path.stat().st_size if path.is_file() else None
+    except FileNotFoundError:
+        return None

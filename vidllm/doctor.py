@@ -1,0 +1,141 @@
+"""What this machine can do for vidllm: versions, readers that really load, devices, caches, and what is missing."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import os
+import platform
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from vidllm import caches
+
+Status = Literal["ok", "missing", "broken"]
+
+LIBRARIES = ("vidllm", "torch", "transformers", "tokenizers", "numpy", "av", "decord", "torchcodec", "pysubs2")
+
+READERS = {"pyav": "av", "decord": "decord", "torchcodec": "torchcodec.decoders"}
+"""Reader -> the module that must import for it to work."""
+
+CURES = {
+    "pyav": "pip install av",
+    "decord": "optional; pip install decord==0.6.0 (wheels for x86-64 Linux and Windows only)",
+    "torchcodec": "optional; pip install 'vidllm[torchcodec]', and FFmpeg's shared libraries from the system",
+    "cuda": "optional; an NVIDIA driver, and a CUDA build of torch: https://pytorch.org/get-started/locally",
+    "model": "name one: vidllm ask ... -m FOLDER_OR_HUB_ID, or set VIDLLM_MODEL",
+    "quant": "optional; pip install 'vidllm[quant]' loads models in 8 or 4 bits on an NVIDIA GPU",
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at. `cure` says how to get what is missing, empty when nothing is."""
+
+    name: str
+    status: Status
+    detail: str
+    cure: str = ""
+
+
+@dataclass(frozen=True)
+class Report:
+    """All findings. `healthy`: a question about a video can be answered here."""
+
+    system: str
+    versions: dict[str, str | None]
+    readers: tuple[Finding, ...]
+    devices: tuple[Finding, ...]
+    models: tuple[Finding, ...]
+    caches: tuple[caches.CacheUse, ...]
+
+    @property
+    def healthy(self) -> bool:
+        """True when the reader that needs nothing optional loads, and there is a default model."""
+        needed = (*(r for r in self.readers if r.name == "pyav"), *self.models[:1])
+        return all(finding.status == "ok" for finding in needed)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        uses = [{**asdict(use), "folder": str(use.folder)} for use in self.caches]
+        return {**asdict(self), "caches": uses, "healthy": self.healthy}
+
+
+def examine() -> Report:
+    """Look at everything. Imports torch and every reader, so it takes seconds; raises nothing for what is missing."""
+    return Report(
+        system=f"Python {platform.python_version()} on {platform.system()} {platform.machine()}, {_memory()}",
+        versions={name: _version(name) for name in LIBRARIES},
+        readers=tuple(_reader(name) for name in READERS),
+        devices=_devices(),
+        models=(_default_model(), _quantisation()),
+        caches=caches.measure(),
+    )
+
+
+def _memory() -> str:
+    import psutil
+
+    gib = 1024**3
+    memory = psutil.virtual_memory()
+    return f"{os.cpu_count()} cores, {memory.available / gib:.1f} of {memory.total / gib:.1f} GiB memory free"
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _reader(name: str) -> Finding:
+    """A reader counts when its library really loads: a wheel may be installed and its FFmpeg absent."""
+    module = READERS[name]
+    if _version(module.split(".")[0]) is None:
+        return Finding(name, "missing", "not installed", CURES[name])
+    try:
+        importlib.import_module(module)
+    except (ImportError, OSError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        return Finding(name, "broken", f"installed, does not load: {reason}", CURES[name])
+    return Finding(name, "ok", f"{module.split('.')[0]} {_version(module.split('.')[0])}")
+
+
+def _devices() -> tuple[Finding, ...]:
+    import torch
+
+    cpu = Finding("cpu", "ok", f"{torch.get_num_threads()} threads")
+    if torch.backends.mps.is_available():
+        return (cpu, Finding("mps", "ok", "Apple GPU"))
+    if not torch.cuda.is_available():
+        return (cpu, Finding("cuda", "missing", "no NVIDIA GPU that torch can use", CURES["cuda"]))
+    return (cpu, *(_gpu(index) for index in range(torch.cuda.device_count())))
+
+
+def _gpu(index: int) -> Finding:
+    import torch
+
+    free, total = torch.cuda.mem_get_info(index)
+    detail = f"{torch.cuda.get_device_name(index)}, {free / 1024**3:.1f} of {total / 1024**3:.1f} GiB free"
+    return Finding(f"cuda:{index}", "ok", detail)
+
+
+def _default_model() -> Finding:
+    """The model `ask` takes when none is named: its folder must hold a config and weights."""
+    named = os.environ.get("VIDLLM_MODEL")
+    if named and not Path(named).is_dir():
+        return Finding("default model", "ok", f"$VIDLLM_MODEL = {named} (not a folder here: a Hugging Face id)")
+    folder = Path(named) if named else Path(__file__).parent / "builtin" / "weights"
+    whole = (folder / "config.json").is_file() and any(folder.glob("*.safetensors"))
+    source = "$VIDLLM_MODEL" if named else "built-in"
+    if not whole:
+        return Finding("default model", "missing", f"{source}: no config.json with weights in {folder}", CURES["model"])
+    return Finding("default model", "ok", f"{source}: {folder}")
+
+
+def _quantisation() -> Finding:
+    version = _version("bitsandbytes")
+    if version is None:
+        return Finding("quantisation", "missing", "bitsandbytes not installed", CURES["quant"])
+    return Finding("quantisation", "ok", f"bitsandbytes {version}")
