@@ -1,0 +1,190 @@
+"""Which moments of a clip to look at. Pure over arrays: nothing is opened, nothing is decoded.
+
+Every function answers with a `SamplePlan` whose times are true presentation times of frames that exist, sorted and
+distinct, so a plan can not ask for more frames than there are. Ranges are half-open: `[start, end)` holds the frames
+on screen at some moment of it, and the frame already on screen at `start` is one of them.
+
+    uniform   x....x....x....x....x      both ends, equal steps
+    at_fps    x..x..x..x..x..x..x..      a fixed rate from the first frame on
+    change    x..xx.x......x.....xx      where the picture changes, with a uniform floor
+    focus     x....xfffffffff..x....x    fine frames near the times a question names, coarse ones elsewhere
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from vidllm.errors import NoFrames
+
+FloatArray = NDArray[np.float64]
+IndexArray = NDArray[np.int64]
+
+STEP_SECONDS = 0.5
+"""Distance of neighbouring fine frames around a named time; the built-in model was trained on it."""
+POINT_RADIUS = 4
+"""Fine frames on each side of a named moment: T + k * 0.5 s, k = -4..4, nine frames over four seconds."""
+SPAN_FRAMES = 16
+"""Most fine frames inside a named range; one more stands a step before it and one a step after."""
+COARSE_FRAMES = 12
+"""Uniform frames that carry the rest of the clip beside the fine ones."""
+SAME_MOMENT = 1e-6
+"""Seconds two times may differ and still be one: PTS divided out of a time base carry rounding of 1e-12 or so."""
+
+
+@dataclass(frozen=True)
+class SamplePlan:
+    """The moments to look at, in seconds on the viewer's clock."""
+
+    times: tuple[float, ...]
+    """Presentation times of existing frames, ascending and distinct."""
+    fine: tuple[bool, ...]
+    """True for a frame that deserves the fine grid: it lies near a time the question names."""
+    method: str
+    """Who chose: uniform | fps | change | focus."""
+    tolerance: float = 0.0
+    """Seconds by which a key frame may stand in for a planned frame (0: the exact frame only)."""
+
+    def __post_init__(self) -> None:
+        if not self.times:
+            raise ValueError("a SamplePlan needs at least one time")
+        if len(self.times) != len(self.fine):
+            raise ValueError(f"{len(self.times)} times but {len(self.fine)} fine flags")
+        if any(later <= earlier for earlier, later in zip(self.times, self.times[1:], strict=False)):
+            raise ValueError(f"times must ascend and be distinct, got {self.times}")
+        if self.tolerance < 0:
+            raise ValueError(f"tolerance must not be negative, got {self.tolerance}")
+
+    def __len__(self) -> int:
+        return len(self.times)
+
+
+def uniform(pts_seconds: ArrayLike, n: int, start: float = 0.0, end: float = float("inf")) -> SamplePlan:
+    """Exactly `min(n, frames in range)` frames at equal steps, the first and the last among them.
+
+    One frame alone is the middle one: it says more of a clip than its first, which is often black.
+    """
+    pts = frames_in_range(pts_seconds, start, end)
+    return _plan(pts, _uniform_indices(pts, n), "uniform")
+
+
+def at_fps(
+    pts_seconds: ArrayLike, fps: float, start: float = 0.0, end: float = float("inf"), *, most: int | None = None
+) -> SamplePlan:
+    """The frames on screen every `1 / fps` seconds from the range's first frame; `uniform` when that is above `most`."""
+    if not fps > 0:
+        raise ValueError(f"fps must be positive, got {fps}")
+    pts = frames_in_range(pts_seconds, start, end)
+    if fps * (pts[-1] - pts[0]) > 2 * len(pts):  # asks for more than there is: every frame, without a huge grid
+        chosen = np.arange(len(pts))
+    else:
+        ticks = np.arange(int((pts[-1] - pts[0]) * fps + SAME_MOMENT) + 1)
+        chosen = np.unique(_on_screen(pts, pts[0] + ticks / fps))
+    if most is not None and len(chosen) > most:
+        return _plan(pts, _uniform_indices(pts, most), "uniform")
+    return _plan(pts, chosen, "fps")
+
+
+def focus(
+    pts_seconds: ArrayLike,
+    spans: Sequence[tuple[float, float]],
+    start: float = 0.0,
+    end: float = float("inf"),
+    *,
+    coarse: int = COARSE_FRAMES,
+    most_fine: int | None = None,
+) -> SamplePlan:
+    """Fine frames near the named `spans`, plus `coarse` uniform ones over the range.
+
+    A span `(T, T)` is a moment: nine frames half a second apart around it. A longer one gets up to sixteen, evenly, and
+    one half a second before and after it. Frames are clipped to the range and counted once, as fine when both layouts
+    hold them. With `most_fine` the fine frames farthest from the spans' middles fall away. Spans outside the range are
+    left out, and with none left this is `uniform` over `coarse` frames.
+    """
+    pts = frames_in_range(pts_seconds, start, end)
+    inside = [(a, b) for a, b in spans if b >= start and a <= min(end, _screen_end(pts))]
+    if not inside:
+        return _plan(pts, _uniform_indices(pts, coarse), "uniform")
+    fine = np.unique(_on_screen(pts, np.concatenate([_fine_moments(a, b) for a, b in inside])))
+    if most_fine is not None and len(fine) > most_fine:
+        distance = np.min([np.abs(pts[fine] - (a + b) / 2) for a, b in inside], axis=0)
+        fine = np.sort(fine[np.argsort(distance, kind="stable")[: max(most_fine, 1)]])
+    every = np.union1d(fine, _uniform_indices(pts, coarse)) if coarse > 0 else fine
+    return _plan(pts, every, "focus", np.isin(every, fine))
+
+
+def allow_snap(plan: SamplePlan) -> SamplePlan:
+    """The plan with the widest tolerance that can not make two of its frames one: under half its smallest gap.
+
+    A plan with fine frames keeps tolerance 0: who names a moment wants that moment, not a key frame near it.
+    """
+    if any(plan.fine) or len(plan) < 2:
+        return replace(plan, tolerance=0.0)
+    return replace(plan, tolerance=0.49 * float(np.diff(plan.times).min()))
+
+
+def frames_in_range(pts_seconds: ArrayLike, start: float, end: float) -> FloatArray:
+    """Those of the ascending `pts_seconds` (frames,) that are on screen in `[start, end)`; `NoFrames` when none is."""
+    pts = np.asarray(pts_seconds, dtype=np.float64)
+    if pts.ndim != 1 or len(pts) == 0:
+        raise NoFrames("the clip holds no frames to sample")
+    if not start < end:
+        raise NoFrames(f"the range {start:g}-{end:g} s is empty; its end must lie after its start")
+    if start >= _screen_end(pts) or end <= pts[0]:
+        raise NoFrames(f"no frame in {start:g}-{end:g} s: the clip's frames lie at {pts[0]:.2f}-{pts[-1]:.2f} s")
+    first = max(int(np.searchsorted(pts, start + SAME_MOMENT, side="right")) - 1, 0)
+    stop = int(np.searchsorted(pts, end - SAME_MOMENT, side="left"))
+    return pts[first : max(stop, first + 1)]
+
+
+def fill(indices: IndexArray, n: int, mass: FloatArray) -> IndexArray:
+    """`indices` grown to `n` distinct ones: each time the heaviest stretch between two neighbours is halved.
+
+    `mass` (frames,) is an ascending running total (time, or cumulative change); its middle is where a stretch splits.
+    """
+    chosen = sorted({int(i) for i in indices})
+    while len(chosen) < min(n, len(mass)):
+        edges = [-1, *chosen, len(mass)]
+        pairs = [(a, b) for a, b in zip(edges, edges[1:], strict=False) if b - a > 1]
+        low, high = max(pairs, key=lambda pair: _between(mass, *pair))
+        middle = (mass[max(low, 0)] + mass[min(high, len(mass) - 1)]) / 2
+        best = low + 1 + int(np.argmin(np.abs(mass[low + 1 : high] - middle)))
+        chosen = sorted([*chosen, best])
+    return np.asarray(chosen, dtype=np.int64)
+
+
+def _between(mass: FloatArray, low: int, high: int) -> tuple[float, int]:
+    return float(mass[min(high, len(mass) - 1)] - mass[max(low, 0)]), high - low
+
+
+def _uniform_indices(pts: FloatArray, n: int) -> IndexArray:
+    if n < 1:
+        raise ValueError(f"at least one frame is needed, got {n}")
+    if n == 1:
+        return _on_screen(pts, np.asarray([(pts[0] + pts[-1]) / 2]))
+    wanted = np.unique(_on_screen(pts, np.linspace(pts[0], pts[-1], n)))
+    return fill(wanted, n, pts)  # a variable frame rate shows one frame at several of the moments
+
+
+def _fine_moments(start: float, end: float) -> FloatArray:
+    if end - start < STEP_SECONDS / 2:
+        return (start + end) / 2 + STEP_SECONDS * np.arange(-POINT_RADIUS, POINT_RADIUS + 1)
+    inside = np.linspace(start, end, min(SPAN_FRAMES, max(2, int((end - start) / STEP_SECONDS) + 1)))
+    return np.concatenate([[start - STEP_SECONDS], inside, [end + STEP_SECONDS]])
+
+
+def _on_screen(pts: FloatArray, times: FloatArray) -> IndexArray:
+    """Index of the frame on screen at each time: the last with pts <= time, clamped to the first and the last."""
+    found = np.searchsorted(pts, times + SAME_MOMENT, side="right") - 1
+    return np.clip(found, 0, len(pts) - 1).astype(np.int64)
+
+
+def _screen_end(pts: FloatArray) -> float:
+    """When the last frame leaves the screen, as far as PTS can say; a lone frame stays for ever."""
+    return float("inf") if len(pts) == 1 else float(2 * pts[-1] - pts[-2])
+
+
+def _plan(pts: FloatArray, indices: IndexArray, method: str, fine: NDArray[np.bool_] | None = None) -> SamplePlan:
+    flags = (False,) * len(indices) if fine is None else tuple(bool(flag) for flag in fine)
+    return SamplePlan(tuple(float(t) for t in pts[indices]), flags, method)

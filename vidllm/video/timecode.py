@@ -1,0 +1,129 @@
+"""Times as people write them: "0:30" to seconds and back, and the times a question or an answer names.
+
+Seconds are on the viewer's clock: 0:00 is the clip's first presented frame. Ranges are half-open. What the words mean
+lives in `timewords.py`, which is imported when the first text is read: the command line imports this file at start.
+"""
+
+import math
+import re
+from dataclasses import dataclass
+
+from vidllm.errors import ConfigError
+
+POINT_SECONDS = 0.25
+"""A range shorter than this is a moment."""
+PAST_END_SECONDS = 1.0
+"""How far beyond the last frame a named time may lie and still mean the end: players show 0:30 for 29.97 s."""
+
+_CLOCK = re.compile(r"(?:(?:(\d{1,3}):)?(\d{1,3}):)?(\d+(?:\.\d*)?|\.\d+)", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Focus:
+    """The times a question names."""
+
+    spans: tuple[tuple[float, float], ...]
+    """Half-open ranges in seconds, ascending; a moment T is `(T, T)`."""
+    text: str
+    """The words that named them, as written, joined by ", "."""
+
+    @property
+    def is_point(self) -> bool:
+        """Whether one single moment is meant."""
+        return len(self.spans) == 1 and self.spans[0][1] - self.spans[0][0] < POINT_SECONDS
+
+
+@dataclass(frozen=True)
+class TimeMention:
+    """A time that a text names."""
+
+    text: str
+    start: int
+    """Where it stands: `source[start:end] == text`."""
+    end: int
+    seconds: float
+
+
+def parse_time(value: str | float, *, duration: float | None = None) -> float:
+    """Seconds of `90`, `"90"`, `"1:30"`, `"0:01:30.5"` or `"90s"`; a bare number is seconds, never frames.
+
+    A negative time counts back from the clip's end and needs its `duration` in seconds. Raises `ConfigError`.
+    """
+    seconds = _clock_seconds(value.strip()) if isinstance(value, str) else float(value)
+    if seconds < 0 and duration is not None:
+        return max(duration + seconds, 0.0)
+    if not 0 <= seconds < math.inf:
+        raise _not_a_time(value)
+    return seconds
+
+
+def format_time(seconds: float, *, decimals: int = 0) -> str:
+    """`0:30`, `1:02:03`; cut, not rounded, so that a shown time never lies after its frame. Negative: `-0:30`."""
+    if not math.isfinite(seconds):
+        raise ValueError(f"only a finite time can be shown, got {seconds}")
+    scale = 10**decimals
+    ticks = round(abs(seconds) * 1_000_000) * scale // 1_000_000  # by the microsecond: 29.9999999999 is 30
+    minutes, ticks = divmod(ticks, 60 * scale)
+    hours, minutes = divmod(minutes, 60)
+    whole, part = divmod(ticks, scale)
+    head = f"{hours}:{minutes:02d}" if hours else f"{minutes}"
+    tail = f".{part:0{decimals}d}" if decimals else ""
+    return f"{'-' if seconds < 0 else ''}{head}:{whole:02d}{tail}"
+
+
+def find_focus(question: str, duration: float, start: float = 0.0) -> Focus | None:
+    """The times `question` names within `[start, duration)`, or None when it names none: never a guess.
+
+    Clock times are the source's (`at 0:30`); relative ones (`the first ten seconds`, `at the end`) belong to the range
+    `[start, duration)`, in seconds. Times outside it are no focus (`outside_notes` says so), but one at most a second
+    past the end means the end.
+    """
+    from vidllm.video.timewords import find_spans
+
+    hits = find_spans(question)
+    inside = [(span, hit.text) for hit in hits for span in _clip(hit.resolve(start, duration), start, duration)]
+    if not inside:
+        return None
+    spans = sorted({span for span, _ in inside})
+    return Focus(tuple(spans), ", ".join(dict.fromkeys(text for _, text in inside)))
+
+
+def outside_notes(question: str, duration: float, start: float = 0.0) -> tuple[str, ...]:
+    """One line for each time `question` names that lies outside `[start, duration)` seconds and so focuses nothing."""
+    from vidllm.video.timewords import find_spans
+
+    return tuple(
+        f'"{hit.text}" lies outside the clip ({format_time(start)}-{format_time(duration)}); no focus on it'
+        for hit in find_spans(question)
+        if not _clip(hit.resolve(start, duration), start, duration)
+    )
+
+
+def find_times(text: str) -> tuple[TimeMention, ...]:
+    """Every absolute time that `text` names, in the order it stands there; both ends of a range are mentions."""
+    from vidllm.video.timewords import find_mentions
+
+    return tuple(TimeMention(text[start:end], start, end, seconds) for start, end, seconds in find_mentions(text))
+
+
+def _clip(span: tuple[float, float], start: float, end: float) -> list[tuple[float, float]]:
+    """`span` cut to `[start, end]` as a list of one, or of none when it lies outside."""
+    low, high = span
+    if high < low or low > end + PAST_END_SECONDS or high < start or (low < start and high <= start):
+        return []
+    return [(min(max(low, start), end), min(max(high, start), end))]
+
+
+def _clock_seconds(text: str) -> float:
+    sign, digits = (-1, text[1:]) if text.startswith("-") else (1, text)
+    match = _CLOCK.fullmatch(digits[:-1] if digits.endswith("s") and ":" not in digits else digits)
+    if match is None:
+        raise _not_a_time(text)
+    hours, minutes, seconds = match.groups()
+    if (minutes and float(seconds) >= 60) or (hours and int(minutes) >= 60):
+        raise _not_a_time(text)
+    return sign * (int(hours or 0) * 3600 + int(minutes or 0) * 60 + float(seconds))
+
+
+def _not_a_time(value: object) -> ConfigError:
+    return ConfigError(f"{str(value)!r} is not a time; write seconds (90), m:ss (1:30) or h:mm:ss (0:01:30.5)")
