@@ -1,0 +1,85 @@
+"""The options several commands share, said once: same word, same meaning, same default everywhere."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from vidllm.errors import ConfigError
+from vidllm.video.timecode import parse_time
+
+if TYPE_CHECKING:
+    from vidllm.clip import PlanOptions
+
+
+def _seconds(text: str) -> float:
+    try:
+        return parse_time(text)
+    except ConfigError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+Video = Annotated[str, typer.Argument(metavar="VIDEO", help="A video file, or an http(s) URL.", show_default=False)]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "-m",
+        "--model",
+        metavar="MODEL",
+        help="A folder or a Hugging Face id. Default: $VIDLLM_MODEL, else the small built-in model.",
+        show_default=False,
+    ),
+]
+From = Annotated[
+    float | None,
+    typer.Option("--from", parser=_seconds, metavar="T", help="Look from here on: 90, 1:30 or 0:01:30.5."),
+]
+To = Annotated[
+    float | None,
+    typer.Option("--to", parser=_seconds, metavar="T", help="Look up to here; the frame at T is not taken."),
+]
+Frames = Annotated[
+    int | None,
+    typer.Option("--frames", min=1, metavar="N", help="So many frames. Default: as many as fit, up to the model's own."),
+]
+Fps = Annotated[
+    float | None,
+    typer.Option("--fps", min=1e-6, metavar="F", help="Frames per second of the range; with --frames, the fewer."),
+]
+Policy = Annotated[
+    Literal["uniform", "slowfast", "focus", "auto"],
+    typer.Option(
+        "--policy",
+        help="Spread tokens evenly; few fine and many coarse frames; fine near the times the question names; "
+        "auto: focus when it names one, else uniform.",
+    ),
+]
+Stride = Annotated[
+    int | None,
+    typer.Option("--stride", min=1, metavar="S", help="Pool every frame's patches S x S. Default: the model's own."),
+]
+RopeMax = Annotated[
+    float,
+    typer.Option("--rope-max", min=1.0, metavar="F", help="How far positions may be stretched beyond the context."),
+]
+MaxNewTokens = Annotated[
+    int | None,
+    typer.Option("--max-new-tokens", min=1, metavar="N", help="Room for the answer. Default: 256, less when tight."),
+]
+Reader = Annotated[
+    Literal["auto", "pyav", "decord", "torchcodec"],
+    typer.Option("--reader", help="Who decodes; auto follows the measured table."),
+]
+NoSubtitles = Annotated[
+    bool, typer.Option("--no-subtitles", help="Leave out subtitles, beside the clip or in it.")
+]
+Snap = Annotated[
+    bool,
+    typer.Option("--snap", help="Let key frames stand in where the plan's tolerance allows: faster on long clips."),
+]
+FitOption = Annotated[
+    Literal["pad", "stretch", "crop"] | None,
+    typer.Option("--fit", help="How a frame meets the model's square. Default: the model's own.", show_default=False),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]

@@ -1,0 +1,40 @@
+"""What is going on, as one line on a terminal's stderr that is gone when the answer comes; nothing elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from rich.status import Status
+
+
+class Progress:
+    """Call it with what is happening now; leaving the `with` block, or `clear`, wipes the line."""
+
+    def __init__(self) -> None:
+        self._status: Status | None = None
+
+    def __enter__(self) -> Self:
+        if sys.stderr.isatty():
+            from rich.console import Console
+
+            self._status = Console(stderr=True).status("")
+        return self
+
+    def __call__(self, happening: str) -> None:
+        """Show `happening` until the next call."""
+        if self._status is not None:
+            self._status.update(f"{happening}…")
+            self._status.start()
+
+    def clear(self) -> None:
+        """Wipe the line: something else wants the terminal."""
+        if self._status is not None:
+            self._status.stop()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.clear()
