@@ -8,12 +8,14 @@ The published counts come out of shapes alone. A 24x24 grid at stride 2 is 12x12
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from vidllm.model.anyres import shrunk_grid, unpadded_box
 
 Pooling = Literal["average", "max", "bilinear"]
 Newline = Literal["none", "one", "frame", "grid"]
@@ -74,37 +76,6 @@ def lay_out(tokens: Tensor, newline: Tensor | None, mode: Newline, *, last: bool
     return torch.cat([flat, row[None]])
 
 
-def best_resolution(height: int, width: int, pinpoints: Sequence[tuple[int, int]]) -> tuple[int, int]:
-    """The (height, width) of `pinpoints` that keeps most of the image's pixels, and among those wastes least.
-
-    Source: LLaVA-NeXT's AnyRes rule; an image is never credited with more pixels than it has.
-    """
-
-    def merit(size: tuple[int, int]) -> tuple[int, int]:
-        scale = min(size[1] / width, size[0] / height)
-        kept = min(int(width * scale) * int(height * scale), width * height)
-        return kept, kept - size[0] * size[1]
-
-    return max(pinpoints, key=merit)
-
-
-def unpadded_box(height: int, width: int, rows: int, cols: int) -> tuple[int, int, int, int]:
-    """Rows top:bottom and columns left:right of an R x C grid that show an image of height x width padded into it."""
-    if width / height > cols / rows:
-        border = (rows - int(round(height * (cols / width), 7))) // 2
-        return border, rows - border, 0, cols
-    border = (cols - int(round(width * (rows / height), 7))) // 2
-    return 0, rows, border, cols - border
-
-
-def shrunk_grid(rows: int, cols: int, base: int, max_tiles: int | None) -> tuple[int, int]:
-    """Rows and columns after LLaVA-OneVision's `anyres_max_N`: shrink when over 1.1 x the side of N base grids."""
-    if max_tiles is None:
-        return rows, cols
-    ratio = math.sqrt(rows * cols / (max_tiles * base**2))
-    return (int(rows // ratio), int(cols // ratio)) if ratio > 1.1 else (rows, cols)
-
-
 def pack_tiles(
     features: Tensor,
     image_size: tuple[int, int],
@@ -120,7 +91,7 @@ def pack_tiles(
     base, side = features[0], math.isqrt(features.shape[1])
     grid = features[1:].unflatten(0, tiles).unflatten(2, (side, side))  # (th, tw, R, R, D)
     picture = grid.permute(4, 0, 2, 1, 3).flatten(3, 4).flatten(1, 2)  # (D, th*R, tw*R)
-    top, bottom, left, right = unpadded_box(*image_size, picture.shape[1], picture.shape[2])
+    top, bottom, left, right = unpadded_box(image_size, picture.shape[1], picture.shape[2])
     picture = picture[:, top:bottom, left:right]
     size = shrunk_grid(picture.shape[1], picture.shape[2], side, max_tiles)
     if size != tuple(picture.shape[1:]):

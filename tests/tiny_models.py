@@ -1,0 +1,375 @@
+"""Tiny random checkpoints of the real classes, complete: config, weights, tokenizer, processor, chat template.
+
+    python -m tests.tiny_models OUT            one folder per family under OUT
+
+Each is saved through the real class's `save_pretrained` and can be loaded by transformers as well as by vidllm. They
+know nothing (answers are noise); what they prove is layout, counting and arithmetic. Widths and depths are as small as
+they get; everything that decides a token count is to scale: CLIP with its class token, SigLIP without and with an odd
+grid, AnyRes resolutions, newlines, temporal patches, mergers.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+TEXT = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+VISION = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4}
+CLIP_MEAN, CLIP_STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
+
+CORPUS = (
+    "USER: what happens at 0:30? ASSISTANT: The red circle moves right. describe the video. how many objects are there",
+    "These frames are located at 0.00s,1.23s. The video lasts for 60.00 seconds, and 16 frames are uniformly sampled.",
+    "You are a helpful assistant. Frame from 00:00: user system assistant picture video image question answer",
+)
+
+VICUNA = (
+    "{% for message in messages %}{% if message['role'] != 'system' %}{{ message['role'].upper() + ': ' }}{% endif %}"
+    "{% for part in message['content'] if part['type'] == 'image' %}{{ '<image>\\n' }}{% endfor %}"
+    "{% for part in message['content'] if part['type'] == 'video' %}{{ '<video>\\n' }}{% endfor %}"
+    "{% for part in message['content'] if part['type'] == 'text' %}{{ part['text'] + ' ' }}{% endfor %}"
+    "{% endfor %}{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
+)
+"""USER: <image>\\nquestion ASSISTANT:  as the LLaVA-1.5 and LLaVA-NeXT-Video checkpoints on the Hub print it."""
+
+CHATML_LLAVA = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + ' ' }}"
+    "{% for part in message['content'] if part['type'] == 'image' %}{{ '<image>\\n' }}{% endfor %}"
+    "{% for part in message['content'] if part['type'] == 'video' %}{{ '<video>\\n' }}{% endfor %}"
+    "{% for part in message['content'] if part['type'] == 'text' %}{{ '\\n' + part['text'] }}{% endfor %}"
+    "{{ '<|im_end|>' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+"""As LLaVA-OneVision prints it."""
+
+CHATML_QWEN = (
+    "{% for message in messages %}{% if loop.first and message['role'] != 'system' %}"
+    "{{ '<|im_start|>system\\nYou are a helpful assistant.<|im_end|>\\n' }}{% endif %}"
+    "{{ '<|im_start|>' + message['role'] + '\\n' }}"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}{{ '<|vision_start|><|image_pad|><|vision_end|>' }}"
+    "{% elif part['type'] == 'video' %}{{ '<|vision_start|><|video_pad|><|vision_end|>' }}"
+    "{% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}{{ '<|im_end|>\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+"""As Qwen2.5-VL and Qwen3-VL print it."""
+
+SMOL = (
+    "{{ '<|im_start|>' }}{% for message in messages %}{{ message['role'] | capitalize }}"
+    "{% if message['content'][0]['type'] == 'text' %}{{ ': ' }}{% else %}{{ ':' }}{% endif %}"
+    "{% for part in message['content'] %}{% if part['type'] == 'text' %}{{ part['text'] }}"
+    "{% elif part['type'] == 'image' %}{{ '<image>' }}{% elif part['type'] == 'video' %}{{ '<video>' }}{% endif %}"
+    "{% endfor %}{{ '<end_of_utterance>\\n' }}{% endfor %}{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
+)
+"""As SmolVLM prints it."""
+
+
+def make_tokenizer(special: Sequence[str], *, bos: str | None, eos: str, pad: str, template: str) -> PreTrainedTokenizerFast:
+    """A byte-level BPE of a few hundred merges: it can spell anything, and common words are one or two tokens."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(vocab_size=600, initial_alphabet=alphabet, show_progress=False)
+    bpe.train_from_iterator(CORPUS, trainer)
+    names = list(dict.fromkeys([*([bos] if bos else []), eos, pad, *special]))
+    bpe.add_special_tokens([AddedToken(name, normalized=False, special=True) for name in names])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token=bos, eos_token=eos, pad_token=pad)
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+def _noise(network: torch.nn.Module) -> torch.nn.Module:
+    """Redraw all weights at a scale where logits differ by about one: a wrong token must show in them."""
+    generator = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for weight in network.parameters():
+            fan_in = weight[0].numel() if weight.dim() > 1 else 100
+            noise = torch.randn(weight.shape, generator=generator) / fan_in**0.5
+            weight.copy_(noise if weight.dim() > 1 else weight + noise)
+    return network.eval()
+
+
+def _text(config: type[Any], tokenizer: PreTrainedTokenizerFast, **more: object) -> Any:
+    return config(
+        vocab_size=len(tokenizer), **TEXT, max_position_embeddings=4096, bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, **more,
+    )  # fmt: skip
+
+
+def _llama_tokenizer(*special: str) -> PreTrainedTokenizerFast:
+    return make_tokenizer(special, bos="<s>", eos="</s>", pad="<pad>", template=VICUNA)
+
+
+def _qwen_tokenizer(template: str, *special: str) -> PreTrainedTokenizerFast:
+    names = ("<|im_start|>", *special)
+    return make_tokenizer(names, bos=None, eos="<|im_end|>", pad="<|endoftext|>", template=template)
+
+
+def _clip_vision() -> Any:
+    from transformers import CLIPVisionConfig
+
+    return CLIPVisionConfig(**VISION, image_size=112, patch_size=14)
+
+
+def _write(folder: Path, name: str, content: object) -> None:
+    (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _save(folder: Path, network: Any, tokenizer: PreTrainedTokenizerFast) -> Path:
+    """Weights, config, generation config and tokenizer; what the family's processor needs is written by its builder."""
+    _noise(network).save_pretrained(folder)  # type: ignore[operator]
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def llava(folder: Path) -> Path:
+    """LLaVA-1.5: CLIP 8x8 grid behind its class token, Llama, one square tile per picture."""
+    from transformers import (
+        CLIPImageProcessorPil,
+        LlamaConfig,
+        LlavaConfig,
+        LlavaForConditionalGeneration,
+        LlavaProcessor,
+    )
+
+    tokenizer = _llama_tokenizer("<image>")
+    config = LlavaConfig(
+        vision_config=_clip_vision(), text_config=_text(LlamaConfig, tokenizer), vision_feature_layer=-2,
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"), image_seq_length=64,
+    )  # fmt: skip
+    images = CLIPImageProcessorPil(size={"shortest_edge": 112}, crop_size={"height": 112, "width": 112})
+    LlavaProcessor(
+        images, tokenizer, patch_size=14, vision_feature_select_strategy="default", num_additional_image_tokens=1,
+        chat_template=VICUNA,
+    ).save_pretrained(folder)  # fmt: skip
+    return _save(folder, LlavaForConditionalGeneration(config), tokenizer)
+
+
+def vipllava(folder: Path) -> Path:
+    """VipLLaVA: as LLaVA-1.5, with several vision layers side by side."""
+    from transformers import (
+        CLIPImageProcessorPil,
+        LlamaConfig,
+        LlavaProcessor,
+        VipLlavaConfig,
+        VipLlavaForConditionalGeneration,
+    )
+
+    tokenizer = _llama_tokenizer("<image>")
+    config = VipLlavaConfig(
+        vision_config=_clip_vision(), text_config=_text(LlamaConfig, tokenizer), vision_feature_layers=[-2, -3, 1],
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"), image_seq_length=64,
+    )  # fmt: skip
+    images = CLIPImageProcessorPil(size={"shortest_edge": 112}, crop_size={"height": 112, "width": 112})
+    LlavaProcessor(
+        images, tokenizer, patch_size=14, vision_feature_select_strategy="default", num_additional_image_tokens=1,
+        chat_template=VICUNA,
+    ).save_pretrained(folder)  # fmt: skip
+    return _save(folder, VipLlavaForConditionalGeneration(config), tokenizer)
+
+
+PINPOINTS = [[112, 224], [224, 112], [224, 224], [336, 112], [112, 336], [448, 112], [112, 448]]
+"""AnyRes grids 1x2, 2x1, 2x2, 3x1, 1x3, 4x1, 1x4 of 112-pixel tiles."""
+
+
+def llava_next(folder: Path) -> Path:
+    """LLaVA-NeXT: AnyRes tiles and a learned newline, CLIP, Llama."""
+    from transformers import (
+        LlamaConfig,
+        LlavaNextConfig,
+        LlavaNextForConditionalGeneration,
+        LlavaNextImageProcessorPil,
+        LlavaNextProcessor,
+    )
+
+    tokenizer = _llama_tokenizer("<image>")
+    config = LlavaNextConfig(
+        vision_config=_clip_vision(), text_config=_text(LlamaConfig, tokenizer), image_grid_pinpoints=PINPOINTS,
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"), image_seq_length=64,
+    )  # fmt: skip
+    images = LlavaNextImageProcessorPil(
+        size={"shortest_edge": 112}, crop_size={"height": 112, "width": 112}, image_grid_pinpoints=PINPOINTS
+    )
+    LlavaNextProcessor(
+        images, tokenizer, patch_size=14, vision_feature_select_strategy="default", num_additional_image_tokens=1,
+        chat_template=VICUNA,
+    ).save_pretrained(folder)  # fmt: skip
+    return _save(folder, LlavaNextForConditionalGeneration(config), tokenizer)
+
+
+def llava_next_video(folder: Path) -> Path:
+    """LLaVA-NeXT-Video: as LLaVA-NeXT, with average pooling by 2 before the projector for video frames."""
+    from transformers import (
+        LlamaConfig,
+        LlavaNextImageProcessorPil,
+        LlavaNextVideoConfig,
+        LlavaNextVideoForConditionalGeneration,
+    )
+
+    tokenizer = _llama_tokenizer("<video>", "<image>")
+    config = LlavaNextVideoConfig(
+        vision_config=_clip_vision(), text_config=_text(LlamaConfig, tokenizer), image_grid_pinpoints=PINPOINTS,
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        video_token_index=tokenizer.convert_tokens_to_ids("<video>"),
+        spatial_pool_mode="average", spatial_pool_stride=2, image_seq_length=64, video_seq_length=16,
+    )  # fmt: skip
+    side = {"size": {"shortest_edge": 112}, "crop_size": {"height": 112, "width": 112}}
+    _save(folder, LlavaNextVideoForConditionalGeneration(config), tokenizer)
+    LlavaNextImageProcessorPil(**side, image_grid_pinpoints=PINPOINTS).save_pretrained(folder)
+    video = {"video_processor_type": "LlavaNextVideoVideoProcessor", "do_center_crop": True, "do_resize": True,
+             "do_normalize": True, "do_rescale": True, "image_mean": CLIP_MEAN, "image_std": CLIP_STD, "resample": 3}
+    _write(folder, "video_preprocessor_config.json", video | side)
+    _write(folder, "processor_config.json", {
+        "processor_class": "LlavaNextVideoProcessor", "patch_size": 14, "num_additional_image_tokens": 1,
+        "vision_feature_select_strategy": "default", "image_token": "<image>", "video_token": "<video>",
+    })  # fmt: skip
+    return folder
+
+
+def llava_onevision(folder: Path) -> Path:
+    """LLaVA-OneVision: SigLIP without a class token and with an odd 9x9 grid, Qwen2, one newline after a video."""
+    from transformers import (
+        LlavaOnevisionConfig,
+        LlavaOnevisionForConditionalGeneration,
+        LlavaOnevisionImageProcessorPil,
+        Qwen2Config,
+        SiglipVisionConfig,
+    )
+
+    tokenizer = _qwen_tokenizer(CHATML_LLAVA, "<image>", "<video>")
+    pinpoints = [[126 * rows, 126 * cols] for rows in range(1, 7) for cols in range(1, 7)]
+    vision = SiglipVisionConfig(**VISION, image_size=126, patch_size=14, vision_use_head=False)
+    config = LlavaOnevisionConfig(
+        vision_config=vision, text_config=_text(Qwen2Config, tokenizer), image_grid_pinpoints=pinpoints, vision_aspect_ratio="anyres_max_9",
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        video_token_index=tokenizer.convert_tokens_to_ids("<video>"),
+    )  # fmt: skip
+    _save(folder, LlavaOnevisionForConditionalGeneration(config), tokenizer)
+    side = {"size": {"height": 126, "width": 126}}
+    LlavaOnevisionImageProcessorPil(**side, image_grid_pinpoints=pinpoints).save_pretrained(folder)
+    video = {"video_processor_type": "LlavaOnevisionVideoProcessor", "do_resize": True, "do_normalize": True,
+             "do_rescale": True, "image_mean": CLIP_MEAN, "image_std": CLIP_STD, "resample": 3}
+    _write(folder, "video_preprocessor_config.json", video | side)
+    _write(folder, "processor_config.json", {
+        "processor_class": "LlavaOnevisionProcessor", "num_image_tokens": 81, "vision_feature_select_strategy": "full",
+        "image_token": "<image>", "video_token": "<video>", "vision_aspect_ratio": "anyres_max_9",
+    })  # fmt: skip
+    return folder
+
+
+QWEN_SPECIAL = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
+
+
+def _qwen_ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
+    keys = ("vision_start_token_id", "vision_end_token_id", "_", "image_token_id", "video_token_id")
+    ids = dict(zip(keys, tokenizer.convert_tokens_to_ids(list(QWEN_SPECIAL)), strict=True))
+    del ids["_"]
+    return ids
+
+
+def qwen2_5_vl(folder: Path) -> Path:
+    """Qwen2.5-VL: 14-pixel patches merged 2x2, frames in pairs, three-axis rotary positions that know seconds."""
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+    tokenizer = _qwen_tokenizer(CHATML_QWEN, *QWEN_SPECIAL)
+    text = {
+        "vocab_size": len(tokenizer), **TEXT, "num_key_value_heads": 2, "max_position_embeddings": 4096,
+        "rope_parameters": {"rope_type": "default", "mrope_section": [2, 1, 1], "rope_theta": 1e6},
+        "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None,
+    }  # fmt: skip
+    vision = {"depth": 2, "hidden_size": 32, "intermediate_size": 64, "num_heads": 4, "out_hidden_size": 32,
+              "patch_size": 14, "window_size": 56, "fullatt_block_indexes": [1], "tokens_per_second": 2}
+    config = Qwen2_5_VLConfig(text_config=text, vision_config=vision, **_qwen_ids(tokenizer))
+    _save(folder, Qwen2_5_VLForConditionalGeneration(config), tokenizer)
+    _qwen_processor(folder, "Qwen2_5_VLProcessor", "Qwen2VLVideoProcessor", 14, CLIP_MEAN, CLIP_STD,
+                    {"min_pixels": 3136, "max_pixels": 12845056})  # fmt: skip
+    return folder
+
+
+def qwen3_vl(folder: Path) -> Path:
+    """Qwen3-VL: 16-pixel patches, a timestamp as text before every pair of frames, deep vision features."""
+    from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
+
+    tokenizer = _qwen_tokenizer(CHATML_QWEN, *QWEN_SPECIAL)
+    text = {
+        "vocab_size": len(tokenizer), **TEXT, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 4096,
+        "rope_parameters": {"rope_type": "default", "mrope_section": [2, 1, 1], "rope_theta": 1e6},
+        "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None,
+    }  # fmt: skip
+    vision = {"depth": 3, "hidden_size": 32, "intermediate_size": 64, "num_heads": 4, "out_hidden_size": 32,
+              "patch_size": 16, "num_position_embeddings": 64, "deepstack_visual_indexes": [0, 1]}
+    config = Qwen3VLConfig(text_config=text, vision_config=vision, **_qwen_ids(tokenizer))
+    _save(folder, Qwen3VLForConditionalGeneration(config), tokenizer)
+    half = [0.5, 0.5, 0.5]
+    _qwen_processor(folder, "Qwen3VLProcessor", "Qwen3VLVideoProcessor", 16, half, half,
+                    {"size": {"shortest_edge": 4096, "longest_edge": 25165824}})  # fmt: skip
+    return folder
+
+
+def _qwen_processor(
+    folder: Path, processor: str, video: str, patch: int, mean: list[float], std: list[float], pixels: dict[str, Any]
+) -> None:
+    """Processor files as the Hub has them. The image side of Qwen3-VL is Qwen2-VL's with 16-pixel patches."""
+    shared = {"patch_size": patch, "temporal_patch_size": 2, "merge_size": 2, "image_mean": mean, "image_std": std}
+    size = {"size": {"shortest_edge": 65536, "longest_edge": 16777216}} if patch == 16 else pixels
+    image = {"image_processor_type": "Qwen2VLImageProcessor", "processor_class": processor, **shared, **size}
+    _write(folder, "preprocessor_config.json", image)
+    _write(folder, "video_preprocessor_config.json", {"video_processor_type": video, **shared, **pixels})
+
+
+def smolvlm(folder: Path) -> Path:
+    """SmolVLM: SigLIP-like tower, pixel shuffle, every frame a fixed number of tokens, times as text."""
+    from transformers import SmolVLMConfig, SmolVLMForConditionalGeneration
+
+    rows = [f"<row_{row}_col_{col}>" for row in range(1, 5) for col in range(1, 5)]
+    names = ("<|im_start|>", "<fake_token_around_image>", "<image>", "<global-img>", "<video>", *rows)
+    tokenizer = make_tokenizer(names, bos="<|im_start|>", eos="<end_of_utterance>", pad="<|endoftext|>", template=SMOL)
+    text = {
+        "model_type": "llama", "vocab_size": len(tokenizer), **TEXT, "max_position_embeddings": 4096,
+        "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": tokenizer.bos_token_id,
+    }  # fmt: skip
+    vision = {**VISION, "image_size": 128, "patch_size": 16}
+    config = SmolVLMConfig(text_config=text, vision_config=vision, scale_factor=4, pad_token_id=tokenizer.pad_token_id,
+                           image_token_id=tokenizer.convert_tokens_to_ids("<image>"))  # fmt: skip
+    _save(folder, SmolVLMForConditionalGeneration(config), tokenizer)
+    half = [0.5, 0.5, 0.5]
+    image = {
+        "image_processor_type": "SmolVLMImageProcessor", "do_convert_rgb": True, "do_resize": True, "do_pad": True,
+        "do_image_splitting": True, "do_normalize": True, "do_rescale": True, "rescale_factor": 1 / 255,
+        "size": {"longest_edge": 512}, "max_image_size": {"longest_edge": 128}, "image_mean": half, "image_std": half,
+        "resample": 1, "processor_class": "SmolVLMProcessor",
+        "video_sampling": {"max_frames": 64, "fps": 1, "video_size": {"longest_edge": 128}},
+    }  # fmt: skip
+    _write(folder, "preprocessor_config.json", image)
+    _write(folder, "processor_config.json", {"processor_class": "SmolVLMProcessor", "image_seq_len": 4})
+    return folder
+
+
+FAMILIES: dict[str, Callable[[Path], Path]] = {
+    build.__name__: build
+    for build in (llava, vipllava, llava_next, llava_next_video, llava_onevision, qwen2_5_vl, qwen3_vl, smolvlm)
+}
+
+
+def build_all(out: Path) -> dict[str, Path]:
+    """Every family's checkpoint under `out`, by model_type."""
+    folders = {}
+    for name, build in FAMILIES.items():
+        (out / name).mkdir(parents=True, exist_ok=True)
+        folders[name] = build(out / name)
+    return folders
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: python -m tests.tiny_models OUT")
+    for made_name, made_folder in build_all(Path(sys.argv[1])).items():
+        print(f"{made_name}: {made_folder}")

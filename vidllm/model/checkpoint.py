@@ -1,0 +1,252 @@
+"""Folder -> VideoLMM: device and dtype chosen and said, weights checked, nothing of a checkpoint executed.
+
+Only the classes a checkpoint needs are imported, and only safetensors are read unless the caller says otherwise:
+a pickle can run code. `trust_remote_code` does not exist here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+from vidllm.errors import ConfigError, IncompleteModel, ModelNotFound, UnsupportedModel
+from vidllm.model.families import ModelSpec, read_spec
+from vidllm.model.lmm import ComposableLMM, VideoLMM
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedTokenizerBase
+
+log = logging.getLogger("vidllm")
+
+Quantize = Literal["int8", "int4"]
+
+_NETWORKS: dict[str, tuple[str, str]] = {
+    "llava": ("llava.modeling_llava", "LlavaForConditionalGeneration"),
+    "vipllava": ("vipllava.modeling_vipllava", "VipLlavaForConditionalGeneration"),
+    "llava_next": ("llava_next.modeling_llava_next", "LlavaNextForConditionalGeneration"),
+    "llava_next_video": ("llava_next_video.modeling_llava_next_video", "LlavaNextVideoForConditionalGeneration"),
+    "llava_onevision": ("llava_onevision.modeling_llava_onevision", "LlavaOnevisionForConditionalGeneration"),
+    "qwen2_5_vl": ("qwen2_5_vl.modeling_qwen2_5_vl", "Qwen2_5_VLForConditionalGeneration"),
+    "qwen3_vl": ("qwen3_vl.modeling_qwen3_vl", "Qwen3VLForConditionalGeneration"),
+    "smolvlm": ("smolvlm.modeling_smolvlm", "SmolVLMForConditionalGeneration"),
+}
+"""model_type -> where transformers keeps its class. Importing that module alone saves seconds over the Auto classes."""
+
+WHOLE_FILE_BYTES = 64 * 2**20
+"""A weight file up to this size is digested whole, a larger one by header and samples."""
+SAMPLES = 64
+SAMPLE_BYTES = 4096
+
+
+def load_model(
+    folder: Path | str,
+    device: str | None = None,
+    dtype: str | None = None,
+    device_map: str | Mapping[str, str | int] | None = None,
+    quantize: Quantize | None = None,
+    *,
+    allow_pickle: bool = False,
+) -> VideoLMM:
+    """Load a checkpoint folder in Hugging Face layout.
+
+    `device` ("cuda", "mps", "cpu") and `dtype` ("float32", "bfloat16", "float16") are chosen by `choose_device` and
+    `choose_dtype` when None. `device_map` ("auto" or module -> device) spreads a model over several devices. `quantize`
+    keeps the language model's matrices in 8 or 4 bits; tower and projector stay whole.
+
+    Raises:
+        ModelNotFound, UnsupportedModel, IncompleteModel: one line, naming the folder and what is wrong with it.
+        ConfigError: an impossible device, dtype or quantization, or its package is not installed.
+    """
+    folder = Path(folder)
+    spec = read_spec(folder)
+    place = choose_device(device)
+    number = choose_dtype(dtype, place)
+    network = _load_network(spec, place, number, device_map, quantize, allow_pickle)
+    tokenizer = _load_tokenizer(folder)
+    model = _adapt(spec, tokenizer, network, fingerprint(folder))
+    log.info("model: %s", describe(model))
+    return model
+
+
+def describe(model: VideoLMM) -> str:
+    """One line for a person: family, size, device and number format."""
+    count = sum(p.numel() for p in model.network.parameters())  # type: ignore[attr-defined]
+    return f"{model.spec.model_type}, {count / 1e6:.1f}M parameters, {model.device}, {str(model.dtype)[6:]}"
+
+
+def choose_device(device: str | None = None) -> torch.device:
+    """The device named, else cuda, else mps, else cpu.
+
+    Raises:
+        ConfigError: it is unknown, or not there on this machine.
+    """
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"device {device!r} is not usable here ({str(error).splitlines()[0]}); try cpu") from error
+    return torch.device(device)
+
+
+def choose_dtype(dtype: str | None, device: torch.device) -> torch.dtype:
+    """The dtype named, else bfloat16 where the device multiplies it fast, float16 on other GPUs, float32 on other CPUs.
+
+    A CPU with AVX512-BF16 or AMX runs bf16 matrix products about four times as fast as float32; one without emulates
+    them, slower than float32.
+
+    Raises:
+        ConfigError: no such dtype.
+    """
+    names = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if dtype is not None:
+        if dtype not in names:
+            raise ConfigError(f"dtype {dtype!r} is none of {', '.join(names)}")
+        return names[dtype]
+    if device.type == "cpu":
+        return torch.bfloat16 if _cpu_multiplies_bf16() else torch.float32
+    if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.bfloat16
+    return torch.float16
+
+
+def _cpu_multiplies_bf16() -> bool:
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def _load_network(
+    spec: ModelSpec,
+    device: torch.device,
+    dtype: torch.dtype,
+    device_map: str | Mapping[str, str | int] | None,
+    quantize: Quantize | None,
+    allow_pickle: bool,
+) -> nn.Module:
+    """The real transformers class with all its weights, in evaluation mode."""
+    options: dict[str, Any] = {"dtype": dtype, "local_files_only": True, "output_loading_info": True}
+    if not allow_pickle:
+        options["use_safetensors"] = True
+    if device_map is not None or quantize is not None:
+        options["device_map"] = device_map or {"": str(device)}
+    if quantize is not None:
+        options["quantization_config"] = _quantization(quantize)
+    try:
+        network, report = _network_class(spec).from_pretrained(spec.folder, **options)
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise IncompleteModel(f"{spec.folder}: {_first_line(error)}") from error
+    _check_report(spec.folder, report)
+    network.eval()
+    network.requires_grad_(False)
+    if "device_map" not in options:
+        network.to(device)
+    return network  # type: ignore[no-any-return]
+
+
+def _network_class(spec: ModelSpec) -> Any:
+    if spec.model_type not in _NETWORKS:
+        raise UnsupportedModel(f"{spec.folder}: no adapter for model_type {spec.model_type!r}; "
+                               f"supported: {', '.join(_NETWORKS)}")  # fmt: skip
+    module, name = _NETWORKS[spec.model_type]
+    return getattr(importlib.import_module(f"transformers.models.{module}"), name)
+
+
+def _check_report(folder: Path, report: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint whose weights do not cover the model: transformers would fill the gaps with noise."""
+    missing = sorted(report["missing_keys"])
+    mismatched = sorted(str(entry) for entry in report["mismatched_keys"])
+    if missing or mismatched:
+        what = "missing" if missing else "of another shape than the config says"
+        names = missing or mismatched
+        raise IncompleteModel(f"{folder}: {len(names)} weights are {what}, {names[0]} first; download it again")
+
+
+def _quantization(quantize: Quantize) -> Any:
+    if quantize not in ("int8", "int4"):
+        raise ConfigError(f"quantize {quantize!r} is none of int8, int4")
+    try:
+        importlib.import_module("bitsandbytes")
+    except ImportError as error:
+        raise ConfigError(f'quantize={quantize} needs bitsandbytes: pip install "vidllm[quant]"') from error
+    from transformers.utils.quantization_config import BitsAndBytesConfig
+
+    whole = ["vision_tower", "multi_modal_projector", "visual", "vision_model", "connector", "lm_head"]
+    if quantize == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=whole)
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16,
+                              llm_int8_skip_modules=whole)  # fmt: skip
+
+
+def _load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)  # type: ignore[no-any-return]
+    except (OSError, ValueError, KeyError) as error:
+        raise IncompleteModel(f"{folder}: no usable tokenizer: {_first_line(error)}") from error
+
+
+def _adapt(spec: ModelSpec, tokenizer: PreTrainedTokenizerBase, network: nn.Module, mark: str) -> VideoLMM:
+    if spec.kind == "native":
+        from vidllm.model.native import NativeLMM
+
+        return NativeLMM(spec, tokenizer, network, mark)
+    return ComposableLMM(spec, tokenizer, network, mark)
+
+
+def fingerprint(folder: Path | str) -> str:
+    """Hex digest of everything in a checkpoint that shapes its answers: JSON files, templates and weights.
+
+    A weight file over 64 MiB is represented by its size, its safetensors header (names, shapes, dtypes, offsets) and
+    64 samples of 4 KiB spread evenly: a different fine-tune changes every matrix, so it can not be missed, while one
+    flipped bit could. Smaller files are digested whole.
+
+    Raises:
+        ModelNotFound: the folder holds no weights.
+    """
+    folder = Path(folder)
+    weights = sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")])
+    if not weights:
+        raise ModelNotFound(f"{folder}: no weights (*.safetensors) in it")
+    digest = hashlib.blake2b(digest_size=20)
+    for path in sorted([*folder.glob("*.json"), *folder.glob("*.jinja"), *folder.glob("*.model"), *folder.glob("*.txt")]):
+        if not path.name.endswith(".index.json"):
+            digest.update(path.name.encode() + path.read_bytes())
+    for path in weights:
+        _digest_weights(digest, path)
+    return digest.hexdigest()
+
+
+def _digest_weights(digest: hashlib.blake2b, path: Path) -> None:
+    size = path.stat().st_size
+    digest.update(f"{path.name}|{size}|".encode())
+    with path.open("rb") as file:
+        if size <= WHOLE_FILE_BYTES:
+            digest.update(file.read())
+            return
+        header = int.from_bytes(file.read(8), "little")
+        digest.update(file.read(min(header, 2**24)))
+        for sample in range(SAMPLES):
+            file.seek((size - SAMPLE_BYTES) * sample // (SAMPLES - 1))
+            digest.update(file.read(SAMPLE_BYTES))
+
+
+def stop_ids(folder: Path | str, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """Every token id that ends an answer: those of generation_config.json, else the tokenizer's end of sequence."""
+    path = Path(folder) / "generation_config.json"
+    named = json.loads(path.read_text("utf-8")).get("eos_token_id") if path.is_file() else None
+    ids = [named] if isinstance(named, int) else list(named or [])
+    if not ids and isinstance(tokenizer.eos_token_id, int):
+        ids = [tokenizer.eos_token_id]
+    return tuple(ids)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

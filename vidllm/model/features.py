@@ -1,0 +1,204 @@
+"""The feature cache: a picture that went through a vision tower once does not go again, in this run or the next.
+
+A key is the digest of the picture's own pixels together with everything else that shapes its features (checkpoint,
+layers, normalisation). Bytes, plan, size and fit of the clip all act through those pixels, so a hit can not be wrong,
+and two plans that share a frame share its features. Values are kept in the model's dtype: cached equals computed, bit
+for bit.
+
+On disk each entry is one safetensors file with a digest of its data in the header. An entry that does not match is
+removed and computed again. A folder that can not be written costs one warning line and the disk part, nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import tempfile
+import threading
+from collections import OrderedDict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from vidllm.caches import cache_folder
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+log = logging.getLogger("vidllm")
+
+MEBIBYTE = 2**20
+FREED_SHARE = 0.1
+"""Share of a full disk cache given up at once, so that a full cache is not swept at every entry."""
+
+
+def pixel_digest(pixels: NDArray[np.uint8], context: str = "") -> str:
+    """Hex digest of a picture's shape and pixels, and of whatever else `context` says shapes the result."""
+    digest = hashlib.blake2b(f"{pixels.shape}|{context}|".encode(), digest_size=20)
+    digest.update(np.ascontiguousarray(pixels).data)
+    return digest.hexdigest()
+
+
+class FeatureCache:
+    """Least recently used features in memory and, unless `folder` is None, on disk; safe to share between threads.
+
+    `memory_bytes` and `disk_bytes` cap what is kept; `folder` defaults to vidllm's own cache folder.
+    """
+
+    def __init__(
+        self,
+        folder: Path | None | str = "auto",
+        *,
+        memory_bytes: int = 512 * MEBIBYTE,
+        disk_bytes: int = 2048 * MEBIBYTE,
+    ) -> None:
+        self.memory_bytes = memory_bytes
+        self.memory_hits = 0
+        self.disk_hits = 0
+        self.misses = 0
+        self._memory: OrderedDict[str, Tensor] = OrderedDict()
+        self._used = 0
+        self._lock = threading.Lock()
+        place = cache_folder("features") if folder == "auto" else folder
+        self._disk = None if place is None else _Disk(Path(place), disk_bytes)
+
+    def get(self, key: str) -> Tensor | None:
+        """The features kept under `key` (on the CPU), or None."""
+        with self._lock:
+            if key in self._memory:
+                self._memory.move_to_end(key)
+                self.memory_hits += 1
+                return self._memory[key]
+        found = self._disk.get(key) if self._disk else None
+        with self._lock:
+            self.disk_hits += found is not None
+            self.misses += found is None
+            if found is not None:
+                self._remember(key, found)
+        return found
+
+    def put(self, key: str, features: Tensor) -> None:
+        """Keep a copy of `features`; a copy of its own, so that no larger tensor stays alive behind it."""
+        with torch.inference_mode(False):  # an inference tensor could not take part in training later
+            kept = features.detach().to("cpu", copy=True)
+        with self._lock:
+            self._remember(key, kept)
+        if self._disk:
+            self._disk.put(key, kept)
+
+    def _remember(self, key: str, features: Tensor) -> None:
+        if key in self._memory or features.nbytes > self.memory_bytes:
+            return
+        self._memory[key] = features
+        self._used += features.nbytes
+        while self._used > self.memory_bytes:
+            self._used -= self._memory.popitem(last=False)[1].nbytes
+
+
+class _Disk:
+    """One safetensors file per entry, oldest use first to go; writes are atomic, trouble ends it with one line."""
+
+    def __init__(self, folder: Path, cap: int) -> None:
+        self.folder = folder
+        self.cap = cap
+        self._used: int | None = None  # bytes, counted at the first write: reading needs no walk through the folder
+        self._broken = False
+        self._lock = threading.Lock()
+
+    def _path(self, key: str) -> Path:
+        return self.folder / key[:2] / f"{key}.safetensors"
+
+    def get(self, key: str) -> Tensor | None:
+        path = self._path(key)
+        try:
+            features = _read(path.read_bytes())
+            if features is not None:
+                os.utime(path)
+                return features
+        except FileNotFoundError:
+            return None
+        except (SafetensorError, ValueError, KeyError, OSError) as error:
+            log.debug("feature cache: %s: %s", path, error)
+        self._discard(path)
+        return None
+
+    def _discard(self, path: Path) -> None:
+        """Remove a damaged entry, so that it is made again; in a read-only folder it just stays unused."""
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            log.debug("feature cache: %s: %s", path, error)
+
+    def put(self, key: str, features: Tensor) -> None:
+        path = self._path(key)
+        with self._lock:
+            if self._broken or path.exists():
+                return
+            try:
+                self._make_room(features.nbytes)
+                _write(path, save({"features": features.contiguous()}, {"digest": _digest(features)}))
+            except OSError as error:
+                self._broken = True
+                log.warning("feature cache off: %s: %s; set VIDLLM_CACHE to a folder with room", self.folder,
+                            error.strerror or error)  # fmt: skip
+
+    def _make_room(self, needed: int) -> None:
+        if self._used is None:
+            self._used = sum(size for _, size, _ in self._entries())
+        self._used += needed
+        if self._used <= self.cap:
+            return
+        entries = sorted(self._entries())
+        self._used = needed + sum(size for _, size, _ in entries)
+        for _, size, path in entries:
+            if self._used <= self.cap * (1 - FREED_SHARE):
+                break
+            path.unlink(missing_ok=True)
+            self._used -= size
+
+    def _entries(self) -> list[tuple[float, int, Path]]:
+        """(time of last use, bytes, path) of every entry; one removed meanwhile by another process is left out."""
+        found = []
+        for path in self.folder.glob("*/*"):
+            try:
+                status = path.stat()
+            except FileNotFoundError:
+                continue
+            found.append((status.st_mtime, status.st_size, path))
+        return found
+
+
+def _digest(features: Tensor) -> str:
+    digest = hashlib.blake2b(f"{features.dtype}|{tuple(features.shape)}|".encode(), digest_size=16)
+    digest.update(features.contiguous().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _read(content: bytes) -> Tensor | None:
+    """The features of an entry's bytes, None when its digest does not match.
+
+    Read whole rather than mapped: a mapped file that another process truncates would end this one with a bus error.
+    """
+    features = load(content)["features"]
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    return features if header["__metadata__"]["digest"] == _digest(features) else None
+
+
+def _write(path: Path, content: bytes) -> None:
+    """All of it or nothing: a reader never sees half an entry, a full disk leaves none behind."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".part-")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        Path(name).replace(path)
+    except OSError:
+        Path(name).unlink(missing_ok=True)
+        raise
