@@ -1,0 +1,276 @@
+"""The token loop: what is chosen, when it stops, which letters come out when, and what a follow-up may skip."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from vidllm.engine import GenerationOptions, LoopWatch, TextStream, choose, generate
+from vidllm.errors import ConfigError, ModelError
+from vidllm.model.kv import KeyValues, State
+
+END = 256
+
+
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """One token for every byte (ids in byte order), and </s>: no letter beyond ASCII is a single token."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    of_byte = {tuple(letter.encode("utf-8")): letter for letter in alphabet}
+    vocabulary = {letter: index for index, letter in enumerate(of_byte.values())}
+    tokenizer = Tokenizer(models.BPE(vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>")
+
+
+def fallback_tokenizer() -> PreTrainedTokenizerFast:
+    """Llama's kind: words with a leading ▁, letters it has no word for as <0x..> bytes."""
+    words = ["<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁The", "▁red", "▁circle", "▁", ".", "s"]
+    tokenizer = Tokenizer(models.BPE({word: index for index, word in enumerate(words)}, merges=[], unk_token="<unk>"))
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>")
+
+
+@dataclass
+class Parrot:
+    """A VideoLMM that says what it was told to: its prediction depends only on how much it has read."""
+
+    tokenizer: PreTrainedTokenizerFast
+    says: list[int]
+    interrupt_at: int = -1
+    stop_ids: frozenset[int] = frozenset({END})
+    spec: Any = None
+    fingerprint: str = "parrot"
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    dtype: torch.dtype = torch.float32
+
+    def state(self, length: int = 0) -> State:
+        logits = torch.zeros(len(self.tokenizer))
+        logits[self.says[length] if length < len(self.says) else END] = 5.0
+        return State(logits, length, KeyValues([]))
+
+    def prefill(self, prompt: object, cache: object = None) -> State:
+        return self.state()
+
+    def extend(self, state: State, input_ids: list[int]) -> State:
+        if state.length == self.interrupt_at:
+            raise KeyboardInterrupt
+        assert list(input_ids) == self.says[state.length : state.length + len(input_ids)]
+        return self.state(state.length + len(input_ids))
+
+    def rewind(self, state: State, length: int | None = None) -> State:
+        return self.state(state.length if length is None else length)
+
+
+def parrot(text: str, **more: Any) -> Parrot:
+    tokenizer = byte_tokenizer()
+    return Parrot(tokenizer, tokenizer.encode(text, add_special_tokens=False), **more)
+
+
+# ------------------------------------------------------------------------------------------------------- text
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["At 0:14.", "红色的圆向右移动。", "naïve café 🎬", "1\u202f080 p", "two\n\nlines", "a  b", "👩\u200d👧 family"],
+)
+def test_pieces_are_whole_characters_and_join_to_the_text(text: str) -> None:
+    model = parrot(text)
+    pieces = list(generate(model, model.state(), GenerationOptions()))
+    assert "".join(pieces) == text
+    assert not any("\ufffd" in piece for piece in pieces)
+    assert len(pieces) > 1  # it streams: the text does not come in one piece at the end
+
+
+def test_llama_tokenizer_keeps_spaces_between_words_and_joins_bytes() -> None:
+    tokenizer = fallback_tokenizer()
+    words = ["▁The", "▁red", "▁circle", "s", "▁", "<0xE5>", "<0x9C>", "<0x86>", "."]
+    ids = tokenizer.convert_tokens_to_ids(words)
+    stream = TextStream(lambda some: tokenizer.decode(some, skip_special_tokens=True))
+    pieces = [stream.push(token) for token in ids] + [stream.finish()]
+    assert "".join(pieces) == "The red circles 圆." == tokenizer.decode(ids)
+    assert pieces[0] == "The"
+    assert pieces[1] == " red"
+
+
+def test_half_a_character_at_the_end_is_shown_as_the_tokenizer_shows_it() -> None:
+    model = parrot("圆圆")
+    result = generate(model, model.state(), GenerationOptions(max_new_tokens=5)).result
+    assert result.text == "圆\ufffd"
+    assert result.finish_reason == "length"
+
+
+def test_outer_space_is_left_out_and_inner_space_kept() -> None:
+    model = parrot("\n  a \n b \n")
+    pieces = list(generate(model, model.state(), GenerationOptions()))
+    assert "".join(pieces) == "a \n b"
+
+
+def test_an_empty_answer_is_an_empty_text() -> None:
+    model = parrot("")
+    generation = generate(model, model.state(), GenerationOptions())
+    assert list(generation) == []
+    assert (generation.result.text, generation.result.token_ids) == ("", ())
+    assert generation.result.finish_reason == "stop"
+
+
+# ------------------------------------------------------------------------------------------------------- stops
+
+
+def test_length_counts_tokens_and_says_so() -> None:
+    model = parrot("abcdefgh")
+    result = generate(model, model.state(), GenerationOptions(max_new_tokens=3)).result
+    assert (result.text, result.finish_reason, len(result.token_ids)) == ("abc", "length", 3)
+
+
+def test_an_answer_that_just_fits_is_cut_by_length_not_finished() -> None:
+    """Three letters and room for three tokens: nobody asked the model whether it was done."""
+    model = parrot("abc")
+    assert generate(model, model.state(), GenerationOptions(max_new_tokens=3)).result.finish_reason == "length"
+    assert generate(model, model.state(), GenerationOptions(max_new_tokens=4)).result.finish_reason == "stop"
+
+
+def test_a_stop_text_ends_the_answer_and_no_part_of_it_is_streamed() -> None:
+    model = parrot("At 0:14.\nUSER: and then?")
+    pieces = list(generation := generate(model, model.state(), GenerationOptions(stop=("\nUSER:", "###"))))
+    assert "".join(pieces) == "At 0:14." == generation.result.text
+    assert generation.result.finish_reason == "stop"
+
+
+def test_what_only_looks_like_a_stop_text_is_released() -> None:
+    model = parrot("a ##b #")
+    pieces = list(generate(model, model.state(), GenerationOptions(stop=("###",))))
+    assert "".join(pieces) == "a ##b #"
+    assert "#" not in pieces[0]
+
+
+def test_the_earliest_stop_text_wins() -> None:
+    model = parrot("one two three")
+    assert generate(model, model.state(), GenerationOptions(stop=("three", "two"))).result.text == "one"
+
+
+# ------------------------------------------------------------------------------------------------- repetition
+
+
+def looped_after(ids: list[int]) -> int | None:
+    watch = LoopWatch()
+    return next((count for count, token in enumerate(ids, start=1) if watch.push(token)), None)
+
+
+def test_loops_are_found_as_soon_as_the_rule_holds() -> None:
+    assert looped_after([7] * 100) == 32  # one token: 32 copies
+    assert looped_after([1, 2, 3] + [4, 5, 6, 7, 8, 9, 10, 11] * 20) == 3 + 4 * 8  # a line of 8 tokens: 4 copies
+    assert looped_after(list(range(64)) * 5) == 4 * 64
+    assert looped_after(list(range(65)) * 9) is None  # longer than the longest unit looked for
+
+
+def test_lists_and_emphasis_are_no_loops() -> None:
+    lines = [token for number in range(200) for token in (1, 2, 1000 + number, 3, 4)]  # "- 0:01 red", "- 0:02 red"
+    assert looped_after(lines) is None
+    assert looped_after([1, 2, 3, 4, 5] * 3 + [6]) is None
+    assert looped_after([9] * 31 + [8] + [9] * 31) is None
+
+
+def test_a_loop_ends_the_answer_and_is_named() -> None:
+    model = parrot("ha! " * 100)
+    result = generate(model, model.state(), GenerationOptions(max_new_tokens=400)).result
+    assert (result.finish_reason, result.text) == ("repetition", ("ha! " * 8).strip())
+    free = generate(model, model.state(), GenerationOptions(max_new_tokens=401, stop_on_loop=False)).result
+    assert (free.finish_reason, len(free.text)) == ("stop", 399)
+
+
+# --------------------------------------------------------------------------------------------------- choosing
+
+
+def draws(options: GenerationOptions, logits: torch.Tensor, count: int = 2000) -> Counter[int]:
+    generator = torch.Generator().manual_seed(options.seed)
+    return Counter(choose(logits, options, generator) for _ in range(count))
+
+
+LOGITS = torch.log(torch.tensor([0.1, 0.5, 0.25, 0.15]))
+
+
+def test_greedy_takes_the_likeliest() -> None:
+    assert draws(GenerationOptions(), LOGITS, 10) == {1: 10}
+
+
+def test_sampling_follows_the_probabilities() -> None:
+    counts = draws(GenerationOptions(temperature=1.0), LOGITS)
+    assert [counts[i] / 2000 for i in range(4)] == pytest.approx([0.1, 0.5, 0.25, 0.15], abs=0.04)
+
+
+def test_temperature_sharpens_as_its_definition_says() -> None:
+    """At temperature 0.5 probabilities are squared: 0.01, 0.25, 0.0625, 0.0225 of 0.345."""
+    counts = draws(GenerationOptions(temperature=0.5), LOGITS)
+    assert counts[1] / 2000 == pytest.approx(0.25 / 0.345, abs=0.04)
+
+
+def test_top_p_keeps_the_fewest_that_hold_it_and_top_k_the_likeliest() -> None:
+    assert set(draws(GenerationOptions(temperature=1.0, top_p=0.7), LOGITS)) == {1, 2}
+    assert set(draws(GenerationOptions(temperature=1.0, top_p=0.8), LOGITS)) == {1, 2, 3}
+    assert set(draws(GenerationOptions(temperature=1.0, top_p=0.01), LOGITS)) == {1}
+    assert set(draws(GenerationOptions(temperature=1.0, top_k=3), LOGITS)) == {1, 2, 3}
+
+
+def test_the_same_seed_says_the_same() -> None:
+    def said(seed: int) -> tuple[int, ...]:
+        generator = torch.Generator().manual_seed(seed)
+        options = GenerationOptions(temperature=1.0, seed=seed)
+        return tuple(choose(LOGITS, options, generator) for _ in range(50))
+
+    assert said(1) == said(1)
+    assert said(1) != said(2)
+
+
+def test_overflow_is_an_error_not_an_answer() -> None:
+    with pytest.raises(ModelError, match="float32"):
+        choose(torch.tensor([0.0, float("nan")]), GenerationOptions(), torch.Generator())
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"max_new_tokens": 0}, {"temperature": -0.1}, {"temperature": float("nan")}, {"top_p": 0.0}, {"top_p": 1.5},
+        {"top_k": -1}, {"stop": ("",)},
+    ],
+)  # fmt: skip
+def test_impossible_options_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        GenerationOptions(**wrong)
+
+
+# ------------------------------------------------------------------------------------------------- interruption
+
+
+def test_ctrl_c_flies_and_leaves_the_state_as_it_was() -> None:
+    model = parrot("At 0:14.", interrupt_at=4)
+    state = model.state()
+    generation = generate(model, state, GenerationOptions())
+    heard: list[str] = []
+    with pytest.raises(KeyboardInterrupt):
+        heard.extend(generation)
+    with pytest.raises(ModelError, match="interrupted"):
+        _ = generation.result
+    model.interrupt_at = -1
+    assert generate(model, state, GenerationOptions()).result.text == "At 0:14."
+
+
+def test_the_end_of_turn_token_is_not_read_and_not_part_of_the_answer() -> None:
+    model = parrot("ab")
+    result = generate(model, model.state(), GenerationOptions()).result
+    assert result.token_ids == tuple(model.says)
+    assert result.state.length == 2
+    assert END not in result.token_ids
+
+
+def test_nothing_is_computed_before_it_is_asked_for() -> None:
+    model = parrot("ab", interrupt_at=0)
+    generate(model, model.state(), GenerationOptions())  # would raise KeyboardInterrupt if it began

@@ -1,0 +1,370 @@
+"""Prompt -> text: one prefill, then tokens one by one until a stop, the limit, or a loop.
+
+    Prompt --read--> Past(ids, state) --generate--> pieces of text ... Generated(text, token_ids, finish_reason, state)
+                      ^                                                                                         |
+                      +------------------------ the next turn reads on from here ------------------------------+
+
+A new prompt that continues an old one (same media, same RoPE factor, same ids up to some point) is not read again:
+`read` rewinds the old state to where the two part and reads only what is new. So a follow-up pays for its question.
+
+Nothing here knows files or frames. Shapes: V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vidllm.clip import Clip
+from vidllm.errors import ConfigError, ModelError
+
+if TYPE_CHECKING:
+    from vidllm.model.features import FeatureCache
+    from vidllm.model.kv import State
+    from vidllm.model.lmm import VideoLMM
+    from vidllm.prompt import Image, Prompt
+
+FinishReason = Literal["stop", "length", "repetition"]
+"""stop: the model ended its turn, or a stop text came. length: no room left. repetition: it ran in a loop."""
+
+LOOP_MAX_UNIT = 64
+"""Longest repeated unit looked for, tokens."""
+LOOP_MIN_COPIES = 4
+"""So many copies in a row, and ..."""
+LOOP_MIN_TOKENS = 32
+"""... so many tokens in all of them together, make a loop."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationOptions:
+    """How the next token is chosen and when to stop choosing. Impossible values raise ConfigError."""
+
+    max_new_tokens: int = 256
+    temperature: float = 0.0
+    """0 is greedy: the likeliest token, always the same answer."""
+    top_p: float = 1.0
+    """Sample from the fewest tokens that hold this much probability."""
+    top_k: int = 0
+    """Sample from so many likeliest tokens; 0: from all."""
+    seed: int = 0
+    """The same seed gives the same sample, on every device."""
+    stop: tuple[str, ...] = ()
+    """Texts that end the answer; they are not part of it."""
+    stop_on_loop: bool = True
+    """End an answer that repeats itself (see `LoopWatch`)."""
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise ConfigError(f"max_new_tokens is {self.max_new_tokens}; an answer needs at least 1")
+        if not (self.temperature >= 0 and math.isfinite(self.temperature)):
+            raise ConfigError(f"temperature is {self.temperature}; use 0 (greedy) or more")
+        if not 0 < self.top_p <= 1:
+            raise ConfigError(f"top_p is {self.top_p}; use a value in (0, 1], where 1 keeps every token")
+        if self.top_k < 0:
+            raise ConfigError(f"top_k is {self.top_k}; use 0 (every token) or more")
+        if any(not stop for stop in self.stop):
+            raise ConfigError("a stop text is empty, it would end every answer before its first letter; leave it out")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Generated:
+    """One finished answer. `text` is exactly what was streamed, joined."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    """Every token chosen; the one that ended the turn is not among them."""
+    finish_reason: FinishReason
+    seconds: float
+    """From the first step to the last, without prefill."""
+    state: State
+    """What the model remembers now; see `Past.after`."""
+
+
+# ---------------------------------------------------------------------------------------------- where a turn begins
+
+
+@dataclass(frozen=True, eq=False)
+class Past:
+    """A prompt that was read and all ids read since: what a follow-up may continue."""
+
+    prompt: Prompt
+    ids: tuple[int, ...]
+    """What `state` has read: the prompt's ids, then those of its answer."""
+    state: State
+
+    def after(self, answer: Generated) -> Past:
+        """The same with the answer that grew from it."""
+        read = answer.state.length - self.state.length
+        return Past(self.prompt, self.ids + answer.token_ids[:read], answer.state)
+
+
+def read(model: VideoLMM, prompt: Prompt, *, cache: FeatureCache | None = None, past: Past | None = None) -> Past:
+    """Read `prompt`, on from `past` when it continues it; then `generate` from the result's state.
+
+    Whichever way it was read, the state is the same: under greedy decoding in fp32 the answers are equal token for
+    token. Continuing gives `past` up: keep the result instead. Raises ModelError when the prompt shows something and
+    no visual token would reach the model.
+    """
+    if prompt.video_tokens == 0 and any(message.media for message in prompt.messages):
+        raise ModelError("the prompt shows a video and holds no visual token; the model would invent what it saw")
+    shared = shared_prefix(past, prompt) if past is not None else 0
+    if past is not None and shared:
+        state = model.extend(model.rewind(past.state, shared), prompt.input_ids[shared:])
+    else:
+        state = model.prefill(prompt, cache)
+    return Past(prompt, prompt.input_ids, state)
+
+
+def shared_prefix(past: Past, prompt: Prompt) -> int:
+    """Tokens of `past` that `prompt` begins with, all its visual ones included; 0 when it does not continue it."""
+    if prompt.rope_factor != past.state.rope_factor or not past.state.alive or not _same_media(past.prompt, prompt):
+        return 0
+    shared = _common_length(past.ids, prompt.input_ids[:-1])  # the last id is read again: its logits begin the answer
+    visual = {prompt.spec.image_token_id, prompt.spec.video_token_id}
+    return 0 if visual.intersection(prompt.input_ids[shared:]) else shared
+
+
+def _common_length(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many leading items are equal."""
+    for index, (a, b) in enumerate(zip(one, other, strict=False)):
+        if a != b:
+            return index
+    return min(len(one), len(other))
+
+
+def _same_media(one: Prompt, other: Prompt) -> bool:
+    a = [medium for message in one.messages for medium in message.media]
+    b = [medium for message in other.messages for medium in message.media]
+    return len(a) == len(b) and all(_same_medium(x, y) for x, y in zip(a, b, strict=True))
+
+
+def _same_medium(one: Clip | Image, other: Clip | Image) -> bool:
+    """The same pixels under the same plan; identity first, because comparing 56 frames costs milliseconds."""
+    if one is other:
+        return True
+    if isinstance(one, Clip) and isinstance(other, Clip):
+        same_plan = one.plan.frames == other.plan.frames and one.plan.fit == other.plan.fit
+        same_times = np.array_equal(one.frames.pts_seconds, other.frames.pts_seconds)
+        return same_plan and same_times and np.array_equal(one.frames.pixels, other.frames.pixels)
+    if isinstance(one, Clip) or isinstance(other, Clip):
+        return False
+    return np.array_equal(one.pixels, other.pixels)
+
+
+# ------------------------------------------------------------------------------------------------- how it goes on
+
+
+def generate(model: VideoLMM, state: State, options: GenerationOptions) -> Generation:
+    """Begin an answer after `state`; nothing is computed before the result is iterated or asked for its `result`."""
+    return Generation(model, state, options)
+
+
+class Generation:
+    """An answer being written: iterate it for pieces of text; `result` finishes it and gives the whole.
+
+    Pieces are ready for the screen: whole characters only (a Chinese character may be three tokens), no leading or
+    trailing space, no part of a stop text. An exception, Ctrl-C included, leaves the state it began from untouched.
+    """
+
+    def __init__(self, model: VideoLMM, state: State, options: GenerationOptions) -> None:
+        self._model = model
+        self._options = options
+        self._token_ids: list[int] = []
+        self._result: Generated | None = None
+        self._pieces = self._run(state)
+
+    def __iter__(self) -> Iterator[str]:
+        return self._pieces
+
+    @property
+    def result(self) -> Generated:
+        """The finished answer; what has not been iterated yet is written first."""
+        for _ in self._pieces:
+            pass
+        if self._result is None:
+            raise ModelError("the answer was interrupted and has no result; generate it again")
+        return self._result
+
+    def _run(self, state: State) -> Iterator[str]:
+        began = time.perf_counter()
+        text = TextStream(self._decode, self._options.stop)
+        steps = _Steps(self._model, state, self._options)
+        parts: list[str] = []
+        for token in steps:
+            self._token_ids.append(token)
+            if piece := text.push(token):
+                parts.append(piece)
+                yield piece
+            if text.stopped:
+                steps.finish_reason = "stop"
+                break
+        if piece := text.finish():
+            parts.append(piece)
+            yield piece
+        self._result = Generated(
+            text="".join(parts), token_ids=tuple(self._token_ids), finish_reason=steps.finish_reason,
+            seconds=time.perf_counter() - began, state=steps.state,
+        )  # fmt: skip
+
+    def _decode(self, ids: list[int]) -> str:
+        return str(self._model.tokenizer.decode(ids, skip_special_tokens=True))
+
+
+class _Steps:
+    """The token loop: choose, check, extend. `finish_reason` says why it ended, `state` what has been read."""
+
+    def __init__(self, model: VideoLMM, state: State, options: GenerationOptions) -> None:
+        self.state = state
+        self.finish_reason: FinishReason = "length"
+        self._model = model
+        self._options = options
+        self._generator = torch.Generator().manual_seed(options.seed)
+
+    def __iter__(self) -> Iterator[int]:
+        watch = LoopWatch()
+        for count in range(1, self._options.max_new_tokens + 1):
+            token = choose(self.state.logits, self._options, self._generator)
+            if token in self._model.stop_ids:
+                self.finish_reason = "stop"
+                return
+            yield token
+            if self._options.stop_on_loop and watch.push(token):
+                self.finish_reason = "repetition"
+                return
+            if count < self._options.max_new_tokens:  # the last token needs no successor, so it is not read
+                self.state = self._model.extend(self.state, [token])
+
+
+def choose(logits: Tensor, options: GenerationOptions, generator: torch.Generator) -> int:
+    """The next token's id from logits (V,): the likeliest, or a draw from what temperature, top_k and top_p leave.
+
+    Draws happen on the CPU so that one seed means one answer on every device. Raises ModelError on NaN logits.
+    """
+    best = int(logits.argmax())
+    if bool(torch.isnan(logits[best])):
+        raise ModelError("the model's output is not a number: its precision overflowed; load it with dtype float32")
+    if options.temperature == 0:
+        return best
+    kept, ids = torch.sort(logits.float().cpu(), descending=True, stable=True)  # both (V,)
+    probabilities = torch.softmax((kept - kept[0]) / options.temperature, dim=0)
+    before = probabilities.cumsum(0) - probabilities  # probability of everything likelier
+    allowed = before < options.top_p
+    if options.top_k:
+        allowed[options.top_k :] = False
+    drawn = torch.multinomial(probabilities * allowed, 1, generator=generator)
+    return int(ids[drawn])
+
+
+class LoopWatch:
+    """Tells when the newest tokens are one unit over and over: it will not end by itself.
+
+    Rule: a unit of 1 to 64 tokens stands at least 4 times in a row at the end, exactly equal, in at least 32 tokens
+    together. So one word needs 32 copies, a line of 8 tokens 4. Lists whose lines differ in any token (a number, a
+    time, a name) never match, nor does a phrase said three times. Each step costs 64 comparisons, whatever the length.
+    """
+
+    def __init__(self) -> None:
+        self._ids: list[int] = []
+        self._runs = [0] * (LOOP_MAX_UNIT + 1)  # [unit]: how many newest tokens equal the one `unit` before them
+
+    def push(self, token: int) -> bool:
+        """Take the next token; True when the tail is a loop now."""
+        ids, runs = self._ids, self._runs
+        ids.append(token)
+        found = False
+        for unit in range(1, min(LOOP_MAX_UNIT, len(ids) - 1) + 1):
+            runs[unit] = runs[unit] + 1 if ids[-1 - unit] == token else 0
+            copies = max(LOOP_MIN_COPIES, -(-LOOP_MIN_TOKENS // unit))
+            found = found or runs[unit] >= unit * (copies - 1)
+        return found
+
+
+# ------------------------------------------------------------------------------------------------- ids -> letters
+
+
+Decode = Callable[[list[int]], str]
+"""Token ids -> text, special tokens left out."""
+
+
+class TextStream:
+    """Token ids in, printable text out as soon as it is certain: whole characters, no stop text, no outer space."""
+
+    def __init__(self, decode: Decode, stop: Sequence[str] = ()) -> None:
+        self._letters = _Letters(decode)
+        self._stop = tuple(stop)
+        self._held = ""  # decoded, not yet certain to belong to the answer
+        self._begun = False
+        self.stopped = False
+        """A stop text has come; what was held back with it is gone."""
+
+    def push(self, token: int) -> str:
+        """The text this token makes certain; often one word, sometimes nothing."""
+        return self._add(self._letters.push(token))
+
+    def finish(self) -> str:
+        """What is still held: it belongs to the answer after all. Nothing after a stop text."""
+        released = self._add(self._letters.finish())
+        return released + self._release(len(self._held))
+
+    def _add(self, text: str) -> str:
+        if self.stopped:
+            return ""
+        self._held += text
+        if (cut := self._find_stop()) is not None:
+            self.stopped = True
+            self._held = self._held[:cut]
+            return self._release(cut)
+        return self._release(len(self._held) - self._possible_stop())
+
+    def _release(self, length: int) -> str:
+        """Let go the first `length` letters of what is held, but keep the spaces at their end back."""
+        body = self._held[:length].rstrip()
+        self._held = self._held[len(body) :] if not self.stopped else ""
+        if not self._begun:
+            body = body.lstrip()
+            self._begun = bool(body)
+        return body
+
+    def _find_stop(self) -> int | None:
+        found = [at for at in (self._held.find(stop) for stop in self._stop) if at >= 0]
+        return min(found, default=None)
+
+    def _possible_stop(self) -> int:
+        """Length of the longest end of what is held that some stop text begins with."""
+        lengths = (n for stop in self._stop for n in range(len(stop) - 1, 0, -1) if self._held.endswith(stop[:n]))
+        return max(lengths, default=0)
+
+
+class _Letters:
+    """Token ids -> text, a piece per token, never half a character.
+
+    One token alone can not be decoded: a byte token is a third of a character, and a leading space may belong to the
+    join of two words. So the last piece is decoded again together with what is new, and the difference is the text.
+    """
+
+    def __init__(self, decode: Decode) -> None:
+        self._decode = decode
+        self._window: list[int] = []  # the tokens of the last piece, then those not yet text
+        self._done = 0  # how many of them are the last piece
+
+    def push(self, token: int) -> str:
+        self._window.append(token)
+        before, now = self._decode(self._window[: self._done]), self._decode(self._window)
+        if now.endswith("\ufffd") or not now.startswith(before):
+            return ""  # half a character: the next token completes it
+        self._window = self._window[self._done :]
+        self._done = len(self._window)
+        return now[len(before) :]
+
+    def finish(self) -> str:
+        """What never became a whole character, as the tokenizer prints it (U+FFFD)."""
+        before, now = self._decode(self._window[: self._done]), self._decode(self._window)
+        self._window, self._done = [], 0
+        return now[len(before) :] if now.startswith(before) else ""
