@@ -8,8 +8,10 @@ reads a file or imports more than the standard library.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby, pairwise
 from typing import Any, Literal
 
 from vidllm.errors import BudgetError
@@ -57,28 +59,69 @@ class Geometry:
 
 @dataclass(frozen=True, kw_only=True)
 class NativeGeometry:
-    """How a native family's own processor turns frames into tokens; the budget works through number and pixels.
+    """How a native family's own tower turns frames into tokens; the budget works through number and pixels.
 
-    Frames travel in groups of `temporal_patch`. A frame is resized so that its sides are multiples of
-    `patch * merge` and its area lies in [min_pixels, max_pixels]; or, with `fixed_tokens`, costs that many whatever
-    its size. `group_overhead` counts the marker tokens the processor puts around each group (not timestamps, which
-    are text and counted with the real tokenizer).
+    Frames travel in groups of `temporal_patch` (the last one repeated to fill a group). Sides are multiples of
+    `patch * merge` pixels, the area of one frame lies in [min_pixels, max_pixels]; or, with `square` > 0, every frame
+    is that many pixels wide and high.
     """
 
     patch: int
     merge: int
-    temporal_patch: int
-    min_pixels: int
-    max_pixels: int
-    fixed_tokens: int = 0
-    group_overhead: int = 0
+    temporal_patch: int = 1
+    min_pixels: int = 0
+    max_pixels: int = 0
+    square: int = 0
+
+    @property
+    def unit(self) -> int:
+        """Side in pixels of the square one token stands for."""
+        return self.patch * self.merge
+
+    def tokens(self, height: int, width: int) -> int:
+        """Tokens of one group of frames of this size (multiples of `unit`)."""
+        return (height // self.unit) * (width // self.unit)
+
+    def groups(self, frames: int) -> int:
+        """How many groups so many frames make."""
+        return -(-frames // self.temporal_patch)
+
+    def sizes(self, height: int, width: int) -> list[tuple[int, int]]:
+        """Sizes (height, width) a frame of this aspect may be given, from the largest to the smallest.
+
+        Never larger than the frame itself unless `min_pixels` asks for it: invented pixels cost real tokens.
+        """
+        if self.square:
+            return [(self.square, self.square)]
+        largest = fitted_size(height, width, self.unit, self.min_pixels, self.max_pixels)
+        sizes = [largest]
+        for tokens in range(self.tokens(*largest) - 1, max(self.min_pixels // self.unit**2, 1) - 1, -1):
+            size = fitted_size(height, width, self.unit, 0, tokens * self.unit**2)
+            if size != sizes[-1]:
+                sizes.append(size)
+        return sizes
+
+
+def fitted_size(height: int, width: int, unit: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
+    """(height, width) in multiples of `unit`, the aspect kept as well as may be, the area within the two bounds.
+
+    The rounding is that of Qwen's image processors (to the nearest multiple; down when over, up when under).
+    """
+    rows, cols = max(round(height / unit), 1), max(round(width / unit), 1)
+    if rows * cols * unit**2 > max_pixels:
+        scale = math.sqrt(height * width / max_pixels)
+        rows, cols = (max(1, math.floor(side / scale / unit)) for side in (height, width))
+    elif rows * cols * unit**2 < min_pixels:
+        scale = math.sqrt(min_pixels / (height * width))
+        rows, cols = (math.ceil(side * scale / unit) for side in (height, width))
+    return rows * unit, cols * unit
 
 
 @dataclass(frozen=True)
 class PlannedFrame:
     """One moment the model will see: seconds on the viewer's clock, pooling stride (1 for native), tokens it costs.
 
-    In a native family a group of frames shares one lot of tokens: the group's first frame carries them.
+    In a native family a group of frames shares one lot of tokens: the group's first frame carries them, the others 0.
     """
 
     time: float
@@ -106,7 +149,16 @@ class TokenPlan:
     tolerance: float = 0.0
     frame_size: tuple[int, int] | None = None
     reader: str = "auto"
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if any(b.time < a.time for a, b in pairwise(self.frames)):
+            raise ValueError(f"planned frames are out of order: {self.times}")
+        if sum(f.tokens for f in self.frames) != self.video_tokens:
+            raise ValueError(f"frames hold {sum(f.tokens for f in self.frames)} tokens, not {self.video_tokens}")
+        if self.total > self.context * self.rope_factor * (1 + 1e-12):
+            raise BudgetError(_sum_line(self.frames, self.text_tokens, self.max_new_tokens, self.context,
+                                        self.rope_factor) + "; use fewer frames")
 
     @property
     def total(self) -> int:
@@ -128,3 +180,159 @@ class TokenPlan:
             "frame_size": list(self.frame_size) if self.frame_size else None, "reader": self.reader,
             "notes": list(self.notes),
         }
+
+
+REPLY_TOKENS = 256
+"""Room kept for the reply when the user names none."""
+LEAST_REPLY_TOKENS = 64
+"""What that room may shrink to when the frames the user asked for need it (then the plan says so)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Room:
+    """The positions one prompt may use: `context` of them, or up to `rope_max` times as many under scaled RoPE."""
+
+    context: int
+    rope_max: float = 2.0
+    max_new_tokens: int | None = None
+    scalable: bool = True
+    """Whether the model's positions can be scaled at all; if not, `rope_max` has no effect."""
+
+    def __post_init__(self) -> None:
+        if self.context < 1 or self.rope_max < 1 or (self.max_new_tokens is not None and self.max_new_tokens < 1):
+            raise BudgetError(f"context {self.context}, RoPE factor {self.rope_max:g} and reply {self.max_new_tokens} "
+                              "must each be at least 1")
+
+    @property
+    def capacity(self) -> int:
+        """Most tokens prompt and reply may have together."""
+        return math.floor(self.context * self.largest_factor + 1e-9)
+
+    @property
+    def largest_factor(self) -> float:
+        """The most this model's positions may be scaled here."""
+        return self.rope_max if self.scalable else 1.0
+
+    @property
+    def reply(self) -> int:
+        """Tokens kept for the reply before anything shrinks."""
+        return REPLY_TOKENS if self.max_new_tokens is None else self.max_new_tokens
+
+    @property
+    def least_reply(self) -> int:
+        """Tokens the reply must have."""
+        return LEAST_REPLY_TOKENS if self.max_new_tokens is None else self.max_new_tokens
+
+    def fits(self, prompt_tokens: int) -> bool:
+        """Whether a prompt of so many tokens leaves the reply its whole room."""
+        return prompt_tokens + self.reply <= self.capacity
+
+    def reply_for(self, prompt_tokens: int) -> int:
+        """The reply's room beside such a prompt, shrunk when it must be; 0 when not even the least is left."""
+        left = min(self.reply, self.capacity - prompt_tokens)
+        return left if left >= self.least_reply else 0
+
+    def rope_factor(self, total: int) -> float:
+        """The smallest factor, in steps of 0.0001, under which `total` tokens fit the context (1.0: no scaling)."""
+        if total <= self.context:
+            return 1.0
+        return min(math.ceil(total / self.context * 10_000 - 1e-6) / 10_000, self.largest_factor)
+
+
+def plan_tokens(
+    frames: Sequence[PlannedFrame],
+    *,
+    text_tokens: int,
+    room: Room,
+    geometry: Geometry | NativeGeometry,
+    policy: Policy = "uniform",
+    fit: Fit | None = None,
+    tolerance: float = 0.0,
+    frame_size: tuple[int, int] | None = None,
+    reader: str = "auto",
+    notes: tuple[str, ...] = (),
+) -> TokenPlan:
+    """The plan that shows exactly these frames, with the smallest RoPE factor that makes room for text and reply.
+
+    Raises:
+        BudgetError: they do not fit; the message is the sum, then two options of which each makes it fit.
+    """
+    video = sum(frame.tokens for frame in frames)
+    reply = room.reply_for(video + text_tokens)
+    if reply == 0:
+        line = _sum_line(frames, text_tokens, room.least_reply, room.context, room.largest_factor)
+        raise BudgetError(f"{line}; {_ways_out(frames, text_tokens, room, geometry)}")
+    if reply < room.reply:
+        notes = (*notes, f"the reply's room shrank from {room.reply} to {reply} tokens")
+    return TokenPlan(
+        frames=tuple(frames), video_tokens=video, text_tokens=text_tokens, max_new_tokens=reply, context=room.context,
+        rope_factor=room.rope_factor(video + text_tokens + reply), policy=policy, fit=fit, tolerance=tolerance,
+        frame_size=frame_size, reader=reader, notes=notes,
+    )
+
+
+def composable_frames(moments: Sequence[tuple[float, int]], geometry: Geometry) -> tuple[PlannedFrame, ...]:
+    """Frames of (time, stride), each with the tokens its stride makes on this grid."""
+    tokens = geometry.frame_tokens(stride for _, stride in moments)
+    return tuple(PlannedFrame(t, stride, n) for (t, stride), n in zip(moments, tokens, strict=True))
+
+
+def native_frames(times: Sequence[float], geometry: NativeGeometry, size: tuple[int, int]) -> tuple[PlannedFrame, ...]:
+    """Frames at these times, all of `size` (height, width); the first of each group carries the group's tokens."""
+    each = geometry.tokens(*size)
+    return tuple(PlannedFrame(t, 1, 0 if i % geometry.temporal_patch else each) for i, t in enumerate(times))
+
+
+def _sum_line(frames: Sequence[PlannedFrame], text: int, reply: int, context: int, factor: float) -> str:
+    total = sum(f.tokens for f in frames) + text + reply
+    capacity = math.floor(context * factor + 1e-9)
+    limit = f"context {context}" if factor == 1 else f"context {context} x RoPE {factor:g} = {capacity}"
+    return f"{_frames_line(frames)} + {text} text + {reply} reply = {total} tokens, over {limit}"
+
+
+def _frames_line(frames: Sequence[PlannedFrame]) -> str:
+    """Like "9 frames x 144 + 12 frames x 36 tokens"; a `one` newline shows as a frame one token longer."""
+    counts = groupby(sorted((f.tokens for f in frames if f.tokens), reverse=True))
+    return " + ".join(f"{len(list(group))} frames x {tokens}" for tokens, group in counts) or "0 frames"
+
+
+def _ways_out(
+    frames: Sequence[PlannedFrame], text: int, room: Room, geometry: Geometry | NativeGeometry
+) -> str:
+    left = room.capacity - text - room.least_reply
+    ways = [*_fewer_frames(frames, left, geometry), *_coarser(frames, left, geometry)]
+    if len(ways) < 2:
+        ways += _more_room(sum(f.tokens for f in frames) + text, room)
+    return "use " + " or ".join(ways[:2])
+
+
+def _fewer_frames(
+    frames: Sequence[PlannedFrame], left: int, geometry: Geometry | NativeGeometry
+) -> list[str]:
+    """`--frames K` for as many of the dearest frames as there is room for: any K of them then fit."""
+    dearest, used, number = sorted((f.tokens for f in frames if f.tokens), reverse=True), 0, 0
+    for tokens in dearest:
+        if used + tokens > left:
+            break
+        used, number = used + tokens, number + 1
+    each = geometry.temporal_patch if isinstance(geometry, NativeGeometry) else 1
+    return [f"--frames {number * each}"] if number else []
+
+
+def _coarser(frames: Sequence[PlannedFrame], left: int, geometry: Geometry | NativeGeometry) -> list[str]:
+    if isinstance(geometry, NativeGeometry):
+        return []
+    for stride in range(min(f.stride for f in frames) + 1 if frames else 1, min(geometry.rows, geometry.cols) + 1):
+        if sum(geometry.frame_tokens([stride] * len(frames))) <= left:
+            return [f"--stride {stride}"]
+    return []
+
+
+def _more_room(prompt: int, room: Room) -> list[str]:
+    ways = []
+    if room.max_new_tokens is not None and prompt < room.capacity:
+        ways.append(f"--max-new-tokens {room.capacity - prompt}")
+    factor = math.ceil((prompt + room.least_reply) / room.context * 100) / 100
+    if room.scalable:
+        ways.append(f"--rope-max {factor:g}")
+    return [*ways, "a shorter question", "--no-subtitles"]

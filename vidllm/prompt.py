@@ -44,17 +44,19 @@ class Visual:
     A still image: the same with stride 1, or with AnyRes `pixels` (1 + gh * gw, S, S, 3): the thumbnail, then the
     tiles row by row; `grid` = (gh, gw), `source_size` = (height, width) in pixels before any resizing.
     Token order of an AnyRes image: thumbnail, then the unpadded tile rows, each row followed by a newline.
+    Native families: a whole clip is one "video" of `pixels` (N, h, w, 3) at the planned size, an image keeps its own
+    size; their tokens need not be contiguous.
     """
 
     pixels: NDArray[np.uint8]
-    kind: Literal["frame", "image"]
+    kind: Literal["frame", "image", "video"]
     stride: int
     tokens: int
     position: int
     """Index in `input_ids` of its first token; its tokens are contiguous."""
     newline: Newline
-    time: float | None = None
-    """Seconds, for frames."""
+    times: tuple[float, ...] = ()
+    """True seconds: one for a frame, all of a native video's, none for an image."""
     grid: tuple[int, int] | None = None
     source_size: tuple[int, int] | None = None
 
@@ -63,8 +65,7 @@ class Visual:
 class Prompt:
     """What a model is fed. `input_ids` holds `spec.image_token_id` once for every visual token.
 
-    Native families: `input_ids` and `visuals` are empty; `messages` go to the family's own processor (each clip's
-    true times as metadata), `text` is the template rendered with one placeholder per medium, and `length` is planned.
+    Native families: the ids their own processor would make (`spec.video_token_id` for video where they have one).
     """
 
     input_ids: tuple[int, ...]
@@ -74,8 +75,11 @@ class Prompt:
     text: str
     """Readable: one placeholder per frame or image, not one per token."""
     messages: tuple[Message, ...]
-    length: int
-    """Tokens, visual ones included: len(input_ids) for composable, planned for native."""
     text_tokens: int
     video_tokens: int
     """Visual tokens, still images included."""
+
+    @property
+    def length(self) -> int:
+        """Tokens, visual ones included."""
+        return len(self.input_ids)

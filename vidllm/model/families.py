@@ -1,70 +1,279 @@
-"""What each Hugging Face family is, read from its JSON files alone: no torch, no transformers, no weights."""
+"""How each Hugging Face family names its parts: config.json -> ModelSpec. No torch, no transformers, no weights.
+
+    composable   llava  vipllava  llava_next  llava_next_video  llava_onevision
+                 vidllm owns the road from vision tower to language model: per-frame pooling, newlines, RoPE factor
+    native       qwen2_5_vl  qwen3_vl  smolvlm
+                 the family lays out its frames; the budget works through number of frames and pixels
+
+A folder may carry `vidllm.json`, whose keys are the fields of `Overrides`.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from vidllm.budget import Fit, Geometry, NativeGeometry, Newline
+from vidllm.budget import Geometry, NativeGeometry, Newline, Pooling
+from vidllm.errors import IncompleteModel, ModelNotFound, NotAVisionModel, UnsupportedModel
+from vidllm.model.resolve import resolve_model as resolve_model
+from vidllm.model.spec import CLIP_MEAN, CLIP_STD, Cls, Json, override, read_json
+from vidllm.model.spec import ModelSpec as ModelSpec
+from vidllm.model.spec import Overrides as Overrides
+from vidllm.model.spec import load_tokenizer as load_tokenizer
 
-Kind = Literal["composable", "native"]
-Stamp = Literal["none", "interleaved", "sentence"]
-Cls = Literal["none", "drop", "keep"]
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 
-@dataclass(frozen=True, kw_only=True)
-class ModelSpec:
-    """Everything the planning rooms and the prompt need to know about one checkpoint.
+def read_spec(folder: Path) -> ModelSpec:
+    """Describe the checkpoint in `folder` from config.json, tokenizer.json, the processor's JSON and vidllm.json.
 
-    Composable: `geometry` is a Geometry and vidllm owns the road from vision tower to language model.
-    Native: `geometry` is a NativeGeometry and the family's processor lays out frames (strides are 1).
+    Raises:
+        ModelNotFound: no such folder or no config.json in it.
+        NotAVisionModel: a text-only checkpoint.
+        UnsupportedModel: a vision model of a family (or with a tower) that has no adapter.
+        IncompleteModel: tokenizer or processor files are missing, or contradict config.json.
+        ConfigError: vidllm.json holds an unknown key or a value of the wrong type.
     """
+    config = read_json(folder / "config.json")
+    if config is None:
+        raise ModelNotFound(f"{folder}: no config.json; give a Hugging Face model folder or a Hub id")
+    reader = _READERS.get(str(config.get("model_type")))
+    if reader is None:
+        raise _refusal(folder, config)
+    if not (folder / "tokenizer.json").is_file():
+        raise IncompleteModel(
+            f"{folder}: no tokenizer.json; save the model's tokenizer there "
+            "(AutoTokenizer.from_pretrained(...).save_pretrained(folder))"
+        )
+    return override(reader(folder, config, load_tokenizer(folder)), folder / "vidllm.json")
 
-    folder: Path
-    """Where config.json, tokenizer.json and the weights lie."""
-    model_type: str
-    """`model_type` of config.json, e.g. "llava"."""
-    kind: Kind
-    geometry: Geometry | NativeGeometry
-    context: int
-    """Positions the language model was trained on (before any scaling asked for here)."""
-    rope_scalable: bool
-    """Whether linear position scaling applies (rotary positions, one axis)."""
-    image_size: int
-    """Side of the square the vision tower takes, pixels; 0 for native."""
-    patch_size: int
-    """Side of one patch, pixels."""
-    cls: Cls
-    """Vision tower's class token: it has "none", it has one to "drop", or one that still images "keep"."""
-    vision_layers: tuple[int, ...]
-    """Indices into the tower's hidden states (vision_feature_layer); more than one are concatenated (VipLLaVA)."""
-    pool_before_projector: bool
-    """Pool features before (HF LLaVA-NeXT-Video) or after the projector."""
-    fit: Fit
-    """How a frame that is not square meets the square tile."""
-    image_mean: tuple[float, float, float]
-    image_std: tuple[float, float, float]
-    stamp: Stamp
-    """How frame times are told: not at all, "m:ss " before every frame, or LLaVA-Video's sentence."""
-    stamp_decimals: int | None
-    """Decimals of interleaved stamps; None: none unless frames are closer than a second."""
-    default_frames: int
-    """Most frames taken when the user names no number."""
-    fine_stride: int
-    coarse_stride: int
-    uniform_stride: int
-    image_token: str
-    """Placeholder of every visual token, image or video frame (one added token of the tokenizer)."""
-    image_token_id: int
-    video_token: str | None
-    """Placeholder the family's chat template prints for a video, if it has its own."""
-    image_grids: tuple[tuple[int, int], ...]
-    """AnyRes resolutions (height, width) in pixels for still images; empty: one square tile."""
-    image_max_tiles: int | None
-    """LLaVA-OneVision's anyres_max_N: shrink still-image features above N tiles' worth; None: never."""
 
-    @property
-    def newline(self) -> Newline:
-        """The geometry's newline mode; "none" for native."""
-        return self.geometry.newline if isinstance(self.geometry, Geometry) else "none"
+def bare_spec(
+    rows: int, cols: int, context: int, *, pooling: Pooling = "average", newline: Newline = "none"
+) -> ModelSpec:
+    """A model that is only a grid and a context, for planning without a checkpoint: no stamps, LLaVA's strides."""
+    return ModelSpec(
+        folder=Path(), model_type="none", text_type="none", kind="composable",
+        geometry=Geometry(rows=rows, cols=cols, pooling=pooling, newline=newline), context=context,
+        rope_scalable=True, image_token="<image>", image_token_id=0, stamp="none",
+    )
+
+
+def _refusal(folder: Path, config: Json) -> NotAVisionModel | UnsupportedModel:
+    kind = config.get("model_type")
+    if any("vision" in key or "visual" in key or key == "image_token_id" for key in config):
+        return UnsupportedModel(f"{folder}: no adapter for family {kind!r}; supported are {', '.join(_READERS)}")
+    return NotAVisionModel(f"{folder}: {kind!r} is a text-only model; give one that sees ({', '.join(_READERS)})")
+
+
+def _processor(folder: Path, config: Json, part: Literal["image", "video"]) -> Json:
+    """Settings of the image or video processor, from whichever of the three places the checkpoint keeps them in."""
+    own = {"image": "preprocessor_config.json", "video": "video_preprocessor_config.json"}[part]
+    settings = read_json(folder / own)
+    if settings is None:
+        settings = (read_json(folder / "processor_config.json") or {}).get(f"{part}_processor")
+    if settings is None and part == "image":
+        raise IncompleteModel(
+            f"{folder}: no preprocessor_config.json; save the processor of the {config['model_type']} model there "
+            "(AutoProcessor.from_pretrained(...).save_pretrained(folder))"
+        )
+    return settings or {}
+
+
+_CONTEXTS = {"llama": 2048, "mistral": 131072, "qwen2": 32768, "qwen3": 32768, "gemma": 8192, "phi": 2048, "phi3": 4096}
+"""Positions of a text config that leaves them out: the default of that Hugging Face config class."""
+
+
+def _context(folder: Path, text: Json) -> int:
+    """max_position_embeddings times the fixed linear RoPE factor the checkpoint is configured with."""
+    positions = text.get("max_position_embeddings", _CONTEXTS.get(str(text.get("model_type", "llama"))))
+    if not isinstance(positions, int) or positions < 1:
+        raise IncompleteModel(f"{folder}: config.json names no max_position_embeddings; add it to its text_config")
+    rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
+    linear = rope.get("rope_type", rope.get("type")) == "linear"
+    return int(positions * float(rope.get("factor", 1.0))) if linear else positions
+
+
+def _token(folder: Path, tokenizer: Tokenizer, token_id: int) -> str:
+    text = tokenizer.id_to_token(token_id)
+    if text is None or tokenizer.encode(text, add_special_tokens=False).ids != [token_id]:
+        raise IncompleteModel(
+            f"{folder}: config.json's visual token {token_id} is no added token of tokenizer.json; "
+            "save tokenizer and config from the same model"
+        )
+    return text
+
+
+_TOWERS: dict[str, tuple[int, int, bool]] = {
+    "clip_vision_model": (224, 32, True),
+    "siglip_vision_model": (224, 16, False),
+}
+"""Vision tower -> image size and patch size its config class falls back to, and whether it has a class token."""
+_LLAVA_TOWER = {"model_type": "clip_vision_model", "image_size": 336, "patch_size": 14}
+_ONEVISION_TOWER = {"model_type": "siglip_vision_model", "image_size": 384, "patch_size": 14}
+
+
+def _composable(folder: Path, config: Json, tokenizer: Tokenizer, *, default_tower: Json, strategy: str,
+                layers: int | list[int], image_token: int) -> ModelSpec:
+    """What all LLaVA-shaped families share; the geometry pools by average and has no newline yet."""
+    vision = config.get("vision_config") or default_tower
+    tower = str(vision.get("model_type", default_tower["model_type"]))
+    if tower not in _TOWERS:
+        raise UnsupportedModel(f"{folder}: no adapter for vision tower {tower!r}; supported are {', '.join(_TOWERS)}")
+    image_size, patch_size, has_cls = _TOWERS[tower]
+    image_size, patch_size = vision.get("image_size", image_size), vision.get("patch_size", patch_size)
+    text = config.get("text_config") or {}
+    token_id = config.get("image_token_index", config.get("image_token_id", image_token))
+    chosen = config.get("vision_feature_layer", config.get("vision_feature_layers", layers))
+    processor = _processor(folder, config, "image")
+    return ModelSpec(
+        folder=folder, model_type=config["model_type"], text_type=str(text.get("model_type", "llama")),
+        kind="composable", geometry=Geometry(rows=image_size // patch_size, cols=image_size // patch_size),
+        context=_context(folder, text), rope_scalable=True,
+        image_token=_token(folder, tokenizer, token_id), image_token_id=token_id,
+        image_size=image_size, patch_size=patch_size,
+        cls=_cls(folder, has_cls, config.get("vision_feature_select_strategy", strategy)),
+        vision_layers=(chosen,) if isinstance(chosen, int) else tuple(chosen),
+        image_mean=tuple(processor.get("image_mean") or CLIP_MEAN),
+        image_std=tuple(processor.get("image_std") or CLIP_STD),
+    )
+
+
+def _cls(folder: Path, has_cls: bool, strategy: str) -> Cls:
+    if not has_cls and strategy == "default":
+        raise IncompleteModel(
+            f"{folder}: config.json drops a class token its vision tower does not have; "
+            'set "vision_feature_select_strategy": "full"'
+        )
+    if not has_cls:
+        return "none"
+    return "drop" if strategy == "default" else "keep"
+
+
+def _llava(folder: Path, config: Json, tokenizer: Tokenizer) -> ModelSpec:
+    return _composable(folder, config, tokenizer, default_tower=_LLAVA_TOWER, strategy="default", layers=-2,
+                       image_token=32000)
+
+
+def _vipllava(folder: Path, config: Json, tokenizer: Tokenizer) -> ModelSpec:
+    return _composable(folder, config, tokenizer, default_tower=_LLAVA_TOWER, strategy="default",
+                       layers=[-2, -5, -8, -11, 6], image_token=32000)
+
+
+_NEXT_GRIDS = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
+
+
+def _llava_next(folder: Path, config: Json, tokenizer: Tokenizer, image_token: int = 32000) -> ModelSpec:
+    spec = _composable(folder, config, tokenizer, default_tower=_LLAVA_TOWER, strategy="default", layers=-2,
+                       image_token=image_token)
+    return replace(spec, image_grids=_grids(folder, config, _NEXT_GRIDS, spec.image_size))
+
+
+def _llava_next_video(folder: Path, config: Json, tokenizer: Tokenizer) -> ModelSpec:
+    spec = _llava_next(folder, config, tokenizer, image_token=32001)
+    pooling, stride = config.get("spatial_pool_mode", "average"), config.get("spatial_pool_stride", 2)
+    if pooling not in ("average", "max"):
+        raise UnsupportedModel(f"{folder}: spatial_pool_mode {pooling!r} is not supported; average and max are")
+    video_id = config.get("video_token_index", config.get("video_token_id", 32000))
+    assert isinstance(spec.geometry, Geometry)
+    return replace(
+        spec, geometry=replace(spec.geometry, pooling=pooling), uniform_stride=stride, fine_stride=stride,
+        coarse_stride=2 * stride, video_token=_token(folder, tokenizer, video_id), video_token_id=video_id,
+        stamp="sentence",
+    )
+
+
+_ONEVISION_SIDES = range(384, 2304 + 1, 384)
+
+
+def _llava_onevision(folder: Path, config: Json, tokenizer: Tokenizer) -> ModelSpec:
+    spec = _composable(folder, config, tokenizer, default_tower=_ONEVISION_TOWER, strategy="full", layers=-1,
+                       image_token=151646)
+    every = [[height, width] for height in _ONEVISION_SIDES for width in _ONEVISION_SIDES]
+    aspect = str(config.get("vision_aspect_ratio", "anyres_max_9"))
+    video_id = config.get("video_token_index", config.get("video_token_id", 151647))
+    assert isinstance(spec.geometry, Geometry)
+    return replace(
+        spec, geometry=replace(spec.geometry, pooling="bilinear", newline="one"), fit="stretch", stamp="sentence",
+        pool_before_projector=False, image_grids=_grids(folder, config, every, spec.image_size),
+        image_max_tiles=int(aspect.removeprefix("anyres_max_")) if aspect.startswith("anyres_max_") else None,
+        video_token=_token(folder, tokenizer, video_id), video_token_id=video_id,
+    )
+
+
+def _grids(folder: Path, config: Json, default: list[list[int]], tile: int) -> tuple[tuple[int, int], ...]:
+    # The processor decides how a picture is cut; config.json only repeats it for the model.
+    pinpoints = (_processor(folder, config, "image").get("image_grid_pinpoints")
+                 or config.get("image_grid_pinpoints") or default)
+    if any(side % tile for size in pinpoints for side in size):
+        raise IncompleteModel(f"{folder}: image_grid_pinpoints {pinpoints} are no multiples of the {tile} px tile")
+    return tuple((height, width) for height, width in pinpoints)
+
+
+_NATIVE_FRAME_TOKENS = 256
+"""Most tokens a native frame gets unless its processor allows fewer: Qwen's own ceiling (768) is for documents."""
+
+
+def _qwen(folder: Path, config: Json, tokenizer: Tokenizer, *, patch: int, ids: tuple[int, int]) -> ModelSpec:
+    vision, text = config.get("vision_config") or {}, config.get("text_config") or config
+    settings = {**_processor(folder, config, "image"), **_processor(folder, config, "video")}
+    size = settings.get("size") or {}
+    geometry = NativeGeometry(
+        patch=vision.get("patch_size", patch), merge=vision.get("spatial_merge_size", 2),
+        temporal_patch=vision.get("temporal_patch_size", 2),
+    )
+    most = _NATIVE_FRAME_TOKENS * geometry.unit**2
+    largest = settings.get("max_pixels") or size.get("longest_edge") or most
+    image_id, video_id = config.get("image_token_id", ids[0]), config.get("video_token_id", ids[1])
+    return ModelSpec(
+        folder=folder, model_type=config["model_type"], text_type=str(text.get("model_type", config["model_type"])),
+        kind="native", context=_context(folder, {"max_position_embeddings": 32768, **text}), rope_scalable=False,
+        geometry=replace(geometry, min_pixels=4 * geometry.unit**2, max_pixels=min(largest, most)),
+        image_token=_token(folder, tokenizer, image_id), image_token_id=image_id,
+        video_token=_token(folder, tokenizer, video_id), video_token_id=video_id,
+        patch_size=geometry.patch, vision_layers=(), fit="stretch", stamp="none", fine_stride=1, coarse_stride=1,
+        uniform_stride=1, image_mean=tuple(settings.get("image_mean") or CLIP_MEAN),
+        image_std=tuple(settings.get("image_std") or CLIP_STD),
+    )
+
+
+def _qwen2_5_vl(folder: Path, config: Json, tokenizer: Tokenizer) -> ModelSpec:
+    return _qwen(folder, config, tokenizer, patch=14, ids=(151655, 151656))
+
+
+def _qwen3_vl(folder: Path, config: Json, tokenizer: Tokenizer) -> ModelSpec:
+    return _qwen(folder, config, tokenizer, patch=16, ids=(151655, 151656))
+
+
+def _smolvlm(folder: Path, config: Json, tokenizer: Tokenizer) -> ModelSpec:
+    vision, text = config.get("vision_config") or {}, config.get("text_config") or {}
+    settings = {**_processor(folder, config, "image"), **_processor(folder, config, "video")}
+    patch, merge = vision.get("patch_size", 32), config.get("scale_factor", 2)
+    side = (settings.get("max_image_size") or {}).get("longest_edge") or vision.get("image_size", 224)
+    if side % (patch * merge):
+        raise IncompleteModel(f"{folder}: frames of {side} px are no multiple of patch {patch} x scale factor {merge}")
+    token_id = config.get("image_token_id", 128257)
+    return ModelSpec(
+        folder=folder, model_type="smolvlm", text_type=str(text.get("model_type", "llama")), kind="native",
+        context=_context(folder, text), rope_scalable=False,
+        geometry=NativeGeometry(patch=patch, merge=merge, square=side), image_size=side, patch_size=patch,
+        image_token=_token(folder, tokenizer, token_id), image_token_id=token_id, vision_layers=(), fit="stretch",
+        stamp="none", fine_stride=1, coarse_stride=1, uniform_stride=1,
+        image_mean=tuple(settings.get("image_mean") or (0.5, 0.5, 0.5)),
+        image_std=tuple(settings.get("image_std") or (0.5, 0.5, 0.5)),
+    )
+
+
+_READERS: dict[str, Callable[[Path, Json, Tokenizer], ModelSpec]] = {
+    "llava": _llava,
+    "vipllava": _vipllava,
+    "llava_next": _llava_next,
+    "llava_next_video": _llava_next_video,
+    "llava_onevision": _llava_onevision,
+    "qwen2_5_vl": _qwen2_5_vl,
+    "qwen3_vl": _qwen3_vl,
+    "smolvlm": _smolvlm,
+}

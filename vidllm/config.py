@@ -1,0 +1,147 @@
+"""A mapping from YAML, JSON or `key=value` words -> one frozen dataclass. An unknown key is an error with a suggestion.
+
+The keys of a file are the fields of a dataclass and nothing else: what a setting means stands beside the code that
+uses it, and a misspelt one can not be ignored.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union
+
+from vidllm.errors import ConfigError
+
+T = TypeVar("T")
+
+
+def load_config(cls: type[T], path: Path | None, assignments: Sequence[str] = ()) -> T:
+    """`cls` filled from a YAML file and then from `key=value` words (`optimizer.lr=1e-5` reaches a nested one)."""
+    values = _read_yaml(path) if path is not None else {}
+    for word in assignments:
+        _assign(values, word)
+    return from_mapping(cls, values, where=str(path) if path is not None else "the command line")
+
+
+def from_mapping(cls: type[T], values: Mapping[str, Any], *, where: str) -> T:
+    """`cls(**values)` with every key known and every value of its field's type.
+
+    Raises:
+        ConfigError: an unknown key (with the nearest known one), a missing one, or a value of the wrong type.
+    """
+    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    for key in values:
+        if key not in fields:
+            raise ConfigError(f"{where}: unknown key {key!r}{_suggestion(key, fields)}")
+    hints = typing.get_type_hints(cls)
+    filled = {key: _convert(value, hints[key], f"{where}: {key}") for key, value in values.items()}
+    needed = [n for n, f in fields.items() if f.default is f.default_factory is dataclasses.MISSING]
+    missing = [n for n in needed if n not in filled]
+    if missing:
+        raise ConfigError(f"{where}: {missing[0]!r} is missing; add `{missing[0]}: ...`")
+    try:
+        return cls(**filled)
+    except ValueError as error:  # a dataclass's own check at birth
+        raise ConfigError(f"{where}: {error}") from error
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: can not be read ({error.strerror}); name an existing YAML file") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: no valid YAML ({' '.join(str(error).split())})") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: a mapping of keys to values is needed, not a {type(values).__name__}")
+    return values
+
+
+def _assign(values: dict[str, Any], word: str) -> None:
+    import yaml
+
+    key, equals, text = word.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"{word!r} is no `key=value`; write for example `learning_rate=1e-5`")
+    *path, last = key.split(".")
+    for part in path:
+        values = values.setdefault(part, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"{word!r}: {part!r} is a value, it has no {last!r} inside")
+    try:
+        values[last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{word!r}: the value is no valid YAML") from error
+
+
+def _suggestion(key: str, known: Mapping[str, object]) -> str:
+    near = difflib.get_close_matches(str(key), known, n=1)
+    return f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(sorted(known))}"
+
+
+def _convert(value: Any, kind: Any, where: str) -> Any:
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if kind is Any:
+        return value
+    if origin in (Union, types.UnionType):
+        return _convert_union(value, arguments, where)
+    if origin is Literal:
+        if value not in arguments:
+            choices = ", ".join(map(str, arguments))
+            raise ConfigError(f"{where} is {value!r}; choose one of {choices}")
+        return value
+    if origin in (tuple, list):
+        return _convert_sequence(value, origin, arguments, where)
+    if dataclasses.is_dataclass(kind) and isinstance(value, dict):
+        return from_mapping(typing.cast(type, kind), value, where=where)
+    return _convert_plain(value, origin or kind, where)
+
+
+def _convert_union(value: Any, arguments: tuple[Any, ...], where: str) -> Any:
+    if value is None and type(None) in arguments:
+        return None
+    errors = []
+    for kind in arguments:
+        if kind is not type(None):
+            try:
+                return _convert(value, kind, where)
+            except ConfigError as error:
+                errors.append(error)
+    raise errors[0]
+
+
+def _convert_sequence(value: Any, origin: Any, arguments: tuple[Any, ...], where: str) -> Any:
+    if not isinstance(value, (list, tuple)):
+        raise ConfigError(f"{where} is {value!r}; a list is needed")
+    if origin is list or (len(arguments) == 2 and arguments[1] is Ellipsis):
+        return origin(_convert(item, arguments[0], f"{where}[{i}]") for i, item in enumerate(value))
+    if len(value) != len(arguments):
+        raise ConfigError(f"{where} has {len(value)} items; {len(arguments)} are needed")
+    return tuple(_convert(item, kind, where) for item, kind in zip(value, arguments, strict=True))
+
+
+def _convert_plain(value: Any, kind: type, where: str) -> Any:
+    if kind is Path and isinstance(value, str):
+        return Path(value)
+    if kind is float and not isinstance(value, bool):
+        try:  # YAML 1.1 reads 1e-5 as text
+            return float(value)
+        except (TypeError, ValueError):
+            pass
+    # bool is an int to Python; `frames: true` is a mistake all the same
+    if isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
+        return value
+    raise ConfigError(f"{where} is {value!r}; {_article(kind.__name__)} is needed")
+
+
+def _article(name: str) -> str:
+    words = {"str": "text", "int": "a whole number", "float": "a number", "bool": "true or false", "Path": "a path"}
+    return words.get(name, f"a {name}")

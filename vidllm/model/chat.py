@@ -1,0 +1,227 @@
+"""How a family frames its prompt, as text: the chat template, frame times, subtitles, and what it costs in tokens.
+
+    turns ──chat template──> text, one marker per medium ──> each marker as its family writes it ──> token ids
+
+One placeholder token stands for one run of visual tokens (a frame, an image, a native group); `prompt` repeats it.
+Media become text before the tokenizer runs, so that the ids are those of the whole text and of no pieces of it.
+Torch-free: `tokenizers` and jinja2 only, both loaded when first used.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from vidllm.budget import NativeGeometry
+from vidllm.errors import IncompleteModel
+from vidllm.model.spec import ModelSpec
+from vidllm.model.templates import chat_template, render, special_tokens
+from vidllm.video.timecode import format_time
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """One medium as its text knows it. A video has the times of its frames, and its duration, in seconds."""
+
+    kind: Literal["image", "video"]
+    times: tuple[float, ...] = ()
+    duration: float = 0.0
+    subtitles: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One message; `media` stand before the text."""
+
+    role: str
+    text: str
+    media: tuple[Shown, ...] = ()
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A conversation as `ids`; `slots` are the indices of its visual placeholders, one per run, in order."""
+
+    ids: tuple[int, ...]
+    slots: tuple[int, ...]
+    text: str
+
+    @property
+    def text_tokens(self) -> int:
+        """Tokens that are text."""
+        return len(self.ids) - len(self.slots)
+
+
+def lay_out(turns: Sequence[Turn], spec: ModelSpec, tokenizer: Tokenizer, *, reply: bool = True) -> Layout:
+    """The conversation in the model's own chat template; with `reply` it ends where the assistant begins.
+
+    Raises:
+        IncompleteModel: the template can not be rendered, or loses a placeholder.
+    """
+    media = [shown for turn in turns for shown in turn.media]
+    rendered = _render_turns(turns, spec, tokenizer, reply)
+    waiting = {marker: [m for m in media if _marker(m, spec) == marker] for marker in _markers(spec)}
+    pattern = "|".join(re.escape(marker) for marker in waiting)
+    text = re.sub(pattern, lambda match: medium_text(waiting[match[0]].pop(0), spec), rendered)
+    ids = tuple(tokenizer.encode(text, add_special_tokens=not _begins_with_bos(text, spec.folder)).ids)
+    visual = {spec.image_token_id, spec.video_token_id}
+    slots = tuple(i for i, token in enumerate(ids) if token in visual)
+    expected = sum(runs_of(m, spec) for m in media)
+    if len(slots) != expected:
+        raise IncompleteModel(
+            f"{spec.folder}: {expected} visual runs became {len(slots)} placeholders; "
+            f"its tokenizer.json does not keep {spec.image_token!r} whole"
+        )
+    return Layout(ids, slots, text)
+
+
+def runs_of(shown: Shown, spec: ModelSpec) -> int:
+    """How many placeholders a medium has: one per frame, per native group, or (Qwen2.5-VL, images) one in all."""
+    if shown.kind == "image" or spec.model_type == "qwen2_5_vl":
+        return 1
+    return spec.geometry.groups(len(shown.times)) if isinstance(spec.geometry, NativeGeometry) else len(shown.times)
+
+
+def medium_text(shown: Shown, spec: ModelSpec) -> str:
+    """What stands in the prompt for one medium: a placeholder per run, and the times as the family tells them."""
+    if spec.model_type == "smolvlm":
+        return _smolvlm_text(shown, spec)
+    if shown.kind == "image" or spec.model_type == "qwen2_5_vl":
+        return _marker(shown, spec)
+    if spec.model_type == "qwen3_vl":
+        return _qwen3_text(shown, spec)
+    if spec.stamp != "interleaved":
+        return spec.image_token * len(shown.times)
+    decimals = stamp_decimals(shown.times) if spec.stamp_decimals is None else spec.stamp_decimals
+    frames = [
+        spec.frame_text.replace("{time}", format_time(t, decimals=decimals)).replace("{image}", spec.image_token)
+        for t in shown.times
+    ]
+    return "".join(frames).removesuffix("\n")  # the template ends the medium's line
+
+
+def stamp_decimals(times: Sequence[float]) -> int:
+    """Decimals that keep frame times apart: none when frames are a second or more apart, else one or two."""
+    gap = min((b - a for a, b in pairwise(times)), default=1.0)
+    return 0 if gap >= 1 else 1 if gap >= 0.1 else 2
+
+
+def time_sentence(shown: Shown) -> str:
+    """LLaVA-Video's time instruction, to the byte: the missing space after the period was trained so."""
+    at = ",".join(f"{t:.2f}s" for t in shown.times)
+    return (
+        f"The video lasts for {shown.duration:.2f} seconds, and {len(shown.times)} frames are uniformly sampled from "
+        f"it. These frames are located at {at}.Please answer the following questions related to this video."
+    )
+
+
+def _qwen3_text(shown: Shown, spec: ModelSpec) -> str:
+    assert isinstance(spec.geometry, NativeGeometry)
+    size = spec.geometry.temporal_patch
+    groups = [shown.times[i : i + size] for i in range(0, len(shown.times), size)]
+    # A group short of a frame repeats the last one, so its time is the mean of first and last all the same.
+    times = [(group[0] + group[-1]) / 2 for group in groups]
+    return "".join(f"<{t:.1f} seconds><|vision_start|>{spec.video_token}<|vision_end|>" for t in times)
+
+
+def _smolvlm_text(shown: Shown, spec: ModelSpec) -> str:
+    picture = f"<fake_token_around_image><global-img>{spec.image_token}<fake_token_around_image>"
+    if shown.kind == "image":
+        return picture
+    frames = [f"\nFrame from {int(t // 60):02d}:{int(t % 60):02d}:{picture}" for t in shown.times]
+    intro = (
+        f"You are provided the following series of {number_words(len(shown.times))} frames from a "
+        f"{timedelta(seconds=int(shown.duration))} [H:MM:SS] video.\n"
+    )
+    return intro + "".join(frames) + "\n\n"
+
+
+_ONES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"]
+_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()  # noqa: SIM905
+
+
+def number_words(number: int) -> str:
+    """0 to 999,999 in English words, as SmolVLM's prompt counts its frames: 132 is "one hundred and thirty-two"."""
+    if number < 20:
+        return _ONES[number]
+    if number < 100:
+        tens, ones = divmod(number, 10)
+        return _TENS[tens - 2] + (f"-{_ONES[ones]}" if ones else "")
+    if number < 1000:
+        hundreds, rest = divmod(number, 100)
+        return f"{_ONES[hundreds]} hundred" + (f" and {number_words(rest)}" if rest else "")
+    thousands, rest = divmod(number, 1000)
+    joint = " and " if rest < 100 else ", "
+    return f"{number_words(thousands)} thousand" + (joint + number_words(rest) if rest else "")
+
+
+def _marker(shown: Shown, spec: ModelSpec) -> str:
+    """What the chat template prints for a medium. Composable models see a video as one image that becomes frames."""
+    if shown.kind == "image" or spec.kind == "composable":
+        return spec.image_token
+    return spec.video_token or "<video>"
+
+
+def _markers(spec: ModelSpec) -> tuple[str, ...]:
+    return tuple(dict.fromkeys((spec.image_token, _marker(Shown(kind="video"), spec))))
+
+
+def _full_text(turn: Turn, spec: ModelSpec) -> str:
+    lines = []
+    for shown in turn.media:
+        if shown.kind == "video" and spec.kind == "composable" and spec.stamp == "sentence":
+            lines.append(time_sentence(shown))
+        if shown.subtitles:
+            lines += ["Subtitles:", *shown.subtitles]
+    return "\n".join([*lines, turn.text])
+
+
+def _render_turns(turns: Sequence[Turn], spec: ModelSpec, tokenizer: Tokenizer, reply: bool) -> str:
+    """The rendered template, markers counted. Templates of text-only models get the markers inside the text."""
+    quiet = _quietener(spec, tokenizer)
+    texts = [quiet(_full_text(turn, spec)) for turn in turns]
+    wanted = sum(len(turn.media) for turn in turns)
+    template = chat_template(spec)
+    names = {**special_tokens(spec.folder), "image_token": spec.image_token}
+    reason = "it prints no placeholder for a picture"
+    for parts in (_content_parts, _content_string):
+        messages = [{"role": t.role, "content": parts(t, text, spec)} for t, text in zip(turns, texts, strict=True)]
+        try:
+            rendered = render(template, messages, names, reply)
+        except (TypeError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            continue
+        if sum(rendered.count(marker) for marker in _markers(spec)) == wanted:
+            return rendered
+    raise IncompleteModel(
+        f"{spec.folder}: its chat template can not be used ({reason}); save the model's processor again"
+    )
+
+
+def _content_parts(turn: Turn, text: str, spec: ModelSpec) -> list[dict[str, str]]:
+    kinds = ["image" if _marker(m, spec) == spec.image_token else "video" for m in turn.media]
+    return [*({"type": kind} for kind in kinds), {"type": "text", "text": text}]
+
+
+def _content_string(turn: Turn, text: str, spec: ModelSpec) -> str:
+    return "".join(f"{_marker(m, spec)}\n" for m in turn.media) + text
+
+
+def _quietener(spec: ModelSpec, tokenizer: Tokenizer) -> Callable[[str], str]:
+    """A special token written in someone's text is text: broken by a space, or it would act as what it names."""
+    special = {t.content for t in tokenizer.get_added_tokens_decoder().values() if t.special} | set(_markers(spec))
+    pattern = re.compile("|".join(re.escape(t) for t in sorted(special, key=len, reverse=True) if len(t) > 1))
+    return lambda text: pattern.sub(lambda match: f"{match[0][0]} {match[0][1:]}", text)
+
+
+def _begins_with_bos(text: str, folder: Path) -> bool:
+    bos = special_tokens(folder).get("bos_token")
+    return bool(bos) and text.startswith(str(bos))

@@ -1,0 +1,73 @@
+"""A name a user types -> the folder of a checkpoint: built-in, local, or downloaded from the Hugging Face Hub."""
+
+from __future__ import annotations
+
+import os
+import re
+from importlib.resources import files
+from pathlib import Path
+
+from vidllm.errors import IncompleteModel, ModelNotFound
+
+ENVIRONMENT = "VIDLLM_MODEL"
+_WANTED = ["*.json", "*.jinja", "*.safetensors", "*.model", "*.txt"]
+"""No pickles: a checkpoint is only read as safetensors."""
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+
+def builtin_folder() -> Path:
+    """Where the small model that ships lies, whether or not its weights are there."""
+    return Path(str(files("vidllm.builtin"))) / "weights"
+
+
+def resolve_model(name: str | None) -> Path:
+    """The folder of model `name`: a local folder, else a Hub id; None is $VIDLLM_MODEL, else the built-in model.
+
+    Raises:
+        ModelNotFound: neither a folder nor a Hub id that can be reached (the message says which, and what to do).
+        IncompleteModel: the built-in weights did not come with this installation.
+    """
+    name = name or os.environ.get(ENVIRONMENT) or None
+    if name is None:
+        return _builtin()
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.exists():
+        raise ModelNotFound(f"{name}: a file, not a model; give the folder that holds config.json")
+    if not _HUB_ID.fullmatch(name):
+        raise ModelNotFound(f"{name}: no such folder; give a model folder or a Hub id such as llava-hf/llava-1.5-7b-hf")
+    return _download(name)
+
+
+def _builtin() -> Path:
+    folder = builtin_folder()
+    if not (folder / "config.json").is_file():
+        raise IncompleteModel(f"{folder}: the built-in model is not in this installation; name a model with -m")
+    return folder
+
+
+def _download(name: str) -> Path:
+    import httpx
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=_WANTED))
+    except GatedRepoError as error:
+        raise ModelNotFound(f"{name}: gated on the Hub; accept its terms there and run `hf auth login`") from error
+    except (RepositoryNotFoundError, HFValidationError) as error:
+        raise ModelNotFound(f"{name}: neither a local folder nor a model on the Hub; check its spelling") from error
+    except (LocalEntryNotFoundError, HfHubHTTPError, httpx.HTTPError, ConnectionError) as error:
+        raise ModelNotFound(
+            f"{name}: not in the local cache and the Hub can not be reached; download it where there is a network "
+            "(`hf download`) and give the folder"
+        ) from error
+    except OSError as error:
+        raise ModelNotFound(f"{name}: could not be stored ({error.strerror or error}); free some disk space") from error

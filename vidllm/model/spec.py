@@ -1,0 +1,161 @@
+"""ModelSpec: what the planning rooms and the prompt know about a checkpoint, and the JSON files it is read from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from vidllm.budget import Fit, Geometry, NativeGeometry, Newline, Pooling
+from vidllm.config import from_mapping
+from vidllm.errors import ConfigError, IncompleteModel
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+Kind = Literal["composable", "native"]
+Stamp = Literal["none", "interleaved", "sentence"]
+Cls = Literal["none", "drop", "keep"]
+Json = Mapping[str, Any]
+Mean = tuple[float, float, float]
+
+CLIP_MEAN: Mean = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD: Mean = (0.26862954, 0.26130258, 0.27577711)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """Everything the planning rooms and the prompt need to know about one checkpoint.
+
+    Composable: `geometry` is a Geometry and vidllm owns the road from vision tower to language model.
+    Native: `geometry` is a NativeGeometry and the family lays out frames (strides are 1).
+    """
+
+    folder: Path
+    """Where config.json, tokenizer.json and the weights lie."""
+    model_type: str
+    """`model_type` of config.json, e.g. "llava"."""
+    text_type: str
+    """`model_type` of its language model, e.g. "llama"."""
+    kind: Kind
+    geometry: Geometry | NativeGeometry
+    context: int
+    """Positions the language model can tell apart as it is configured (a fixed linear RoPE factor included)."""
+    rope_scalable: bool
+    """Whether linear position scaling applies on top (rotary positions, one axis)."""
+    image_token: str
+    """Placeholder of every visual token, image or video frame (one added token of the tokenizer)."""
+    image_token_id: int
+    video_token: str | None = None
+    """Placeholder the family's chat template prints for a video, if it has its own."""
+    video_token_id: int | None = None
+    image_size: int = 0
+    """Side of the square the vision tower takes, pixels; 0 for Qwen, whose frames have any size."""
+    patch_size: int = 14
+    """Side of one patch, pixels."""
+    cls: Cls = "none"
+    """Vision tower's class token: it has "none", it has one to "drop", or one that still images "keep"."""
+    vision_layers: tuple[int, ...] = (-2,)
+    """Indices into the tower's hidden states (vision_feature_layer); more than one are concatenated (VipLLaVA)."""
+    pool_before_projector: bool = True
+    """Pool features before or after the projector."""
+    fit: Fit = "pad"
+    """How a frame that is not square meets the square tile."""
+    image_mean: Mean = CLIP_MEAN
+    image_std: Mean = CLIP_STD
+    stamp: Stamp = "interleaved"
+    """How frame times are told: not at all, as text before every frame, or in LLaVA-Video's sentence."""
+    stamp_decimals: int | None = None
+    """Decimals of interleaved times; None: none unless frames are closer than a second."""
+    frame_text: str = "[{time}] {image}\n"
+    """One frame under interleaved stamps; `{time}` is m:ss, `{image}` its visual tokens."""
+    default_frames: int = 32
+    """Most frames taken when the user names no number."""
+    fine_stride: int = 2
+    coarse_stride: int = 4
+    uniform_stride: int = 2
+    image_grids: tuple[tuple[int, int], ...] = ()
+    """AnyRes resolutions (height, width) in pixels for still images; empty: one square tile."""
+    image_max_tiles: int | None = None
+    """LLaVA-OneVision's anyres_max_N: shrink still-image features above N tiles' worth; None: never."""
+
+    @property
+    def newline(self) -> Newline:
+        """The geometry's newline mode; "none" for native."""
+        return self.geometry.newline if isinstance(self.geometry, Geometry) else "none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Overrides:
+    """What a folder's `vidllm.json` may say; None leaves the family's own choice."""
+
+    context: int | None = None
+    fit: Fit | None = None
+    stamp: Stamp | None = None
+    stamp_decimals: int | None = None
+    frame_text: str | None = None
+    default_frames: int | None = None
+    fine_stride: int | None = None
+    coarse_stride: int | None = None
+    uniform_stride: int | None = None
+    pool_before_projector: bool | None = None
+    pooling: Pooling | None = None
+    newline: Newline | None = None
+
+    def __post_init__(self) -> None:
+        if self.frame_text is not None and self.frame_text.count("{image}") != 1:
+            raise ValueError("frame_text must hold {image} exactly once, and may hold {time}")
+        for name in ("context", "default_frames", "fine_stride", "coarse_stride", "uniform_stride"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+
+
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """The folder's `tokenizer.json` without transformers; IncompleteModel when it is missing or no tokenizer."""
+    path = (folder / "tokenizer.json").resolve()
+    try:
+        return _cached_tokenizer(path, path.stat().st_mtime_ns)
+    except OSError as error:
+        raise IncompleteModel(f"{folder}: no tokenizer.json; save the model's tokenizer there") from error
+
+
+@lru_cache(maxsize=4)
+def _cached_tokenizer(path: Path, modified: int) -> Tokenizer:
+    from tokenizers import Tokenizer
+
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # the Rust side raises bare Exception for anything it can not parse
+        raise IncompleteModel(f"{path}: no readable tokenizer ({error}); save it again") from error
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The object in a JSON file; None when there is no such file, IncompleteModel when it holds no object."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        raise IncompleteModel(f"{path}: no readable JSON ({error}); download the model again") from error
+    if not isinstance(value, dict):
+        raise IncompleteModel(f"{path}: a JSON object is needed; download the model again")
+    return value
+
+
+def override(spec: ModelSpec, path: Path) -> ModelSpec:
+    """`spec` as the folder's vidllm.json at `path` changes it; unchanged when there is none."""
+    values = read_json(path)
+    if values is None:
+        return spec
+    said = asdict(from_mapping(Overrides, values, where=str(path)))
+    said = {key: value for key, value in said.items() if value is not None}
+    grid = {key: said.pop(key) for key in ("pooling", "newline") if key in said}
+    if grid and not isinstance(spec.geometry, Geometry):
+        raise ConfigError(f"{path}: {', '.join(grid)} can not be set for {spec.model_type}, which lays out its frames")
+    if isinstance(spec.geometry, Geometry):
+        said["geometry"] = replace(spec.geometry, **grid)
+    return replace(spec, **said)

@@ -1,0 +1,109 @@
+"""Chat templates: the checkpoint's own through jinja2's sandbox, else one per family. Torch-free."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vidllm.model.spec import ModelSpec, read_json
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+
+def special_tokens(folder: Path) -> dict[str, str]:
+    """bos_token, eos_token and their like from tokenizer_config.json, as chat templates name them."""
+    config = read_json(folder / "tokenizer_config.json") or {}
+    named = {key: value.get("content") if isinstance(value, dict) else value for key, value in config.items()}
+    return {key: value for key, value in named.items() if key.endswith("_token") and isinstance(value, str)}
+
+
+def chat_template(spec: ModelSpec) -> str:
+    """The checkpoint's own jinja template, else its family's."""
+    own = _own_template(spec.folder)
+    # SmolVLM checkpoints were published with templates that know no video.
+    if own is not None and (spec.model_type != "smolvlm" or "<video>" in own):
+        return own
+    if spec.model_type in _FAMILY_TEMPLATES:
+        return _FAMILY_TEMPLATES[spec.model_type]
+    return _TEXT_TEMPLATES.get(spec.text_type, _VICUNA)
+
+
+def _own_template(folder: Path) -> str | None:
+    jinja = folder / "chat_template.jinja"
+    if jinja.is_file():
+        return jinja.read_text(encoding="utf-8")
+    for name in ("chat_template.json", "processor_config.json", "tokenizer_config.json"):
+        template = (read_json(folder / name) or {}).get("chat_template")
+        if isinstance(template, list):  # several named ones
+            template = next((t["template"] for t in template if t.get("name") == "default"), None)
+        if isinstance(template, str):
+            return template
+    return None
+
+
+def render(template: str, messages: list[dict[str, Any]], tokens: dict[str, str], reply: bool) -> str:
+    """A chat template rendered in jinja2's sandbox; ValueError when it raises or is no valid template."""
+    from jinja2 import TemplateError
+
+    try:
+        return _compiled(template).render(messages=messages, add_generation_prompt=reply, **tokens)
+    except TemplateError as error:
+        raise ValueError(str(error)) from error
+
+
+@lru_cache(maxsize=8)
+def _compiled(template: str) -> Template:
+    # A template comes with a download: it runs sandboxed. Blocks are trimmed as transformers trims them.
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    from vidllm.model.jinja import GenerationBlock, refuse
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[GenerationBlock, "jinja2.ext.loopcontrols"]
+    )
+    environment.filters["tojson"] = lambda value, **options: json.dumps(value, ensure_ascii=False, **options)
+    environment.globals["raise_exception"] = refuse
+    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+    return environment.from_string(template)
+
+
+def _family(turn_start: str, media: str, turn_end: str, reply: str) -> str:
+    """A jinja template: for every message its start, its media, its texts and its end; then where the reply begins."""
+    return (
+        "{% for m in messages %}" + turn_start + "{% for c in m.content %}{% if c.type != 'text' %}" + media
+        + "{% endif %}{% endfor %}{% for c in m.content %}{% if c.type == 'text' %}{{ c.text }}{% endif %}{% endfor %}"
+        + turn_end + "{% endfor %}{% if add_generation_prompt %}" + reply + "{% endif %}"
+    )
+
+
+_PICTURE = "{{ image_token + '\\n' }}"
+_VICUNA = _family("{% if m.role != 'system' %}{{ m.role | upper }}: {% endif %}", _PICTURE, " ", "ASSISTANT:")
+_HUMAN = "{% if m.role != 'system' %}###{{ 'Human' if m.role == 'user' else 'Assistant' }}: {% endif %}"
+_INSTRUCT = _family(
+    "{% if m.role == 'user' %}[INST] {% endif %}",
+    _PICTURE,
+    "{% if m.role == 'user' %} [/INST]{% else %}{{ ' ' }}{% endif %}",
+    "",
+)
+_START, _END, _REPLY = "<|im_start|>{{ m.role + '\\n' }}", "<|im_end|>{{ '\\n' }}", "<|im_start|>assistant{{ '\\n' }}"
+_CHATML = _family(_START, _PICTURE, _END, _REPLY)
+_QWEN_MEDIA = "<|vision_start|>{{ '<|image_pad|>' if c.type == 'image' else '<|video_pad|>' }}<|vision_end|>"
+_QWEN = _family(_START, _QWEN_MEDIA, _END, _REPLY)
+_SMOLVLM = "<|im_start|>" + _family(
+    "{{ m.role | capitalize }}{{ ':' if m.content[0].type == 'image' else ': ' }}",
+    "{{ '<' + c.type + '>' }}",
+    "<end_of_utterance>{{ '\\n' }}",
+    "Assistant:",
+)
+_TEXT_TEMPLATES = {"mistral": _INSTRUCT, "qwen2": _CHATML, "qwen3": _CHATML}
+"""By language model, for checkpoints that bring no template; any other gets Vicuna's, as LLaVA-1.5 was trained."""
+_FAMILY_TEMPLATES = {
+    "vipllava": _family(_HUMAN, _PICTURE, "", "###Assistant:"),
+    "qwen2_5_vl": _QWEN,
+    "qwen3_vl": _QWEN,
+    "smolvlm": _SMOLVLM,
+}
