@@ -10,7 +10,7 @@ import typer
 
 from vidllm.errors import VidllmError
 
-from . import doctor
+from . import doctor, plan, world
 from .output import READER_LEFT, silence_stdout, write
 
 app = typer.Typer(
@@ -47,7 +47,9 @@ def vidllm(
     """
 
 
-app.command()(doctor.doctor)
+app.command(short_help="What ask would look at, and what it costs.")(plan.plan)
+app.add_typer(world.app, name="world", short_help="Scripted clips with exact truth.")
+app.command(short_help="What works here, and how to get what does not.")(doctor.doctor)
 
 INTERRUPTED = 130
 """128 + SIGINT, what a shell expects of a program ended by Ctrl-C."""

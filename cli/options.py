@@ -10,7 +10,9 @@ from vidllm.errors import ConfigError
 from vidllm.video.timecode import parse_time
 
 if TYPE_CHECKING:
-    from vidllm.clip import PlanOptions
+    from pathlib import Path
+
+    from .progress import Progress
 
 
 def _seconds(text: str) -> float:
@@ -21,6 +23,12 @@ def _seconds(text: str) -> float:
 
 
 Video = Annotated[str, typer.Argument(metavar="VIDEO", help="A video file, or an http(s) URL.", show_default=False)]
+Question = Annotated[
+    str, typer.Argument(metavar="QUESTION", help="What to answer; times in it (0:30) draw the look.", show_default=False)
+]
+OptionalQuestion = Annotated[
+    str, typer.Argument(metavar="QUESTION", help="The question to plan for; times in it draw the look.")
+]
 Model = Annotated[
     str | None,
     typer.Option(
@@ -78,8 +86,21 @@ Snap = Annotated[
     bool,
     typer.Option("--snap", help="Let key frames stand in where the plan's tolerance allows: faster on long clips."),
 ]
-FitOption = Annotated[
+FitMode = Annotated[
     Literal["pad", "stretch", "crop"] | None,
     typer.Option("--fit", help="How a frame meets the model's square. Default: the model's own.", show_default=False),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+
+
+def fetched(video: str, progress: Progress) -> str | Path:
+    """The local file of VIDEO: a URL is brought here first, into a capped cache."""
+    if not video.lower().startswith(("http://", "https://")):
+        return video
+    from vidllm.video.fetch import fetch
+
+    return fetch(video, lambda done, total: progress(f"fetching {_megabytes(done, total)}"))
+
+
+def _megabytes(done: int, total: int | None) -> str:
+    return f"{done / 1e6:.1f} MB" + (f" of {total / 1e6:.1f}" if total else "")

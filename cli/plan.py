@@ -1,0 +1,115 @@
+"""`vidllm plan`: which frames, how many tokens, what RoPE factor: sums without weights."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from . import options
+from .output import note, write, write_json
+from .progress import Progress
+
+if TYPE_CHECKING:
+    from vidllm.clip import ClipPlan
+    from vidllm.model.families import ModelSpec
+
+
+def _grid(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"([1-9]\d{0,3})[x×]([1-9]\d{0,3})", text.strip())
+    if match is None:
+        raise typer.BadParameter(f"{text!r} is not a grid; write rows x columns, such as 24x24")
+    return int(match[1]), int(match[2])
+
+
+Grid = Annotated[
+    tuple[int, int] | None,
+    typer.Option("--grid", parser=_grid, metavar="RxC", help="Plan for this patch grid instead of a model."),
+]
+Context = Annotated[
+    int | None,
+    typer.Option("--context", min=1, metavar="N", help="Plan for this context; with --grid 4096, else the model's."),
+]
+
+
+def plan(
+    video: options.Video,
+    question: options.OptionalQuestion = "",
+    model: options.Model = None,
+    start: options.From = None,
+    end: options.To = None,
+    frames: options.Frames = None,
+    fps: options.Fps = None,
+    policy: options.Policy = "auto",
+    stride: options.Stride = None,
+    rope_max: options.RopeMax = 2.0,
+    max_new_tokens: options.MaxNewTokens = None,
+    reader: options.Reader = "auto",
+    fit: options.FitMode = None,
+    snap: options.Snap = False,
+    no_subtitles: options.NoSubtitles = False,
+    grid: Grid = None,
+    context: Context = None,
+    as_json: options.Json = False,
+) -> None:
+    """Say what `ask` would look at and what it would cost; no weights are loaded, no frame is decoded.
+
+    \b
+    Examples:
+      vidllm plan clip.mp4
+      vidllm plan clip.mp4 "what happens at 0:30?" --policy focus
+      vidllm plan clip.mp4 --grid 24x24 --context 4096 --stride 2 --frames 56 --json
+    """
+    from vidllm.clip import PlanOptions, plan_video
+    from vidllm.model.families import load_tokenizer
+
+    look = PlanOptions(
+        start=start, end=end, frames=frames, fps=fps, policy=policy, stride=stride, rope_max=rope_max,
+        max_new_tokens=max_new_tokens, reader=reader, fit=fit, snap=snap, subtitles=not no_subtitles,
+    )
+    spec = _spec(model, grid, context)
+    tokenizer = None if grid else load_tokenizer(spec.folder)
+    with Progress() as progress:
+        planned = plan_video(options.fetched(video, progress), question, spec, tokenizer, look)
+    if as_json:
+        write_json(planned.to_dict())
+    else:
+        write("\n".join(_lines(planned)) + "\n")
+    for remark in planned.plan.notes:
+        note(f"note: {remark}")
+
+
+def _spec(model: str | None, grid: tuple[int, int] | None, context: int | None) -> ModelSpec:
+    from vidllm.errors import ConfigError
+    from vidllm.model.families import bare_spec, read_spec, resolve_model
+
+    if grid is None:
+        spec = read_spec(resolve_model(model))
+        return spec if context is None else replace(spec, context=context)
+    if model is not None:
+        raise ConfigError("--grid plans without a model and --model names one; leave one of them out")
+    return bare_spec(*grid, context or 4096)
+
+
+def _lines(planned: ClipPlan) -> list[str]:
+    """The plan as a person reads it: the clip, the frames by cost, the sum."""
+    from vidllm.video.timecode import format_time
+
+    info, plan = planned.info, planned.plan
+    costs = Counter((frame.stride, frame.tokens) for frame in plan.frames)
+    sizes = ", ".join(f"{n} x {tokens} (stride {stride})" for (stride, tokens), n in sorted(costs.items()))
+    stretched = f" = {plan.context} x RoPE {plan.rope_factor:g}" if plan.rope_factor > 1 else ""
+    room = int(plan.context * plan.rope_factor)
+    return [
+        f"{info.path}: {format_time(info.duration, decimals=1)}, {info.width}x{info.height}, {info.fps:.4g} fps, "
+        f"{info.num_frames} frames",
+        f"policy  {plan.policy}, reader {plan.reader}",
+        f"frames  {len(plan.frames)} at " + " ".join(format_time(t, decimals=1) for t in plan.times),
+        f"video   {plan.video_tokens:>6} tokens: {sizes}",
+        f"text    {plan.text_tokens:>6}",
+        f"answer  {plan.max_new_tokens:>6}",
+        f"total   {plan.total:>6} of {room}{stretched}",
+    ]

@@ -1,0 +1,42 @@
+"""`vidllm world make`: scripted clips whose truth is known exactly."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .output import write
+from .progress import Progress
+
+app = typer.Typer(
+    help="Scripted clips with exact truth: what the built-in model was taught, and what it is tested on.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+
+@app.callback()
+def world() -> None:
+    """Scripted clips with exact truth: what the built-in model was taught, and what it is tested on."""
+
+
+@app.command()
+def make(
+    folder: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Where the clips go; made if absent.")],
+    count: Annotated[int, typer.Option("-n", "--count", min=1, metavar="N", help="How many clips.")] = 10,
+    seed: Annotated[int, typer.Option(min=0, metavar="S", help="The same seed draws the same clips.")] = 0,
+) -> None:
+    """Draw N clips of moving shapes; beside each mp4 a JSON of its script, questions and true answers.
+
+    \b
+    Examples:
+      vidllm world make -n 10 --seed 7 -o clips
+      vidllm ask clips/000000.mp4 "describe the video."
+
+    Prints the path of every clip drawn.
+    """
+    from vidllm.world.make import make_clips
+
+    with Progress() as progress:
+        paths = make_clips(count, seed, folder, progress=lambda done, total: progress(f"drawing clip {done} of {total}"))
+    write("".join(f"{path}\n" for path in paths))
