@@ -1,0 +1,1 @@
+"""From a file to pictures with their times; nothing in this room knows about models."""

@@ -1,0 +1,101 @@
+"""Opening a file with FFmpeg's libraries: closed on every way out, and every foreign error told in our words.
+
+Notable: the path is always opened as `file:PATH` with only the file protocol allowed, so neither a name such as
+`concat:a|b` nor a playlist inside a file can make the demuxer reach for another place.
+PyAV by itself keeps FFmpeg's log off the terminal; its Python log callback (any `av.logging.set_level`) can dead-lock
+with decoder threads, so it stays off.
+"""
+
+from __future__ import annotations  # PyAV's Packet is generic for the type checker only
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeAlias
+
+import av
+import av.error
+from av.container import InputContainer
+from av.packet import Packet
+from av.video.stream import VideoStream
+
+from vidllm.errors import NotAVideo, VideoError, VideoNotFound
+
+VideoPacket: TypeAlias = "Packet[VideoStream]"
+
+# Formats that only point at other files, and text art, are no clips even where FFmpeg finds a "video" in them.
+REFUSED_FORMATS = frozenset({"hls", "concat", "dash", "tty", "bin", "xbin", "adf", "idf", "applehttp"})
+
+
+@contextmanager
+def opened(path: str | Path) -> Iterator[InputContainer]:
+    """Open `path` for reading; errors of FFmpeg inside the block come out as `VideoError`s naming the file."""
+    check_file(path)
+    try:
+        with av.open(
+            f"file:{path}", metadata_errors="replace", container_options={"protocol_whitelist": "file"}
+        ) as container:
+            if REFUSED_FORMATS & set(container.format.name.split(",")):
+                raise NotAVideo(f"{path}: a {container.format.name} file is no clip; give the video file itself")
+            yield container
+    except av.error.FFmpegError as error:
+        raise as_video_error(path, error) from error
+
+
+def check_file(path: str | Path) -> None:
+    """Raise `VideoNotFound`, `NotAVideo` or `VideoError` where a look at the file system already tells the end."""
+    file = Path(path)
+    try:
+        if file.is_dir():
+            raise VideoNotFound(f"{path}: is a folder; name one video file inside it")
+        if not file.exists():
+            raise VideoNotFound(f"{path}: no such file; check the spelling and the folder you are in")
+        if file.is_file() and file.stat().st_size == 0:
+            raise NotAVideo(f"{path}: the file is empty (0 bytes); copy or download it again")
+    except (OSError, ValueError) as error:  # a name too long, a null byte, a folder that may not be entered
+        raise VideoNotFound(f"{path!r}: can not be looked up ({error}); check the path") from error
+
+
+def as_video_error(path: str | Path, error: av.error.FFmpegError) -> VideoError:
+    """Our error for one of FFmpeg's: what, where, what to do next, on one line."""
+    if isinstance(error, av.error.FileNotFoundError):
+        return VideoNotFound(f"{path}: no such file; check the spelling and the folder you are in")
+    if isinstance(error, av.error.IsADirectoryError):
+        return VideoNotFound(f"{path}: is a folder; name one video file inside it")
+    if isinstance(error, av.error.PermissionError):
+        return VideoError(f"{path}: may not be read; check its permissions")
+    if isinstance(error, (av.error.InvalidDataError, av.error.EOFError)):
+        return NotAVideo(
+            f"{path}: not a readable video (no video data, damaged, cut short or encrypted); "
+            "check that it plays, or copy it again"
+        )
+    if isinstance(error, av.error.DecoderNotFoundError):
+        return VideoError(f"{path}: no decoder for its video codec here; convert it to H.264 or AV1")
+    reason = " ".join(str(error.strerror or error).split())
+    return VideoError(f"{path}: FFmpeg can not read it ({reason}); check that it plays, or convert it to mp4")
+
+
+def pick_stream(container: InputContainer, path: str | Path, index: int | None = None) -> VideoStream:
+    """The stream a player would show, or the one with `index`; cover art is not a video. Raises `NotAVideo`."""
+    stream = _named_stream(container, path, index) if index is not None else container.streams.best("video")
+    if not isinstance(stream, VideoStream):
+        raise NotAVideo(f"{path}: holds no video stream (audio, subtitles or nothing); give a file with pictures")
+    if stream.disposition & stream.disposition.attached_pic:
+        raise NotAVideo(f"{path}: its only picture is the cover of an audio file; give a file with video")
+    if not stream.time_base:
+        raise NotAVideo(f"{path}: its video stream has no clock; copy the file again or convert it to mp4")
+    return stream
+
+
+def _named_stream(container: InputContainer, path: str | Path, index: int) -> object:
+    videos = [stream.index for stream in container.streams.video]
+    if index not in videos:
+        raise VideoError(f"{path}: stream {index} is no video stream; its video streams are {videos}")
+    return container.streams[index]
+
+
+def video_packets(container: InputContainer, stream: VideoStream) -> Iterator[VideoPacket]:
+    """The stream's packets in decoding order, without the empty ones that only mean "end"; other streams are skipped."""
+    for packet in container.demux(stream):
+        if packet.size:
+            yield packet

@@ -1,0 +1,126 @@
+"""read_frames(): moments in, pictures with their true times out.
+
+`auto` picks the reader by the table that `benchmarks/decode.py` prints; the answer names who read it.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, TypeAlias, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vidllm.errors import ConfigError
+from vidllm.video.info import VideoInfo, probe
+from vidllm.video.picture import fitted_size
+from vidllm.video.read_pyav import Harvest, read_pyav
+
+Reader: TypeAlias = Literal["auto", "pyav", "decord", "torchcodec"]
+ReaderFunction: TypeAlias = Callable[[VideoInfo, NDArray[np.int64], tuple[int, int]], Harvest]
+
+READERS: dict[str, ReaderFunction] = {"pyav": read_pyav}
+
+
+@dataclass(frozen=True, eq=False)
+class FrameSet:
+    """Pictures and when each is on screen: `pixels` uint8 (N, H, W, 3) RGB, `pts_seconds` float64 (N,).
+
+    `requested_seconds` (N,) are the times asked for; `notes` say where an answer is not the frame on screen then.
+    """
+
+    pixels: NDArray[np.uint8] = field(repr=False)
+    pts_seconds: NDArray[np.float64]
+    requested_seconds: NDArray[np.float64]
+    reader: str
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.pixels.ndim != 4 or self.pixels.shape[3] != 3 or self.pixels.dtype != np.uint8:
+            raise ValueError(f"pixels must be uint8 (N, H, W, 3), not {self.pixels.dtype} {self.pixels.shape}")
+        if not len(self.pixels) == len(self.pts_seconds) == len(self.requested_seconds):
+            raise ValueError(
+                f"{len(self.pixels)} pictures, {len(self.pts_seconds)} times and "
+                f"{len(self.requested_seconds)} requests must be as many"
+            )
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def select(self, indices: Sequence[int] | NDArray[np.int64]) -> "FrameSet":
+        """The frames at `indices`, in that order, with their times."""
+        chosen = np.asarray(indices, dtype=np.int64)
+        return FrameSet(
+            self.pixels[chosen], self.pts_seconds[chosen], self.requested_seconds[chosen], self.reader, self.notes
+        )
+
+
+def read_frames(
+    video: VideoInfo | str | Path,
+    times: Sequence[float] | NDArray[np.float64],
+    *,
+    max_side: int | None = None,
+    size: tuple[int, int] | None = None,
+    reader: Reader = "auto",
+    tolerance: float = 0.0,
+) -> FrameSet:
+    """The frame on screen at each of `times` (seconds on the viewer's clock, any order), with its true time.
+
+    `max_side` bounds the longer side, `size` is (height, width) exactly; neither: the size shown. With `tolerance`
+    seconds above 0 a time may be answered by the nearest key frame within it, which is much cheaper; a note says so.
+    Where a frame can not be decoded, the nearest earlier one that can stands in with its own time, and a note says so.
+
+    Raises VideoError (VideoNotFound, NotAVideo, NoFrames, ReaderUnavailable) or ConfigError.
+    """
+    info = video if isinstance(video, VideoInfo) else probe(video)
+    requested = _checked_times(times)
+    height, width = fitted_size((info.height, info.width), max_side, size)
+    exact = info.index_at(requested)
+    chosen = _snapped(info, requested, exact, tolerance)
+    wanted, places = np.unique(chosen, return_inverse=True)
+    name = _choose_reader(info, reader)
+    harvest = READERS[name](info, wanted, (height, width))
+    notes = (*_snap_notes(exact, chosen), *_loss_notes(info, wanted, harvest))
+    seconds = (harvest.pts - info.pts[0]) * float(info.time_base)
+    pixels = harvest.pixels if len(wanted) == len(places) and (np.diff(places) > 0).all() else harvest.pixels[places]
+    return FrameSet(pixels, seconds[places], requested, name, notes)
+
+
+def _checked_times(times: Sequence[float] | NDArray[np.float64]) -> NDArray[np.float64]:
+    requested = np.atleast_1d(np.asarray(times, dtype=np.float64))
+    if requested.ndim != 1 or not len(requested) or not np.isfinite(requested).all():
+        raise ConfigError("times must be a list of at least one finite number of seconds")
+    return requested
+
+
+def _choose_reader(info: VideoInfo, reader: str) -> str:
+    if reader not in get_args(Reader):
+        raise ConfigError(f"unknown reader {reader!r}; choose one of {', '.join(get_args(Reader))}")
+    return "pyav" if reader == "auto" else reader
+
+
+def _snapped(
+    info: VideoInfo, times: NDArray[np.float64], exact: NDArray[np.int64], tolerance: float
+) -> NDArray[np.int64]:
+    """Frame numbers with each time moved to its nearest key frame where that is within `tolerance` seconds."""
+    keys = np.flatnonzero(np.isin(info.decode_ranks, info.access_points[:, 0]))
+    if tolerance <= 0 or not len(keys):
+        return exact
+    seconds = info.pts_seconds[keys]
+    after = np.clip(np.searchsorted(seconds, times), 0, len(keys) - 1)
+    before = np.maximum(after - 1, 0)
+    nearest = np.where(np.abs(seconds[before] - times) <= np.abs(seconds[after] - times), before, after)
+    return np.where(np.abs(seconds[nearest] - times) <= tolerance, keys[nearest], exact)
+
+
+def _snap_notes(exact: NDArray[np.int64], chosen: NDArray[np.int64]) -> tuple[str, ...]:
+    moved = int((exact != chosen).sum())
+    return (f"{moved} of {len(exact)} times answered by the nearest key frame",) if moved else ()
+
+
+def _loss_notes(info: VideoInfo, wanted: NDArray[np.int64], harvest: Harvest) -> tuple[str, ...]:
+    lost = info.pts_seconds[wanted][harvest.pts != info.pts[wanted]]
+    if not len(lost):
+        return ()
+    shown = ", ".join(f"{second:.2f}" for second in lost[:5]) + (", ..." if len(lost) > 5 else "")
+    return (f"{len(lost)} frames could not be decoded (at {shown} s); the nearest ones that could stand in",)

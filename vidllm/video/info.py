@@ -1,0 +1,282 @@
+"""probe(): a packet index of one clip, built without decoding it, and what follows from it alone.
+
+Headers lie (600 and 1000 fps, 0 frames, 231 s of nothing), so frame count, rate and length come from the packets' own
+presentation times (PTS). The only pixels touched are those of the first frame, which carries the rotation.
+"""
+
+from __future__ import annotations  # PyAV's Packet is generic for the type checker only
+
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+
+import av.error
+import numpy as np
+from av.container import InputContainer
+from av.video.codeccontext import VideoCodecContext
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+from numpy.typing import NDArray
+
+from vidllm.errors import NoFrames, VideoError
+from vidllm.video.access import AccessRule, access_rule, is_hidden
+from vidllm.video.container import VideoPacket, opened, pick_stream, video_packets
+from vidllm.video.picture import Orientation, believable_aspect, orientation_of, shown_size
+
+VFR_DEVIATION = 0.15  # a gap this much off the median gap makes the rate variable
+UNKNOWN_LENGTH_SECONDS = 0.04  # of a lone frame whose packet does not tell
+MAX_STILL_SECONDS = 3600.0  # a lone frame that claims to stay longer is not believed
+MAX_LAST_GAPS = 10  # a last frame that claims to stay longer than this many frames is not believed
+FIRST_FRAME_TRIES = 32  # packets fed to the decoder in search of the first picture
+MAX_SPAN_TICKS = 2**62  # time stamps further apart than this are noise, and would overflow
+NO_TIME = -(2**63)
+
+
+@dataclass(frozen=True, eq=False)
+class VideoInfo:
+    """One clip as its packets tell it. Arrays have one entry per presented frame, in presentation order.
+
+    `pts` (int64, container ticks of `time_base`) leaves out frames an edit list discards and frames a codec hides, and
+    holds each time once. `pts_seconds` (float64) is the viewer's clock: the first presented frame is 0.0.
+    `width` and `height` are the picture as shown: square pixels, upright; `coded_*` as the decoder gives it.
+    """
+
+    path: str
+    stream_index: int
+    container: str
+    codec: str
+    pix_fmt: str
+    width: int
+    height: int
+    coded_width: int
+    coded_height: int
+    rotation: int
+    """Degrees clockwise to turn the coded picture: 0, 90, 180 or 270."""
+    mirrored: bool
+    """Flip left and right, before turning."""
+    sample_aspect_ratio: Fraction
+    time_base: Fraction
+    pts: NDArray[np.int64] = field(repr=False)
+    pts_seconds: NDArray[np.float64] = field(repr=False)
+    key_frames: NDArray[np.bool_] = field(repr=False)
+    packet_sizes: NDArray[np.int64] = field(repr=False)
+    """Bytes."""
+    decode_ranks: NDArray[np.int64] = field(repr=False)
+    """Place of the frame's packet in the stream's order of packets, 0 first."""
+    access_points: NDArray[np.int64] = field(repr=False)
+    """(K, 3): rank, pts and seek timestamp of the packets a decoder may start at and be right."""
+    num_packets: int
+    num_frames_from_header: int
+    has_true_pts: bool
+    """False where the container gave no PTS and they were put together from decoding times or a rate."""
+    has_edits: bool
+    """Packets are discarded or hidden: the n-th packet is not the n-th frame."""
+    duration: float
+    """Seconds from the first frame to the end of the last."""
+    fps: float
+    """Frames per second by PTS; 0.0 for a lone frame."""
+    is_vfr: bool
+    size_bytes: int
+    subtitle_streams: tuple[int, ...]
+
+    @property
+    def num_frames(self) -> int:
+        """Frames that are presented."""
+        return len(self.pts)
+
+    def index_at(self, times: Sequence[float] | NDArray[np.float64]) -> NDArray[np.int64]:
+        """The frame on screen at each time (N,): the last with `pts_seconds <= t`, clamped to the clip.
+
+        Half a tick of grace: a time that went through decimal text still finds the frame it was read from.
+        """
+        grace = min(float(self.time_base) / 2, 5e-4)
+        found = np.searchsorted(self.pts_seconds, np.asarray(times, dtype=np.float64) + grace, side="right") - 1
+        clamped: NDArray[np.int64] = np.clip(found, 0, self.num_frames - 1).astype(np.int64)
+        return clamped
+
+
+def probe(path: str | Path, *, stream: int | None = None) -> VideoInfo:
+    """Index the clip at `path`: its best video stream, or the one numbered `stream`.
+
+    Raises VideoNotFound, NotAVideo, NoFrames (a video stream without one frame) or VideoError.
+    """
+    with opened(path) as container:
+        chosen = pick_stream(container, path, stream)
+        first = _FirstPicture(chosen.codec_context)
+        log = _read_packets(container, chosen, first)
+        if not log.pts:
+            raise NoFrames(f"{path}: a video header without one frame behind it; the file was cut short, copy it again")
+        return _build(str(path), container, chosen, first, log)
+
+
+@dataclass
+class _PacketLog:
+    """What the demuxer said of each packet, in its order."""
+
+    pts: array[int] = field(default_factory=lambda: array("q"))
+    dts: array[int] = field(default_factory=lambda: array("q"))
+    sizes: array[int] = field(default_factory=lambda: array("q"))
+    keys: bytearray = field(default_factory=bytearray)
+    unseen: bytearray = field(default_factory=bytearray)  # discarded by an edit list, or hidden by the codec
+    access_ranks: list[int] = field(default_factory=list)
+    last_duration: int = 0
+
+    def add(self, packet: VideoPacket, codec: str, starts: AccessRule) -> None:
+        """Note one packet."""
+        key = packet.is_keyframe
+        rank = len(self.pts)
+        if key and (rank == 0 or starts(memoryview(packet))):
+            self.access_ranks.append(rank)
+        self.pts.append(NO_TIME if packet.pts is None else packet.pts)
+        self.dts.append(NO_TIME if packet.dts is None else packet.dts)
+        self.sizes.append(packet.size)
+        self.keys.append(key)
+        self.unseen.append(packet.is_discard or (codec in ("vp8", "vp9") and is_hidden(codec, memoryview(packet))))
+        self.last_duration = packet.duration or 0
+
+
+class _FirstPicture:
+    """The first frame that decodes, for what only a frame knows: its real size, format and display matrix."""
+
+    def __init__(self, context: VideoCodecContext) -> None:
+        context.thread_count = 1  # with more, the first frame comes late
+        self._context = context
+        self._tries_left = FIRST_FRAME_TRIES
+        self.frame: VideoFrame | None = None
+
+    def look_at(self, packet: VideoPacket) -> None:
+        """Try to get the picture from this packet alone."""
+        if self.frame is not None or not self._tries_left:
+            return
+        self._tries_left -= 1
+        try:
+            frames = self._context.decode(packet) or self._context.decode(None)
+            self._context.flush_buffers()
+        except (av.error.FFmpegError, ValueError):
+            return  # a broken first packet is the reader's matter; a later one may tell
+        self.frame = frames[0] if frames else None
+
+
+def _read_packets(container: InputContainer, stream: VideoStream, first: _FirstPicture) -> _PacketLog:
+    """Demux the stream to its end; what stands after a demuxing error is lost, as it is for every player."""
+    log = _PacketLog()
+    codec = codec_name(stream)
+    starts = access_rule(codec, stream.codec_context.extradata)
+    try:
+        for packet in video_packets(container, stream):
+            first.look_at(packet)
+            log.add(packet, codec, starts)
+    except av.error.FFmpegError:
+        if not log.pts:
+            raise
+    return log
+
+
+def codec_name(stream: VideoStream) -> str:
+    """The coded format ("av1"), not the decoder that happens to read it ("libdav1d")."""
+    return stream.codec_context.codec.canonical_name
+
+
+def _build(
+    path: str, container: InputContainer, stream: VideoStream, first: _FirstPicture, log: _PacketLog
+) -> VideoInfo:
+    time_base = Fraction(stream.time_base or 0)
+    pts, has_true_pts = _presentation_times(path, log, stream)
+    order = _presented(pts, log)
+    if not len(order):
+        raise NoFrames(
+            f"{path}: every frame is cut away by its edit list; re-encode it, or play it to see what it shows"
+        )
+    seconds = (pts[order] - pts[order[0]]) * float(time_base)
+    frame, context = first.frame, stream.codec_context
+    orientation = orientation_of(frame) if frame is not None else Orientation()
+    coded = (frame.width, frame.height) if frame is not None else (context.width, context.height)
+    aspect = believable_aspect(context.sample_aspect_ratio)
+    height, width = shown_size(*coded, aspect, orientation)
+    length = _last_length(seconds, log.last_duration * float(time_base))
+    return VideoInfo(
+        path=path,
+        stream_index=stream.index,
+        container=container.format.name,
+        codec=codec_name(stream),
+        pix_fmt=(frame.format.name if frame is not None else context.pix_fmt) or "",
+        width=width,
+        height=height,
+        coded_width=coded[0],
+        coded_height=coded[1],
+        rotation=orientation.rotation,
+        mirrored=orientation.mirrored,
+        sample_aspect_ratio=aspect,
+        time_base=time_base,
+        pts=pts[order],
+        pts_seconds=seconds,
+        key_frames=np.frombuffer(bytes(log.keys), np.bool_)[order],
+        packet_sizes=np.array(log.sizes, np.int64)[order],
+        decode_ranks=order,
+        access_points=_access_points(container, pts, log),
+        num_packets=len(pts),
+        num_frames_from_header=stream.frames,
+        has_true_pts=has_true_pts,
+        has_edits=any(log.unseen) or len(order) != len(pts),
+        duration=float(seconds[-1]) + length,
+        fps=(len(seconds) - 1) / float(seconds[-1]) if len(seconds) > 1 else 0.0,
+        is_vfr=_is_variable(seconds, float(time_base)),
+        size_bytes=Path(path).stat().st_size,
+        subtitle_streams=tuple(text.index for text in container.streams.subtitles),
+    )
+
+
+def _presentation_times(path: str, log: _PacketLog, stream: VideoStream) -> tuple[NDArray[np.int64], bool]:
+    """Each packet's PTS in ticks, and whether the container gave them all.
+
+    Where one is missing, decoding times stand in (an AVI has no others); where these fail too, the header's rate.
+    """
+    pts = np.array(log.pts, np.int64)
+    has_true_pts = not (pts == NO_TIME).any()
+    if not has_true_pts:
+        pts = np.where(pts == NO_TIME, np.array(log.dts, np.int64), pts)
+    if (pts == NO_TIME).any():
+        rate, time_base = (
+            stream.average_rate or stream.guessed_rate or Fraction(25),
+            stream.time_base or Fraction(1, 25),
+        )
+        pts = np.arange(len(pts), dtype=np.int64) * max(1, round(1 / (rate * time_base)))
+    if int(pts.max()) - int(pts.min()) > MAX_SPAN_TICKS:
+        raise VideoError(f"{path}: its time stamps are broken; re-encode it")
+    return pts, has_true_pts
+
+
+def _presented(pts: NDArray[np.int64], log: _PacketLog) -> NDArray[np.int64]:
+    """Ranks of the packets that are shown, by time; of several with one time the last, which is the one left on screen."""
+    shown = np.flatnonzero(np.frombuffer(bytes(log.unseen), np.uint8) == 0)
+    ordered = shown[np.argsort(pts[shown], kind="stable")]
+    last_of_its_time = np.append(np.diff(pts[ordered]) > 0, True) if len(ordered) else np.zeros(0, np.bool_)
+    return ordered[last_of_its_time].astype(np.int64)
+
+
+def _access_points(container: InputContainer, pts: NDArray[np.int64], log: _PacketLog) -> NDArray[np.int64]:
+    """(K, 3): rank, pts, and the timestamp to seek to: Matroska's cues hold PTS, other containers go by decoding time."""
+    ranks = np.array(log.access_ranks or [0], np.int64)
+    dts = np.array(log.dts, np.int64)
+    by_pts = "matroska" in container.format.name
+    seek = pts if by_pts else np.where(dts == NO_TIME, pts, dts)
+    return np.stack([ranks, pts[ranks], seek[ranks]], axis=1)
+
+
+def _last_length(seconds: NDArray[np.float64], claimed: float) -> float:
+    """Seconds the last frame stays: what its packet claims if that fits the other gaps, else their median."""
+    if len(seconds) < 2:
+        return claimed if 0 < claimed <= MAX_STILL_SECONDS else UNKNOWN_LENGTH_SECONDS
+    gap = float(np.median(np.diff(seconds)))
+    return claimed if gap / 2 <= claimed <= gap * MAX_LAST_GAPS else gap
+
+
+def _is_variable(seconds: NDArray[np.float64], tick: float) -> bool:
+    """Some gap is further from the median than rounding to the container's ticks explains."""
+    if len(seconds) < 3:
+        return False
+    gaps = np.diff(seconds)
+    middle = float(np.median(gaps))
+    return bool((np.abs(gaps - middle) > max(VFR_DEVIATION * middle, 1.5 * tick)).any())

@@ -1,0 +1,117 @@
+"""From a decoded frame to the pixels a viewer sees: square, upright, scaled while converting, nothing in between.
+
+One persistent reformatter per reading: a new scaling context for each frame costs more than the scaling itself.
+"""
+
+import math
+import struct
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+from av.video.frame import VideoFrame
+from av.video.reformatter import Interpolation, VideoReformatter
+from numpy.typing import NDArray
+
+from vidllm.errors import ConfigError
+
+MAX_ASPECT = 8  # a pixel more than eight times as wide as high (or the reverse) is a broken header
+RIGHT_ANGLE_SLACK = 1.0  # degrees; a matrix that turns by anything else is not followed
+
+# Averages over the pixels it drops, so a downscaled picture does not shimmer. FAST_BILINEAR picks single columns.
+INTERPOLATION = Interpolation.BILINEAR
+
+
+@dataclass(frozen=True)
+class Orientation:
+    """How to turn the coded picture upright: flip left and right first, then `rotation` degrees clockwise."""
+
+    rotation: int = 0
+    mirrored: bool = False
+
+    @property
+    def is_sideways(self) -> bool:
+        """Width and height change places."""
+        return self.rotation in (90, 270)
+
+
+def orientation_of(frame: VideoFrame) -> Orientation:
+    """What the frame's display matrix asks for; upright where there is none."""
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    data = bytes(matrix) if matrix is not None else b""
+    return orientation_of_matrix(*struct.unpack_from("<5i", data)) if len(data) >= 36 else Orientation()
+
+
+def orientation_of_matrix(a: int, b: int, _u: int, c: int, d: int) -> Orientation:
+    """The orientation in the first five numbers of a display matrix (16.16 fixed point, x' = ax + cy, y' = bx + dy).
+
+    Junk such as zeros or INT_MIN, and angles that are no right angles, mean upright.
+    """
+    mirrored = a * d - b * c < 0
+    across, down = (-a, -b) if mirrored else (a, b)  # where the picture's x axis points, y down
+    if not across and not down:
+        return Orientation()
+    degrees = math.degrees(math.atan2(down, across))
+    nearest = round(degrees / 90) * 90
+    if abs(degrees - nearest) > RIGHT_ANGLE_SLACK:
+        return Orientation()
+    return Orientation(rotation=nearest % 360, mirrored=mirrored)
+
+
+def believable_aspect(aspect: Fraction | None) -> Fraction:
+    """The sample aspect ratio, or 1 where it is missing or absurd."""
+    if not aspect or not Fraction(1, MAX_ASPECT) <= aspect <= MAX_ASPECT:
+        return Fraction(1)
+    return Fraction(aspect)
+
+
+def shown_size(width: int, height: int, aspect: Fraction, orientation: Orientation) -> tuple[int, int]:
+    """(height, width) on a screen with square pixels: the coded width stretched by the aspect, then turned."""
+    shown = (height, max(1, round(width * aspect)))
+    return (shown[1], shown[0]) if orientation.is_sideways else shown
+
+
+def fitted_size(shown: tuple[int, int], max_side: int | None, size: tuple[int, int] | None) -> tuple[int, int]:
+    """(height, width) of the answer: `size` exactly, or the longer side at most `max_side`, never enlarged.
+
+    Raises ConfigError when both are given or one is not positive.
+    """
+    if max_side is not None and size is not None:
+        raise ConfigError(f"max_side={max_side} and size={size} contradict each other; give one of them")
+    if size is not None:
+        if min(size) < 1:
+            raise ConfigError(f"size={size} (height, width) must be at least 1 pixel each way")
+        return size
+    if max_side is None or max(shown) <= max_side:
+        return shown
+    if max_side < 1:
+        raise ConfigError(f"max_side={max_side} must be at least 1 pixel")
+    factor = Fraction(max_side, max(shown))
+    return max(1, round(shown[0] * factor)), max(1, round(shown[1] * factor))
+
+
+class Painter:
+    """Writes decoded frames as upright RGB of one size."""
+
+    def __init__(self, size: tuple[int, int], orientation: Orientation) -> None:
+        """`size` is (height, width) after turning."""
+        self._height, self._width = (size[1], size[0]) if orientation.is_sideways else size
+        self._orientation = orientation
+        self._reformatter = VideoReformatter()
+
+    def paint(self, frame: VideoFrame, out: NDArray[np.uint8]) -> None:
+        """Fill `out` (H, W, 3) with the frame."""
+        out[...] = self._turned(self._converted(frame))
+
+    def _converted(self, frame: VideoFrame) -> NDArray[np.uint8]:
+        """The frame as (h, w, 3) in coded orientation: a view into FFmpeg's buffer, valid while it is referenced."""
+        picture = self._reformatter.reformat(
+            frame, self._width, self._height, "rgb24", interpolation=INTERPOLATION, threads=1
+        )
+        plane = picture.planes[0]
+        rows = np.frombuffer(plane, np.uint8).reshape(self._height, plane.line_size)
+        return rows[:, : self._width * 3].reshape(self._height, self._width, 3)
+
+    def _turned(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        flipped = pixels[:, ::-1] if self._orientation.mirrored else pixels
+        return np.rot90(flipped, -self._orientation.rotation // 90)

@@ -1,0 +1,272 @@
+"""The indexed reader: PyAV told by the packet index where to start, what to leave out and when to stop.
+
+    packets   K r b b r b b K r b b r b b K ...      K may be started at, r serves others, b serves nobody
+    wanted            ^             ^
+    decoded   K r   b         K r   b                the rest is skipped by a seek, or dropped undecoded
+
+Notable: a frame that serves nobody is not decoded unless it is wanted (exact, see `can_skip_unreferenced`); after the
+last wanted packet the decoder is drained instead of fed on; where a seek landed is checked against the index, and where
+anything fails to come the clip is decoded from its start, keeping what can be kept.
+"""
+
+from __future__ import annotations  # PyAV's Packet is generic for the type checker only
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import av.error
+import numpy as np
+from av.container import InputContainer
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+from numpy.typing import NDArray
+
+from vidllm.errors import NoFrames
+from vidllm.video.container import VideoPacket, opened, pick_stream, video_packets
+from vidllm.video.info import VideoInfo
+from vidllm.video.picture import Orientation, Painter
+
+SEEK_PACKETS = 64  # a gap shorter than this is demuxed and dropped: cheaper than a seek and the re-reading after it
+MERGE_PACKETS = 4  # a gap shorter than this is decoded: cheaper than draining and refilling the decoder
+BACK_OFF = (0, 1, 2, 4, 8)  # access points to step back when a seek lands behind its target
+
+
+@dataclass(frozen=True)
+class Harvest:
+    """What a reader brought: `pixels` (K, H, W, 3) and the true `pts` (K,) in ticks, one for each wanted frame.
+
+    `pts` differs from the one wanted where that frame could not be decoded.
+    """
+
+    pixels: NDArray[np.uint8]
+    pts: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Run:
+    """Packets to feed from one access point: ranks `start` to `stop`, both included, for the frames `wanted`."""
+
+    access: int
+    start: int
+    stop: int
+    wanted: tuple[int, ...]
+
+
+class _Lost(Exception):
+    """A wanted frame did not come out of the short way; the caller takes the long one."""
+
+
+def read_pyav(info: VideoInfo, wanted: NDArray[np.int64], size: tuple[int, int]) -> Harvest:
+    """Decode the frames with presentation numbers `wanted` (K,), sorted and distinct, as RGB of `size` (height, width).
+
+    Raises NoFrames when nothing decodes, NotAVideo or VideoError when the file can no longer be opened.
+    """
+    painter = Painter(size, Orientation(info.rotation, info.mirrored))
+    if info.has_true_pts:
+        try:
+            return _read_runs(info, wanted, size, painter)
+        except _Lost:
+            pass
+    return _read_all(info, wanted, size, painter)
+
+
+def can_skip_unreferenced(info: VideoInfo, extradata: bytes | None) -> bool:
+    """Whether leaving out frames that no other frame refers to leaves every other frame bit for bit the same.
+
+    True by the standards for H.264 (nal_ref_idc 0) and for B-frames of MPEG-1, 2 and 4. HEVC's sub-layer non-reference
+    pictures may serve higher temporal layers, so only streams that declare a single layer qualify.
+    """
+    if info.codec == "hevc":
+        return bool(extradata) and len(extradata or b"") > 22 and (extradata or b"")[21] >> 3 & 7 == 1
+    return info.codec in ("h264", "mpeg4", "mpeg2video", "mpeg1video")
+
+
+def plan_runs(info: VideoInfo, wanted: NDArray[np.int64]) -> list[Run]:
+    """Group the wanted frames by the access point each must be decoded from; near runs become one.
+
+    A frame starts at the last access point before it in decoding *and* presentation order: frames that lead an open
+    GOP come after its key packet but refer to frames before it.
+    """
+    runs: list[Run] = []
+    by_rank = wanted[np.argsort(info.decode_ranks[wanted], kind="stable")]
+    for index in by_rank.tolist():
+        rank, pts = int(info.decode_ranks[index]), int(info.pts[index])
+        access = _access_for(info, rank, pts)
+        start = int(info.access_points[access, 0])
+        if runs and start <= runs[-1].stop + MERGE_PACKETS:
+            last = runs[-1]
+            runs[-1] = Run(last.access, last.start, max(rank, last.stop), (*last.wanted, index))
+        else:
+            runs.append(Run(access, start, rank, (index,)))
+    return runs
+
+
+def _access_for(info: VideoInfo, rank: int, pts: int) -> int:
+    ranks = info.access_points[:, 0]
+    access = int(np.searchsorted(ranks, rank, side="right")) - 1
+    while access > 0 and info.access_points[access, 1] > pts:
+        access -= 1
+    return max(access, 0)
+
+
+class _Tape:
+    """One open stream that knows which packet comes next and can be wound to an access point."""
+
+    def __init__(self, info: VideoInfo, threads: int) -> None:
+        self._info, self._threads = info, threads
+        self._stack = ExitStack()
+        self._open()
+
+    def _open(self) -> None:
+        self._stack.close()
+        self._container: InputContainer = self._stack.enter_context(opened(self._info.path))
+        self.stream: VideoStream = pick_stream(self._container, self._info.path, self._info.stream_index)
+        self.decoder = self.stream.codec_context
+        self.decoder.thread_type = "FRAME" if self._threads > 1 else "NONE"
+        self.decoder.thread_count = self._threads
+        self._packets = video_packets(self._container, self.stream)
+        self.rank = 0
+
+    def close(self) -> None:
+        """Close the file."""
+        self._stack.close()
+
+    def next(self) -> VideoPacket | None:
+        """The packet of `rank`, then one further."""
+        packet = next(self._packets, None)
+        self.rank += 1
+        return packet
+
+    def wind(self, access: int) -> VideoPacket:
+        """Go to an access point and return its packet. Raises _Lost when it is not found even from the start."""
+        rank, pts = (int(number) for number in self._info.access_points[access, :2])
+        if 0 <= rank - self.rank <= SEEK_PACKETS:
+            return self._forward(rank)
+        for step in BACK_OFF:
+            landing = max(access - step, 0)
+            packet = self._seek(int(self._info.access_points[landing, 2]), pts)
+            if packet is not None:
+                self.rank = rank + 1
+                return packet
+            if not landing:
+                break
+        self._open()
+        return self._forward(rank)
+
+    def _forward(self, rank: int) -> VideoPacket:
+        while self.rank < rank:
+            self.next()
+        packet = self.next()
+        if packet is None:
+            raise _Lost
+        return packet
+
+    def _seek(self, timestamp: int, pts: int) -> VideoPacket | None:
+        """Seek, then demux up to the key packet with `pts`; None when the seek landed behind it."""
+        try:
+            self._container.seek(timestamp, stream=self.stream)
+        except av.error.FFmpegError:
+            return None
+        self._packets = video_packets(self._container, self.stream)
+        for packet in self._packets:
+            time = packet.dts if packet.pts is None else packet.pts
+            if packet.is_keyframe and time == pts:
+                return packet
+            if packet.is_keyframe and time is not None and time > pts:
+                return None
+        return None
+
+
+def _read_runs(info: VideoInfo, wanted: NDArray[np.int64], size: tuple[int, int], painter: Painter) -> Harvest:
+    """The short way: only the packets the wanted frames need. Raises _Lost as soon as it does not work out."""
+    pixels = np.empty((len(wanted), *size, 3), np.uint8)
+    place = {int(info.pts[index]): row for row, index in enumerate(wanted.tolist())}
+    tape = _Tape(info, threads=1)
+    try:
+        for run in plan_runs(info, wanted):
+            missing = {int(info.pts[index]) for index in run.wanted}
+            for frame in _frames_of_run(info, tape, run):
+                if frame.pts in missing:
+                    missing.discard(frame.pts)
+                    painter.paint(frame, pixels[place[frame.pts]])
+            if missing:
+                raise _Lost
+    except (av.error.FFmpegError, ValueError) as error:
+        raise _Lost from error
+    finally:
+        tape.close()
+    return Harvest(pixels, info.pts[wanted])
+
+
+def _frames_of_run(info: VideoInfo, tape: _Tape, run: Run) -> Iterator[VideoFrame]:
+    """Decode the run's packets, then drain the decoder and leave it empty."""
+    skips = can_skip_unreferenced(info, tape.decoder.extradata)
+    needed = {int(info.decode_ranks[index]) for index in run.wanted}
+    packet: VideoPacket | None = tape.wind(run.access)
+    tape.decoder.flush_buffers()
+    for rank in range(run.start, run.stop + 1):
+        if packet is None:
+            break
+        tape.decoder.skip_frame = "NONREF" if skips and rank not in needed else "DEFAULT"
+        yield from tape.decoder.decode(packet)
+        packet = tape.next() if rank < run.stop else None
+    yield from tape.decoder.decode(None)
+    tape.decoder.flush_buffers()
+
+
+def _read_all(info: VideoInfo, wanted: NDArray[np.int64], size: tuple[int, int], painter: Painter) -> Harvest:
+    """The long way: every packet from the start, passing over those that fail; each wanted time gets the last frame
+    that decoded before or at it, or the first of all where none did."""
+    pixels = np.empty((len(wanted), *size, 3), np.uint8)
+    times = np.empty(len(wanted), np.int64)
+    row, last, last_pts = 0, None, 0
+    for pts, frame in _salvaged(info, int(info.decode_ranks[wanted].max())):
+        while row < len(wanted) and last is not None and pts > info.pts[wanted[row]]:
+            painter.paint(last, pixels[row])
+            times[row], row = last_pts, row + 1
+        if row == len(wanted):
+            break
+        last, last_pts = frame, pts
+    if last is None:
+        raise NoFrames(f"{info.path}: none of its frames can be decoded; the file is damaged, copy it again")
+    for rest in range(row, len(wanted)):
+        painter.paint(last, pixels[rest])
+        times[rest] = last_pts
+    return Harvest(pixels, times)
+
+
+def _salvaged(info: VideoInfo, stop: int) -> Iterator[tuple[int, VideoFrame]]:
+    """(pts, frame) for all that decodes up to packet `stop`, and what the decoder still holds then."""
+    count = 0
+    tape = _Tape(info, threads=1)
+    try:
+        for frame in _surviving_frames(tape, stop):
+            numbered = int(info.pts[min(count, info.num_frames - 1)])
+            count += 1
+            yield (frame.pts if info.has_true_pts and frame.pts is not None else numbered), frame
+    finally:
+        tape.close()
+
+
+def _surviving_frames(tape: _Tape, stop: int) -> Iterator[VideoFrame]:
+    while tape.rank <= stop:
+        packet = _next_or_none(tape)
+        if packet is None:
+            break
+        yield from _decode_or_nothing(tape, packet)
+    yield from _decode_or_nothing(tape, None)
+
+
+def _next_or_none(tape: _Tape) -> VideoPacket | None:
+    try:
+        return tape.next()
+    except av.error.FFmpegError:
+        return None  # the demuxer gave up: what is behind is lost
+
+
+def _decode_or_nothing(tape: _Tape, packet: VideoPacket | None) -> list[VideoFrame]:
+    try:
+        return tape.decoder.decode(packet)
+    except (av.error.FFmpegError, ValueError):
+        return []  # a broken packet; the wanted frames it held are reported as missing by their pts
