@@ -95,7 +95,7 @@ def _named_stream(container: InputContainer, path: str | Path, index: int) -> ob
 
 
 def video_packets(container: InputContainer, stream: VideoStream) -> Iterator[VideoPacket]:
-    """The stream's packets in decoding order, without the empty ones that only mean "end"; other streams are skipped."""
+    """The stream's packets in decoding order, without the empty ones that only mean "end"."""
     for packet in container.demux(stream):
         if packet.size:
             yield packet

@@ -80,7 +80,7 @@ def read_frames(
     wanted, places = np.unique(chosen, return_inverse=True)
     name = _choose_reader(info, reader)
     harvest = READERS[name](info, wanted, (height, width))
-    notes = (*_snap_notes(exact, chosen), *_loss_notes(info, wanted, harvest))
+    notes = (*_snap_notes(exact, chosen), *_loss_notes(info, wanted, harvest), *_damage_notes(info, wanted, harvest))
     seconds = (harvest.pts - info.pts[0]) * float(info.time_base)
     pixels = harvest.pixels if len(wanted) == len(places) and (np.diff(places) > 0).all() else harvest.pixels[places]
     return FrameSet(pixels, seconds[places], requested, name, notes)
@@ -122,5 +122,13 @@ def _loss_notes(info: VideoInfo, wanted: NDArray[np.int64], harvest: Harvest) ->
     lost = info.pts_seconds[wanted][harvest.pts != info.pts[wanted]]
     if not len(lost):
         return ()
-    shown = ", ".join(f"{second:.2f}" for second in lost[:5]) + (", ..." if len(lost) > 5 else "")
-    return (f"{len(lost)} frames could not be decoded (at {shown} s); the nearest ones that could stand in",)
+    return (f"{len(lost)} frames could not be decoded (at {_listed(lost)}); the nearest ones that could stand in",)
+
+
+def _damage_notes(info: VideoInfo, wanted: NDArray[np.int64], harvest: Harvest) -> tuple[str, ...]:
+    damaged = info.pts_seconds[wanted][harvest.damaged]
+    return (f"{len(damaged)} pictures are damaged (at {_listed(damaged)})",) if len(damaged) else ()
+
+
+def _listed(seconds: NDArray[np.float64]) -> str:
+    return ", ".join(f"{second:.2f}" for second in seconds[:5]) + (", ... s" if len(seconds) > 5 else " s")

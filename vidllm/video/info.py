@@ -249,15 +249,16 @@ def _presentation_times(path: str, log: _PacketLog, stream: VideoStream) -> tupl
 
 
 def _presented(pts: NDArray[np.int64], log: _PacketLog) -> NDArray[np.int64]:
-    """Ranks of the packets that are shown, by time; of several with one time the last, which is the one left on screen."""
+    """Ranks of the packets that are shown, by time; of several with one time the last, which stays on screen."""
     shown = np.flatnonzero(np.frombuffer(bytes(log.unseen), np.uint8) == 0)
     ordered = shown[np.argsort(pts[shown], kind="stable")]
     last_of_its_time = np.append(np.diff(pts[ordered]) > 0, True) if len(ordered) else np.zeros(0, np.bool_)
-    return ordered[last_of_its_time].astype(np.int64)
+    presented: NDArray[np.int64] = ordered[last_of_its_time].astype(np.int64)
+    return presented
 
 
 def _access_points(container: InputContainer, pts: NDArray[np.int64], log: _PacketLog) -> NDArray[np.int64]:
-    """(K, 3): rank, pts, and the timestamp to seek to: Matroska's cues hold PTS, other containers go by decoding time."""
+    """(K, 3): rank, pts, and the timestamp to seek to: PTS by Matroska's cues, decoding time in other containers."""
     ranks = np.array(log.access_ranks or [0], np.int64)
     dts = np.array(log.dts, np.int64)
     by_pts = "matroska" in container.format.name

@@ -7,6 +7,7 @@ import math
 import struct
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 from av.video.frame import VideoFrame
@@ -37,7 +38,7 @@ class Orientation:
 
 def orientation_of(frame: VideoFrame) -> Orientation:
     """What the frame's display matrix asks for; upright where there is none."""
-    matrix = frame.side_data.get("DISPLAYMATRIX")
+    matrix: Any = frame.side_data.get("DISPLAYMATRIX")  # a buffer, which PyAV's annotations do not say
     data = bytes(matrix) if matrix is not None else b""
     return orientation_of_matrix(*struct.unpack_from("<5i", data)) if len(data) >= 36 else Orientation()
 
@@ -105,12 +106,13 @@ class Painter:
 
     def _converted(self, frame: VideoFrame) -> NDArray[np.uint8]:
         """The frame as (h, w, 3) in coded orientation: a view into FFmpeg's buffer, valid while it is referenced."""
-        picture = self._reformatter.reformat(
+        scaled = self._reformatter.reformat(
             frame, self._width, self._height, "rgb24", interpolation=INTERPOLATION, threads=1
         )
-        plane = picture.planes[0]
-        rows = np.frombuffer(plane, np.uint8).reshape(self._height, plane.line_size)
-        return rows[:, : self._width * 3].reshape(self._height, self._width, 3)
+        plane = scaled.planes[0]
+        rows = np.frombuffer(memoryview(plane), np.uint8).reshape(self._height, plane.line_size)
+        picture: NDArray[np.uint8] = rows[:, : self._width * 3].reshape(self._height, self._width, 3)
+        return picture
 
     def _turned(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         flipped = pixels[:, ::-1] if self._orientation.mirrored else pixels

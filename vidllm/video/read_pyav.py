@@ -36,11 +36,13 @@ BACK_OFF = (0, 1, 2, 4, 8)  # access points to step back when a seek lands behin
 class Harvest:
     """What a reader brought: `pixels` (K, H, W, 3) and the true `pts` (K,) in ticks, one for each wanted frame.
 
-    `pts` differs from the one wanted where that frame could not be decoded.
+    `pts` differs from the one wanted where that frame could not be decoded; `damaged` (K,) marks pictures the decoder
+    itself calls corrupt.
     """
 
     pixels: NDArray[np.uint8]
     pts: NDArray[np.int64]
+    damaged: NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -189,6 +191,8 @@ def _read_runs(info: VideoInfo, wanted: NDArray[np.int64], size: tuple[int, int]
             for frame in _frames_of_run(info, tape, run):
                 if frame.pts in missing:
                     missing.discard(frame.pts)
+                    if frame.is_corrupt:
+                        raise _Lost
                     painter.paint(frame, pixels[place[frame.pts]])
             if missing:
                 raise _Lost
@@ -196,7 +200,7 @@ def _read_runs(info: VideoInfo, wanted: NDArray[np.int64], size: tuple[int, int]
         raise _Lost from error
     finally:
         tape.close()
-    return Harvest(pixels, info.pts[wanted])
+    return Harvest(pixels, info.pts[wanted], np.zeros(len(wanted), np.bool_))
 
 
 def _frames_of_run(info: VideoInfo, tape: _Tape, run: Run) -> Iterator[VideoFrame]:
@@ -218,44 +222,54 @@ def _frames_of_run(info: VideoInfo, tape: _Tape, run: Run) -> Iterator[VideoFram
 def _read_all(info: VideoInfo, wanted: NDArray[np.int64], size: tuple[int, int], painter: Painter) -> Harvest:
     """The long way: every packet from the start, passing over those that fail; each wanted time gets the last frame
     that decoded before or at it, or the first of all where none did."""
-    pixels = np.empty((len(wanted), *size, 3), np.uint8)
-    times = np.empty(len(wanted), np.int64)
-    row, last, last_pts = 0, None, 0
-    for pts, frame in _salvaged(info, int(info.decode_ranks[wanted].max())):
-        while row < len(wanted) and last is not None and pts > info.pts[wanted[row]]:
-            painter.paint(last, pixels[row])
-            times[row], row = last_pts, row + 1
+    harvest = Harvest(np.empty((len(wanted), *size, 3), np.uint8), info.pts[wanted], np.zeros(len(wanted), np.bool_))
+    row, last = 0, None
+    for found in _surviving_frames(info):
+        row = _fill(harvest, row, last, until=found.pts, painter=painter)
         if row == len(wanted):
-            break
-        last, last_pts = frame, pts
+            return harvest
+        last = found
     if last is None:
         raise NoFrames(f"{info.path}: none of its frames can be decoded; the file is damaged, copy it again")
-    for rest in range(row, len(wanted)):
-        painter.paint(last, pixels[rest])
-        times[rest] = last_pts
-    return Harvest(pixels, times)
+    _fill(harvest, row, last, until=None, painter=painter)
+    return harvest
 
 
-def _salvaged(info: VideoInfo, stop: int) -> Iterator[tuple[int, VideoFrame]]:
-    """(pts, frame) for all that decodes up to packet `stop`, and what the decoder still holds then."""
+@dataclass(frozen=True)
+class _Found:
+    """A frame that decoded, and its time in ticks."""
+
+    frame: VideoFrame
+    pts: int
+
+
+def _fill(harvest: Harvest, row: int, found: _Found | None, *, until: int | None, painter: Painter) -> int:
+    """Answer the wanted times from `row` on that lie before `until` with `found`; returns the next row to answer."""
+    while found is not None and row < len(harvest.pts) and (until is None or harvest.pts[row] < until):
+        painter.paint(found.frame, harvest.pixels[row])
+        harvest.pts[row], harvest.damaged[row] = found.pts, found.frame.is_corrupt
+        row += 1
+    return row
+
+
+def _surviving_frames(info: VideoInfo) -> Iterator[_Found]:
+    """All that decodes, in the order of presentation."""
     count = 0
     tape = _Tape(info, threads=1)
     try:
-        for frame in _surviving_frames(tape, stop):
+        for frame in _frames_despite_errors(tape):
             numbered = int(info.pts[min(count, info.num_frames - 1)])
             count += 1
-            yield (frame.pts if info.has_true_pts and frame.pts is not None else numbered), frame
+            yield _Found(frame, frame.pts if info.has_true_pts and frame.pts is not None else numbered)
     finally:
         tape.close()
 
 
-def _surviving_frames(tape: _Tape, stop: int) -> Iterator[VideoFrame]:
-    while tape.rank <= stop:
-        packet = _next_or_none(tape)
-        if packet is None:
-            break
-        yield from _decode_or_nothing(tape, packet)
-    yield from _decode_or_nothing(tape, None)
+def _frames_despite_errors(tape: _Tape) -> Iterator[VideoFrame]:
+    packet: VideoPacket | None
+    while (packet := _next_or_none(tape)) is not None:
+        yield from _decoded_or_nothing(tape, packet)
+    yield from _decoded_or_nothing(tape, None)
 
 
 def _next_or_none(tape: _Tape) -> VideoPacket | None:
@@ -265,7 +279,7 @@ def _next_or_none(tape: _Tape) -> VideoPacket | None:
         return None  # the demuxer gave up: what is behind is lost
 
 
-def _decode_or_nothing(tape: _Tape, packet: VideoPacket | None) -> list[VideoFrame]:
+def _decoded_or_nothing(tape: _Tape, packet: VideoPacket | None) -> list[VideoFrame]:
     try:
         return tape.decoder.decode(packet)
     except (av.error.FFmpegError, ValueError):
