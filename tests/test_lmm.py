@@ -1,6 +1,8 @@
 """ComposableLMM against transformers' own classes: same pixels, same template, same logits."""
 
+import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,9 @@ from numpy.typing import NDArray
 
 from tests import tiny_models
 from vidllm.errors import ModelError
+from vidllm.model.anyres import anyres_tokens, cut_tiles, tile_grid
 from vidllm.model.checkpoint import load_model
 from vidllm.model.lmm import ComposableLMM
-from vidllm.model.anyres import anyres_tokens, cut_tiles, tile_grid
 from vidllm.prompt import Prompt, Visual
 
 TOLERANCE = 1e-4
@@ -114,12 +116,218 @@ def test_still_image_equals_transformers(name: str, tiny: Callable[[str], Path])
     torch.testing.assert_close(state.logits, expected, atol=TOLERANCE, rtol=0)
 
 
-def test_stop(tiny: Callable[[str], Path]) -> None:
+
+def clip_pixels(model: ComposableLMM, frames: NDArray[np.uint8]) -> torch.Tensor:
+    """Frames (N, S, S, 3) as a transformers image processor hands them to the model: (N, 3, S, S)."""
+    from transformers import CLIPImageProcessorPil
+
+    side = {"height": model.spec.image_size, "width": model.spec.image_size}
+    processor = CLIPImageProcessorPil(
+        size=side, crop_size=side, image_mean=list(model.spec.image_mean), image_std=list(model.spec.image_std)
+    )
+    pixels: torch.Tensor = processor(list(frames), return_tensors="pt")["pixel_values"]
+    return pixels
+
+
+def anyres_inputs(model: ComposableLMM, image: NDArray[np.uint8]) -> dict[str, torch.Tensor]:
+    """One still picture through the family's own image processor; ids with our count of placeholders.
+
+    The model itself checks that count: it refuses when its packed features are more or fewer.
+    """
+    from transformers import LlavaNextImageProcessorPil, LlavaOnevisionImageProcessorPil
+
+    spec = model.spec
+    onevision = spec.model_type == "llava_onevision"
+    cutter = (LlavaOnevisionImageProcessorPil if onevision else LlavaNextImageProcessorPil).from_pretrained(spec.folder)
+    size = (image.shape[0], image.shape[1])
+    grid = tile_grid(size, spec.image_size, spec.image_grids)
+    count = anyres_tokens(size, grid, spec.image_size // spec.patch_size, spec.image_max_tiles)
+    text = model.tokenizer.apply_chat_template(messages("image"), add_generation_prompt=True, tokenize=False)
+    ids = model.tokenizer.encode(str(text).replace("<image>", "<image>" * count), return_tensors="pt")
+    pixels = cutter(image, return_tensors="pt")
+    return {"input_ids": ids, "pixel_values": pixels["pixel_values"], "image_sizes": pixels["image_sizes"]}
+
+
+SHAPES = [(112, 112), (100, 300), (300, 100), (240, 250), (90, 400), (400, 90), (33, 17), (500, 700)]
+"""Heights and widths of still pictures: each of the AnyRes grids is the best one for one of them."""
+
+
+@pytest.mark.parametrize("size", SHAPES)
+@pytest.mark.parametrize("name", ["llava_next", "llava_next_video", "llava_onevision"])
+def test_anyres_image_equals_transformers(name: str, size: tuple[int, int], tiny: Callable[[str], Path]) -> None:
+    model = load(tiny(name))
+    image = pictures(1, *size)[0]
+    inputs = anyres_inputs(model, image)
+    with torch.no_grad():
+        expected = reference(model)(**inputs).logits[0, -1]
+    state = model.prefill(image_prompt(model, inputs["input_ids"][0].tolist(), image))
+    torch.testing.assert_close(state.logits, expected, atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["llava_next_video", "llava_onevision"])
+def test_video_equals_transformers(name: str, tiny: Callable[[str], Path]) -> None:
+    model = load(tiny(name))
+    frames = pictures(6, model.spec.image_size, model.spec.image_size)
+    prompt = video_prompt(model, frames, [2] * 6)
+    ids = torch.tensor([prompt.input_ids])
+    ids[ids == model.spec.image_token_id] = model.spec.video_token_id or 0
+    with torch.no_grad():
+        expected = reference(model)(input_ids=ids, pixel_values_videos=clip_pixels(model, frames)[None]).logits[0, -1]
+    torch.testing.assert_close(model.prefill(prompt).logits, expected, atol=TOLERANCE, rtol=0)
+
+
+def test_vipllava_and_llava_video_is_their_image_features_pooled(tiny: Callable[[str], Path]) -> None:
+    """At stride 1 a one-frame video is the still picture, whichever side of the projector pooling stands."""
     model = load(tiny("llava"))
-    frames = pictures(4, 112, 112)
-    state = model.prefill(video_prompt(model, frames, [2, 4, 2, 4]))
-    assert state.frames_encoded == 4
-    with pytest.raises(ModelError):
-        bad = video_prompt(model, frames, [2, 4, 2, 4])
-        object.__setattr__(bad.visuals[0], "stride", 1)
-        model.prefill(bad)
+    frame = pictures(1, 112, 112)
+    video = video_prompt(model, frame, [1])
+    still = image_prompt(model, video.input_ids, frame[0])
+    torch.testing.assert_close(model.prefill(video).logits, model.prefill(still).logits, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["llava", "llava_next", "llava_onevision"])
+def test_rope_factor_two_equals_a_model_built_with_linear_scaling(name: str, tiny: Callable[[str], Path]) -> None:
+    model = load(tiny(name))
+    frames = pictures(4, model.spec.image_size, model.spec.image_size)
+    scaled = model.prefill(video_prompt(model, frames, [2] * 4, factor=2.0))
+    network = type(model.network)
+    config = network.config_class.from_pretrained(model.spec.folder)
+    config.text_config.rope_parameters = {"rope_type": "linear", "factor": 2.0,
+                                          "rope_theta": config.text_config.rope_parameters["rope_theta"]}  # fmt: skip
+    built = network.from_pretrained(model.spec.folder, config=config, dtype=torch.float32).eval()
+    linear = ComposableLMM(model.spec, model.tokenizer, built, "linear")
+    expected = linear.prefill(video_prompt(linear, frames, [2] * 4))
+    torch.testing.assert_close(scaled.logits, expected.logits, atol=1e-5, rtol=0)
+    plain = model.prefill(video_prompt(model, frames, [2] * 4))
+    assert (scaled.logits - plain.logits).abs().max() > 1e-3
+
+
+def test_rope_factor_is_the_requests_whatever_the_path_is_called(tiny: Callable[[str], Path], tmp_path: Path) -> None:
+    """The reference scaled only when the path held "vicuna", so its flagship never was; names mean nothing here."""
+    frames = pictures(3, 112, 112)
+    logits = []
+    for name in ("LLaVA-NeXT-Video-7B-DPO", "llava-vicuna-7b"):
+        shutil.copytree(tiny("llava"), tmp_path / name)
+        model = load(tmp_path / name)
+        logits.append(model.prefill(video_prompt(model, frames, [2] * 3, factor=1.37)).logits)
+    plain = model.prefill(video_prompt(model, frames, [2] * 3)).logits
+    assert torch.equal(logits[0], logits[1])
+    assert (logits[0] - plain).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("name", ["llava", "llava_next_video", "llava_onevision"])
+def test_reversing_the_frames_changes_the_logits(name: str, tiny: Callable[[str], Path]) -> None:
+    model = load(tiny(name))
+    frames = pictures(4, model.spec.image_size, model.spec.image_size)
+    forward = model.prefill(video_prompt(model, frames, [2] * 4)).logits
+    backward = model.prefill(video_prompt(model, frames[::-1].copy(), [2] * 4)).logits
+    assert (forward - backward).abs().max() > 1e-3
+
+
+def test_every_frame_is_pooled_by_its_own_stride(tiny: Callable[[str], Path]) -> None:
+    """The reference ignored the configured stride; here it is obeyed, frame by frame, and counted."""
+    model = load(tiny("llava_onevision"))  # 9x9 grid
+    frames = pictures(3, 126, 126)
+    strides = [1, 2, 4]
+    features, _ = model.encode(video_prompt(model, frames, strides).visuals)
+    assert [len(tokens) for tokens in features] == [81, 25, 10]  # 9x9; 5x5; 3x3 and the video's newline
+    alone = [model.encode(video_prompt(model, frames[i : i + 1], [s]).visuals)[0][0] for i, s in enumerate(strides)]
+    torch.testing.assert_close(features[2], alone[2], atol=1e-6, rtol=0)
+    torch.testing.assert_close(features[1], alone[1][:-1], atol=1e-6, rtol=0)  # alone it is last, and has a newline
+
+
+def test_extend_equals_prefill_of_the_whole(tiny: Callable[[str], Path]) -> None:
+    """Ids read one by one, several at a time, or all at once: the same logits, also under a fractional factor."""
+    model = load(tiny("llava"))
+    prompt = video_prompt(model, pictures(4, 112, 112), [2, 4, 4, 2], factor=1.37)
+    more = model.tokenizer.encode(" The red circle moves right.", add_special_tokens=False)
+    whole = model.prefill(prompt_for(model, [*prompt.input_ids, *more], prompt.visuals, 1.37)).logits
+    start = model.prefill(prompt)
+    at_once = model.extend(start, more)
+    step = start
+    for token in more:
+        step = model.extend(step, [token])
+    torch.testing.assert_close(at_once.logits, whole, atol=1e-5, rtol=0)
+    torch.testing.assert_close(step.logits, whole, atol=1e-5, rtol=0)
+    assert at_once.length == step.length == len(prompt.input_ids) + len(more)
+
+
+def test_a_snapshot_can_be_continued_in_several_ways(tiny: Callable[[str], Path]) -> None:
+    model = load(tiny("llava"))
+    start = model.prefill(video_prompt(model, pictures(2, 112, 112), [4, 4]))
+    first = model.extend(start, [5, 6, 7])
+    other = model.extend(start, [9])  # start is no longer the tip: this one gets a copy of the prefix
+    assert other.kv is not first.kv
+    again = model.extend(model.extend(start, [5]), [6, 7])
+    torch.testing.assert_close(again.logits, first.logits, atol=1e-5, rtol=0)
+    back = model.rewind(start)
+    assert back.kv is start.kv
+    assert not first.alive
+    torch.testing.assert_close(model.extend(back, [9]).logits, other.logits, atol=1e-5, rtol=0)
+    with pytest.raises(ValueError, match="given up"):
+        model.extend(first, [1])
+
+
+def test_rewinding_into_a_prompt(tiny: Callable[[str], Path]) -> None:
+    model = load(tiny("llava"))
+    prompt = video_prompt(model, pictures(2, 112, 112), [4, 4])
+    state = model.prefill(prompt)
+    cut = model.rewind(state, len(prompt.input_ids) - 3)
+    assert cut.logits.numel() == 0
+    torch.testing.assert_close(
+        model.extend(cut, prompt.input_ids[-3:]).logits, state.logits, atol=1e-5, rtol=0
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="rewind"):
+        model.rewind(cut, 10_000)
+
+
+def test_a_long_answer_outgrows_the_buffer_and_stays_right(tiny: Callable[[str], Path]) -> None:
+    model = load(tiny("llava"))
+    prompt = video_prompt(model, pictures(1, 112, 112), [4])
+    more = [7 + index % 300 for index in range(700)]  # more than twice the room taken at prefill
+    state = model.prefill(prompt)
+    for start in range(0, len(more), 50):
+        state = model.extend(state, more[start : start + 50])
+    whole = model.prefill(prompt_for(model, [*prompt.input_ids, *more], prompt.visuals)).logits
+    torch.testing.assert_close(state.logits, whole, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 16])
+def test_chunks_of_frames_do_not_matter(chunk: int, tiny: Callable[[str], Path]) -> None:
+    model = load(tiny("llava"))
+    prompt = video_prompt(model, pictures(5, 112, 112), [2] * 5)
+    expected = model.prefill(prompt).logits
+    model.chunk = chunk
+    torch.testing.assert_close(model.prefill(prompt).logits, expected, atol=1e-5, rtol=0)
+
+
+def test_equal_frames_are_encoded_once(tiny: Callable[[str], Path]) -> None:
+    model = load(tiny("llava"))
+    two = pictures(2, 112, 112)
+    frames = two[[0, 0, 1, 0, 1]]
+    state = model.prefill(video_prompt(model, frames, [2] * 5))
+    assert state.frames_encoded == 2
+    nearly = frames.copy()
+    nearly[1, 50, 50] ^= 1  # one grey level in one pixel
+    assert model.prefill(video_prompt(model, nearly, [2] * 5)).frames_encoded == 3
+    model.same_within = 1
+    assert model.prefill(video_prompt(model, nearly, [2] * 5)).frames_encoded == 2
+
+
+def test_a_slow_pan_does_not_creep_along_small_steps(tiny: Callable[[str], Path]) -> None:
+    """Each frame one grey level brighter than the one before: only pairs may share, never the whole chain."""
+    model = load(tiny("llava"))
+    model.same_within = 1
+    frames = np.stack([np.full((112, 112, 3), level, np.uint8) for level in range(6)])
+    assert model.prefill(video_prompt(model, frames, [2] * 6)).frames_encoded == 3
+
+
+def test_a_mismatch_names_both_numbers(tiny: Callable[[str], Path]) -> None:
+    model = load(tiny("llava"))
+    prompt = video_prompt(model, pictures(2, 112, 112), [2, 2])
+    short = replace(prompt, visuals=(replace(prompt.visuals[0], stride=4), prompt.visuals[1]))
+    with pytest.raises(ModelError, match="holds 16 visual tokens, the model made 4"):
+        model.prefill(short)
+    spelled = replace(prompt, input_ids=(*prompt.input_ids, model.spec.image_token_id))
+    with pytest.raises(ModelError, match="33 placeholders for 32 visual tokens"):
+        model.prefill(spelled)

@@ -70,7 +70,9 @@ SMOL = (
 """As SmolVLM prints it."""
 
 
-def make_tokenizer(special: Sequence[str], *, bos: str | None, eos: str, pad: str, template: str) -> PreTrainedTokenizerFast:
+def make_tokenizer(
+    special: Sequence[str], *, bos: str | None, eos: str, pad: str, template: str
+) -> PreTrainedTokenizerFast:
     """A byte-level BPE of a few hundred merges: it can spell anything, and common words are one or two tokens."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -247,7 +249,8 @@ def llava_onevision(folder: Path) -> Path:
     pinpoints = [[126 * rows, 126 * cols] for rows in range(1, 7) for cols in range(1, 7)]
     vision = SiglipVisionConfig(**VISION, image_size=126, patch_size=14, vision_use_head=False)
     config = LlavaOnevisionConfig(
-        vision_config=vision, text_config=_text(Qwen2Config, tokenizer), image_grid_pinpoints=pinpoints, vision_aspect_ratio="anyres_max_9",
+        vision_config=vision, text_config=_text(Qwen2Config, tokenizer, num_key_value_heads=2),
+        image_grid_pinpoints=pinpoints, vision_aspect_ratio="anyres_max_9",
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
         video_token_index=tokenizer.convert_tokens_to_ids("<video>"),
     )  # fmt: skip

@@ -10,7 +10,7 @@ import hashlib
 import importlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -177,18 +177,20 @@ def _quantization(quantize: Quantize) -> Any:
         raise ConfigError(f'quantize={quantize} needs bitsandbytes: pip install "vidllm[quant]"') from error
     from transformers.utils.quantization_config import BitsAndBytesConfig
 
+    config: Callable[..., Any] = BitsAndBytesConfig
     whole = ["vision_tower", "multi_modal_projector", "visual", "vision_model", "connector", "lm_head"]
     if quantize == "int8":
-        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=whole)
-    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16,
-                              llm_int8_skip_modules=whole)  # fmt: skip
+        return config(load_in_8bit=True, llm_int8_skip_modules=whole)
+    return config(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16, llm_int8_skip_modules=whole
+    )
 
 
 def _load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)  # type: ignore[no-any-return]
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
         raise IncompleteModel(f"{folder}: no usable tokenizer: {_first_line(error)}") from error
 
@@ -216,8 +218,8 @@ def fingerprint(folder: Path | str) -> str:
     if not weights:
         raise ModelNotFound(f"{folder}: no weights (*.safetensors) in it")
     digest = hashlib.blake2b(digest_size=20)
-    for path in sorted([*folder.glob("*.json"), *folder.glob("*.jinja"), *folder.glob("*.model"), *folder.glob("*.txt")]):
-        if not path.name.endswith(".index.json"):
+    for path in sorted(folder.iterdir()):
+        if path.suffix in (".json", ".jinja", ".model", ".txt") and not path.name.endswith(".index.json"):
             digest.update(path.name.encode() + path.read_bytes())
     for path in weights:
         _digest_weights(digest, path)

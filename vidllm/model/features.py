@@ -54,7 +54,7 @@ class FeatureCache:
 
     def __init__(
         self,
-        folder: Path | None | str = "auto",
+        folder: Path | str | None = "auto",
         *,
         memory_bytes: int = 512 * MEBIBYTE,
         disk_bytes: int = 2048 * MEBIBYTE,

@@ -18,82 +18,52 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, CacheLayerMixin
 
 
-class GrowingLayer(CacheLayerMixin):
-    """One layer's keys and values, (B, heads, length, width), as views into buffers that hold `capacity` tokens."""
-
-    is_croppable = True
+class GrowingLayer:
+    """One layer's keys and values, (B, heads, length, width), in buffers that hold `capacity` tokens."""
 
     def __init__(self, capacity: int) -> None:
-        super().__init__()
         self.capacity = capacity
         self.length = 0
+        self._keys = self._values = torch.empty(0)
 
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Take buffers of the shape, dtype and device of the first keys and values seen."""
-        self.key_buffer = _buffer(key_states, self.capacity)
-        self.value_buffer = _buffer(value_states, self.capacity)
-        self.is_initialized = True
-
-    def update(self, key_states: Tensor, value_states: Tensor, *_: object, **__: object) -> tuple[Tensor, Tensor]:
+    def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Write new tokens behind the filled part and return all that is filled, as views."""
-        end = self.length + key_states.shape[-2]
-        if not self.is_initialized:
-            self.capacity = max(self.capacity, end)
-            self.lazy_initialization(key_states, value_states)
-        elif end > self.capacity:
-            self._grow(end)
-        self.key_buffer[:, :, self.length : end] = key_states
-        self.value_buffer[:, :, self.length : end] = value_states
-        self.crop_to(end)
-        return self.keys, self.values
+        end = self.length + keys.shape[-2]
+        if self._keys.dim() == 1 or end > self.capacity:
+            self._grow(keys, values, end)
+        self._keys[:, :, self.length : end] = keys
+        self._values[:, :, self.length : end] = values
+        self.length = end
+        return self.first(end)
 
-    def crop_to(self, length: int) -> None:
-        """Show the first `length` tokens; what is behind stays in the buffer until it is written over."""
-        self.length = length
-        self.keys = self.key_buffer[:, :, :length]
-        self.values = self.value_buffer[:, :, :length]
+    def first(self, length: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of the first `length` tokens, as views."""
+        return self._keys[:, :, :length], self._values[:, :, :length]
 
-    def copy(self, length: int) -> GrowingLayer:
-        """A layer with buffers of its own that hold the first `length` tokens of this one."""
-        twin = GrowingLayer(self.capacity)
-        twin.update(self.key_buffer[:, :, :length], self.value_buffer[:, :, :length])
-        return twin
-
-    def _grow(self, end: int) -> None:
+    def _grow(self, keys: Tensor, values: Tensor, end: int) -> None:
         """Half as much again each time: copying stays a constant share of the work, however long the answer gets."""
-        self.capacity = max(end, self.capacity * 3 // 2)
-        old_keys, old_values = self.key_buffer, self.value_buffer
-        self.lazy_initialization(old_keys, old_values)
-        self.key_buffer[:, :, : self.length] = old_keys[:, :, : self.length]
-        self.value_buffer[:, :, : self.length] = old_values[:, :, : self.length]
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """(tokens visible to the next query, offset of the first)."""
-        return self.length + query_length, 0
-
-    def get_seq_length(self) -> int:
-        """Tokens filled."""
-        return self.length
-
-    def get_max_length(self) -> int:
-        """-1: it grows."""
-        return -1
+        filled = self.first(self.length) if self.length else None
+        self.capacity = max(end, self.capacity * 3 // 2 if filled else self.capacity)
+        self._keys, self._values = (_buffer(like, self.capacity) for like in (keys, values))
+        if filled:
+            self._keys[:, :, : self.length], self._values[:, :, : self.length] = filled
 
 
 def _buffer(like: Tensor, capacity: int) -> Tensor:
     return like.new_empty((like.shape[0], like.shape[1], capacity, like.shape[3]))
 
 
-class KeyValues(Cache):
-    """Every layer's keys and values; what a transformers model takes as `past_key_values`."""
+class KeyValues:
+    """Every layer's keys and values: what a transformers model takes as `past_key_values`.
 
-    layers: list[GrowingLayer]
+    Its methods are the part of transformers' cache that models call; not inheriting from it keeps a second of imports
+    away from those who need no transformers.
+    """
 
     def __init__(self, layers: Sequence[GrowingLayer]) -> None:
-        super().__init__(layers=list(layers))
+        self.layers = list(layers)
         self.cuts: list[int] = []
         """Every length this was ever rewound to; a state longer than a later cut has lost its past."""
 
@@ -108,14 +78,36 @@ class KeyValues(Cache):
         return self.layers[0].length
 
     def fork(self, length: int) -> KeyValues:
-        """The first `length` tokens in buffers of their own."""
-        return KeyValues([layer.copy(length) for layer in self.layers])
+        """The first `length` tokens in buffers of their own, with the same room behind them."""
+        twin = KeyValues.empty(len(self.layers), self.layers[0].capacity)
+        for mine, other in zip(self.layers, twin.layers, strict=True):
+            other.append(*mine.first(length))
+        return twin
 
     def rewind(self, length: int) -> None:
         """Give up everything behind the first `length` tokens, in place and without copying."""
         self.cuts.append(length)
         for layer in self.layers:
-            layer.crop_to(length)
+            layer.length = length
+
+    # What transformers calls: attention layers `update`, position and mask code the rest. Nothing is forgotten here: of
+    # a model with a sliding window, its own mask hides what is too old.
+
+    def update(self, keys: Tensor, values: Tensor, layer_idx: int, *_: object, **__: object) -> tuple[Tensor, Tensor]:
+        """Append to one layer; all its keys and values."""
+        return self.layers[layer_idx].append(keys, values)
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Tokens filled."""
+        return self.layers[layer_idx].length
+
+    def get_query_offset(self, layer_idx: int = 0) -> int:
+        """Where the next query token stands."""
+        return self.layers[layer_idx].length
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
+        """(tokens visible to the next queries, offset of the first)."""
+        return self.layers[layer_idx].length + query_length, 0
 
 
 @dataclass(frozen=True, eq=False)

@@ -190,7 +190,7 @@ class ComposableLMM:
         if self.spec.pool_before_projector:
             pooled = pool(features, geometry.rows, geometry.cols, stride, geometry.pooling)
             projected: Tensor = self.parts.multi_modal_projector(pooled.flatten(1, 2))
-            return projected.unflatten(1, pooled.shape[1:3])
+            return projected.view(*pooled.shape[:3], -1)
         projected = self.parts.multi_modal_projector(features)
         return pool(projected, geometry.rows, geometry.cols, stride, geometry.pooling)
 
@@ -228,7 +228,7 @@ class ComposableLMM:
         mean, std = (torch.tensor(values, device=device) for values in (self.spec.image_mean, self.spec.image_std))
         normal = ((pixels.to(device) / 255 - mean) / std).permute(0, 3, 1, 2).to(self.dtype)
         layers = list(self.spec.vision_layers)
-        states = self.parts.vision_tower(normal, output_hidden_states=True).hidden_states
+        states = self.parts.vision_tower(normal, output_hidden_states=layers).hidden_states
         features = torch.cat([states[layer] for layer in layers], dim=-1)
         return features[:, 1:] if self.spec.cls == "drop" else features
 

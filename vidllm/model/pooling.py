@@ -49,10 +49,11 @@ def pool(features: Tensor, rows: int, cols: int, stride: int, mode: Pooling) -> 
         raise ValueError(f"{features.shape[-2]} patch features are no {rows}x{cols} grid")
     if stride < 1 or (mode != "bilinear" and stride > min(rows, cols)):
         raise ValueError(f"pooling stride {stride} leaves nothing of a {rows}x{cols} grid")
-    grid = features.unflatten(-2, (rows, cols))  # (N, R, C, D)
+    grid = features.reshape(len(features), rows, cols, -1)  # (N, R, C, D)
     if stride == 1:
         return grid
-    return _POOLING[mode](grid.permute(0, 3, 1, 2), stride).permute(0, 2, 3, 1)
+    pooled = _POOLING[mode](grid.permute(0, 3, 1, 2), stride)
+    return pooled.permute(0, 2, 3, 1)
 
 
 def lay_out(tokens: Tensor, newline: Tensor | None, mode: Newline, *, last: bool = True) -> Tensor:
@@ -89,7 +90,7 @@ def pack_tiles(
     closed with the newline token (D,). `image_size` is the picture's (height, width) before any resizing.
     """
     base, side = features[0], math.isqrt(features.shape[1])
-    grid = features[1:].unflatten(0, tiles).unflatten(2, (side, side))  # (th, tw, R, R, D)
+    grid = features[1:].reshape(*tiles, side, side, -1)  # (th, tw, R, R, D)
     picture = grid.permute(4, 0, 2, 1, 3).flatten(3, 4).flatten(1, 2)  # (D, th*R, tw*R)
     top, bottom, left, right = unpadded_box(image_size, picture.shape[1], picture.shape[2])
     picture = picture[:, top:bottom, left:right]

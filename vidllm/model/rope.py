@@ -1,8 +1,8 @@
 """Linear scaling of rotary positions: fractional, and each row its own.
 
-Dividing the positions by a factor is what `rope_type: linear` does to the frequencies: the angle is position * frequency
-/ factor either way. Every rotary embedding of the families here multiplies float positions, so nothing is patched, rows
-of one batch may differ, and a KV cache filled under a factor is continued under the same one.
+Dividing the positions by a factor is what `rope_type: linear` does to the frequencies: the angle is position times
+frequency over factor either way. Every rotary embedding of the families here multiplies float positions, so nothing is
+patched, rows of one batch may differ, and a KV cache filled under a factor is continued under the same one.
 
 The factor is a number a request carries. The reference decided on scaling by looking for a word in the checkpoint's
 path, so its best known checkpoint was never scaled at all; here no name is consulted.
