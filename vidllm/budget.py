@@ -63,7 +63,7 @@ class NativeGeometry:
 
     Frames travel in groups of `temporal_patch` (the last one repeated to fill a group). Sides are multiples of
     `patch * merge` pixels, the area of one frame lies in [min_pixels, max_pixels]; or, with `square` > 0, every frame
-    is that many pixels wide and high.
+    and image is that many pixels wide and high. Still images have bounds of their own.
     """
 
     patch: int
@@ -71,6 +71,8 @@ class NativeGeometry:
     temporal_patch: int = 1
     min_pixels: int = 0
     max_pixels: int = 0
+    image_min_pixels: int = 0
+    image_max_pixels: int = 0
     square: int = 0
 
     @property
@@ -81,6 +83,12 @@ class NativeGeometry:
     def tokens(self, height: int, width: int) -> int:
         """Tokens of one group of frames of this size (multiples of `unit`)."""
         return (height // self.unit) * (width // self.unit)
+
+    def image_tokens(self, height: int, width: int) -> int:
+        """Tokens of a still image that is height x width before the family's processor scales it."""
+        if self.square:
+            return self.tokens(self.square, self.square)
+        return self.tokens(*fitted_size(height, width, self.unit, self.image_min_pixels, self.image_max_pixels))
 
     def groups(self, frames: int) -> int:
         """How many groups so many frames make."""

@@ -1,16 +1,44 @@
-"""The one road: path -> probe -> focus -> sample -> plan -> decode -> Clip. ask, caption, teach and serve all walk it."""
+"""The one road: path -> probe -> focus -> sample -> plan -> decode -> Clip. Ask, caption, teach and serve all walk it.
+
+Until the last step everything is integers and times: `plan_video` says exactly what `open_clip` will show, what it
+costs and whether it fits, without decoding a frame or loading a weight.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from vidllm.budget import Fit, Policy, TokenPlan
+from vidllm.budget import (
+    Fit,
+    Geometry,
+    NativeGeometry,
+    PlannedFrame,
+    Policy,
+    Room,
+    TokenPlan,
+    composable_frames,
+    native_frames,
+    plan_tokens,
+)
+from vidllm.errors import BudgetError, ConfigError
+from vidllm.model.chat import Shown, count_text_tokens
+from vidllm.policies import Chosen, Look
+from vidllm.video.decode import FrameSet, Reader, read_frames
+from vidllm.video.fit import inner_size
+from vidllm.video.info import VideoInfo, probe
+from vidllm.video.sampling import SamplePlan, allow_snap
+from vidllm.video.timecode import Focus, find_focus, outside_notes
 
 if TYPE_CHECKING:
-    from vidllm.video.decode import FrameSet, Reader
-    from vidllm.video.info import VideoInfo
-    from vidllm.video.timecode import Focus
+    from tokenizers import Tokenizer
+
+    from vidllm.model.spec import ModelSpec
+
+Video = str | Path | VideoInfo
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,13 +67,41 @@ class PlanOptions:
     snap: bool = False
     """Let a key frame stand in for a time within half the distance between frames (faster on long clips)."""
 
+    def __post_init__(self) -> None:
+        for name, least in (("frames", 1), ("stride", 1), ("max_new_tokens", 1), ("rope_max", 1), ("reserve", 0)):
+            value = getattr(self, name)
+            if value is not None and not value >= least:
+                raise ConfigError(f"{name} must be at least {least}, got {value}")
+        if self.fps is not None and not self.fps > 0:
+            raise ConfigError(f"fps must be positive, got {self.fps}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipPlan:
+    """A look at a video, planned and not yet taken. `subtitles` are the lines shown, ready to print."""
+
+    info: VideoInfo
+    plan: TokenPlan
+    focus: Focus | None
+    subtitles: tuple[str, ...] = ()
+    probe_seconds: float = 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plan JSON."""
+        info = self.info
+        video = {
+            "path": info.path, "duration": info.duration, "width": info.width, "height": info.height,
+            "fps": info.fps, "frames": info.num_frames,
+        }  # fmt: skip
+        return {"video": video, **self.plan.to_dict()}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Clip:
     """A video as planned and really seen. `frames.pts_seconds[i]` is the true time of `plan.frames[i]`.
 
-    `frames.pixels` is uint8 (N, H, W, 3): model-ready when the fit is "stretch", else the aspect kept and small
-    enough (`prompt` pads or crops). `subtitles` are lines within the range, ready to print.
+    `frames.pixels` is uint8 (N, H, W, 3) at `plan.frame_size`: scaled for the tile, not yet padded or cropped (`prompt`
+    does that), so that a person can be shown what the model saw. `subtitles` are lines within the range.
     """
 
     info: VideoInfo
@@ -55,3 +111,206 @@ class Clip:
     subtitles: tuple[str, ...] = ()
     probe_seconds: float = 0.0
     decode_seconds: float = 0.0
+
+
+def plan_video(
+    video: Video, question: str, spec: ModelSpec, tokenizer: Tokenizer | None, options: PlanOptions | None = None
+) -> ClipPlan:
+    """What would be shown of `video` for `question`, and what it costs, without decoding a frame.
+
+    `tokenizer` None counts text roughly (for `bare_spec`, which has no tokenizer).
+
+    Raises:
+        VideoError: the clip can not be read, or its range holds no frame.
+        BudgetError: it does not fit; the message holds the sum and two options that make it fit.
+    """
+    began = time.perf_counter()
+    info = video if isinstance(video, VideoInfo) else probe(video)
+    probe_seconds = time.perf_counter() - began
+    planner = _Planner.of(info, question, spec, tokenizer, options or PlanOptions())
+    return ClipPlan(
+        info=info, plan=planner.plan(), focus=planner.focus, subtitles=planner.subtitles, probe_seconds=probe_seconds
+    )
+
+
+def open_clip(
+    video: Video, question: str, spec: ModelSpec, tokenizer: Tokenizer | None, options: PlanOptions | None = None
+) -> Clip:
+    """`plan_video`, then the frames. The plan is told the times really decoded, and counts its timestamps again.
+
+    Raises as `plan_video`, and what the reader raises.
+    """
+    options = options or PlanOptions()
+    planned = plan_video(video, question, spec, tokenizer, options)
+    began = time.perf_counter()
+    plan = planned.plan
+    frames = read_frames(
+        planned.info, plan.times, size=plan.frame_size, reader=options.reader, tolerance=plan.tolerance
+    )
+    decode_seconds = time.perf_counter() - began
+    planner = _Planner.of(planned.info, question, spec, tokenizer, options)
+    return Clip(
+        info=planned.info, plan=planner.seen(plan, frames), frames=frames, focus=planned.focus,
+        subtitles=planned.subtitles, probe_seconds=planned.probe_seconds, decode_seconds=decode_seconds,
+    )  # fmt: skip
+
+
+def open_clips(
+    videos: Sequence[Video], question: str, spec: ModelSpec, tokenizer: Tokenizer | None,
+    options: PlanOptions | None = None,
+) -> tuple[Clip, ...]:  # fmt: skip
+    """Several videos for one prompt: each is planned within an equal share of what the reply leaves."""
+    options = options or PlanOptions()
+    room = _room(spec, options)
+    share = (room.capacity - options.reserve - room.reply) // max(len(videos), 1)
+    reserve = options.reserve + (len(videos) - 1) * share
+    return tuple(open_clip(v, question, spec, tokenizer, replace(options, reserve=reserve)) for v in videos)
+
+
+def _room(spec: ModelSpec, options: PlanOptions) -> Room:
+    return Room(
+        context=spec.context, rope_max=options.rope_max, max_new_tokens=options.max_new_tokens,
+        scalable=spec.rope_scalable,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Planner:
+    """One clip, one question, one model: from a number of frames to a plan."""
+
+    info: VideoInfo
+    spec: ModelSpec
+    options: PlanOptions
+    look: Look
+    focus: Focus | None
+    subtitles: tuple[str, ...]
+    count_text: Callable[[Sequence[float]], int]
+    """Tokens of everything that is text, were frames at these times (seconds) shown."""
+    notes: tuple[str, ...]
+
+    @classmethod
+    def of(
+        cls, info: VideoInfo, question: str, spec: ModelSpec, tokenizer: Tokenizer | None, options: PlanOptions
+    ) -> _Planner:
+        """Settle policy, range and notes; nothing is counted yet."""
+        start, end = options.start or 0.0, info.duration if options.end is None else options.end
+        focus = find_focus(question, min(end, info.duration), start)
+        policy, notes = _policy(options, focus)
+        subtitles = _subtitles(info, start, end) if options.subtitles else ()
+
+        def count_text(times: Sequence[float]) -> int:
+            shown = Shown(kind="video", times=tuple(times), duration=info.duration, subtitles=subtitles)
+            return options.reserve + count_text_tokens(question, spec, tokenizer, shown)
+
+        return cls(
+            info=info, spec=spec, options=options, focus=focus, subtitles=subtitles, count_text=count_text,
+            look=Look(
+                pts_seconds=info.pts_seconds, policy=policy, start=start, end=end, fps=options.fps,
+                spans=focus.spans if focus else (),
+            ),
+            notes=(*notes, *outside_notes(question, min(end, info.duration), start)),
+        )  # fmt: skip
+
+    def plan(self) -> TokenPlan:
+        """The frames asked for, or, when no number was, as many as fit."""
+        if self.options.frames is not None or self.options.fps is not None:
+            return self._best_size(self._moments(self.options.frames))
+        moments = self._moments(self._default_frames())
+        while True:
+            try:
+                return self._best_size(moments)
+            except BudgetError:
+                if len(moments) == 1:
+                    raise
+                moments = self._moments(self._fewer(moments))
+
+    def seen(self, plan: TokenPlan, frames: FrameSet) -> TokenPlan:
+        """`plan` with the times that were really decoded, its text counted again under them."""
+        times = [float(t) for t in frames.pts_seconds]
+        shown = [replace(frame, time=t) for frame, t in zip(plan.frames, times, strict=True)]
+        again = self._plan_tokens(shown, plan.frame_size, plan.tolerance, self.count_text(times))
+        return replace(again, reader=frames.reader, notes=(*again.notes, *frames.notes))
+
+    def _default_frames(self) -> int | None:
+        """None lets the focus layout say; slowfast lives on many cheap frames, so it takes twice as many."""
+        most = self.spec.default_frames
+        return {"focus": None, "slowfast": 2 * most, "uniform": most}[self.look.policy]
+
+    def _fewer(self, moments: SamplePlan) -> int:
+        """A smaller number of frames to try: in proportion to the room, and at least one less."""
+        text = self.count_text(moments.times)
+        video = sum(frame.tokens for frame in self._frames(moments, self._sizes()[-1]))
+        room = _room(self.spec, self.options)
+        fitting = len(moments) * max(room.capacity - text - room.reply, 0) // max(video, 1)
+        return max(min(fitting, len(moments) - 1), 1)
+
+    def _moments(self, frames: int | None) -> SamplePlan:
+        moments = self.look.moments(frames)
+        return allow_snap(moments) if self.options.snap else moments
+
+    def _sizes(self) -> list[tuple[int, int] | None]:
+        """Frame sizes (height, width) to try, best first; composable models have one, the tile's."""
+        spec = self.spec
+        if isinstance(spec.geometry, NativeGeometry):
+            return list(spec.geometry.sizes(self.info.height, self.info.width))
+        if not spec.image_size:
+            return [None]
+        return [inner_size(self.info.height, self.info.width, spec.image_size, self._fit)]
+
+    @property
+    def _fit(self) -> Fit:
+        return self.options.fit or self.spec.fit
+
+    def _frames(self, moments: SamplePlan, size: tuple[int, int] | None) -> tuple[PlannedFrame, ...]:
+        geometry = self.spec.geometry
+        if isinstance(geometry, Geometry):
+            strides = [self._stride(fine) for fine in moments.fine]
+            return composable_frames(list(zip(moments.times, strides, strict=True)), geometry)
+        assert size is not None
+        return native_frames(moments.times, geometry, size)
+
+    def _stride(self, fine: bool) -> int:
+        if self.options.stride is not None:
+            return self.options.stride
+        if self.look.policy == "uniform":
+            return self.spec.uniform_stride
+        return self.spec.fine_stride if fine else self.spec.coarse_stride
+
+    def _best_size(self, moments: SamplePlan) -> TokenPlan:
+        """The plan of these moments with the largest frames that fit; composable frames have one size."""
+        text = self.count_text(moments.times)
+        sizes = self._sizes()
+        room = _room(self.spec, self.options)
+        for size in sizes:
+            frames = self._frames(moments, size)
+            if room.fits(sum(frame.tokens for frame in frames) + text):
+                break
+        return self._plan_tokens(frames, size, moments.tolerance, text)
+
+    def _plan_tokens(
+        self, frames: Sequence[PlannedFrame], size: tuple[int, int] | None, tolerance: float, text: int
+    ) -> TokenPlan:
+        return plan_tokens(
+            frames, text_tokens=text, room=_room(self.spec, self.options), geometry=self.spec.geometry,
+            policy=self.look.policy, fit=self._fit if self.spec.image_size else None, tolerance=tolerance,
+            frame_size=size, reader=self.options.reader, notes=(*self.notes, *self._shortfall(len(frames))),
+        )  # fmt: skip
+
+    def _shortfall(self, frames: int) -> tuple[str, ...]:
+        asked = self.options.frames
+        if asked is None or frames >= asked or (self.options.fps is not None and frames < self.look.available):
+            return ()
+        return (f"{asked} frames were asked for and the range holds {frames}; all of them are shown",)
+
+
+def _subtitles(info: VideoInfo, start: float, end: float) -> tuple[str, ...]:
+    return ()
+
+
+def _policy(options: PlanOptions, focus: Focus | None) -> tuple[Chosen, tuple[str, ...]]:
+    """The policy that `auto` means here, and what is to be said about it."""
+    if options.policy == "auto":
+        return ("focus" if focus else "uniform"), ()
+    if options.policy == "focus" and focus is None:
+        return "uniform", ("the question names no time, so the frames are uniform",)
+    return options.policy, ()

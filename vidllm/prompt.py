@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
-from vidllm.budget import Newline
+from vidllm.budget import NativeGeometry, Newline, Room
+from vidllm.clip import Clip
+from vidllm.errors import BudgetError
+from vidllm.model.anyres import anyres_tokens, cut_tiles, tile_grid
+from vidllm.model.chat import Layout, Shown, Turn, lay_out
+from vidllm.model.chat import count_text_tokens as count_text_tokens
+from vidllm.video.fit import fit_pixels
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
 
-    from vidllm.clip import Clip
-    from vidllm.model.families import ModelSpec
+    from vidllm.model.spec import ModelSpec
 
 Role = Literal["system", "user", "assistant"]
 
@@ -78,8 +86,171 @@ class Prompt:
     text_tokens: int
     video_tokens: int
     """Visual tokens, still images included."""
+    max_new_tokens: int
+    """Room kept for the reply under `rope_factor`."""
 
     @property
     def length(self) -> int:
         """Tokens, visual ones included."""
         return len(self.input_ids)
+
+
+def build_prompt(
+    messages: Sequence[Message],
+    spec: ModelSpec,
+    tokenizer: Tokenizer | PreTrainedTokenizerFast,
+    *,
+    max_new_tokens: int | None = None,
+    rope_max: float = 2.0,
+    reply: bool = True,
+) -> Prompt:
+    """The conversation as token ids and visuals; with `reply` it ends where the assistant begins.
+
+    The RoPE factor is the smallest under which prompt and reply fit, and never above `rope_max` or what a clip's own
+    plan already settled. `max_new_tokens` None keeps what the clips were planned with.
+
+    Raises:
+        BudgetError: the conversation does not fit; nothing is ever cut.
+        IncompleteModel: the model's chat template or tokenizer loses a placeholder.
+    """
+    media = [medium for message in messages for medium in message.media]
+    layout = lay_out([_turn(m) for m in messages], spec, raw_tokenizer(tokenizer), reply=reply)
+    single = sum(isinstance(m, Image) for m in media) == 1
+    drafts = [_drafts(medium, spec, single) for medium in media]
+    ids, starts = _expand(layout, [tokens for draft in drafts for tokens in draft.runs])
+    plans = [m.plan for m in media if isinstance(m, Clip)]
+    planned = min((plan.max_new_tokens for plan in plans), default=None)
+    room = Room(
+        context=spec.context, rope_max=max([rope_max, *(plan.rope_factor for plan in plans)]),
+        max_new_tokens=max_new_tokens or planned, scalable=spec.rope_scalable,
+    )  # fmt: skip
+    room_left = room.reply_for(len(ids))
+    if not room_left:
+        raise BudgetError(_over(layout, len(ids), room))
+    return Prompt(
+        input_ids=ids, visuals=tuple(_placed(drafts, starts)), rope_factor=room.rope_factor(len(ids) + room_left),
+        spec=spec, text=layout.text, messages=tuple(messages), text_tokens=layout.text_tokens,
+        video_tokens=len(ids) - layout.text_tokens, max_new_tokens=room_left,
+    )  # fmt: skip
+
+
+def raw_tokenizer(tokenizer: Tokenizer | PreTrainedTokenizerFast) -> Tokenizer:
+    """The `tokenizers` object itself: transformers' fast tokenizers wrap one."""
+    from tokenizers import Tokenizer
+
+    return tokenizer if isinstance(tokenizer, Tokenizer) else tokenizer.backend_tokenizer
+
+
+def _turn(message: Message) -> Turn:
+    return Turn(message.role, message.text, tuple(_shown(medium) for medium in message.media))
+
+
+def _shown(medium: Clip | Image) -> Shown:
+    if isinstance(medium, Image):
+        return Shown(kind="image")
+    times = tuple(float(t) for t in medium.frames.pts_seconds)
+    return Shown(kind="video", times=times, duration=medium.info.duration, subtitles=medium.subtitles)
+
+
+@dataclass(frozen=True)
+class _Draft:
+    """One medium's visuals, not yet placed: their runs of tokens (several in a native video), one list for each."""
+
+    visuals: tuple[Visual, ...]
+    runs: tuple[int, ...]
+
+
+def _drafts(medium: Clip | Image, spec: ModelSpec, single: bool) -> _Draft:
+    if isinstance(medium, Image):
+        visual = _image_visual(medium, spec, single)
+        return _Draft((visual,), (visual.tokens,))
+    if isinstance(spec.geometry, NativeGeometry):
+        return _native_video(medium, spec)
+    return _frames(medium, spec)
+
+
+def _frames(clip: Clip, spec: ModelSpec) -> _Draft:
+    """One visual per frame, fitted to the tile."""
+    fill = [255 * value for value in spec.image_mean]
+    squares = fit_pixels(clip.frames.pixels, spec.image_size, clip.plan.fit or spec.fit, fill)
+    last = len(squares) - 1
+    visuals = tuple(
+        Visual(
+            pixels=squares[i : i + 1], kind="frame", stride=frame.stride, tokens=frame.tokens, position=0,
+            newline=_newline(spec.newline, i == last), times=(float(clip.frames.pts_seconds[i]),),
+        )
+        for i, frame in enumerate(clip.plan.frames)
+    )  # fmt: skip
+    return _Draft(visuals, tuple(v.tokens for v in visuals))
+
+
+def _newline(mode: Newline, last: bool) -> Newline:
+    """A newline after the whole video is a newline after its last frame."""
+    if mode == "one":
+        return "frame" if last else "none"
+    return mode
+
+
+def _native_video(clip: Clip, spec: ModelSpec) -> _Draft:
+    groups = tuple(frame.tokens for frame in clip.plan.frames if frame.tokens)
+    visual = Visual(
+        pixels=clip.frames.pixels, kind="video", stride=1, tokens=sum(groups), position=0, newline="none",
+        times=tuple(float(t) for t in clip.frames.pts_seconds),
+    )  # fmt: skip
+    return _Draft((visual,), (sum(groups),) if spec.model_type == "qwen2_5_vl" else groups)
+
+
+def _image_visual(image: Image, spec: ModelSpec, single: bool) -> Visual:
+    """A still image: whole for native families, AnyRes tiles where the family has them, else one square tile."""
+    height, width = image.pixels.shape[:2]
+    geometry = spec.geometry
+    if isinstance(geometry, NativeGeometry):
+        return _still(image, image.pixels[None], geometry.image_tokens(height, width))
+    # LLaVA-OneVision cuts a picture into tiles only when it is alone.
+    if spec.image_grids and (single or spec.model_type != "llava_onevision"):
+        tiles = tile_grid((height, width), spec.image_size, spec.image_grids)
+        tokens = anyres_tokens((height, width), tiles, geometry.rows, spec.image_max_tiles)
+        return replace(_still(image, cut_tiles(image.pixels, spec.image_size, tiles), tokens), grid=tiles, newline="grid")
+    fill = [255 * value for value in spec.image_mean]
+    square = fit_pixels(image.pixels[None], spec.image_size, spec.fit, fill)
+    newline: Newline = "frame" if spec.image_grids else "none"
+    tokens = geometry.rows * geometry.cols + (newline == "frame") + (spec.cls == "keep")
+    return replace(_still(image, square, tokens), newline=newline)
+
+
+def _still(image: Image, pixels: NDArray[np.uint8], tokens: int) -> Visual:
+    height, width = image.pixels.shape[:2]
+    return Visual(
+        pixels=pixels, kind="image", stride=1, tokens=tokens, position=0, newline="none", source_size=(height, width)
+    )
+
+
+def _expand(layout: Layout, runs: Sequence[int]) -> tuple[tuple[int, ...], list[int]]:
+    """Every placeholder repeated as often as its run has tokens, and where each run begins."""
+    ids: list[int] = []
+    starts, done = [], 0
+    for slot, tokens in zip(layout.slots, runs, strict=True):
+        ids.extend(layout.ids[done:slot])
+        starts.append(len(ids))
+        ids.extend([layout.ids[slot]] * tokens)
+        done = slot + 1
+    ids.extend(layout.ids[done:])
+    return tuple(ids), starts
+
+
+def _placed(drafts: Sequence[_Draft], starts: Sequence[int]) -> Iterator[Visual]:
+    run = 0
+    for draft in drafts:
+        several = len(draft.visuals) == len(draft.runs)
+        for i, visual in enumerate(draft.visuals):
+            yield replace(visual, position=starts[run + i if several else run])
+        run += len(draft.runs)
+
+
+def _over(layout: Layout, length: int, room: Room) -> str:
+    visual = length - layout.text_tokens
+    total = length + room.least_reply
+    return (
+        f"{visual} visual + {layout.text_tokens} text + {room.least_reply} reply = {total} tokens, over context "
+        f"{room.context} x RoPE {room.largest_factor:g} = {room.capacity}; use fewer --frames or a shorter conversation"
+    )

@@ -83,6 +83,17 @@ def lay_out(turns: Sequence[Turn], spec: ModelSpec, tokenizer: Tokenizer, *, rep
     return Layout(ids, slots, text)
 
 
+def count_text_tokens(question: str, spec: ModelSpec, tokenizer: Tokenizer | None, *media: Shown) -> int:
+    """Text tokens of a prompt that asks `question` about `media`: template, times, subtitles, question; no visual ones.
+
+    Without a tokenizer the words are counted roughly and from above: a token for every three bytes.
+    """
+    turn = Turn("user", question, tuple(media))
+    if tokenizer is None:
+        return -(-len(_full_text(turn, spec).encode()) // 3)
+    return lay_out([turn], spec, tokenizer).text_tokens
+
+
 def runs_of(shown: Shown, spec: ModelSpec) -> int:
     """How many placeholders a medium has: one per frame, per native group, or (Qwen2.5-VL, images) one in all."""
     if shown.kind == "image" or spec.model_type == "qwen2_5_vl":
@@ -144,8 +155,11 @@ def _smolvlm_text(shown: Shown, spec: ModelSpec) -> str:
     return intro + "".join(frames) + "\n\n"
 
 
-_ONES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"]
-_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()  # noqa: SIM905
+_ONES = (
+    *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"),
+    *("thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"),
+)
+_TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
 
 
 def number_words(number: int) -> str:
@@ -181,7 +195,7 @@ def _full_text(turn: Turn, spec: ModelSpec) -> str:
             lines.append(time_sentence(shown))
         if shown.subtitles:
             lines += ["Subtitles:", *shown.subtitles]
-    return "\n".join([*lines, turn.text])
+    return "\n".join([*lines, turn.text] if turn.text else lines)
 
 
 def _render_turns(turns: Sequence[Turn], spec: ModelSpec, tokenizer: Tokenizer, reply: bool) -> str:

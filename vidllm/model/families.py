@@ -215,37 +215,47 @@ def _grids(folder: Path, config: Json, default: list[list[int]], tile: int) -> t
 
 _NATIVE_FRAME_TOKENS = 256
 """Most tokens a native frame gets unless its processor allows fewer: Qwen's own ceiling (768) is for documents."""
+_LEAST_FRAME_TOKENS = 4
 
 
-def _qwen(folder: Path, config: Json, tokenizer: Tokenizer, *, patch: int, ids: tuple[int, int]) -> ModelSpec:
+def _qwen(folder: Path, config: Json, tokenizer: Tokenizer, patch: int) -> ModelSpec:
     vision, text = config.get("vision_config") or {}, config.get("text_config") or config
-    settings = {**_processor(folder, config, "image"), **_processor(folder, config, "video")}
-    size = settings.get("size") or {}
+    image, video = _processor(folder, config, "image"), _processor(folder, config, "video")
     geometry = NativeGeometry(
         patch=vision.get("patch_size", patch), merge=vision.get("spatial_merge_size", 2),
         temporal_patch=vision.get("temporal_patch_size", 2),
     )
-    most = _NATIVE_FRAME_TOKENS * geometry.unit**2
-    largest = settings.get("max_pixels") or size.get("longest_edge") or most
-    image_id, video_id = config.get("image_token_id", ids[0]), config.get("video_token_id", ids[1])
+    least, most = _pixel_bounds(image, geometry.unit, 4, 1280)
+    largest = min(_pixel_bounds(video or image, geometry.unit, 128, 768)[1], _NATIVE_FRAME_TOKENS * geometry.unit**2)
+    image_id, video_id = config.get("image_token_id", 151655), config.get("video_token_id", 151656)
     return ModelSpec(
         folder=folder, model_type=config["model_type"], text_type=str(text.get("model_type", config["model_type"])),
         kind="native", context=_context(folder, {"max_position_embeddings": 32768, **text}), rope_scalable=False,
-        geometry=replace(geometry, min_pixels=4 * geometry.unit**2, max_pixels=min(largest, most)),
+        geometry=replace(
+            geometry, min_pixels=_LEAST_FRAME_TOKENS * geometry.unit**2, max_pixels=largest, image_min_pixels=least,
+            image_max_pixels=most,
+        ),
         image_token=_token(folder, tokenizer, image_id), image_token_id=image_id,
         video_token=_token(folder, tokenizer, video_id), video_token_id=video_id,
         patch_size=geometry.patch, vision_layers=(), fit="stretch", stamp="none", fine_stride=1, coarse_stride=1,
-        uniform_stride=1, image_mean=tuple(settings.get("image_mean") or CLIP_MEAN),
-        image_std=tuple(settings.get("image_std") or CLIP_STD),
+        uniform_stride=1, image_mean=tuple(image.get("image_mean") or CLIP_MEAN),
+        image_std=tuple(image.get("image_std") or CLIP_STD),
     )
 
 
+def _pixel_bounds(settings: Json, unit: int, least: int, most: int) -> tuple[int, int]:
+    """(min, max) pixels of a picture under either spelling; `least` and `most` are the classes' defaults in tokens."""
+    size = settings.get("size") or {}
+    lower = settings.get("min_pixels") or size.get("shortest_edge") or least * unit**2
+    return lower, settings.get("max_pixels") or size.get("longest_edge") or most * unit**2
+
+
 def _qwen2_5_vl(folder: Path, config: Json, tokenizer: Tokenizer) -> ModelSpec:
-    return _qwen(folder, config, tokenizer, patch=14, ids=(151655, 151656))
+    return _qwen(folder, config, tokenizer, patch=14)
 
 
 def _qwen3_vl(folder: Path, config: Json, tokenizer: Tokenizer) -> ModelSpec:
-    return _qwen(folder, config, tokenizer, patch=16, ids=(151655, 151656))
+    return _qwen(folder, config, tokenizer, patch=16)
 
 
 def _smolvlm(folder: Path, config: Json, tokenizer: Tokenizer) -> ModelSpec:
