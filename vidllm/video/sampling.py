@@ -12,6 +12,7 @@ on screen at some moment of it, and the frame already on screen at `start` is on
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -51,7 +52,7 @@ class SamplePlan:
             raise ValueError("a SamplePlan needs at least one time")
         if len(self.times) != len(self.fine):
             raise ValueError(f"{len(self.times)} times but {len(self.fine)} fine flags")
-        if any(later <= earlier for earlier, later in zip(self.times, self.times[1:], strict=False)):
+        if any(later <= earlier for earlier, later in pairwise(self.times)):
             raise ValueError(f"times must ascend and be distinct, got {self.times}")
         if self.tolerance < 0:
             raise ValueError(f"tolerance must not be negative, got {self.tolerance}")
@@ -72,7 +73,7 @@ def uniform(pts_seconds: ArrayLike, n: int, start: float = 0.0, end: float = flo
 def at_fps(
     pts_seconds: ArrayLike, fps: float, start: float = 0.0, end: float = float("inf"), *, most: int | None = None
 ) -> SamplePlan:
-    """The frames on screen every `1 / fps` seconds from the range's first frame; `uniform` when that is above `most`."""
+    """The frames on screen every `1 / fps` seconds from the first frame on; `uniform` when that is above `most`."""
     if not fps > 0:
         raise ValueError(f"fps must be positive, got {fps}")
     pts = frames_in_range(pts_seconds, start, end)
@@ -146,7 +147,7 @@ def fill(indices: IndexArray, n: int, mass: FloatArray) -> IndexArray:
     chosen = sorted({int(i) for i in indices})
     while len(chosen) < min(n, len(mass)):
         edges = [-1, *chosen, len(mass)]
-        pairs = [(a, b) for a, b in zip(edges, edges[1:], strict=False) if b - a > 1]
+        pairs = [(a, b) for a, b in pairwise(edges) if b - a > 1]
         low, high = max(pairs, key=lambda pair: _between(mass, *pair))
         middle = (mass[max(low, 0)] + mass[min(high, len(mass) - 1)]) / 2
         best = low + 1 + int(np.argmin(np.abs(mass[low + 1 : high] - middle)))
@@ -169,9 +170,9 @@ def _uniform_indices(pts: FloatArray, n: int) -> IndexArray:
 
 def _fine_moments(start: float, end: float) -> FloatArray:
     if end - start < STEP_SECONDS / 2:
-        return (start + end) / 2 + STEP_SECONDS * np.arange(-POINT_RADIUS, POINT_RADIUS + 1)
+        return (start + end) / 2 + STEP_SECONDS * np.arange(-POINT_RADIUS, POINT_RADIUS + 1, dtype=np.float64)
     inside = np.linspace(start, end, min(SPAN_FRAMES, max(2, int((end - start) / STEP_SECONDS) + 1)))
-    return np.concatenate([[start - STEP_SECONDS], inside, [end + STEP_SECONDS]])
+    return np.asarray([start - STEP_SECONDS, *inside, end + STEP_SECONDS], dtype=np.float64)
 
 
 def _on_screen(pts: FloatArray, times: FloatArray) -> IndexArray:

@@ -1,0 +1,92 @@
+"""Reads a text for the times it names: the grammar behind `timecode.find_focus`.
+
+Three steps. Clocks and amounts of time are marked. What only looks like a time is blanked out: hours of the day,
+ratios, scores, verses, lengths of time. Then the rules run, each blanking out what it took. A clock like `0:30` names a moment
+wherever it stands; an amount like `30 seconds` does so only in words that make it one ("at", "mark", "in", "第").
+"""
+
+import re
+from collections.abc import Iterator
+from functools import cache
+from typing import NamedTuple
+
+from vidllm.video.timephrases import AMOUNT, BLANK, CLOCK, ENGLISH, HAN, NOT_TIMES, marked
+from vidllm.video.timerules import RULES, Anchor, Reading, Rule
+
+
+class Hit(NamedTuple):
+    """A range or a moment, and the words that name it."""
+
+    first: Anchor
+    last: Anchor
+    text: str
+    place: int
+
+    def resolve(self, start: float, end: float) -> tuple[float, float]:
+        """The range in seconds; what hangs on the clip's ends is cut to them, clock times are not."""
+        low, high = self.first.resolve(start, end), self.last.resolve(start, end)
+        if "clock" in (self.first.origin, self.last.origin):
+            return low, high
+        point_outside = low == high and not start <= low <= end
+        return (low, high) if point_outside else (max(low, start), min(high, end))
+
+
+MARKS = CLOCK[0], ENGLISH[0], HAN[0]
+Found = tuple[Hit, tuple[tuple[int, int, float], ...]]
+
+
+def find_spans(text: str) -> list[Hit]:
+    """What `text` names, moments and ranges, in the order it stands there."""
+    return [hit for hit, _ in _read(text)]
+
+
+def find_mentions(text: str) -> list[tuple[int, int, float]]:
+    """(first character, end, seconds) of every time on the clip's clock that `text` names, in order."""
+    return sorted(place for _, places in _read(text) for place in places)
+
+
+def _read(text: str) -> list[Found]:
+    words = fold(text)
+    left = marked(words)
+    marks = any(mark in left for mark in MARKS)
+    for pattern in NOT_TIMES if marks else ():
+        if _may_match(pattern, left):
+            left = _compiled(pattern).sub(lambda match: BLANK * len(match[0]), left)
+    found: list[Found] = []
+    for rule in RULES:
+        for match in list(_compiled(rule.pattern).finditer(left)) if _may_match(rule.pattern, left) else ():
+            found.extend(_take(Reading(match, words), rule, text))
+            left = left[: match.start()] + BLANK * len(match[0]) + left[match.end() :]
+    return sorted(found, key=lambda item: item[0].place)
+
+
+def _take(reading: Reading, rule: Rule, text: str) -> Iterator[Found]:
+    first, end = reading.match.span()
+    words, places = text[first:end].strip(" ,.;?!，。？！"), tuple(reading.places())
+    for i, (begin, last) in enumerate(rule.meaning(reading)):
+        yield Hit(begin, last, words, first), places if i == 0 else ()
+
+
+def _may_match(pattern: str, left: str) -> bool:
+    """Spares compiling Chinese patterns for a text without Chinese: half of the first call's time."""
+    return pattern.isascii() or not _is_chinese(pattern) or _is_chinese(left)
+
+
+def _is_chinese(text: str) -> bool:
+    return any("\u4e00" <= char <= "\u9fff" or char == HAN[0] for char in text.replace(AMOUNT, ""))
+
+
+@cache
+def _compiled(pattern: str) -> re.Pattern[str]:
+    return re.compile(pattern, re.IGNORECASE)
+
+
+_FOLD = str.maketrans(
+    "０１２３４５６７８９：．，～–—−‐‑’′＇”″＂？！（）　\u00a0鐘個後時間從開結尾點",
+    "0123456789:.,~-----'''\"\"\"?!()  钟个后时间从开结尾点",
+)
+
+
+def fold(text: str) -> str:
+    """`text` with full-width, typographic and some traditional characters as plain ones; places do not move."""
+    return text.translate(_FOLD)
