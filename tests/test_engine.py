@@ -11,9 +11,10 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from vidllm.engine import GenerationOptions, LoopWatch, TextStream, choose, generate
+from vidllm.engine import LoopWatch, TextStream, choose, generate
 from vidllm.errors import ConfigError, ModelError
 from vidllm.model.kv import KeyValues, State
+from vidllm.options import GenerationOptions
 
 END = 256
 

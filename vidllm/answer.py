@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import bisect
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from vidllm.clip import Clip
 from vidllm.video.timecode import PAST_END_SECONDS, TimeMention, find_times
 
 if TYPE_CHECKING:
-    from vidllm.clip import Clip
-    from vidllm.engine import FinishReason
+    from vidllm.engine import FinishReason, Generated, Past
+    from vidllm.prompt import Image, Prompt
 
 HOLE = 2.0
 """Frames further apart than this many average distances leave a hole: its middle was not looked at."""
@@ -109,6 +110,55 @@ class Answer:
             "cited": [_rounded(dataclasses.asdict(cited)) for cited in self.cited],
             "usage": dataclasses.asdict(self.usage), "timing": _rounded(dataclasses.asdict(self.timing)),
         }  # fmt: skip
+
+
+def report(
+    model: str,
+    sources: Sequence[str],
+    media: Sequence[Clip | Image],
+    past: Past,
+    generated: Generated,
+    timing: Timing,
+) -> Answer:
+    """The Answer to what `past` read and `generated` wrote; `sources` name the `media` as the user did."""
+    prompt = past.prompt
+    clips = tuple(medium for medium in media if isinstance(medium, Clip))
+    seen = [[float(time) for time in clip.frames.pts_seconds] for clip in clips]
+    return Answer(
+        text=generated.text,
+        finish_reason=generated.finish_reason,
+        model=model,
+        reader="+".join(dict.fromkeys(clip.frames.reader for clip in clips)),
+        videos=tuple(_seen_video(source, medium) for source, medium in zip(sources, media, strict=True)),
+        frames=tuple(_seen_frames(media, prompt)),
+        cited=cite(generated.text, seen, [clip.info.duration for clip in clips]),
+        usage=Usage(
+            video_tokens=prompt.video_tokens, text_tokens=prompt.text_tokens, answer_tokens=len(generated.token_ids),
+            context=prompt.spec.context, rope_factor=prompt.rope_factor,
+        ),
+        timing=timing,
+        notes=tuple(note for clip in clips for note in (*clip.plan.notes, *clip.frames.notes)),
+        clips=clips,
+    )  # fmt: skip
+
+
+def _seen_video(source: str, medium: Clip | Image) -> SeenVideo:
+    if isinstance(medium, Clip):
+        info = medium.info
+        return SeenVideo(path=source, duration=info.duration, width=info.width, height=info.height, fps=info.fps,
+                         frames=info.num_frames)  # fmt: skip
+    height, width = medium.pixels.shape[:2]
+    return SeenVideo(path=source, duration=0.0, width=width, height=height, fps=0.0, frames=1)
+
+
+def _seen_frames(media: Sequence[Clip | Image], prompt: Prompt) -> Iterator[SeenFrame]:
+    stills = iter([visual.tokens for visual in prompt.visuals if visual.kind == "image"])
+    for index, medium in enumerate(media):
+        if isinstance(medium, Clip):
+            for time, planned in zip(medium.frames.pts_seconds, medium.plan.frames, strict=True):
+                yield SeenFrame(time=float(time), tokens=planned.tokens, video=index)
+        else:
+            yield SeenFrame(time=None, tokens=next(stills), video=index)
 
 
 def cite(text: str, seen: Sequence[Sequence[float]], durations: Sequence[float]) -> tuple[Cited, ...]:

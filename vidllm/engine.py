@@ -12,9 +12,8 @@ Nothing here knows files or frames. Shapes: V vocabulary.
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -23,12 +22,13 @@ import torch
 from torch import Tensor
 
 from vidllm.clip import Clip
-from vidllm.errors import ConfigError, ModelError
+from vidllm.errors import ModelError
 
 if TYPE_CHECKING:
     from vidllm.model.features import FeatureCache
     from vidllm.model.kv import State
     from vidllm.model.lmm import VideoLMM
+    from vidllm.options import GenerationOptions
     from vidllm.prompt import Image, Prompt
 
 FinishReason = Literal["stop", "length", "repetition"]
@@ -40,37 +40,6 @@ LOOP_MIN_COPIES = 4
 """So many copies in a row, and ..."""
 LOOP_MIN_TOKENS = 32
 """... so many tokens in all of them together, make a loop."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class GenerationOptions:
-    """How the next token is chosen and when to stop choosing. Impossible values raise ConfigError."""
-
-    max_new_tokens: int = 256
-    temperature: float = 0.0
-    """0 is greedy: the likeliest token, always the same answer."""
-    top_p: float = 1.0
-    """Sample from the fewest tokens that hold this much probability."""
-    top_k: int = 0
-    """Sample from so many likeliest tokens; 0: from all."""
-    seed: int = 0
-    """The same seed gives the same sample, on every device."""
-    stop: tuple[str, ...] = ()
-    """Texts that end the answer; they are not part of it."""
-    stop_on_loop: bool = True
-    """End an answer that repeats itself (see `LoopWatch`)."""
-
-    def __post_init__(self) -> None:
-        if self.max_new_tokens < 1:
-            raise ConfigError(f"max_new_tokens is {self.max_new_tokens}; an answer needs at least 1")
-        if not (self.temperature >= 0 and math.isfinite(self.temperature)):
-            raise ConfigError(f"temperature is {self.temperature}; use 0 (greedy) or more")
-        if not 0 < self.top_p <= 1:
-            raise ConfigError(f"top_p is {self.top_p}; use a value in (0, 1], where 1 keeps every token")
-        if self.top_k < 0:
-            raise ConfigError(f"top_k is {self.top_k}; use 0 (every token) or more")
-        if any(not stop for stop in self.stop):
-            raise ConfigError("a stop text is empty, it would end every answer before its first letter; leave it out")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -98,11 +67,13 @@ class Past:
     ids: tuple[int, ...]
     """What `state` has read: the prompt's ids, then those of its answer."""
     state: State
+    reused: int = 0
+    """How many of the prompt's tokens were read before and not again."""
 
     def after(self, answer: Generated) -> Past:
         """The same with the answer that grew from it."""
         read = answer.state.length - self.state.length
-        return Past(self.prompt, self.ids + answer.token_ids[:read], answer.state)
+        return Past(self.prompt, self.ids + answer.token_ids[:read], answer.state, self.reused)
 
 
 def read(model: VideoLMM, prompt: Prompt, *, cache: FeatureCache | None = None, past: Past | None = None) -> Past:
@@ -119,7 +90,7 @@ def read(model: VideoLMM, prompt: Prompt, *, cache: FeatureCache | None = None, 
         state = model.extend(model.rewind(past.state, shared), prompt.input_ids[shared:])
     else:
         state = model.prefill(prompt, cache)
-    return Past(prompt, prompt.input_ids, state)
+    return Past(prompt, prompt.input_ids, state, shared)
 
 
 def shared_prefix(past: Past, prompt: Prompt) -> int:
@@ -180,7 +151,7 @@ class Generation:
         self._result: Generated | None = None
         self._pieces = self._run(state)
 
-    def __iter__(self) -> Iterator[str]:
+    def __iter__(self) -> Generator[str]:
         return self._pieces
 
     @property
@@ -192,7 +163,7 @@ class Generation:
             raise ModelError("the answer was interrupted and has no result; generate it again")
         return self._result
 
-    def _run(self, state: State) -> Iterator[str]:
+    def _run(self, state: State) -> Generator[str]:
         began = time.perf_counter()
         text = TextStream(self._decode, self._options.stop)
         steps = _Steps(self._model, state, self._options)

@@ -1,0 +1,38 @@
+"""One vocabulary: what `ask` takes is what the two dataclasses hold, and a misspelt word is told."""
+
+from __future__ import annotations
+
+import pytest
+
+from vidllm.errors import ConfigError
+from vidllm.options import GENERATION_FIELDS, PLAN_FIELDS, AskOptions, split_options
+
+
+def test_the_typed_keywords_are_the_fields_of_the_dataclasses() -> None:
+    assert set(AskOptions.__annotations__) == {*PLAN_FIELDS, *GENERATION_FIELDS}
+    assert set(PLAN_FIELDS) & set(GENERATION_FIELDS) == {"max_new_tokens"}
+
+
+def test_each_half_gets_its_words() -> None:
+    look, generation = split_options({"start": "0:10", "end": 20, "frames": 4, "temperature": 0.5, "stop": "\n"})
+    assert (look.start, look.end, look.frames) == (10.0, 20, 4)
+    assert (generation.temperature, generation.stop) == (0.5, ("\n",))
+
+
+def test_max_new_tokens_unsaid_is_left_to_the_plan() -> None:
+    assert split_options({})[0].max_new_tokens is None
+    look, generation = split_options({"max_new_tokens": 9})
+    assert (look.max_new_tokens, generation.max_new_tokens) == (9, 9)
+    assert split_options({"max_new_tokens": None})[1].max_new_tokens == 256
+
+
+def test_a_misspelt_word_is_told_with_the_nearest_one() -> None:
+    with pytest.raises(ConfigError, match=r"tempreature .* did you mean temperature\?"):
+        split_options({"tempreature": 1})
+    with pytest.raises(ConfigError, match="there are start, end"):
+        split_options({"xyzzy": 1})
+
+
+def test_what_is_no_time_is_told() -> None:
+    with pytest.raises(ConfigError, match="noon"):
+        split_options({"start": "noon"})

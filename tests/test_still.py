@@ -1,0 +1,84 @@
+"""Pictures: upright, RGB, and one line for what is none."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image as PIL
+
+from vidllm.errors import LimitExceeded, NotAVideo, VideoNotFound
+from vidllm.still import is_still, open_still
+
+
+def quadrants(mode: str = "RGB") -> PIL.Image:
+    """4 x 2 pixels, the left half red, the right half blue."""
+    pixels = np.zeros((2, 4, 3), np.uint8)
+    pixels[:, :2, 0] = pixels[:, 2:, 2] = 255
+    return PIL.fromarray(pixels).convert(mode)
+
+
+def test_the_ending_says_what_is_a_picture() -> None:
+    assert is_still("a/B.JPG")
+    assert is_still(Path("图.webp"))
+    assert not is_still("clip.mp4")
+    assert not is_still("moves.gif")
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "CMYK"])
+def test_every_mode_becomes_rgb(mode: str, tmp_path: Path) -> None:
+    path = tmp_path / ("a.tif" if mode == "CMYK" else "a.png")
+    quadrants(mode).save(path)
+    image = open_still(path)
+    assert image.pixels.shape == (2, 4, 3)
+    assert image.pixels[0, 0].tolist() == [255, 0, 0]
+    assert image.source == str(path)
+
+
+def test_transparency_shows_white(tmp_path: Path) -> None:
+    PIL.new("RGBA", (1, 1), (0, 0, 0, 0)).save(tmp_path / "a.png")
+    assert open_still(tmp_path / "a.png").pixels.tolist() == [[[255, 255, 255]]]
+
+
+def test_a_photo_taken_sideways_is_turned(tmp_path: Path) -> None:
+    """EXIF orientation 6: turn 90 degrees clockwise to show; what was left is on top."""
+    picture = quadrants()
+    exif = picture.getexif()
+    exif[0x0112] = 6
+    picture.save(tmp_path / "a.png", exif=exif)
+    pixels = open_still(tmp_path / "a.png").pixels
+    assert pixels.shape == (4, 2, 3)
+    assert pixels[0, 0].tolist() == [255, 0, 0]
+    assert pixels[3, 0].tolist() == [0, 0, 255]
+
+
+def test_what_is_no_picture_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "text.png").write_text("not a picture")
+    (tmp_path / "empty.jpg").write_bytes(b"")
+    whole = tmp_path / "whole.png"
+    PIL.effect_noise((64, 64), 50).save(whole)
+    (tmp_path / "half.png").write_bytes(whole.read_bytes()[:2000])
+    for name in ("text.png", "empty.jpg", "half.png"):
+        with pytest.raises(NotAVideo, match=name) as caught:
+            open_still(tmp_path / name)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(VideoNotFound):
+        open_still(tmp_path / "none.png")
+    with pytest.raises(VideoNotFound):
+        open_still(tmp_path)
+
+
+def png_header(path: Path, width: int, height: int) -> Path:
+    """A PNG that claims a size and holds nothing."""
+    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header)))
+    return path
+
+
+@pytest.mark.parametrize("side", [12000, 30000])
+def test_a_bomb_is_not_opened(side: int, tmp_path: Path) -> None:
+    with pytest.raises(LimitExceeded, match="over 134 megapixels"):
+        open_still(png_header(tmp_path / "bomb.png", side, side))

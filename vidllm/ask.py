@@ -1,0 +1,361 @@
+"""The front door: a path and a question in, an Answer out.
+
+    model = vidllm.load()                                    # $VIDLLM_MODEL, else the built-in model
+    model.ask("clip.mp4", "what happens at 0:30?").text
+    for piece in model.stream("clip.mp4", "describe the video."): print(piece, end="")
+    chat = model.chat("clip.mp4"); chat.ask("what happens at 0:30?"); chat.ask("and then?")
+
+`ask` begins anew every time. A chat remembers: what was read of the video and of earlier turns is not read again.
+Torch is imported when a model is loaded, not with this file.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Unpack
+
+from vidllm.answer import Answer, Timing, report
+from vidllm.budget import LEAST_REPLY_TOKENS, REPLY_TOKENS
+from vidllm.clip import Clip, ClipPlan, PlanOptions, open_clips, plan_video
+from vidllm.errors import BudgetError, ConfigError
+from vidllm.model.families import ModelSpec, load_tokenizer, read_spec, resolve_model
+from vidllm.model.resolve import ENVIRONMENT, builtin_folder
+from vidllm.options import AskOptions, split_options
+from vidllm.prompt import Image, Message, Prompt, Role, build_prompt
+from vidllm.still import is_still, open_still
+from vidllm.video.fetch import fetch, is_url
+from vidllm.video.timecode import find_focus
+
+if TYPE_CHECKING:
+    from vidllm.engine import Generated, Past
+    from vidllm.model.checkpoint import Quantize
+    from vidllm.model.features import FeatureCache
+    from vidllm.model.lmm import VideoLMM
+
+Source = str | Path | Image
+"""A video file, a picture file, an http(s) URL of one, or a picture already in memory."""
+Stage = Literal["load", "fetch", "look", "encode", "answer"]
+"""look: probe, plan and decode. encode: the vision tower and reading the prompt."""
+Progress = Callable[[Stage], None]
+
+ROLES: tuple[Role, Role] = ("user", "assistant")
+TURN_TOKENS = 8
+"""What a chat template puts around one message, roughly."""
+CHAT_SLACK = 1.25
+"""When a dialogue outgrows its RoPE factor and all must be read again, by how much to overshoot: seldom again."""
+
+
+def load(
+    model: str | Path | None = None,
+    *,
+    device: str | None = None,
+    dtype: str | None = None,
+    device_map: str | dict[str, str | int] | None = None,
+    quantize: Quantize | None = None,
+    cache: FeatureCache | Literal["auto"] | None = "auto",
+    progress: Progress | None = None,
+) -> VideoModel:
+    """A model ready to be asked: a folder, a Hugging Face id, or None for $VIDLLM_MODEL and else the built-in one.
+
+    `cache` keeps encoded frames between asks: "auto" in memory and in vidllm's cache folder, None not at all.
+    Device, dtype, device_map and quantize as in `load_model`. Raises ModelError or ConfigError, one line.
+    """
+    _tell(progress, "load")
+    folder = resolve_model(None if model is None else str(model))
+    from vidllm.model.checkpoint import load_model
+    from vidllm.model.features import FeatureCache
+
+    lmm = load_model(folder, device, dtype, device_map, quantize)
+    name = str(model or os.environ.get(ENVIRONMENT) or "built-in")
+    return VideoModel(lmm, name, FeatureCache() if cache == "auto" else cache)
+
+
+def plan(
+    video: str | Path, question: str = "", *, model: str | Path | None = None, **options: Unpack[AskOptions]
+) -> ClipPlan:
+    """What `ask` would show the model and what it would cost, without loading weights or decoding a frame."""
+    spec = read_spec(resolve_model(None if model is None else str(model)))
+    look, _ = split_options(options)
+    return plan_video(_local(video), question, spec, load_tokenizer(spec.folder), look)
+
+
+class VideoModel:
+    """A loaded model. `ask` and `stream` may be called from several threads; a ChatSession belongs to one."""
+
+    def __init__(self, lmm: VideoLMM, name: str, cache: FeatureCache | None = None) -> None:
+        self.lmm = lmm
+        self.name = name
+        self.cache = cache
+
+    @property
+    def spec(self) -> ModelSpec:
+        """What the planning rooms know of the model."""
+        return self.lmm.spec
+
+    @property
+    def is_builtin(self) -> bool:
+        """Whether this is the small model that ships, which knows synthetic shapes only."""
+        return self.spec.folder.resolve() == builtin_folder().resolve()
+
+    def ask(
+        self, video: Source | Sequence[Source], question: str, *, progress: Progress | None = None,
+        **options: Unpack[AskOptions],
+    ) -> Answer:  # fmt: skip
+        """Answer `question` about a video, a picture, or several of them in order. Raises VidllmError, one line."""
+        return self.stream(video, question, progress=progress, **options).answer
+
+    def stream(
+        self, video: Source | Sequence[Source], question: str, *, progress: Progress | None = None,
+        **options: Unpack[AskOptions],
+    ) -> AnswerStream:  # fmt: skip
+        """As `ask`, but text comes as it is written: the video is read now, the answer while you iterate."""
+        return self.chat(video, progress=progress, **options).stream(question)
+
+    def chat(
+        self, video: Source | Sequence[Source], *, progress: Progress | None = None, **options: Unpack[AskOptions]
+    ) -> ChatSession:
+        """Several questions about the same video, each knowing the earlier ones. Nothing is opened before the first."""
+        sources = [video] if isinstance(video, str | Path | Image) else list(video)
+        if not sources:
+            raise ConfigError("no video to ask about; give a path, a URL or a list of them")
+        split_options(options)  # what was misspelt is told now, not with the first question
+        return ChatSession(self, sources, options, progress)
+
+
+class AnswerStream(Iterator[str]):
+    """An answer being written: iterate for pieces of text that join to it; `answer` finishes it and gives the whole."""
+
+    def __init__(self, pieces: Iterator[str], clips: tuple[Clip, ...], finish: Callable[[], Answer]) -> None:
+        self.clips = clips
+        """What the answer is about, known before its first word."""
+        self._pieces = pieces
+        self._finish = finish
+        self._answer: Answer | None = None
+
+    def __next__(self) -> str:
+        try:
+            return next(self._pieces)
+        except StopIteration:
+            self._answer = self._answer or self._finish()
+            raise
+
+    @property
+    def answer(self) -> Answer:
+        """The finished Answer; what has not been iterated yet is written first. ModelError if it was interrupted."""
+        for _ in self:
+            pass
+        assert self._answer is not None
+        return self._answer
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Look:
+    """What a prompt shows: media in the user's order, and the options they were opened under."""
+
+    media: tuple[Clip | Image, ...]
+    options: PlanOptions
+
+    @property
+    def clips(self) -> tuple[Clip, ...]:
+        return tuple(medium for medium in self.media if isinstance(medium, Clip))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Turn:
+    """A question on its way: what it is shown, what was read for it and how long that took."""
+
+    question: str
+    look: _Look
+    is_new_look: bool
+    past: Past
+    read_seconds: float
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        return self.past.prompt.messages
+
+
+class ChatSession:
+    """Questions about one video, each knowing the earlier ones; the video is decoded and encoded once.
+
+    A follow-up that names no time looks at the same frames, and only its own text is read. One that names a time is
+    planned anew: frames near that time are decoded, frames that were encoded before come from the feature cache, and
+    the dialogue is read again behind them. If that plan is the one already shown, nothing is read again.
+    A turn counts when its answer is finished: after Ctrl-C the session is as it was before the question.
+    """
+
+    def __init__(
+        self, model: VideoModel, sources: Sequence[Source], options: AskOptions, progress: Progress | None = None
+    ) -> None:
+        self._model = model
+        self._names = tuple(source.source if isinstance(source, Image) else str(source) for source in sources)
+        self._sources = tuple(sources)
+        self._options = options
+        self._progress = progress
+        self._opened: tuple[Path | Image, ...] | None = None
+        self._look: _Look | None = None
+        self._past: Past | None = None
+        self._running: Generator[str] | None = None
+        self._turns: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def turns(self) -> tuple[tuple[str, str], ...]:
+        """(question, answer) of every finished turn."""
+        return self._turns
+
+    @property
+    def past(self) -> Past | None:
+        """What the model has read so far; `past.reused` says how much of the last prompt was not read again."""
+        return self._past
+
+    def ask(self, question: str, **options: Unpack[AskOptions]) -> Answer:
+        """Answer a question that may refer to earlier ones; `options` change the session's for this turn."""
+        return self.stream(question, **options).answer
+
+    def stream(self, question: str, **options: Unpack[AskOptions]) -> AnswerStream:
+        """As `ask`, but text comes as it is written."""
+        if not question.strip():
+            raise ConfigError('the question is empty; ask something, for example "describe the video."')
+        from vidllm.engine import generate
+
+        if self._running is not None:
+            self._running.close()  # an answer left half-written: what it would have read next is given up
+        look_options, generation = split_options({**self._options, **options})
+        look = self._find_look(question, look_options)
+        prompt, room = self._write_prompt(question, look)
+        turn = self._read(question, look, prompt)
+        _tell(self._progress, "answer")
+        generation = generate(self._model.lmm, turn.past.state, replace(generation, max_new_tokens=room))
+        self._running = iter(generation)
+        return AnswerStream(self._running, look.clips, lambda: self._finish(turn, generation.result))
+
+    def _find_look(self, question: str, options: PlanOptions) -> _Look:
+        """What the question is shown: as before, unless its options or the times it names are others."""
+        if self._look is not None and self._look.options == options and not self._names_other_times(question):
+            return self._look
+        media = self._open_sources()
+        _tell(self._progress, "look")
+        model = self._model.lmm
+        taken = options.reserve + self._tokens_of_turns() + self._tokens_of_stills(media)
+        paths = [medium for medium in media if isinstance(medium, Path)]
+        clips = iter(open_clips(paths, question, model.spec, model.tokenizer, replace(options, reserve=taken)))
+        shown = tuple(medium if isinstance(medium, Image) else next(clips) for medium in media)
+        return _Look(media=shown, options=options)
+
+    def _names_other_times(self, question: str) -> bool:
+        """Whether the question names a time, and not just the times the present frames were chosen for."""
+        assert self._look is not None
+        options = self._look.options
+        if options.policy not in ("auto", "focus"):
+            return False
+        for clip in self._look.clips:
+            end = clip.info.duration if options.end is None else options.end
+            focus = find_focus(question, end, options.start or 0.0)
+            if focus is not None and focus.spans != (clip.focus.spans if clip.focus else ()):
+                return True
+        return False
+
+    def _open_sources(self) -> tuple[Path | Image, ...]:
+        """Local paths of videos, opened pictures; fetched and opened once."""
+        if self._opened is None:
+            self._opened = tuple(_open_source(source, self._progress) for source in self._sources)
+        return self._opened
+
+    def _tokens_of_turns(self) -> int:
+        """About what earlier turns take; the exact count is checked when the prompt is built."""
+        encode = self._model.lmm.tokenizer.encode
+        return sum(len(encode(text)) + TURN_TOKENS for turn in self._turns for text in turn)
+
+    def _tokens_of_stills(self, media: Sequence[Path | Image]) -> int:
+        stills = tuple(medium for medium in media if isinstance(medium, Image))
+        if not stills:
+            return 0
+        model = self._model.lmm
+        return build_prompt([Message("user", "", stills)], model.spec, model.tokenizer, rope_max=math.inf).video_tokens
+
+    def _write_prompt(self, question: str, look: _Look) -> tuple[Prompt, int]:
+        """The whole dialogue with `question` at its end, and the tokens its answer may take.
+
+        Raises BudgetError when the dialogue has outgrown the model.
+        """
+        said = [Message(role, text) for turn in self._turns for role, text in zip(ROLES, turn, strict=True)]
+        first, *rest = [*said, Message("user", question)]
+        messages = [replace(first, media=look.media), *rest]
+        asked = look.options.max_new_tokens
+        planned = asked or min((clip.plan.max_new_tokens for clip in look.clips), default=REPLY_TOKENS)
+        try:
+            return self._build(messages, planned, look), planned
+        except BudgetError:
+            if asked or planned <= LEAST_REPLY_TOKENS:
+                raise
+            return self._build(messages, LEAST_REPLY_TOKENS, look), LEAST_REPLY_TOKENS
+
+    def _build(self, messages: Sequence[Message], room: int, look: _Look) -> Prompt:
+        """The prompt at the smallest RoPE factor that does; of a later turn at one that spares reading all again."""
+        model, most = self._model.lmm, look.options.rope_max
+        prompt = build_prompt(messages, model.spec, model.tokenizer, max_new_tokens=room, rope_max=most)
+        if self._past is None or not self._turns or look is not self._look:
+            return prompt
+        before = self._past.state.rope_factor
+        factor = before if prompt.rope_factor <= before else min(most, prompt.rope_factor * CHAT_SLACK)
+        return replace(prompt, rope_factor=factor)
+
+    def _read(self, question: str, look: _Look, prompt: Prompt) -> _Turn:
+        from vidllm.engine import read, shared_prefix
+
+        _tell(self._progress, "encode")
+        past, self._past = self._past, None
+        if past is not None and not shared_prefix(past, prompt):
+            past = None  # its memory is free before the new prompt takes its own
+        began = time.perf_counter()
+        self._past = read(self._model.lmm, prompt, cache=self._model.cache, past=past)
+        return _Turn(question=question, look=look, is_new_look=look is not self._look, past=self._past,
+                     read_seconds=time.perf_counter() - began)  # fmt: skip
+
+    def _finish(self, turn: _Turn, generated: Generated) -> Answer:
+        """Remember the turn and report it."""
+        self._past = turn.past.after(generated)
+        self._look = turn.look
+        self._turns += ((turn.question, generated.text),)
+        return report(
+            model=self._model.name, sources=self._names, media=turn.look.media, past=turn.past, generated=generated,
+            timing=_timing(turn, generated.seconds),
+        )  # fmt: skip
+
+
+def _timing(turn: _Turn, generate_seconds: float) -> Timing:
+    """Seconds by stage; a look that was there already cost nothing, nor did what was read before."""
+    clips = turn.look.clips if turn.is_new_look else ()
+    state, reused = turn.past.state, turn.past.reused
+    return Timing(
+        probe=sum(clip.probe_seconds for clip in clips),
+        decode=sum(clip.decode_seconds for clip in clips),
+        encode=0.0 if reused else state.encode_seconds,
+        prefill=turn.read_seconds if reused else state.prefill_seconds,
+        generate=generate_seconds,
+    )
+
+
+def _open_source(source: Source, progress: Progress | None) -> Path | Image:
+    """A video's local path, or a picture opened; URLs are fetched."""
+    if isinstance(source, Image):
+        return source
+    path = _local(source, progress)
+    return open_still(path) if is_still(path) else path
+
+
+def _local(video: str | Path, progress: Progress | None = None) -> Path:
+    if not is_url(str(video)):
+        return Path(video)
+    _tell(progress, "fetch")
+    return fetch(str(video))
+
+
+def _tell(progress: Progress | None, stage: Stage) -> None:
+    if progress is not None:
+        progress(stage)
