@@ -51,7 +51,7 @@ def prompt_for(model: ComposableLMM, ids: Sequence[int], visuals: Sequence[Visua
     tokens = sum(visual.tokens for visual in visuals)
     return Prompt(
         input_ids=tuple(ids), visuals=tuple(visuals), rope_factor=factor, spec=model.spec, text="", messages=(),
-        text_tokens=len(ids) - tokens, video_tokens=tokens,
+        text_tokens=len(ids) - tokens, video_tokens=tokens, max_new_tokens=256,
     )  # fmt: skip
 
 

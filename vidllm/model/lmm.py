@@ -10,19 +10,18 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from vidllm.budget import Geometry
 from vidllm.errors import ModelError
-from vidllm.model.features import FeatureCache, pixel_digest
+from vidllm.model.encode import encode_once
+from vidllm.model.features import FeatureCache
 from vidllm.model.kv import KeyValues, State, rewind, writable
 from vidllm.model.pooling import lay_out, pack_tiles, pool
 from vidllm.model.rope import scaled_positions
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
     from transformers import PreTrainedTokenizerBase
 
     from vidllm.model.families import ModelSpec
@@ -94,7 +93,7 @@ class ComposableLMM:
         self.embed: nn.Module = network.get_input_embeddings()  # type: ignore[operator]
         self.layers = len(self.parts.language_model.layers)  # type: ignore[arg-type]
         self.newline: Tensor | None = getattr(network.model, "image_newline", None)  # families without one: LLaVA-1.5
-        self._vision_key = _vision_key(spec, fingerprint)
+        self._vision_key = f"{vision_key(spec, fingerprint)}|{self.dtype}"
 
     @property
     def device(self) -> torch.device:
@@ -148,11 +147,14 @@ class ComposableLMM:
     def encode(self, visuals: Sequence[Visual], cache: FeatureCache | None = None) -> tuple[list[Tensor], int]:
         """Tokens (n, D) of each visual, and how many pictures really went through the tower."""
         pictures = [picture for visual in visuals for picture in visual.pixels]  # each (S, S, 3)
-        firsts = _same_as(pictures, self.same_within)
-        grids, encoded = self._patch_features(pictures, sorted(set(firsts)), cache)
-        taken = iter(firsts)
-        rows = [torch.stack([grids[next(taken)] for _ in visual.pixels]) for visual in visuals]
-        return [self._tokens(visual, row) for visual, row in zip(visuals, rows, strict=True)], encoded
+        features, encoded = encode_once(
+            pictures, self.tower_features, cache=cache, context=self._vision_key, chunk=self.chunk,
+            same_within=self.same_within,
+        )  # fmt: skip
+        tower = next(self.parts.vision_tower.parameters())
+        rows = iter(features)
+        grids = [torch.stack([next(rows).to(tower) for _ in visual.pixels]) for visual in visuals]  # each (T, P, Dv)
+        return [self._tokens(visual, grid) for visual, grid in zip(visuals, grids, strict=True)], encoded
 
     def embed_prompt(self, prompt: Prompt, features: Sequence[Tensor]) -> Tensor:
         """Token embeddings (1, L, D) with every visual's features (n, D) in the place its placeholders hold."""
@@ -194,72 +196,24 @@ class ComposableLMM:
         projected = self.parts.multi_modal_projector(features)
         return pool(projected, geometry.rows, geometry.cols, stride, geometry.pooling)
 
-    def _patch_features(
-        self, pictures: Sequence[NDArray[np.uint8]], wanted: Sequence[int], cache: FeatureCache | None
-    ) -> tuple[dict[int, Tensor], int]:
-        """Tower features (P, Dv) of the wanted pictures, from the cache where it has them; and how many it had not."""
-        if cache is None:
-            return self._run_tower(pictures, wanted), len(wanted)
-        keys = {index: pixel_digest(pictures[index], self._vision_key) for index in wanted}
-        found = {index: hit for index, key in keys.items() if (hit := cache.get(key)) is not None}
-        missing = [index for index in wanted if index not in found]
-        fresh = self._run_tower(pictures, missing)
-        for index, features in fresh.items():
-            cache.put(keys[index], features)
-        tower = self._tower_device
-        return fresh | {index: hit.to(tower, self.dtype) for index, hit in found.items()}, len(missing)
-
-    def _run_tower(self, pictures: Sequence[NDArray[np.uint8]], wanted: Sequence[int]) -> dict[int, Tensor]:
-        """Features (P, Dv) by picture index, `chunk` pictures at a time."""
-        made: dict[int, Tensor] = {}
-        for start in range(0, len(wanted), self.chunk):
-            indices = wanted[start : start + self.chunk]
-            pixels = torch.from_numpy(np.stack([pictures[index] for index in indices]))
-            made.update(zip(indices, self.tower_features(pixels), strict=True))
-        return made
-
-    @property
-    def _tower_device(self) -> torch.device:
-        return next(self.parts.vision_tower.parameters()).device
-
     def tower_features(self, pixels: Tensor) -> Tensor:
         """Vision features (N, P, Dv) of uint8 pixels (N, S, S, 3); several layers stand side by side in Dv."""
-        device = self._tower_device
-        mean, std = (torch.tensor(values, device=device) for values in (self.spec.image_mean, self.spec.image_std))
-        normal = ((pixels.to(device) / 255 - mean) / std).permute(0, 3, 1, 2).to(self.dtype)
+        normal = normalised(pixels, self.spec, next(self.parts.vision_tower.parameters()))
         layers = list(self.spec.vision_layers)
-        states = self.parts.vision_tower(normal, output_hidden_states=layers).hidden_states
+        states = self.parts.vision_tower(normal.permute(0, 3, 1, 2), output_hidden_states=layers).hidden_states
         features = torch.cat([states[layer] for layer in layers], dim=-1)
         return features[:, 1:] if self.spec.cls == "drop" else features
 
 
-def _vision_key(spec: ModelSpec, fingerprint: str) -> str:
+def normalised(pixels: Tensor, spec: ModelSpec, like: Tensor) -> Tensor:
+    """uint8 (..., 3) -> what the tower was trained on, in the dtype and on the device of `like`."""
+    mean, std = (torch.tensor(values, device=like.device) for values in (spec.image_mean, spec.image_std))
+    return ((pixels.to(like.device) / 255 - mean) / std).to(like.dtype)
+
+
+def vision_key(spec: ModelSpec, fingerprint: str) -> str:
     """All that shapes a picture's tower features besides its pixels."""
     return f"{fingerprint}|{spec.vision_layers}|{spec.cls}|{spec.image_mean}|{spec.image_std}"
-
-
-def _same_as(pictures: Sequence[NDArray[np.uint8]], within: int) -> list[int]:
-    """For each picture the index of the one that stands for it: itself, or one encoded before that it repeats.
-
-    Equal pictures are found anywhere; nearly equal ones only against the last picture encoded, so that a slow pan can
-    not creep along a chain of small steps.
-    """
-    seen: dict[str, int] = {}
-    firsts: list[int] = []
-    last = -1
-    for index, picture in enumerate(pictures):
-        first = seen.setdefault(pixel_digest(picture), index)
-        if first == index and within and last >= 0 and _close(pictures[last], picture, within):
-            first = last
-        last = index if first == index else last
-        firsts.append(first)
-    return firsts
-
-
-def _close(one: NDArray[np.uint8], other: NDArray[np.uint8], within: int) -> bool:
-    if one.shape != other.shape:
-        return False
-    return int(np.abs(one.astype(np.int16) - other).max()) <= within
 
 
 def _check_counts(visuals: Sequence[Visual], features: Sequence[Tensor], placeholders: int) -> None:
