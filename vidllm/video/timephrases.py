@@ -172,7 +172,7 @@ def _english_seconds(words: str) -> float:
     ):
         scale = _unit_seconds(unit)
         total += scale * (number(count) if count else 1)
-    return total + (0.5 * scale if re.search(r"[a-z]\s+and\s+a\s+half$", words) and "half " not in words[:-4] else 0.0)
+    return total + (0.5 * scale if re.search(r"(?:hour|min|minute|second)s?\s+and\s+a\s+half$", words) else 0.0)
 
 
 def _han_seconds(words: str) -> float:

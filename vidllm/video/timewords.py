@@ -1,8 +1,8 @@
 """Reads a text for the times it names: the grammar behind `timecode.find_focus`.
 
 Three steps. Clocks and amounts of time are marked. What only looks like a time is blanked out: hours of the day,
-ratios, scores, verses, lengths of time. Then the rules run, each blanking out what it took. A clock like `0:30` names a moment
-wherever it stands; an amount like `30 seconds` does so only in words that make it one ("at", "mark", "in", "第").
+ratios, scores, verses, lengths of time. Then the rules run, each blanking out what it took. A clock like `0:30` names a
+moment wherever it stands; an amount like `30 seconds` only in words that make it one ("at", "mark", "in", "第").
 """
 
 import re
