@@ -10,8 +10,8 @@ import typer
 
 from vidllm.errors import VidllmError
 
-from . import doctor, plan, world
-from .output import READER_LEFT, silence_stdout, write
+from . import ask, chat, doctor, frames, plan, world
+from .output import READER_LEFT, one_line, silence_stdout, write
 
 app = typer.Typer(
     name="vidllm",
@@ -47,7 +47,10 @@ def vidllm(
     """
 
 
+app.command(short_help="Answer a question about a video.")(ask.ask)
+app.command(short_help="Several questions about one video.")(chat.chat)
 app.command(short_help="What ask would look at, and what it costs.")(plan.plan)
+app.command(short_help="The frames themselves: pictures, or a contact sheet.")(frames.frames)
 app.add_typer(world.app, name="world", short_help="Scripted clips with exact truth.")
 app.command(short_help="What works here, and how to get what does not.")(doctor.doctor)
 
@@ -93,7 +96,7 @@ def _usage(error: typer.TyperException, argv: Sequence[str]) -> int:
         return error.exit_code
     commands = {info.callback.__name__ for info in app.registered_commands if info.callback}
     helped = " ".join(["vidllm", *(word for word in argv[:1] if word in commands), "--help"])
-    print(f"vidllm: {_one_line(message)} See `{helped}`.", file=sys.stderr)
+    print(f"vidllm: {one_line(message)} See `{helped}`.", file=sys.stderr)
     return error.exit_code
 
 
@@ -103,14 +106,8 @@ def _fail(error: BaseException, message: str) -> int:
         import traceback
 
         traceback.print_exception(error)
-    print(f"vidllm: {_one_line(message)}", file=sys.stderr)
+    print(f"vidllm: {one_line(message)}", file=sys.stderr)
     return 1
-
-
-def _one_line(message: str) -> str:
-    """Line breaks become spaces; other control characters, a file's name may hold them, are spelled out."""
-    joined = " ".join(message.split())
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in joined)
 
 
 def _describe_os_error(error: OSError) -> str:

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from vidllm.errors import ConfigError
 from vidllm.video.timecode import parse_time
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from .progress import Progress
 
 
 def _seconds(text: str) -> float:
@@ -24,7 +19,8 @@ def _seconds(text: str) -> float:
 
 Video = Annotated[str, typer.Argument(metavar="VIDEO", help="A video file, or an http(s) URL.", show_default=False)]
 Question = Annotated[
-    str, typer.Argument(metavar="QUESTION", help="What to answer; times in it (0:30) draw the look.", show_default=False)
+    str,
+    typer.Argument(metavar="QUESTION", help="What to answer; times in it (0:30) draw the look.", show_default=False),
 ]
 OptionalQuestion = Annotated[
     str, typer.Argument(metavar="QUESTION", help="The question to plan for; times in it draw the look.")
@@ -49,7 +45,7 @@ To = Annotated[
 ]
 Frames = Annotated[
     int | None,
-    typer.Option("--frames", min=1, metavar="N", help="So many frames. Default: as many as fit, up to the model's own."),
+    typer.Option("--frames", min=1, metavar="N", help="So many frames. Default: what fits, up to the model's own."),
 ]
 Fps = Annotated[
     float | None,
@@ -75,6 +71,10 @@ MaxNewTokens = Annotated[
     int | None,
     typer.Option("--max-new-tokens", min=1, metavar="N", help="Room for the answer. Default: 256, less when tight."),
 ]
+Temperature = Annotated[
+    float, typer.Option("--temperature", min=0.0, metavar="T", help="0: always the likeliest word; higher: bolder.")
+]
+Seed = Annotated[int, typer.Option("--seed", min=0, metavar="N", help="The same seed gives the same sample.")]
 Reader = Annotated[
     Literal["auto", "pyav", "decord", "torchcodec"],
     typer.Option("--reader", help="Who decodes; auto follows the measured table."),
@@ -92,15 +92,3 @@ FitMode = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 
-
-def fetched(video: str, progress: Progress) -> str | Path:
-    """The local file of VIDEO: a URL is brought here first, into a capped cache."""
-    if not video.lower().startswith(("http://", "https://")):
-        return video
-    from vidllm.video.fetch import fetch
-
-    return fetch(video, lambda done, total: progress(f"fetching {_megabytes(done, total)}"))
-
-
-def _megabytes(done: int, total: int | None) -> str:
-    return f"{done / 1e6:.1f} MB" + (f" of {total / 1e6:.1f}" if total else "")

@@ -33,6 +33,17 @@ def write_json(value: Mapping[str, Any]) -> None:
     write(json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
 
 
+def write_json_line(value: Mapping[str, Any]) -> None:
+    """One JSON object on one line of stdout, for a stream of them."""
+    write(json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def one_line(message: str) -> str:
+    """Line breaks become spaces; other control characters, a file's name may hold them, are spelled out."""
+    joined = " ".join(message.split())
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in joined)
+
+
 def note(text: str) -> None:
     """One line on stderr."""
     print(text, file=sys.stderr, flush=True)

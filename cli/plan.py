@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,22 +12,32 @@ import typer
 from . import options
 from .output import note, write, write_json
 from .progress import Progress
+from .source import local_path
 
 if TYPE_CHECKING:
     from vidllm.clip import ClipPlan
     from vidllm.model.families import ModelSpec
 
 
-def _grid(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"([1-9]\d{0,3})[x×]([1-9]\d{0,3})", text.strip())
-    if match is None:
-        raise typer.BadParameter(f"{text!r} is not a grid; write rows x columns, such as 24x24")
-    return int(match[1]), int(match[2])
+@dataclass(frozen=True)
+class PatchGrid:
+    """What one frame is before pooling: rows x cols patches."""
+
+    rows: int
+    cols: int
+
+    @classmethod
+    def read(cls, text: str) -> PatchGrid:
+        """The grid that `24x24` means; a usage error for anything else."""
+        match = re.fullmatch(r"([1-9]\d{0,3})[x×]([1-9]\d{0,3})", text.strip())
+        if match is None:
+            raise typer.BadParameter(f"{text!r} is not a grid; write rows x columns, such as 24x24")
+        return cls(int(match[1]), int(match[2]))
 
 
 Grid = Annotated[
-    tuple[int, int] | None,
-    typer.Option("--grid", parser=_grid, metavar="RxC", help="Plan for this patch grid instead of a model."),
+    PatchGrid | None,
+    typer.Option("--grid", parser=PatchGrid.read, metavar="RxC", help="Plan for this patch grid instead of a model."),
 ]
 Context = Annotated[
     int | None,
@@ -73,7 +83,7 @@ def plan(
     spec = _spec(model, grid, context)
     tokenizer = None if grid else load_tokenizer(spec.folder)
     with Progress() as progress:
-        planned = plan_video(options.fetched(video, progress), question, spec, tokenizer, look)
+        planned = plan_video(local_path(video, progress), question, spec, tokenizer, look)
     if as_json:
         write_json(planned.to_dict())
     else:
@@ -82,7 +92,7 @@ def plan(
         note(f"note: {remark}")
 
 
-def _spec(model: str | None, grid: tuple[int, int] | None, context: int | None) -> ModelSpec:
+def _spec(model: str | None, grid: PatchGrid | None, context: int | None) -> ModelSpec:
     from vidllm.errors import ConfigError
     from vidllm.model.families import bare_spec, read_spec, resolve_model
 
@@ -91,7 +101,7 @@ def _spec(model: str | None, grid: tuple[int, int] | None, context: int | None) 
         return spec if context is None else replace(spec, context=context)
     if model is not None:
         raise ConfigError("--grid plans without a model and --model names one; leave one of them out")
-    return bare_spec(*grid, context or 4096)
+    return bare_spec(grid.rows, grid.cols, context or 4096)
 
 
 def _lines(planned: ClipPlan) -> list[str]:

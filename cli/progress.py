@@ -9,6 +9,16 @@ from typing import TYPE_CHECKING, Self
 if TYPE_CHECKING:
     from rich.status import Status
 
+    from vidllm.ask import Stage
+
+STAGES: dict[Stage, str] = {
+    "load": "loading the model",
+    "fetch": "fetching the video",
+    "look": "decoding frames",
+    "encode": "reading the video",
+    "answer": "answering",
+}
+
 
 class Progress:
     """Call it with what is happening now; leaving the `with` block, or `clear`, wipes the line."""
@@ -28,6 +38,10 @@ class Progress:
         if self._status is not None:
             self._status.update(f"{happening}…")
             self._status.start()
+
+    def stage(self, stage: Stage) -> None:
+        """What the library says it is doing now."""
+        self(STAGES[stage])
 
     def clear(self) -> None:
         """Wipe the line: something else wants the terminal."""

@@ -38,5 +38,5 @@ def make(
     from vidllm.world.make import make_clips
 
     with Progress() as progress:
-        paths = make_clips(count, seed, folder, progress=lambda done, total: progress(f"drawing clip {done} of {total}"))
+        paths = make_clips(count, seed, folder, progress=lambda done: progress(f"drawing clip {done} of {count}"))
     write("".join(f"{path}\n" for path in paths))

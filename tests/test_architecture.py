@@ -14,11 +14,11 @@ ROOT = Path(__file__).resolve().parents[1]
 FLOORS = (
     ("errors",),
     ("config", "caches", "video", "world"),
-    ("budget",),
-    ("clip", "model"),
-    ("prompt",),
+    ("budget", "policies"),
+    ("clip", "model", "shots"),
+    ("prompt", "still", "options"),
     ("engine",),
-    ("ask", "train", "doctor", "builtin"),
+    ("ask", "answer", "train", "doctor", "builtin"),
     ("corpus", "feedback"),
     ("cli",),
 )

@@ -1,0 +1,114 @@
+"""`vidllm chat`: several questions about one video, which is decoded and encoded once."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from vidllm.errors import VidllmError
+
+from . import options
+from .output import note, one_line, write, write_json_line
+from .progress import Progress
+from .remarks import introduce, remark
+from .source import check_before_loading
+
+if TYPE_CHECKING:
+    from vidllm.ask import ChatSession
+
+FAREWELLS = ("/bye", "/exit", "/quit")
+PROMPT = "> "
+
+
+def chat(
+    video: options.Video,
+    model: options.Model = None,
+    start: options.From = None,
+    end: options.To = None,
+    frames: options.Frames = None,
+    fps: options.Fps = None,
+    policy: options.Policy = "auto",
+    stride: options.Stride = None,
+    rope_max: options.RopeMax = 2.0,
+    max_new_tokens: options.MaxNewTokens = None,
+    temperature: options.Temperature = 0.0,
+    seed: options.Seed = 0,
+    reader: options.Reader = "auto",
+    fit: options.FitMode = None,
+    snap: options.Snap = False,
+    no_subtitles: options.NoSubtitles = False,
+    as_json: options.Json = False,
+) -> int:
+    """Ask several questions about a video, one a line; the video is read once, so answers come fast.
+
+    \b
+    Examples:
+      vidllm chat clip.mp4
+      printf 'what happens at 0:30?\\nwhere is it then?\\n' | vidllm chat clip.mp4
+
+    Ctrl-C stops an answer; /bye, Ctrl-D or the end of input ends the talk. With --json every answer is one line.
+    Exit code 1 when a question could not be answered.
+    """
+    check_before_loading(video)
+    with Progress() as progress:
+        from vidllm.ask import load
+
+        loaded = load(model, progress=progress.stage)
+        progress.clear()
+        introduce(loaded)
+        session = loaded.chat(
+            video, progress=progress.stage, start=start, end=end, frames=frames, fps=fps, policy=policy, stride=stride,
+            rope_max=rope_max, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed, reader=reader,
+            fit=fit, snap=snap, subtitles=not no_subtitles,
+        )  # fmt: skip
+        answered = [_turn(session, question, progress, as_json) for question in _questions()]
+    return 0 if all(answered) else 1
+
+
+def _questions() -> Iterator[str]:
+    """One question a line, until a farewell or the end of input."""
+    while (line := _read_line()) is not None and line.strip() not in FAREWELLS:
+        if line.strip():
+            yield line.strip()
+
+
+def _read_line() -> str | None:
+    """A line, with line editing where a person types it; None at the end of input."""
+    if sys.stdin.isatty() and sys.stdout.isatty():
+        with suppress(ImportError):  # Windows: its terminal edits lines itself
+            import readline  # noqa: F401  arrow keys and history
+        try:
+            return input(PROMPT)
+        except EOFError:
+            write("\n")
+            return None
+    if sys.stdin.isatty():
+        print(PROMPT, end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline() or None
+
+
+def _turn(session: ChatSession, question: str, progress: Progress, as_json: bool) -> bool:
+    """One question and its answer; False when there is none. A failure ends the turn, not the talk."""
+    try:
+        stream = session.stream(question)
+        progress.clear()
+        for piece in stream:
+            if not as_json:
+                write(piece)
+        if as_json:
+            write_json_line(stream.answer.to_dict())
+        else:
+            write("\n")
+        remark(stream.answer)
+        return True
+    except VidllmError as error:
+        progress.clear()
+        note(f"vidllm: {one_line(str(error))}")
+    except KeyboardInterrupt:
+        if not sys.stdin.isatty():
+            raise
+        progress.clear()
+        note("\nstopped")
+    return False

@@ -1,0 +1,108 @@
+"""Frames for people: the moments `ask` would choose, without its budget, as picture files. No model, no torch."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from vidllm.errors import ConfigError
+from vidllm.policies import Look
+from vidllm.video.sampling import SamplePlan, change
+from vidllm.video.timecode import find_focus, format_time
+
+if TYPE_CHECKING:
+    from vidllm.video.decode import FrameSet
+    from vidllm.video.info import VideoInfo
+
+    Read = Callable[[Sequence[float]], FrameSet]
+
+ShotPolicy = Literal["auto", "uniform", "slowfast", "focus", "change"]
+"""Those of `ask`, and `change`: where the picture changes. Without a budget slowfast is uniform."""
+
+DEFAULT_FRAMES = 16
+BATCH = 32
+"""Frames in memory at once: 200 MB of 1080p."""
+
+
+@dataclass(frozen=True)
+class Shot:
+    """One frame written to disk: its true time in seconds, viewer's clock, and its file."""
+
+    time: float
+    path: Path
+
+
+def choose_moments(
+    info: VideoInfo,
+    question: str = "",
+    *,
+    policy: ShotPolicy = "auto",
+    start: float | None = None,
+    end: float | None = None,
+    frames: int | None = None,
+    fps: float | None = None,
+) -> SamplePlan:
+    """The moments in `[start, end)` seconds: 16, or `frames`, or `fps` a second, or the focus layout of a named time.
+
+    Raises NoFrames when the range holds none, ConfigError when `change` is to keep a rate.
+    """
+    low, high = start or 0.0, info.duration if end is None else end
+    if policy == "change":
+        if fps is not None:
+            raise ConfigError("--policy change goes where the picture changes and can not keep a rate; leave --fps out")
+        return change(info, frames or DEFAULT_FRAMES, low, high)
+    focus = find_focus(question, min(high, info.duration), low) if policy in ("auto", "focus") else None
+    spans = focus.spans if focus else ()
+    look = Look(
+        pts_seconds=info.pts_seconds, policy="focus" if focus else "uniform", start=low, end=high, spans=spans, fps=fps
+    )
+    return look.moments(frames if focus or fps is not None else frames or DEFAULT_FRAMES)
+
+
+def save_pictures(times: Sequence[float], folder: Path, read: Read) -> tuple[Shot, ...]:
+    """One PNG a frame, `003_1-30.500.png`, in `folder`; when one fails none is left there.
+
+    `read` decodes a few of the `times` (seconds) at once, so memory does not grow with their number.
+    """
+    made = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".vidllm-") as scratch:
+            shots: list[Shot] = []
+            for first in range(0, len(times), BATCH):
+                shots += _save_batch(read(times[first : first + BATCH]), Path(scratch), first)
+            return tuple(Shot(shot.time, _move(shot.path, folder)) for shot in shots)
+    except BaseException:
+        if made:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def save_shot_sheet(times: Sequence[float], path: Path, read: Read) -> tuple[Shot, ...]:
+    """All frames on one contact sheet, each with its time."""
+    from vidllm.video.sheet import save_sheet
+
+    frames = read(times)
+    save_sheet(frames, path)
+    return tuple(Shot(float(time), path) for time in frames.pts_seconds)
+
+
+def _save_batch(frames: FrameSet, folder: Path, first: int) -> list[Shot]:
+    from PIL import Image
+
+    shots = []
+    for number, (pixels, time) in enumerate(zip(frames.pixels, frames.pts_seconds, strict=True), start=first):
+        path = folder / f"{number:03d}_{format_time(float(time), decimals=3).replace(':', '-')}.png"
+        Image.fromarray(pixels).save(path, compress_level=1)
+        shots.append(Shot(float(time), path))
+    return shots
+
+
+def _move(path: Path, folder: Path) -> Path:
+    os.replace(path, folder / path.name)
+    return folder / path.name
