@@ -1,0 +1,267 @@
+"""Probing and decoding in a process that can be killed: wall time, memory, pixels, frames and bytes have limits.
+
+Native decoders hang, crash and eat memory on damaged files, and no thread time-out ends a native loop. So a child does
+the work (`guard_child`), is kept for the next clip, and is replaced when it had to be killed. Whatever happens in it
+comes out as frames or as one `VideoError`.
+"""
+
+import atexit
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, cast
+
+import numpy as np
+import psutil
+from numpy.typing import NDArray
+
+import vidllm.errors
+from vidllm.errors import LimitExceeded, VideoError, VidllmError
+from vidllm.video import wire
+from vidllm.video.container import check_file
+from vidllm.video.decode import FrameSet, Reader
+from vidllm.video.guard_child import is_child
+from vidllm.video.info import VideoInfo
+
+__all__ = ["Limits", "close_workers", "is_child", "probe_guarded", "read_frames_guarded"]
+
+START_SECONDS = 120.0
+"""Longest start of a child, on a machine that has other things to do."""
+WATCH_SECONDS = 0.02
+RECYCLE_BYTES = 768 << 20
+"""A child that holds more than this after its work is not kept."""
+RECYCLE_JOBS = 512
+IDLE_WORKERS = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What one clip may take. Past any of them the work ends as `LimitExceeded`."""
+
+    seconds: float = 120.0
+    """Wall time of one call."""
+    memory_bytes: int = 3 << 30
+    """Resident memory of the child, interpreter and libraries (60 MB) included; the pictures count too."""
+    pixels: int = 8192 * 8192
+    """Coded width times height of one frame; 8K video has 33 million."""
+    frames: int = 10_000_000
+    """Presented frames of the whole clip: four days at 30 a second."""
+    file_bytes: int = 256 << 30
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if value <= 0:
+                raise ValueError(f"{name} must be positive, got {value}")
+
+
+DEFAULT_LIMITS = Limits()
+
+
+def probe_guarded(path: str | Path, limits: Limits = DEFAULT_LIMITS, *, stream: int | None = None) -> VideoInfo:
+    """`probe` in a child. Raises what `probe` raises, `LimitExceeded`, and `VideoError` when the decoder crashed."""
+    return cast(VideoInfo, _guarded({"do": "probe", "path": str(path), "stream": stream}, limits))
+
+
+def read_frames_guarded(
+    video: VideoInfo | str | Path,
+    times: Sequence[float] | NDArray[np.float64],
+    limits: Limits = DEFAULT_LIMITS,
+    *,
+    max_side: int | None = None,
+    size: tuple[int, int] | None = None,
+    reader: Reader = "auto",
+    tolerance: float = 0.0,
+) -> FrameSet:
+    """`read_frames` in a child; the words mean the same. Raises what it raises, and as `probe_guarded`."""
+    path, stream = (video.path, video.stream_index) if isinstance(video, VideoInfo) else (str(video), None)
+    job = {"do": "read", "path": path, "stream": stream, "times": np.asarray(times, dtype=np.float64)}
+    how = {"max_side": max_side, "size": size, "reader": reader, "tolerance": tolerance}
+    return cast(FrameSet, _guarded({**job, **how}, limits))
+
+
+def close_workers() -> None:
+    """End the children that wait for work; a later call starts a new one."""
+    with _lock:
+        workers, _idle[:] = list(_idle), []
+    for worker in workers:
+        worker.kill()
+
+
+def _guarded(job: dict[str, object], limits: Limits) -> object:
+    path = str(job["path"])
+    check_file(path)
+    if (size := os.path.getsize(path)) > limits.file_bytes:
+        raise LimitExceeded(f"{path}: {size} bytes are more than the limit of {limits.file_bytes}; cut the clip first")
+    worker = _borrow()
+    try:
+        reply = worker.call({**job, "limits": asdict(limits)}, limits)
+    except BaseException:  # Ctrl-C too leaves no child behind
+        worker.kill()
+        raise
+    _give_back(worker)
+    if "error" in reply:
+        raise _error(str(reply["error"]), str(reply["message"]))
+    return reply["value"]
+
+
+def _error(name: str, message: str) -> VidllmError:
+    kind = getattr(vidllm.errors, name, VideoError)
+    return kind(message) if issubclass(kind, VidllmError) else VideoError(message)
+
+
+# The children --------------------------------------------------------------------------------------------------------
+
+_lock = threading.Lock()
+_idle: list["_Worker"] = []
+
+
+def _borrow() -> "_Worker":
+    with _lock:
+        while _idle:
+            worker = _idle.pop()
+            if worker.process.poll() is None:
+                return worker
+            worker.kill()
+    return _Worker()
+
+
+def _give_back(worker: "_Worker") -> None:
+    with _lock:
+        if len(_idle) < IDLE_WORKERS and not worker.is_spent():
+            _idle.append(worker)
+            return
+    worker.kill()
+
+
+def _forget_workers() -> None:
+    """A forked process must not talk through its parent's pipes."""
+    _idle.clear()
+
+
+atexit.register(close_workers)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_workers)
+
+
+class _Worker:
+    """One child process and the pipes to it."""
+
+    def __init__(self) -> None:
+        # A session of its own: Ctrl-C reaches this process only, which then ends the child itself.
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", "from vidllm.video.guard_child import main; main()"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            bufsize=0,
+            env=_environment(),
+            start_new_session=True,
+        )
+        self._jobs_done = 0
+        try:
+            with _Watch(self.process, Limits(seconds=START_SECONDS)) as watch:
+                self._receive(watch, "vidllm.video.guard", 0)
+        except BaseException:
+            self.kill()
+            raise
+
+    def call(self, job: dict[str, object], limits: Limits) -> dict[str, Any]:
+        """The child's reply, or `VideoError` when it did not live to give one."""
+        with _Watch(self.process, limits) as watch:
+            try:
+                wire.send(cast(BinaryIO, self.process.stdin), job)
+            except BrokenPipeError:
+                raise watch.failure(str(job["path"])) from None
+            self._jobs_done += 1
+            return cast(dict[str, Any], self._receive(watch, str(job["path"]), limits.memory_bytes))
+
+    def _receive(self, watch: "_Watch", path: str, max_bytes: int) -> object:
+        try:
+            return wire.receive(cast(BinaryIO, self.process.stdout), max_bytes=max_bytes)
+        except wire.BrokenMessage:
+            raise watch.failure(path) from None
+
+    def is_spent(self) -> bool:
+        """Whether the child is better replaced: it grew, it is old, or it is gone."""
+        return self._jobs_done >= RECYCLE_JOBS or not 0 < _resident_bytes(self.process.pid) < RECYCLE_BYTES
+
+    def kill(self) -> None:
+        """End the child and wait for its end."""
+        self.process.kill()
+        self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe is not None:
+                pipe.close()
+
+
+def _environment() -> dict[str, str]:
+    """This process's, with this vidllm first on the path."""
+    home = str(Path(vidllm.errors.__file__).parent.parent)
+    paths = [home, *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+
+
+class _Watch:
+    """Kills `process` from a thread when it runs past `limits`, and knows why it ended."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]", limits: Limits) -> None:
+        self._process, self._limits = process, limits
+        self._reason: str | None = None
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> "_Watch":
+        self._until = time.monotonic() + self._limits.seconds
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def failure(self, path: str) -> VideoError:
+        """Why there was no reply."""
+        self._process.kill()  # it may live and talk nonsense
+        status = self._process.wait()
+        self._over.set()
+        self._thread.join()
+        if self._reason is not None:
+            return LimitExceeded(f"{path}: {self._reason}")
+        return VideoError(f"{path}: the decoder crashed ({_status_name(status)}); convert the clip, it may be damaged")
+
+    def _watch(self) -> None:
+        while not self._over.wait(WATCH_SECONDS):
+            if time.monotonic() > self._until:
+                self._stop(f"not read within {self._limits.seconds:g} s, stopped; raise the limit or ask for less")
+            elif (held := _resident_bytes(self._process.pid)) > self._limits.memory_bytes:
+                most = self._limits.memory_bytes >> 20
+                self._stop(f"took {held >> 20} MB of {most} MB allowed, stopped; raise the limit or ask for less")
+
+    def _stop(self, reason: str) -> None:
+        if self._process.poll() is None:
+            self._reason = self._reason or reason
+            self._process.kill()
+
+
+def _resident_bytes(pid: int) -> int:
+    """Resident memory of a process; 0 when it is gone."""
+    try:
+        return int(psutil.Process(pid).memory_info().rss)
+    except psutil.Error:
+        return 0
+
+
+def _status_name(status: int) -> str:
+    if status >= 0:
+        return f"exit status {status}"
+    try:
+        return signal.Signals(-status).name
+    except ValueError:
+        return f"signal {-status}"
