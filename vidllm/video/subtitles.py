@@ -1,0 +1,149 @@
+"""What is said while the frames are on screen: a sidecar .srt/.vtt, or else a text track inside the file.
+
+A sidecar is named like the clip (`talk.mp4`: `talk.srt`, `talk.vtt`, `talk.en.srt`, ...) and counts from 0:00 of the
+viewer's clock, as players take it. Times of an embedded track are the container's and are moved to that clock.
+Picture subtitles (PGS, VobSub) hold no text and are passed over.
+"""
+
+import html
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import pysubs2
+from av.subtitles.stream import SubtitleStream
+from av.subtitles.subtitle import AssSubtitle
+
+from vidllm.errors import VideoError
+from vidllm.video.container import opened
+from vidllm.video.info import VideoInfo
+from vidllm.video.timecode import format_time
+
+EXTENSIONS = ("srt", "vtt")
+LANGUAGES = ("", "en", "eng", "en-US", "en-GB", "zh", "chi", "zho", "zh-CN", "zh-Hans", "zh-TW", "zh-Hant")
+"""Looked for in this order, by name: listing a folder of a million clips for each of them would not end."""
+MAX_SIDECAR_BYTES = 16 << 20
+UNKNOWN_LENGTH_SECONDS = 4.0
+"""How long an embedded line without a duration stays, if no next one ends it sooner."""
+LOOK_BACK_SECONDS = 30.0
+"""A line that began this long before the range may still be on screen in it."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One subtitle: on screen in `[start, end)` seconds of the viewer's clock. Its text is one line."""
+
+    start: float
+    end: float
+    text: str
+
+    def __str__(self) -> str:
+        return f"[{format_time(self.start)}] {self.text}"
+
+
+def read_subtitles(info: VideoInfo, start: float = 0.0, end: float = float("inf")) -> tuple[Line, ...]:
+    """The lines on screen at some moment of `[start, end)`, in order; none when the clip has no subtitles.
+
+    Raises `VideoError` when a sidecar is there and can not be read, rather than to act as if it were not.
+    """
+    sidecar = find_sidecar(info.path)
+    lines = _sidecar_lines(sidecar) if sidecar is not None else ()
+    if not lines and info.subtitle_streams:
+        lines = _embedded_lines(info, start, end)
+    return tuple(line for line in _without_echoes(lines) if line.start < end and line.end > start)
+
+
+def find_sidecar(path: str | Path) -> Path | None:
+    """The subtitle file that lies beside the clip at `path`, if one does."""
+    clip = Path(path)
+    for language in LANGUAGES:
+        for extension in EXTENSIONS:
+            name = ".".join(filter(None, [clip.stem, language, extension]))
+            if (sidecar := clip.with_name(name)).is_file():
+                return sidecar
+    return None
+
+
+def _sidecar_lines(path: Path) -> tuple[Line, ...]:
+    try:
+        if path.stat().st_size > MAX_SIDECAR_BYTES:
+            raise VideoError(f"{path}: too large for subtitles ({path.stat().st_size} bytes); leave subtitles out")
+        events = pysubs2.SSAFile.from_string(_decoded(path.read_bytes()), format_=path.suffix[1:].lower())
+    except (OSError, ValueError, pysubs2.exceptions.Pysubs2Error) as error:
+        reason = " ".join(str(error).split())[:100]
+        raise VideoError(f"{path}: can not be read as subtitles ({reason}); mend it or leave subtitles out") from error
+    events.sort()
+    lines = [Line(event.start / 1000, event.end / 1000, _plain(event.plaintext)) for event in events]
+    return tuple(line for line in lines if line.text and line.end > line.start)
+
+
+def _decoded(data: bytes) -> str:
+    """UTF-8 or UTF-16 as the bytes say; else Chinese (GB 18030) if bytes beyond ASCII stand in runs, else Latin."""
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return data.decode("utf-16", "replace")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        runs = sum(len(run) for run in re.findall(rb"[\x80-\xff]{4,}", data))
+        chinese = runs > len(re.findall(rb"[\x80-\xff]", data)) / 2
+        return data.decode("gb18030" if chinese else "cp1252", "replace")
+
+
+def _embedded_lines(info: VideoInfo, start: float, end: float) -> tuple[Line, ...]:
+    """Lines of the first track that holds text in the range."""
+    for index in info.subtitle_streams:
+        if lines := tuple(_track_lines(info, index, start, end)):
+            return lines
+    return ()
+
+
+def _track_lines(info: VideoInfo, index: int, start: float, end: float) -> Iterator[Line]:
+    found = sorted(_packets(info, index, start, end))
+    nexts = [after for (_, _, _), (after, _, _) in pairwise(found)] + [float("inf")]
+    for (begin, length, text), following in zip(found, nexts, strict=True):
+        yield Line(begin, begin + length if length > 0 else min(begin + UNKNOWN_LENGTH_SECONDS, following), text)
+
+
+def _packets(info: VideoInfo, index: int, start: float, end: float) -> Iterator[tuple[float, float, str]]:
+    """(start, length, text) of the track's packets; the file is read from shortly before the range to its end only."""
+    first = float(info.pts[0] * info.time_base)
+    with opened(info.path) as container:
+        stream = container.streams[index]
+        if not isinstance(stream, SubtitleStream) or not stream.time_base:
+            return
+        if start > LOOK_BACK_SECONDS:
+            container.seek(int((start - LOOK_BACK_SECONDS + first) * 1_000_000))
+        for packet in container.demux(stream):
+            if packet.pts is None:
+                continue
+            begin = float(packet.pts * stream.time_base) - first
+            if begin >= end:
+                return
+            texts = [_plain(_dialogue(part)) for part in packet.decode() if isinstance(part, AssSubtitle)]
+            if text := " ".join(filter(None, texts)):
+                yield begin, float((packet.duration or 0) * stream.time_base), text
+
+
+def _dialogue(subtitle: AssSubtitle) -> str:
+    text = subtitle.dialogue or subtitle.text or subtitle.ass
+    return pysubs2.SSAEvent(text=text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text)).plaintext
+
+
+def _plain(text: str) -> str:
+    """Text without markup, its lines kept apart."""
+    bare = html.unescape(re.sub(r"<[^<>]{1,60}>|\{\\[^{}]*\}", "", text))
+    return "\n".join(filter(None, (" ".join(line.split()) for line in bare.splitlines())))
+
+
+def _without_echoes(lines: tuple[Line, ...]) -> Iterator[Line]:
+    """Each line once: automatic captions roll, and every one of them repeats what the one before it said last."""
+    before: list[str] = []
+    until = float("-inf")
+    for line in lines:
+        said = line.text.split("\n")
+        fresh = [part for part in said if part not in before] if line.start <= until + 0.1 else said
+        before, until = said, line.end
+        if fresh:
+            yield Line(max(line.start, 0.0), line.end, " ".join(fresh))
