@@ -194,6 +194,8 @@ REPLY_TOKENS = 256
 """Room kept for the reply when the user names none."""
 LEAST_REPLY_TOKENS = 64
 """What that room may shrink to when the frames the user asked for need it (then the plan says so)."""
+_BOUNDLESS = 2**53
+"""The capacity under an infinite `rope_max`, which is how a prompt is built only to be counted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,7 +216,7 @@ class Room:
     @property
     def capacity(self) -> int:
         """Most tokens prompt and reply may have together."""
-        return math.floor(self.context * self.largest_factor + 1e-9)
+        return math.floor(min(self.context * self.largest_factor + 1e-9, _BOUNDLESS))
 
     @property
     def largest_factor(self) -> float:

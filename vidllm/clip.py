@@ -25,7 +25,7 @@ from vidllm.budget import (
     plan_tokens,
 )
 from vidllm.errors import BudgetError, ConfigError
-from vidllm.model.chat import Shown, count_text_tokens
+from vidllm.model.chat import AnyTokenizer, Shown, count_text_tokens
 from vidllm.policies import Chosen, Look
 from vidllm.video.decode import FrameSet, Reader, read_frames
 from vidllm.video.fit import inner_size
@@ -34,8 +34,6 @@ from vidllm.video.sampling import SamplePlan, allow_snap
 from vidllm.video.timecode import Focus, find_focus, outside_notes
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
-
     from vidllm.model.spec import ModelSpec
 
 Video = str | Path | VideoInfo
@@ -114,7 +112,7 @@ class Clip:
 
 
 def plan_video(
-    video: Video, question: str, spec: ModelSpec, tokenizer: Tokenizer | None, options: PlanOptions | None = None
+    video: Video, question: str, spec: ModelSpec, tokenizer: AnyTokenizer | None, options: PlanOptions | None = None
 ) -> ClipPlan:
     """What would be shown of `video` for `question`, and what it costs, without decoding a frame.
 
@@ -134,7 +132,7 @@ def plan_video(
 
 
 def open_clip(
-    video: Video, question: str, spec: ModelSpec, tokenizer: Tokenizer | None, options: PlanOptions | None = None
+    video: Video, question: str, spec: ModelSpec, tokenizer: AnyTokenizer | None, options: PlanOptions | None = None
 ) -> Clip:
     """`plan_video`, then the frames. The plan is told the times really decoded, and counts its timestamps again.
 
@@ -156,7 +154,7 @@ def open_clip(
 
 
 def open_clips(
-    videos: Sequence[Video], question: str, spec: ModelSpec, tokenizer: Tokenizer | None,
+    videos: Sequence[Video], question: str, spec: ModelSpec, tokenizer: AnyTokenizer | None,
     options: PlanOptions | None = None,
 ) -> tuple[Clip, ...]:  # fmt: skip
     """Several videos for one prompt: each is planned within an equal share of what the reply leaves."""
@@ -190,7 +188,7 @@ class _Planner:
 
     @classmethod
     def of(
-        cls, info: VideoInfo, question: str, spec: ModelSpec, tokenizer: Tokenizer | None, options: PlanOptions
+        cls, info: VideoInfo, question: str, spec: ModelSpec, tokenizer: AnyTokenizer | None, options: PlanOptions
     ) -> _Planner:
         """Settle policy, range and notes; nothing is counted yet."""
         start, end = options.start or 0.0, info.duration if options.end is None else options.end

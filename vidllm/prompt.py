@@ -13,14 +13,11 @@ from vidllm.budget import NativeGeometry, Newline, Room
 from vidllm.clip import Clip
 from vidllm.errors import BudgetError
 from vidllm.model.anyres import anyres_tokens, cut_tiles, tile_grid
-from vidllm.model.chat import Layout, Shown, Turn, lay_out
+from vidllm.model.chat import AnyTokenizer, Layout, Shown, Turn, lay_out
 from vidllm.model.chat import count_text_tokens as count_text_tokens
 from vidllm.video.fit import fit_pixels
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
-    from transformers import PreTrainedTokenizerFast
-
     from vidllm.model.spec import ModelSpec
 
 Role = Literal["system", "user", "assistant"]
@@ -98,7 +95,7 @@ class Prompt:
 def build_prompt(
     messages: Sequence[Message],
     spec: ModelSpec,
-    tokenizer: Tokenizer | PreTrainedTokenizerFast,
+    tokenizer: AnyTokenizer,
     *,
     max_new_tokens: int | None = None,
     rope_max: float = 2.0,
@@ -114,7 +111,7 @@ def build_prompt(
         IncompleteModel: the model's chat template or tokenizer loses a placeholder.
     """
     media = [medium for message in messages for medium in message.media]
-    layout = lay_out([_turn(m) for m in messages], spec, raw_tokenizer(tokenizer), reply=reply)
+    layout = lay_out([_turn(m) for m in messages], spec, tokenizer, reply=reply)
     single = sum(isinstance(m, Image) for m in media) == 1
     drafts = [_drafts(medium, spec, single) for medium in media]
     ids, starts = _expand(layout, [tokens for draft in drafts for tokens in draft.runs])
@@ -132,13 +129,6 @@ def build_prompt(
         spec=spec, text=layout.text, messages=tuple(messages), text_tokens=layout.text_tokens,
         video_tokens=len(ids) - layout.text_tokens, max_new_tokens=room_left,
     )  # fmt: skip
-
-
-def raw_tokenizer(tokenizer: Tokenizer | PreTrainedTokenizerFast) -> Tokenizer:
-    """The `tokenizers` object itself: transformers' fast tokenizers wrap one."""
-    from tokenizers import Tokenizer
-
-    return tokenizer if isinstance(tokenizer, Tokenizer) else tokenizer.backend_tokenizer
 
 
 def _turn(message: Message) -> Turn:
@@ -210,7 +200,8 @@ def _image_visual(image: Image, spec: ModelSpec, single: bool) -> Visual:
     if spec.image_grids and (single or spec.model_type != "llava_onevision"):
         tiles = tile_grid((height, width), spec.image_size, spec.image_grids)
         tokens = anyres_tokens((height, width), tiles, geometry.rows, spec.image_max_tiles)
-        return replace(_still(image, cut_tiles(image.pixels, spec.image_size, tiles), tokens), grid=tiles, newline="grid")
+        visual = _still(image, cut_tiles(image.pixels, spec.image_size, tiles), tokens)
+        return replace(visual, grid=tiles, newline="grid")
     fill = [255 * value for value in spec.image_mean]
     square = fit_pixels(image.pixels[None], spec.image_size, spec.fit, fill)
     newline: Newline = "frame" if spec.image_grids else "none"

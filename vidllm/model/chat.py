@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from vidllm.budget import NativeGeometry
 from vidllm.errors import IncompleteModel
@@ -25,6 +25,10 @@ from vidllm.video.timecode import format_time
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerBase
+
+AnyTokenizer: TypeAlias = "Tokenizer | PreTrainedTokenizerBase"
+"""A tokenizer of the `tokenizers` library, or transformers' wrapping of one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,12 +64,13 @@ class Layout:
         return len(self.ids) - len(self.slots)
 
 
-def lay_out(turns: Sequence[Turn], spec: ModelSpec, tokenizer: Tokenizer, *, reply: bool = True) -> Layout:
+def lay_out(turns: Sequence[Turn], spec: ModelSpec, tokenizer: AnyTokenizer, *, reply: bool = True) -> Layout:
     """The conversation in the model's own chat template; with `reply` it ends where the assistant begins.
 
     Raises:
         IncompleteModel: the template can not be rendered, or loses a placeholder.
     """
+    tokenizer = raw_tokenizer(tokenizer)
     media = [shown for turn in turns for shown in turn.media]
     rendered = _render_turns(turns, spec, tokenizer, reply)
     waiting = {marker: [m for m in media if _marker(m, spec) == marker] for marker in _markers(spec)}
@@ -83,7 +88,7 @@ def lay_out(turns: Sequence[Turn], spec: ModelSpec, tokenizer: Tokenizer, *, rep
     return Layout(ids, slots, text)
 
 
-def count_text_tokens(question: str, spec: ModelSpec, tokenizer: Tokenizer | None, *media: Shown) -> int:
+def count_text_tokens(question: str, spec: ModelSpec, tokenizer: AnyTokenizer | None, *media: Shown) -> int:
     """Text tokens of a prompt that asks `question` about `media`: template, times, subtitles, question; no visual ones.
 
     Without a tokenizer the words are counted roughly and from above: a token for every three bytes.
@@ -92,6 +97,20 @@ def count_text_tokens(question: str, spec: ModelSpec, tokenizer: Tokenizer | Non
     if tokenizer is None:
         return -(-len(_full_text(turn, spec).encode()) // 3)
     return lay_out([turn], spec, tokenizer).text_tokens
+
+
+def raw_tokenizer(tokenizer: AnyTokenizer) -> Tokenizer:
+    """The `tokenizers` object itself. Padding or truncation an earlier call left in a wrapped one are switched off."""
+    from tokenizers import Tokenizer
+
+    if isinstance(tokenizer, Tokenizer):
+        return tokenizer
+    backend: Tokenizer = tokenizer.backend_tokenizer
+    if backend.padding is not None:
+        backend.no_padding()
+    if backend.truncation is not None:
+        backend.no_truncation()
+    return backend
 
 
 def runs_of(shown: Shown, spec: ModelSpec) -> int:
@@ -203,7 +222,7 @@ def _render_turns(turns: Sequence[Turn], spec: ModelSpec, tokenizer: Tokenizer, 
     quiet = _quietener(spec, tokenizer)
     texts = [quiet(_full_text(turn, spec)) for turn in turns]
     wanted = sum(len(turn.media) for turn in turns)
-    template = chat_template(spec)
+    template = chat_template(spec, video=any(m.kind == "video" for turn in turns for m in turn.media))
     names = {**special_tokens(spec.folder), "image_token": spec.image_token}
     reason = "it prints no placeholder for a picture"
     for parts in (_content_parts, _content_string):

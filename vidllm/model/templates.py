@@ -21,11 +21,11 @@ def special_tokens(folder: Path) -> dict[str, str]:
     return {key: value for key, value in named.items() if key.endswith("_token") and isinstance(value, str)}
 
 
-def chat_template(spec: ModelSpec) -> str:
-    """The checkpoint's own jinja template, else its family's."""
+def chat_template(spec: ModelSpec, *, video: bool) -> str:
+    """The checkpoint's own jinja template, else its family's. `video`: whether the conversation shows one."""
     own = _own_template(spec.folder)
-    # SmolVLM checkpoints were published with templates that know no video.
-    if own is not None and (spec.model_type != "smolvlm" or "<video>" in own):
+    # SmolVLM checkpoints were published with templates that know no video; its processor, too, then takes its own.
+    if own is not None and not (video and spec.model_type == "smolvlm"):
         return own
     if spec.model_type in _FAMILY_TEMPLATES:
         return _FAMILY_TEMPLATES[spec.model_type]
