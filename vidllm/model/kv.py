@@ -14,7 +14,7 @@ it, which gives up what came after.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -134,6 +134,10 @@ class State:
     mark: int = field(default=0, repr=False)
     """How many cuts `kv` had seen when this state was made."""
 
+    def grown(self, logits: Tensor, kv: KeyValues) -> State:
+        """The state after more text in `kv`, which is this one's own or a copy of it."""
+        return replace(self, logits=logits, length=kv.length, kv=kv, mark=len(kv.cuts))
+
     @property
     def alive(self) -> bool:
         """False once the conversation was rewound to before this point."""
@@ -162,4 +166,4 @@ def rewind(state: State, length: int | None = None) -> State:
         raise ValueError(f"can not rewind a state of {state.length} tokens to {length}, alive: {state.alive}")
     state.kv.rewind(length)
     logits = state.logits if length == state.length else torch.empty(0)
-    return State(logits, length, state.kv, state.rope_factor, state.position_offset, mark=len(state.kv.cuts))
+    return replace(state, logits=logits, length=length, mark=len(state.kv.cuts))

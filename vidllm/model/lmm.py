@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from vidllm.budget import Geometry
-from vidllm.errors import ModelError
 from vidllm.model.encode import encode_once
 from vidllm.model.features import FeatureCache
-from vidllm.model.kv import KeyValues, State, rewind, writable
+from vidllm.model.kv import State
 from vidllm.model.pooling import lay_out, pack_tiles, pool
+from vidllm.model.reader import TextReader, check_counts
 from vidllm.model.rope import scaled_positions
 
 if TYPE_CHECKING:
@@ -26,10 +26,6 @@ if TYPE_CHECKING:
 
     from vidllm.model.families import ModelSpec
     from vidllm.prompt import Prompt, Visual
-
-REPLY_ROOM = 320
-"""Tokens of KV buffer beyond the prompt taken at prefill: the default reply of 256 and a short follow-up."""
-
 
 class VideoLMM(Protocol):
     """One conversation at a time: prefill once, extend for every later token."""
@@ -64,7 +60,7 @@ class Parts(Protocol):
     language_model: nn.Module
 
 
-class ComposableLMM:
+class ComposableLMM(TextReader):
     """A LLaVA-like network taken apart: every frame with its own stride, every request with its own RoPE factor.
 
     `chunk` frames go through the tower at a time, which bounds the memory of long clips. Frames that differ from the
@@ -82,28 +78,12 @@ class ComposableLMM:
         chunk: int = 8,
         same_within: int = 0,
     ) -> None:
-        self.spec = spec
-        self.tokenizer = tokenizer
-        self.network = network
-        self.fingerprint = fingerprint
+        self.parts: Parts = network.model  # type: ignore[assignment]
+        super().__init__(spec, tokenizer, network, self.parts.language_model, fingerprint)
         self.chunk = chunk
         self.same_within = same_within
-        self.parts: Parts = network.model  # type: ignore[assignment]
-        self.head: nn.Module = network.lm_head  # type: ignore[assignment]
-        self.embed: nn.Module = network.get_input_embeddings()  # type: ignore[operator]
-        self.layers = len(self.parts.language_model.layers)  # type: ignore[arg-type]
-        self.newline: Tensor | None = getattr(network.model, "image_newline", None)  # families without one: LLaVA-1.5
+        self.newline: Tensor | None = getattr(network.model, "image_newline", None)  # LLaVA-1.5 has none
         self._vision_key = f"{vision_key(spec, fingerprint)}|{self.dtype}"
-
-    @property
-    def device(self) -> torch.device:
-        """Where token ids go in."""
-        return next(self.embed.parameters()).device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """What it computes in."""
-        return next(self.embed.parameters()).dtype
 
     @torch.inference_mode()
     def prefill(self, prompt: Prompt, cache: FeatureCache | None = None) -> State:
@@ -116,33 +96,13 @@ class ComposableLMM:
         features, encoded = self.encode(prompt.visuals, cache)
         embeddings = self.embed_prompt(prompt, features)
         between = time.perf_counter()
-        kv = KeyValues.empty(self.layers, len(prompt.input_ids) + REPLY_ROOM)
-        logits = self._read(embeddings, kv, prompt.rope_factor)
+        kv = self.room(len(prompt.input_ids))
+        positions = scaled_positions(0, len(prompt.input_ids), prompt.rope_factor, self.device)
+        logits = self.read(embeddings, kv, positions)
         return State(
             logits, kv.length, kv, prompt.rope_factor, encode_seconds=between - started,
             prefill_seconds=time.perf_counter() - between, frames_encoded=encoded,
         )  # fmt: skip
-
-    @torch.inference_mode()
-    def extend(self, state: State, input_ids: Sequence[int]) -> State:
-        """Read more token ids after `state`, which stays valid; see `kv` for when its prefix is copied.
-
-        Raises:
-            ValueError: no ids, or the state was given up by a rewind.
-        """
-        if not input_ids:
-            raise ValueError("extend needs at least one token id")
-        kv = writable(state)
-        ids = torch.tensor([list(input_ids)], device=self.device)
-        logits = self._read(self.embed(ids), kv, state.rope_factor)
-        return State(
-            logits, kv.length, kv, state.rope_factor, state.position_offset, state.encode_seconds,
-            state.prefill_seconds, state.frames_encoded, len(kv.cuts),
-        )  # fmt: skip
-
-    def rewind(self, state: State, length: int | None = None) -> State:
-        """Go back to `state` (or to its first `length` tokens), giving up what came after."""
-        return rewind(state, length)
 
     def encode(self, visuals: Sequence[Visual], cache: FeatureCache | None = None) -> tuple[list[Tensor], int]:
         """Tokens (n, D) of each visual, and how many pictures really went through the tower."""
@@ -160,20 +120,11 @@ class ComposableLMM:
         """Token embeddings (1, L, D) with every visual's features (n, D) in the place its placeholders hold."""
         ids = torch.tensor([prompt.input_ids], device=self.device)
         holes = ids == self.spec.image_token_id
-        _check_counts(prompt.visuals, features, int(holes.sum()))
+        check_counts(prompt.visuals, [len(tokens) for tokens in features], int(holes.sum()))
         embeddings: Tensor = self.embed(ids.masked_fill(holes, 0))  # a placeholder's id may lie beyond the table
         for visual, tokens in zip(prompt.visuals, features, strict=True):
             embeddings[0, visual.position : visual.position + visual.tokens] = tokens.to(embeddings)
         return embeddings
-
-    def _read(self, embeddings: Tensor, kv: KeyValues, factor: float) -> Tensor:
-        """Run (1, L, D) through the language model behind what `kv` holds; logits (V,) of the last position only."""
-        positions = scaled_positions(kv.length, embeddings.shape[1], factor, embeddings.device)
-        hidden = self.parts.language_model(
-            inputs_embeds=embeddings, position_ids=positions, past_key_values=kv, use_cache=True
-        ).last_hidden_state
-        logits: Tensor = self.head(hidden[0, -1])
-        return logits.float()
 
     def _tokens(self, visual: Visual, features: Tensor) -> Tensor:
         """Patch features (T, R*C, Dv) of one visual -> its tokens (n, D)."""
@@ -214,19 +165,3 @@ def normalised(pixels: Tensor, spec: ModelSpec, like: Tensor) -> Tensor:
 def vision_key(spec: ModelSpec, fingerprint: str) -> str:
     """All that shapes a picture's tower features besides its pixels."""
     return f"{fingerprint}|{spec.vision_layers}|{spec.cls}|{spec.image_mean}|{spec.image_std}"
-
-
-def _check_counts(visuals: Sequence[Visual], features: Sequence[Tensor], placeholders: int) -> None:
-    """Stop when a prompt and its features disagree: scattering anyway would shift every later frame.
-
-    Raises:
-        ModelError: with both numbers.
-    """
-    for number, (visual, tokens) in enumerate(zip(visuals, features, strict=True), start=1):
-        if visual.tokens != tokens.shape[0]:
-            raise ModelError(f"{visual.kind} {number}: the prompt holds {visual.tokens} visual tokens, the model made "
-                             f"{tokens.shape[0]}; the plan was made for another model or grid")  # fmt: skip
-    total = sum(visual.tokens for visual in visuals)
-    if placeholders != total:
-        raise ModelError(f"the prompt holds {placeholders} placeholders for {total} visual tokens; "
-                         "does the question spell the image token?")  # fmt: skip

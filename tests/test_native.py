@@ -1,0 +1,193 @@
+"""NativeLMM against transformers' own Qwen2.5-VL, Qwen3-VL and SmolVLM: same frames, same logits."""
+
+import importlib.util
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from tests.test_lmm import TOLERANCE, pictures, prompt_for, tiny
+from vidllm.errors import ModelError
+from vidllm.model.checkpoint import load_model
+from vidllm.model.features import FeatureCache
+from vidllm.model.native import NativeLMM
+from vidllm.prompt import Prompt, Visual
+
+__all__ = ["tiny"]  # the fixture
+
+Tiny = Callable[[str], Path]
+SIZES = {"qwen2_5_vl": (56, 84), "qwen3_vl": (64, 96), "smolvlm": (128, 128)}
+TOKENS = {"qwen2_5_vl": 6, "qwen3_vl": 6, "smolvlm": 4}
+"""Of one group of frames of that size: (rows / merge) * (cols / merge)."""
+
+
+def load(folder: Path) -> NativeLMM:
+    model = load_model(folder, device="cpu", dtype="float32")
+    assert isinstance(model, NativeLMM)
+    return model
+
+
+def video_prompt(model: NativeLMM, frames: NDArray[np.uint8], times: Sequence[float]) -> Prompt:
+    """The ids the family's processor makes: one run of placeholders, or one per group of frames behind its time."""
+    name = model.spec.model_type
+    group, count = model.geometry.temporal_patch, TOKENS[model.spec.model_type]
+    groups = -(-len(frames) // group)
+    run = model.spec.image_token if name == "smolvlm" else f"<|vision_start|>{model.spec.video_token}<|vision_end|>"
+    marker = model.spec.image_token if name == "smolvlm" else model.spec.video_token or ""
+    if name == "qwen2_5_vl":
+        shown = run.replace(marker, marker * count * groups)
+    else:
+        shown = "".join(f"<{t:.1f} seconds>" + run.replace(marker, marker * count) for t in times[::group])
+    ids = model.tokenizer.encode(f"user {shown} what happens at 0:30?", add_special_tokens=False)
+    first = ids.index(model.tokenizer.convert_tokens_to_ids(marker))
+    visual = Visual(pixels=frames, kind="video", stride=1, tokens=count * groups, position=first, newline="none",
+                    times=tuple(times))  # fmt: skip
+    return prompt_for(model, ids, [visual])  # type: ignore[arg-type]
+
+
+@cache
+def qwen_layout() -> Any:
+    """transformers' own video processor for the sake of its `patchify`, which is plain torch.
+
+    Its module imports torchvision and its constructor asks for it: both are for resizing, which is not used here.
+    """
+    absent = "torchvision" not in sys.modules and importlib.util.find_spec("torchvision") is None
+    names = [f"torchvision{part}" for part in ("", ".transforms", ".transforms.v2", ".transforms.v2.functional")]
+    stand_in = {name: ModuleType(name) for name in names}
+    for outer, inner in pairwise(names):
+        setattr(stand_in[outer], inner.rsplit(".", 1)[1], stand_in[inner])
+    with mock.patch.dict(sys.modules, stand_in if absent else {}):
+        from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
+
+        return object.__new__(Qwen2VLVideoProcessor)
+
+
+def hf_inputs(model: NativeLMM, prompt: Prompt, frames: NDArray[np.uint8], seconds: float) -> dict[str, Any]:
+    """What transformers' processor would hand over: normalised as documented, laid out by its own `patchify`."""
+    spec = model.spec
+    ids = torch.tensor([prompt.input_ids])
+    normal = (torch.from_numpy(frames).float() / 255 - torch.tensor(spec.image_mean)) / torch.tensor(spec.image_std)
+    video = normal.permute(0, 3, 1, 2)[None]
+    if spec.model_type == "smolvlm":
+        return {"input_ids": ids, "pixel_values": video}
+    patches, *grid = qwen_layout().patchify(video, patch_size=spec.patch_size, merge_size=2, temporal_patch_size=2)
+    kinds = 2 * (ids == spec.video_token_id).int()
+    inputs = {"input_ids": ids, "pixel_values_videos": patches[0], "video_grid_thw": torch.tensor([grid]),
+              "mm_token_type_ids": kinds}  # fmt: skip
+    return inputs | ({"second_per_grid_ts": [seconds]} if spec.model_type == "qwen2_5_vl" else {})
+
+
+def reference(model: NativeLMM) -> Any:
+    return type(model.network).from_pretrained(model.spec.folder, dtype=torch.float32).eval()
+
+
+@pytest.mark.parametrize("count", [6, 5])
+@pytest.mark.parametrize("name", list(SIZES))
+def test_video_equals_transformers(name: str, count: int, tiny: Tiny) -> None:
+    """Also with an odd number of frames, where the last one is repeated to fill its pair."""
+    model = load(tiny(name))
+    frames = pictures(count, *SIZES[name])
+    prompt = video_prompt(model, frames, [4.0 * i for i in range(count)])
+    with torch.no_grad():
+        expected = reference(model)(**hf_inputs(model, prompt, frames, seconds=8.0)).logits[0, -1]
+    state = model.prefill(prompt)
+    torch.testing.assert_close(state.logits, expected, atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize("name", list(SIZES))
+def test_decoding_equals_transformers(name: str, tiny: Tiny) -> None:
+    """Twelve greedy tokens, one by one: positions go on where the family's own count of a video's ends."""
+    model = load(tiny(name))
+    frames = pictures(4, *SIZES[name])
+    prompt = video_prompt(model, frames, [0.0, 5.0, 10.0, 15.0])
+    network = reference(model)
+    inputs = hf_inputs(model, prompt, frames, seconds=10.0)
+    expected = network.generate(**inputs, max_new_tokens=12, min_new_tokens=12, do_sample=False)[0, -12:].tolist()
+    banned = torch.tensor(network.generation_config.eos_token_id)
+    state, chosen = model.prefill(prompt), []
+    for _ in range(12):
+        chosen.append(int(state.logits.index_fill(0, banned, -torch.inf).argmax()))
+        state = model.extend(state, chosen[-1:])
+    assert chosen == expected
+
+
+@pytest.mark.parametrize("name", list(SIZES))
+def test_extend_equals_prefill_of_the_whole(name: str, tiny: Tiny) -> None:
+    model = load(tiny(name))
+    prompt = video_prompt(model, pictures(4, *SIZES[name]), [0.0, 10.0, 20.0, 30.0])
+    more = model.tokenizer.encode(" The red circle moves right.", add_special_tokens=False)
+    whole = model.prefill(prompt_for(model, [*prompt.input_ids, *more], prompt.visuals)).logits  # type: ignore[arg-type]
+    start = model.prefill(prompt)
+    torch.testing.assert_close(model.extend(start, more).logits, whole, atol=1e-5, rtol=0)
+    again = model.extend(model.rewind(start), more)
+    torch.testing.assert_close(again.logits, whole, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "qwen3_vl"])
+def test_still_image_equals_transformers(name: str, tiny: Tiny) -> None:
+    """A picture of any size through the family's own image processor."""
+    from transformers import Qwen2VLImageProcessorPil
+
+    model = load(tiny(name))
+    image = pictures(1, 300, 421)[0]
+    seen = Qwen2VLImageProcessorPil.from_pretrained(tiny(name))(image, return_tensors="pt")
+    count = int(seen["image_grid_thw"].prod()) // 4
+    marker = model.spec.image_token
+    ids = model.tokenizer.encode(f"<|vision_start|>{marker * count}<|vision_end|> what is this?")
+    kinds = (torch.tensor([ids]) == model.spec.image_token_id).int()
+    with torch.no_grad():
+        expected = reference(model)(input_ids=torch.tensor([ids]), mm_token_type_ids=kinds, **seen).logits[0, -1]
+    visual = Visual(pixels=image[None], kind="image", stride=1, tokens=count, position=1, newline="none")
+    state = model.prefill(prompt_for(model, ids, [visual]))  # type: ignore[arg-type]
+    torch.testing.assert_close(state.logits, expected, atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize("name", list(SIZES))
+def test_reversing_the_frames_changes_the_logits(name: str, tiny: Tiny) -> None:
+    model = load(tiny(name))
+    frames = pictures(4, *SIZES[name])
+    forward = model.prefill(video_prompt(model, frames, [0.0, 1.0, 2.0, 3.0])).logits
+    backward = model.prefill(video_prompt(model, frames[::-1].copy(), [0.0, 1.0, 2.0, 3.0])).logits
+    assert (forward - backward).abs().max() > 1e-3
+
+
+def test_uneven_times_reach_the_positions(tiny: Tiny) -> None:
+    """Qwen2.5-VL counts two positions a second; a pair seen at 31.5 s stands at 63, whatever came between."""
+    model = load(tiny("qwen2_5_vl"))
+    frames = pictures(6, 56, 84)
+    prompt = video_prompt(model, frames, [0.0, 0.5, 30.0, 30.5, 31.5, 60.0])
+    positions, _ = model._positions(prompt)
+    first = prompt.visuals[0].position
+    at = positions[0, 0, first : first + 18 : 6] - first
+    assert at.tolist() == [0, 60, 63]
+
+
+@pytest.mark.parametrize("name", list(SIZES))
+def test_cached_equals_computed(name: str, tiny: Tiny, tmp_path: Path) -> None:
+    model = load(tiny(name))
+    prompt = video_prompt(model, pictures(4, *SIZES[name]), [0.0, 1.0, 2.0, 3.0])
+    plain = model.prefill(prompt)
+    cold = model.prefill(prompt, FeatureCache(tmp_path))
+    warm = model.prefill(prompt, FeatureCache(tmp_path))
+    assert (plain.frames_encoded, cold.frames_encoded, warm.frames_encoded) == (4, 4, 0)
+    assert torch.equal(plain.logits, cold.logits)
+    assert torch.equal(plain.logits, warm.logits)
+
+
+def test_wrong_counts_and_a_rope_factor_are_refused(tiny: Tiny) -> None:
+    model = load(tiny("qwen3_vl"))
+    prompt = video_prompt(model, pictures(4, 64, 96), [0.0, 1.0, 2.0, 3.0])
+    with pytest.raises(ModelError, match="holds 13 visual tokens, the model made 12"):
+        model.prefill(replace(prompt, visuals=(replace(prompt.visuals[0], tokens=13),)))
+    with pytest.raises(ModelError, match="RoPE factor"):
+        model.prefill(replace(prompt, rope_factor=1.5))
