@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from . import options
+from .loading import load
 from .output import note, write, write_json
 from .progress import Progress
-from .remarks import introduce, remark
+from .remarks import remark
 from .source import check_before_loading
 
 if TYPE_CHECKING:
@@ -54,11 +55,7 @@ def ask(
     """
     check_before_loading(video, sheet)
     with Progress() as progress:
-        from vidllm.ask import load
-
-        loaded = load(model, progress=progress.stage)
-        introduce(loaded)
-        stream = loaded.stream(
+        stream = load(model, progress).stream(
             video, question, progress=progress.stage, start=start, end=end, frames=frames, fps=fps, policy=policy,
             stride=stride, rope_max=rope_max, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed,
             reader=reader, fit=fit, snap=snap, subtitles=not no_subtitles,

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 from vidllm.errors import VidllmError
 
 from . import options
+from .loading import load
 from .output import note, one_line, write, write_json_line
 from .progress import Progress
-from .remarks import introduce, remark
+from .remarks import remark
 from .source import check_before_loading
 
 if TYPE_CHECKING:
@@ -53,16 +54,12 @@ def chat(
     """
     check_before_loading(video)
     with Progress() as progress:
-        from vidllm.ask import load
-
-        loaded = load(model, progress=progress.stage)
-        progress.clear()
-        introduce(loaded)
-        session = loaded.chat(
+        session = load(model, progress).chat(
             video, progress=progress.stage, start=start, end=end, frames=frames, fps=fps, policy=policy, stride=stride,
             rope_max=rope_max, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed, reader=reader,
             fit=fit, snap=snap, subtitles=not no_subtitles,
         )  # fmt: skip
+        progress.clear()
         answered = [_turn(session, question, progress, as_json) for question in _questions()]
     return 0 if all(answered) else 1
 

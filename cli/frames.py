@@ -11,7 +11,7 @@ import typer
 from . import options
 from .output import note, write, write_json
 from .progress import Progress
-from .source import PICTURES, check_picture_name, local_path
+from .source import check_picture_name, is_sheet, local_path
 
 if TYPE_CHECKING:
     from vidllm.video.decode import FrameSet
@@ -62,8 +62,8 @@ def frames(
       vidllm frames clip.mp4 "what happens at 0:30?" -o sheet.png
       vidllm frames clip.mp4 -o pictures --fps 1 --from 1:00 --to 2:00
     """
-    is_sheet = output.suffix.lower() in PICTURES and not output.is_dir()
-    if is_sheet:
+    as_sheet = is_sheet(output)
+    if as_sheet:
         check_picture_name(output)
     from vidllm.shots import choose_moments, save_pictures, save_shot_sheet
     from vidllm.video.decode import read_frames
@@ -73,7 +73,7 @@ def frames(
     with Progress() as progress:
         info = probe(local_path(video, progress))
         plan = choose_moments(info, question, policy=policy, start=start, end=end, frames=count, fps=fps)
-        side = max_side or (SHEET_SIDE if is_sheet else None)
+        side = max_side or (SHEET_SIDE if as_sheet else None)
 
         def read(times: Sequence[float]) -> FrameSet:
             progress(f"decoding {len(times)} of {len(plan)} frames")
@@ -81,7 +81,7 @@ def frames(
             remarks.update(dict.fromkeys(seen.notes))
             return seen
 
-        shots = (save_shot_sheet if is_sheet else save_pictures)(plan.times, output, read)
+        shots = (save_shot_sheet if as_sheet else save_pictures)(plan.times, output, read)
     for remark in remarks:
         note(f"note: {remark}")
     if as_json:

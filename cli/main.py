@@ -90,7 +90,7 @@ def _run(argv: Sequence[str]) -> int:
 
 
 def _usage(error: typer.TyperException, argv: Sequence[str]) -> int:
-    message = error.format_message()
+    message = error.format_message().replace("Value error, ", "")  # pydantic's own words
     if message.startswith("Usage:"):  # no command at all: the help is the message
         print(message, file=sys.stderr)
         return error.exit_code

@@ -1,4 +1,4 @@
-"""What belongs on stderr beside an answer: which model spoke, what it saw, what could not be done as asked."""
+"""What belongs on stderr beside an answer: what was seen, what could not be done as asked."""
 
 from __future__ import annotations
 
@@ -8,18 +8,6 @@ from .output import note
 
 if TYPE_CHECKING:
     from vidllm.answer import Answer
-    from vidllm.ask import VideoModel
-
-BUILTIN = (
-    "vidllm: the built-in model only knows synthetic shapes (`vidllm world make`); "
-    "for real videos name a Hugging Face id or folder: -m llava-hf/LLaVA-NeXT-Video-7B-hf"
-)
-
-
-def introduce(model: VideoModel) -> None:
-    """Say so when the model is the one that ships: it is no judge of real videos."""
-    if model.is_builtin:
-        note(BUILTIN)
 
 
 def remark(answer: Answer) -> None:

@@ -11,14 +11,16 @@ if TYPE_CHECKING:
     from .progress import Progress
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+OTHER_FILES = (".bmp", ".gif", ".pdf", ".tif", ".tiff", ".svg", ".mp4", ".mkv", ".webm", ".html")
+"""Endings nobody gives a folder: whoever writes one expects a file that is not made here."""
 
 
-def local_path(video: str, progress: Progress) -> Path:
+def local_path(video: str, progress: Progress) -> str | Path:
     """The file that VIDEO names; a URL is brought into the cache first. Raises FetchError."""
     from vidllm.video.fetch import fetch, is_url
 
     if not is_url(video):
-        return Path(video)
+        return video
     return fetch(video, lambda done, total: progress(f"fetching {_megabytes(done, total)}"))
 
 
@@ -45,6 +47,15 @@ def check_picture_name(path: Path) -> None:
         raise ConfigError(f"{path}: its folder does not exist; create it first")
     if path.is_dir():
         raise ConfigError(f"{path}: is a folder; give the name of a picture in it")
+
+
+def is_sheet(output: Path) -> bool:
+    """Whether `-o` names a contact sheet rather than a folder. ConfigError for a kind of file that is not made."""
+    if output.is_dir():
+        return False
+    if output.suffix.lower() in OTHER_FILES:
+        raise ConfigError(f"{output}: frames go to a folder, or to a sheet ending with {', '.join(PICTURES)}")
+    return output.suffix.lower() in PICTURES
 
 
 def _megabytes(done: int, total: int | None) -> str:

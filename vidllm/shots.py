@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import tempfile
@@ -10,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from vidllm.errors import ConfigError
+from vidllm.errors import ConfigError, VideoError
 from vidllm.policies import Look
-from vidllm.video.sampling import SamplePlan, change
+from vidllm.video.sampling import SamplePlan
 from vidllm.video.timecode import find_focus, format_time
 
 if TYPE_CHECKING:
@@ -51,10 +52,12 @@ def choose_moments(
 
     Raises NoFrames when the range holds none, ConfigError when `change` is to keep a rate.
     """
-    low, high = start or 0.0, info.duration if end is None else end
+    low, high = start or 0.0, math.inf if end is None else end
     if policy == "change":
         if fps is not None:
             raise ConfigError("--policy change goes where the picture changes and can not keep a rate; leave --fps out")
+        from vidllm.video.sampling import change
+
         return change(info, frames or DEFAULT_FRAMES, low, high)
     focus = find_focus(question, min(high, info.duration), low) if policy in ("auto", "focus") else None
     spans = focus.spans if focus else ()
@@ -67,20 +70,28 @@ def choose_moments(
 def save_pictures(times: Sequence[float], folder: Path, read: Read) -> tuple[Shot, ...]:
     """One PNG a frame, `003_1-30.500.png`, in `folder`; when one fails none is left there.
 
-    `read` decodes a few of the `times` (seconds) at once, so memory does not grow with their number.
+    `read` decodes a few of the `times` (seconds) at once, so memory does not grow with their number. Raises VideoError
+    when the folder can not be written, and what `read` raises.
     """
     made = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
     try:
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".vidllm-") as scratch:
-            shots: list[Shot] = []
-            for first in range(0, len(times), BATCH):
-                shots += _save_batch(read(times[first : first + BATCH]), Path(scratch), first)
-            return tuple(Shot(shot.time, _move(shot.path, folder)) for shot in shots)
-    except BaseException:
+        folder.mkdir(parents=True, exist_ok=True)
+        return _save_all(times, folder, read)
+    except BaseException as error:
         if made:
             shutil.rmtree(folder, ignore_errors=True)
-        raise
+        if not isinstance(error, OSError):
+            raise
+        reason = error.strerror or error
+        raise VideoError(f"{folder}: can not be written ({reason}); choose another place") from error
+
+
+def _save_all(times: Sequence[float], folder: Path, read: Read) -> tuple[Shot, ...]:
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".vidllm-") as scratch:
+        shots: list[Shot] = []
+        for first in range(0, len(times), BATCH):
+            shots += _save_batch(read(times[first : first + BATCH]), Path(scratch), first)
+        return tuple(Shot(shot.time, _move(shot.path, folder)) for shot in shots)
 
 
 def save_shot_sheet(times: Sequence[float], path: Path, read: Read) -> tuple[Shot, ...]:

@@ -1,0 +1,43 @@
+"""A model for a command: loaded with our one line of progress instead of other libraries' bars and warnings."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from .output import note
+from .progress import Progress
+
+if TYPE_CHECKING:
+    from vidllm.ask import VideoModel
+
+BUILTIN = (
+    "vidllm: the built-in model only knows synthetic shapes (`vidllm world make`); "
+    "for real videos name a Hugging Face id or a folder: -m llava-hf/LLaVA-NeXT-Video-7B-hf"
+)
+
+
+def load(model: str | None, progress: Progress) -> VideoModel:
+    """The model named, else the default one; when that is the built-in one, say on stderr what it is."""
+    from vidllm.model.families import resolve_model
+
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    if not sys.stderr.isatty():
+        _disable_bars()
+    progress("looking for the model")
+    resolve_model(model)  # a download keeps its own bars on a terminal: gigabytes want a percentage
+    _disable_bars()
+    from vidllm.ask import load
+
+    loaded = load(model, progress=progress.stage)
+    if loaded.is_builtin:
+        progress.clear()
+        note(BUILTIN)
+    return loaded
+
+
+def _disable_bars() -> None:
+    from huggingface_hub.utils import disable_progress_bars
+
+    disable_progress_bars()
