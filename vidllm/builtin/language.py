@@ -1,0 +1,179 @@
+"""Stage 2: projector and language model learn to answer from a frozen vision tower, on stills and video mixed.
+
+The whole is a plain `LlavaForConditionalGeneration`; only the road between its parts is ours, as it is when vidllm answers.
+"""
+
+import math
+import time
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+from transformers import CLIPVisionModel, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, PreTrainedTokenizerFast
+
+from vidllm.builtin.lean import hidden_states
+from vidllm.builtin.rows import IGNORE, STRIDES, Batch, Collator, Rows, TrainingRows, clip_rows
+from vidllm.builtin.stills import GRID
+from vidllm.builtin.vision import normalise
+
+CONTEXT = 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class LanguageStage:
+    """Settings of stage 2. It ends after `steps` or `minutes`; the learning rate follows whichever is nearer its end."""
+
+    hidden_size: int = 192
+    intermediate_size: int = 512
+    layers: int = 6
+    heads: int = 3
+    clips: int = 5
+    steps: int = 100_000
+    minutes: float = 100
+    learning_rate: float = 1e-3
+    warmup: int = 300
+    first_seed: int = 0
+    check_minutes: float = 6
+    seed: int = 2
+
+
+def new_model(stage: LanguageStage, tower: CLIPVisionModel, tokenizer: PreTrainedTokenizerFast) -> LlavaForConditionalGeneration:
+    """The LLaVA model of the shipped size around a trained vision tower."""
+    text = LlamaConfig(
+        hidden_size=stage.hidden_size,
+        intermediate_size=stage.intermediate_size,
+        num_hidden_layers=stage.layers,
+        num_attention_heads=stage.heads,
+        num_key_value_heads=stage.heads,
+        vocab_size=-(-len(tokenizer) // 64) * 64,
+        max_position_embeddings=CONTEXT,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    config = LlavaConfig(
+        vision_config=tower.config,
+        text_config=text,
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="default",
+        image_seq_length=GRID * GRID,
+        tie_word_embeddings=True,
+    )
+    model = LlavaForConditionalGeneration(config)
+    model.model.vision_tower.load_state_dict(tower.state_dict())
+    return model
+
+
+def visual_table(model: LlavaForConditionalGeneration, frames: Tensor) -> Tensor:
+    """(F, 96, 96, 3) uint8 -> (slots, D): every frame's tokens at every stride, laid out as `slot_base` says."""
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        features = model.model.vision_tower(normalise(frames)).last_hidden_state[:, 1:]
+    maps = features.to(torch.bfloat16).transpose(1, 2).unflatten(2, (GRID, GRID))  # (F, C, 12, 12)
+    pooled = torch.cat([F.avg_pool2d(maps, stride).flatten(2).transpose(1, 2).flatten(0, 1) for stride in STRIDES])
+    with torch.autocast("cpu", torch.bfloat16):
+        return model.model.multi_modal_projector(pooled)
+
+
+def answer_logits(model: LlavaForConditionalGeneration, table: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
+    """Logits (N, V) float32 and targets (N,) at the positions that predict an answer's token."""
+    visual = rows.slots >= 0
+    embeds = model.get_input_embeddings()(rows.ids).to(table.dtype)
+    embeds = torch.where(visual[..., None], table[rows.slots.clamp(min=0)], embeds)
+    causal = torch.ones(rows.ids.shape[1], rows.ids.shape[1], dtype=torch.bool).tril()
+    allowed = (rows.blocks[:, :, None] == rows.blocks[:, None, :]) | (rows.blocks[:, None, :] == 0)
+    hidden = hidden_states(model.model.language_model, embeds, allowed & causal, rows.positions / rows.scale[:, None])
+    answers = rows.labels != IGNORE
+    return F.linear(hidden[answers], model.lm_head.weight.to(hidden.dtype)).float(), rows.labels[answers]
+
+
+def train_language(
+    stage: LanguageStage, tower: CLIPVisionModel, tokenizer: PreTrainedTokenizerFast, folder: Path
+) -> LlavaForConditionalGeneration:
+    """Run stage 2, print what was learnt on unseen clips from time to time, and save the model under `folder`/model."""
+    torch.manual_seed(stage.seed)
+    model = new_model(stage, tower, tokenizer)
+    model.model.vision_tower.requires_grad_(False)
+    return continue_language(stage, model, tokenizer, folder)
+
+
+def continue_language(
+    stage: LanguageStage, model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, folder: Path
+) -> LlavaForConditionalGeneration:
+    """Stage 2 from wherever the model stands."""
+    learns = [p for p in model.parameters() if p.requires_grad]
+    decayed, free = [p for p in learns if p.ndim > 1], [p for p in learns if p.ndim < 2]
+    groups = [{"params": decayed, "weight_decay": 0.05}, {"params": free, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=stage.learning_rate, betas=(0.9, 0.98))
+    data = iter(DataLoader(TrainingRows(tokenizer, stage.clips, stage.first_seed), batch_size=None, num_workers=1, prefetch_factor=6))
+    held_out = held_out_batches(tokenizer)
+    began = checked = time.monotonic()
+    losses: list[float] = []
+    for step in range(stage.steps):
+        minutes = (time.monotonic() - began) / 60
+        done = max(step / stage.steps, minutes / stage.minutes)
+        if done >= 1:
+            break
+        rate = stage.learning_rate * min(1, (step + 1) / stage.warmup) * (0.03 + 0.97 * (1 + math.cos(math.pi * done)) / 2)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        losses.append(train_step(model, next(data), optimizer, learns))
+        if step % 20 == 19:
+            print(f"language {step + 1} {minutes:.1f} min loss {sum(losses) / len(losses):.4f} rate {rate:.1e}", flush=True)
+            losses.clear()
+        if time.monotonic() - checked > stage.check_minutes * 60:
+            print(f"unseen at {minutes:.0f} min: {spoken(score(model, held_out))}", flush=True)
+            model.save_pretrained(folder / "model")
+            checked = time.monotonic()
+    print(f"unseen at the end: {spoken(score(model, held_out))}", flush=True)
+    model.save_pretrained(folder / "model")
+    return model
+
+
+def train_step(
+    model: LlavaForConditionalGeneration, batch: Batch, optimizer: torch.optim.Optimizer, learns: list[nn.Parameter]
+) -> float:
+    """One optimizer step over all groups of a batch; the mean loss of an answer's token."""
+    table = visual_table(model, batch.frames)
+    pairs = [answer_logits(model, table, rows) for rows in batch.groups]
+    loss = F.cross_entropy(torch.cat([logits for logits, _ in pairs]), torch.cat([labels for _, labels in pairs]))
+    optimizer.zero_grad()
+    loss.backward()
+    nn.utils.clip_grad_norm_(learns, 1.0)
+    optimizer.step()
+    return loss.item()
+
+
+def held_out_batches(tokenizer: PreTrainedTokenizerFast, clips: int = 60) -> list[Batch]:
+    """Clips of a split of their own, asked in the contract's words with the layouts that asking uses."""
+    collate = Collator(tokenizer)
+    albums = [clip_rows("check", seed, moments=4, plain=True) for seed in range(clips)]
+    return [collate(part, [1.0] * sum(len(rows) for _, rows in part)) for part in (albums[i : i + 6] for i in range(0, clips, 6))]
+
+
+@torch.no_grad()
+def score(model: LlavaForConditionalGeneration, batches: Iterable[Batch]) -> dict[str, tuple[int, int]]:
+    """Per family (right, asked): an answer is right when every one of its tokens is the most likely one."""
+    tally: dict[str, list[bool]] = defaultdict(list)
+    for batch in batches:
+        table = visual_table(model, batch.frames)
+        for rows in batch.groups:
+            logits, labels = answer_logits(model, table, rows)
+            right = torch.zeros_like(rows.labels, dtype=torch.bool)
+            right[rows.labels != IGNORE] = logits.argmax(-1) == labels
+            for r, families in enumerate(rows.families):
+                for number, family in enumerate(families, 1):
+                    spots = (rows.blocks[r] == number) & (rows.labels[r] != IGNORE)
+                    tally[family].append(bool(right[r][spots].all()))
+    return {family: (sum(marks), len(marks)) for family, marks in sorted(tally.items())}
+
+
+def spoken(scores: dict[str, tuple[int, int]]) -> str:
+    """ "what 41/98 (42 %) when ..." """
+    return " ".join(f"{family} {right}/{asked} ({100 * right / asked:.0f} %)" for family, (right, asked) in scores.items())

@@ -1,0 +1,77 @@
+"""The whole recipe of the built-in model: `python -m vidllm.builtin.recipe configs/builtin.yaml [key=value ...]`.
+
+Stages: tokenizer, vision tower (dense labels), language model and projector (answers), export. Each leaves its result under
+`folder`, and a stage whose result is there already is not run again.
+"""
+
+import json
+import shutil
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from transformers import CLIPImageProcessor, CLIPVisionModel, LlavaForConditionalGeneration, PreTrainedTokenizerFast
+
+from vidllm.builtin.language import LanguageStage, train_language
+from vidllm.builtin.rows import COARSE_STRIDE, FINE_STRIDE, UNIFORM_FRAMES, UNIFORM_STRIDE
+from vidllm.builtin.stills import IMAGE_SIDE
+from vidllm.builtin.vision import MEAN, STD, VisionStage, train_vision
+from vidllm.builtin.words import train_tokenizer
+from vidllm.config import load_config
+
+LAYOUT = {
+    "fit": "stretch",
+    "stamp": "interleaved",
+    "stamp_decimals": 0,
+    "frame_text": "{time}{image}",
+    "fine_stride": FINE_STRIDE,
+    "coarse_stride": COARSE_STRIDE,
+    "uniform_stride": UNIFORM_STRIDE,
+    "default_frames": UNIFORM_FRAMES,
+    "pool_before_projector": True,
+}
+"""vidllm.json of the shipped folder: the layout the model was trained under."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Settings of the whole recipe; see each stage for its own."""
+
+    folder: str = "runs/builtin"
+    threads: int = 2
+    vision: VisionStage = field(default_factory=VisionStage)
+    language: LanguageStage = field(default_factory=LanguageStage)
+
+
+def run(recipe: Recipe) -> Path:
+    """Run what is not there yet; the finished model's folder."""
+    torch.set_num_threads(recipe.threads)
+    folder = Path(recipe.folder)
+    if not (folder / "tokenizer").exists():
+        train_tokenizer().save_pretrained(folder / "tokenizer")
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer")
+    if not (folder / "vision").exists():
+        train_vision(recipe.vision, folder)
+    tower = CLIPVisionModel.from_pretrained(folder / "vision")
+    if not (folder / "model").exists():
+        train_language(recipe.language, tower, tokenizer, folder)
+    model = LlavaForConditionalGeneration.from_pretrained(folder / "model")
+    export(model, tokenizer, folder / "weights")
+    return folder / "weights"
+
+
+def export(model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, target: Path) -> None:
+    """A folder that `vidllm -m`, and transformers itself, can load: bfloat16 weights, tokenizer, processor, layout."""
+    if target.exists():
+        shutil.rmtree(target)
+    model.to(torch.bfloat16).save_pretrained(target)
+    tokenizer.save_pretrained(target)
+    size = {"height": IMAGE_SIDE, "width": IMAGE_SIDE}
+    processor = CLIPImageProcessor(size=size, crop_size=size, do_center_crop=False, image_mean=[MEAN] * 3, image_std=[STD] * 3)
+    processor.save_pretrained(target)
+    (target / "vidllm.json").write_text(json.dumps(LAYOUT, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    print(run(load_config(Recipe, Path(sys.argv[1]), sys.argv[2:])))

@@ -1,0 +1,65 @@
+"""Scripts to real files: H.264 in mp4 through PyAV, the script as JSON beside each."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+
+from vidllm.world.generate import generator, make_script
+from vidllm.world.questions import clip_questions, moment_questions, pick_moments
+from vidllm.world.render import frame
+from vidllm.world.script import Script
+
+
+def make_clips(
+    n: int, seed: int, folder: Path, *, split: str = "user", progress: Callable[[int], None] = lambda done: None
+) -> list[Path]:
+    """Write clips `seed` .. `seed + n - 1` of a split into `folder` and return the mp4s; `progress` hears how many are done.
+
+    The same numbers give the same clips. Beside NAME.mp4 stands NAME.json: the script, and questions with their true answers.
+    A file has its name only once it is whole.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    targets = []
+    for number in range(seed, seed + n):
+        script = make_script(split, number)
+        target = folder / f"{number:06d}.mp4"
+        write_video(script, target)
+        save_truth(script, target.with_suffix(".json"), number)
+        targets.append(target)
+        progress(len(targets))
+    return targets
+
+
+def save_truth(script: Script, target: Path, number: int) -> None:
+    """The script as JSON, with questions about the clip in the plainest words."""
+    rng = generator("truth", number)
+    asked = clip_questions(script, rng, plain=True)
+    for moment in sorted(pick_moments(script, 0.0, 6, rng)):
+        asked += moment_questions(script, moment, rng, plain=True)
+    record = asdict(script) | {"questions": [asdict(question) for question in asked]}
+    partial = target.with_name(target.name + ".part")
+    partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    partial.replace(target)
+
+
+def write_video(script: Script, target: Path) -> None:
+    """Render a script to an mp4. Width and height are made even, as H.264 with 4:2:0 needs."""
+    partial = target.with_name(target.name + ".part")
+    canvas = script.canvas
+    rate = round(canvas.fps * 2)  # half frames a second: 12.5 fps is exact
+    with av.open(str(partial), "w", format="mp4", options={"movflags": "+faststart"}) as container:
+        options = {"crf": str(canvas.crf), "preset": "veryfast", "g": str(max(1, round(canvas.gop_seconds * canvas.fps)))}
+        stream = container.add_stream("libx264", rate=Fraction(rate, 2), options=options)
+        stream.width, stream.height, stream.pix_fmt = canvas.width // 2 * 2, canvas.height // 2 * 2, "yuv420p"
+        for number in range(max(1, round(script.duration * rate / 2))):
+            pixels = frame(script, number * 2 / rate, height=stream.height, width=stream.width)
+            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+            picture.pts = number
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode(None))
+    partial.replace(target)

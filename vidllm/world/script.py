@@ -1,0 +1,149 @@
+"""A clip as a script: objects, events, canvas. Truth is read off the script, pixels are drawn from it.
+
+Positions are fractions of the picture (0..1 from the top left), radii fractions of its shorter side, times seconds.
+"""
+
+import json
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from vidllm.world.vocabulary import Action, Colour, Shape
+
+VERSION = 1
+"""Raised whenever the same seed would draw another clip."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Thing:
+    """One object as it stands before the first event. `rgb` is its shade of `colour`."""
+
+    colour: Colour
+    shape: Shape
+    x: float
+    y: float
+    radius: float
+    rgb: tuple[int, int, int]
+    visible: bool = True
+    angle: float = 0.0
+    thickness: float = 0.33
+
+    @property
+    def name(self) -> str:
+        """What people call it: "red circle"."""
+        return f"{self.colour} {self.shape}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """Something happens to object number `thing` during [start, end] seconds.
+
+    `name` is what the object is called when it starts; `amount` is the distance moved (fraction of the picture's side) or the
+    factor of growth; `colour` and `rgb` are where a turn ends.
+    """
+
+    thing: int
+    name: str
+    action: Action
+    start: float
+    end: float
+    amount: float = 0.0
+    colour: Colour | None = None
+    rgb: tuple[int, int, int] | None = None
+
+    @property
+    def phrase(self) -> str:
+        """ "red circle turns blue": the event without article and period."""
+        return f"{self.name} {self.action}" + (f" {self.colour}" if self.colour else "")
+
+    @property
+    def sentence(self) -> str:
+        """ "The red circle turns blue." """
+        return f"The {self.phrase}."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Canvas:
+    """How the picture looks apart from its objects. `noise` is the standard deviation of grain in grey levels."""
+
+    width: int
+    height: int
+    fps: float
+    background: tuple[int, int, int]
+    gradient: tuple[int, int, int] = (0, 0, 0)
+    noise: float = 0.0
+    softness: float = 1.0
+    crf: int = 23
+    gop_seconds: float = 4.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Script:
+    """A whole clip. Events are in order of time and never overlap."""
+
+    seed: str
+    duration: float
+    canvas: Canvas
+    things: tuple[Thing, ...]
+    events: tuple[Event, ...] = field(default=())
+    version: int = VERSION
+
+    @classmethod
+    def load(cls, path: Path) -> "Script":
+        """Read a clip's JSON; the questions beside the script are left aside."""
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw.pop("questions", None)
+        raw["canvas"] = Canvas(**{k: tuple(v) if isinstance(v, list) else v for k, v in raw["canvas"].items()})
+        raw["things"] = tuple(Thing(**{**t, "rgb": tuple(t["rgb"])}) for t in raw["things"])
+        raw["events"] = tuple(Event(**{**e, "rgb": e["rgb"] and tuple(e["rgb"])}) for e in raw["events"])
+        return cls(**raw)
+
+    def at(self, seconds: float) -> tuple[Thing, ...]:
+        """Every object as it is at one moment, hidden ones included (`visible` False, or fading: see `opacity`)."""
+        things = list(self.things)
+        for event in self.events:
+            if event.start <= seconds:
+                things[event.thing] = progress(things[event.thing], event, _done(event, seconds))
+        return tuple(things)
+
+    def opacity(self, seconds: float) -> tuple[float, ...]:
+        """How solid each object is at one moment, 0..1: fades are linear in time."""
+        alpha = [1.0 if thing.visible else 0.0 for thing in self.things]
+        for event in self.events:
+            if event.start <= seconds and event.action in ("appears", "disappears"):
+                done = _done(event, seconds)
+                alpha[event.thing] = done if event.action == "appears" else 1.0 - done
+        return tuple(alpha)
+
+    def event_at(self, seconds: float) -> Event | None:
+        """The event that is going on at one moment, both ends included."""
+        return next((event for event in self.events if event.start <= seconds <= event.end), None)
+
+
+def progress(thing: Thing, event: Event, done: float) -> Thing:
+    """The object when `done` (0..1) of the event has passed."""
+    match event.action:
+        case "moves left":
+            return replace(thing, x=thing.x - done * event.amount)
+        case "moves right":
+            return replace(thing, x=thing.x + done * event.amount)
+        case "moves up":
+            return replace(thing, y=thing.y - done * event.amount)
+        case "moves down":
+            return replace(thing, y=thing.y + done * event.amount)
+        case "grows" | "shrinks":
+            return replace(thing, radius=thing.radius * event.amount**done)
+        case "appears" | "disappears":
+            return replace(thing, visible=(done >= 0.5) == (event.action == "appears"))
+        case "turns":
+            return _turn(thing, event, done)
+
+
+def _turn(thing: Thing, event: Event, done: float) -> Thing:
+    if event.rgb is None or event.colour is None:
+        raise ValueError(f"a turn needs a colour: {event}")
+    mixed = tuple(round(a + (b - a) * done) for a, b in zip(thing.rgb, event.rgb, strict=True))
+    return replace(thing, rgb=mixed, colour=event.colour if done >= 0.5 else thing.colour)  # type: ignore[arg-type]
+
+
+def _done(event: Event, seconds: float) -> float:
+    return min(1.0, (seconds - event.start) / max(event.end - event.start, 1e-6))
