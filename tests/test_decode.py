@@ -1,0 +1,306 @@
+"""The battery: every clip x every reader, pixels against a linear decode, times against its PTS."""
+
+import importlib.util
+import re
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+
+import av
+import av.error
+import numpy as np
+import pytest
+from conftest import MATRICES, REAL_CLIPS, VARIABLE_TIMES, bar_code, read_code, write_clip
+from numpy.typing import NDArray
+
+from vidllm.errors import ConfigError, NoFrames, NotAVideo, ReaderUnavailable, VideoError
+from vidllm.video.decode import READERS, FrameSet, read_frames
+from vidllm.video.info import VideoInfo, probe
+from vidllm.video.picture import Orientation, Painter, fitted_size
+from vidllm.video.read_pyav import plan_runs
+
+SIDE = 112
+RIVALS_TOLERANCE = 12.0  # mean absolute difference: other readers scale with another filter, but show the same frame
+
+REAL_NAMES = sorted(str(path.relative_to(REAL_CLIPS)) for path in REAL_CLIPS.glob("[cno]*/*")) or ["absent"]
+LONG = {"codec/long_363s_1080p_h264_noaudio.mp4", "codec/long_363s_180p_av1_60fps.mp4", "codec/hevc_8k_300ms.mp4"}
+MADE_NAMES = [
+    "constant",
+    "variable",
+    "late",
+    "one_frame",
+    "single_key",
+    "intra",
+    "transport",
+    "mpeg4",
+    "full_colour",
+    "open_gop",
+    "refresh",
+    "name",
+    "turned_90",
+    "turned_mirrored",
+    "truncated",
+]
+
+
+def linear_frames(info: VideoInfo, size: tuple[int, int]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    """(pts, pixels) of everything that decodes, one packet after the other, one thread, nothing left out."""
+    painter = Painter(size, Orientation(info.rotation, info.mirrored))
+    with av.open(info.path) as container:
+        stream = container.streams[info.stream_index]
+        stream.codec_context.thread_count = 1
+        for packet in container.demux(stream):
+            try:
+                frames = stream.codec_context.decode(packet)
+            except (av.error.FFmpegError, ValueError):
+                continue
+            for frame in frames:
+                pixels = np.empty((*size, 3), np.uint8)
+                painter.paint(frame, pixels)
+                yield frame.pts, pixels
+
+
+@cache
+def truth(path: Path) -> tuple[VideoInfo, dict[int, NDArray[np.uint8]]]:
+    """A clip's index and its linear decode, once for all readers."""
+    info = probe(path)
+    return info, dict(linear_frames(info, fitted_size((info.height, info.width), SIDE, None)))
+
+
+def wishes(info: VideoInfo) -> dict[str, NDArray[np.float64]]:
+    """The ways a clip is asked: spread out, dense, one late moment, backwards, at random, beyond both ends."""
+    last = info.pts_seconds[-1]
+    return {
+        "uniform": np.linspace(0, last, 16),
+        "dense": np.linspace(last * 0.4, last * 0.6, 24),
+        "one": np.array([last * 0.61]),
+        "backwards": np.array([last * 0.95, last * 0.35, last * 0.95]),
+        "random": np.random.default_rng(0).uniform(0, info.duration, 9),
+        "outside": np.array([-5.0, info.duration + 60]),
+    }
+
+
+def check_against_truth(path: Path, reader: str, same: Callable[[NDArray[np.uint8], NDArray[np.uint8]], bool]) -> None:
+    """Each answer is the last frame that decodes before or at its time, with that frame's own pts and pixels."""
+    info, linear = truth(path)
+    decodable = np.array(sorted(linear))
+    for wish, times in wishes(info).items():
+        frames = read_frames(info, times, max_side=SIDE, reader=reader)
+        on_screen = info.pts[info.index_at(times)]
+        expected = decodable[np.maximum(np.searchsorted(decodable, on_screen, side="right") - 1, 0)]
+        got = info.pts[0] + np.round(frames.pts_seconds / float(info.time_base)).astype(np.int64)
+        assert got.tolist() == expected.tolist(), f"{path.name} {wish}: wrong times"
+        assert bool(frames.notes) >= bool((expected != on_screen).any()), f"{path.name} {wish}: silent about a loss"
+        for row, pts in enumerate(expected.tolist()):
+            assert same(frames.pixels[row], linear[pts]), f"{path.name} {wish}: wrong picture at {times[row]:.3f} s"
+
+
+def alike(left: NDArray[np.uint8], right: NDArray[np.uint8]) -> bool:
+    return float(np.abs(left.astype(np.int16) - right).mean()) <= RIVALS_TOLERANCE
+
+
+def loads(reader: str) -> bool:
+    """Whether the reader can be had here: installed is not enough, it must import."""
+    if importlib.util.find_spec(reader) is None:
+        return False
+    try:
+        importlib.import_module("torchcodec.decoders" if reader == "torchcodec" else reader)
+    except (ImportError, OSError, RuntimeError):
+        return False
+    return True
+
+
+@pytest.mark.parametrize("name", MADE_NAMES)
+def test_made_clips_pixel_for_pixel(clips: dict[str, Path], name: str) -> None:
+    check_against_truth(clips[name], "pyav", np.array_equal)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in REAL_NAMES if name not in LONG])
+def test_real_clips_pixel_for_pixel(real_clips: Path, name: str) -> None:
+    try:
+        probe(real_clips / name)
+    except VideoError:
+        return  # told in test_info
+    if not truth(real_clips / name)[1]:
+        with pytest.raises(NoFrames):
+            read_frames(real_clips / name, [0.0])
+        return
+    check_against_truth(real_clips / name, "pyav", np.array_equal)
+
+
+@pytest.mark.parametrize("reader", [name for name in READERS if name != "pyav"])
+@pytest.mark.parametrize("name", MADE_NAMES)
+def test_other_readers_show_the_same_frames_or_refuse(clips: dict[str, Path], name: str, reader: str) -> None:
+    if not loads(reader):
+        pytest.skip(f"{reader} does not load here")
+    try:
+        check_against_truth(clips[name], reader, alike)
+    except ReaderUnavailable:
+        with pytest.raises(ReaderUnavailable, match=f"{re.escape(clips[name].name)}.*pyav"):
+            read_frames(clips[name], [0.0], reader=reader)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("reader", [name for name in READERS if name != "pyav"])
+@pytest.mark.parametrize("name", [name for name in REAL_NAMES if name not in LONG])
+def test_other_readers_on_real_clips(real_clips: Path, name: str, reader: str) -> None:
+    if not loads(reader):
+        pytest.skip(f"{reader} does not load here")
+    try:
+        info = probe(real_clips / name)
+        read_frames(info, [0.0], max_side=SIDE, reader=reader)
+    except VideoError:
+        return  # no video, or refused by its index
+    if truth(real_clips / name)[1]:
+        check_against_truth(real_clips / name, reader, alike)
+
+
+# --- what a person could check
+
+
+def test_every_frame_of_every_made_clip_says_its_number(clips: dict[str, Path]) -> None:
+    for name in (
+        "constant",
+        "variable",
+        "late",
+        "single_key",
+        "transport",
+        "mpeg4",
+        "full_colour",
+        "open_gop",
+        "refresh",
+    ):
+        info = probe(clips[name])
+        frames = read_frames(info, info.pts_seconds[::-1])
+        assert [read_code(pixels) for pixels in frames.pixels] == list(reversed(range(info.num_frames))), name
+
+
+def test_a_moment_shows_the_frame_on_screen(clips: dict[str, Path]) -> None:
+    frames = read_frames(clips["variable"], [1.29, 0.0, 1.31, 3.0])
+    assert [read_code(pixels) for pixels in frames.pixels] == [5, 0, 6, 10]
+    assert frames.pts_seconds == pytest.approx([VARIABLE_TIMES[frame] for frame in (5, 0, 6, 10)], abs=1e-3)
+    assert frames.requested_seconds.tolist() == [1.29, 0.0, 1.31, 3.0]
+
+
+def transformed(picture: NDArray[np.uint8], matrix: tuple[float, ...]) -> NDArray[np.uint8]:
+    """Every pixel moved as the display matrix says: x' = ax + cy, y' = bx + dy, then shifted to the origin."""
+    a, b, c, d = (int(number) for number in matrix)
+    y, x = np.mgrid[: picture.shape[0], : picture.shape[1]]
+    new_x, new_y = a * x + c * y, b * x + d * y
+    out = np.empty((int(np.ptp(new_y)) + 1, int(np.ptp(new_x)) + 1, 3), np.uint8)
+    out[new_y - new_y.min(), new_x - new_x.min()] = picture
+    return out
+
+
+@pytest.mark.parametrize("turn", [turn for turn in MATRICES if turn != "junk"])
+def test_pictures_are_upright(clips: dict[str, Path], turn: str) -> None:
+    """Against the matrix applied pixel by pixel, by definition, to the unturned picture."""
+    plain = read_frames(clips["constant"], [0.2]).pixels[0]
+    turned = read_frames(clips[f"turned_{turn}"], [0.2]).pixels[0]
+    assert np.array_equal(turned, transformed(plain, MATRICES[turn]))
+
+
+def test_sizes(clips: dict[str, Path]) -> None:
+    assert read_frames(clips["constant"], [0.0]).pixels.shape == (1, 96, 160, 3)
+    assert read_frames(clips["constant"], [0.0], max_side=80).pixels.shape == (1, 48, 80, 3)
+    assert read_frames(clips["constant"], [0.0], max_side=4000).pixels.shape == (1, 96, 160, 3)
+    assert read_frames(clips["turned_90"], [0.0], max_side=80).pixels.shape == (1, 80, 48, 3)
+    assert read_frames(clips["constant"], [0.0], size=(96, 96)).pixels.shape == (1, 96, 96, 3)
+    code = read_frames(clips["constant"], [1.0], size=(31, 77)).pixels
+    assert (code.shape, read_code(code[0])) == ((1, 31, 77, 3), 25)
+
+
+def test_colours_are_true(tmp_path: Path) -> None:
+    """White is white and black is black, within what compression leaves."""
+    pixels = read_frames(write_clip(tmp_path / "one.mp4", [0.0]), [0.0]).pixels[0].astype(int)
+    assert np.abs(pixels - bar_code(0)).mean() < 4
+
+
+def test_snapping_answers_with_key_frames_and_says_so(clips: dict[str, Path]) -> None:
+    frames = read_frames(clips["constant"], [0.05, 0.45, 0.95], tolerance=0.1)
+    assert [read_code(pixels) for pixels in frames.pixels] == [0, 10, 23]
+    assert frames.pts_seconds == pytest.approx([0.0, 0.4, 0.92])
+    assert frames.notes == ("2 of 3 times answered by the nearest key frame",)
+
+
+def test_lost_frames_are_answered_truly_and_told(clips: dict[str, Path]) -> None:
+    info = probe(clips["truncated"])
+    frames = read_frames(info, info.pts_seconds)
+    shown = [read_code(pixels) for pixels in frames.pixels]
+    assert shown == [round(second * 25) for second in frames.pts_seconds]
+    assert any("could not be decoded" in note for note in frames.notes)
+
+
+def test_a_clip_that_changed_under_the_index_does_not_lie(clips: dict[str, Path], tmp_path: Path) -> None:
+    """The index is of another file: what comes out still carries its own number."""
+    path = tmp_path / "clip.mp4"
+    path.write_bytes(clips["constant"].read_bytes())
+    info = probe(path)
+    path.write_bytes(clips["single_key"].read_bytes())
+    frames = read_frames(info, [0.4, 1.6])
+    assert [read_code(pixels) for pixels in frames.pixels] == [10, 40]
+    path.write_bytes(b"gone")
+    with pytest.raises(NotAVideo):
+        read_frames(info, [0.4])
+
+
+def test_runs_seek_only_where_a_group_is_skipped(clips: dict[str, Path]) -> None:
+    info = probe(clips["constant"])
+    close = plan_runs(info, np.array([3, 8, 13]))
+    far = plan_runs(info, np.array([3, 45]))
+    assert [(run.start, run.wanted) for run in close] == [(0, (3, 8, 13))]
+    assert [(run.start, run.wanted) for run in far] == [(0, (3,)), (40, (45,))]
+    assert all(run.stop - run.start < 12 for run in far)
+
+
+def test_leading_frames_of_an_open_group_start_one_group_earlier(clips: dict[str, Path]) -> None:
+    """They come after their key packet, but refer to frames before it."""
+    info = probe(clips["open_gop"])
+    leading = [
+        index
+        for index in range(info.num_frames)
+        if (info.access_points[:, 0] < info.decode_ranks[index]).any()
+        and info.access_points[info.access_points[:, 0] < info.decode_ranks[index]][-1, 1] > info.pts[index]
+    ]
+    assert leading
+    for index in leading:
+        (run,) = plan_runs(info, np.array([index]))
+        assert info.access_points[run.access, 1] <= info.pts[index]
+
+
+@pytest.mark.parametrize("times", [[], [float("nan")], [float("inf")]])
+def test_times_must_be_numbers(clips: dict[str, Path], times: list[float]) -> None:
+    with pytest.raises(ConfigError):
+        read_frames(clips["constant"], times)
+
+
+def test_contradicting_sizes_and_unknown_readers_are_refused(clips: dict[str, Path]) -> None:
+    with pytest.raises(ConfigError, match="contradict"):
+        read_frames(clips["constant"], [0.0], max_side=10, size=(10, 10))
+    with pytest.raises(ConfigError, match="at least 1"):
+        read_frames(clips["constant"], [0.0], size=(0, 10))
+    with pytest.raises(ConfigError, match="unknown reader"):
+        read_frames(clips["constant"], [0.0], reader="imageio")  # type: ignore[arg-type]
+
+
+def test_frame_sets_are_checked_at_birth() -> None:
+    pixels = np.zeros((2, 4, 4, 3), np.uint8)
+    with pytest.raises(ValueError, match="2 pictures, 1 times"):
+        FrameSet(pixels, np.zeros(1), np.zeros(2), "pyav")
+    with pytest.raises(ValueError, match="uint8"):
+        FrameSet(pixels.astype(np.float32), np.zeros(2), np.zeros(2), "pyav")
+    chosen = FrameSet(pixels, np.array([0.0, 1.0]), np.array([0.1, 1.1]), "pyav").select([1])
+    assert (len(chosen), chosen.pts_seconds.tolist(), chosen.requested_seconds.tolist()) == (1, [1.0], [1.1])
+
+
+def test_files_are_closed(clips: dict[str, Path]) -> None:
+    open_files = Path("/proc/self/fd")
+    if not open_files.is_dir():
+        pytest.skip("no /proc here to count open files")
+    before = len(list(open_files.iterdir()))
+    for _ in range(5):
+        read_frames(clips["constant"], [0.0, 2.0])
+        with pytest.raises(NotAVideo):
+            read_frames(Path(__file__), [0.0])
+    assert len(list(open_files.iterdir())) <= before

@@ -1,0 +1,245 @@
+"""The packet index: true times, real key frames, the right stream, the size as shown, errors that name the file."""
+
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from conftest import MATRICES, VARIABLE_TIMES, write_clip
+
+from vidllm.errors import NoFrames, NotAVideo, VideoError, VideoNotFound
+from vidllm.video.access import access_rule, is_hidden, nal_units
+from vidllm.video.info import probe
+from vidllm.video.picture import Orientation, believable_aspect, orientation_of_matrix
+
+RealClip = Callable[[str], Path]
+
+
+def test_constant_rate_clip_is_told_exactly(clips: dict[str, Path]) -> None:
+    info = probe(clips["constant"])
+    assert (info.num_frames, info.fps, info.is_vfr) == (60, pytest.approx(25), False)
+    assert info.duration == pytest.approx(2.4)
+    assert np.allclose(info.pts_seconds, np.arange(60) / 25)
+    assert np.flatnonzero(info.key_frames).tolist() == [0, 10, 20, 30, 40, 50]
+    assert (info.width, info.height, info.codec, info.rotation, info.mirrored) == (160, 96, "h264", 0, False)
+    assert info.packet_sizes.sum() < info.size_bytes == clips["constant"].stat().st_size
+
+
+def test_variable_rate_keeps_each_frames_own_time(clips: dict[str, Path]) -> None:
+    info = probe(clips["variable"])
+    assert info.is_vfr
+    assert info.pts_seconds == pytest.approx(VARIABLE_TIMES, abs=1e-3)
+    assert info.fps == pytest.approx(11 / 3.6, rel=1e-3)
+
+
+def test_viewer_clock_starts_at_the_first_frame(clips: dict[str, Path]) -> None:
+    info = probe(clips["late"])
+    assert info.pts_seconds[0] == 0.0
+    assert float(info.pts[0] * info.time_base) == pytest.approx(10.0)
+    assert info.duration == pytest.approx(2.4, abs=1e-3)
+
+
+def test_frame_on_screen_is_the_last_that_has_begun(clips: dict[str, Path]) -> None:
+    info = probe(clips["variable"])
+    times = [-1.0, 0.0, 0.09, 0.1, 1.29, 1.3, 3.59, 3.6, 99.0]
+    assert info.index_at(times).tolist() == [0, 0, 0, 1, 5, 6, 10, 11, 11]
+
+
+def test_every_frame_is_found_by_its_own_time_printed_and_read_back(clips: dict[str, Path]) -> None:
+    for name in ("constant", "variable", "late", "transport"):
+        info = probe(clips[name])
+        printed = [float(f"{second:.4f}") for second in info.pts_seconds]
+        assert info.index_at(printed).tolist() == list(range(info.num_frames))
+
+
+def test_one_frame_has_a_length_and_no_rate(clips: dict[str, Path]) -> None:
+    info = probe(clips["one_frame"])
+    assert (info.num_frames, info.fps) == (1, 0.0)
+    assert 0 < info.duration <= 0.1
+
+
+def test_gradual_refresh_offers_no_access_point_but_the_first(clips: dict[str, Path]) -> None:
+    """Its key flags are recovery points that need more frames: starting there shows other pixels."""
+    info = probe(clips["refresh"])
+    assert len(info.access_points) == 1
+    assert info.key_frames.sum() > 1
+
+
+def test_open_gop_is_an_access_point(clips: dict[str, Path]) -> None:
+    assert len(probe(clips["open_gop"]).access_points) > 1
+
+
+@pytest.mark.parametrize(
+    ("turn", "rotation", "mirrored", "size"),
+    [
+        ("upright", 0, False, (160, 96)),
+        ("90", 90, False, (96, 160)),
+        ("180", 180, False, (160, 96)),
+        ("270", 270, False, (96, 160)),
+        ("mirrored", 0, True, (160, 96)),
+        ("junk", 0, False, (160, 96)),
+    ],
+)
+def test_display_matrix_decides_the_shown_size(
+    clips: dict[str, Path], turn: str, rotation: int, mirrored: bool, size: tuple[int, int]
+) -> None:
+    info = probe(clips[f"turned_{turn}"])
+    assert (info.rotation, info.mirrored, (info.width, info.height)) == (rotation, mirrored, size)
+
+
+@pytest.mark.parametrize("matrix", [(0, 0, 0, 0), (-(2**31),) * 4, (1, 1, -1, 1)])
+def test_a_matrix_that_is_no_right_angle_means_upright(matrix: tuple[int, int, int, int]) -> None:
+    a, b, c, d = matrix
+    assert orientation_of_matrix(a, b, 0, c, d) == Orientation()
+
+
+def test_all_eight_orientations_are_told_apart() -> None:
+    turns = {orientation_of_matrix(a, b, 0, c, d) for a, b, c, d in MATRICES.values()}
+    assert len(turns) == 6  # upright, 90, 180, 270, mirrored, mirrored-90; junk is upright
+
+
+@pytest.mark.parametrize(("aspect", "believed"), [(None, 1), (Fraction(0), 1), (Fraction(16, 9), Fraction(16, 9))])
+def test_absurd_aspects_are_not_believed(aspect: Fraction | None, believed: Fraction) -> None:
+    assert believable_aspect(aspect) == believed
+    assert believable_aspect(Fraction(65535, 1)) == 1
+
+
+def test_key_packets_are_read_not_believed() -> None:
+    """H.264 by hand: an IDR slice starts; a plain slice does not; recovery count 0 does, count 1 ("010") does not."""
+    starts = access_rule("h264", b"\x01\x64\x00\x1e\xff")  # lengths of 4 bytes
+    idr, plain = b"\0\0\0\2\x65\x88", b"\0\0\0\2\x41\x9a"
+    at_once, later = b"\0\0\0\4\x06\x06\x01\x80", b"\0\0\0\4\x06\x06\x01\x40"
+    assert [starts(packet) for packet in (idr, plain, at_once + plain, later + plain)] == [True, False, True, False]
+    assert access_rule("vp9", None)(b"")
+    assert not access_rule("unheard_of", None)(b"")
+
+
+def test_nal_units_of_broken_packets_end_quietly() -> None:
+    assert [bytes(unit) for unit in nal_units(b"\0\0\1\x65\x88\0\0\1\x41", 0)] == [b"\x65\x88"]
+    assert [bytes(unit) for unit in nal_units(b"\xff\xff\xff\xff\x65\x88", 4)] == [b"\x65\x88"]
+    assert list(nal_units(b"\0\0", 4)) == []
+
+
+def test_hidden_vp9_frames_by_their_first_byte() -> None:
+    shown, hidden, superframe = b"\x86\0", b"\x84\0", b"\x84\0\xc0"
+    assert [is_hidden("vp9", packet) for packet in (shown, hidden, superframe)] == [False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "error"),
+    [
+        ("missing.mp4", None, VideoNotFound),
+        ("empty.mp4", b"", NotAVideo),
+        ("text.mp4", b"not a video\n" * 200, NotAVideo),
+        ("noise.mp4", bytes(range(256)) * 64, NotAVideo),
+        ("list.mp4", b"#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n", NotAVideo),
+        ("art.txt", b"hello world\n" * 50, NotAVideo),
+    ],
+)
+def test_what_is_no_video_is_refused_in_one_line(
+    tmp_path: Path, name: str, content: bytes | None, error: type[VideoError]
+) -> None:
+    path = tmp_path / name
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(error) as caught:
+        probe(path)
+    assert name in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_and_an_impossible_name_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(VideoNotFound, match="folder"):
+        probe(tmp_path)
+    with pytest.raises(VideoNotFound):
+        probe("a\0b.mp4")
+    with pytest.raises(VideoNotFound):
+        probe("x" * 5000)
+
+
+def test_a_stream_by_number_must_be_video(clips: dict[str, Path]) -> None:
+    assert probe(clips["constant"], stream=0).stream_index == 0
+    with pytest.raises(VideoError, match="video streams are"):
+        probe(clips["constant"], stream=3)
+
+
+def test_a_name_that_looks_like_an_option_or_a_protocol_opens(clips: dict[str, Path], tmp_path: Path) -> None:
+    assert probe(clips["name"]).num_frames == 60
+    odd = write_clip(tmp_path / "concat.mp4", [0.0, 0.1])
+    assert probe(odd.rename(tmp_path / "concat:a|b.mp4")).num_frames == 2
+
+
+# --- real clips
+
+
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [
+        ("odd/audio_only_15s.mp4", NotAVideo),
+        ("odd/audio_only_nasa.mp3", NotAVideo),
+        ("odd/audio_with_cover_pic.mp3", NotAVideo),
+        ("odd/subtitles_only.mkv", NotAVideo),
+        ("odd/drm_encrypted.mp4", NotAVideo),
+        ("odd/derived_random_bytes.mp4", NotAVideo),
+        ("odd/webm_init_only.webm", NotAVideo),
+        ("odd/malformed_box.mp4", NotAVideo),
+        ("odd/smallest_mpeg4_nostreams.mp4", NotAVideo),
+        ("odd/init_segment_only.mp4", NoFrames),
+        ("odd/smallest_avi.avi", NoFrames),
+    ],
+)
+def test_real_files_without_pictures(real_clip: RealClip, name: str, error: type[VideoError]) -> None:
+    with pytest.raises(error) as caught:
+        probe(real_clip(name))
+    assert Path(name).name in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "fps", "frames"),
+    [
+        ("codec/flv_sample_fps1000.flv", 30, 30),  # header: 1000 fps
+        ("odd/subs_srt.mkv", 30, 30),  # header: 1000 fps
+        ("odd/fragmented_nframes0_34s.mp4", 25, 864),  # header: 0 frames
+        ("odd/derived_truncated.mkv", 30, 140),  # header: 10.4 s
+        ("odd/edit_list_preroll.mp4", 30, 16),  # header: 17 frames, one cut away
+        ("codec/vp9_10bit.webm", 23.98, 72),  # 80 packets, 8 hidden
+        ("natural/qwen_v_TpB_164s.mp4", 3, 491),
+    ],
+)
+def test_headers_that_lie_are_not_heard(real_clip: RealClip, name: str, fps: float, frames: int) -> None:
+    info = probe(real_clip(name))
+    assert info.fps == pytest.approx(fps, rel=0.002)
+    assert info.num_frames == frames
+    assert info.duration == pytest.approx(frames / fps, rel=0.01)
+
+
+def test_the_best_stream_is_chosen_not_the_first(real_clip: RealClip) -> None:
+    info = probe(real_clip("natural/nasa_13013_multistream.mp4"))
+    assert (info.width, info.height, info.num_frames) == (480, 270, 390)
+    assert len(info.subtitle_streams) == 2
+
+
+def test_square_pixels(real_clip: RealClip) -> None:
+    info = probe(real_clip("odd/one_frame_sar_16_9.mp4"))
+    assert (info.width, info.height, info.coded_width, info.coded_height) == (1138, 480, 640, 480)
+
+
+def test_pts_are_those_of_a_linear_decode(real_clips: Path) -> None:
+    """Every frame a full decode shows is in the index with its time, and nothing else is."""
+    damaged = {"decord_corrupted", "derived_bitrot_mid", "derived_truncated_tail_mp4", "invalid_nalu"}
+    too_long = {"hevc_8k_300ms", "long_363s_1080p_h264_noaudio", "long_363s_180p_av1_60fps"}
+    checked = 0
+    for path in sorted(real_clips.glob("[cno]*/*")):
+        if path.stem in damaged | too_long or "header_says" in path.name:
+            continue
+        try:
+            info = probe(path)
+        except VideoError:
+            continue
+        with av.open(str(path)) as container:
+            shown = [frame.pts for frame in container.decode(container.streams.best("video"))]
+        assert info.pts.tolist() == shown, path.name
+        checked += 1
+    assert checked > 50
