@@ -13,11 +13,16 @@ on screen at some moment of it, and the frame already on screen at `start` is on
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from vidllm.errors import NoFrames
+
+if TYPE_CHECKING:
+    from vidllm.video.changes import LumaChanges
+    from vidllm.video.info import VideoInfo
 
 FloatArray = NDArray[np.float64]
 IndexArray = NDArray[np.int64]
@@ -30,6 +35,8 @@ SPAN_FRAMES = 16
 """Most fine frames inside a named range; one more stands a step before it and one a step after."""
 COARSE_FRAMES = 12
 """Uniform frames that carry the rest of the clip beside the fine ones."""
+UNIFORM_FLOOR = 0.25
+"""The share of `change` frames that is spread over time, whatever happens."""
 SAME_MOMENT = 1e-6
 """Seconds two times may differ and still be one: PTS divided out of a time base carry rounding of 1e-12 or so."""
 
@@ -85,6 +92,40 @@ def at_fps(
     if most is not None and len(chosen) > most:
         return _plan(pts, _uniform_indices(pts, most), "uniform")
     return _plan(pts, chosen, "fps")
+
+
+def change(
+    info: "VideoInfo",
+    n: int,
+    start: float = 0.0,
+    end: float = float("inf"),
+    *,
+    luma: "LumaChanges | None" = None,
+    floor: float = UNIFORM_FLOOR,
+) -> SamplePlan:
+    """Exactly `min(n, frames in range)` frames, more of them where the picture changes; first and last always.
+
+    The frames stand at equal steps of the accumulated change (packet sizes, and `luma` of key frames if given), of
+    which the share `floor` is time itself: no stretch goes unseen. A frame that repeats the one chosen before it gives
+    its place to a stretch that moves. A clip that never changes is sampled uniformly.
+    """
+    from vidllm.video.changes import packet_changes
+
+    pts = frames_in_range(info.pts_seconds, start, end)
+    if n < 3 or len(pts) <= n:
+        return _plan(pts, _uniform_indices(pts, n), "change")
+    first = int(np.searchsorted(info.pts_seconds, pts[0]))
+    inside = slice(first, first + len(pts))
+    changes = packet_changes(info)
+    parts = [_share(changes.motion[inside] * ~changes.still[inside]), _share(changes.spikes[inside])]
+    if luma is not None:
+        parts.append(_share(_luma_per_frame(pts, luma)))
+    moving = sum((part for part in parts if part is not None), start=np.zeros(len(pts)))
+    elapsed = _running(np.diff(pts, prepend=pts[0]))
+    mass = floor * elapsed + (1 - floor) * _running(moving) if moving.any() else elapsed
+    wanted = np.searchsorted(mass, np.linspace(0, 1, n) - SAME_MOMENT)
+    chosen = fill(np.union1d(wanted, [0, len(pts) - 1]).clip(0, len(pts) - 1), n, mass)
+    return _plan(pts, _without_repeats(chosen, changes.still[inside], mass, n), "change")
 
 
 def focus(
@@ -143,20 +184,50 @@ def fill(indices: IndexArray, n: int, mass: FloatArray) -> IndexArray:
     """`indices` grown to `n` distinct ones: each time the heaviest stretch between two neighbours is halved.
 
     `mass` (frames,) is an ascending running total (time, or cumulative change); its middle is where a stretch splits.
+    A leap at a neighbour itself does not count: that neighbour shows it already.
     """
     chosen = sorted({int(i) for i in indices})
     while len(chosen) < min(n, len(mass)):
         edges = [-1, *chosen, len(mass)]
         pairs = [(a, b) for a, b in pairwise(edges) if b - a > 1]
         low, high = max(pairs, key=lambda pair: _between(mass, *pair))
-        middle = (mass[max(low, 0)] + mass[min(high, len(mass) - 1)]) / 2
+        middle = (mass[max(low, 0)] + mass[high - 1]) / 2
         best = low + 1 + int(np.argmin(np.abs(mass[low + 1 : high] - middle)))
         chosen = sorted([*chosen, best])
     return np.asarray(chosen, dtype=np.int64)
 
 
 def _between(mass: FloatArray, low: int, high: int) -> tuple[float, int]:
-    return float(mass[min(high, len(mass) - 1)] - mass[max(low, 0)]), high - low
+    return float(mass[high - 1] - mass[max(low, 0)]), high - low
+
+
+def _share(values: FloatArray) -> FloatArray | None:
+    """`values` (frames,) as shares of their sum; None when all are 0."""
+    total = float(values[1:].sum())
+    return np.concatenate([[0.0], values[1:] / total]) if total > 0 else None
+
+
+def _running(values: FloatArray) -> FloatArray:
+    """The running total as a share of the whole: 0 at the first frame, 1 at the last."""
+    total = np.cumsum(values) - values[0]
+    return np.asarray(total / total[-1] if total[-1] > 0 else np.linspace(0, 1, len(values)), dtype=np.float64)
+
+
+def _luma_per_frame(pts: FloatArray, luma: "LumaChanges") -> FloatArray:
+    """A change between two key frames may have come at any frame between them: each carries its part."""
+    total = np.interp(pts, luma.seconds, np.cumsum(luma.change)) if len(luma.seconds) else np.zeros(len(pts))
+    return np.asarray(np.diff(total, prepend=total[0]), dtype=np.float64)
+
+
+def _without_repeats(chosen: IndexArray, still: NDArray[np.bool_], mass: FloatArray, n: int) -> IndexArray:
+    """Inner frames that repeat the chosen one before them, given to stretches that move as long as there are some."""
+    moves = np.cumsum(~still)
+    repeats = [later for earlier, later in pairwise(chosen[:-1].tolist()) if moves[later] == moves[earlier]]
+    if not repeats or not moves[-1] > moves[0]:
+        return chosen
+    kept = np.setdiff1d(chosen, repeats)
+    fresh = np.where(still, 0.0, np.diff(mass, prepend=0.0))
+    return fill(kept, n, np.asarray(np.cumsum(fresh), dtype=np.float64))
 
 
 def _uniform_indices(pts: FloatArray, n: int) -> IndexArray:

@@ -30,7 +30,7 @@ _STOP = r"(?![A-Za-z0-9_/]|-(?:style|era|long|old))"
 _JOIN = r"\s*,?\s*(?:and\s+)?"
 _HALF = r"(?:\s+and\s+a\s+half)?"
 _AMOUNT_EN = (
-    r"(?<![A-Za-z0-9_.:,$'-])(?:"
+    r"(?<![A-Za-z0-9_.:,$'])(?<![A-Za-z]-)(?:"
     rf"\d+\s?h\s?\d+\s?m(?:in)?(?:\s?\d+(?:\.\d+)?\s?s(?:ec)?)?{_STOP}"
     rf"|\d+\s?m(?:in)?\s?\d+(?:\.\d+)?\s?s(?:ec)?{_STOP}"
     r"|\d+'\s?[0-5]?\d(?:\"|'')(?!\w)"
@@ -140,9 +140,9 @@ def amount_seconds(text: str, unit: str = "") -> float:
 
 
 def amount_unit(text: str) -> str:
-    """The last unit that an amount names: "20 seconds" -> "s"."""
-    found = re.findall(r"[hms分秒时](?=[a-z]*$|[钟间]*$)|(?<![a-z])[hms](?=[a-z])", text.strip().lower())
-    return found[-1] if found else ""
+    """The last unit that an amount names, as h, m or s: "1 min 20 sec" -> "s", "两分钟" -> "m"; empty when none."""
+    units = re.findall(r"(?<![a-z])[hms](?=[a-z]*)|小时|分|秒", text.lower())
+    return {"小时": "h", "分": "m", "秒": "s"}.get(units[-1], units[-1]) if units else ""
 
 
 def number(text: str) -> float:
@@ -196,4 +196,4 @@ def _han_number(text: str) -> float:
 
 
 def _unit_seconds(unit: str) -> float:
-    return {"h": 3600.0, "m": 60.0, "分": 60.0}.get(unit.strip().lower()[:1], 1.0)
+    return {"h": 3600.0, "m": 60.0}.get(amount_unit(unit), 1.0)

@@ -47,6 +47,11 @@ class Reading:
     def __init__(self, match: re.Match[str], words: str) -> None:
         self.match, self.words = match, words
 
+    @property
+    def is_list(self) -> bool:
+        """Whether the match is a list of moments, in group `many`."""
+        return "many" in self.match.re.groupindex
+
     def text(self, group: str | int) -> str:
         """The words of a group; empty when it took no part."""
         return self.words[self.match.start(group) : self.match.end(group)] if self.match[group] is not None else ""
@@ -70,7 +75,7 @@ class Reading:
     def places(self) -> Iterator[tuple[int, int, float]]:
         """(first character, end, seconds) of every time on the clip's clock that the match holds."""
         groups = self.match.re.groupindex
-        if "many" in groups:
+        if self.is_list:
             yield from self.items()
         for name in ("a", "b", "nth_second"):
             if name in groups and "relative" not in groups:
@@ -127,7 +132,7 @@ def _ordinal_second(reading: Reading) -> list[Meaning]:
 def _ordinal_han(reading: Reading) -> list[Meaning]:
     """第30秒 and 第1分20秒 are moments, 第2分钟 is a minute that lasts."""
     seconds = reading.seconds("a")
-    if amount_unit(reading.text("a")) == "分" and seconds % 60 == 0:
+    if amount_unit(reading.text("a")) == "m" and seconds % 60 == 0:
         return [(Anchor("clock", seconds - 60), Anchor("clock", seconds))]
     return _moment(reading)
 

@@ -61,10 +61,14 @@ def _read(text: str) -> list[Found]:
 
 
 def _take(reading: Reading, rule: Rule, text: str) -> Iterator[Found]:
-    first, end = reading.match.span()
-    words, places = text[first:end].strip(" ,.;?!，。？！"), tuple(reading.places())
+    places = tuple(reading.places())
     for i, (begin, last) in enumerate(rule.meaning(reading)):
-        yield Hit(begin, last, words, first), places if i == 0 else ()
+        if reading.is_list:  # each item of a list is a moment in its own words
+            first, end, _ = places[i]
+            yield Hit(begin, last, text[first:end], first), places[i : i + 1]
+        else:
+            first, end = reading.match.span()
+            yield Hit(begin, last, text[first:end].strip(" ,.;?!，。？！"), first), places
 
 
 def _may_match(pattern: str, left: str) -> bool:
