@@ -46,7 +46,8 @@ def test_tokens_of_a_frame_at_strides_one_to_six(grid: Geometry, pooling: str, t
 
 
 @pytest.mark.parametrize(
-    ("newline", "tokens"), [("none", [169, 169, 169]), ("one", [169, 169, 170]), ("frame", [170] * 3), ("grid", [182] * 3)]
+    ("newline", "tokens"),
+    [("none", [169, 169, 169]), ("one", [169, 169, 170]), ("frame", [170] * 3), ("grid", [182] * 3)],
 )
 def test_newline_tokens_are_counted(newline: str, tokens: list[int]) -> None:
     geometry = replace(SIGLIP_GRID, newline=newline)
@@ -92,7 +93,7 @@ def test_four_thousand_positions_hold_sixteen_frames_unscaled() -> None:
 
 
 def test_the_reference_command_gets_the_factor_it_needs_and_no_more() -> None:
-    """32 frames x 144 is what the reference's README asks for and its RoPE gate, keyed on a path's name, never scaled."""
+    """What the reference's README asks for, and what its RoPE gate, keyed on a word in a path, never scaled."""
     plan = plan_tokens(uniform(CLIP_GRID, 32, 2), text_tokens=60, room=Room(context=4096), geometry=CLIP_GRID)
     assert plan.total == 32 * 144 + 60 + 256
     assert plan.rope_factor == pytest.approx(4924 / 4096, abs=1e-4)

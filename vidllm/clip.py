@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,8 @@ from vidllm.video.timecode import Focus, find_focus, outside_notes
 
 if TYPE_CHECKING:
     from vidllm.model.spec import ModelSpec
+    from vidllm.video.guard import Limits
+    from vidllm.video.subtitles import Line
 
 Video = str | Path | VideoInfo
 
@@ -64,6 +67,8 @@ class PlanOptions:
     """How frames meet the square tile; None: the model's own."""
     snap: bool = False
     """Let a key frame stand in for a time within half the distance between frames (faster on long clips)."""
+    guard: Limits | None = None
+    """Read the file in a killable child under these limits; None: in this process (decord always runs guarded)."""
 
     def __post_init__(self) -> None:
         for name, least in (("frames", 1), ("stride", 1), ("max_new_tokens", 1), ("rope_max", 1), ("reserve", 0)):
@@ -122,10 +127,11 @@ def plan_video(
         VideoError: the clip can not be read, or its range holds no frame.
         BudgetError: it does not fit; the message holds the sum and two options that make it fit.
     """
+    options = options or PlanOptions()
     began = time.perf_counter()
-    info = video if isinstance(video, VideoInfo) else probe(video)
+    info = video if isinstance(video, VideoInfo) else _probe(video, options.guard)
     probe_seconds = time.perf_counter() - began
-    planner = _Planner.of(info, question, spec, tokenizer, options or PlanOptions())
+    planner = _Planner.of(info, question, spec, tokenizer, options)
     return ClipPlan(
         info=info, plan=planner.plan(), focus=planner.focus, subtitles=planner.subtitles, probe_seconds=probe_seconds
     )
@@ -142,9 +148,7 @@ def open_clip(
     planned = plan_video(video, question, spec, tokenizer, options)
     began = time.perf_counter()
     plan = planned.plan
-    frames = read_frames(
-        planned.info, plan.times, size=plan.frame_size, reader=options.reader, tolerance=plan.tolerance
-    )
+    frames = _read(planned.info, plan, options)
     decode_seconds = time.perf_counter() - began
     planner = _Planner.of(planned.info, question, spec, tokenizer, options)
     return Clip(
@@ -194,7 +198,11 @@ class _Planner:
         start, end = options.start or 0.0, info.duration if options.end is None else options.end
         focus = find_focus(question, min(end, info.duration), start)
         policy, notes = _policy(options, focus)
-        subtitles = _subtitles(info, start, end) if options.subtitles else ()
+        subtitles: tuple[str, ...] = ()
+        dropped: tuple[str, ...] = ()
+        if options.subtitles:  # three bytes to a token, as text is counted where there is no tokenizer
+            most = int(3 * SUBTITLE_SHARE * _room(spec, options).capacity)
+            subtitles, dropped = _subtitles(info, start, end, focus, most)
 
         def count_text(times: Sequence[float]) -> int:
             shown = Shown(kind="video", times=tuple(times), duration=info.duration, subtitles=subtitles)
@@ -206,7 +214,7 @@ class _Planner:
                 pts_seconds=info.pts_seconds, policy=policy, start=start, end=end, fps=options.fps,
                 spans=focus.spans if focus else (),
             ),
-            notes=(*notes, *outside_notes(question, min(end, info.duration), start)),
+            notes=(*notes, *dropped, *outside_notes(question, min(end, info.duration), start)),
         )  # fmt: skip
 
     def plan(self) -> TokenPlan:
@@ -301,8 +309,60 @@ class _Planner:
         return (f"{asked} frames were asked for and the range holds {frames}; all of them are shown",)
 
 
-def _subtitles(info: VideoInfo, start: float, end: float) -> tuple[str, ...]:
-    return ()
+def _probe(video: str | Path, guard: Limits | None) -> VideoInfo:
+    if guard is None:
+        return probe(video)
+    from vidllm.video.guard import probe_guarded
+
+    return probe_guarded(video, guard)
+
+
+def _read(info: VideoInfo, plan: TokenPlan, options: PlanOptions) -> FrameSet:
+    if options.guard is None and options.reader != "decord":
+        return read_frames(info, plan.times, size=plan.frame_size, reader=options.reader, tolerance=plan.tolerance)
+    # decord can spin for ever on a header that over-reports: it never runs where it could not be killed
+    from vidllm.video.guard import DEFAULT_LIMITS, read_frames_guarded
+
+    return read_frames_guarded(
+        info, plan.times, options.guard or DEFAULT_LIMITS, size=plan.frame_size, reader=options.reader,
+        tolerance=plan.tolerance,
+    )  # fmt: skip
+
+
+SUBTITLE_SHARE = 0.25
+"""Most of the context that subtitles may take; frames are what the question is about."""
+
+
+def _subtitles(
+    info: VideoInfo, start: float, end: float, focus: Focus | None, most_bytes: int
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Lines in the range, ready to print, and notes: when they are too long, those nearest the named times stay."""
+    from vidllm.video.subtitles import read_subtitles
+
+    lines = read_subtitles(info, start, end)
+    kept = _nearest_lines(lines, focus.spans if focus else (), most_bytes)
+    dropped = len(lines) - len(kept)
+    notes = (f"{dropped} of {len(lines)} subtitle lines were left out for want of room",) if dropped else ()
+    return tuple(str(line) for line in kept), notes
+
+
+def _nearest_lines(lines: Sequence[Line], spans: Sequence[tuple[float, float]], most_bytes: int) -> list[Line]:
+    """As many as fit into `most_bytes`: by distance from the spans, or without spans evenly over the range."""
+    if spans:
+        def distance(line: Line) -> float:
+            return min(max(a - line.end, line.start - b, 0.0) for a, b in spans)
+
+        order = sorted(range(len(lines)), key=lambda i: distance(lines[i]))
+    else:
+        order = sorted(range(len(lines)), key=_evenly)
+    sizes = accumulate(len(str(lines[i]).encode()) + 1 for i in order)
+    kept = sorted(i for i, size in zip(order, sizes, strict=True) if size <= most_bytes)
+    return [lines[i] for i in kept]
+
+
+def _evenly(index: int) -> int:
+    """Bits reversed: sorted by it, every beginning of 0, 1, 2 ... is spread evenly (0 4 2 6 1 5 3 7)."""
+    return int(f"{index:032b}"[::-1], 2)
 
 
 def _policy(options: PlanOptions, focus: Focus | None) -> tuple[Chosen, tuple[str, ...]]:

@@ -1,0 +1,42 @@
+"""What the planning tests share: one set of tiny checkpoints per run, and clips that exist only as an index."""
+
+from __future__ import annotations
+
+import atexit
+import shutil
+import tempfile
+from collections.abc import Sequence
+from fractions import Fraction
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from vidllm.video.info import VideoInfo
+
+
+@cache
+def tiny_folders() -> dict[str, Path]:
+    """One tiny checkpoint of the real classes per family, built once and removed when the run ends."""
+    from tests.tiny_models import build_all
+
+    out = Path(tempfile.mkdtemp(prefix="vidllm-tiny-"))
+    atexit.register(shutil.rmtree, out, ignore_errors=True)
+    return build_all(out)
+
+
+def index_only(times: Sequence[float], *, size: tuple[int, int] = (360, 640), path: str = "clip.mp4") -> VideoInfo:
+    """A clip that is only its packet index: frames at `times` (seconds), `size` (height, width)."""
+    pts = np.round(np.asarray(times, dtype=np.float64) * 1000).astype(np.int64)
+    seconds = (pts - pts[0]) / 1000
+    count, gap = len(pts), float(np.diff(seconds).mean()) if len(pts) > 1 else 0.0
+    height, width = size
+    return VideoInfo(
+        path=path, stream_index=0, container="mp4", codec="h264", pix_fmt="yuv420p", width=width, height=height,
+        coded_width=width, coded_height=height, rotation=0, mirrored=False, sample_aspect_ratio=Fraction(1),
+        time_base=Fraction(1, 1000), pts=pts, pts_seconds=seconds, key_frames=np.arange(count) % 50 == 0,
+        packet_sizes=np.full(count, 1000), decode_ranks=np.arange(count), access_points=np.zeros((0, 3), np.int64),
+        num_packets=count, num_frames_from_header=count, has_true_pts=True, has_edits=False,
+        duration=float(seconds[-1]) + gap, fps=1 / gap if gap else 0.0, is_vfr=False, size_bytes=1000 * count,
+        subtitle_streams=(),
+    )  # fmt: skip

@@ -1,0 +1,297 @@
+"""Checkpoints described from their JSON files: every family, overrides, and one-line refusals."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.planned import tiny_folders
+from vidllm.budget import Geometry, NativeGeometry
+from vidllm.errors import (
+    ConfigError,
+    IncompleteModel,
+    ModelNotFound,
+    NotAVisionModel,
+    UnsupportedModel,
+)
+from vidllm.model import anyres
+from vidllm.model.families import ModelSpec, bare_spec, load_tokenizer, read_spec, resolve_model
+
+
+@pytest.fixture
+def folders() -> dict[str, Path]:
+    """One tiny checkpoint of the real classes per family."""
+    return tiny_folders()
+
+
+@pytest.fixture
+def llava(folders: dict[str, Path], tmp_path: Path) -> Path:
+    """A copy that a test may spoil."""
+    return Path(shutil.copytree(folders["llava"], tmp_path / "llava"))
+
+
+def edit(path: Path, **changes: Any) -> None:
+    """Change keys of a JSON object; None removes one."""
+    values = {**json.loads(path.read_text()), **changes}
+    path.write_text(json.dumps({key: value for key, value in values.items() if value is not None}))
+
+
+COMPOSABLE = {
+    #                    rows pooling     newline fit        cls     layers               stamp          before
+    "llava": (8, "average", "none", "pad", "drop", (-2,), "interleaved", True),
+    "vipllava": (8, "average", "none", "pad", "drop", (-2, -3, 1), "interleaved", True),
+    "llava_next": (8, "average", "none", "pad", "drop", (-2,), "interleaved", True),
+    "llava_next_video": (8, "average", "none", "pad", "drop", (-2,), "sentence", True),
+    "llava_onevision": (9, "bilinear", "one", "stretch", "none", (-1,), "sentence", False),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("family", COMPOSABLE)
+def test_composable_families(folders: dict[str, Path], family: str) -> None:
+    spec = read_spec(folders[family])
+    rows, pooling, newline, fit, cls, layers, stamp, before = COMPOSABLE[family]
+    assert spec.geometry == Geometry(rows=rows, cols=rows, pooling=pooling, newline=newline)
+    assert (spec.kind, spec.model_type, spec.rope_scalable, spec.context) == ("composable", family, True, 4096)
+    assert (spec.fit, spec.cls, spec.stamp, spec.pool_before_projector) == (fit, cls, stamp, before)
+    assert spec.vision_layers == layers
+    assert spec.image_token == "<image>"
+    assert spec.image_size == rows * spec.patch_size
+
+
+@pytest.mark.parametrize(("family", "unit", "group"), [("qwen2_5_vl", 28, 2), ("qwen3_vl", 32, 2), ("smolvlm", 64, 1)])
+def test_native_families(folders: dict[str, Path], family: str, unit: int, group: int) -> None:
+    spec = read_spec(folders[family])
+    assert isinstance(spec.geometry, NativeGeometry)
+    assert (spec.kind, spec.rope_scalable, spec.stamp) == ("native", False, "none")
+    assert (spec.geometry.unit, spec.geometry.temporal_patch) == (unit, group)
+    assert spec.geometry.max_pixels <= 256 * unit**2
+
+
+def test_tokens_are_those_of_the_tokenizer(folders: dict[str, Path]) -> None:
+    for folder in folders.values():
+        spec = read_spec(folder)
+        assert load_tokenizer(folder).token_to_id(spec.image_token) == spec.image_token_id
+        if spec.video_token is not None:
+            assert load_tokenizer(folder).token_to_id(spec.video_token) == spec.video_token_id
+
+
+def test_anyres_grids_come_from_the_processor(folders: dict[str, Path]) -> None:
+    spec = read_spec(folders["llava_next"])
+    assert len(spec.image_grids) >= 5
+    assert all(side % spec.image_size == 0 for size in spec.image_grids for side in size)
+    assert read_spec(folders["llava_onevision"]).image_max_tiles == 9
+    assert read_spec(folders["llava"]).image_grids == ()
+
+
+def test_a_fixed_linear_rope_factor_belongs_to_the_context(llava: Path) -> None:
+    config = json.loads((llava / "config.json").read_text())
+    text = {**config["text_config"], "rope_parameters": {"rope_type": "linear", "factor": 2.5, "rope_theta": 1e4}}
+    edit(llava / "config.json", text_config=text)
+    assert read_spec(llava).context == 10240
+
+
+def test_defaults_of_the_config_classes_stand_in_for_what_they_do_not_write(llava: Path) -> None:
+    config = json.loads((llava / "config.json").read_text())
+    text = {key: value for key, value in config["text_config"].items() if key != "max_position_embeddings"}
+    edit(llava / "config.json", text_config=text, vision_config=None, vision_feature_select_strategy=None,
+         vision_feature_layer=None)  # fmt: skip
+    spec = read_spec(llava)
+    assert (spec.image_size, spec.patch_size, spec.context, spec.cls) == (336, 14, 2048, "drop")
+    assert spec.geometry == Geometry(rows=24, cols=24)
+
+
+def test_full_selection_keeps_the_class_token_of_still_images(llava: Path) -> None:
+    edit(llava / "config.json", vision_feature_select_strategy="full")
+    assert read_spec(llava).cls == "keep"
+
+
+def test_a_siglip_tower_has_no_class_token_to_drop(folders: dict[str, Path], tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(folders["llava_onevision"], tmp_path / "ov"))
+    edit(folder / "config.json", vision_feature_select_strategy="default")
+    with pytest.raises(IncompleteModel, match='set "vision_feature_select_strategy": "full"'):
+        read_spec(folder)
+
+
+def test_vidllm_json_overrides(llava: Path) -> None:
+    said = {"fit": "stretch", "stamp_decimals": 0, "frame_text": "{time}{image}", "fine_stride": 3, "newline": "grid",
+            "context": 1024}  # fmt: skip
+    (llava / "vidllm.json").write_text(json.dumps(said))
+    spec = read_spec(llava)
+    assert (spec.fit, spec.stamp_decimals, spec.frame_text, spec.fine_stride) == ("stretch", 0, "{time}{image}", 3)
+    assert (spec.newline, spec.context) == ("grid", 1024)
+    assert spec.coarse_stride == 4
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"fine_strid": 3}, "unknown key 'fine_strid'; did you mean 'fine_stride'?"),
+        ({"fit": "squash"}, "fit is 'squash'; choose one of pad, stretch, crop"),
+        ({"fine_stride": "3"}, "fine_stride is '3'; a whole number is needed"),
+        ({"fine_stride": True}, "fine_stride is True; a whole number is needed"),
+        ({"coarse_stride": 0}, "coarse_stride must be at least 1"),
+        ({"frame_text": "{time}"}, "frame_text must hold {image} exactly once"),
+    ],
+)
+def test_vidllm_json_is_checked(llava: Path, said: dict[str, Any], message: str) -> None:
+    (llava / "vidllm.json").write_text(json.dumps(said))
+    with pytest.raises(ConfigError) as caught:
+        read_spec(llava)
+    assert message in str(caught.value)
+    assert "vidllm.json" in str(caught.value)
+
+
+def test_a_native_family_can_not_be_given_newlines(folders: dict[str, Path], tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(folders["smolvlm"], tmp_path / "smol"))
+    (folder / "vidllm.json").write_text('{"newline": "grid"}')
+    with pytest.raises(ConfigError, match="newline can not be set for smolvlm"):
+        read_spec(folder)
+
+
+# ---- refusals
+
+
+def test_a_text_model_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "llama", "hidden_size": 64}')
+    with pytest.raises(NotAVisionModel, match="'llama' is a text-only model"):
+        read_spec(tmp_path)
+
+
+def test_an_unknown_vision_family_names_the_known_ones(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "blip_2", "vision_config": {}}')
+    with pytest.raises(UnsupportedModel, match=r"no adapter for family 'blip_2'; supported are llava, .*smolvlm"):
+        read_spec(tmp_path)
+
+
+def test_an_unknown_tower_names_the_known_ones(llava: Path) -> None:
+    edit(llava / "config.json", vision_config={"model_type": "pixtral", "image_size": 1024})
+    with pytest.raises(UnsupportedModel, match="vision tower 'pixtral'; supported are clip_vision_model"):
+        read_spec(llava)
+
+
+@pytest.mark.parametrize(
+    ("missing", "message"),
+    [("tokenizer.json", "no tokenizer.json; save"), ("processor_config.json", "no preprocessor_config.json; save")],
+)
+def test_a_missing_file_is_named_with_the_next_step(llava: Path, missing: str, message: str) -> None:
+    (llava / missing).unlink()
+    with pytest.raises(IncompleteModel, match=message):
+        read_spec(llava)
+
+
+def test_a_folder_without_config_is_no_model(tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFound, match=r"no config\.json"):
+        read_spec(tmp_path)
+
+
+def test_broken_json_is_one_line(llava: Path) -> None:
+    (llava / "config.json").write_text('{"model_type": ')
+    with pytest.raises(IncompleteModel) as caught:
+        read_spec(llava)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_broken_tokenizer_is_one_line(llava: Path) -> None:
+    (llava / "tokenizer.json").write_text("{}")
+    with pytest.raises(IncompleteModel, match="no readable tokenizer"):
+        read_spec(llava)
+
+
+def test_a_token_the_tokenizer_does_not_have_is_refused(llava: Path) -> None:
+    edit(llava / "config.json", image_token_index=31999)
+    with pytest.raises(IncompleteModel, match="visual token 31999 is no added token"):
+        read_spec(llava)
+
+
+# ---- names
+
+
+def test_a_local_folder_is_itself(llava: Path) -> None:
+    assert resolve_model(str(llava)) == llava
+
+
+def test_the_environment_names_the_default(llava: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VIDLLM_MODEL", str(llava))
+    assert resolve_model(None) == llava
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("./no/such/folder", "no such folder"), ("nonsense", "no such folder"), (__file__, "a file, not a model")],
+)
+def test_a_name_that_is_nothing(name: str, message: str) -> None:
+    with pytest.raises(ModelNotFound, match=message):
+        resolve_model(name)
+
+
+def test_a_hub_id_without_network_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(ModelNotFound, match=r"someone/some-model: .*can not be reached") as caught:
+        resolve_model("someone/some-model")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_spec_is_read_without_torch_or_transformers(folders: dict[str, Path]) -> None:
+    code = (
+        "import sys; from pathlib import Path; from vidllm.model.families import read_spec;"
+        "[read_spec(Path(p)) for p in sys.argv[1:]];"
+        "sys.exit(bool({'torch', 'transformers'} & sys.modules.keys()))"
+    )
+    subprocess.run([sys.executable, "-c", code, *map(str, folders.values())], check=True)
+
+
+def test_a_bare_spec_is_a_grid_and_a_context() -> None:
+    spec = bare_spec(27, 27, 32768, pooling="bilinear", newline="one")
+    assert isinstance(spec, ModelSpec)
+    assert spec.geometry == Geometry(rows=27, cols=27, pooling="bilinear", newline="one")
+    assert (spec.context, spec.stamp) == (32768, "none")
+
+
+# ---- AnyRes arithmetic against LLaVA-NeXT's figures
+
+NEXT_GRIDS = [(336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008)]
+
+
+@pytest.mark.parametrize(
+    ("size", "tiles", "tokens"),
+    [
+        ((672, 672), (2, 2), 576 + 48 * 49),
+        ((336, 672), (1, 2), 576 + 24 * 49),
+        ((672, 336), (2, 1), 576 + 48 * 25),
+        ((336, 1008), (1, 3), 576 + 24 * 73),
+        ((1008, 336), (3, 1), 576 + 72 * 25),
+        ((480, 640), (2, 2), 576 + 36 * 49),
+        ((100, 100), (1, 2), 576 + 24 * 25),
+    ],
+)
+def test_anyres_tokens(size: tuple[int, int], tiles: tuple[int, int], tokens: int) -> None:
+    assert anyres.tile_grid(size, 336, NEXT_GRIDS) == tiles
+    assert anyres.anyres_tokens(size, tiles, 24, None) == tokens
+
+
+def test_onevision_shrinks_what_is_over_nine_tiles() -> None:
+    assert anyres.shrunk_grid(27 * 6, 27 * 6, 27, 9) == (81, 81)
+    assert anyres.shrunk_grid(27 * 3, 27 * 3, 27, 9) == (81, 81)
+    assert anyres.shrunk_grid(54, 54, 27, 9) == (54, 54)
+
+
+def test_tiles_put_together_are_the_picture() -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (56, 28, 3), np.uint8)
+    cut = anyres.cut_tiles(pixels, 28, (2, 1))
+    assert cut.shape == (3, 28, 28, 3)
+    np.testing.assert_array_equal(np.concatenate([cut[1], cut[2]]), pixels)
+
+
+def test_a_picture_is_centred_in_its_tiles() -> None:
+    white = np.full((28, 28, 3), 255, np.uint8)
+    _, left, right = anyres.cut_tiles(white, 28, (1, 2))
+    assert left[:, :14].max() == right[:, 14:].max() == 0
+    assert left[:, 14:].min() == right[:, :14].min() == 255

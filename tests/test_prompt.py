@@ -1,0 +1,400 @@
+"""Prompts: the ids a model is fed, counted before they exist and exactly as they turn out."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.planned import index_only, tiny_folders
+from vidllm.budget import Geometry, NativeGeometry
+from vidllm.clip import Clip, PlanOptions, plan_video
+from vidllm.errors import BudgetError, IncompleteModel
+from vidllm.model.chat import Shown, count_text_tokens, number_words, stamp_decimals, time_sentence
+from vidllm.model.families import ModelSpec, load_tokenizer, read_spec
+from vidllm.model.templates import chat_template
+from vidllm.prompt import Image, Message, Prompt, build_prompt
+from vidllm.video.decode import FrameSet
+
+COMPOSABLE = ("llava", "vipllava", "llava_next", "llava_next_video", "llava_onevision")
+FAMILIES = (*COMPOSABLE, "qwen2_5_vl", "qwen3_vl", "smolvlm")
+MINUTE = index_only(np.arange(0, 60, 0.25))
+
+
+def spec_of(family: str) -> ModelSpec:
+    return read_spec(tiny_folders()[family])
+
+
+def clip_of(
+    spec: ModelSpec, question: str = "what happens?", *, subtitles: tuple[str, ...] = (), **options: object
+) -> Clip:
+    """A clip of the minute, its pictures numbered by brightness instead of decoded."""
+    planned = plan_video(MINUTE, question, spec, load_tokenizer(spec.folder), PlanOptions(**{"frames": 6, **options}))
+    height, width = planned.plan.frame_size or (64, 64)
+    times = np.asarray(planned.plan.times)
+    pixels = np.stack([np.full((height, width, 3), 10 + i, np.uint8) for i in range(len(times))])
+    frames = FrameSet(pixels, times, times, "pyav")
+    return Clip(info=MINUTE, plan=planned.plan, frames=frames, focus=planned.focus, subtitles=subtitles)
+
+
+def prompt_of(spec: ModelSpec, messages: Sequence[Message], **options: object) -> Prompt:
+    return build_prompt(messages, spec, load_tokenizer(spec.folder), **options)
+
+
+def picture(height: int, width: int) -> Image:
+    return Image(np.full((height, width, 3), 128, np.uint8))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "question", ["what happens at 0:30?", "", "第30秒发生了什么？ " * 20, "<image> </s> <|im_end|>"]
+)
+def test_the_plan_counts_exactly_the_prompt_that_is_made(family: str, question: str) -> None:
+    spec = spec_of(family)
+    clip = clip_of(spec, question, frames=None)
+    prompt = prompt_of(spec, [Message("user", question, (clip,))])
+    assert prompt.text_tokens == clip.plan.text_tokens
+    assert prompt.video_tokens == clip.plan.video_tokens == sum(v.tokens for v in prompt.visuals)
+    assert prompt.length == len(prompt.input_ids) == prompt.text_tokens + prompt.video_tokens
+    assert prompt.max_new_tokens == clip.plan.max_new_tokens
+    assert prompt.rope_factor == clip.plan.rope_factor
+
+
+@pytest.mark.parametrize("family", COMPOSABLE)
+@pytest.mark.parametrize("stamp", ["none", "interleaved", "sentence"])
+def test_every_stamp_is_counted(family: str, stamp: str) -> None:
+    spec = replace(spec_of(family), stamp=stamp)
+    clip = clip_of(spec, frames=11, subtitles=("[0:01] hello", "[0:02] world"))
+    tokenizer = load_tokenizer(spec.folder)
+    shown = Shown(kind="video", times=clip.plan.times, duration=MINUTE.duration, subtitles=clip.subtitles)
+    prompt = prompt_of(spec, [Message("user", "what happens?", (clip,))])
+    assert prompt.text_tokens == count_text_tokens("what happens?", spec, tokenizer, shown)
+    assert prompt.text_tokens == len(tokenizer.encode(prompt.text).ids) - len(prompt.visuals)
+
+
+@pytest.mark.parametrize("family", COMPOSABLE)
+def test_each_frame_fills_its_own_run_of_placeholders(family: str) -> None:
+    spec = spec_of(family)
+    clip = clip_of(spec, "what happens at 0:30?", frames=None)
+    prompt = prompt_of(spec, [Message("user", "what happens at 0:30?", (clip,))])
+    assert len({v.stride for v in prompt.visuals}) == 2, "focus has fine and coarse frames"
+    covered = [i for v in prompt.visuals for i in range(v.position, v.position + v.tokens)]
+    assert covered == [i for i, token in enumerate(prompt.input_ids) if token == spec.image_token_id]
+    for frame, visual in zip(clip.plan.frames, prompt.visuals, strict=True):
+        assert visual.tokens == frame.tokens
+        assert visual.times == (frame.time,)
+        assert visual.pixels.shape == (1, spec.image_size, spec.image_size, 3)
+
+
+def test_newline_one_is_carried_by_the_last_frame() -> None:
+    spec = spec_of("llava_onevision")
+    visuals = prompt_of(spec, [Message("user", "?", (clip_of(spec),))]).visuals
+    assert [v.newline for v in visuals] == ["none"] * 5 + ["frame"]
+    assert [v.tokens for v in visuals] == [25] * 5 + [26]
+
+
+def test_newline_grid_is_on_every_frame() -> None:
+    spec = spec_of("llava_onevision")
+    assert isinstance(spec.geometry, Geometry)
+    spec = replace(spec, geometry=replace(spec.geometry, newline="grid"))
+    visuals = prompt_of(spec, [Message("user", "?", (clip_of(spec),))]).visuals
+    assert {(v.newline, v.tokens) for v in visuals} == {("grid", 5 * 6)}
+
+
+def test_interleaved_stamps_stand_before_their_frames() -> None:
+    spec = spec_of("llava")
+    text = prompt_of(spec, [Message("user", "what happens?", (clip_of(spec, frames=3),))]).text
+    assert text == "USER: [0:00] <image>\n[0:29] <image>\n[0:59] <image>\nwhat happens? ASSISTANT:"
+
+
+def test_the_frame_text_is_the_models_own() -> None:
+    spec = replace(spec_of("llava"), frame_text="{time}{image}", stamp_decimals=0)
+    text = prompt_of(spec, [Message("user", "what happens?", (clip_of(spec, frames=3),))]).text
+    assert text == "USER: 0:00<image>0:29<image>0:59<image>\nwhat happens? ASSISTANT:"
+
+
+def test_llava_video_sentence_is_byte_exact() -> None:
+    spec = spec_of("llava_next_video")
+    text = prompt_of(spec, [Message("user", "what happens?", (clip_of(spec, frames=3),))]).text
+    assert text == (
+        "USER: <image><image><image>\n"
+        "The video lasts for 60.00 seconds, and 3 frames are uniformly sampled from it. These frames are located at "
+        "0.00s,29.75s,59.75s.Please answer the following questions related to this video.\nwhat happens? ASSISTANT:"
+    )
+
+
+def test_stamps_do_not_drift_at_an_odd_frame_rate() -> None:
+    """The reference divides a frame number by a rounded rate: at 12.5 fps its last stamp of ten minutes is 624 s."""
+    info = index_only(np.arange(0, 600, 0.08))
+    shown = Shown(kind="video", times=(0.0, float(info.pts_seconds[-1])), duration=info.duration)
+    assert "located at 0.00s,599.92s." in time_sentence(shown)
+
+
+def test_subtitles_stand_before_the_question() -> None:
+    spec = spec_of("llava")
+    clip = clip_of(spec, frames=1, subtitles=("[0:01] hello", "[0:02] world"))
+    text = prompt_of(spec, [Message("user", "what is said?", (clip,))]).text
+    assert text.endswith("<image>\nSubtitles:\n[0:01] hello\n[0:02] world\nwhat is said? ASSISTANT:")
+
+
+def test_a_special_token_in_the_question_is_text() -> None:
+    spec = spec_of("llava")
+    honest = prompt_of(spec, [Message("user", "x", (clip_of(spec),))])
+    sly = prompt_of(spec, [Message("user", "x </s> <image> <s>", (clip_of(spec),))])
+    assert len(sly.visuals) == len(honest.visuals)
+    tokenizer = load_tokenizer(spec.folder)
+    assert sly.input_ids.count(tokenizer.token_to_id("</s>")) == honest.input_ids.count(tokenizer.token_to_id("</s>"))
+
+
+def test_turns_follow_each_other_in_the_models_template() -> None:
+    spec = spec_of("llava")
+    messages = [
+        Message("user", "what happens?", (clip_of(spec, frames=1),)),
+        Message("assistant", "The red circle moves right."),
+        Message("user", "and then?"),
+    ]
+    prompt = prompt_of(spec, messages)
+    assert prompt.text == (
+        "USER: [0:29] <image>\nwhat happens? ASSISTANT: The red circle moves right. USER: and then? ASSISTANT:"
+    )
+    assert len(prompt.visuals) == 1
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_several_videos_and_images_in_one_prompt(family: str) -> None:
+    spec = spec_of(family)
+    media = (clip_of(spec, frames=2), picture(100, 200), clip_of(spec, frames=4), picture(300, 120))
+    prompt = prompt_of(spec, [Message("user", "compare", media)], rope_max=8)
+    kinds = ["frame"] * 2 + ["image"] + ["frame"] * 4 + ["image"] if spec.kind == "composable" else [
+        "video", "image", "video", "image"
+    ]  # fmt: skip
+    assert [v.kind for v in prompt.visuals] == kinds
+    assert [v.position for v in prompt.visuals] == sorted(v.position for v in prompt.visuals)
+    assert prompt.video_tokens == sum(v.tokens for v in prompt.visuals)
+    for visual in prompt.visuals:
+        token = spec.video_token_id if visual.kind == "video" and spec.video_token_id else spec.image_token_id
+        assert prompt.input_ids[visual.position] == token
+        assert prompt.input_ids[visual.position - 1] != token or visual.position == 0 or visual.kind == "frame"
+
+
+@pytest.mark.parametrize("family", ["llava_next", "llava_next_video", "llava_onevision"])
+def test_anyres_images_bring_their_tiles(family: str) -> None:
+    spec = spec_of(family)
+    visual = prompt_of(spec, [Message("user", "?", (picture(300, 100),))], rope_max=8).visuals[0]
+    assert visual.grid is not None
+    assert visual.source_size == (300, 100)
+    rows, cols = visual.grid
+    assert visual.pixels.shape == (1 + rows * cols, spec.image_size, spec.image_size, 3)
+    assert visual.newline == "grid"
+
+
+def test_onevision_cuts_a_picture_only_when_it_is_alone() -> None:
+    spec = spec_of("llava_onevision")
+    visuals = prompt_of(spec, [Message("user", "?", (picture(300, 100), picture(100, 100)))]).visuals
+    assert {(v.grid, v.tokens, v.newline) for v in visuals} == {(None, 82, "frame")}
+
+
+def test_a_kept_class_token_is_counted_for_images() -> None:
+    spec = replace(spec_of("llava"), cls="keep")
+    assert prompt_of(spec, [Message("user", "?", (picture(50, 50),))]).visuals[0].tokens == 65
+
+
+@pytest.mark.parametrize(
+    ("fit", "borders", "top_left"), [("pad", True, 122), ("stretch", False, 10), ("crop", False, 10)]
+)
+def test_frames_meet_the_square_tile_as_planned(fit: str, borders: bool, top_left: int) -> None:
+    spec = spec_of("llava")
+    clip = clip_of(spec, frames=1, fit=fit)
+    assert clip.plan.fit == fit
+    pixels = prompt_of(spec, [Message("user", "?", (clip,))]).visuals[0].pixels[0]
+    assert pixels.shape == (112, 112, 3)
+    assert (pixels != 10).any() == borders
+    assert abs(int(pixels[0, 0].mean()) - top_left) <= 12
+
+
+def test_a_conversation_that_does_not_fit_is_refused_and_never_cut() -> None:
+    spec = replace(spec_of("llava"), context=256)
+    with pytest.raises(BudgetError, match=r"over context 256 x RoPE 2 = 512; use fewer --frames"):
+        prompt_of(spec, [Message("user", "word " * 600, ())])
+
+
+def test_a_prompt_built_to_be_counted_may_be_of_any_length() -> None:
+    spec = replace(spec_of("llava"), context=64)
+    prompt = prompt_of(spec, [Message("user", "word " * 600, ())], rope_max=float("inf"))
+    assert prompt.rope_factor > 8
+
+
+def test_the_clip_s_own_rope_factor_is_kept() -> None:
+    spec = replace(spec_of("llava"), context=128)
+    clip = clip_of(spec, frames=20, rope_max=8.0)
+    prompt = prompt_of(spec, [Message("user", "what happens?", (clip,))])
+    assert prompt.rope_factor == clip.plan.rope_factor > 2
+
+
+# ---- native layouts: the same text as the families' own processors
+
+
+def test_qwen3_tells_the_mean_time_of_each_group() -> None:
+    spec = spec_of("qwen3_vl")
+    text = prompt_of(spec, [Message("user", "?", (clip_of(spec, frames=3),))]).text
+    one = "<|vision_start|><|video_pad|><|vision_end|>"
+    assert f"<|vision_start|><14.9 seconds>{one}<59.8 seconds>{one}<|vision_end|>?" in text
+
+
+def test_qwen2_5_has_one_run_for_the_whole_video() -> None:
+    spec = spec_of("qwen2_5_vl")
+    assert isinstance(spec.geometry, NativeGeometry)
+    clip = clip_of(spec, frames=5)
+    prompt = prompt_of(spec, [Message("user", "?", (clip,))])
+    (visual,) = prompt.visuals
+    each = spec.geometry.tokens(*visual.pixels.shape[1:3])
+    assert visual.tokens == 3 * each == clip.plan.video_tokens
+    assert set(prompt.input_ids[visual.position : visual.position + visual.tokens]) == {spec.video_token_id}
+    assert len(visual.times) == 5
+
+
+def test_smolvlm_counts_and_dates_its_frames() -> None:
+    spec = spec_of("smolvlm")
+    text = prompt_of(spec, [Message("user", "what happens?", (clip_of(spec, frames=3),))]).text
+    frame = "<fake_token_around_image><global-img><image><fake_token_around_image>"
+    assert text == (
+        "<|im_start|>User: You are provided the following series of three frames from a 0:01:00 [H:MM:SS] video.\n"
+        f"\nFrame from 00:00:{frame}\nFrame from 00:29:{frame}\nFrame from 00:59:{frame}\n\nwhat happens?"
+        "<end_of_utterance>\nAssistant:"
+    )
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [(0, "zero"), (13, "thirteen"), (40, "forty"), (64, "sixty-four"), (100, "one hundred"),
+     (132, "one hundred and thirty-two"), (1005, "one thousand and five"), (2300, "two thousand, three hundred")],
+)  # fmt: skip
+def test_number_words(number: int, words: str) -> None:
+    assert number_words(number) == words
+
+
+@pytest.mark.parametrize(("times", "decimals"), [((0, 1, 2), 0), ((0, 0.5, 2), 1), ((0, 0.04), 2), ((5,), 0)])
+def test_stamps_gain_decimals_only_when_frames_are_close(times: tuple[float, ...], decimals: int) -> None:
+    assert stamp_decimals(times) == decimals
+
+
+# ---- templates
+
+
+@pytest.mark.parametrize(
+    ("family", "text"),
+    [
+        ("llava", "USER: <image>\n? ASSISTANT:"),
+        ("vipllava", "###Human: <image>\n?###Assistant:"),
+        ("llava_onevision", "<|im_start|>user\n<image>\n?<|im_end|>\n<|im_start|>assistant\n"),
+        (
+            "qwen2_5_vl",
+            "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>?<|im_end|>\n<|im_start|>assistant\n",
+        ),
+    ],
+)
+def test_a_checkpoint_without_template_gets_its_family_s(family: str, text: str, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_folders()[family], tmp_path / family))
+    (folder / "chat_template.jinja").unlink()
+    for name in ("tokenizer_config.json", "processor_config.json"):
+        if (folder / name).exists():
+            values = json.loads((folder / name).read_text())
+            values.pop("chat_template", None)
+            (folder / name).write_text(json.dumps(values))
+    prompt = prompt_of(read_spec(folder), [Message("user", "?", (picture(64, 64),))], rope_max=8)
+    assert prompt.text == text
+
+
+def test_a_template_for_text_models_still_gets_its_pictures(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_folders()["llava"], tmp_path / "llava"))
+    template = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] }}{% endfor %}"
+    (folder / "chat_template.jinja").write_text(template)
+    prompt = prompt_of(read_spec(folder), [Message("user", "?", (picture(9, 9), picture(9, 9)))])
+    assert prompt.text == "user: <image>\n<image>\n?"
+
+
+def test_generation_blocks_are_understood(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_folders()["llava"], tmp_path / "llava"))
+    (folder / "chat_template.jinja").write_text(
+        "{% for m in messages %}{% for c in m.content %}{% if c.type == 'text' %}{% generation %}{{ c.text }}"
+        "{% endgeneration %}{% else %}<image>{% endif %}{% endfor %}{% endfor %}"
+    )
+    assert prompt_of(read_spec(folder), [Message("user", "hello", (picture(9, 9),))]).text == "<image>hello"
+
+
+@pytest.mark.parametrize(
+    "template", ["{{ messages | nonsense }}", "{{ raise_exception('no pictures here') }}", "only words", "{% if %}"]
+)
+def test_a_template_that_can_not_be_used_is_one_line(template: str, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_folders()["llava"], tmp_path / "llava"))
+    (folder / "chat_template.jinja").write_text(template)
+    with pytest.raises(IncompleteModel, match="chat template can not be used") as caught:
+        prompt_of(read_spec(folder), [Message("user", "?", (picture(9, 9),))])
+    assert "\n" not in str(caught.value)
+
+
+def test_a_template_can_not_reach_out_of_its_sandbox(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_folders()["llava"], tmp_path / "llava"))
+    (folder / "chat_template.jinja").write_text("{{ ''.__class__.__mro__[1].__subclasses__() }}<image>")
+    with pytest.raises(IncompleteModel, match="unsafe"):
+        prompt_of(read_spec(folder), [Message("user", "?", (picture(9, 9),))])
+
+
+def test_transformers_wrapping_of_a_tokenizer_gives_the_same_ids() -> None:
+    from transformers import AutoTokenizer
+
+    spec = spec_of("llava")
+    wrapped = AutoTokenizer.from_pretrained(spec.folder)
+    wrapped(["a", "a longer one"], padding="max_length", truncation=True, max_length=4)  # leaves its state behind
+    messages = [Message("user", "what happens?", (clip_of(spec),))]
+    assert build_prompt(messages, spec, wrapped).input_ids == prompt_of(spec, messages).input_ids
+
+
+# ---- against the real processors
+
+
+@pytest.mark.parametrize("family", ["llava", "vipllava", "llava_next"])
+@pytest.mark.parametrize("size", [(48, 64), (10, 90), (33, 47), (100, 33), (224, 224)])
+def test_image_prompts_equal_those_of_the_real_processor(family: str, size: tuple[int, int]) -> None:
+    from transformers import AutoProcessor
+
+    spec = spec_of(family)
+    real = AutoProcessor.from_pretrained(spec.folder)
+    media = (picture(*size), picture(64, 64))
+    messages = [{"role": "user", "content": [{"type": "image"}, {"type": "image"}, {"type": "text", "text": "what?"}]}]
+    text = real.apply_chat_template(messages, add_generation_prompt=True)
+    expected = real(text=[text], images=[[m.pixels for m in media]])["input_ids"][0]
+    assert list(prompt_of(spec, [Message("user", "what?", media)]).input_ids) == [int(i) for i in expected]
+
+
+@pytest.mark.parametrize("family", ["llava_next_video", "llava_onevision", "qwen2_5_vl", "qwen3_vl", "smolvlm"])
+@pytest.mark.parametrize("frames", [1, 4, 7])
+def test_video_prompts_equal_those_of_the_real_processor(family: str, frames: int) -> None:
+    pytest.importorskip("torchvision", reason="transformers' video processors need torchvision")
+    from transformers import AutoProcessor
+    from transformers.video_utils import VideoMetadata
+
+    spec = replace(spec_of(family), stamp="none")
+    clip = clip_of(spec, frames=frames, fit="stretch")
+    seen = clip.frames
+    meta = VideoMetadata(
+        total_num_frames=frames, fps=1000.0, duration=MINUTE.duration, width=1, height=1,
+        frames_indices=[round(t * 1000) for t in seen.pts_seconds],
+    )  # fmt: skip
+    real = AutoProcessor.from_pretrained(spec.folder)
+    messages = [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": "what?"}]}]
+    template = chat_template(spec, video=True) if family == "smolvlm" else None
+    text = real.apply_chat_template(messages, add_generation_prompt=True, chat_template=template)
+    expected = real(
+        text=[text], videos=[seen.pixels], do_sample_frames=False, do_resize=spec.kind == "composable",
+        video_metadata=[meta], return_tensors="pt",
+    )["input_ids"][0]  # fmt: skip
+    ids = prompt_of(spec, [Message("user", "what?", (clip,))]).input_ids
+    if spec.kind == "composable":
+        ids = tuple(spec.video_token_id if i == spec.image_token_id else i for i in ids)
+    assert list(ids) == [int(i) for i in expected]
