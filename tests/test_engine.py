@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -47,8 +49,7 @@ class Parrot:
     tokenizer: PreTrainedTokenizerFast
     says: list[int]
     interrupt_at: int = -1
-    stop_ids: frozenset[int] = frozenset({END})
-    spec: Any = None
+    spec: Any = field(default_factory=lambda: SimpleNamespace(folder=Path("no checkpoint at all")))
     fingerprint: str = "parrot"
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     dtype: torch.dtype = torch.float32

@@ -137,7 +137,7 @@ def report(
             context=prompt.spec.context, rope_factor=prompt.rope_factor,
         ),
         timing=timing,
-        notes=tuple(note for clip in clips for note in (*clip.plan.notes, *clip.frames.notes)),
+        notes=tuple(note for clip in clips for note in clip.plan.notes),
         clips=clips,
     )  # fmt: skip
 

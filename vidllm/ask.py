@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Unpack
 
 from vidllm.answer import Answer, Timing, report
-from vidllm.budget import LEAST_REPLY_TOKENS, REPLY_TOKENS
+from vidllm.budget import LEAST_REPLY_TOKENS
 from vidllm.clip import Clip, ClipPlan, PlanOptions, open_clips, plan_video
 from vidllm.errors import BudgetError, ConfigError
 from vidllm.model.families import ModelSpec, load_tokenizer, read_spec, resolve_model
@@ -175,10 +175,6 @@ class _Turn:
     past: Past
     read_seconds: float
 
-    @property
-    def messages(self) -> tuple[Message, ...]:
-        return self.past.prompt.messages
-
 
 class ChatSession:
     """Questions about one video, each knowing the earlier ones; the video is decoded and encoded once.
@@ -227,12 +223,12 @@ class ChatSession:
             self._running.close()  # an answer left half-written: what it would have read next is given up
         look_options, generation = split_options({**self._options, **options})
         look = self._find_look(question, look_options)
-        prompt, room = self._write_prompt(question, look)
-        turn = self._read(question, look, prompt)
+        turn = self._read(question, look, self._write_prompt(question, look))
         _tell(self._progress, "answer")
-        generation = generate(self._model.lmm, turn.past.state, replace(generation, max_new_tokens=room))
-        self._running = iter(generation)
-        return AnswerStream(self._running, look.clips, lambda: self._finish(turn, generation.result))
+        told = replace(generation, max_new_tokens=turn.past.prompt.max_new_tokens)
+        running = generate(self._model.lmm, turn.past.state, told)
+        self._running = iter(running)
+        return AnswerStream(self._running, look.clips, lambda: self._finish(turn, running.result))
 
     def _find_look(self, question: str, options: PlanOptions) -> _Look:
         """What the question is shown: as before, unless its options or the times it names are others."""
@@ -242,8 +238,9 @@ class ChatSession:
         _tell(self._progress, "look")
         model = self._model.lmm
         taken = options.reserve + self._tokens_of_turns() + self._tokens_of_stills(media)
-        paths = [medium for medium in media if isinstance(medium, Path)]
-        clips = iter(open_clips(paths, question, model.spec, model.tokenizer, replace(options, reserve=taken)))
+        known = {clip.info.path: clip.info for clip in self._look.clips} if self._look else {}
+        videos = [known.get(str(medium), medium) for medium in media if isinstance(medium, Path)]
+        clips = iter(open_clips(videos, question, model.spec, model.tokenizer, replace(options, reserve=taken)))
         shown = tuple(medium if isinstance(medium, Image) else next(clips) for medium in media)
         return _Look(media=shown, options=options)
 
@@ -278,24 +275,22 @@ class ChatSession:
         model = self._model.lmm
         return build_prompt([Message("user", "", stills)], model.spec, model.tokenizer, rope_max=math.inf).video_tokens
 
-    def _write_prompt(self, question: str, look: _Look) -> tuple[Prompt, int]:
-        """The whole dialogue with `question` at its end, and the tokens its answer may take.
+    def _write_prompt(self, question: str, look: _Look) -> Prompt:
+        """The whole dialogue with `question` at its end; a reply whose room nobody named gives way to it.
 
         Raises BudgetError when the dialogue has outgrown the model.
         """
         said = [Message(role, text) for turn in self._turns for role, text in zip(ROLES, turn, strict=True)]
         first, *rest = [*said, Message("user", question)]
         messages = [replace(first, media=look.media), *rest]
-        asked = look.options.max_new_tokens
-        planned = asked or min((clip.plan.max_new_tokens for clip in look.clips), default=REPLY_TOKENS)
         try:
-            return self._build(messages, planned, look), planned
+            return self._build(messages, look.options.max_new_tokens, look)
         except BudgetError:
-            if asked or planned <= LEAST_REPLY_TOKENS:
+            if look.options.max_new_tokens is not None:
                 raise
-            return self._build(messages, LEAST_REPLY_TOKENS, look), LEAST_REPLY_TOKENS
+            return self._build(messages, LEAST_REPLY_TOKENS, look)
 
-    def _build(self, messages: Sequence[Message], room: int, look: _Look) -> Prompt:
+    def _build(self, messages: Sequence[Message], room: int | None, look: _Look) -> Prompt:
         """The prompt at the smallest RoPE factor that does; of a later turn at one that spares reading all again."""
         model, most = self._model.lmm, look.options.rope_max
         prompt = build_prompt(messages, model.spec, model.tokenizer, max_new_tokens=room, rope_max=most)

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from vidllm.clip import Clip
 from vidllm.errors import ModelError
+from vidllm.model.checkpoint import stop_ids
 
 if TYPE_CHECKING:
     from vidllm.model.features import FeatureCache
@@ -200,9 +201,10 @@ class _Steps:
 
     def __iter__(self) -> Iterator[int]:
         watch = LoopWatch()
+        ends = stop_ids(self._model.spec.folder, self._model.tokenizer)
         for count in range(1, self._options.max_new_tokens + 1):
             token = choose(self.state.logits, self._options, self._generator)
-            if token in self._model.stop_ids:
+            if token in ends:
                 self.finish_reason = "stop"
                 return
             yield token

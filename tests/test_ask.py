@@ -1,0 +1,363 @@
+"""From a path and a question to an answer: on real files, through tiny random checkpoints of the real classes.
+
+What a random model says means nothing; that it says the same on every road does.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image as PIL
+
+import vidllm
+from tests import tiny_models
+from vidllm.ask import AnswerStream, ChatSession, VideoModel, load
+from vidllm.engine import generate, read
+from vidllm.errors import BudgetError, ConfigError, ModelError, NotAVideo, VideoNotFound
+from vidllm.model.features import FeatureCache
+from vidllm.options import GenerationOptions
+from vidllm.prompt import Message, build_prompt
+
+FPS, SECONDS = 10, 20
+
+
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """20 s at 10 fps, 96 x 64: a bright bar that crosses the picture once, so that no two frames are equal."""
+    path = tmp_path_factory.mktemp("clips") / "a bar 横.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=FPS, options={"g": "20", "preset": "ultrafast"})
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        for index in range(FPS * SECONDS):
+            pixels = np.full((64, 96, 3), 40, np.uint8)
+            pixels[:, index * 96 // 200 : index * 96 // 200 + 8] = (200, index, 255 - index)
+            for packet in stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")):
+                container.mux(packet)
+        for packet in stream.encode():
+            container.mux(packet)
+    return path
+
+
+@pytest.fixture(scope="session")
+def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """family -> a tiny checkpoint of it, made once."""
+    root = tmp_path_factory.mktemp("models")
+
+    def make(family: str) -> Path:
+        folder = root / family
+        if not folder.exists():
+            folder.mkdir()
+            tiny_models.FAMILIES[family](folder)
+        return folder
+
+    return make
+
+
+def opened(folder: Path) -> VideoModel:
+    return load(folder, device="cpu", dtype="float32", cache=FeatureCache(folder=None))
+
+
+@pytest.fixture(scope="session")
+def model(folder_of: Callable[[str], Path]) -> VideoModel:
+    return opened(folder_of("llava"))
+
+
+@pytest.fixture
+def chat(model: VideoModel, clip: Path) -> ChatSession:
+    return model.chat(clip, frames=6, max_new_tokens=8)
+
+
+# --------------------------------------------------------------------------------------------------------- ask
+
+
+def test_an_answer_tells_what_it_rests_on(model: VideoModel, clip: Path) -> None:
+    answer = model.ask(clip, "what happens?", frames=6, max_new_tokens=8)
+    told = json.loads(json.dumps(answer.to_dict(), ensure_ascii=False))
+    assert list(told) == ["answer", "finish_reason", "model", "reader", "video", "frames", "cited", "usage", "timing"]
+    assert told["video"] == {
+        "path": str(clip), "duration": 20.0, "width": 96, "height": 64, "fps": 10.0, "frames": 200
+    }  # fmt: skip
+    assert [frame["time"] for frame in told["frames"]] == [0.0, 3.9, 7.9, 11.9, 15.9, 19.9]
+    assert sum(frame["tokens"] for frame in told["frames"]) == told["usage"]["video_tokens"] > 0
+    assert told["usage"]["answer_tokens"] <= 8
+    assert told["reader"] == "pyav"
+    assert all(seconds > 0 for seconds in told["timing"].values())
+
+
+def test_the_stream_joins_to_the_text(model: VideoModel, clip: Path) -> None:
+    stream = model.stream(clip, "what happens?", frames=6, max_new_tokens=30)
+    pieces = list(stream)
+    assert "".join(pieces) == stream.answer.text == model.ask(clip, "what happens?", frames=6, max_new_tokens=30).text
+    assert stream.clips[0].frames.pixels.shape[0] == 6
+
+
+def test_a_stream_left_half_way_can_still_be_finished(model: VideoModel, clip: Path) -> None:
+    stream = model.stream(clip, "what happens?", frames=6, max_new_tokens=30)
+    first = next(stream)
+    assert stream.answer.text.startswith(first)
+    assert stream.answer is stream.answer
+
+
+def test_length_is_a_finish_reason(model: VideoModel, clip: Path) -> None:
+    answer = model.ask(clip, "what happens?", frames=4, max_new_tokens=3)
+    assert (answer.finish_reason, answer.usage.answer_tokens) == ("length", 3)
+
+
+def test_samples_repeat_by_seed(model: VideoModel, clip: Path) -> None:
+    sample = partial(model.ask, clip, "what happens?", frames=4, max_new_tokens=12, temperature=1.0)
+    assert sample(seed=3).text == sample(seed=3).text
+    assert len({sample(seed=seed).text for seed in range(4)}) > 1
+
+
+def test_a_question_in_chinese(model: VideoModel, clip: Path) -> None:
+    answer = model.ask(clip, "第10秒发生了什么？", max_new_tokens=4)
+    fine = {10 + step / 2 for step in range(-4, 5)}  # every half second, four on either side
+    assert fine <= {frame.time for frame in answer.frames}
+
+
+def test_the_plan_is_what_is_shown(
+    model: VideoModel, clip: Path, folder_of: Callable[[str], Path]
+) -> None:
+    planned = vidllm.plan(clip, "what happens at 0:10?", model=folder_of("llava"), max_new_tokens=4)
+    shown = model.ask(clip, "what happens at 0:10?", max_new_tokens=4)
+    assert [frame.tokens for frame in planned.plan.frames] == [frame.tokens for frame in shown.frames]
+    assert [frame.time for frame in planned.plan.frames] == pytest.approx([f.time for f in shown.frames], abs=1e-6)
+    assert planned.plan.video_tokens == shown.usage.video_tokens
+    assert planned.plan.text_tokens == shown.usage.text_tokens
+
+
+def test_a_range_keeps_the_clips_own_clock(model: VideoModel, clip: Path) -> None:
+    answer = model.ask(clip, "what happens?", start="0:05", end=10, frames=4, max_new_tokens=4)
+    times = [frame.time for frame in answer.frames if frame.time is not None]
+    assert times[0] == 5.0
+    assert 9 < times[-1] < 10
+
+
+def test_stages_are_told_in_order(clip: Path, folder_of: Callable[[str], Path]) -> None:
+    stages: list[str] = []
+    model = load(folder_of("llava"), device="cpu", dtype="float32", cache=None, progress=stages.append)
+    model.ask(clip, "what happens?", frames=4, max_new_tokens=2, progress=stages.append)
+    assert stages == ["load", "look", "encode", "answer"]
+
+
+# ------------------------------------------------------------------------------------- pictures, several videos
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    PIL.new("RGB", (40, 30), "red").save(tmp_path / "red.png")
+    return tmp_path / "red.png"
+
+
+def test_a_picture_is_asked_like_a_video(model: VideoModel, picture: Path) -> None:
+    answer = model.ask(picture, "what colour is it?", max_new_tokens=4)
+    told = answer.to_dict()
+    assert told["video"] == {
+        "path": str(picture), "duration": 0.0, "width": 40, "height": 30, "fps": 0.0, "frames": 1
+    }  # fmt: skip
+    assert told["frames"] == [{"time": None, "tokens": answer.usage.video_tokens}]
+
+
+def test_several_are_kept_in_order_and_share_the_context(model: VideoModel, clip: Path, picture: Path) -> None:
+    told = model.ask([clip, picture, clip], "what differs?", frames=4, max_new_tokens=4).to_dict()
+    assert [video["path"] for video in told["video"]] == [str(clip), str(picture), str(clip)]
+    assert [frame["video"] for frame in told["frames"]] == [0, 0, 0, 0, 1, 2, 2, 2, 2]
+    assert sum(frame["tokens"] for frame in told["frames"]) == told["usage"]["video_tokens"]
+
+
+def test_order_is_seen(model: VideoModel, clip: Path, picture: Path) -> None:
+    """The same media in another order are another prompt: logits differ."""
+
+    def logits(*sources: Path) -> torch.Tensor:
+        chat = model.chat(sources, frames=4, max_new_tokens=2)
+        chat.stream("what differs?")
+        assert chat.past is not None
+        return chat.past.state.logits
+
+    assert not torch.allclose(logits(clip, picture), logits(picture, clip), atol=1e-4)
+
+
+# -------------------------------------------------------------------------------------------------------- chat
+
+QUESTIONS = ("what happens?", "and what colour is it?", "第三个问题？")
+
+
+def from_scratch(model: VideoModel, chat: ChatSession, question: str, shown: AnswerStream) -> str:
+    """The answer to `question` when the whole dialogue is read in one go, nothing reused."""
+    said = [m for q, a in chat.turns for m in (Message("user", q), Message("assistant", a))]
+    first, *rest = [*said, Message("user", question)]
+    messages = [Message("user", first.text, tuple(shown.clips)), *rest]
+    prompt = build_prompt(messages, model.spec, model.lmm.tokenizer, max_new_tokens=8)
+    past = read(model.lmm, prompt)
+    assert past.reused == 0
+    return generate(model.lmm, past.state, GenerationOptions(max_new_tokens=8)).result.text
+
+
+@pytest.mark.parametrize(
+    "family", ["llava", "llava_next", "llava_next_video", "llava_onevision", "qwen2_5_vl", "qwen3_vl", "smolvlm"]
+)
+def test_a_follow_up_equals_asking_from_scratch(
+    family: str, folder_of: Callable[[str], Path], clip: Path
+) -> None:
+    model = opened(folder_of(family))
+    chat = model.chat(clip, frames=4, max_new_tokens=8)
+    for number, question in enumerate(QUESTIONS):
+        stream = chat.stream(question)
+        expected = from_scratch(model, chat, question, stream)
+        answer = stream.answer
+        assert answer.text == expected
+        assert chat.past is not None
+        assert (chat.past.reused >= answer.usage.video_tokens) == (number > 0)
+
+
+def test_a_follow_up_decodes_and_encodes_nothing(chat: ChatSession) -> None:
+    first, second = chat.ask(QUESTIONS[0]), chat.ask(QUESTIONS[1])
+    assert (second.timing.probe, second.timing.decode, second.timing.encode) == (0.0, 0.0, 0.0)
+    assert second.timing.prefill > 0
+    assert second.frames == first.frames
+    assert second.usage.text_tokens > first.usage.text_tokens
+    assert [question for question, _ in chat.turns] == list(QUESTIONS[:2])
+
+
+def test_a_follow_up_that_names_a_time_looks_closer_and_encodes_only_what_is_new(
+    clip: Path, folder_of: Callable[[str], Path]
+) -> None:
+    model = opened(folder_of("llava"))
+    chat = model.chat(clip, max_new_tokens=4)
+    wide = chat.ask("what happens?")
+    close = chat.ask("what happens at 0:10?")
+    fine = [f for f in close.frames if f.time is not None and 8 <= f.time <= 12]
+    assert len(fine) >= 9
+    assert {f.tokens for f in fine} != {f.tokens for f in wide.frames}
+    assert chat.past is not None
+    known = {f.time for f in wide.frames}
+    assert chat.past.state.frames_encoded <= len([f for f in close.frames if f.time not in known])
+    again = chat.ask("at 0:10, what colour is it?")
+    assert again.frames == close.frames
+    assert again.timing.decode == 0.0
+    assert chat.past.reused > 0
+
+
+def test_ctrl_c_leaves_the_session_as_it_was(
+    model: VideoModel, chat: ChatSession, clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    undisturbed = model.chat(clip, frames=6, max_new_tokens=8)
+    expected = [undisturbed.ask(question).text for question in QUESTIONS[:2]]
+    assert chat.ask(QUESTIONS[0]).text == expected[0]
+    whole, steps = model.lmm.extend, []
+
+    def interrupted(state: Any, ids: Any) -> Any:
+        steps.append(1)
+        if len(steps) == 4:
+            raise KeyboardInterrupt
+        return whole(state, ids)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(model.lmm, "extend", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            chat.ask("what was that?")
+    assert len(chat.turns) == 1
+    assert chat.ask(QUESTIONS[1]).text == expected[1]
+    assert chat.past is not None
+    assert chat.past.reused > 0
+
+
+def test_a_new_question_gives_up_a_half_written_answer(chat: ChatSession, model: VideoModel, clip: Path) -> None:
+    left = chat.stream(QUESTIONS[0])
+    next(left)
+    text = chat.ask(QUESTIONS[1]).text
+    assert [question for question, _ in chat.turns] == [QUESTIONS[1]]
+    assert text == model.ask(clip, QUESTIONS[1], frames=6, max_new_tokens=8).text
+    with pytest.raises(ModelError, match="interrupted"):
+        _ = left.answer
+
+
+def test_a_turn_may_have_its_own_options(chat: ChatSession) -> None:
+    chat.ask(QUESTIONS[0])
+    answer = chat.ask(QUESTIONS[1], frames=3, temperature=1.0, seed=5)
+    assert len(answer.frames) == 3
+    assert len(chat.ask(QUESTIONS[2]).frames) == 6
+
+
+def small_context(folder: Path, tmp_path: Path, context: int) -> Path:
+    """The same checkpoint with a smaller context, as its vidllm.json says."""
+    copy = tmp_path / "small"
+    copy.mkdir()
+    for file in folder.iterdir():
+        (copy / file.name).symlink_to(file)
+    (copy / "vidllm.json").write_text(json.dumps({"context": context}))
+    return copy
+
+
+def test_a_dialogue_that_outgrows_the_context_is_stretched_once_then_read_on(
+    folder_of: Callable[[str], Path], tmp_path: Path, clip: Path
+) -> None:
+    """A context of 130 tokens, about 14 more with every turn: in ten turns it is outgrown once, and read again once."""
+    model = opened(small_context(folder_of("llava"), tmp_path, 130))
+    chat = model.chat(clip, frames=2, stride=4, max_new_tokens=4, rope_max=4.0)
+    factors, reused = [], []
+    for number in range(10):
+        answer = chat.ask(f"question {number}?")
+        assert chat.past is not None
+        factors.append(answer.usage.rope_factor)
+        reused.append(chat.past.reused > 0)
+    assert factors[0] == 1.0 < factors[-1]
+    assert len(set(factors)) == 2
+    assert reused[1:] == [factor == before for before, factor in pairwise(factors)]
+
+
+def test_a_dialogue_beyond_every_stretch_is_one_line(
+    folder_of: Callable[[str], Path], tmp_path: Path, clip: Path
+) -> None:
+    model = opened(small_context(folder_of("llava"), tmp_path, 150))
+    chat = model.chat(clip, frames=2, stride=4, max_new_tokens=4, rope_max=1.0)
+    def talk() -> None:
+        for _ in range(20):
+            chat.ask("and then, after that, what is it that happens next?")
+
+    with pytest.raises(BudgetError) as caught:
+        talk()
+    assert "\n" not in str(caught.value)
+    assert chat.turns  # what was said before still stands
+
+
+# ------------------------------------------------------------------------------------------------------ errors
+
+
+def test_what_can_not_be_asked_is_one_line(model: VideoModel, clip: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.mp4").write_text("not a video")
+    cases: list[tuple[type[Exception], Callable[[], object]]] = [
+        (ConfigError, lambda: model.ask(clip, "  ")),
+        (ConfigError, lambda: model.ask([], "what?")),
+        (ConfigError, lambda: model.ask(clip, "what?", framse=4)),  # type: ignore[call-arg]
+        (ConfigError, lambda: model.ask(clip, "what?", temperature=-1)),
+        (VideoNotFound, lambda: model.ask(tmp_path / "none.mp4", "what?")),
+        (VideoNotFound, lambda: model.ask(tmp_path, "what?")),
+        (NotAVideo, lambda: model.ask(tmp_path / "text.mp4", "what?")),
+        (BudgetError, lambda: model.ask(clip, "what?", frames=200, stride=1)),
+    ]
+    for error, call in cases:
+        with pytest.raises(error) as caught:
+            call()
+        assert "\n" not in str(caught.value)
+        assert len(str(caught.value)) > 20
+
+
+def test_options_are_checked_before_a_chat_begins(model: VideoModel, clip: Path) -> None:
+    with pytest.raises(ConfigError, match="did you mean frames"):
+        model.chat(clip, framse=4)  # type: ignore[call-arg]
+
+
+def test_an_unknown_model_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ModelError) as caught:
+        load(tmp_path)
+    assert "\n" not in str(caught.value)
