@@ -10,11 +10,15 @@ import hashlib
 import importlib
 import json
 import logging
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 
 from vidllm.errors import ConfigError, IncompleteModel, ModelNotFound, UnsupportedModel
 from vidllm.model.families import ModelSpec, read_spec
@@ -39,6 +43,9 @@ _NETWORKS: dict[str, tuple[str, str]] = {
     "smolvlm": ("smolvlm.modeling_smolvlm", "SmolVLMForConditionalGeneration"),
 }
 """model_type -> where transformers keeps its class. Importing that module alone saves seconds over the Auto classes."""
+
+_LOADING_ERRORS = (OSError, ValueError, RuntimeError, KeyError, AssertionError, SafetensorError, StrictDataclassError)
+"""What a damaged or contradictory checkpoint makes transformers raise."""
 
 WHOLE_FILE_BYTES = 64 * 2**20
 """A weight file up to this size is digested whole, a larger one by header and samples."""
@@ -90,10 +97,12 @@ def choose_device(device: str | None = None) -> torch.device:
     """
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if device.split(":")[0] not in ("cuda", "mps", "cpu"):
+        raise ConfigError(f"device {device!r} is none of cuda, mps, cpu")
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"device {device!r} is not usable here ({str(error).splitlines()[0]}); try cpu") from error
+        raise ConfigError(f"device {device!r} is not usable here ({_one_line(error)}); try cpu") from error
     return torch.device(device)
 
 
@@ -131,23 +140,47 @@ def _load_network(
     allow_pickle: bool,
 ) -> nn.Module:
     """The real transformers class with all its weights, in evaluation mode."""
-    options: dict[str, Any] = {"dtype": dtype, "local_files_only": True, "output_loading_info": True}
-    if not allow_pickle:
-        options["use_safetensors"] = True
+    _check_files(spec.folder, allow_pickle)
+    options: dict[str, Any] = {
+        "dtype": dtype,
+        "local_files_only": True,
+        "output_loading_info": True,
+        "ignore_mismatched_sizes": True,  # so that they are reported, and refused below in one line
+        "use_safetensors": None if allow_pickle else True,
+    }
     if device_map is not None or quantize is not None:
         options["device_map"] = device_map or {"": str(device)}
     if quantize is not None:
         options["quantization_config"] = _quantization(quantize)
     try:
-        network, report = _network_class(spec).from_pretrained(spec.folder, **options)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise IncompleteModel(f"{spec.folder}: {_first_line(error)}") from error
+        with _quiet():
+            network, report = _network_class(spec).from_pretrained(spec.folder, **options)
+    except _LOADING_ERRORS as error:
+        raise IncompleteModel(f"{spec.folder}: {_one_line(error)}; download the model again") from error
     _check_report(spec.folder, report)
     network.eval()
     network.requires_grad_(False)
     if "device_map" not in options:
         network.to(device)
     return network  # type: ignore[no-any-return]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No tables of keys from transformers (what is wrong is said in one line), no bar where nobody watches."""
+    from transformers.utils import logging
+
+    hf_logging: Any = logging
+    level, bar = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled() and not sys.stderr.isatty()
+    hf_logging.set_verbosity_error()
+    if bar:
+        hf_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        hf_logging.set_verbosity(level)
+        if bar:
+            hf_logging.enable_progress_bar()
 
 
 def _network_class(spec: ModelSpec) -> Any:
@@ -158,10 +191,27 @@ def _network_class(spec: ModelSpec) -> Any:
     return getattr(importlib.import_module(f"transformers.models.{module}"), name)
 
 
+def _check_files(folder: Path, allow_pickle: bool) -> None:
+    """Say what is missing before seconds are spent on imports.
+
+    Raises:
+        IncompleteModel: no weights, or only such as could run code.
+    """
+    if any(folder.glob("*.safetensors")):
+        return
+    pickles = sorted(folder.glob("*.bin"))
+    if not pickles:
+        raise IncompleteModel(f"{folder}: no weights (*.safetensors); download the model again")
+    if not allow_pickle:
+        raise IncompleteModel(
+            f"{folder}: its weights are a pickle ({pickles[0].name}), which can run code; convert them to safetensors"
+        )
+
+
 def _check_report(folder: Path, report: Mapping[str, Any]) -> None:
     """Refuse a checkpoint whose weights do not cover the model: transformers would fill the gaps with noise."""
     missing = sorted(report["missing_keys"])
-    mismatched = sorted(str(entry) for entry in report["mismatched_keys"])
+    mismatched = sorted(entry[0] for entry in report["mismatched_keys"])
     if missing or mismatched:
         what = "missing" if missing else "of another shape than the config says"
         names = missing or mismatched
@@ -192,7 +242,7 @@ def _load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
-        raise IncompleteModel(f"{folder}: no usable tokenizer: {_first_line(error)}") from error
+        raise IncompleteModel(f"{folder}: no usable tokenizer: {_one_line(error)}") from error
 
 
 def _adapt(spec: ModelSpec, tokenizer: PreTrainedTokenizerBase, network: nn.Module, mark: str) -> VideoLMM:
@@ -250,5 +300,5 @@ def stop_ids(folder: Path | str, tokenizer: PreTrainedTokenizerBase) -> tuple[in
     return tuple(ids)
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__

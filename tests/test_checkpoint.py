@@ -1,0 +1,200 @@
+"""Loading: what is chosen, what is refused, and that nothing of a checkpoint is executed."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.test_lmm import tiny
+from vidllm.errors import ConfigError, IncompleteModel, ModelNotFound, NotAVisionModel, UnsupportedModel, VidllmError
+from vidllm.model import checkpoint
+from vidllm.model.checkpoint import choose_device, choose_dtype, describe, fingerprint, load_model, stop_ids
+
+__all__ = ["tiny"]  # the fixture
+
+Tiny = Callable[[str], Path]
+
+
+@pytest.fixture
+def llava(tiny: Tiny, tmp_path: Path) -> Path:
+    """A tiny LLaVA of this test's own, free to be damaged."""
+    return Path(shutil.copytree(tiny("llava"), tmp_path / "llava"))
+
+
+def edit(path: Path, **changes: object) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_every_family_loads_without_torchvision(tiny: Tiny) -> None:
+    from tests.tiny_models import FAMILIES
+
+    for name in FAMILIES:
+        model = load_model(tiny(name), device="cpu", dtype="bfloat16")
+        assert model.spec.model_type == name
+        assert (model.device, model.dtype) == (torch.device("cpu"), torch.bfloat16)
+
+
+def test_device_and_dtype_are_said(tiny: Tiny) -> None:
+    model = load_model(tiny("llava"), device="cpu", dtype="float32")
+    assert describe(model) == "llava, 0.1M parameters, cpu, float32"
+
+
+def test_the_default_dtype_follows_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu = torch.device("cpu")
+    monkeypatch.setattr(checkpoint, "_cpu_multiplies_bf16", lambda: True)
+    assert choose_dtype(None, cpu) == torch.bfloat16
+    monkeypatch.setattr(checkpoint, "_cpu_multiplies_bf16", lambda: False)
+    assert choose_dtype(None, cpu) == torch.float32
+    assert choose_dtype(None, torch.device("mps")) == torch.float16
+    assert choose_dtype("float16", cpu) == torch.float16
+
+
+def test_impossible_choices_are_refused() -> None:
+    with pytest.raises(ConfigError, match="'float8' is none of"):
+        choose_dtype("float8", torch.device("cpu"))
+    with pytest.raises(ConfigError, match="'warp' is none of cuda, mps, cpu"):
+        choose_device("warp")
+    if not torch.cuda.is_available():
+        with pytest.raises(ConfigError, match="'cuda' is not usable here"):
+            choose_device("cuda")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model.language_model.layers.1.mlp.up_proj.weight",
+        "model.vision_tower.embeddings.patch_embedding.weight",
+        "model.multi_modal_projector.linear_2.bias",
+        "lm_head.weight",
+    ],
+)
+def test_missing_weights_are_refused(llava: Path, name: str) -> None:
+    """transformers would fill them with noise and a warning."""
+    weights = load_file(llava / "model.safetensors")
+    stored = next(key for key in weights if key.endswith(name.removeprefix("model.").split(".", 1)[-1]))
+    del weights[stored]
+    save_file(weights, llava / "model.safetensors", {"format": "pt"})
+    with pytest.raises(IncompleteModel, match=r"1 weights are missing, .* first") as caught:
+        load_model(llava, device="cpu")
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_of_another_shape_are_refused(llava: Path) -> None:
+    config = json.loads((llava / "config.json").read_text())
+    config["text_config"]["intermediate_size"] = 48
+    (llava / "config.json").write_text(json.dumps(config))
+    with pytest.raises(IncompleteModel, match=r"6 weights are of another shape than the config says, model\.language"):
+        load_model(llava, device="cpu")
+
+
+def test_a_damaged_weight_file_is_refused(llava: Path) -> None:
+    path = llava / "model.safetensors"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(IncompleteModel) as caught:
+        load_model(llava, device="cpu")
+    assert "\n" not in str(caught.value)
+
+
+def test_pickles_are_not_opened_unless_told(llava: Path) -> None:
+    weights = load_file(llava / "model.safetensors")
+    (llava / "model.safetensors").unlink()
+    torch.save(weights, llava / "pytorch_model.bin")
+    with pytest.raises(IncompleteModel, match="safetensors"):
+        load_model(llava, device="cpu")
+
+
+def test_code_in_a_checkpoint_is_not_run(llava: Path, tmp_path: Path) -> None:
+    witness = tmp_path / "ran"
+    (llava / "modeling_evil.py").write_text(f"open({str(witness)!r}, 'w')\nclass Evil: pass\n")
+    edit(llava / "config.json", auto_map={"AutoModel": "modeling_evil.Evil", "AutoConfig": "modeling_evil.Evil"})
+    edit(llava / "tokenizer_config.json", auto_map={"AutoTokenizer": ["modeling_evil.Evil", None]})
+    load_model(llava, device="cpu")
+    assert not witness.exists()
+
+
+def test_what_is_no_model_is_named(llava: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFound):
+        load_model(tmp_path / "nothing")
+    edit(llava / "config.json", model_type="llama", vision_config=None)
+    with pytest.raises((NotAVisionModel, UnsupportedModel)):
+        load_model(llava)
+    (llava / "model.safetensors").unlink()
+    with pytest.raises(ModelNotFound, match="no weights"):
+        fingerprint(llava)
+
+
+def test_a_missing_tokenizer_is_named(llava: Path) -> None:
+    (llava / "tokenizer.json").unlink()
+    with pytest.raises(IncompleteModel, match="tokenizer"):
+        load_model(llava, device="cpu")
+
+
+def test_quantization_names_what_to_install(llava: Path) -> None:
+    if not _has_bitsandbytes():
+        with pytest.raises(ConfigError, match=r'pip install "vidllm\[quant\]"'):
+            load_model(llava, quantize="int4")
+    with pytest.raises(ConfigError, match="none of int8, int4"):
+        load_model(llava, quantize="int3")  # type: ignore[arg-type]
+
+
+def _has_bitsandbytes() -> bool:
+    import importlib.util
+
+    return importlib.util.find_spec("bitsandbytes") is not None
+
+
+def test_a_device_map_spreads_the_model(llava: Path) -> None:
+    model = load_model(llava, dtype="float32", device_map={"": "cpu"})
+    assert model.device == torch.device("cpu")
+    from tests.test_lmm import pictures, video_prompt
+
+    plain = load_model(llava, dtype="float32", device="cpu")
+    frames = pictures(2, 112, 112)
+    logits = [m.prefill(video_prompt(m, frames, [2, 2])).logits for m in (model, plain)]  # type: ignore[arg-type]
+    assert torch.equal(*logits)
+
+
+def test_the_fingerprint_sees_weights_config_processor_and_template(llava: Path) -> None:
+    seen = {fingerprint(llava)}
+    assert seen == {fingerprint(llava)}
+    for path in (llava / "config.json", llava / "processor_config.json", llava / "chat_template.jinja"):
+        path.write_text(path.read_text() + " ")
+        seen.add(fingerprint(llava))
+    weights = load_file(llava / "model.safetensors")
+    weights[next(iter(weights))].view(-1)[0] += 1
+    save_file(weights, llava / "model.safetensors", {"format": "pt"})
+    seen.add(fingerprint(llava))
+    assert len(seen) == 5
+
+
+def test_the_fingerprint_of_a_large_file_samples_it(llava: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint, "WHOLE_FILE_BYTES", 1024)
+    before = fingerprint(llava)
+    assert before == fingerprint(llava)
+    weights = load_file(llava / "model.safetensors")
+    save_file({name: weight * 1.01 for name, weight in weights.items()}, llava / "model.safetensors", {"format": "pt"})
+    assert fingerprint(llava) != before
+
+
+def test_stop_ids(llava: Path) -> None:
+    tokenizer = load_model(llava, device="cpu").tokenizer
+    edit(llava / "generation_config.json", eos_token_id=[3, 5])
+    assert stop_ids(llava, tokenizer) == (3, 5)
+    edit(llava / "generation_config.json", eos_token_id=4)
+    assert stop_ids(llava, tokenizer) == (4,)
+    (llava / "generation_config.json").unlink()
+    assert stop_ids(llava, tokenizer) == (tokenizer.eos_token_id,)
+
+
+def test_every_refusal_is_one_of_ours(llava: Path) -> None:
+    """A config.json cut off at any byte ends in one line, never in a traceback of somebody else's."""
+    whole = (llava / "config.json").read_text()
+    for length in range(0, len(whole), 97):
+        (llava / "config.json").write_text(whole[:length])
+        with pytest.raises(VidllmError) as caught:
+            load_model(llava, device="cpu")
+        assert "\n" not in str(caught.value)
