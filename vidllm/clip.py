@@ -25,8 +25,8 @@ from vidllm.budget import (
     native_frames,
     plan_tokens,
 )
-from vidllm.errors import BudgetError, ConfigError
-from vidllm.model.chat import AnyTokenizer, Shown, count_text_tokens
+from vidllm.errors import ConfigError
+from vidllm.model.chat import AnyTokenizer, Shown, count_text_tokens, count_tokens
 from vidllm.policies import Chosen, Look
 from vidllm.video.decode import FrameSet, Reader, read_frames
 from vidllm.video.fit import inner_size
@@ -127,14 +127,7 @@ def plan_video(
         VideoError: the clip can not be read, or its range holds no frame.
         BudgetError: it does not fit; the message holds the sum and two options that make it fit.
     """
-    options = options or PlanOptions()
-    began = time.perf_counter()
-    info = video if isinstance(video, VideoInfo) else _probe(video, options.guard)
-    probe_seconds = time.perf_counter() - began
-    planner = _Planner.of(info, question, spec, tokenizer, options)
-    return ClipPlan(
-        info=info, plan=planner.plan(), focus=planner.focus, subtitles=planner.subtitles, probe_seconds=probe_seconds
-    )
+    return _plan(video, question, spec, tokenizer, options or PlanOptions())[0]
 
 
 def open_clip(
@@ -145,16 +138,27 @@ def open_clip(
     Raises as `plan_video`, and what the reader raises.
     """
     options = options or PlanOptions()
-    planned = plan_video(video, question, spec, tokenizer, options)
+    planned, planner = _plan(video, question, spec, tokenizer, options)
     began = time.perf_counter()
-    plan = planned.plan
-    frames = _read(planned.info, plan, options)
+    frames = _read(planned.info, planned.plan, options)
     decode_seconds = time.perf_counter() - began
-    planner = _Planner.of(planned.info, question, spec, tokenizer, options)
     return Clip(
-        info=planned.info, plan=planner.seen(plan, frames), frames=frames, focus=planned.focus,
+        info=planned.info, plan=planner.seen(planned.plan, frames), frames=frames, focus=planned.focus,
         subtitles=planned.subtitles, probe_seconds=planned.probe_seconds, decode_seconds=decode_seconds,
     )  # fmt: skip
+
+
+def _plan(
+    video: Video, question: str, spec: ModelSpec, tokenizer: AnyTokenizer | None, options: PlanOptions
+) -> tuple[ClipPlan, _Planner]:
+    began = time.perf_counter()
+    info = video if isinstance(video, VideoInfo) else _probe(video, options.guard)
+    probe_seconds = time.perf_counter() - began
+    planner = _Planner.of(info, question, spec, tokenizer, options)
+    planned = ClipPlan(
+        info=info, plan=planner.plan(), focus=planner.focus, subtitles=planner.subtitles, probe_seconds=probe_seconds
+    )
+    return planned, planner
 
 
 def open_clips(
@@ -200,9 +204,9 @@ class _Planner:
         policy, notes = _policy(options, focus)
         subtitles: tuple[str, ...] = ()
         dropped: tuple[str, ...] = ()
-        if options.subtitles:  # three bytes to a token, as text is counted where there is no tokenizer
-            most = int(3 * SUBTITLE_SHARE * _room(spec, options).capacity)
-            subtitles, dropped = _subtitles(info, start, end, focus, most)
+        if options.subtitles:
+            most = int(SUBTITLE_SHARE * _room(spec, options).capacity)
+            subtitles, dropped = _subtitles(info, start, end, focus, most, lambda text: count_tokens(text, tokenizer))
 
         def count_text(times: Sequence[float]) -> int:
             shown = Shown(kind="video", times=tuple(times), duration=info.duration, subtitles=subtitles)
@@ -222,13 +226,19 @@ class _Planner:
         if self.options.frames is not None or self.options.fps is not None:
             return self._best_size(self._moments(self.options.frames))
         moments = self._moments(self._default_frames())
-        while True:
-            try:
-                return self._best_size(moments)
-            except BudgetError:
-                if len(moments) == 1:
-                    raise
-                moments = self._moments(self._fewer(moments))
+        if self._roomy(moments):
+            return self._best_size(moments)
+        low, high = 1, len(moments)  # one frame is taken even beside a shorter reply; so many are too many
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if self._roomy(self._moments(middle)) else (low, middle)
+        return self._best_size(self._moments(low))
+
+    def _roomy(self, moments: SamplePlan) -> bool:
+        """Whether these fit, at their smallest, beside the whole reply: no default costs the answer its room."""
+        frames = self._frames(moments, self._sizes()[-1])
+        text = self.count_text(moments.times)
+        return _room(self.spec, self.options).fits(sum(frame.tokens for frame in frames) + text)
 
     def seen(self, plan: TokenPlan, frames: FrameSet) -> TokenPlan:
         """`plan` with the times that were really decoded, its text counted again under them."""
@@ -241,14 +251,6 @@ class _Planner:
         """None lets the focus layout say; slowfast lives on many cheap frames, so it takes twice as many."""
         most = self.spec.default_frames
         return {"focus": None, "slowfast": 2 * most, "uniform": most}[self.look.policy]
-
-    def _fewer(self, moments: SamplePlan) -> int:
-        """A smaller number of frames to try: in proportion to the room, and at least one less."""
-        text = self.count_text(moments.times)
-        video = sum(frame.tokens for frame in self._frames(moments, self._sizes()[-1]))
-        room = _room(self.spec, self.options)
-        fitting = len(moments) * max(room.capacity - text - room.reply, 0) // max(video, 1)
-        return max(min(fitting, len(moments) - 1), 1)
 
     def _moments(self, frames: int | None) -> SamplePlan:
         moments = self.look.moments(frames)
@@ -334,30 +336,29 @@ SUBTITLE_SHARE = 0.25
 
 
 def _subtitles(
-    info: VideoInfo, start: float, end: float, focus: Focus | None, most_bytes: int
+    info: VideoInfo, start: float, end: float, focus: Focus | None, most: int, count: Callable[[str], int]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Lines in the range, ready to print, and notes: when they are too long, those nearest the named times stay."""
+    """Lines in the range, ready to print, and notes: over `most` tokens, those nearest the named times stay."""
     from vidllm.video.subtitles import read_subtitles
 
     lines = read_subtitles(info, start, end)
-    kept = _nearest_lines(lines, focus.spans if focus else (), most_bytes)
+    kept = _nearest_lines(lines, focus.spans if focus else (), most, count)
     dropped = len(lines) - len(kept)
     notes = (f"{dropped} of {len(lines)} subtitle lines were left out for want of room",) if dropped else ()
     return tuple(str(line) for line in kept), notes
 
 
-def _nearest_lines(lines: Sequence[Line], spans: Sequence[tuple[float, float]], most_bytes: int) -> list[Line]:
-    """As many as fit into `most_bytes`: by distance from the spans, or without spans evenly over the range."""
-    if spans:
-        def distance(line: Line) -> float:
-            return min(max(a - line.end, line.start - b, 0.0) for a, b in spans)
+def _nearest_lines(
+    lines: Sequence[Line], spans: Sequence[tuple[float, float]], most: int, count: Callable[[str], int]
+) -> list[Line]:
+    """As many as fit into `most` tokens: by distance from the spans, or without spans evenly over the range."""
 
-        order = sorted(range(len(lines)), key=lambda i: distance(lines[i]))
-    else:
-        order = sorted(range(len(lines)), key=_evenly)
-    sizes = accumulate(len(str(lines[i]).encode()) + 1 for i in order)
-    kept = sorted(i for i, size in zip(order, sizes, strict=True) if size <= most_bytes)
-    return [lines[i] for i in kept]
+    def distance(index: int) -> float:
+        return min(max(a - lines[index].end, lines[index].start - b, 0.0) for a, b in spans)
+
+    order = sorted(range(len(lines)), key=distance if spans else _evenly)
+    sizes = accumulate(count(f"{lines[i]}\n") for i in order)
+    return [lines[i] for i in sorted(i for i, size in zip(order, sizes, strict=True) if size <= most)]
 
 
 def _evenly(index: int) -> int:

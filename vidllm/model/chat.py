@@ -91,12 +91,19 @@ def lay_out(turns: Sequence[Turn], spec: ModelSpec, tokenizer: AnyTokenizer, *, 
 def count_text_tokens(question: str, spec: ModelSpec, tokenizer: AnyTokenizer | None, *media: Shown) -> int:
     """Text tokens of a prompt that asks `question` about `media`: template, times, subtitles, question; no visual ones.
 
-    Without a tokenizer the words are counted roughly and from above: a token for every three bytes.
+    Without a tokenizer the words are counted roughly.
     """
     turn = Turn("user", question, tuple(media))
     if tokenizer is None:
-        return -(-len(_full_text(turn, spec).encode()) // 3)
+        return count_tokens(_full_text(turn, spec), None)
     return lay_out([turn], spec, tokenizer).text_tokens
+
+
+def count_tokens(text: str, tokenizer: AnyTokenizer | None) -> int:
+    """Tokens of a piece of text by itself; without a tokenizer roughly, one for every three bytes."""
+    if tokenizer is None:
+        return -(-len(text.encode()) // 3)
+    return len(raw_tokenizer(tokenizer).encode(text, add_special_tokens=False))
 
 
 def raw_tokenizer(tokenizer: AnyTokenizer) -> Tokenizer:

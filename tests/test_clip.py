@@ -1,0 +1,369 @@
+"""The one road from a path to frames: planned without decoding, then seen, and nothing said that is not so."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.conftest import read_code, write_clip
+from tests.planned import index_only, tiny_folders
+from vidllm.budget import Geometry
+from vidllm.clip import Clip, PlanOptions, open_clip, open_clips, plan_video
+from vidllm.errors import BudgetError, ConfigError, NoFrames, VideoNotFound
+from vidllm.model.families import ModelSpec, bare_spec, load_tokenizer, read_spec
+from vidllm.policies import Look
+from vidllm.video.fit import fit_pixels, inner_size
+
+ROOT = Path(__file__).resolve().parents[1]
+MINUTE = index_only(np.arange(0, 60, 0.25))
+FRAMES, RATE = 240, 8
+
+
+@pytest.fixture(scope="module")
+def thirty_seconds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """240 numbered frames, eight a second; frame 8 * t is on screen at t."""
+    path = tmp_path_factory.mktemp("clip") / "thirty seconds.mp4"
+    return write_clip(path, [i / RATE for i in range(FRAMES)], gop=24)
+
+
+@pytest.fixture
+def llava() -> ModelSpec:
+    return read_spec(tiny_folders()["llava"])
+
+
+def opened(path: Path, spec: ModelSpec, question: str = "", **options: object) -> Clip:
+    return open_clip(path, question, spec, load_tokenizer(spec.folder), PlanOptions(**options))
+
+
+def strides(clip_or_plan: object) -> list[int]:
+    return [frame.stride for frame in clip_or_plan.plan.frames]  # type: ignore[attr-defined]
+
+
+# ---- without a model
+
+
+def test_the_published_plan_without_a_model() -> None:
+    plan = plan_video(MINUTE, "", bare_spec(24, 24, 4096), None, PlanOptions(stride=2, frames=56)).plan
+    assert (len(plan.frames), plan.video_tokens) == (56, 8064)
+    assert plan.total <= 8192
+    assert 1 < plan.rope_factor <= 2
+    assert plan.max_new_tokens >= 64
+
+
+def test_plan_json_says_video_and_budget() -> None:
+    said = plan_video(MINUTE, "", bare_spec(24, 24, 4096), None, PlanOptions(stride=2, frames=2)).to_dict()
+    assert said["video"] == {
+        "path": "clip.mp4", "duration": 60.0, "width": 640, "height": 360, "fps": 4.0, "frames": 240
+    }  # fmt: skip
+    assert list(said)[:2] == ["video", "frames"]
+    json.dumps(said)
+
+
+def test_planning_needs_no_torch_and_answers_at_once(thirty_seconds: Path, llava: ModelSpec) -> None:
+    code = (
+        "import sys; from pathlib import Path; from vidllm.clip import plan_video, PlanOptions;"
+        "from vidllm.model.families import read_spec, load_tokenizer; spec = read_spec(Path(sys.argv[1]));"
+        "plan_video(sys.argv[2], 'what happens at 0:10?', spec, load_tokenizer(spec.folder));"
+        "sys.exit(bool({'torch', 'transformers', 'PIL', 'decord'} & sys.modules.keys()))"
+    )
+    began = time.process_time()
+    subprocess.run([sys.executable, "-c", code, str(llava.folder), str(thirty_seconds)], check=True, cwd=ROOT)
+    assert time.process_time() - began < 2
+
+
+# ---- policies
+
+
+def test_auto_is_uniform_until_a_time_is_named(llava: ModelSpec) -> None:
+    tokenizer = load_tokenizer(llava.folder)
+    plain = plan_video(MINUTE, "what happens?", llava, tokenizer)
+    assert (plain.plan.policy, len(plain.plan.frames), plain.focus) == ("uniform", llava.default_frames, None)
+    timed = plan_video(MINUTE, "what happens at 0:30?", llava, tokenizer)
+    assert timed.plan.policy == "focus"
+    assert timed.focus is not None
+    assert timed.focus.spans == ((30.0, 30.0),)
+
+
+def test_focus_is_nine_fine_frames_and_twelve_coarse_ones(llava: ModelSpec) -> None:
+    planned = plan_video(MINUTE, "what happens at 0:30?", llava, load_tokenizer(llava.folder))
+    fine = [f.time for f in planned.plan.frames if f.stride == llava.fine_stride]
+    coarse = [f.time for f in planned.plan.frames if f.stride == llava.coarse_stride]
+    assert fine == [28 + 0.5 * k for k in range(9)]
+    assert len(coarse) == 12
+    assert (coarse[0], coarse[-1]) == (0.0, 59.75)
+
+
+def test_slowfast_makes_every_fourth_frame_fine(llava: ModelSpec) -> None:
+    planned = plan_video(MINUTE, "", llava, load_tokenizer(llava.folder), PlanOptions(policy="slowfast", frames=8))
+    assert strides(planned) == [2, 4, 4, 4, 2, 4, 4, 4]
+
+
+def test_focus_without_a_named_time_says_that_it_is_uniform(llava: ModelSpec) -> None:
+    planned = plan_video(MINUTE, "what?", llava, load_tokenizer(llava.folder), PlanOptions(policy="focus"))
+    assert planned.plan.policy == "uniform"
+    assert planned.plan.notes == ("the question names no time, so the frames are uniform",)
+
+
+def test_a_stride_the_user_names_is_every_frame_s(llava: ModelSpec) -> None:
+    """The reference reads a stride from its configuration and pools by 2 whatever it says."""
+    for policy in ("uniform", "slowfast", "focus"):
+        options = PlanOptions(policy=policy, stride=3, frames=6)
+        planned = plan_video(MINUTE, "at 0:30?", llava, load_tokenizer(llava.folder), options)
+        assert strides(planned) == [3] * 6
+        assert planned.plan.video_tokens == 6 * 4
+
+
+def test_a_time_outside_the_clip_is_said(llava: ModelSpec) -> None:
+    planned = plan_video(MINUTE, "what happens at 5:00?", llava, load_tokenizer(llava.folder))
+    assert planned.plan.policy == "uniform"
+    assert any("outside the clip" in note for note in planned.plan.notes)
+
+
+def test_the_default_takes_fewer_frames_when_room_is_short(llava: ModelSpec) -> None:
+    for question in ("what happens?", "what happens at 0:30?"):
+        small = replace(llava, context=300)
+        plan = plan_video(MINUTE, question, small, load_tokenizer(llava.folder), PlanOptions(rope_max=2)).plan
+        assert 1 <= len(plan.frames) < 21
+        assert plan.max_new_tokens == 256
+        assert plan.total <= 600
+
+
+def test_a_question_too_long_for_any_frame_is_refused(llava: ModelSpec) -> None:
+    with pytest.raises(BudgetError, match=r"1 frames x 16 \+ \d+ text \+ 64 reply = \d+ tokens"):
+        plan_video(MINUTE, "word " * 3000, replace(llava, context=512), load_tokenizer(llava.folder))
+
+
+@pytest.mark.parametrize("rate", [1.0, 2.0, 0.25])
+def test_a_frame_rate_is_kept(llava: ModelSpec, rate: float) -> None:
+    plan = plan_video(MINUTE, "", llava, load_tokenizer(llava.folder), PlanOptions(fps=rate)).plan
+    assert np.allclose(np.diff(plan.times), 1 / rate)
+    assert len(plan.frames) == pytest.approx(60 * rate, abs=1)
+
+
+def test_a_frame_rate_with_a_number_gives_the_fewer(llava: ModelSpec) -> None:
+    tokenizer = load_tokenizer(llava.folder)
+    assert len(plan_video(MINUTE, "", llava, tokenizer, PlanOptions(fps=1, frames=10)).plan.frames) == 10
+    plan = plan_video(MINUTE, "", llava, tokenizer, PlanOptions(fps=0.1, frames=10)).plan
+    assert len(plan.frames) == 6
+    assert plan.notes == ()
+
+
+def test_native_frames_shrink_before_they_are_dropped() -> None:
+    spec = read_spec(tiny_folders()["qwen2_5_vl"])
+    tokenizer = load_tokenizer(spec.folder)
+    sizes = []
+    for frames in (4, 32, 100):
+        plan = plan_video(MINUTE, "", spec, tokenizer, PlanOptions(frames=frames)).plan
+        assert len(plan.frames) == frames
+        assert plan.rope_factor == 1.0
+        assert plan.frame_size is not None
+        sizes.append(plan.frame_size[0] * plan.frame_size[1])
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[0] > sizes[-1]
+
+
+specs = st.builds(
+    lambda side, context, pooling, newline: replace(
+        read_spec(tiny_folders()["llava"]), geometry=Geometry(rows=side, cols=side, pooling=pooling, newline=newline),
+        context=context,
+    ),
+    st.integers(8, 27), st.integers(256, 16384), st.sampled_from(["average", "max", "bilinear"]),
+    st.sampled_from(["none", "one", "frame", "grid"]),
+)  # fmt: skip
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    specs, st.none() | st.integers(1, 120), st.sampled_from(["uniform", "slowfast", "focus", "auto"]),
+    st.none() | st.integers(1, 6), st.sampled_from(["", "what happens at 0:30?", "between 0:10 and 0:20?"]),
+    st.floats(1, 4),
+)  # fmt: skip
+def test_a_plan_fits_and_shows_the_frames_asked_for(
+    spec: ModelSpec, frames: int | None, policy: str, stride: int | None, question: str, rope_max: float
+) -> None:
+    options = PlanOptions(frames=frames, policy=policy, stride=stride, rope_max=rope_max)
+    try:
+        plan = plan_video(MINUTE, question, spec, load_tokenizer(spec.folder), options).plan
+    except BudgetError:
+        assert frames is not None or spec.context * rope_max < 1500, "without a number of frames, some fit"
+        return
+    assert plan.total <= plan.context * plan.rope_factor + 1e-6
+    assert plan.rope_factor <= rope_max
+    if frames is not None:
+        assert len(plan.frames) == frames
+    assert set(plan.times) <= set(MINUTE.pts_seconds)
+
+
+@pytest.mark.parametrize("policy", ["uniform", "slowfast", "focus"])
+@pytest.mark.parametrize("frames", [1, 2, 3, 9, 21, 100, 240])
+def test_every_number_of_frames_can_be_had(policy: str, frames: int) -> None:
+    look = Look(pts_seconds=MINUTE.pts_seconds, policy=policy, spans=((10.0, 12.0), (30.0, 30.0)))
+    plan = look.moments(frames)
+    assert len(plan) == frames
+    assert any(plan.fine) == (policy != "uniform")
+
+
+# ---- seen
+
+
+def test_what_is_seen_is_what_was_planned(thirty_seconds: Path, llava: ModelSpec) -> None:
+    clip = opened(thirty_seconds, llava, "what happens at 0:10?")
+    assert clip.plan == replace(
+        plan_video(thirty_seconds, "what happens at 0:10?", llava, load_tokenizer(llava.folder)).plan, reader="pyav"
+    )
+    assert [read_code(p) for p in clip.frames.pixels] == [round(t * RATE) for t in clip.plan.times]
+    assert clip.frames.pts_seconds.tolist() == list(clip.plan.times)
+
+
+def test_a_range_keeps_the_source_clock(thirty_seconds: Path, llava: ModelSpec) -> None:
+    clip = opened(thirty_seconds, llava, start=10.0, end=20.0, frames=5)
+    assert clip.plan.times[0] == 10.0
+    assert clip.plan.times[-1] == 19.875
+    assert [read_code(p) for p in clip.frames.pixels] == [round(t * RATE) for t in clip.plan.times]
+
+
+def test_more_frames_than_there_are_shows_all_and_says_so(thirty_seconds: Path, llava: ModelSpec) -> None:
+    """The reference's sampler fails when asked for more frames than a clip holds."""
+    clip = opened(thirty_seconds, llava, start=0.0, end=1.0, frames=32)
+    assert len(clip.frames) == RATE
+    assert clip.plan.notes == ("32 frames were asked for and the range holds 8; all of them are shown",)
+
+
+def test_a_clip_of_one_frame(tmp_path: Path, llava: ModelSpec) -> None:
+    clip = opened(write_clip(tmp_path / "one.mp4", [0.0]), llava)
+    assert clip.plan.times == (0.0,)
+
+
+@pytest.mark.parametrize(
+    ("fit", "size"), [("pad", (67, 112)), ("stretch", (112, 112)), ("crop", (112, 187))]
+)
+def test_the_decoder_is_asked_for_the_size_the_fit_needs(
+    thirty_seconds: Path, llava: ModelSpec, fit: str, size: tuple[int, int]
+) -> None:
+    clip = opened(thirty_seconds, llava, frames=2, fit=fit)
+    assert clip.plan.fit == fit
+    assert clip.plan.frame_size == clip.frames.pixels.shape[1:3] == size
+
+
+def test_key_frames_may_stand_in_when_allowed_and_their_times_are_told(thirty_seconds: Path, llava: ModelSpec) -> None:
+    clip = opened(thirty_seconds, llava, frames=4, snap=True)
+    assert 0 < clip.plan.tolerance < 30 / 4
+    assert [f.time for f in clip.plan.frames] == clip.frames.pts_seconds.tolist()
+    assert all(t % 3 == 0 for t in clip.plan.times[:-1]), "a key frame every three seconds"
+    assert any("key frame" in note for note in clip.plan.notes)
+    assert [read_code(p) for p in clip.frames.pixels] == [round(t * RATE) for t in clip.plan.times]
+
+
+def test_no_snapping_where_a_moment_is_named(thirty_seconds: Path, llava: ModelSpec) -> None:
+    assert opened(thirty_seconds, llava, "what happens at 0:10?", snap=True).plan.tolerance == 0
+
+
+def test_the_same_frames_through_the_guard(thirty_seconds: Path, llava: ModelSpec) -> None:
+    from vidllm.video.guard import Limits
+
+    free = opened(thirty_seconds, llava, frames=3)
+    guarded = opened(thirty_seconds, llava, frames=3, guard=Limits(seconds=60))
+    np.testing.assert_array_equal(free.frames.pixels, guarded.frames.pixels)
+    assert free.plan == guarded.plan
+
+
+def test_several_videos_share_one_context(thirty_seconds: Path, llava: ModelSpec) -> None:
+    from vidllm.prompt import Message, build_prompt
+
+    small = replace(llava, context=700)
+    tokenizer = load_tokenizer(llava.folder)
+    clips = open_clips([thirty_seconds, thirty_seconds], "compare them", small, tokenizer, PlanOptions(rope_max=1))
+    prompt = build_prompt([Message("user", "compare them", clips)], small, tokenizer, rope_max=1)
+    assert prompt.length + prompt.max_new_tokens <= 700
+    assert len(clips[0].plan.frames) == len(clips[1].plan.frames) >= 2
+
+
+def test_reserved_tokens_are_left_alone(llava: ModelSpec) -> None:
+    tokenizer = load_tokenizer(llava.folder)
+    free = plan_video(MINUTE, "", llava, tokenizer, PlanOptions(frames=4)).plan
+    held = plan_video(MINUTE, "", llava, tokenizer, PlanOptions(frames=4, reserve=100)).plan
+    assert held.text_tokens == free.text_tokens + 100
+
+
+# ---- subtitles
+
+SRT = "".join(
+    f"{i + 1}\n00:00:{i * 2:02d},000 --> 00:00:{i * 2 + 1:02d},500\nline number {i}\n\n" for i in range(15)
+)
+
+
+@pytest.fixture
+def subtitled(thirty_seconds: Path, tmp_path: Path) -> Path:
+    path = tmp_path / "talk.mp4"
+    path.write_bytes(thirty_seconds.read_bytes())
+    path.with_suffix(".srt").write_text(SRT)
+    return path
+
+
+def test_subtitles_in_the_range_are_shown_and_counted(subtitled: Path, llava: ModelSpec) -> None:
+    tokenizer = load_tokenizer(llava.folder)
+    with_lines = plan_video(subtitled, "", llava, tokenizer, PlanOptions(start=10.0, end=14.0, frames=2))
+    assert with_lines.subtitles == ("[0:10] line number 5", "[0:12] line number 6")
+    without = plan_video(subtitled, "", llava, tokenizer, PlanOptions(start=10.0, end=14.0, frames=2, subtitles=False))
+    assert without.subtitles == ()
+    assert with_lines.plan.text_tokens > without.plan.text_tokens
+
+
+def test_subtitles_that_crowd_out_the_frames_keep_to_the_named_time(subtitled: Path, llava: ModelSpec) -> None:
+    small = replace(llava, context=250)
+    planned = plan_video(subtitled, "what is said at 0:20?", small, load_tokenizer(llava.folder))
+    assert "[0:20] line number 10" in planned.subtitles
+    assert 0 < len(planned.subtitles) < 15
+    assert any("subtitle lines were left out" in note for note in planned.plan.notes)
+
+
+# ---- refusals
+
+
+def test_a_missing_file(llava: ModelSpec) -> None:
+    with pytest.raises(VideoNotFound):
+        plan_video("no such clip.mp4", "", llava, load_tokenizer(llava.folder))
+
+
+@pytest.mark.parametrize(("start", "end"), [(40.0, 50.0), (20.0, 10.0), (5.0, 5.0)])
+def test_a_range_without_frames(thirty_seconds: Path, llava: ModelSpec, start: float, end: float) -> None:
+    with pytest.raises(NoFrames):
+        plan_video(thirty_seconds, "", llava, load_tokenizer(llava.folder), PlanOptions(start=start, end=end))
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"frames": 0}, {"stride": 0}, {"rope_max": 0.5}, {"fps": 0.0}, {"fps": -1.0}, {"max_new_tokens": 0}]
+)
+def test_options_that_mean_nothing(wrong: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match="must be"):
+        PlanOptions(**wrong)
+
+
+# ---- fit
+
+
+def test_fitting_is_padding_or_cropping_of_what_was_decoded_to_size() -> None:
+    pixels = np.random.default_rng(1).integers(0, 255, (2, 63, 112, 3), np.uint8)
+    assert inner_size(720, 1280, 112, "pad") == (63, 112)
+    padded = fit_pixels(pixels, 112, "pad", fill=(1, 2, 3))
+    np.testing.assert_array_equal(padded[:, 24:87], pixels)
+    assert (padded[:, :24] == (1, 2, 3)).all()
+    wide = np.random.default_rng(1).integers(0, 255, (2, 112, 199, 3), np.uint8)
+    assert inner_size(720, 1280, 112, "crop") == (112, 199)
+    np.testing.assert_array_equal(fit_pixels(wide, 112, "crop"), wide[:, :, 43:155])
+    assert fit_pixels(wide, 112, "stretch").shape == (2, 112, 112, 3)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 500), (500, 1), (7, 3)])
+def test_odd_pictures_fit_too(size: tuple[int, int]) -> None:
+    for fit in ("pad", "stretch", "crop"):
+        assert fit_pixels(np.zeros((1, *size, 3), np.uint8), 32, fit).shape == (1, 32, 32, 3)
