@@ -39,9 +39,9 @@ class Progress:
             self._status.update(f"{happening}…")
             self._status.start()
 
-    def stage(self, stage: Stage) -> None:
+    def stage(self, stage: Stage, detail: str = "", /) -> None:
         """What the library says it is doing now."""
-        self(STAGES[stage])
+        self(f"{STAGES[stage]} {detail}".rstrip())
 
     def clear(self) -> None:
         """Wipe the line: something else wants the terminal."""

@@ -6,11 +6,15 @@ What a random model says means nothing; that it says the same on every road does
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import av
 import numpy as np
@@ -20,7 +24,7 @@ from PIL import Image as PIL
 
 import vidllm
 from tests import tiny_models
-from vidllm.ask import AnswerStream, ChatSession, VideoModel, load
+from vidllm.ask import AnswerStream, ChatSession, Stage, VideoModel, load
 from vidllm.engine import generate, read
 from vidllm.errors import BudgetError, ConfigError, ModelError, NotAVideo, VideoNotFound
 from vidllm.model.features import FeatureCache
@@ -144,9 +148,44 @@ def test_a_range_keeps_the_clips_own_clock(model: VideoModel, clip: Path) -> Non
 
 def test_stages_are_told_in_order(clip: Path, folder_of: Callable[[str], Path]) -> None:
     stages: list[str] = []
-    model = load(folder_of("llava"), device="cpu", dtype="float32", cache=None, progress=stages.append)
-    model.ask(clip, "what happens?", frames=4, max_new_tokens=2, progress=stages.append)
+
+    def note(stage: Stage, detail: str = "") -> None:
+        stages.append(stage)
+
+    model = load(folder_of("llava"), device="cpu", dtype="float32", cache=None, progress=note)
+    model.ask(clip, "what happens?", frames=4, max_new_tokens=2, progress=note)
     assert stages == ["load", "look", "encode", "answer"]
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    """Serves files without a line on stderr for each."""
+
+    def log_message(self, *_: object) -> None: ...
+
+
+def test_a_url_is_fetched_once_and_named_as_given(
+    model: VideoModel, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VIDLLM_CACHE", str(tmp_path / "cache"))
+    said: list[tuple[str, str]] = []
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(clip.parent))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/{quote(clip.name)}"
+        chat = model.chat(url, progress=lambda stage, detail="": said.append((stage, detail)), frames=4)
+        answer = chat.ask("what happens?", max_new_tokens=4)
+        server.shutdown()
+    assert answer.to_dict()["video"]["path"] == url
+    assert answer.text == model.ask(clip, "what happens?", frames=4, max_new_tokens=4).text
+    assert any(stage == "fetch" and detail.endswith("MB") for stage, detail in said)
+    chat.ask("and then?", max_new_tokens=4)  # the server is gone, the clip is here
+
+
+def test_threads_do_not_disturb_each_other(model: VideoModel, clip: Path) -> None:
+    ask = partial(model.ask, clip, frames=4, max_new_tokens=12)
+    questions = [f"what is the {word} thing?" for word in ("first", "second", "third", "last")]
+    with ThreadPoolExecutor(4) as pool:
+        together = [answer.text for answer in pool.map(ask, questions)]
+    assert together == [ask(question).text for question in questions]
 
 
 # ------------------------------------------------------------------------------------- pictures, several videos
@@ -283,6 +322,8 @@ def test_a_new_question_gives_up_a_half_written_answer(chat: ChatSession, model:
 
 def test_a_turn_may_have_its_own_options(chat: ChatSession) -> None:
     chat.ask(QUESTIONS[0])
+    short = chat.ask(QUESTIONS[0], max_new_tokens=2)
+    assert (short.usage.answer_tokens, short.timing.decode) == (2, 0.0)
     answer = chat.ask(QUESTIONS[1], frames=3, temperature=1.0, seed=5)
     assert len(answer.frames) == 3
     assert len(chat.ask(QUESTIONS[2]).frames) == 6

@@ -11,13 +11,12 @@ Torch is imported when a model is loaded, not with this file.
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Unpack
+from typing import TYPE_CHECKING, Literal, Protocol, Unpack
 
 from vidllm.answer import Answer, Timing, report
 from vidllm.budget import LEAST_REPLY_TOKENS
@@ -41,7 +40,13 @@ Source = str | Path | Image
 """A video file, a picture file, an http(s) URL of one, or a picture already in memory."""
 Stage = Literal["load", "fetch", "look", "encode", "answer"]
 """look: probe, plan and decode. encode: the vision tower and reading the prompt."""
-Progress = Callable[[Stage], None]
+
+
+class Progress(Protocol):
+    """Called when a stage begins, and again with more to say ("3.1 of 20.0 MB") while it goes on."""
+
+    def __call__(self, stage: Stage, detail: str = "", /) -> None: ...
+
 
 ROLES: tuple[Role, Role] = ("user", "assistant")
 TURN_TOKENS = 8
@@ -164,6 +169,11 @@ class _Look:
     def clips(self) -> tuple[Clip, ...]:
         return tuple(medium for medium in self.media if isinstance(medium, Clip))
 
+    def shows(self, options: PlanOptions) -> bool:
+        """Whether these options ask for the same frames: how long the answer may be does not matter."""
+        mine = self.options
+        return mine == replace(options, max_new_tokens=mine.max_new_tokens, rope_max=mine.rope_max)
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Turn:
@@ -223,7 +233,7 @@ class ChatSession:
             self._running.close()  # an answer left half-written: what it would have read next is given up
         look_options, generation = split_options({**self._options, **options})
         look = self._find_look(question, look_options)
-        turn = self._read(question, look, self._write_prompt(question, look))
+        turn = self._read(question, look, self._write_prompt(question, look, look_options))
         _tell(self._progress, "answer")
         told = replace(generation, max_new_tokens=turn.past.prompt.max_new_tokens)
         running = generate(self._model.lmm, turn.past.state, told)
@@ -232,12 +242,12 @@ class ChatSession:
 
     def _find_look(self, question: str, options: PlanOptions) -> _Look:
         """What the question is shown: as before, unless its options or the times it names are others."""
-        if self._look is not None and self._look.options == options and not self._names_other_times(question):
+        if self._look is not None and self._look.shows(options) and not self._names_other_times(question):
             return self._look
         media = self._open_sources()
         _tell(self._progress, "look")
         model = self._model.lmm
-        taken = options.reserve + self._tokens_of_turns() + self._tokens_of_stills(media)
+        taken = options.reserve + self._tokens_of_turns() + self._tokens_of_stills(media, options.rope_max)
         known = {clip.info.path: clip.info for clip in self._look.clips} if self._look else {}
         videos = [known.get(str(medium), medium) for medium in media if isinstance(medium, Path)]
         clips = iter(open_clips(videos, question, model.spec, model.tokenizer, replace(options, reserve=taken)))
@@ -268,14 +278,14 @@ class ChatSession:
         encode = self._model.lmm.tokenizer.encode
         return sum(len(encode(text)) + TURN_TOKENS for turn in self._turns for text in turn)
 
-    def _tokens_of_stills(self, media: Sequence[Path | Image]) -> int:
+    def _tokens_of_stills(self, media: Sequence[Path | Image], rope_max: float) -> int:
         stills = tuple(medium for medium in media if isinstance(medium, Image))
         if not stills:
             return 0
         model = self._model.lmm
-        return build_prompt([Message("user", "", stills)], model.spec, model.tokenizer, rope_max=math.inf).video_tokens
+        return build_prompt([Message("user", "", stills)], model.spec, model.tokenizer, rope_max=rope_max).video_tokens
 
-    def _write_prompt(self, question: str, look: _Look) -> Prompt:
+    def _write_prompt(self, question: str, look: _Look, options: PlanOptions) -> Prompt:
         """The whole dialogue with `question` at its end; a reply whose room nobody named gives way to it.
 
         Raises BudgetError when the dialogue has outgrown the model.
@@ -284,15 +294,15 @@ class ChatSession:
         first, *rest = [*said, Message("user", question)]
         messages = [replace(first, media=look.media), *rest]
         try:
-            return self._build(messages, look.options.max_new_tokens, look)
+            return self._build(messages, options.max_new_tokens, look, options.rope_max)
         except BudgetError:
-            if look.options.max_new_tokens is not None:
+            if options.max_new_tokens is not None:
                 raise
-            return self._build(messages, LEAST_REPLY_TOKENS, look)
+            return self._build(messages, LEAST_REPLY_TOKENS, look, options.rope_max)
 
-    def _build(self, messages: Sequence[Message], room: int | None, look: _Look) -> Prompt:
+    def _build(self, messages: Sequence[Message], room: int | None, look: _Look, most: float) -> Prompt:
         """The prompt at the smallest RoPE factor that does; of a later turn at one that spares reading all again."""
-        model, most = self._model.lmm, look.options.rope_max
+        model = self._model.lmm
         prompt = build_prompt(messages, model.spec, model.tokenizer, max_new_tokens=room, rope_max=most)
         if self._past is None or not self._turns or look is not self._look:
             return prompt
@@ -345,12 +355,17 @@ def _open_source(source: Source, progress: Progress | None) -> Path | Image:
 
 
 def _local(video: str | Path, progress: Progress | None = None) -> Path:
+    """The file that holds the video; a URL's is in the cache."""
     if not is_url(str(video)):
         return Path(video)
     _tell(progress, "fetch")
-    return fetch(str(video))
+    return fetch(str(video), lambda done, total: _tell(progress, "fetch", _megabytes(done, total)))
 
 
-def _tell(progress: Progress | None, stage: Stage) -> None:
+def _megabytes(done: int, total: int | None) -> str:
+    return f"{done / 1e6:.1f} MB" if total is None else f"{done / 1e6:.1f} of {total / 1e6:.1f} MB"
+
+
+def _tell(progress: Progress | None, stage: Stage, detail: str = "") -> None:
     if progress is not None:
-        progress(stage)
+        progress(stage, detail)

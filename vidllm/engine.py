@@ -225,13 +225,10 @@ def choose(logits: Tensor, options: GenerationOptions, generator: torch.Generato
         raise ModelError("the model's output is not a number: its precision overflowed; load it with dtype float32")
     if options.temperature == 0:
         return best
-    kept, ids = torch.sort(logits.float().cpu(), descending=True, stable=True)  # both (V,)
-    probabilities = torch.softmax((kept - kept[0]) / options.temperature, dim=0)
+    scores, ids = torch.topk(logits.float().cpu(), options.top_k or len(logits))  # both (top_k or V,), likeliest first
+    probabilities = torch.softmax((scores - scores[0]) / options.temperature, dim=0)
     before = probabilities.cumsum(0) - probabilities  # probability of everything likelier
-    allowed = before < options.top_p
-    if options.top_k:
-        allowed[options.top_k :] = False
-    drawn = torch.multinomial(probabilities * allowed, 1, generator=generator)
+    drawn = torch.multinomial(probabilities * (before < options.top_p), 1, generator=generator)
     return int(ids[drawn])
 
 
