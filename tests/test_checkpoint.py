@@ -187,7 +187,7 @@ def test_stop_ids(llava: Path) -> None:
     edit(llava / "generation_config.json", eos_token_id=4)
     assert stop_ids(llava, tokenizer) == (4,)
     (llava / "generation_config.json").unlink()
-    assert stop_ids(llava, tokenizer) == (tokenizer.eos_token_id,)
+    assert stop_ids(llava, tokenizer) == (tokenizer.token_to_id("</s>"),)
 
 
 def test_every_refusal_is_one_of_ours(llava: Path) -> None:

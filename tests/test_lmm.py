@@ -61,8 +61,8 @@ def video_prompt(
     """USER: frames, question, ASSISTANT: with as many placeholders as the geometry promises."""
     geometry = model.spec.geometry
     counts = geometry.frame_tokens(strides)  # type: ignore[union-attr]
-    before = model.tokenizer.encode("USER: ", add_special_tokens=False)
-    after = model.tokenizer.encode("\nwhat happens at 0:30? ASSISTANT:", add_special_tokens=False)
+    before = model.tokenizer.encode("USER: ", add_special_tokens=False).ids
+    after = model.tokenizer.encode("\nwhat happens at 0:30? ASSISTANT:", add_special_tokens=False).ids
     visuals = []
     position = len(before)
     for index, (stride, count) in enumerate(zip(strides, counts, strict=True)):
@@ -97,7 +97,9 @@ def messages(kind: str) -> list[dict[str, Any]]:
 
 def reference(model: ComposableLMM) -> Any:
     """transformers' own class with the same weights, loaded on its own."""
-    return type(model.network).from_pretrained(model.spec.folder, dtype=torch.float32).eval()
+    from transformers import AutoModelForImageTextToText
+
+    return AutoModelForImageTextToText.from_pretrained(model.spec.folder, dtype=torch.float32).eval()
 
 
 @pytest.mark.parametrize("name", ["llava", "vipllava"])
@@ -134,7 +136,7 @@ def anyres_inputs(model: ComposableLMM, image: NDArray[np.uint8]) -> dict[str, t
 
     The model itself checks that count: it refuses when its packed features are more or fewer.
     """
-    from transformers import LlavaNextImageProcessorPil, LlavaOnevisionImageProcessorPil
+    from transformers import AutoTokenizer, LlavaNextImageProcessorPil, LlavaOnevisionImageProcessorPil
 
     spec = model.spec
     onevision = spec.model_type == "llava_onevision"
@@ -142,8 +144,9 @@ def anyres_inputs(model: ComposableLMM, image: NDArray[np.uint8]) -> dict[str, t
     size = (image.shape[0], image.shape[1])
     grid = tile_grid(size, spec.image_size, spec.image_grids)
     count = anyres_tokens(size, grid, spec.image_size // spec.patch_size, spec.image_max_tiles)
-    text = model.tokenizer.apply_chat_template(messages("image"), add_generation_prompt=True, tokenize=False)
-    ids = model.tokenizer.encode(str(text).replace("<image>", "<image>" * count), return_tensors="pt")
+    tokenizer = AutoTokenizer.from_pretrained(spec.folder)
+    text = tokenizer.apply_chat_template(messages("image"), add_generation_prompt=True, tokenize=False)
+    ids = tokenizer.encode(str(text).replace("<image>", "<image>" * count), return_tensors="pt")
     pixels = cutter(image, return_tensors="pt")
     return {"input_ids": ids, "pixel_values": pixels["pixel_values"], "image_sizes": pixels["image_sizes"]}
 
@@ -190,7 +193,7 @@ def test_rope_factor_two_equals_a_model_built_with_linear_scaling(name: str, tin
     model = load(tiny(name))
     frames = pictures(4, model.spec.image_size, model.spec.image_size)
     scaled = model.prefill(video_prompt(model, frames, [2] * 4, factor=2.0))
-    network = type(model.network)
+    network = type(reference(model))
     config = network.config_class.from_pretrained(model.spec.folder)
     config.text_config.rope_parameters = {"rope_type": "linear", "factor": 2.0,
                                           "rope_theta": config.text_config.rope_parameters["rope_theta"]}  # fmt: skip
@@ -240,7 +243,7 @@ def test_extend_equals_prefill_of_the_whole(tiny: Callable[[str], Path]) -> None
     """Ids read one by one, several at a time, or all at once: the same logits, also under a fractional factor."""
     model = load(tiny("llava"))
     prompt = video_prompt(model, pictures(4, 112, 112), [2, 4, 4, 2], factor=1.37)
-    more = model.tokenizer.encode(" The red circle moves right.", add_special_tokens=False)
+    more = model.tokenizer.encode(" The red circle moves right.", add_special_tokens=False).ids
     whole = model.prefill(prompt_for(model, [*prompt.input_ids, *more], prompt.visuals, 1.37)).logits
     start = model.prefill(prompt)
     at_once = model.extend(start, more)

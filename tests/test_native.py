@@ -48,8 +48,8 @@ def video_prompt(model: NativeLMM, frames: NDArray[np.uint8], times: Sequence[fl
         shown = run.replace(marker, marker * count * groups)
     else:
         shown = "".join(f"<{t:.1f} seconds>" + run.replace(marker, marker * count) for t in times[::group])
-    ids = model.tokenizer.encode(f"user {shown} what happens at 0:30?", add_special_tokens=False)
-    first = ids.index(model.tokenizer.convert_tokens_to_ids(marker))
+    ids = model.tokenizer.encode(f"user {shown} what happens at 0:30?", add_special_tokens=False).ids
+    first = ids.index(model.tokenizer.token_to_id(marker))
     visual = Visual(pixels=frames, kind="video", stride=1, tokens=count * groups, position=first, newline="none",
                     times=tuple(times))  # fmt: skip
     return prompt_for(model, ids, [visual])  # type: ignore[arg-type]
@@ -125,7 +125,7 @@ def test_decoding_equals_transformers(name: str, tiny: Tiny) -> None:
 def test_extend_equals_prefill_of_the_whole(name: str, tiny: Tiny) -> None:
     model = load(tiny(name))
     prompt = video_prompt(model, pictures(4, *SIZES[name]), [0.0, 10.0, 20.0, 30.0])
-    more = model.tokenizer.encode(" The red circle moves right.", add_special_tokens=False)
+    more = model.tokenizer.encode(" The red circle moves right.", add_special_tokens=False).ids
     whole = model.prefill(prompt_for(model, [*prompt.input_ids, *more], prompt.visuals)).logits  # type: ignore[arg-type]
     start = model.prefill(prompt)
     torch.testing.assert_close(model.extend(start, more).logits, whole, atol=1e-5, rtol=0)
@@ -143,7 +143,7 @@ def test_still_image_equals_transformers(name: str, tiny: Tiny) -> None:
     seen = Qwen2VLImageProcessorPil.from_pretrained(tiny(name))(image, return_tensors="pt")
     count = int(seen["image_grid_thw"].prod()) // 4
     marker = model.spec.image_token
-    ids = model.tokenizer.encode(f"<|vision_start|>{marker * count}<|vision_end|> what is this?")
+    ids = model.tokenizer.encode(f"<|vision_start|>{marker * count}<|vision_end|> what is this?").ids
     kinds = (torch.tensor([ids]) == model.spec.image_token_id).int()
     with torch.no_grad():
         expected = reference(model)(input_ids=torch.tensor([ids]), mm_token_type_ids=kinds, **seen).logits[0, -1]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import json
 import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -21,12 +20,14 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
 from vidllm.errors import ConfigError, IncompleteModel, ModelNotFound, UnsupportedModel
-from vidllm.model.families import ModelSpec, read_spec
+from vidllm.model.families import ModelSpec, load_tokenizer, read_spec
+from vidllm.model.light import fits, load_light
 from vidllm.model.lmm import ComposableLMM, VideoLMM
+from vidllm.model.spec import read_json
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
     from torch import nn
-    from transformers import PreTrainedTokenizerBase
 
 log = logging.getLogger("vidllm")
 
@@ -44,7 +45,10 @@ _NETWORKS: dict[str, tuple[str, str]] = {
 }
 """model_type -> where transformers keeps its class. Importing that module alone saves seconds over the Auto classes."""
 
-_LOADING_ERRORS = (OSError, ValueError, RuntimeError, KeyError, AssertionError, SafetensorError, StrictDataclassError)
+_LOADING_ERRORS = (
+    OSError, ValueError, RuntimeError, KeyError, TypeError, ZeroDivisionError, AssertionError, SafetensorError,
+    StrictDataclassError,
+)  # fmt: skip
 """What a damaged or contradictory checkpoint makes transformers raise."""
 
 WHOLE_FILE_BYTES = 64 * 2**20
@@ -77,7 +81,7 @@ def load_model(
     place = choose_device(device)
     number = choose_dtype(dtype, place)
     network = _load_network(spec, place, number, device_map, quantize, allow_pickle)
-    tokenizer = _load_tokenizer(folder)
+    tokenizer = load_tokenizer(folder)
     model = _adapt(spec, tokenizer, network, fingerprint(folder))
     log.info("model: %s", describe(model))
     return model
@@ -139,29 +143,39 @@ def _load_network(
     quantize: Quantize | None,
     allow_pickle: bool,
 ) -> nn.Module:
-    """The real transformers class with all its weights, in evaluation mode."""
+    """The network with all its weights, in evaluation mode: light where it fits, else transformers' own class."""
     _check_files(spec.folder, allow_pickle)
-    options: dict[str, Any] = {
-        "dtype": dtype,
-        "local_files_only": True,
-        "output_loading_info": True,
-        "ignore_mismatched_sizes": True,  # so that they are reported, and refused below in one line
-        "use_safetensors": None if allow_pickle else True,
-    }
-    if device_map is not None or quantize is not None:
-        options["device_map"] = device_map or {"": str(device)}
-    if quantize is not None:
-        options["quantization_config"] = _quantization(quantize)
+    config = read_json(spec.folder / "config.json") or {}
+    network = None
+    if device_map is None and quantize is None and fits(spec.folder, config):
+        try:
+            network = load_light(spec.folder, config, device, dtype)
+        except _LOADING_ERRORS as error:
+            raise IncompleteModel(f"{spec.folder}: {_one_line(error)}; download the model again") from error
+    if network is None:
+        options: dict[str, Any] = {"dtype": dtype, "use_safetensors": None if allow_pickle else True}
+        if device_map is not None or quantize is not None:
+            options["device_map"] = device_map or {"": str(device)}
+        if quantize is not None:
+            options["quantization_config"] = _quantization(quantize)
+        network = _load_transformers(spec, options)
+        if "device_map" not in options:
+            network.to(device)
+    network.eval()
+    network.requires_grad_(False)
+    return network
+
+
+def _load_transformers(spec: ModelSpec, options: Mapping[str, Any]) -> nn.Module:
+    """The real class through `from_pretrained`, refused unless every weight was there."""
+    # Mismatched sizes are let pass so that they are reported, and refused in one line.
+    always = {"local_files_only": True, "output_loading_info": True, "ignore_mismatched_sizes": True}
     try:
         with _quiet():
-            network, report = _network_class(spec).from_pretrained(spec.folder, **options)
+            network, report = _network_class(spec).from_pretrained(spec.folder, **always, **options)
     except _LOADING_ERRORS as error:
         raise IncompleteModel(f"{spec.folder}: {_one_line(error)}; download the model again") from error
     _check_report(spec.folder, report)
-    network.eval()
-    network.requires_grad_(False)
-    if "device_map" not in options:
-        network.to(device)
     return network  # type: ignore[no-any-return]
 
 
@@ -236,16 +250,7 @@ def _quantization(quantize: Quantize) -> Any:
     )
 
 
-def _load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        raise IncompleteModel(f"{folder}: no usable tokenizer: {_one_line(error)}") from error
-
-
-def _adapt(spec: ModelSpec, tokenizer: PreTrainedTokenizerBase, network: nn.Module, mark: str) -> VideoLMM:
+def _adapt(spec: ModelSpec, tokenizer: Tokenizer, network: nn.Module, mark: str) -> VideoLMM:
     if spec.kind == "native":
         from vidllm.model.native import NativeLMM
 
@@ -290,14 +295,14 @@ def _digest_weights(digest: hashlib.blake2b, path: Path) -> None:
             digest.update(file.read(SAMPLE_BYTES))
 
 
-def stop_ids(folder: Path | str, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+def stop_ids(folder: Path | str, tokenizer: Tokenizer) -> tuple[int, ...]:
     """Every token id that ends an answer: those of generation_config.json, else the tokenizer's end of sequence."""
-    path = Path(folder) / "generation_config.json"
-    named = json.loads(path.read_text("utf-8")).get("eos_token_id") if path.is_file() else None
-    ids = [named] if isinstance(named, int) else list(named or [])
-    if not ids and isinstance(tokenizer.eos_token_id, int):
-        ids = [tokenizer.eos_token_id]
-    return tuple(ids)
+    named = (read_json(Path(folder) / "generation_config.json") or {}).get("eos_token_id")
+    if named is not None:
+        return (named,) if isinstance(named, int) else tuple(named)
+    text = (read_json(Path(folder) / "tokenizer_config.json") or {}).get("eos_token")
+    found = tokenizer.token_to_id(text["content"] if isinstance(text, dict) else text) if text else None
+    return () if found is None else (found,)
 
 
 def _one_line(error: BaseException) -> str:

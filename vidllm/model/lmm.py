@@ -22,7 +22,7 @@ from vidllm.model.reader import TextReader, check_counts
 from vidllm.model.rope import scaled_positions
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from tokenizers import Tokenizer
 
     from vidllm.model.families import ModelSpec
     from vidllm.prompt import Prompt, Visual
@@ -31,7 +31,7 @@ class VideoLMM(Protocol):
     """One conversation at a time: prefill once, extend for every later token."""
 
     spec: ModelSpec
-    tokenizer: PreTrainedTokenizerBase
+    tokenizer: Tokenizer
     fingerprint: str
 
     @property
@@ -71,7 +71,7 @@ class ComposableLMM(TextReader):
     def __init__(
         self,
         spec: ModelSpec,
-        tokenizer: PreTrainedTokenizerBase,
+        tokenizer: Tokenizer,
         network: nn.Module,
         fingerprint: str,
         *,

@@ -27,7 +27,7 @@ from vidllm.model.reader import TextReader, check_counts
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from transformers import PreTrainedTokenizerBase
+    from tokenizers import Tokenizer
 
     from vidllm.model.families import ModelSpec
     from vidllm.prompt import Prompt, Visual
@@ -42,7 +42,7 @@ class NativeLMM(TextReader):
     def __init__(
         self,
         spec: ModelSpec,
-        tokenizer: PreTrainedTokenizerBase,
+        tokenizer: Tokenizer,
         network: nn.Module,
         fingerprint: str,
         *,

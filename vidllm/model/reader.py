@@ -13,7 +13,7 @@ from vidllm.model.kv import KeyValues, State, rewind, writable
 from vidllm.model.rope import scaled_positions
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from tokenizers import Tokenizer
 
     from vidllm.model.families import ModelSpec
     from vidllm.prompt import Visual
@@ -31,7 +31,7 @@ class TextReader:
     def __init__(
         self,
         spec: ModelSpec,
-        tokenizer: PreTrainedTokenizerBase,
+        tokenizer: Tokenizer,
         network: nn.Module,
         language: nn.Module,
         fingerprint: str,
