@@ -9,6 +9,7 @@ import json
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
@@ -25,8 +26,8 @@ from PIL import Image as PIL
 import vidllm
 from tests import tiny_models
 from vidllm.ask import AnswerStream, ChatSession, Stage, VideoModel, load
-from vidllm.engine import generate, read
-from vidllm.errors import BudgetError, ConfigError, ModelError, NotAVideo, VideoNotFound
+from vidllm.engine import generate, read, shared_prefix
+from vidllm.errors import BudgetError, ConfigError, LimitExceeded, ModelError, NotAVideo, VideoNotFound
 from vidllm.model.features import FeatureCache
 from vidllm.options import GenerationOptions
 from vidllm.prompt import Message, build_prompt
@@ -188,6 +189,13 @@ def test_threads_do_not_disturb_each_other(model: VideoModel, clip: Path) -> Non
     assert together == [ask(question).text for question in questions]
 
 
+def test_a_guarded_look_gives_the_same_answer(model: VideoModel, clip: Path) -> None:
+    ask = partial(model.ask, clip, "what happens?", frames=4, max_new_tokens=8)
+    assert ask(guard=vidllm.Limits()).text == ask().text
+    with pytest.raises(LimitExceeded):
+        ask(guard=vidllm.Limits(file_bytes=100))
+
+
 # ------------------------------------------------------------------------------------- pictures, several videos
 
 
@@ -256,6 +264,26 @@ def test_a_follow_up_equals_asking_from_scratch(
         assert answer.text == expected
         assert chat.past is not None
         assert (chat.past.reused >= answer.usage.video_tokens) == (number > 0)
+
+
+def test_a_prompt_without_one_visual_token_is_refused(model: VideoModel, chat: ChatSession) -> None:
+    """Video silently dropped ends in an invented answer, the worst a reader can get."""
+    chat.ask(QUESTIONS[0])
+    assert chat.past is not None
+    with pytest.raises(ModelError, match="no visual token"):
+        read(model.lmm, replace(chat.past.prompt, video_tokens=0))
+
+
+def test_other_pixels_are_another_prompt(model: VideoModel, chat: ChatSession) -> None:
+    """Same ids, one pixel changed: nothing may be reused."""
+    clips = chat.stream(QUESTIONS[0]).clips
+    assert chat.past is not None
+    prompt = chat.past.prompt
+    again = replace(clips[0], frames=replace(clips[0].frames, pixels=clips[0].frames.pixels.copy()))
+    other = replace(clips[0], frames=replace(clips[0].frames, pixels=clips[0].frames.pixels ^ 1))
+    for clip, reused in ((again, True), (other, False)):
+        messages = (replace(prompt.messages[0], media=(clip,)),)
+        assert (shared_prefix(chat.past, replace(prompt, messages=messages)) > 0) == reused
 
 
 def test_a_follow_up_decodes_and_encodes_nothing(chat: ChatSession) -> None:
