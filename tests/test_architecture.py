@@ -15,7 +15,7 @@ FLOORS = (
     ("errors",),
     ("config", "caches", "video", "world"),
     ("budget", "policies"),
-    ("clip", "model", "shots"),
+    ("clip", "planning", "model", "shots"),
     ("prompt", "still", "options"),
     ("engine",),
     ("ask", "answer", "train", "doctor", "builtin"),

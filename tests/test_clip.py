@@ -183,7 +183,7 @@ specs = st.builds(
 
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(
-    specs, st.none() | st.integers(1, 120), st.sampled_from(["uniform", "slowfast", "focus", "auto"]),
+    specs, st.none() | st.integers(1, 120), st.sampled_from(["uniform", "slowfast", "focus", "change", "auto"]),
     st.none() | st.integers(1, 6), st.sampled_from(["", "what happens at 0:30?", "between 0:10 and 0:20?"]),
     st.floats(1, 4),
 )  # fmt: skip
@@ -334,10 +334,37 @@ def test_a_missing_file(llava: ModelSpec) -> None:
         plan_video("no such clip.mp4", "", llava, load_tokenizer(llava.folder))
 
 
-@pytest.mark.parametrize(("start", "end"), [(40.0, 50.0), (20.0, 10.0), (5.0, 5.0)])
-def test_a_range_without_frames(thirty_seconds: Path, llava: ModelSpec, start: float, end: float) -> None:
-    with pytest.raises(NoFrames):
+@pytest.mark.parametrize(
+    ("start", "end", "message"),
+    [
+        (40.0, 50.0, "no frame at 0:40 or later, it ends at 0:30; choose an earlier --from"),
+        (40.0, None, "no frame at 0:40 or later, it ends at 0:30; choose an earlier --from"),
+        (20.0, 10.0, "the range 0:20.00-0:10.00 is empty; choose a --to after --from"),
+        (5.0, 5.0, "the range 0:05.00-0:05.00 is empty; choose a --to after --from"),
+    ],
+)
+def test_a_range_without_frames(
+    thirty_seconds: Path, llava: ModelSpec, start: float, end: float | None, message: str
+) -> None:
+    with pytest.raises(NoFrames) as caught:
         plan_video(thirty_seconds, "", llava, load_tokenizer(llava.folder), PlanOptions(start=start, end=end))
+    assert str(caught.value) == f"{thirty_seconds}: {message}"
+
+
+def test_options_a_native_family_can_not_follow_are_said() -> None:
+    spec = read_spec(tiny_folders()["smolvlm"])
+    options = PlanOptions(stride=2, fit="pad", rope_max=4.0, frames=2)
+    plan = plan_video(MINUTE, "", spec, load_tokenizer(spec.folder), options).plan
+    assert [note.rsplit(", so ")[1] for note in plan.notes] == [
+        "--rope-max has no effect", "--stride has no effect", "--fit has no effect"
+    ]  # fmt: skip
+    assert (plan.fit, plan.rope_factor) == ("stretch", 1.0)
+
+
+def test_change_takes_as_many_frames_at_one_stride(llava: ModelSpec) -> None:
+    plan = plan_video(MINUTE, "", llava, load_tokenizer(llava.folder), PlanOptions(policy="change", frames=7))
+    assert strides(plan) == [2] * 7
+    assert plan.plan.policy == "change"
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from vidllm.errors import BudgetError
 
 Pooling = Literal["average", "max", "bilinear"]
 Newline = Literal["none", "one", "frame", "grid"]
-Policy = Literal["uniform", "slowfast", "focus", "auto"]
+Policy = Literal["uniform", "slowfast", "focus", "change", "auto"]
 Fit = Literal["pad", "stretch", "crop"]
 
 

@@ -1,8 +1,9 @@
-"""Which moments, and which of them fine: three policies of one allotment, each a function of how many frames.
+"""Which moments, and which of them fine: four policies of one allotment, each a function of how many frames.
 
     uniform    . . . . . . . . . .      one stride
     slowfast   # . . . # . . . # .      every fourth frame fine, the rest coarse
     focus      .   . #########   . .    fine near the times the question names, coarse elsewhere
+    change     . .. .  .   ....  .      one stride, more frames where the picture changes
 
 Pure over the clip's PTS; the budget decides how many frames, `sampling` which times.
 """
@@ -17,9 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vidllm.video import sampling
+from vidllm.video.info import VideoInfo
 from vidllm.video.sampling import SamplePlan
 
-Chosen = Literal["uniform", "slowfast", "focus"]
+Chosen = Literal["uniform", "slowfast", "focus", "change"]
 Spans = Sequence[tuple[float, float]]
 
 SLOW_EVERY = 4
@@ -38,6 +40,8 @@ class Look:
     end: float = float("inf")
     spans: tuple[tuple[float, float], ...] = ()
     fps: float | None = None
+    info: VideoInfo | None = None
+    """The clip's index, which `change` reads; the others need its times alone."""
 
     @property
     def available(self) -> int:
@@ -50,6 +54,8 @@ class Look:
             plan = sampling.at_fps(self.pts_seconds, self.fps, self.start, self.end, most=frames)
         elif self.policy == "focus":
             return _focus(self, frames)
+        elif self.policy == "change" and self.info is not None:
+            plan = sampling.change(self.info, frames or self.available, self.start, self.end)
         else:
             plan = sampling.uniform(self.pts_seconds, frames or self.available, self.start, self.end)
         return replace(plan, fine=self._fine(plan.times))
@@ -57,7 +63,7 @@ class Look:
     def _fine(self, times: Sequence[float]) -> tuple[bool, ...]:
         if self.policy == "slowfast":
             return tuple(i % SLOW_EVERY == 0 for i in range(len(times)))
-        if self.policy == "uniform":
+        if self.policy in ("uniform", "change"):
             return (False,) * len(times)
         reach = sampling.POINT_RADIUS * sampling.STEP_SECONDS
         return tuple(any(a - reach <= t <= b + reach for a, b in self.spans) for t in times)

@@ -263,8 +263,11 @@ def _smolvlm(folder: Path, config: Json, tokenizer: Tokenizer) -> ModelSpec:
     settings = {**_processor(folder, config, "image"), **_processor(folder, config, "video")}
     patch, merge = vision.get("patch_size", 32), config.get("scale_factor", 2)
     side = (settings.get("max_image_size") or {}).get("longest_edge") or vision.get("image_size", 224)
-    if side % (patch * merge):
-        raise IncompleteModel(f"{folder}: frames of {side} px are no multiple of patch {patch} x scale factor {merge}")
+    if side // patch % merge:
+        raise IncompleteModel(
+            f"{folder}: frames of {side} px have {side // patch} patches a side, no multiple of scale factor {merge}; "
+            "save config and processor from the same model"
+        )
     token_id = config.get("image_token_id", 128257)
     return ModelSpec(
         folder=folder, model_type="smolvlm", text_type=str(text.get("model_type", "llama")), kind="native",

@@ -1,0 +1,283 @@
+"""From a number of frames to a plan that fits: policy, range, subtitles, stamps and sizes of one clip; no pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from typing import TYPE_CHECKING
+
+from vidllm.budget import (
+    Fit,
+    Geometry,
+    NativeGeometry,
+    PlannedFrame,
+    Policy,
+    Room,
+    TokenPlan,
+    composable_frames,
+    native_frames,
+    plan_tokens,
+)
+from vidllm.errors import ConfigError, NoFrames
+from vidllm.model.chat import AnyTokenizer, Shown, count_text_tokens, count_tokens
+from vidllm.policies import Chosen, Look
+from vidllm.video.decode import FrameSet, Reader
+from vidllm.video.fit import inner_size
+from vidllm.video.info import VideoInfo
+from vidllm.video.sampling import SamplePlan, allow_snap
+from vidllm.video.timecode import Focus, find_focus, format_time, outside_notes
+
+if TYPE_CHECKING:
+    from vidllm.model.spec import ModelSpec
+    from vidllm.video.guard import Limits
+    from vidllm.video.subtitles import Line
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanOptions:
+    """What a user may say about the look at a clip; None leaves the choice to the plan."""
+
+    start: float | None = None
+    """Seconds, viewer's clock; the range is half-open [start, end)."""
+    end: float | None = None
+    frames: int | None = None
+    """Exactly so many frames (fewer only when the range holds fewer, and then the plan's notes say so)."""
+    fps: float | None = None
+    """Frames per second of the range; with `frames` too, whichever gives fewer."""
+    policy: Policy = "auto"
+    stride: int | None = None
+    """Pooling stride of every frame; None: the model's own (fine and coarse)."""
+    rope_max: float = 2.0
+    max_new_tokens: int | None = None
+    """Room for the reply; None: 256, shrinking to 64 when room is short."""
+    reserve: int = 0
+    """Tokens of the context that are spoken for: earlier turns, other videos of the same prompt."""
+    reader: Reader = "auto"
+    subtitles: bool = True
+    fit: Fit | None = None
+    """How frames meet the square tile; None: the model's own."""
+    snap: bool = False
+    """Let a key frame stand in for a time within half the distance between frames (faster on long clips)."""
+    guard: Limits | None = None
+    """Read the file in a killable child under these limits; None: in this process (decord always runs guarded)."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("frames", 1), ("stride", 1), ("max_new_tokens", 1), ("rope_max", 1), ("reserve", 0)):
+            value = getattr(self, name)
+            if value is not None and not value >= least:
+                raise ConfigError(f"{name} must be at least {least}, got {value}")
+        if self.fps is not None and not self.fps > 0:
+            raise ConfigError(f"fps must be positive, got {self.fps}")
+
+
+def room_of(spec: ModelSpec, options: PlanOptions) -> Room:
+    """The positions this model has under these options."""
+    return Room(
+        context=spec.context, rope_max=options.rope_max, max_new_tokens=options.max_new_tokens,
+        scalable=spec.rope_scalable,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planner:
+    """One clip, one question, one model: from a number of frames to a plan."""
+
+    info: VideoInfo
+    spec: ModelSpec
+    options: PlanOptions
+    look: Look
+    focus: Focus | None
+    subtitles: tuple[str, ...]
+    count_text: Callable[[Sequence[float]], int]
+    """Tokens of everything that is text, were frames at these times (seconds) shown."""
+    notes: tuple[str, ...]
+
+    @classmethod
+    def of(
+        cls, info: VideoInfo, question: str, spec: ModelSpec, tokenizer: AnyTokenizer | None, options: PlanOptions
+    ) -> Planner:
+        """Settle policy, range and notes; nothing is counted yet."""
+        start, end = _range(info, options)
+        focus = find_focus(question, min(end, info.duration), start)
+        policy, notes = _policy(options, focus)
+        subtitles: tuple[str, ...] = ()
+        dropped: tuple[str, ...] = ()
+        if options.subtitles:
+            most = int(SUBTITLE_SHARE * room_of(spec, options).capacity)
+            subtitles, dropped = _subtitles(info, start, end, focus, most, lambda text: count_tokens(text, tokenizer))
+
+        def count_text(times: Sequence[float]) -> int:
+            shown = Shown(kind="video", times=tuple(times), duration=info.duration, subtitles=subtitles)
+            return options.reserve + count_text_tokens(question, spec, tokenizer, shown)
+
+        return cls(
+            info=info, spec=spec, options=options, focus=focus, subtitles=subtitles, count_text=count_text,
+            look=Look(
+                info=info, pts_seconds=info.pts_seconds, policy=policy, start=start, end=end, fps=options.fps,
+                spans=focus.spans if focus else (),
+            ),
+            notes=(
+                *_unused(spec, options), *notes, *dropped, *outside_notes(question, min(end, info.duration), start)
+            ),
+        )  # fmt: skip
+
+    def plan(self) -> TokenPlan:
+        """The frames asked for, or, when no number was, as many as fit."""
+        if self.options.frames is not None or self.options.fps is not None:
+            return self._best_size(self._moments(self.options.frames))
+        moments = self._moments(self._default_frames())
+        if self._roomy(moments):
+            return self._best_size(moments)
+        low, high = 1, len(moments)  # one frame is taken even beside a shorter reply; so many are too many
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if self._roomy(self._moments(middle)) else (low, middle)
+        return self._best_size(self._moments(low))
+
+    def _roomy(self, moments: SamplePlan) -> bool:
+        """Whether these fit, at their smallest, beside the whole reply: no default costs the answer its room."""
+        frames = self._frames(moments, self._sizes()[-1])
+        text = self.count_text(moments.times)
+        return room_of(self.spec, self.options).fits(sum(frame.tokens for frame in frames) + text)
+
+    def seen(self, plan: TokenPlan, frames: FrameSet) -> TokenPlan:
+        """`plan` with the times that were really decoded, its text counted again under them."""
+        times = [float(t) for t in frames.pts_seconds]
+        shown = [replace(frame, time=t) for frame, t in zip(plan.frames, times, strict=True)]
+        again = self._plan_tokens(shown, plan.frame_size, plan.tolerance, self.count_text(times))
+        return replace(again, reader=frames.reader, notes=(*again.notes, *frames.notes))
+
+    def _default_frames(self) -> int | None:
+        """None lets the focus layout say; slowfast lives on many cheap frames, so it takes twice as many."""
+        most = self.spec.default_frames
+        return {"focus": None, "slowfast": 2 * most}.get(self.look.policy, most)
+
+    def _moments(self, frames: int | None) -> SamplePlan:
+        moments = self.look.moments(frames)
+        return allow_snap(moments) if self.options.snap else moments
+
+    def _sizes(self) -> list[tuple[int, int] | None]:
+        """Frame sizes (height, width) to try, best first; composable models have one, the tile's."""
+        spec = self.spec
+        if isinstance(spec.geometry, NativeGeometry):
+            return list(spec.geometry.sizes(self.info.height, self.info.width))
+        if not spec.image_size:
+            return [None]
+        return [inner_size(self.info.height, self.info.width, spec.image_size, self._fit)]
+
+    @property
+    def _fit(self) -> Fit:
+        """How frames meet the tile; native frames are scaled, never padded or cropped."""
+        return self.spec.fit if self.spec.kind == "native" else self.options.fit or self.spec.fit
+
+    def _frames(self, moments: SamplePlan, size: tuple[int, int] | None) -> tuple[PlannedFrame, ...]:
+        geometry = self.spec.geometry
+        if isinstance(geometry, Geometry):
+            strides = [self._stride(fine) for fine in moments.fine]
+            return composable_frames(list(zip(moments.times, strides, strict=True)), geometry)
+        assert size is not None
+        return native_frames(moments.times, geometry, size)
+
+    def _stride(self, fine: bool) -> int:
+        if self.options.stride is not None:
+            return self.options.stride
+        if self.look.policy in ("uniform", "change"):
+            return self.spec.uniform_stride
+        return self.spec.fine_stride if fine else self.spec.coarse_stride
+
+    def _best_size(self, moments: SamplePlan) -> TokenPlan:
+        """The plan of these moments with the largest frames that fit; composable frames have one size."""
+        text = self.count_text(moments.times)
+        sizes = self._sizes()
+        room = room_of(self.spec, self.options)
+        for size in sizes:
+            frames = self._frames(moments, size)
+            if room.fits(sum(frame.tokens for frame in frames) + text):
+                break
+        return self._plan_tokens(frames, size, moments.tolerance, text)
+
+    def _plan_tokens(
+        self, frames: Sequence[PlannedFrame], size: tuple[int, int] | None, tolerance: float, text: int
+    ) -> TokenPlan:
+        return plan_tokens(
+            frames, text_tokens=text, room=room_of(self.spec, self.options), geometry=self.spec.geometry,
+            policy=self.look.policy, fit=self._fit, tolerance=tolerance,
+            frame_size=size, reader=self.options.reader, notes=(*self.notes, *self._shortfall(len(frames))),
+        )  # fmt: skip
+
+    def _shortfall(self, frames: int) -> tuple[str, ...]:
+        asked = self.options.frames
+        if asked is None or frames >= asked or (self.options.fps is not None and frames < self.look.available):
+            return ()
+        return (f"{asked} frames were asked for and the range holds {frames}; all of them are shown",)
+
+
+SUBTITLE_SHARE = 0.25
+"""Most of the context that subtitles may take; frames are what the question is about."""
+
+
+def _subtitles(
+    info: VideoInfo, start: float, end: float, focus: Focus | None, most: int, count: Callable[[str], int]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Lines in the range, ready to print, and notes: over `most` tokens, those nearest the named times stay."""
+    from vidllm.video.subtitles import read_subtitles
+
+    lines = read_subtitles(info, start, end)
+    kept = _nearest_lines(lines, focus.spans if focus else (), most, count)
+    dropped = len(lines) - len(kept)
+    notes = (f"{dropped} of {len(lines)} subtitle lines were left out for want of room",) if dropped else ()
+    return tuple(str(line) for line in kept), notes
+
+
+def _nearest_lines(
+    lines: Sequence[Line], spans: Sequence[tuple[float, float]], most: int, count: Callable[[str], int]
+) -> list[Line]:
+    """As many as fit into `most` tokens: by distance from the spans, or without spans evenly over the range."""
+
+    def distance(index: int) -> float:
+        return min(max(a - lines[index].end, lines[index].start - b, 0.0) for a, b in spans)
+
+    order = sorted(range(len(lines)), key=distance if spans else _evenly)
+    sizes = accumulate(count(f"{lines[i]}\n") for i in order)
+    return [lines[i] for i in sorted(i for i, size in zip(order, sizes, strict=True) if size <= most)]
+
+
+def _evenly(index: int) -> int:
+    """Bits reversed: sorted by it, every beginning of 0, 1, 2 ... is spread evenly (0 4 2 6 1 5 3 7)."""
+    return int(f"{index:032b}"[::-1], 2)
+
+
+def _range(info: VideoInfo, options: PlanOptions) -> tuple[float, float]:
+    """[start, end) in seconds, end possibly infinite; NoFrames when it is empty or behind the clip's end."""
+    start, end = options.start or 0.0, float("inf") if options.end is None else options.end
+    if not start < end:
+        asked = f"{format_time(start, decimals=2)}-{format_time(end, decimals=2)}"
+        raise NoFrames(f"{info.path}: the range {asked} is empty; choose a --to after --from")
+    if info.duration and start >= info.duration:
+        raise NoFrames(
+            f"{info.path}: no frame at {format_time(start)} or later, it ends at {format_time(info.duration)}; "
+            "choose an earlier --from"
+        )
+    return start, end
+
+
+def _unused(spec: ModelSpec, options: PlanOptions) -> tuple[str, ...]:
+    """A word for each option that this model can not follow: nothing the user asked for is ignored in silence."""
+    said = []
+    if not spec.rope_scalable and options.rope_max != PlanOptions.rope_max:
+        said.append(f"{spec.model_type} does not scale its positions, so --rope-max has no effect")
+    if spec.kind == "native" and options.stride is not None:
+        said.append(f"{spec.model_type} lays out its own frames, so --stride has no effect")
+    if spec.kind == "native" and options.fit is not None:
+        said.append(f"{spec.model_type} lays out its own frames, so --fit has no effect")
+    return tuple(said)
+
+
+def _policy(options: PlanOptions, focus: Focus | None) -> tuple[Chosen, tuple[str, ...]]:
+    """The policy that `auto` means here, and what is to be said about it."""
+    if options.policy == "auto":
+        return ("focus" if focus else "uniform"), ()
+    if options.policy == "focus" and focus is None:
+        return "uniform", ("the question names no time, so the frames are uniform",)
+    return options.policy, ()
