@@ -27,10 +27,7 @@ from vidllm.errors import LimitExceeded, VideoError, VidllmError
 from vidllm.video import wire
 from vidllm.video.container import check_file
 from vidllm.video.decode import FrameSet, Reader
-from vidllm.video.guard_child import is_child
 from vidllm.video.info import VideoInfo
-
-__all__ = ["Limits", "close_workers", "is_child", "probe_guarded", "read_frames_guarded"]
 
 START_SECONDS = 120.0
 """Longest start of a child, on a machine that has other things to do."""
@@ -99,16 +96,26 @@ def _guarded(job: dict[str, object], limits: Limits) -> object:
     check_file(path)
     if (size := os.path.getsize(path)) > limits.file_bytes:
         raise LimitExceeded(f"{path}: {size} bytes are more than the limit of {limits.file_bytes}; cut the clip first")
-    worker = _borrow()
-    try:
-        reply = worker.call({**job, "limits": asdict(limits)}, limits)
-    except BaseException:  # Ctrl-C too leaves no child behind
-        worker.kill()
-        raise
-    _give_back(worker)
+    reply = _ask({**job, "limits": asdict(limits)}, limits)
     if "error" in reply:
         raise _error(str(reply["error"]), str(reply["message"]))
     return reply["value"]
+
+
+def _ask(job: dict[str, object], limits: Limits) -> dict[str, Any]:
+    """The reply of an idle child, or of a new one when none is idle or the idle ones have died."""
+    while True:
+        worker = _borrow()
+        try:
+            reply = worker.call(job, limits)
+        except _NotBegun:
+            worker.kill()
+            continue
+        except BaseException:  # Ctrl-C too leaves no child behind
+            worker.kill()
+            raise
+        _give_back(worker)
+        return reply
 
 
 def _error(name: str, message: str) -> VidllmError:
@@ -150,6 +157,10 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_workers)
 
 
+class _NotBegun(Exception):
+    """A child that served before was found dead: its next job did not kill it."""
+
+
 class _Worker:
     """One child process and the pipes to it."""
 
@@ -164,7 +175,7 @@ class _Worker:
             env=_environment(),
             start_new_session=True,
         )
-        self._jobs_done = 0
+        self._jobs = 0
         try:
             with _Watch(self.process, Limits(seconds=START_SECONDS)) as watch:
                 self._receive(watch, "vidllm.video.guard", 0)
@@ -173,14 +184,17 @@ class _Worker:
             raise
 
     def call(self, job: dict[str, object], limits: Limits) -> dict[str, Any]:
-        """The child's reply, or `VideoError` when it did not live to give one."""
+        """The child's reply, or `VideoError` when it did not live to give one, `_NotBegun` if it had died before."""
+        path = str(job["path"])
+        self._jobs += 1
         with _Watch(self.process, limits) as watch:
             try:
                 wire.send(cast(BinaryIO, self.process.stdin), job)
-            except BrokenPipeError:
-                raise watch.failure(str(job["path"])) from None
-            self._jobs_done += 1
-            return cast(dict[str, Any], self._receive(watch, str(job["path"]), limits.memory_bytes))
+                wire.receive(cast(BinaryIO, self.process.stdout))
+            except (BrokenPipeError, wire.BrokenMessage):
+                failure = watch.failure(path)
+                raise (failure if self._jobs == 1 or isinstance(failure, LimitExceeded) else _NotBegun()) from None
+            return cast(dict[str, Any], self._receive(watch, path, limits.memory_bytes))
 
     def _receive(self, watch: "_Watch", path: str, max_bytes: int) -> object:
         try:
@@ -190,7 +204,7 @@ class _Worker:
 
     def is_spent(self) -> bool:
         """Whether the child is better replaced: it grew, it is old, or it is gone."""
-        return self._jobs_done >= RECYCLE_JOBS or not 0 < _resident_bytes(self.process.pid) < RECYCLE_BYTES
+        return self._jobs >= RECYCLE_JOBS or not 0 < _resident_bytes(self.process.pid) < RECYCLE_BYTES
 
     def kill(self) -> None:
         """End the child and wait for its end."""

@@ -16,6 +16,7 @@ from vidllm.errors import LimitExceeded, NoFrames, VideoError, VidllmError
 from vidllm.video import wire
 from vidllm.video.decode import FrameSet, read_frames
 from vidllm.video.info import VideoInfo, probe
+from vidllm.video.isolation import enter_child
 from vidllm.video.picture import fitted_size
 
 PARENT_CHECK_SECONDS = 0.5
@@ -25,18 +26,10 @@ ADDRESS_SLACK_BYTES = 1 << 30
 """Writable address space that is no data: thread stacks, libraries. The guard watches the real memory from outside."""
 KEPT_CLIPS = 8
 
-_inside = False
-
-
-def is_child() -> bool:
-    """Whether this process is a guard's child."""
-    return _inside
-
 
 def main() -> None:
     """Answer jobs from stdin until it closes."""
-    global _inside
-    _inside = True
+    enter_child()
     jobs, replies = _private_streams()
     _no_core_dumps()
     threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
@@ -44,6 +37,7 @@ def main() -> None:
     with contextlib.suppress(wire.BrokenMessage, BrokenPipeError):  # the guard has ended
         while True:
             job = wire.receive(jobs)
+            wire.send(replies, "begun")
             wire.send(replies, _answer(job))
 
 
