@@ -1,0 +1,483 @@
+"""The command line as its users meet it: stdout is the answer, stderr one line a thing, the exit code the truth."""
+
+import http.server
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests import tiny_models
+from vidllm_cli import main as command_line
+
+Result = tuple[int, str, str]
+Run = Callable[..., Result]
+
+COMMANDS = ("ask", "chat", "plan", "frames", "doctor", "world", "world make")
+GRID = ("--grid", "24x24", "--context", "4096")
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """`vidllm ...` in this process, in an empty folder: (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("VIDLLM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("VIDLLM_DEBUG", raising=False)
+
+    def run(*words: object) -> Result:
+        code = command_line.main([str(word) for word in words])
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A LLaVA of random weights."""
+    return tiny_models.llava(tmp_path_factory.mktemp("cli") / "llava")
+
+
+def start(*words: object, **options: object) -> subprocess.Popen[str]:
+    """`vidllm ...` as a process of its own."""
+    command = [sys.executable, "-m", "vidllm_cli.main", *map(str, words)]
+    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
+    return subprocess.Popen(command, text=True, **pipes)  # type: ignore[call-overload,no-any-return]
+
+
+def one_line(err: str) -> str:
+    """What stderr says, when it is a single line for a person."""
+    assert err.startswith("vidllm: "), err
+    assert err.count("\n") == 1, err
+    assert err.endswith("\n"), err
+    assert "Traceback" not in err
+    return err[len("vidllm: ") :].strip()
+
+
+def size_of(picture: str | Path) -> tuple[int, int]:
+    """(width, height) in pixels."""
+    with Image.open(picture) as opened:
+        return opened.size
+
+
+# ------------------------------------------------------------------------------------------------------------- help
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_shows_examples_that_are_real_commands(run: Run, command: str) -> None:
+    code, out, err = run(*command.split(), "--help")
+    assert (code, err) == (0, "")
+    assert "Usage: vidllm" in out
+    if command != "world":
+        examples = re.findall(r"^ +(vidllm .*)$", out, re.MULTILINE)
+        assert examples
+        assert all(line.split()[1] in {name.split()[0] for name in COMMANDS} for line in examples)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="asks the system for a process's CPU time as POSIX does")
+def test_help_and_plan_answer_at_once(clips: dict[str, Path]) -> None:
+    """CPU time, best of three: what else the machine does must not fail this. Wall time is in benchmarks/."""
+
+    def cpu_seconds(*words: object) -> float:
+        process = start(*words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        assert process.returncode == 0
+        return usage.ru_utime + usage.ru_stime
+
+    assert min(cpu_seconds("--help") for _ in range(3)) < 0.25
+    assert min(cpu_seconds("plan", clips["constant"], *GRID) for _ in range(3)) < 0.75
+
+
+def test_no_command_shows_the_help_and_is_a_usage_error(run: Run) -> None:
+    code, out, err = run()
+    assert (code, out) == (2, "")
+    assert "Commands:" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["aks"], "No such command 'aks'"),
+        (["ask"], "Missing argument"),
+        (["ask", "clip.mp4", "what?", "--frmes", "8"], "--frames"),
+        (["plan", "clip.mp4", "--policy", "clever"], "'slowfast'"),
+        (["plan", "clip.mp4", "--frames", "0"], "--frames"),
+        (["plan", "clip.mp4", "--from", "soon"], "m:ss (1:30)"),
+        (["plan", "clip.mp4", "--grid", "24"], "24x24"),
+        (["frames", "clip.mp4"], "--output"),
+        (["world", "make", "-n", "0", "-o", "x"], "--count"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line_and_2(run: Run, words: list[str], says: str) -> None:
+    code, out, err = run(*words)
+    assert (code, out) == (2, "")
+    assert says in one_line(err)
+    assert "--help" in err
+
+
+def test_version(run: Run) -> None:
+    code, out, err = run("--version")
+    assert (code, err) == (0, "")
+    assert re.fullmatch(r"vidllm \d+\.\d+\.\d+\n", out)
+
+
+# ------------------------------------------------------------------------------------------------------ wrong input
+
+
+def bad_files(folder: Path) -> dict[str, Path]:
+    """Files that are no videos, by what they are."""
+    (folder / "folder.mp4").mkdir()
+    (folder / "zero.mp4").touch()
+    (folder / "text.mp4").write_text("I am a text.\n" * 100)
+    (folder / "noise.mp4").write_bytes(bytes(range(256)) * 64)
+    names = ("missing", "folder", "zero", "text", "noise")
+    return {name: folder / f"{name}.mp4" for name in names}
+
+
+@pytest.mark.parametrize("kind", ["missing", "folder", "zero", "text", "noise"])
+@pytest.mark.parametrize("command", ["ask", "chat", "plan", "frames"])
+def test_no_video_is_one_line_and_1_before_a_model_is_loaded(
+    run: Run, tmp_path: Path, tiny: Path, command: str, kind: str
+) -> None:
+    path = bad_files(tmp_path)[kind]
+    more = {"ask": ["what?", "-m", tiny], "chat": ["-m", tiny], "plan": GRID, "frames": ["-o", "sheet.png"]}[command]
+    code, out, err = run(command, path, *more)
+    assert (code, out) == (1, "")
+    assert path.name in one_line(err)
+    assert not (tmp_path / "sheet.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--from", "1:00"], "0:0"),
+        (["--from", "1", "--to", "1"], "range"),
+        (["--frames", "600", *GRID], "--frames"),
+        (["--grid", "24x24", "--context", "64"], "tokens"),
+        (["-m", "nowhere"], "nowhere: no such folder"),
+        (["-m", "no body/at all"], "no such folder"),
+        ([*GRID, "-m", "llava"], "leave one of them out"),
+    ],
+)
+def test_what_can_not_be_planned_is_one_line_and_1(
+    run: Run, clips: dict[str, Path], tiny: Path, words: list[str], says: str
+) -> None:
+    model = [] if {"-m", "--grid"} & set(words) else ["-m", tiny]
+    frames = [] if "--frames" in words else ["--frames", "8"]
+    long = clips["constant"]
+    code, out, err = run("plan", long, *words, *model, *frames)
+    if "600" in words:  # the clip holds 60 frames, which fit: ask more of it
+        code, out, err = run("plan", long, *words, "--stride", "1")
+    assert (code, out) == (1, "")
+    assert says in one_line(err)
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        (None, "config.json"),
+        ({"model_type": "llama", "architectures": ["LlamaForCausalLM"]}, "text-only"),
+        ({"model_type": "florence2", "vision_config": {}}, "no adapter"),
+    ],
+)
+def test_a_folder_that_is_no_image_model_is_one_line(
+    run: Run, clips: dict[str, Path], tmp_path: Path, config: dict[str, object] | None, says: str
+) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    if config is not None:
+        (folder / "config.json").write_text(json.dumps(config))
+    code, out, err = run("ask", clips["constant"], "what?", "-m", folder)
+    assert (code, out) == (1, "")
+    assert says in one_line(err)
+
+
+@pytest.mark.parametrize(
+    "missing", ["tokenizer.json", "preprocessor_config.json", "processor_config.json", "model.safetensors"]
+)
+def test_an_incomplete_model_names_what_is_missing(
+    run: Run, clips: dict[str, Path], tmp_path: Path, tiny: Path, missing: str
+) -> None:
+    if not (tiny / missing).exists():
+        pytest.skip(f"this checkpoint keeps no {missing}")
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for file in tiny.iterdir():
+        if file.name != missing:
+            (folder / file.name).symlink_to(file)
+    code, out, err = run("ask", clips["constant"], "what?", "-m", folder)
+    assert (code, out) == (1, "")
+    assert str(folder) in one_line(err)
+
+
+def test_a_url_that_can_not_be_reached_is_one_line(run: Run) -> None:
+    code, out, err = run("plan", "http://127.0.0.1:9/clip.mp4", *GRID)
+    assert (code, out) == (1, "")
+    assert "http://127.0.0.1:9/clip.mp4" in one_line(err)
+
+
+def test_debug_shows_the_traceback(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VIDLLM_DEBUG", "1")
+    code, _, err = run("plan", "missing.mp4", *GRID)
+    assert code == 1
+    assert "Traceback" in err
+    assert err.splitlines()[-1].startswith("vidllm: missing.mp4")
+
+
+def test_a_name_with_line_breaks_and_escapes_stays_one_harmless_line(run: Run) -> None:
+    _, _, err = run("plan", "a\nb\x1b[31m.mp4", *GRID)
+    assert "\\x1b[31m" in one_line(err)
+
+
+# ------------------------------------------------------------------------------------------------------------- plan
+
+
+def test_plan_prints_the_contract(run: Run, clips: dict[str, Path]) -> None:
+    """56 frames of 12 x 12 tokens are 8064: a context of 4096 stretched by 2 holds them, and 128 for the answer."""
+    code, out, _ = run("plan", clips["constant"], *GRID, "--stride", "2", "--frames", "56", "--json")
+    plan = json.loads(out)
+    assert code == 0
+    assert len(plan["frames"]) == 56
+    assert {frame["tokens"] for frame in plan["frames"]} == {144}
+    assert plan["video_tokens"] == 8064
+    assert plan["total"] <= 8192
+    assert plan["rope_factor"] == 2.0
+    assert plan["video"] == {
+        "path": str(clips["constant"]), "duration": 2.4, "width": 160, "height": 96, "fps": 25.0, "frames": 60,
+    }  # fmt: skip
+    assert plan.keys() >= {"text_tokens", "max_new_tokens", "context", "policy", "reader"}
+
+
+def test_plan_for_people_adds_up(run: Run, clips: dict[str, Path]) -> None:
+    code, out, _ = run("plan", clips["constant"], *GRID, "--stride", "2", "--frames", "16")
+    assert code == 0
+    video, text, answer, total = (
+        int(re.search(rf"^{word} +(\d+)", out, re.MULTILINE)[1])  # type: ignore[index]
+        for word in ("video", "text", "answer", "total")
+    )
+    assert video == 16 * 144
+    assert video + text + answer == total
+
+
+def test_plan_loads_no_torch(clips: dict[str, Path]) -> None:
+    code = (
+        "import sys; from vidllm_cli.main import main; "
+        f"main(['plan', {str(clips['constant'])!r}, '--grid', '24x24']); "
+        "sys.exit(bool({'torch', 'transformers', 'rich'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+
+
+# ----------------------------------------------------------------------------------------------------------- frames
+
+
+def test_frames_writes_every_picture_and_names_its_time(run: Run, clips: dict[str, Path], tmp_path: Path) -> None:
+    code, out, err = run("frames", clips["constant"], "-o", "shots", "--frames", "5", "--from", "1", "--to", "2")
+    assert (code, err) == (0, "")
+    paths = [Path(line) for line in out.splitlines()]
+    assert [path.name.split("_")[1] for path in paths] == [
+        "0-01.000.png", "0-01.240.png", "0-01.480.png", "0-01.720.png", "0-01.960.png",
+    ]  # fmt: skip
+    assert {size_of(path) for path in paths} == {(160, 96)}
+    assert sorted(Path("shots").iterdir()) == sorted(paths), "nothing else is left there"
+
+
+def test_frames_draws_one_sheet(run: Run, clips: dict[str, Path]) -> None:
+    code, out, err = run("frames", clips["constant"], "-o", "sheet.png")
+    assert (code, out, err) == (0, "sheet.png\n", "")
+    assert size_of("sheet.png")[0] > 160
+
+
+def test_frames_are_dense_where_the_question_looks(run: Run, clips: dict[str, Path]) -> None:
+    code, out, _ = run("frames", clips["constant"], "what happens at 0:01?", "-o", "shots", "--json")
+    times = [frame["time"] for frame in json.loads(out)["frames"]]
+    assert code == 0
+    assert {0.0, 0.48, 1.0, 1.48, 2.0} <= set(times)
+
+
+@pytest.mark.parametrize("output", ["sheet.gif", "clip.mp4", "nowhere/sheet.png"])
+def test_frames_refuses_what_it_can_not_write(run: Run, clips: dict[str, Path], output: str) -> None:
+    code, out, err = run("frames", clips["constant"], "-o", output)
+    assert (code, out) == (1, "")
+    assert output in one_line(err)
+
+
+def test_frames_that_can_not_be_written_leave_nothing(
+    run: Run, clips: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = 0
+
+    def full_disk(self: Image.Image, path: Path, **options: object) -> None:
+        nonlocal written
+        written += 1
+        if written > 3:
+            raise OSError(28, "No space left on device")
+        path.write_bytes(b"some")
+
+    monkeypatch.setattr(Image.Image, "save", full_disk)
+    code, out, err = run("frames", clips["constant"], "-o", "shots")
+    assert (code, out) == (1, "")
+    assert "No space left on device" in one_line(err)
+    assert not Path("shots").exists()
+
+
+# ------------------------------------------------------------------------------------------- names, URLs, pipes
+
+
+@pytest.mark.parametrize("before", [["--"], []])
+def test_names_with_dashes_spaces_and_chinese(run: Run, clips: dict[str, Path], before: list[str]) -> None:
+    name = clips["name"].name
+    assert name.startswith("-")
+    os.symlink(clips["name"], name)
+    code, out, err = run("plan", *GRID, "--json", *before, name if before else f"./{name}")
+    assert (code, err) == (0, "") or "note:" in err
+    assert name in json.loads(out)["video"]["path"]
+
+
+@pytest.fixture
+def server(clips: dict[str, Path]) -> Iterator[str]:
+    """An http server of the clips' folder."""
+    folder = str(clips["constant"].parent)
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *args: object, **options: object) -> None:
+            super().__init__(*args, directory=folder, **options)  # type: ignore[arg-type]
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Quiet) as served:
+        thread = threading.Thread(target=served.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{served.server_port}"
+        served.shutdown()
+        thread.join()
+
+
+def test_a_url_is_a_video(run: Run, server: str) -> None:
+    code, out, _ = run("plan", f"{server}/constant.mp4", *GRID, "--json")
+    assert code == 0
+    assert json.loads(out)["video"]["frames"] == 60
+    code, out, err = run("plan", f"{server}/nothing.mp4", *GRID, "--json")
+    assert (code, out) == (1, "")
+    assert "404" in one_line(err)
+
+
+def test_a_reader_that_leaves_ends_it_quietly(clips: dict[str, Path]) -> None:
+    process = start("plan", clips["constant"], *GRID, "--json")
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    said = process.stderr.read()
+    process.stderr.close()
+    assert process.wait(timeout=60) == 141
+    assert "Traceback" not in said
+    assert "Broken" not in said
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_full_disk_under_stdout_is_an_error(clips: dict[str, Path]) -> None:
+    with open("/dev/full", "w") as full:
+        process = start("plan", clips["constant"], *GRID, stdout=full)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "No space left" in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals as POSIX has them")
+def test_ctrl_c_ends_with_130(clips: dict[str, Path], tiny: Path) -> None:
+    process = start("chat", clips["constant"], "-m", tiny, stdin=subprocess.PIPE)
+    time.sleep(1.5)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert (out, "Traceback" in err) == ("", False)
+
+
+# ------------------------------------------------------------------------------------------------------ ask and chat
+
+
+def test_ask_puts_the_answer_and_nothing_else_on_stdout(run: Run, clips: dict[str, Path], tiny: Path) -> None:
+    words = ("ask", clips["constant"], "what happens at 0:01?", "-m", tiny, "--max-new-tokens", "6")
+    code, out, err = run(*words)
+    assert code == 0
+    assert out.endswith("\n")
+    assert "saw" in err
+    code, as_json, _ = run(*words, "--json")
+    answer = json.loads(as_json)
+    assert code == 0
+    assert answer["answer"] + "\n" == out
+    assert answer["finish_reason"] == "length"
+    assert answer.keys() == {
+        "answer", "finish_reason", "model", "reader", "video", "frames", "cited", "usage", "timing",
+    }  # fmt: skip
+    assert answer["usage"]["answer_tokens"] == 6
+
+
+def test_ask_draws_the_sheet_of_what_was_seen(run: Run, clips: dict[str, Path], tiny: Path) -> None:
+    words = ("ask", clips["constant"], "what?", "-m", tiny, "--max-new-tokens", "2", "--frames", "4")
+    code, _, err = run(*words, "--sheet", "seen.png")
+    assert code == 0
+    assert "4 frames on seen.png" in err
+    assert size_of("seen.png")[0] > 0
+
+
+def test_ask_samples_alike_under_one_seed(run: Run, clips: dict[str, Path], tiny: Path) -> None:
+    words = ("ask", clips["constant"], "what?", "-m", tiny, "--max-new-tokens", "12", "--temperature", "2")
+    first, again, other = (run(*words, "--seed", seed)[1] for seed in (1, 1, 2))
+    assert first == again
+    assert first != other
+
+
+def test_the_default_model_is_the_one_the_environment_names(
+    run: Run, clips: dict[str, Path], tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VIDLLM_MODEL", str(tiny))
+    code, out, err = run("ask", clips["constant"], "what?", "--max-new-tokens", "2", "--json")
+    assert code == 0
+    assert json.loads(out)["model"] == str(tiny)
+    assert "built-in" not in err
+
+
+def test_chat_answers_line_by_line_and_goes_on_after_a_failure(clips: dict[str, Path], tiny: Path) -> None:
+    process = start("chat", clips["constant"], "-m", tiny, "--max-new-tokens", "4", "--json", stdin=subprocess.PIPE)
+    out, err = process.communicate("what?\n\n" + "why? " * 4000 + "\nand then?\n/bye\nunheard\n", timeout=120)
+    answers = [json.loads(line) for line in out.splitlines()]
+    assert [answer["finish_reason"] for answer in answers] == ["length", "length"]
+    assert answers[1]["timing"]["decode"] == 0.0, "the video is read once"
+    assert sum(line.startswith("vidllm: ") for line in err.splitlines()) == 1
+    assert process.returncode == 1, "one question was not answered"
+
+
+# ----------------------------------------------------------------------------------------------------- doctor, world
+
+
+def test_doctor_says_what_loads(run: Run) -> None:
+    code, out, err = run("doctor", "--json")
+    report = json.loads(out)
+    assert err == ""
+    assert code == (0 if report["healthy"] else 1)
+    readers = {reader["name"]: reader for reader in report["readers"]}
+    assert readers["pyav"]["status"] == "ok"
+    assert all(reader["cure"] for reader in readers.values() if reader["status"] != "ok")
+    assert report["devices"][0]["name"] == "cpu"
+    assert {cache["kind"] for cache in report["caches"]} == {"features", "videos"}
+    assert report["versions"]["torch"]
+
+
+def test_doctor_counts_the_caches(run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "cache" / "videos"
+    folder.mkdir(parents=True)
+    (folder / "clip.mp4").write_bytes(bytes(1_500_000))
+    _, out, _ = run("doctor")
+    assert "1.5 MB in 1 files" in out
