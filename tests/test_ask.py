@@ -357,21 +357,34 @@ def test_a_turn_may_have_its_own_options(chat: ChatSession) -> None:
     assert len(chat.ask(QUESTIONS[2]).frames) == 6
 
 
-def small_context(folder: Path, tmp_path: Path, context: int) -> Path:
-    """The same checkpoint with a smaller context, as its vidllm.json says."""
-    copy = tmp_path / "small"
+def overridden(folder: Path, tmp_path: Path, **said: object) -> Path:
+    """The same checkpoint with a vidllm.json that says otherwise."""
+    copy = tmp_path / "overridden"
     copy.mkdir()
     for file in folder.iterdir():
         (copy / file.name).symlink_to(file)
-    (copy / "vidllm.json").write_text(json.dumps({"context": context}))
+    (copy / "vidllm.json").write_text(json.dumps(said))
     return copy
+
+
+def test_a_model_never_taught_dialogues_is_shown_each_question_alone(
+    folder_of: Callable[[str], Path], tmp_path: Path, clip: Path
+) -> None:
+    model = opened(overridden(folder_of("llava"), tmp_path, dialogue=False))
+    chat = model.chat(clip, max_new_tokens=8)
+    for number, question in enumerate([*QUESTIONS, "what happens at 0:10?", "at 0:10, where is it?"]):
+        answer = chat.ask(question)
+        assert answer.text == model.ask(clip, question, max_new_tokens=8).text
+        assert chat.past is not None
+        assert (chat.past.reused >= answer.usage.video_tokens) == (number in (1, 2, 4))
+    assert len(chat.turns) == 5
 
 
 def test_a_dialogue_that_outgrows_the_context_is_stretched_once_then_read_on(
     folder_of: Callable[[str], Path], tmp_path: Path, clip: Path
 ) -> None:
     """A context of 130 tokens, about 14 more with every turn: in ten turns it is outgrown once, and read again once."""
-    model = opened(small_context(folder_of("llava"), tmp_path, 130))
+    model = opened(overridden(folder_of("llava"), tmp_path, context=130))
     chat = model.chat(clip, frames=2, stride=4, max_new_tokens=4, rope_max=4.0)
     factors, reused = [], []
     for number in range(10):
@@ -387,7 +400,7 @@ def test_a_dialogue_that_outgrows_the_context_is_stretched_once_then_read_on(
 def test_a_dialogue_beyond_every_stretch_is_one_line(
     folder_of: Callable[[str], Path], tmp_path: Path, clip: Path
 ) -> None:
-    model = opened(small_context(folder_of("llava"), tmp_path, 150))
+    model = opened(overridden(folder_of("llava"), tmp_path, context=150))
     chat = model.chat(clip, frames=2, stride=4, max_new_tokens=4, rope_max=1.0)
     def talk() -> None:
         for _ in range(20):

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
 
 from vidllm.engine import LoopWatch, TextStream, choose, generate
 from vidllm.errors import ConfigError, ModelError
@@ -21,7 +21,7 @@ from vidllm.options import GenerationOptions
 END = 256
 
 
-def byte_tokenizer() -> PreTrainedTokenizerFast:
+def byte_tokenizer() -> Tokenizer:
     """One token for every byte (ids in byte order), and </s>: no letter beyond ASCII is a single token."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     of_byte = {tuple(letter.encode("utf-8")): letter for letter in alphabet}
@@ -29,33 +29,34 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.BPE(vocabulary, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>")
+    tokenizer.add_special_tokens(["</s>"])
+    return tokenizer
 
 
-def fallback_tokenizer() -> PreTrainedTokenizerFast:
+def fallback_tokenizer() -> Tokenizer:
     """Llama's kind: words with a leading ▁, letters it has no word for as <0x..> bytes."""
     words = ["<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁The", "▁red", "▁circle", "▁", ".", "s"]
     tokenizer = Tokenizer(models.BPE({word: index for index, word in enumerate(words)}, merges=[], unk_token="<unk>"))
     tokenizer.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>")
+    return tokenizer
 
 
 @dataclass
 class Parrot:
     """A VideoLMM that says what it was told to: its prediction depends only on how much it has read."""
 
-    tokenizer: PreTrainedTokenizerFast
+    spec: Any
+    tokenizer: Tokenizer
     says: list[int]
     interrupt_at: int = -1
-    spec: Any = field(default_factory=lambda: SimpleNamespace(folder=Path("no checkpoint at all")))
     fingerprint: str = "parrot"
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     dtype: torch.dtype = torch.float32
 
     def state(self, length: int = 0) -> State:
-        logits = torch.zeros(len(self.tokenizer))
+        logits = torch.zeros(self.tokenizer.get_vocab_size())
         logits[self.says[length] if length < len(self.says) else END] = 5.0
         return State(logits, length, KeyValues([]))
 
@@ -72,9 +73,17 @@ class Parrot:
         return self.state(state.length if length is None else length)
 
 
-def parrot(text: str, **more: Any) -> Parrot:
+@pytest.fixture(scope="module")
+def parrot(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Parrot]:
+    """text -> a model that says it and then ends its turn."""
+    folder = tmp_path_factory.mktemp("parrot")
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": END}))
     tokenizer = byte_tokenizer()
-    return Parrot(tokenizer, tokenizer.encode(text, add_special_tokens=False), **more)
+
+    def make(text: str, **more: Any) -> Parrot:
+        return Parrot(SimpleNamespace(folder=folder), tokenizer, tokenizer.encode(text).ids, **more)
+
+    return make
 
 
 # ------------------------------------------------------------------------------------------------------- text
@@ -84,7 +93,7 @@ def parrot(text: str, **more: Any) -> Parrot:
     "text",
     ["At 0:14.", "红色的圆向右移动。", "naïve café 🎬", "1\u202f080 p", "two\n\nlines", "a  b", "👩\u200d👧 family"],
 )
-def test_pieces_are_whole_characters_and_join_to_the_text(text: str) -> None:
+def test_pieces_are_whole_characters_and_join_to_the_text(parrot: Callable[..., Parrot], text: str) -> None:
     model = parrot(text)
     pieces = list(generate(model, model.state(), GenerationOptions()))
     assert "".join(pieces) == text
@@ -95,7 +104,7 @@ def test_pieces_are_whole_characters_and_join_to_the_text(text: str) -> None:
 def test_llama_tokenizer_keeps_spaces_between_words_and_joins_bytes() -> None:
     tokenizer = fallback_tokenizer()
     words = ["▁The", "▁red", "▁circle", "s", "▁", "<0xE5>", "<0x9C>", "<0x86>", "."]
-    ids = tokenizer.convert_tokens_to_ids(words)
+    ids = [tokenizer.token_to_id(word) for word in words]
     stream = TextStream(lambda some: tokenizer.decode(some, skip_special_tokens=True))
     pieces = [stream.push(token) for token in ids] + [stream.finish()]
     assert "".join(pieces) == "The red circles 圆." == tokenizer.decode(ids)
@@ -103,20 +112,20 @@ def test_llama_tokenizer_keeps_spaces_between_words_and_joins_bytes() -> None:
     assert pieces[1] == " red"
 
 
-def test_half_a_character_at_the_end_is_shown_as_the_tokenizer_shows_it() -> None:
+def test_half_a_character_at_the_end_is_shown_as_the_tokenizer_shows_it(parrot: Callable[..., Parrot]) -> None:
     model = parrot("圆圆")
     result = generate(model, model.state(), GenerationOptions(max_new_tokens=5)).result
     assert result.text == "圆\ufffd"
     assert result.finish_reason == "length"
 
 
-def test_outer_space_is_left_out_and_inner_space_kept() -> None:
+def test_outer_space_is_left_out_and_inner_space_kept(parrot: Callable[..., Parrot]) -> None:
     model = parrot("\n  a \n b \n")
     pieces = list(generate(model, model.state(), GenerationOptions()))
     assert "".join(pieces) == "a \n b"
 
 
-def test_an_empty_answer_is_an_empty_text() -> None:
+def test_an_empty_answer_is_an_empty_text(parrot: Callable[..., Parrot]) -> None:
     model = parrot("")
     generation = generate(model, model.state(), GenerationOptions())
     assert list(generation) == []
@@ -127,34 +136,34 @@ def test_an_empty_answer_is_an_empty_text() -> None:
 # ------------------------------------------------------------------------------------------------------- stops
 
 
-def test_length_counts_tokens_and_says_so() -> None:
+def test_length_counts_tokens_and_says_so(parrot: Callable[..., Parrot]) -> None:
     model = parrot("abcdefgh")
     result = generate(model, model.state(), GenerationOptions(max_new_tokens=3)).result
     assert (result.text, result.finish_reason, len(result.token_ids)) == ("abc", "length", 3)
 
 
-def test_an_answer_that_just_fits_is_cut_by_length_not_finished() -> None:
+def test_an_answer_that_just_fits_is_cut_by_length_not_finished(parrot: Callable[..., Parrot]) -> None:
     """Three letters and room for three tokens: nobody asked the model whether it was done."""
     model = parrot("abc")
     assert generate(model, model.state(), GenerationOptions(max_new_tokens=3)).result.finish_reason == "length"
     assert generate(model, model.state(), GenerationOptions(max_new_tokens=4)).result.finish_reason == "stop"
 
 
-def test_a_stop_text_ends_the_answer_and_no_part_of_it_is_streamed() -> None:
+def test_a_stop_text_ends_the_answer_and_no_part_of_it_is_streamed(parrot: Callable[..., Parrot]) -> None:
     model = parrot("At 0:14.\nUSER: and then?")
     pieces = list(generation := generate(model, model.state(), GenerationOptions(stop=("\nUSER:", "###"))))
     assert "".join(pieces) == "At 0:14." == generation.result.text
     assert generation.result.finish_reason == "stop"
 
 
-def test_what_only_looks_like_a_stop_text_is_released() -> None:
+def test_what_only_looks_like_a_stop_text_is_released(parrot: Callable[..., Parrot]) -> None:
     model = parrot("a ##b #")
     pieces = list(generate(model, model.state(), GenerationOptions(stop=("###",))))
     assert "".join(pieces) == "a ##b #"
     assert "#" not in pieces[0]
 
 
-def test_the_earliest_stop_text_wins() -> None:
+def test_the_earliest_stop_text_wins(parrot: Callable[..., Parrot]) -> None:
     model = parrot("one two three")
     assert generate(model, model.state(), GenerationOptions(stop=("three", "two"))).result.text == "one"
 
@@ -181,7 +190,7 @@ def test_lists_and_emphasis_are_no_loops() -> None:
     assert looped_after([9] * 31 + [8] + [9] * 31) is None
 
 
-def test_a_loop_ends_the_answer_and_is_named() -> None:
+def test_a_loop_ends_the_answer_and_is_named(parrot: Callable[..., Parrot]) -> None:
     model = parrot("ha! " * 100)
     result = generate(model, model.state(), GenerationOptions(max_new_tokens=400)).result
     assert (result.finish_reason, result.text) == ("repetition", ("ha! " * 8).strip())
@@ -252,7 +261,7 @@ def test_impossible_options_are_refused(wrong: dict[str, Any]) -> None:
 # ------------------------------------------------------------------------------------------------- interruption
 
 
-def test_ctrl_c_flies_and_leaves_the_state_as_it_was() -> None:
+def test_ctrl_c_flies_and_leaves_the_state_as_it_was(parrot: Callable[..., Parrot]) -> None:
     model = parrot("At 0:14.", interrupt_at=4)
     state = model.state()
     generation = generate(model, state, GenerationOptions())
@@ -265,7 +274,7 @@ def test_ctrl_c_flies_and_leaves_the_state_as_it_was() -> None:
     assert generate(model, state, GenerationOptions()).result.text == "At 0:14."
 
 
-def test_the_end_of_turn_token_is_not_read_and_not_part_of_the_answer() -> None:
+def test_the_end_of_turn_token_is_not_read_and_not_part_of_the_answer(parrot: Callable[..., Parrot]) -> None:
     model = parrot("ab")
     result = generate(model, model.state(), GenerationOptions()).result
     assert result.token_ids == tuple(model.says)
@@ -273,6 +282,6 @@ def test_the_end_of_turn_token_is_not_read_and_not_part_of_the_answer() -> None:
     assert END not in result.token_ids
 
 
-def test_nothing_is_computed_before_it_is_asked_for() -> None:
+def test_nothing_is_computed_before_it_is_asked_for(parrot: Callable[..., Parrot]) -> None:
     model = parrot("ab", interrupt_at=0)
     generate(model, model.state(), GenerationOptions())  # would raise KeyboardInterrupt if it began

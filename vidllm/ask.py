@@ -192,7 +192,8 @@ class ChatSession:
     A follow-up that names no time looks at the same frames, and only its own text is read. One that names a time is
     planned anew: frames near that time are decoded, frames that were encoded before come from the feature cache, and
     the dialogue is read again behind them. If that plan is the one already shown, nothing is read again.
-    A turn counts when its answer is finished: after Ctrl-C the session is as it was before the question.
+    A model that was never taught dialogues (`spec.dialogue`, the built-in one) is shown each question alone, right
+    behind the video. A turn counts when its answer is finished: after Ctrl-C the session is as before the question.
     """
 
     def __init__(
@@ -276,7 +277,7 @@ class ChatSession:
     def _tokens_of_turns(self) -> int:
         """About what earlier turns take; the exact count is checked when the prompt is built."""
         encode = self._model.lmm.tokenizer.encode
-        return sum(len(encode(text)) + TURN_TOKENS for turn in self._turns for text in turn)
+        return sum(len(encode(text)) + TURN_TOKENS for turn in self._shown_turns for text in turn)
 
     def _tokens_of_stills(self, media: Sequence[Path | Image], rope_max: float) -> int:
         stills = tuple(medium for medium in media if isinstance(medium, Image))
@@ -285,12 +286,17 @@ class ChatSession:
         model = self._model.lmm
         return build_prompt([Message("user", "", stills)], model.spec, model.tokenizer, rope_max=rope_max).video_tokens
 
+    @property
+    def _shown_turns(self) -> tuple[tuple[str, str], ...]:
+        """The earlier turns as far as the model is shown them."""
+        return self._turns if self._model.spec.dialogue else ()
+
     def _write_prompt(self, question: str, look: _Look, options: PlanOptions) -> Prompt:
         """The whole dialogue with `question` at its end; a reply whose room nobody named gives way to it.
 
         Raises BudgetError when the dialogue has outgrown the model.
         """
-        said = [Message(role, text) for turn in self._turns for role, text in zip(ROLES, turn, strict=True)]
+        said = [Message(role, text) for turn in self._shown_turns for role, text in zip(ROLES, turn, strict=True)]
         first, *rest = [*said, Message("user", question)]
         messages = [replace(first, media=look.media), *rest]
         try:

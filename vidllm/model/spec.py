@@ -81,6 +81,8 @@ class ModelSpec:
     """AnyRes resolutions (height, width) in pixels for still images; empty: one square tile."""
     image_max_tiles: int | None = None
     """LLaVA-OneVision's anyres_max_N: shrink still-image features above N tiles' worth; None: never."""
+    dialogue: bool = True
+    """Whether it was taught dialogues; if not, a chat shows it every question alone, right behind the video."""
 
     @property
     def newline(self) -> Newline:
@@ -104,6 +106,7 @@ class Overrides:
     pool_before_projector: bool | None = None
     pooling: Pooling | None = None
     newline: Newline | None = None
+    dialogue: bool | None = None
 
     def __post_init__(self) -> None:
         if self.frame_text is not None and self.frame_text.count("{image}") != 1:
