@@ -17,6 +17,7 @@ from vidllm.budget import Geometry, NativeGeometry
 from vidllm.errors import (
     ConfigError,
     IncompleteModel,
+    ModelError,
     ModelNotFound,
     NotAVisionModel,
     UnsupportedModel,
@@ -202,6 +203,22 @@ def test_a_broken_tokenizer_is_one_line(llava: Path) -> None:
     (llava / "tokenizer.json").write_text("{}")
     with pytest.raises(IncompleteModel, match="no readable tokenizer"):
         read_spec(llava)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"vision_config": 5}, {"text_config": [1]}, {"image_token_index": "<image>"}, {"vision_feature_layer": "last"},
+        {"vision_config": {"model_type": "clip_vision_model", "patch_size": 0}},
+        {"vision_config": {"model_type": "clip_vision_model", "image_size": [336, 336]}},
+    ],
+)  # fmt: skip
+def test_a_config_of_the_wrong_shape_is_one_line(llava: Path, changes: dict[str, Any]) -> None:
+    edit(llava / "config.json", **changes)
+    with pytest.raises(ModelError) as caught:
+        read_spec(llava)
+    assert str(caught.value).startswith(str(llava))
+    assert "\n" not in str(caught.value)
 
 
 def test_a_token_the_tokenizer_does_not_have_is_refused(llava: Path) -> None:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.planned import index_only, tiny_folders
 from vidllm.budget import Geometry, NativeGeometry
@@ -63,6 +65,19 @@ def test_the_plan_counts_exactly_the_prompt_that_is_made(family: str, question: 
     assert prompt.length == len(prompt.input_ids) == prompt.text_tokens + prompt.video_tokens
     assert prompt.max_new_tokens == clip.plan.max_new_tokens
     assert prompt.rope_factor == clip.plan.rope_factor
+
+
+PIECES = st.sampled_from(["<image>", "<video>", "</s>", "<s>", "<|im_start|>", "<|video_pad|>", " ", "\n", "0:30"])
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.text(max_size=8) | PIECES, max_size=12), st.integers(1, 9), st.sampled_from(FAMILIES))
+def test_whatever_is_asked_the_count_holds(pieces: list[str], frames: int, family: str) -> None:
+    question, spec = "".join(pieces), spec_of(family)
+    clip = clip_of(spec, question, frames=frames)
+    prompt = prompt_of(spec, [Message("user", question, (clip,))])
+    assert prompt.text_tokens == clip.plan.text_tokens
+    assert prompt.video_tokens == clip.plan.video_tokens
 
 
 @pytest.mark.parametrize("family", COMPOSABLE)

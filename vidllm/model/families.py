@@ -48,7 +48,13 @@ def read_spec(folder: Path) -> ModelSpec:
             f"{folder}: no tokenizer.json; save the model's tokenizer there "
             "(AutoTokenizer.from_pretrained(...).save_pretrained(folder))"
         )
-    return override(reader(folder, config, load_tokenizer(folder)), folder / "vidllm.json")
+    try:
+        spec = reader(folder, config, load_tokenizer(folder))
+    except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError) as error:
+        raise IncompleteModel(
+            f"{folder}: its JSON files are no {config['model_type']} configuration ({error}); download the model again"
+        ) from error
+    return override(spec, folder / "vidllm.json")
 
 
 def bare_spec(
@@ -136,7 +142,7 @@ def _composable(folder: Path, config: Json, tokenizer: Tokenizer, *, default_tow
         image_token=_token(folder, tokenizer, token_id), image_token_id=token_id,
         image_size=image_size, patch_size=patch_size,
         cls=_cls(folder, has_cls, config.get("vision_feature_select_strategy", strategy)),
-        vision_layers=(chosen,) if isinstance(chosen, int) else tuple(chosen),
+        vision_layers=(chosen,) if isinstance(chosen, int) else tuple(int(layer) for layer in chosen),
         image_mean=tuple(processor.get("image_mean") or CLIP_MEAN),
         image_std=tuple(processor.get("image_std") or CLIP_STD),
     )

@@ -48,7 +48,6 @@ def _builtin() -> Path:
 
 
 def _download(name: str) -> Path:
-    import httpx
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -58,13 +57,17 @@ def _download(name: str) -> Path:
         RepositoryNotFoundError,
     )
 
+    try:  # the Hub's client moved from httpx to its successor; an interrupted download raises that library's own error
+        from httpx2 import HTTPError
+    except ImportError:
+        from httpx import HTTPError  # type: ignore[assignment,import-not-found,unused-ignore]
     try:
         return Path(snapshot_download(name, allow_patterns=_WANTED))
     except GatedRepoError as error:
         raise ModelNotFound(f"{name}: gated on the Hub; accept its terms there and run `hf auth login`") from error
     except (RepositoryNotFoundError, HFValidationError) as error:
         raise ModelNotFound(f"{name}: neither a local folder nor a model on the Hub; check its spelling") from error
-    except (LocalEntryNotFoundError, HfHubHTTPError, httpx.HTTPError, ConnectionError) as error:
+    except (LocalEntryNotFoundError, HfHubHTTPError, HTTPError, ConnectionError) as error:
         raise ModelNotFound(
             f"{name}: not in the local cache and the Hub can not be reached; download it where there is a network "
             "(`hf download`) and give the folder"
