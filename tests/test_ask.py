@@ -380,21 +380,37 @@ def test_a_model_never_taught_dialogues_is_shown_each_question_alone(
     assert len(chat.turns) == 5
 
 
-def test_a_dialogue_that_outgrows_the_context_is_stretched_once_then_read_on(
+def test_a_dialogue_that_outgrows_the_context_is_stretched_with_slack_and_mostly_read_on(
     folder_of: Callable[[str], Path], tmp_path: Path, clip: Path
 ) -> None:
-    """A context of 130 tokens, about 14 more with every turn: in ten turns it is outgrown once, and read again once."""
+    """A context of 130 tokens, about 14 more with every turn: from the seventh or so on it is stretched."""
     model = opened(overridden(folder_of("llava"), tmp_path, context=130))
     chat = model.chat(clip, frames=2, stride=4, max_new_tokens=4, rope_max=4.0)
     factors, reused = [], []
-    for number in range(10):
-        answer = chat.ask(f"question {number}?")
+    for number in range(16):
+        usage = chat.ask(f"question {number}?").usage
+        assert usage.video_tokens + usage.text_tokens + 4 <= usage.context * usage.rope_factor
         assert chat.past is not None
-        factors.append(answer.usage.rope_factor)
+        factors.append(usage.rope_factor)
         reused.append(chat.past.reused > 0)
+    assert factors == sorted(factors)
     assert factors[0] == 1.0 < factors[-1]
-    assert len(set(factors)) == 2
     assert reused[1:] == [factor == before for before, factor in pairwise(factors)]
+    assert reused.count(True) >= 10
+
+
+def test_a_talk_that_begins_stretched_reads_on_and_a_single_question_takes_no_slack(
+    folder_of: Callable[[str], Path], tmp_path: Path, clip: Path
+) -> None:
+    model = opened(overridden(folder_of("llava"), tmp_path, context=130))
+    chat = model.chat(clip, frames=8, stride=2, max_new_tokens=4, rope_max=4.0)
+    talk = chat.ask(QUESTIONS[0]).usage
+    chat.ask(QUESTIONS[1])
+    assert chat.past is not None
+    assert chat.past.reused >= talk.video_tokens
+    once = model.ask(clip, QUESTIONS[0], frames=8, stride=2, max_new_tokens=4, rope_max=4.0).usage
+    assert once.rope_factor == pytest.approx((once.video_tokens + once.text_tokens + 4) / 130, abs=1e-4)
+    assert talk.rope_factor == pytest.approx(once.rope_factor + 256 / 130)
 
 
 def test_a_dialogue_beyond_every_stretch_is_one_line(

@@ -51,8 +51,8 @@ class Progress(Protocol):
 ROLES: tuple[Role, Role] = ("user", "assistant")
 TURN_TOKENS = 8
 """What a chat template puts around one message, roughly."""
-CHAT_SLACK = 1.25
-"""When a dialogue outgrows its RoPE factor and all must be read again, by how much to overshoot: seldom again."""
+SLACK_TOKENS = 256
+"""A talk that needs scaled positions takes room for so many tokens more: some five short turns."""
 
 
 def load(
@@ -119,17 +119,14 @@ class VideoModel:
         **options: Unpack[AskOptions],
     ) -> AnswerStream:  # fmt: skip
         """As `ask`, but text comes as it is written: the video is read now, the answer while you iterate."""
-        return self.chat(video, progress=progress, **options).stream(question)
+        return ChatSession(self, _sources(video), options, progress, single=True).stream(question)
 
     def chat(
         self, video: Source | Sequence[Source], *, progress: Progress | None = None, **options: Unpack[AskOptions]
     ) -> ChatSession:
         """Several questions about the same video, each knowing the earlier ones. Nothing is opened before the first."""
-        sources = [video] if isinstance(video, str | Path | Image) else list(video)
-        if not sources:
-            raise ConfigError("no video to ask about; give a path, a URL or a list of them")
         split_options(options)  # what was misspelt is told now, not with the first question
-        return ChatSession(self, sources, options, progress)
+        return ChatSession(self, _sources(video), options, progress)
 
 
 class AnswerStream(Iterator[str]):
@@ -197,9 +194,11 @@ class ChatSession:
     """
 
     def __init__(
-        self, model: VideoModel, sources: Sequence[Source], options: AskOptions, progress: Progress | None = None
-    ) -> None:
+        self, model: VideoModel, sources: Sequence[Source], options: AskOptions, progress: Progress | None = None,
+        *, single: bool = False,
+    ) -> None:  # fmt: skip
         self._model = model
+        self._single = single  # one question is all that will be asked
         self._names = tuple(source.source if isinstance(source, Image) else str(source) for source in sources)
         self._sources = tuple(sources)
         self._options = options
@@ -307,13 +306,18 @@ class ChatSession:
             return self._build(messages, LEAST_REPLY_TOKENS, look, options.rope_max)
 
     def _build(self, messages: Sequence[Message], room: int | None, look: _Look, most: float) -> Prompt:
-        """The prompt at the smallest RoPE factor that does; of a later turn at one that spares reading all again."""
+        """The prompt at the smallest RoPE factor that does; in a talk, at one that will do for the next turns too.
+
+        Another factor means reading the video again. So a talk keeps the factor it has, and takes some slack as soon
+        as it needs one at all; a single question never does.
+        """
         model = self._model.lmm
         prompt = build_prompt(messages, model.spec, model.tokenizer, max_new_tokens=room, rope_max=most)
-        if self._past is None or not self._turns or look is not self._look:
+        kept = self._past.state.rope_factor if self._past is not None and look is self._look else 1.0
+        if self._single or prompt.rope_factor <= 1.0 == kept:
             return prompt
-        before = self._past.state.rope_factor
-        factor = before if prompt.rope_factor <= before else min(most, prompt.rope_factor * CHAT_SLACK)
+        slack = SLACK_TOKENS / model.spec.context
+        factor = kept if prompt.rope_factor <= kept else min(most, prompt.rope_factor + slack)
         return replace(prompt, rope_factor=factor)
 
     def _read(self, question: str, look: _Look, prompt: Prompt) -> _Turn:
@@ -350,6 +354,13 @@ def _timing(turn: _Turn, generate_seconds: float) -> Timing:
         prefill=turn.read_seconds if reused else state.prefill_seconds,
         generate=generate_seconds,
     )
+
+
+def _sources(video: Source | Sequence[Source]) -> list[Source]:
+    sources = [video] if isinstance(video, str | Path | Image) else list(video)
+    if not sources:
+        raise ConfigError("no video to ask about; give a path, a URL or a list of them")
+    return sources
 
 
 def _open_source(source: Source, progress: Progress | None) -> Path | Image:
