@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,14 +22,6 @@ SHEET_SIDE = 320
 Output = Annotated[
     Path,
     typer.Option("-o", "--output", metavar="DIR|SHEET.png", help="A folder for PNGs, or the name of a contact sheet."),
-]
-Policy = Annotated[
-    Literal["auto", "uniform", "slowfast", "focus", "change"],
-    typer.Option(
-        "--policy",
-        help="uniform, slowfast: at equal steps; focus: dense near the times the question names; "
-        "change: where the picture changes; auto: focus when it names one, else uniform.",
-    ),
 ]
 MaxSide = Annotated[
     int | None,
@@ -49,7 +41,7 @@ def frames(
     end: options.To = None,
     count: Count = None,
     fps: options.Fps = None,
-    policy: Policy = "auto",
+    policy: options.Policy = "auto",
     max_side: MaxSide = None,
     reader: options.Reader = "auto",
     as_json: options.Json = False,
@@ -65,14 +57,16 @@ def frames(
     as_sheet = is_sheet(output)
     if as_sheet:
         check_picture_name(output)
+    from vidllm.planning import PlanOptions
     from vidllm.shots import choose_moments, save_pictures, save_shot_sheet
     from vidllm.video.decode import read_frames
     from vidllm.video.info import probe
 
-    remarks: dict[str, None] = {}
     with Progress() as progress:
         info = probe(local_path(video, progress))
-        plan = choose_moments(info, question, policy=policy, start=start, end=end, frames=count, fps=fps)
+        look = PlanOptions(start=start, end=end, frames=count, fps=fps, policy=policy)
+        plan, notes = choose_moments(info, question, look)
+        remarks = dict.fromkeys(notes)
         side = max_side or (SHEET_SIDE if as_sheet else None)
 
         def read(times: Sequence[float]) -> FrameSet:

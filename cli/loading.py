@@ -38,6 +38,9 @@ def load(model: str | None, progress: Progress) -> VideoModel:
 
 
 def _disable_bars() -> None:
-    from huggingface_hub.utils import disable_progress_bars
+    """For a hub that is not imported yet, and for one that is; importing it for this would cost a fifth of a second."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    if "huggingface_hub" in sys.modules:
+        from huggingface_hub.utils.tqdm import disable_progress_bars
 
-    disable_progress_bars()
+        disable_progress_bars()

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from vidllm import __version__
 from vidllm.errors import VidllmError
 
 from . import ask, chat, doctor, frames, plan, world
@@ -25,9 +26,7 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version
-
-        write(f"vidllm {version('vidllm')}\n")
+        write(f"vidllm {__version__}\n")
         raise typer.Exit
 
 

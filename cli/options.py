@@ -52,11 +52,11 @@ Fps = Annotated[
     typer.Option("--fps", min=1e-6, metavar="F", help="Frames per second of the range; with --frames, the fewer."),
 ]
 Policy = Annotated[
-    Literal["uniform", "slowfast", "focus", "auto"],
+    Literal["auto", "uniform", "slowfast", "focus", "change"],
     typer.Option(
         "--policy",
-        help="Spread tokens evenly; few fine and many coarse frames; fine near the times the question names; "
-        "auto: focus when it names one, else uniform.",
+        help="uniform: even steps, even tokens; slowfast: few fine, many coarse frames; focus: fine near the times the "
+        "question names; change: where the picture changes; auto: focus when it names a time, else uniform.",
     ),
 ]
 Stride = Annotated[

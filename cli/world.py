@@ -31,7 +31,7 @@ def make(
     \b
     Examples:
       vidllm world make -n 10 --seed 7 -o clips
-      vidllm ask clips/000000.mp4 "describe the video."
+      vidllm ask clips/000007.mp4 "describe the video."
 
     Prints the path of every clip drawn.
     """

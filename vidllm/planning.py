@@ -98,9 +98,9 @@ class Planner:
         cls, info: VideoInfo, question: str, spec: ModelSpec, tokenizer: AnyTokenizer | None, options: PlanOptions
     ) -> Planner:
         """Settle policy, range and notes; nothing is counted yet."""
-        start, end = _range(info, options)
+        start, end = range_of(info, options)
         focus = find_focus(question, min(end, info.duration), start)
-        policy, notes = _policy(options, focus)
+        policy, notes = policy_of(options, focus)
         subtitles: tuple[str, ...] = ()
         dropped: tuple[str, ...] = ()
         if options.subtitles:
@@ -248,7 +248,7 @@ def _evenly(index: int) -> int:
     return int(f"{index:032b}"[::-1], 2)
 
 
-def _range(info: VideoInfo, options: PlanOptions) -> tuple[float, float]:
+def range_of(info: VideoInfo, options: PlanOptions) -> tuple[float, float]:
     """[start, end) in seconds, end possibly infinite; NoFrames when it is empty or behind the clip's end."""
     start, end = options.start or 0.0, float("inf") if options.end is None else options.end
     if not start < end:
@@ -274,7 +274,7 @@ def _unused(spec: ModelSpec, options: PlanOptions) -> tuple[str, ...]:
     return tuple(said)
 
 
-def _policy(options: PlanOptions, focus: Focus | None) -> tuple[Chosen, tuple[str, ...]]:
+def policy_of(options: PlanOptions, focus: Focus | None) -> tuple[Chosen, tuple[str, ...]]:
     """The policy that `auto` means here, and what is to be said about it."""
     if options.policy == "auto":
         return ("focus" if focus else "uniform"), ()

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from vidllm.errors import ConfigError, VideoError
+from vidllm.errors import VideoError
+from vidllm.planning import PlanOptions, policy_of, range_of
 from vidllm.policies import Look
 from vidllm.video.sampling import SamplePlan
 from vidllm.video.timecode import find_focus, format_time
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from vidllm.video.info import VideoInfo
 
     Read = Callable[[Sequence[float]], FrameSet]
-
-ShotPolicy = Literal["auto", "uniform", "slowfast", "focus", "change"]
-"""Those of `ask`, and `change`: where the picture changes. Without a budget slowfast is uniform."""
 
 DEFAULT_FRAMES = 16
 BATCH = 32
@@ -39,32 +36,26 @@ class Shot:
 
 
 def choose_moments(
-    info: VideoInfo,
-    question: str = "",
-    *,
-    policy: ShotPolicy = "auto",
-    start: float | None = None,
-    end: float | None = None,
-    frames: int | None = None,
-    fps: float | None = None,
-) -> SamplePlan:
-    """The moments in `[start, end)` seconds: 16, or `frames`, or `fps` a second, or the focus layout of a named time.
+    info: VideoInfo, question: str = "", options: PlanOptions | None = None
+) -> tuple[SamplePlan, tuple[str, ...]]:
+    """The moments that `options` ask for, and what should be said about them.
 
-    Raises NoFrames when the range holds none, ConfigError when `change` is to keep a rate.
+    16 frames, or `frames`, or `fps` a second, or the focus layout around the times that `question` names. Raises
+    NoFrames when the range holds none.
     """
-    low, high = start or 0.0, math.inf if end is None else end
-    if policy == "change":
-        if fps is not None:
-            raise ConfigError("--policy change goes where the picture changes and can not keep a rate; leave --fps out")
-        from vidllm.video.sampling import change
-
-        return change(info, frames or DEFAULT_FRAMES, low, high)
-    focus = find_focus(question, min(high, info.duration), low) if policy in ("auto", "focus") else None
+    options = options or PlanOptions()
+    start, end = range_of(info, options)
+    focus = find_focus(question, min(end, info.duration), start)
+    policy, notes = policy_of(options, focus)
     spans = focus.spans if focus else ()
     look = Look(
-        pts_seconds=info.pts_seconds, policy="focus" if focus else "uniform", start=low, end=high, spans=spans, fps=fps
+        info=info, pts_seconds=info.pts_seconds, policy=policy, start=start, end=end, spans=spans, fps=options.fps
     )
-    return look.moments(frames if focus or fps is not None else frames or DEFAULT_FRAMES)
+    free = policy == "focus" or options.fps is not None
+    plan = look.moments(options.frames if free else options.frames or DEFAULT_FRAMES)
+    if options.frames is not None and options.fps is None and len(plan) < options.frames:
+        notes += (f"{options.frames} frames were asked for and the range holds {len(plan)}; all of them are shown",)
+    return plan, notes
 
 
 def save_pictures(times: Sequence[float], folder: Path, read: Read) -> tuple[Shot, ...]:
