@@ -77,6 +77,8 @@ def fetch(
     A copy that is there is used when the server says it has not changed, and when the server can not be reached.
     Raises `FetchError` (network, status, size, time, not a file) or `CacheError` (the folder can not be written).
     """
+    if not is_url(url):
+        raise FetchError(f"{url!r} is not an address that can be fetched; give an http:// or https:// one")
     shown = _shown(url)
     place = folder or cache_folder("videos")
     with _as_one_line(shown, place):
@@ -85,6 +87,7 @@ def fetch(
         try:
             return _download(url, shown, place, known, limits, progress)
         except urllib.error.HTTPError as error:
+            error.close()
             if error.code != http.client.NOT_MODIFIED or known is None:
                 raise
         except (urllib.error.URLError, TimeoutError, ConnectionError):
@@ -229,8 +232,9 @@ def _suffix(url: str, content_type: str) -> str:
 
 def _shown(url: str) -> str:
     """The URL without name, password and query: those may be secret."""
-    parts = urllib.parse.urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    scheme, _, rest = url.partition("://")
+    host, slash, path = rest.partition("/")
+    return f"{scheme}://{host.rpartition('@')[2]}{slash}{re.split('[?#]', path)[0]}"
 
 
 @contextmanager
@@ -239,7 +243,8 @@ def _as_one_line(shown: str, folder: Path) -> Iterator[None]:
     try:
         yield
     except urllib.error.HTTPError as error:
-        raise FetchError(f"{shown}: the server answered {error.code} {error.reason}; check the address") from error
+        reason = " ".join(str(error.reason).split())
+        raise FetchError(f"{shown}: the server answered {error.code} {reason}; check the address") from error
     except (TimeoutError, urllib.error.URLError, http.client.HTTPException, ConnectionError) as error:
         reason = " ".join(str(getattr(error, "reason", error) or type(error).__name__).split())
         raise FetchError(f"{shown}: could not be fetched ({reason}); check the address and the network") from error
