@@ -49,13 +49,13 @@ _TEXT = {
 def fits(folder: Path, config: Json) -> bool:
     """Whether this file computes what the checkpoint says, and the checkpoint is small enough to gain by it."""
     vision, text = config.get("vision_config") or {}, config.get("text_config") or {}
-    rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
-    plain = rope.get("rope_type", rope.get("type", "default")) == "default" and not rope.get("partial_rotary_factor")
+    ropes = [text.get(key) or {} for key in ("rope_parameters", "rope_scaling")]  # the new spelling and the old
     return (
         config.get("model_type") == "llava"
         and vision.get("model_type") == "clip_vision_model"
         and text.get("model_type") == "llama"
-        and plain
+        and all(rope.get("rope_type", rope.get("type", "default")) == "default" for rope in ropes)
+        and not any(rope.get("partial_rotary_factor") for rope in ropes)
         and not text.get("attention_bias")
         and not text.get("mlp_bias")
         and isinstance(config.get("vision_feature_layer", -2), int)
@@ -80,7 +80,7 @@ def load_light(folder: Path, config: Json, device: torch.device, dtype: torch.dt
     wanted = network.state_dict()
     if any(name not in weights or weights[name].shape != wanted[name].shape for name in wanted):
         return None
-    network.load_state_dict({name: weights[name] for name in wanted}, assign=True)  # nothing is copied twice
+    network.load_state_dict({name: weights[name] for name in wanted}, assign=True)
     network.to(device)
     return network
 
@@ -106,7 +106,7 @@ def _weights(folder: Path, dtype: torch.dtype) -> dict[str, Tensor]:
         for name, weight in load_file(path).items():
             for old, new in _RENAMED:
                 name = new + name.removeprefix(old) if name.startswith(old) else name
-            weights[name] = weight.to(dtype) if weight.is_floating_point() else weight
+            weights[name] = weight.to(dtype, copy=True)  # aligned memory, and no file mapped behind a running model
     return weights
 
 
@@ -170,7 +170,7 @@ class PatchEmbeddings(nn.Module):
         super().__init__()
         self.class_embedding = nn.Parameter(torch.empty(c.hidden_size))
         self.patch_embedding = nn.Conv2d(c.num_channels, c.hidden_size, c.patch_size, c.patch_size, bias=False)
-        self.position_embedding = nn.Embedding((c.image_size // c.patch_size) ** 2 + 1, c.hidden_size)
+        self.position_embedding = _table((c.image_size // c.patch_size) ** 2 + 1, c.hidden_size)
 
     def forward(self, pixels: Tensor) -> Tensor:
         patches = self.patch_embedding(pixels).flatten(2).transpose(1, 2)
@@ -231,7 +231,7 @@ class Llama(nn.Module):
 
     def __init__(self, c: SimpleNamespace) -> None:
         super().__init__()
-        self.embed_tokens = nn.Embedding(c.vocab_size, c.hidden_size)
+        self.embed_tokens = _table(c.vocab_size, c.hidden_size)
         self.layers = nn.ModuleList(LlamaLayer(c) for _ in range(c.num_hidden_layers))
         self.norm = RmsNorm(c.hidden_size, c.rms_norm_eps)
         self.head_dim = getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads
@@ -314,6 +314,11 @@ class RmsNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         wide = x.float()
         return self.weight * (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)).to(x.dtype)
+
+
+def _table(rows: int, width: int) -> nn.Embedding:
+    """An embedding that is not drawn at random first: drawing on the meta device imports torch's compiler (1 s)."""
+    return nn.Embedding(rows, width, _weight=torch.empty(rows, width))
 
 
 def _heads(x: Tensor, heads: int) -> Tensor:
