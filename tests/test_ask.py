@@ -25,8 +25,9 @@ from PIL import Image as PIL
 
 import vidllm
 from tests import tiny_models
+from vidllm.answer import Timing, report
 from vidllm.ask import AnswerStream, ChatSession, Stage, VideoModel, load
-from vidllm.engine import generate, read, shared_prefix
+from vidllm.engine import Generated, generate, read, shared_prefix
 from vidllm.errors import BudgetError, ConfigError, LimitExceeded, ModelError, NotAVideo, VideoNotFound
 from vidllm.model.features import FeatureCache
 from vidllm.options import GenerationOptions
@@ -138,6 +139,20 @@ def test_the_plan_is_what_is_shown(
     assert [frame.time for frame in planned.plan.frames] == pytest.approx([f.time for f in shown.frames], abs=1e-6)
     assert planned.plan.video_tokens == shown.usage.video_tokens
     assert planned.plan.text_tokens == shown.usage.text_tokens
+
+
+def test_times_an_answer_names_are_tied_to_frames_that_were_seen(model: VideoModel, clip: Path) -> None:
+    chat = model.chat(clip, start=4, end=12, frames=5, max_new_tokens=4)
+    clips = chat.stream("what happens?").clips
+    assert chat.past is not None
+    said = Generated(text="从0:06到0:10，再到0:19。", token_ids=(1,), finish_reason="stop", seconds=0.1,
+                     state=chat.past.state)  # fmt: skip
+    timing = Timing(probe=0, decode=0, encode=0, prefill=0, generate=0)
+    answer = report(model="m", sources=["c"], media=clips, past=chat.past, generated=said, timing=timing)
+    seen = [frame.time for frame in answer.frames]
+    assert [(c.time, c.seen) for c in answer.cited] == [(6.0, True), (10.0, True), (19.0, False)]
+    assert all(cited.nearest in seen for cited in answer.cited)
+    assert answer.cited[2].nearest == seen[-1]
 
 
 def test_a_range_keeps_the_clips_own_clock(model: VideoModel, clip: Path) -> None:

@@ -218,14 +218,15 @@ class _Steps:
 def choose(logits: Tensor, options: GenerationOptions, generator: torch.Generator) -> int:
     """The next token's id from logits (V,): the likeliest, or a draw from what temperature, top_k and top_p leave.
 
-    Draws happen on the CPU so that one seed means one answer on every device. Raises ModelError on NaN logits.
+    Draws happen on the CPU: one seed means one answer on every device. Raises ModelError on NaN logits.
     """
+    logits = logits.float().cpu()  # the step's one wait for the device
     best = int(logits.argmax())
     if bool(torch.isnan(logits[best])):
         raise ModelError("the model's output is not a number: its precision overflowed; load it with dtype float32")
     if options.temperature == 0:
         return best
-    scores, ids = torch.topk(logits.float().cpu(), options.top_k or len(logits))  # both (top_k or V,), likeliest first
+    scores, ids = torch.topk(logits, options.top_k or len(logits))  # both (top_k or V,), likeliest first
     probabilities = torch.softmax((scores - scores[0]) / options.temperature, dim=0)
     before = probabilities.cumsum(0) - probabilities  # probability of everything likelier
     drawn = torch.multinomial(probabilities * (before < options.top_p), 1, generator=generator)
