@@ -15,6 +15,8 @@ TRUSTED_KEY_FLAG = frozenset(
 )
 
 H264_IDR, H264_SEI, SEI_RECOVERY_POINT = 5, 6, 6
+H264_SLICES = range(1, 6)
+HEVC_SLICES = range(32)
 HEVC_IRAP = range(16, 22)  # BLA, IDR and CRA
 VVC_IRAP = range(7, 10)  # IDR and CRA; 10 is gradual refresh
 
@@ -102,6 +104,42 @@ def _sei_number(sei: memoryview, at: int) -> tuple[int, int]:
     while at < len(sei) and sei[at] == 0xFF:
         total, at = total + 255, at + 1
     return (total + sei[at], at + 1) if at < len(sei) else (total, at)
+
+
+def droppable(codec: str, extradata: bytes | None) -> AccessRule | None:
+    """The test for a packet no other frame refers to: without it every other frame is bit for bit the same.
+
+    H.264: nal_ref_idc is 0 in all its slices. HEVC: a sub-layer non-reference picture, where the stream declares a
+    single temporal layer (higher layers may refer to them). None for codecs whose packets are not read here.
+    """
+    length_size = nal_length_size(codec, extradata)
+    if not length_size or not extradata:
+        return None
+    if codec == "h264":
+        return lambda packet: _all_slices(packet, length_size, lambda head: (head & 0x1F, not head & 0x60), H264_SLICES)
+    if codec == "hevc" and len(extradata) > 22 and extradata[21] >> 3 & 7 == 1:
+        return lambda packet: _all_slices(packet, length_size, _hevc_kind, HEVC_SLICES)
+    return None
+
+
+def _hevc_kind(head: int) -> tuple[int, bool]:
+    """The NAL unit type in a header's first byte, and whether it is one of the even types below 16 (`..._N`)."""
+    kind = head >> 1 & 0x3F
+    return kind, kind < 16 and kind % 2 == 0
+
+
+def _all_slices(packet: Packet, length_size: int, kind_of: Callable[[int], tuple[int, bool]], slices: range) -> bool:
+    """Whether the packet holds slices and each of them serves nobody. Walks the lengths only: it runs per packet."""
+    data = memoryview(packet)
+    at, end, found = 0, len(data), False
+    while at + length_size < end:
+        kind, unreferenced = kind_of(data[at + length_size])
+        if kind in slices:
+            if not unreferenced:
+                return False
+            found = True
+        at += length_size + int.from_bytes(data[at : at + length_size], "big")
+    return found
 
 
 def is_hidden(codec: str, packet: Packet) -> bool:

@@ -27,13 +27,24 @@ VideoPacket: TypeAlias = "Packet[VideoStream]"
 REFUSED_FORMATS = frozenset({"hls", "concat", "dash", "tty", "bin", "xbin", "adf", "idf", "applehttp"})
 
 
+# Containers that tell times and sizes themselves: FFmpeg need not decode frames to find them out while opening, which
+# for H.264 without reordering hints means seven frames. Others, such as AVI, need it for their presentation times.
+SELF_DESCRIBING = ("mov,", "matroska,")
+
+
 @contextmanager
-def opened(path: str | Path) -> Iterator[InputContainer]:
-    """Open `path` for reading; errors of FFmpeg inside the block come out as `VideoError`s naming the file."""
+def opened(path: str | Path, *, look_inside: bool = True) -> Iterator[InputContainer]:
+    """Open `path` for reading; errors of FFmpeg inside the block come out as `VideoError`s naming the file.
+
+    Without `look_inside` FFmpeg decodes nothing while opening: right for `SELF_DESCRIBING` containers only.
+    """
     check_file(path)
     try:
         with av.open(
-            f"file:{path}", metadata_errors="replace", container_options={"protocol_whitelist": "file"}
+            f"file:{path}",
+            metadata_errors="replace",
+            container_options={"protocol_whitelist": "file"},
+            options={} if look_inside else {"skip_frame": "all"},
         ) as container:
             if REFUSED_FORMATS & set(container.format.name.split(",")):
                 raise NotAVideo(f"{path}: a {container.format.name} file is no clip; give the video file itself")

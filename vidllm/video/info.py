@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from vidllm.errors import NoFrames, VideoError
 from vidllm.video.access import AccessRule, access_rule, is_hidden
-from vidllm.video.container import VideoPacket, opened, pick_stream, video_packets
+from vidllm.video.container import SELF_DESCRIBING, VideoPacket, opened, pick_stream, video_packets
 from vidllm.video.picture import Orientation, believable_aspect, orientation_of, shown_size
 
 VFR_DEVIATION = 0.15  # a gap this much off the median gap makes the rate variable
@@ -102,13 +102,20 @@ def probe(path: str | Path, *, stream: int | None = None) -> VideoInfo:
 
     Raises VideoNotFound, NotAVideo, NoFrames (a video stream without one frame) or VideoError.
     """
+    with opened(path, look_inside=False) as container:
+        if container.format.name.startswith(SELF_DESCRIBING):
+            return _index(path, container, stream)
     with opened(path) as container:
-        chosen = pick_stream(container, path, stream)
-        first = _FirstPicture(chosen.codec_context)
-        log = _read_packets(container, chosen, first)
-        if not log.pts:
-            raise NoFrames(f"{path}: a video header without one frame behind it; the file was cut short, copy it again")
-        return _build(str(path), container, chosen, first, log)
+        return _index(path, container, stream)
+
+
+def _index(path: str | Path, container: InputContainer, number: int | None) -> VideoInfo:
+    stream = pick_stream(container, path, number)
+    first = _FirstPicture(stream.codec_context)
+    log = _read_packets(container, stream, first)
+    if not log.pts:
+        raise NoFrames(f"{path}: a video header without one frame behind it; the file was cut short, copy it again")
+    return _build(str(path), container, stream, first, log)
 
 
 @dataclass
@@ -193,7 +200,7 @@ def _build(
     frame, context = first.frame, stream.codec_context
     orientation = orientation_of(frame) if frame is not None else Orientation()
     coded = (frame.width, frame.height) if frame is not None else (context.width, context.height)
-    aspect = believable_aspect(context.sample_aspect_ratio)
+    aspect = believable_aspect(stream.sample_aspect_ratio or context.sample_aspect_ratio)
     height, width = shown_size(*coded, aspect, orientation)
     length = _last_length(seconds, log.last_duration * float(time_base))
     return VideoInfo(

@@ -4,13 +4,14 @@
     wanted            ^             ^
     decoded   K r   b         K r   b                the rest is skipped by a seek, or dropped undecoded
 
-Notable: a frame that serves nobody is not decoded unless it is wanted (exact, see `can_skip_unreferenced`); after the
+Notable: a frame that serves nobody is not decoded unless it is wanted (exact, see `access.droppable`); after the
 last wanted packet the decoder is drained instead of fed on; where a seek landed is checked against the index, and where
 anything fails to come the clip is decoded from its start, keeping what can be kept.
 """
 
 from __future__ import annotations  # PyAV's Packet is generic for the type checker only
 
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -23,12 +24,16 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from vidllm.errors import NoFrames
-from vidllm.video.container import VideoPacket, opened, pick_stream, video_packets
+from vidllm.video.access import droppable
+from vidllm.video.container import SELF_DESCRIBING, VideoPacket, opened, pick_stream, video_packets
 from vidllm.video.info import VideoInfo
 from vidllm.video.picture import Orientation, Painter
 
 SEEK_PACKETS = 64  # a gap shorter than this is demuxed and dropped: cheaper than a seek and the re-reading after it
 MERGE_PACKETS = 4  # a gap shorter than this is decoded: cheaper than draining and refilling the decoder
+# Codecs whose packets are not read for `droppable`, but whose decoder can leave out unreferenced frames exactly.
+DECODER_SKIPS = frozenset({"mpeg4", "mpeg2video", "mpeg1video"})
+MAX_THREADS = 4  # more only adds memory: 64 frames of a clip are read, not a film
 BACK_OFF = (0, 1, 2, 4, 8)  # access points to step back when a seek lands behind its target
 
 
@@ -73,15 +78,10 @@ def read_pyav(info: VideoInfo, wanted: NDArray[np.int64], size: tuple[int, int])
     return _read_all(info, wanted, size, painter)
 
 
-def can_skip_unreferenced(info: VideoInfo, extradata: bytes | None) -> bool:
-    """Whether leaving out frames that no other frame refers to leaves every other frame bit for bit the same.
-
-    True by the standards for H.264 (nal_ref_idc 0) and for B-frames of MPEG-1, 2 and 4. HEVC's sub-layer non-reference
-    pictures may serve higher temporal layers, so only streams that declare a single layer qualify.
-    """
-    if info.codec == "hevc":
-        return bool(extradata) and len(extradata or b"") > 22 and (extradata or b"")[21] >> 3 & 7 == 1
-    return info.codec in ("h264", "mpeg4", "mpeg2video", "mpeg1video")
+def decoder_threads() -> int:
+    """One more than this process may use cores, so that none idles while a frame waits for the one it refers to."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return 1 if cores == 1 else min(MAX_THREADS, cores + 1)
 
 
 def plan_runs(info: VideoInfo, wanted: NDArray[np.int64]) -> list[Run]:
@@ -122,7 +122,8 @@ class _Tape:
 
     def _open(self) -> None:
         self._stack.close()
-        self._container: InputContainer = self._stack.enter_context(opened(self._info.path))
+        look_inside = not self._info.container.startswith(SELF_DESCRIBING)
+        self._container: InputContainer = self._stack.enter_context(opened(self._info.path, look_inside=look_inside))
         self.stream: VideoStream = pick_stream(self._container, self._info.path, self._info.stream_index)
         self.decoder = self.stream.codec_context
         self.decoder.thread_type = "FRAME" if self._threads > 1 else "NONE"
@@ -184,7 +185,7 @@ def _read_runs(info: VideoInfo, wanted: NDArray[np.int64], size: tuple[int, int]
     """The short way: only the packets the wanted frames need. Raises _Lost as soon as it does not work out."""
     pixels = np.empty((len(wanted), *size, 3), np.uint8)
     place = {int(info.pts[index]): row for row, index in enumerate(wanted.tolist())}
-    tape = _Tape(info, threads=1)
+    tape = _Tape(info, threads=decoder_threads())
     try:
         for run in plan_runs(info, wanted):
             missing = {int(info.pts[index]) for index in run.wanted}
@@ -205,15 +206,17 @@ def _read_runs(info: VideoInfo, wanted: NDArray[np.int64], size: tuple[int, int]
 
 def _frames_of_run(info: VideoInfo, tape: _Tape, run: Run) -> Iterator[VideoFrame]:
     """Decode the run's packets, then drain the decoder and leave it empty."""
-    skips = can_skip_unreferenced(info, tape.decoder.extradata)
     needed = {int(info.decode_ranks[index]) for index in run.wanted}
+    drop, skip = droppable(info.codec, tape.decoder.extradata), info.codec in DECODER_SKIPS
     packet: VideoPacket | None = tape.wind(run.access)
     tape.decoder.flush_buffers()
     for rank in range(run.start, run.stop + 1):
         if packet is None:
             break
-        tape.decoder.skip_frame = "NONREF" if skips and rank not in needed else "DEFAULT"
-        yield from tape.decoder.decode(packet)
+        if skip:
+            tape.decoder.skip_frame = "DEFAULT" if rank in needed else "NONREF"
+        if rank in needed or drop is None or not drop(memoryview(packet)):
+            yield from tape.decoder.decode(packet)
         packet = tape.next() if rank < run.stop else None
     yield from tape.decoder.decode(None)
     tape.decoder.flush_buffers()
