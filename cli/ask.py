@@ -42,6 +42,9 @@ def ask(
     snap: options.Snap = False,
     no_subtitles: options.NoSubtitles = False,
     sheet: Sheet = None,
+    device: options.Device = None,
+    dtype: options.Dtype = None,
+    quantize: options.Quantize = None,
     as_json: options.Json = False,
 ) -> None:
     """Answer a question about a video. The answer goes to stdout as it is written, everything else to stderr.
@@ -55,7 +58,7 @@ def ask(
     """
     check_before_loading(video, sheet)
     with Progress() as progress:
-        stream = load(model, progress).stream(
+        stream = load(model, progress, device=device, dtype=dtype, quantize=quantize).stream(
             video, question, progress=progress.stage, start=start, end=end, frames=frames, fps=fps, policy=policy,
             stride=stride, rope_max=rope_max, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed,
             reader=reader, fit=fit, snap=snap, subtitles=not no_subtitles,

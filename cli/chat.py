@@ -40,6 +40,9 @@ def chat(
     fit: options.FitMode = None,
     snap: options.Snap = False,
     no_subtitles: options.NoSubtitles = False,
+    device: options.Device = None,
+    dtype: options.Dtype = None,
+    quantize: options.Quantize = None,
     as_json: options.Json = False,
 ) -> int:
     """Ask several questions about a video, one a line; the video is read once, so answers come fast.
@@ -54,7 +57,7 @@ def chat(
     """
     check_before_loading(video)
     with Progress() as progress:
-        session = load(model, progress).chat(
+        session = load(model, progress, device=device, dtype=dtype, quantize=quantize).chat(
             video, progress=progress.stage, start=start, end=end, frames=frames, fps=fps, policy=policy, stride=stride,
             rope_max=rope_max, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed, reader=reader,
             fit=fit, snap=snap, subtitles=not no_subtitles,

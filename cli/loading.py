@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from .output import note
 from .progress import Progress
@@ -18,8 +18,15 @@ BUILTIN = (
 )
 
 
-def load(model: str | None, progress: Progress) -> VideoModel:
-    """The model named, else the default one; when that is the built-in one, say on stderr what it is."""
+def load(
+    model: str | None,
+    progress: Progress,
+    *,
+    device: str | None = None,
+    dtype: str | None = None,
+    quantize: Literal["int8", "int4"] | None = None,
+) -> VideoModel:
+    """The model named, else the default one; says on stderr where it runs, and of the built-in one what it knows."""
     from vidllm.model.families import resolve_model
 
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -29,11 +36,15 @@ def load(model: str | None, progress: Progress) -> VideoModel:
     resolve_model(model)  # a download keeps its own bars on a terminal: gigabytes want a percentage
     _disable_bars()
     from vidllm.ask import load
+    from vidllm.model.checkpoint import describe
 
-    loaded = load(model, progress=progress.stage)
-    if loaded.is_builtin:
-        progress.clear()
-        note(BUILTIN)
+    spread = device == "auto"
+    loaded = load(
+        model, device=None if spread else device, device_map="auto" if spread else None, dtype=dtype,
+        quantize=quantize, progress=progress.stage,
+    )  # fmt: skip
+    progress.clear()
+    note(BUILTIN if loaded.is_builtin else f"{loaded.name}: {describe(loaded.lmm)}")
     return loaded
 
 

@@ -35,6 +35,18 @@ Model = Annotated[
         show_default=False,
     ),
 ]
+Device = Annotated[
+    str | None,
+    typer.Option("--device", metavar="D", help="cpu, mps, cuda, cuda:1, or auto: spread over all. Default: the best."),
+]
+Dtype = Annotated[
+    Literal["float32", "bfloat16", "float16"] | None,
+    typer.Option("--dtype", help="Number format. Default: what is fast and safe there.", show_default=False),
+]
+Quantize = Annotated[
+    Literal["int8", "int4"] | None,
+    typer.Option("--quantize", help="Keep the language model in so few bits; needs vidllm[quant].", show_default=False),
+]
 From = Annotated[
     float | None,
     typer.Option("--from", parser=_seconds, metavar="T", help="Look from here on: 90, 1:30 or 0:01:30.5."),

