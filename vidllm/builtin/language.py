@@ -1,48 +1,63 @@
 """Stage 2: projector and language model learn to answer from a frozen vision tower, on stills and video mixed.
 
-The whole is a plain `LlavaForConditionalGeneration`; only the road between its parts is ours, as it is when vidllm answers.
+The whole is a plain `LlavaForConditionalGeneration`; only the road between its parts is ours, as it is when vidllm
+answers.
 """
 
 import math
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
-from transformers import CLIPVisionModel, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, PreTrainedTokenizerFast
+from transformers import (
+    CLIPVisionModel,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    PreTrainedTokenizerFast,
+)
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from vidllm.builtin.lean import hidden_states
 from vidllm.builtin.rows import IGNORE, STRIDES, Batch, Collator, Rows, TrainingRows, clip_rows
 from vidllm.builtin.stills import GRID
 from vidllm.builtin.vision import normalise
+from vidllm.builtin.words import IMAGE
 
 CONTEXT = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
 class LanguageStage:
-    """Settings of stage 2. It ends after `steps` or `minutes`; the learning rate follows whichever is nearer its end."""
+    """Settings of stage 2. It ends after `steps` or `minutes`; the learning rate follows whichever is nearer."""
 
     hidden_size: int = 192
     intermediate_size: int = 512
     layers: int = 6
     heads: int = 3
     clips: int = 5
+    stills: bool = False
+    """Learn from single pictures; else from videos with some pictures among them."""
     steps: int = 100_000
     minutes: float = 100
     learning_rate: float = 1e-3
     warmup: int = 300
     first_seed: int = 0
     check_minutes: float = 6
+    check_clips: int = 60
     seed: int = 2
 
 
-def new_model(stage: LanguageStage, tower: CLIPVisionModel, tokenizer: PreTrainedTokenizerFast) -> LlavaForConditionalGeneration:
+def new_model(
+    stage: LanguageStage, tower: CLIPVisionModel, tokenizer: PreTrainedTokenizerFast
+) -> LlavaForConditionalGeneration:
     """The LLaVA model of the shipped size around a trained vision tower."""
     text = LlamaConfig(
         hidden_size=stage.hidden_size,
@@ -53,6 +68,7 @@ def new_model(stage: LanguageStage, tower: CLIPVisionModel, tokenizer: PreTraine
         vocab_size=-(-len(tokenizer) // 64) * 64,
         max_position_embeddings=CONTEXT,
         tie_word_embeddings=True,
+        initializer_range=0.05,  # 0.02 suits wide models; at this width attention would start out blind
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
@@ -60,7 +76,7 @@ def new_model(stage: LanguageStage, tower: CLIPVisionModel, tokenizer: PreTraine
     config = LlavaConfig(
         vision_config=tower.config,
         text_config=text,
-        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        image_token_index=tokenizer.get_vocab()[IMAGE],
         vision_feature_layer=-1,
         vision_feature_select_strategy="default",
         image_seq_length=GRID * GRID,
@@ -71,14 +87,44 @@ def new_model(stage: LanguageStage, tower: CLIPVisionModel, tokenizer: PreTraine
     return model
 
 
-def visual_table(model: LlavaForConditionalGeneration, frames: Tensor) -> Tensor:
-    """(F, 96, 96, 3) uint8 -> (slots, D): every frame's tokens at every stride, laid out as `slot_base` says."""
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+@torch.no_grad()
+def calibrate(model: LlavaForConditionalGeneration, frames: Tensor) -> None:
+    """Start the projector from standardised features and let it speak as loudly as the words do.
+
+    Nine patches of ten show nothing and a raw tower's features share a large mean, so without this all visual tokens
+    look alike and drown the text. The mean and deviation are folded into the first layer: the architecture stays
+    LLaVA's. `frames` (F, 96, 96, 3) uint8 are any that show what frames show.
+    """
+    projector = model.model.multi_modal_projector
+    features = model.model.vision_tower(normalise(frames)).last_hidden_state[:, 1:].flatten(0, 1).float()
+    mean, deviation = features.mean(0), features.std(0)
+    first, second = cast("tuple[nn.Linear, nn.Linear]", (projector.linear_1, projector.linear_2))
+    nn.init.normal_(first.weight, std=first.in_features**-0.5)
+    nn.init.normal_(second.weight, std=second.in_features**-0.5)
+    first.weight /= deviation
+    first.bias.copy_(-first.weight @ mean)
+    loudness = projector(features).std()
+    second.weight *= model.get_input_embeddings().weight.std() / loudness
+    second.bias.zero_()
+    layers = cast("Sequence[LlamaDecoderLayer]", model.model.language_model.layers)
+    for layer in layers:  # each adds to the residual stream: the more of them there are, the quieter
+        for out in (layer.self_attn.o_proj, layer.mlp.down_proj):
+            out.weight *= (2 * len(layers)) ** -0.5
+
+
+def visual_table(model: LlavaForConditionalGeneration, frames: Tensor, kind: torch.dtype = torch.bfloat16) -> Tensor:
+    """(F, 96, 96, 3) uint8 -> (slots, D): every frame's tokens at every stride, laid out as `slot_base` says.
+
+    `kind` is what is computed in and given out: bfloat16 to train, float32 to compare with what asking computes.
+    """
+    mixed = torch.autocast("cpu", torch.bfloat16, enabled=kind == torch.bfloat16)
+    with torch.no_grad(), mixed:
         features = model.model.vision_tower(normalise(frames)).last_hidden_state[:, 1:]
-    maps = features.to(torch.bfloat16).transpose(1, 2).unflatten(2, (GRID, GRID))  # (F, C, 12, 12)
+    maps = features.to(kind).transpose(1, 2).unflatten(2, (GRID, GRID))  # (F, C, 12, 12)
     pooled = torch.cat([F.avg_pool2d(maps, stride).flatten(2).transpose(1, 2).flatten(0, 1) for stride in STRIDES])
-    with torch.autocast("cpu", torch.bfloat16):
-        return model.model.multi_modal_projector(pooled)
+    with mixed:
+        table: Tensor = model.model.multi_modal_projector(pooled)
+    return table
 
 
 def answer_logits(model: LlavaForConditionalGeneration, table: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
@@ -99,6 +145,7 @@ def train_language(
     """Run stage 2, print what was learnt on unseen clips from time to time, and save the model under `folder`/model."""
     torch.manual_seed(stage.seed)
     model = new_model(stage, tower, tokenizer)
+    calibrate(model, held_out_batches(tokenizer, clips=6)[0].frames)
     model.model.vision_tower.requires_grad_(False)
     return continue_language(stage, model, tokenizer, folder)
 
@@ -106,13 +153,12 @@ def train_language(
 def continue_language(
     stage: LanguageStage, model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, folder: Path
 ) -> LlavaForConditionalGeneration:
-    """Stage 2 from wherever the model stands."""
+    """Stage 2 from wherever the model stands. Until it is done, what has been learnt lies under `folder`/model.part."""
     learns = [p for p in model.parameters() if p.requires_grad]
-    decayed, free = [p for p in learns if p.ndim > 1], [p for p in learns if p.ndim < 2]
-    groups = [{"params": decayed, "weight_decay": 0.05}, {"params": free, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=stage.learning_rate, betas=(0.9, 0.98))
-    data = iter(DataLoader(TrainingRows(tokenizer, stage.clips, stage.first_seed), batch_size=None, num_workers=1, prefetch_factor=6))
-    held_out = held_out_batches(tokenizer)
+    optimizer = _optimizer(learns)
+    rows = TrainingRows(tokenizer, stage.clips, stage.first_seed, stills=stage.stills)
+    data = iter(DataLoader(rows, batch_size=None, num_workers=1, prefetch_factor=6))
+    held_out = held_out_batches(tokenizer, stage.check_clips)
     began = checked = time.monotonic()
     losses: list[float] = []
     for step in range(stage.steps):
@@ -120,20 +166,36 @@ def continue_language(
         done = max(step / stage.steps, minutes / stage.minutes)
         if done >= 1:
             break
-        rate = stage.learning_rate * min(1, (step + 1) / stage.warmup) * (0.03 + 0.97 * (1 + math.cos(math.pi * done)) / 2)
+        rate = _learning_rate(stage, step, done)
         for group in optimizer.param_groups:
             group["lr"] = rate
         losses.append(train_step(model, next(data), optimizer, learns))
         if step % 20 == 19:
-            print(f"language {step + 1} {minutes:.1f} min loss {sum(losses) / len(losses):.4f} rate {rate:.1e}", flush=True)
+            loss = sum(losses) / len(losses)
+            print(f"language {step + 1} {minutes:.1f} min loss {loss:.4f} rate {rate:.1e}", flush=True)
             losses.clear()
         if time.monotonic() - checked > stage.check_minutes * 60:
             print(f"unseen at {minutes:.0f} min: {spoken(score(model, held_out))}", flush=True)
-            model.save_pretrained(folder / "model")
+            model.save_pretrained(folder / "model.part")
             checked = time.monotonic()
     print(f"unseen at the end: {spoken(score(model, held_out))}", flush=True)
     model.save_pretrained(folder / "model")
     return model
+
+
+def _optimizer(learns: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    """AdamW, without decay of norms and biases; the learning rate is set before every step."""
+    groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+    for parameter in learns:
+        groups[parameter.ndim > 1].append(parameter)
+    decayed = {"params": groups[True], "weight_decay": 0.05}
+    return torch.optim.AdamW([decayed, {"params": groups[False], "weight_decay": 0.0}], betas=(0.9, 0.98))
+
+
+def _learning_rate(stage: LanguageStage, step: int, done: float) -> float:
+    """A linear warm-up, then a cosine down to three hundredths when `done` (0..1) is 1."""
+    fade = 0.03 + 0.97 * (1 + math.cos(math.pi * done)) / 2
+    return stage.learning_rate * min(1, (step + 1) / stage.warmup) * fade
 
 
 def train_step(
@@ -144,7 +206,7 @@ def train_step(
     pairs = [answer_logits(model, table, rows) for rows in batch.groups]
     loss = F.cross_entropy(torch.cat([logits for logits, _ in pairs]), torch.cat([labels for _, labels in pairs]))
     optimizer.zero_grad()
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
     nn.utils.clip_grad_norm_(learns, 1.0)
     optimizer.step()
     return loss.item()
@@ -154,7 +216,10 @@ def held_out_batches(tokenizer: PreTrainedTokenizerFast, clips: int = 60) -> lis
     """Clips of a split of their own, asked in the contract's words with the layouts that asking uses."""
     collate = Collator(tokenizer)
     albums = [clip_rows("check", seed, moments=4, plain=True) for seed in range(clips)]
-    return [collate(part, [1.0] * sum(len(rows) for _, rows in part)) for part in (albums[i : i + 6] for i in range(0, clips, 6))]
+    return [
+        collate(part, [1.0] * sum(len(rows) for _, rows in part))
+        for part in (albums[i : i + 6] for i in range(0, clips, 6))
+    ]
 
 
 @torch.no_grad()
@@ -165,15 +230,16 @@ def score(model: LlavaForConditionalGeneration, batches: Iterable[Batch]) -> dic
         table = visual_table(model, batch.frames)
         for rows in batch.groups:
             logits, labels = answer_logits(model, table, rows)
-            right = torch.zeros_like(rows.labels, dtype=torch.bool)
-            right[rows.labels != IGNORE] = logits.argmax(-1) == labels
+            right = rows.labels == IGNORE  # what predicts nothing is not wrong
+            right[~right] = logits.argmax(-1) == labels
             for r, families in enumerate(rows.families):
                 for number, family in enumerate(families, 1):
-                    spots = (rows.blocks[r] == number) & (rows.labels[r] != IGNORE)
-                    tally[family].append(bool(right[r][spots].all()))
+                    tally[family].append(bool(right[r][rows.blocks[r] == number].all()))
     return {family: (sum(marks), len(marks)) for family, marks in sorted(tally.items())}
 
 
 def spoken(scores: dict[str, tuple[int, int]]) -> str:
     """ "what 41/98 (42 %) when ..." """
-    return " ".join(f"{family} {right}/{asked} ({100 * right / asked:.0f} %)" for family, (right, asked) in scores.items())
+    return " ".join(
+        f"{family} {right}/{asked} ({100 * right / asked:.0f} %)" for family, (right, asked) in scores.items()
+    )

@@ -1,65 +1,75 @@
-"""The language model's forward pass, arranged for training on a CPU: the same sum as transformers' Llama, in fewer passes.
+"""The language model's forward pass, arranged for training on a CPU: transformers' Llama in fewer passes over memory.
 
-At this width memory traffic costs more than matrix products, so norm weights are folded into the projections that follow them,
-rotation is a second projection with permuted rows, and everything between the matrix products stays bfloat16.
+At this width memory traffic costs more than matrix products, so norm weights are folded into the projections that
+follow them, rotation is a second projection with permuted rows, and everything between the matrix products keeps the
+embeddings' dtype (bfloat16 in training).
+
+    B  rows    T  tokens    D  width    H  heads    h  width of a head = D / H
 """
+
+from collections.abc import Iterable
+from typing import cast
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaModel
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 
 def hidden_states(model: LlamaModel, embeds: Tensor, allowed: Tensor, positions: Tensor) -> Tensor:
     """(B, T, D) embeddings -> (B, T, D) last hidden states, in the embeddings' dtype.
 
-    `allowed` (B, T, T) bool: may row t look at column u. `positions` (B, T) may be fractional. Equals `LlamaModel` with the same
-    mask and positions up to rounding.
+    `allowed` (B, T, T) bool: may token t look at token u. `positions` (B, T) may be fractional. Equals `LlamaModel`
+    with the same mask and positions up to rounding, for models as `new_model` builds them: as many key heads as query
+    heads, no biases.
     """
     config, kind = model.config, embeds.dtype
     bias = torch.zeros(allowed.shape, dtype=kind).masked_fill_(~allowed, float("-inf"))[:, None]
     cos, sin = _rotation(config, positions, kind)
     x = embeds
-    for layer in model.layers:
+    for layer in cast("Iterable[LlamaDecoderLayer]", model.layers):
         x = x + _attend(layer, config, _scaled(x, config.rms_norm_eps), bias, cos, sin)
         x = x + _feed(layer, _scaled(x, config.rms_norm_eps))
     return _scaled(x, config.rms_norm_eps) * model.norm.weight.to(kind)
 
 
 def _scaled(x: Tensor, eps: float) -> Tensor:
-    """RMS norm without its weight."""
+    """RMS norm (B, T, D) without its weight."""
     mean_square = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32).square() / x.shape[-1]
     return x * torch.rsqrt(mean_square + eps).to(x.dtype)
 
 
 def _rotation(config: LlamaConfig, positions: Tensor, kind: torch.dtype) -> tuple[Tensor, Tensor]:
-    """cos, sin: (B, 1, T, head_dim)."""
+    """cos, sin: (B, 1, T, h)."""
     half = config.hidden_size // config.num_attention_heads // 2
-    theta = config.rope_parameters["rope_theta"]
-    frequency = theta ** -(torch.arange(half, dtype=torch.float32) / half)
+    theta = cast("dict[str, float]", config.rope_parameters)["rope_theta"]
+    frequency: Tensor = theta ** -(torch.arange(half, dtype=torch.float32) / half)
     angle = positions.float()[:, None, :, None] * torch.cat([frequency, frequency])
     return angle.cos().to(kind), angle.sin().to(kind)
 
 
 def _turned(weight: Tensor, heads: int) -> Tensor:
-    """Rows of a projection such that its output is the first one's `rotate_half`."""
-    low, high = weight.unflatten(0, (heads, 2, -1)).unbind(1)
+    """A projection (D, D) whose output is `rotate_half` of `weight`'s."""
+    low, high = torch.unflatten(weight, 0, (heads, 2, -1)).unbind(1)
     return torch.stack([-high, low], 1).flatten(0, 2)
 
 
-def _attend(layer: torch.nn.Module, config: LlamaConfig, x: Tensor, bias: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def _attend(layer: LlamaDecoderLayer, config: LlamaConfig, x: Tensor, bias: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """(B, T, D) normalised -> what attention adds; `bias` (B, 1, T, T) is 0 or -inf."""
     heads, norm, part = config.num_attention_heads, layer.input_layernorm.weight, layer.self_attn
     q, k, v = (proj.weight * norm for proj in (part.q_proj, part.k_proj, part.v_proj))
     q = q * (config.hidden_size // heads) ** -0.5
     weight = torch.cat([q, _turned(q, heads), k, _turned(k, heads), v]).to(x.dtype)
-    q, q_turned, k, k_turned, v = F.linear(x, weight).unflatten(-1, (5, heads, -1)).permute(2, 0, 3, 1, 4)
-    q = torch.addcmul(q * cos, q_turned, sin)
+    q, q_turned, k, k_turned, v = torch.unflatten(F.linear(x, weight), -1, (5, heads, -1)).permute(2, 0, 3, 1, 4)
+    q = torch.addcmul(q * cos, q_turned, sin)  # (B, H, T, h)
     k = torch.addcmul(k * cos, k_turned, sin)
     chances = torch.softmax(q @ k.transpose(-1, -2) + bias, -1)
     return F.linear((chances @ v).transpose(1, 2).flatten(2), part.o_proj.weight.to(x.dtype))
 
 
-def _feed(layer: torch.nn.Module, x: Tensor) -> Tensor:
+def _feed(layer: LlamaDecoderLayer, x: Tensor) -> Tensor:
+    """(B, T, D) normalised -> what the gated feed-forward adds."""
     norm, part = layer.post_attention_layernorm.weight, layer.mlp
     both = torch.cat([part.gate_proj.weight * norm, part.up_proj.weight * norm]).to(x.dtype)
     gate, up = F.linear(x, both).chunk(2, -1)

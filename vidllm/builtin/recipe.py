@@ -1,7 +1,7 @@
 """The whole recipe of the built-in model: `python -m vidllm.builtin.recipe configs/builtin.yaml [key=value ...]`.
 
-Stages: tokenizer, vision tower (dense labels), language model and projector (answers), export. Each leaves its result under
-`folder`, and a stage whose result is there already is not run again.
+Stages: tokenizer, vision tower (dense labels), language model and projector (answers), export. Each leaves its result
+under `folder`, and a stage whose result is there already is not run again.
 """
 
 import json
@@ -30,6 +30,7 @@ LAYOUT = {
     "uniform_stride": UNIFORM_STRIDE,
     "default_frames": UNIFORM_FRAMES,
     "pool_before_projector": True,
+    "dialogue": False,
 }
 """vidllm.json of the shipped folder: the layout the model was trained under."""
 
@@ -40,6 +41,8 @@ class Recipe:
 
     folder: str = "runs/builtin"
     threads: int = 2
+    tokenizer_clips: int = 1500
+    """Clips whose questions and answers the tokenizer is trained on."""
     vision: VisionStage = field(default_factory=VisionStage)
     language: LanguageStage = field(default_factory=LanguageStage)
 
@@ -49,7 +52,7 @@ def run(recipe: Recipe) -> Path:
     torch.set_num_threads(recipe.threads)
     folder = Path(recipe.folder)
     if not (folder / "tokenizer").exists():
-        train_tokenizer().save_pretrained(folder / "tokenizer")
+        train_tokenizer(recipe.tokenizer_clips).save_pretrained(folder / "tokenizer")
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer")
     if not (folder / "vision").exists():
         train_vision(recipe.vision, folder)
@@ -62,13 +65,18 @@ def run(recipe: Recipe) -> Path:
 
 
 def export(model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, target: Path) -> None:
-    """A folder that `vidllm -m`, and transformers itself, can load: bfloat16 weights, tokenizer, processor, layout."""
+    """A folder that `vidllm -m`, and transformers itself, can load: bfloat16 weights, tokenizer, processor, layout.
+
+    What was in `target` before is gone; `model` itself becomes bfloat16.
+    """
     if target.exists():
         shutil.rmtree(target)
-    model.to(torch.bfloat16).save_pretrained(target)
+    model.bfloat16().save_pretrained(target)
     tokenizer.save_pretrained(target)
     size = {"height": IMAGE_SIDE, "width": IMAGE_SIDE}
-    processor = CLIPImageProcessor(size=size, crop_size=size, do_center_crop=False, image_mean=[MEAN] * 3, image_std=[STD] * 3)
+    processor = CLIPImageProcessor(
+        size=size, crop_size=size, do_center_crop=False, image_mean=[MEAN] * 3, image_std=[STD] * 3
+    )
     processor.save_pretrained(target)
     (target / "vidllm.json").write_text(json.dumps(LAYOUT, indent=1) + "\n", encoding="utf-8")
 

@@ -1,15 +1,15 @@
 """Clips to training rows: frames drawn once, several layouts a clip, all of a layout's questions in one row.
 
-A row is one video prefix followed by its questions and answers, each of which sees the prefix and itself and whose positions
-restart after the prefix: one vision pass and one prefill pay for many answers, and each answer is computed exactly as if asked
-alone.
+A row is one video prefix followed by its questions and answers, each of which sees the prefix and itself and whose
+positions restart after the prefix: one vision pass and one prefill pay for many answers, and each answer is computed
+exactly as if asked alone.
 
-    USER: 0:00 <tokens> 0:02 <tokens> ... \\n | what happens at 0:30? ASSISTANT: ... </s> | how many ...
+    USER: 0:00<tokens>0:02<tokens>...\\n | what happens at 0:30? ASSISTANT: ...</s> | how many ...
 """
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -19,11 +19,20 @@ from torch.utils.data import IterableDataset
 from transformers import PreTrainedTokenizerFast
 
 from vidllm.builtin.stills import GRID, IMAGE_SIDE
+from vidllm.builtin.words import BOS, EOS, IMAGE
 from vidllm.video.sampling import SamplePlan, focus, uniform
 from vidllm.video.timecode import format_time
 from vidllm.world.degrade import degrade, random_wear
 from vidllm.world.generate import generator, make_script
-from vidllm.world.questions import Question, clip_questions, moment_questions, pick_moments, span_question, steady
+from vidllm.world.questions import (
+    Question,
+    clip_questions,
+    moment_questions,
+    pick_moments,
+    picture_question,
+    span_question,
+    steady,
+)
 from vidllm.world.render import frame
 from vidllm.world.script import Script
 
@@ -34,9 +43,6 @@ IGNORE = -100
 ROWS_PER_GROUP = 12
 MOST_ASKED = {"describe": 1, "when": 4, "first": 2, "order": 3}
 """Questions of each family about a whole clip that one training row asks at most."""
-
-Planes = tuple[list[int], list[int], list[int], list[int], list[int]]
-"""One row before padding: ids, slots, positions, blocks, labels."""
 
 
 @dataclass(frozen=True)
@@ -49,19 +55,20 @@ class Row:
 
 @dataclass(frozen=True)
 class Rows:
-    """Padded rows of about one length. `ids`, `slots`, `positions`, `blocks`, `labels`: (R, T).
-
-    `slots` says where a visual token comes from (see `slot_base`), -1 for text. `blocks`: 0 the prefix, 1.. its questions, -1 padding.
-    `labels` are shifted already: the token that position predicts, or IGNORE. `scale` (R,) is each row's RoPE factor.
-    """
+    """Padded rows of about one length: planes (R, T) int64."""
 
     ids: Tensor
     slots: Tensor
+    """Where a visual token comes from (see `slot_base`); -1 for text."""
     positions: Tensor
     blocks: Tensor
+    """0 the prefix, 1.. its questions, -1 padding."""
     labels: Tensor
+    """Shifted already: the token that a position predicts, or IGNORE."""
     scale: Tensor
+    """(R,) float32: each row's RoPE factor."""
     families: tuple[tuple[str, ...], ...]
+    """Of each row's questions, in order."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +77,34 @@ class Batch:
 
     frames: Tensor
     groups: tuple[Rows, ...]
+
+
+@dataclass
+class _Planes:
+    """One row being laid out: the planes of `Rows`, not yet padded."""
+
+    ids: list[int] = field(default_factory=list)
+    slots: list[int] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
+    blocks: list[int] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
+
+    def add(
+        self,
+        ids: Sequence[int],
+        *,
+        start: int | None = None,
+        block: int = 0,
+        slots: Sequence[int] = (),
+        labels: Sequence[int] = (),
+    ) -> None:
+        """Some tokens of one block; `start` is the position of the first, by default where the row ends."""
+        start = len(self.ids) if start is None else start
+        self.ids += ids
+        self.slots += slots or [-1] * len(ids)
+        self.positions += range(start, start + len(ids))
+        self.blocks += [block] * len(ids)
+        self.labels += labels or [IGNORE] * len(ids)
 
 
 class Album:
@@ -90,8 +125,14 @@ class Album:
         return self._known[key]
 
 
-def clip_rows(split: str, seed: int, *, moments: int = 3, plain: bool = False) -> tuple[list[NDArray[np.uint8]], list[Row]]:
-    """A clip's pictures and its rows: some moments under focus, sometimes a span or a still, and the whole clip."""
+def clip_rows(
+    split: str, seed: int, *, moments: int = 3, plain: bool = False
+) -> tuple[list[NDArray[np.uint8]], list[Row]]:
+    """A clip's pictures, (96, 96, 3) uint8, and its rows: moments in focus, perhaps a span or a still, the whole clip.
+
+    Strides, numbers of frames, words and the clock's start vary; `plain` keeps to asking's layout and the contract's
+    words.
+    """
     script, rng = make_script(split, seed), generator(split + "/rows", seed)
     start = float(rng.integers(1, 540)) if rng.random() < 0.08 and not plain else 0.0
     script = shift(script, start)
@@ -101,12 +142,14 @@ def clip_rows(split: str, seed: int, *, moments: int = 3, plain: bool = False) -
     for moment in pick_moments(script, start, moments, rng):
         asked = moment_questions(script, moment, rng, plain=plain)
         if asked:
-            count = COARSE_FRAMES if plain else int(rng.choice([COARSE_FRAMES, rng.integers(4, 17)]))
+            count = COARSE_FRAMES if plain else int(rng.choice([COARSE_FRAMES, int(rng.integers(4, 17))]))
             plan = focus(pts, [(moment, moment)], start, coarse=count)
             rows.append(_row(album, plan, asked, _fine(rng, plain), _coarse(rng, plain)))
     if rng.random() < 0.25 and (asked_span := _some_span(script, start, rng)):
         assert asked_span.span is not None
-        rows.append(_row(album, focus(pts, [asked_span.span], start), [asked_span], _fine(rng, plain), _coarse(rng, plain)))
+        rows.append(
+            _row(album, focus(pts, [asked_span.span], start), [asked_span], _fine(rng, plain), _coarse(rng, plain))
+        )
     if rng.random() < 0.25 and not plain:
         rows.append(_still_row(album, start, rng))
     frames, stride = _uniform_layout(rng, plain)
@@ -117,14 +160,15 @@ def clip_rows(split: str, seed: int, *, moments: int = 3, plain: bool = False) -
 
 
 def shift(script: Script, seconds: float) -> Script:
-    """The same clip on a later clock, as a part of a longer video would be."""
+    """The same clip `seconds` later on the clock, as a part of a longer video would be."""
     events = tuple(replace(e, start=e.start + seconds, end=e.end + seconds) for e in script.events)
     return replace(script, events=events, duration=script.duration + seconds)
 
 
 def _some_span(script: Script, start: float, rng: np.random.Generator) -> Question | None:
+    """A question about 2 to 15 seconds, when five tries find a span that cuts no event."""
     for _ in range(5):
-        a = float(rng.integers(start, script.duration - 2))
+        a = float(rng.integers(int(start), int(script.duration - 2)))
         b = float(min(script.duration, a + rng.integers(2, 16)))
         if found := span_question(script, a, b, rng):
             return found
@@ -134,7 +178,17 @@ def _some_span(script: Script, start: float, rng: np.random.Generator) -> Questi
 def _some(asked: list[Question], rng: np.random.Generator) -> list[Question]:
     """At most so many of each family, by chance."""
     mixed = [asked[i] for i in rng.permutation(len(asked))]
-    return [q for n, q in enumerate(mixed) if sum(other.family == q.family for other in mixed[:n]) < MOST_ASKED[q.family]]
+    return [
+        q for n, q in enumerate(mixed) if sum(other.family == q.family for other in mixed[:n]) < MOST_ASKED[q.family]
+    ]
+
+
+def still_rows(split: str, seed: int, *, pictures: int = 4) -> tuple[list[NDArray[np.uint8]], list[Row]]:
+    """Some moments of a clip as pictures of their own: what the image stage learns from."""
+    script, rng = make_script(split, seed), generator(split + "/stills", seed)
+    album = Album(script, rng)
+    rows = [_still_row(album, 0.0, rng) for _ in range(pictures)]
+    return album.pictures, [row for row in rows if row.asked]
 
 
 def _still_row(album: Album, start: float, rng: np.random.Generator) -> Row:
@@ -142,7 +196,10 @@ def _still_row(album: Album, start: float, rng: np.random.Generator) -> Row:
     moment = float(rng.uniform(start, album.script.duration))
     asked = moment_questions(album.script, moment, rng) if steady(album.script, moment) else []
     cut = [replace(q, text=_timeless(q.text), family="still " + q.family) for q in asked if q.family != "what"]
-    return Row(((album.number(moment), int(rng.choice([1, 2, 2, 3])), None),), tuple(q for q in cut if q.text))
+    if asked:
+        cut.append(picture_question(album.script, moment, rng))
+    stride = int(rng.choice([1, 2, 3, 4], p=[0.1, 0.3, 0.35, 0.25]))
+    return Row(((album.number(moment), stride, None),), tuple(q for q in cut if q.text))
 
 
 def _timeless(text: str) -> str:
@@ -169,7 +226,8 @@ def _uniform_layout(rng: np.random.Generator, plain: bool) -> tuple[int, int]:
 
 def _row(album: Album, plan: SamplePlan, asked: Sequence[Question], fine: int, coarse: int) -> Row:
     seen = tuple(
-        (album.number(t), fine if is_fine else coarse, format_time(t)) for t, is_fine in zip(plan.times, plan.fine, strict=True)
+        (album.number(t), fine if is_fine else coarse, format_time(t))
+        for t, is_fine in zip(plan.times, plan.fine, strict=True)
     )
     return Row(seen, tuple(asked))
 
@@ -187,7 +245,8 @@ class Collator:
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         self.tokenizer = tokenizer
-        self.image, self.bos, self.eos = tokenizer.convert_tokens_to_ids(["<image>", "<s>", "</s>"])
+        vocabulary = tokenizer.get_vocab()
+        self.image, self.bos, self.eos = vocabulary[IMAGE], vocabulary[BOS], vocabulary[EOS]
         self._ids: dict[str, list[int]] = {}
 
     def ids(self, text: str) -> list[int]:
@@ -200,59 +259,74 @@ class Collator:
 
     def __call__(self, albums: Sequence[tuple[list[NDArray[np.uint8]], list[Row]]], scales: Sequence[float]) -> Batch:
         """Clips (pictures, rows) to one batch; `scales`: a RoPE factor for every row in order."""
-        total = sum(len(pictures) for pictures, _ in albums)
-        base, first, laid = slot_base(total), 0, []
+        base = slot_base(sum(len(pictures) for pictures, _ in albums))
+        first = 0
+        laid: list[tuple[_Planes, tuple[str, ...]]] = []
         for pictures, rows in albums:
             laid += [(self._lay(row, base, first), tuple(q.family for q in row.asked)) for row in rows]
             first += len(pictures)
-        order = sorted(range(len(laid)), key=lambda i: len(laid[i][0][0]))
+        order = sorted(range(len(laid)), key=lambda i: len(laid[i][0].ids))
         cuts = [order[i : i + ROWS_PER_GROUP] for i in range(0, len(order), ROWS_PER_GROUP)]
         frames = np.stack([picture for pictures, _ in albums for picture in pictures])
         groups = tuple(_pad([laid[i] for i in cut], [scales[i] for i in cut]) for cut in cuts)
         return Batch(torch.from_numpy(frames), groups)
 
-    def _lay(self, row: Row, base: dict[int, int], offset: int) -> Planes:
-        ids, slots = [self.bos, *self.ids("USER: ")], [-1] * (1 + len(self.ids("USER: ")))
+    def _lay(self, row: Row, base: dict[int, int], offset: int) -> _Planes:
+        """One row; `offset` is the number of the clip's first picture among all of the batch."""
+        planes = _Planes()
+        planes.add([self.bos, *self.ids("USER: ")])
         for number, stride, stamp in row.seen:
             tokens = (GRID // stride) ** 2
             first = base[stride] + (offset + number) * tokens
-            text = self.ids(stamp) if stamp else []
-            ids += text + [self.image] * tokens
-            slots += [-1] * len(text) + list(range(first, first + tokens))
-        ids += self.ids("\n")
-        slots += [-1] * len(self.ids("\n"))
-        prefix = len(ids)
-        positions, blocks, labels = list(range(prefix)), [0] * prefix, [IGNORE] * prefix
+            planes.add(self.ids(stamp) if stamp else [])
+            planes.add([self.image] * tokens, slots=range(first, first + tokens))
+        planes.add(self.ids("\n"))
+        prefix = len(planes.ids)
         for number, asked in enumerate(row.asked, 1):
             question, answer = self.ids(asked.text + " ASSISTANT:"), [*self.ids(" " + asked.answer), self.eos]
-            both = question + answer
-            ids += both
-            slots += [-1] * len(both)
-            positions += range(prefix, prefix + len(both))
-            blocks += [number] * len(both)
-            labels += [IGNORE] * (len(question) - 1) + answer + [IGNORE]
-        return ids, slots, positions, blocks, labels
+            labels = [IGNORE] * (len(question) - 1) + answer + [IGNORE]
+            planes.add(question + answer, start=prefix, block=number, labels=labels)
+        return planes
 
 
-def _pad(laid: list[tuple[Planes, tuple[str, ...]]], scales: list[float]) -> Rows:
-    length = max(len(planes[0]) for planes, _ in laid)
-    padded = [torch.full((len(laid), length), pad) for pad in (0, -1, 0, -1, IGNORE)]
-    for r, (planes, _) in enumerate(laid):
-        for target, values in zip(padded, planes, strict=True):
-            target[r, : len(values)] = torch.tensor(values)
-    return Rows(*padded, torch.tensor(scales), tuple(families for _, families in laid))
+def _pad(laid: Sequence[tuple[_Planes, tuple[str, ...]]], scales: Sequence[float]) -> Rows:
+    """Rows padded on the right to the longest."""
+    length = max(len(planes.ids) for planes, _ in laid)
+
+    def plane(name: str, pad: int) -> Tensor:
+        padded = torch.full((len(laid), length), pad)
+        for r, (planes, _) in enumerate(laid):
+            values = getattr(planes, name)
+            padded[r, : len(values)] = torch.tensor(values)
+        return padded
+
+    return Rows(
+        ids=plane("ids", 0),
+        slots=plane("slots", -1),
+        positions=plane("positions", 0),
+        blocks=plane("blocks", -1),
+        labels=plane("labels", IGNORE),
+        scale=torch.tensor(scales),
+        families=tuple(families for _, families in laid),
+    )
 
 
 class TrainingRows(IterableDataset[Batch]):
-    """Endless batches of clips from `first_seed` on; one row in twenty under a RoPE factor of 1-2."""
+    """Endless batches of `clips` clips each from `first_seed` on; one row in twenty under a RoPE factor of 1-2.
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, clips: int, first_seed: int) -> None:
+    With `stills` the rows are single pictures, else videos with some pictures among them.
+    """
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerFast, clips: int, first_seed: int, *, stills: bool = False
+    ) -> None:
         self.collate, self.clips, self.first_seed = Collator(tokenizer), clips, first_seed
+        self.rows = still_rows if stills else clip_rows
 
     def __iter__(self) -> Iterator[Batch]:
         torch.set_num_threads(1)
         for seed in itertools.count(self.first_seed, self.clips):
-            albums = [clip_rows("train", s) for s in range(seed, seed + self.clips)]
+            albums = [self.rows("train", s) for s in range(seed, seed + self.clips)]
             rng = generator("train/scale", seed)
             count = sum(len(rows) for _, rows in albums)
             yield self.collate(albums, [float(rng.uniform(1, 2)) if rng.random() < 0.05 else 1.0 for _ in range(count)])

@@ -1,6 +1,7 @@
 """Single pictures with dense labels: what the vision tower learns to see, patch by patch, before any language."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -21,13 +22,18 @@ NOTHING = -100
 
 @dataclass(frozen=True)
 class Still:
-    """`pixels` (96, 96, 3) uint8; per patch of the 12x12 grid: `present` 0/1, `colour`, `shape` (or NOTHING), `pose` (x, y, log radius)."""
+    """A picture, and a label on each patch of its 12x12 grid. An object's patches are those it covers by a tenth."""
 
     pixels: Tensor
+    """(96, 96, 3) uint8."""
     present: Tensor
+    """(12, 12) float32: 1 where an object is."""
     colour: Tensor
+    """(12, 12) int64 into COLOURS, or NOTHING."""
     shape: Tensor
+    """(12, 12) int64 into SHAPES, or NOTHING."""
     pose: Tensor
+    """(12, 12, 3) float32: the object's centre x, y (0..1) and log(radius / 0.12); 0 where there is none."""
 
 
 def draw_still(rng: np.random.Generator) -> Still:
@@ -67,9 +73,10 @@ class Stills(IterableDataset[tuple[Tensor, ...]]):
     def __init__(self, batch: int, seed: int) -> None:
         self.batch, self.seed = batch, seed
 
-    def __iter__(self):  # type: ignore[no-untyped-def]
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
+        """Batches of (pixels, present, colour, shape, pose)."""
         worker = torch.utils.data.get_worker_info()
         rng = generator("stills", self.seed * 1000 + (worker.id if worker else 0))
         while True:
             stills = [draw_still(rng) for _ in range(self.batch)]
-            yield tuple(torch.stack([getattr(s, name) for s in stills]) for name in ("pixels", "present", "colour", "shape", "pose"))
+            yield tuple(torch.stack([getattr(still, field.name) for still in stills]) for field in fields(Still))

@@ -1,8 +1,8 @@
 """Stage 1: the vision tower learns to see, with a label on every patch.
 
-Under a language loss alone a vision encoder this small stalls for hours; dense labels (is there an object, which colour, which
-shape, where is its centre, how large is it) bring every patch of an object to carry the whole object within minutes. The heads
-are thrown away afterwards.
+Under a language loss alone a vision encoder this small stalls for hours; dense labels (is there an object, which
+colour, which shape, where is its centre, how large is it) bring every patch of an object to carry the whole object
+within minutes. The heads are thrown away afterwards.
 """
 
 import math
@@ -24,7 +24,7 @@ MEAN = STD = 0.5
 
 @dataclass(frozen=True, kw_only=True)
 class VisionStage:
-    """Settings of stage 1. It ends after `steps` or `minutes`, whichever comes first; the learning rate follows the same clock."""
+    """Settings of stage 1. It ends after `steps` or `minutes`; the learning rate follows whichever is nearer."""
 
     hidden_size: int = 192
     layers: int = 4
@@ -38,7 +38,7 @@ class VisionStage:
 
 def vision_config(stage: VisionStage) -> CLIPVisionConfig:
     """A CLIP vision tower: 96 px in patches of 8, a 12x12 grid."""
-    return CLIPVisionConfig(
+    return CLIPVisionConfig(  # type: ignore[call-arg]  # attn_implementation is taken out of the further keywords
         hidden_size=stage.hidden_size,
         intermediate_size=4 * stage.hidden_size,
         num_hidden_layers=stage.layers,
@@ -47,7 +47,7 @@ def vision_config(stage: VisionStage) -> CLIPVisionConfig:
         patch_size=PATCH,
         projection_dim=stage.hidden_size,
         hidden_act="gelu_pytorch_tanh",
-        attn_implementation="eager",  # at 145 tokens a plain matrix product trains faster on a CPU than the fused kernel
+        attn_implementation="eager",  # at 145 tokens plain matrix products train faster on a CPU than the fused kernel
     )
 
 
@@ -60,6 +60,7 @@ class DenseHeads(nn.Module):
         self.out = nn.Linear(width, 1 + len(COLOURS) + len(SHAPES) + 3)
 
     def forward(self, features: Tensor) -> tuple[Tensor, ...]:
+        """Presence (B, 144), colour (B, 144, 8), shape (B, 144, 6), pose (B, 144, 3)."""
         present, colour, shape, pose = self.out(self.norm(features)).split([1, len(COLOURS), len(SHAPES), 3], -1)
         return present.squeeze(-1), colour, shape, pose
 
@@ -70,7 +71,10 @@ def normalise(pixels: Tensor) -> Tensor:
 
 
 def dense_loss(heads: DenseHeads, features: Tensor, labels: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, float]]:
-    """Sum of the four losses, and what a person reads: accuracies on object patches, mean error of the centre."""
+    """Sum of the four losses, and what a person reads: accuracies, and the mean error of centre and log radius.
+
+    `features` (B, 144, D); `labels` (B, 12, 12, ...) as `Still` has them: present, colour, shape, pose.
+    """
     present, colour, shape, pose = (x.flatten(1, 2) for x in labels)
     p, c, s, q = (x.float() for x in heads(features))
     seen = colour != NOTHING
@@ -89,7 +93,7 @@ def dense_loss(heads: DenseHeads, features: Tensor, labels: tuple[Tensor, ...]) 
 
 
 def train_vision(stage: VisionStage, folder: Path) -> CLIPVisionModel:
-    """Run stage 1 and save the tower under `folder`/vision."""
+    """Run stage 1 and save the tower under `folder`/vision; until it is done, what there is lies under vision.part."""
     torch.manual_seed(stage.seed)
     tower = CLIPVisionModel(vision_config(stage))
     heads = DenseHeads(stage.hidden_size)
@@ -101,20 +105,21 @@ def train_vision(stage: VisionStage, folder: Path) -> CLIPVisionModel:
         done = max(step / stage.steps, (time.monotonic() - began) / 60 / stage.minutes)
         if done >= 1:
             break
+        fade = 0.02 + 0.98 * (1 + math.cos(math.pi * done)) / 2
         for group in optimizer.param_groups:
-            group["lr"] = stage.learning_rate * min(1, (step + 1) / 200) * (0.02 + 0.98 * (1 + math.cos(math.pi * done)) / 2)
+            group["lr"] = stage.learning_rate * min(1, (step + 1) / 200) * fade
         pixels, *labels = next(loader)
         with torch.autocast("cpu", torch.bfloat16):
             features = tower(normalise(pixels)).last_hidden_state[:, 1:]
             loss, report = dense_loss(heads, features, tuple(labels))
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         if step % 25 == 0:
             said = " ".join(f"{k} {v:.3f}" for k, v in report.items())
             print(f"vision {step} {time.monotonic() - began:.0f}s loss {loss.item():.3f} {said}", flush=True)
             if step % 500 == 0:
-                tower.save_pretrained(folder / "vision")
+                tower.save_pretrained(folder / "vision.part")
     tower.save_pretrained(folder / "vision")
     return tower

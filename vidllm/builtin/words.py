@@ -1,4 +1,4 @@
-"""The built-in model's tokenizer: byte-level BPE over the world's sentences, with every clock time up to 9:59 one token.
+"""The built-in model's tokenizer: byte-level BPE over the world's sentences; every clock time up to 9:59 is one token.
 
 One token per time lets an answer copy the stamp of a frame in one step.
 """
@@ -14,6 +14,7 @@ from vidllm.world.questions import clip_questions, moment_questions
 
 IMAGE, BOS, EOS, PAD = "<image>", "<s>", "</s>", "<pad>"
 SECONDS = 600
+"""Clock times below this many seconds are one token each."""
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}{% if message.role == 'user' %}USER: {% else %}ASSISTANT: {% endif %}"
     "{% if message.content is string %}{{ message.content }}{% else %}{% for part in message.content %}"
@@ -27,7 +28,9 @@ def corpus(clips: int) -> Iterator[str]:
     """What a small asker and answerer would write about some clips."""
     for seed in range(clips):
         script, rng = make_script("words", seed), generator("words/ask", seed)
-        for asked in clip_questions(script, rng) + moment_questions(script, float(rng.integers(script.duration)), rng):
+        for asked in clip_questions(script, rng) + moment_questions(
+            script, float(rng.integers(int(script.duration))), rng
+        ):
             yield f"USER: {asked.text} ASSISTANT: {asked.answer}"
 
 
@@ -44,8 +47,9 @@ def train_tokenizer(clips: int = 1500, size: int = 1200) -> PreTrainedTokenizerF
     )
     inner.train_from_iterator(corpus(clips), trainer)
     inner.post_processor = processors.ByteLevel(trim_offsets=False)
-    inner.add_tokens([AddedToken(format_time(second), single_word=False, normalized=False) for second in range(SECONDS)])
-    tokenizer = PreTrainedTokenizerFast(
+    times = [AddedToken(format_time(second), single_word=False, normalized=False) for second in range(SECONDS)]
+    inner.add_tokens(times)
+    tokenizer = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=inner, bos_token=BOS, eos_token=EOS, pad_token=PAD, additional_special_tokens=[IMAGE]
     )
     tokenizer.chat_template = CHAT_TEMPLATE

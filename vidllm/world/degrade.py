@@ -1,4 +1,4 @@
-"""What cameras, codecs and scalers do to a clean picture, applied to training frames so that other renderers look familiar."""
+"""What codecs and scalers do to a clean picture: training frames are worn so that other renderers look familiar."""
 
 import io
 from dataclasses import dataclass
@@ -12,19 +12,23 @@ Picture = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Wear:
-    """One clip's degradation: the same for all its frames, as a codec's would be. Zero means none."""
+    """One clip's degradation: the same for all its frames, as a codec's would be."""
 
     blur: float
+    """Radius of a Gaussian, pixels; 0: none."""
     jpeg_quality: int
+    """0: no compression."""
     shrink: float
+    """Factor of a detour over another size; 1: none."""
     grain: float
+    """Standard deviation of noise, grey levels; 0: none."""
 
 
 def random_wear(rng: np.random.Generator) -> Wear:
-    """Half of the clips stay clean in each respect."""
+    """Each respect by a draw of its own: half to two thirds of the clips stay clean in it."""
     return Wear(
         blur=float(rng.choice([0, 0, rng.uniform(0.2, 0.9)])),
-        jpeg_quality=int(rng.choice([0, rng.integers(35, 95)])),
+        jpeg_quality=int(rng.choice([0, int(rng.integers(35, 95))])),
         shrink=float(rng.choice([1, 1, rng.uniform(0.6, 1.6)])),
         grain=float(rng.choice([0, rng.uniform(0, 6)])),
     )

@@ -1,9 +1,10 @@
-"""Seed to script: random objects, canvases and events, drawn generously because other renderers will be asked about too."""
+"""Seed to script: random objects, canvases and events, widely varied, for clips of other renderers come as well."""
 
 import math
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vidllm.world.script import Canvas, Event, Script, Thing, progress
 from vidllm.world.vocabulary import ACTIONS, COLOURS, SHADES, SHAPES, Action, Colour
@@ -13,7 +14,7 @@ WEIGHTS: dict[Action, float] = {
     "moves left": 2.2, "moves right": 2.2, "moves up": 2.2, "moves down": 2.2,
     "grows": 1.4, "shrinks": 0.9, "appears": 1.1, "disappears": 0.9, "turns": 0.7,
 }  # fmt: skip
-"""How often an action is tried. Moves are refused most, for want of room, so they are tried most; what results is about even."""
+"""How often an action is tried. Moves are refused most, for want of room, so they are tried most: it comes out even."""
 DARK = 60
 """Backgrounds stay below this grey level, so that every colour of the world stands out."""
 
@@ -24,7 +25,7 @@ def generator(split: str, seed: int) -> np.random.Generator:
 
 
 def make_script(split: str, seed: int, *, shortest: float = 10, longest: float = 60) -> Script:
-    """One clip: 1-3 objects, one event at a time, 10-60 s."""
+    """One clip: 1-3 objects, one event at a time, `shortest` to `longest` whole seconds."""
     rng = generator(split, seed)
     canvas = random_canvas(rng)
     duration = float(round(rng.uniform(shortest, longest)))
@@ -55,7 +56,7 @@ def random_canvas(rng: np.random.Generator) -> Canvas:
 
 
 def random_things(rng: np.random.Generator, canvas: Canvas, count: int) -> tuple[Thing, ...]:
-    """`count` objects with different names that do not touch each other."""
+    """Up to `count` objects with different names that do not touch each other; one that finds no room is left out."""
     names = rng.permutation(len(COLOURS) * len(SHAPES))[:count]
     things: list[Thing] = []
     for name in names:
@@ -97,14 +98,20 @@ def inside(thing: Thing, canvas: Canvas) -> bool:
     return rx <= thing.x <= 1 - rx and ry <= thing.y <= 1 - ry
 
 
-def _with_events(rng: np.random.Generator, canvas: Canvas, things: tuple[Thing, ...], duration: float, seed: str) -> Script | None:
-    """Fill the time with events, one at a time, at least 1 s apart, starting on the second more often than not."""
+def _with_events(
+    rng: np.random.Generator, canvas: Canvas, things: tuple[Thing, ...], duration: float, seed: str
+) -> Script | None:
+    """Fill the time with events, one at a time with a pause between them, most of them starting on a whole second.
+
+    None when nothing could happen to these objects.
+    """
     hidden = [rng.random() < 0.2 for _ in things]
     if all(hidden):
         hidden[0] = False
     start_things = tuple(replace(thing, visible=not gone) for thing, gone in zip(things, hidden, strict=True))
-    now, events, clock = list(start_things), [], float(rng.uniform(0.5, 6))
-    wanted = int(rng.integers(1, max(2, min(7, duration / 5)) + 1))
+    now, clock = list(start_things), float(rng.uniform(0.5, 6))
+    events: list[Event] = []
+    wanted = int(rng.integers(1, int(max(2, min(7, duration / 5)) + 1)))
     names = {thing.name for thing in now}
     while len(events) < wanted:
         start = round(clock) if rng.random() < 0.65 else round(clock, 1)
@@ -132,21 +139,26 @@ def _random_event(
         thing = now[which]
         if thing.visible == (action == "appears") or not _still_populated(now, which, action):
             continue
-        event = Event(thing=which, name=thing.name, action=action, start=start, end=end)
-        event = _with_amount(rng, event, thing, names)
-        after = progress(thing, event, 1.0)
-        others = [other for i, other in enumerate(now) if i != which]
-        if not inside(after, canvas) or not 0.05 <= after.radius <= 0.3 or _on_line(after):
-            continue
-        if event.colour and after.name in names:
-            continue
-        path = [progress(thing, event, done) for done in (0.0, 0.25, 0.5, 0.75, 1.0)]
-        if all(apart(step, other, canvas) for step in path for other in others):
+        event = _with_amount(rng, Event(thing=which, name=thing.name, action=action, start=start, end=end))
+        if _fits(event, now, names, canvas):
             return event
     return None
 
 
-def _with_amount(rng: np.random.Generator, event: Event, thing: Thing, names: set[str]) -> Event:
+def _fits(event: Event, now: tuple[Thing, ...], names: set[str], canvas: Canvas) -> bool:
+    """Whether the object ends inside, of fair size, off the lines, under a fresh name, and touches none on its way."""
+    path = [progress(now[event.thing], event, done) for done in (0.0, 0.25, 0.5, 0.75, 1.0)]
+    after = path[-1]
+    if not inside(after, canvas) or not 0.05 <= after.radius <= 0.3 or _on_line(after):
+        return False
+    if event.colour and after.name in names:
+        return False
+    others = [other for i, other in enumerate(now) if i != event.thing]
+    return all(apart(step, other, canvas) for step in path for other in others)
+
+
+def _with_amount(rng: np.random.Generator, event: Event) -> Event:
+    """The event with its distance, factor, colour, or the length of its fade."""
     match event.action:
         case "moves left" | "moves right" | "moves up" | "moves down":
             return replace(event, amount=float(rng.uniform(0.15, 0.6)))
@@ -163,6 +175,7 @@ def _with_amount(rng: np.random.Generator, event: Event, thing: Thing, names: se
 
 
 def _still_populated(now: tuple[Thing, ...], which: int, action: Action) -> bool:
+    """Whether something stays to be seen, unless there is one object only."""
     return action != "disappears" or sum(thing.visible for thing in now) > 1 or len(now) == 1
 
 
@@ -182,6 +195,6 @@ def _angle(rng: np.random.Generator) -> float:
     return float(rng.choice([0.0, 0.0, rng.uniform(-0.25, 0.25)]))
 
 
-def _rgb(values: "np.ndarray[tuple[int], np.dtype[np.float64]]") -> tuple[int, int, int]:
+def _rgb(values: NDArray[np.float64]) -> tuple[int, int, int]:
     red, green, blue = (round(float(v)) for v in values)
     return red, green, blue

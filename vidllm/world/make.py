@@ -18,10 +18,10 @@ from vidllm.world.script import Script
 def make_clips(
     n: int, seed: int, folder: Path, *, split: str = "user", progress: Callable[[int], None] = lambda done: None
 ) -> list[Path]:
-    """Write clips `seed` .. `seed + n - 1` of a split into `folder` and return the mp4s; `progress` hears how many are done.
+    """Write clips `seed` .. `seed + n - 1` of a split into `folder`, made if need be, and return the mp4s.
 
-    The same numbers give the same clips. Beside NAME.mp4 stands NAME.json: the script, and questions with their true answers.
-    A file has its name only once it is whole.
+    The same numbers give the same clips. Beside NAME.mp4 stands NAME.json: the script, and questions with their true
+    answers. A file has its name only once it is whole. `progress` hears how many clips are done.
     """
     folder.mkdir(parents=True, exist_ok=True)
     targets = []
@@ -48,12 +48,13 @@ def save_truth(script: Script, target: Path, number: int) -> None:
 
 
 def write_video(script: Script, target: Path) -> None:
-    """Render a script to an mp4. Width and height are made even, as H.264 with 4:2:0 needs."""
+    """Render a script to an mp4 (H.264, 4:2:0, which needs width and height even: an odd pixel is dropped)."""
     partial = target.with_name(target.name + ".part")
     canvas = script.canvas
     rate = round(canvas.fps * 2)  # half frames a second: 12.5 fps is exact
     with av.open(str(partial), "w", format="mp4", options={"movflags": "+faststart"}) as container:
-        options = {"crf": str(canvas.crf), "preset": "veryfast", "g": str(max(1, round(canvas.gop_seconds * canvas.fps)))}
+        gop = max(1, round(canvas.gop_seconds * canvas.fps))
+        options = {"crf": str(canvas.crf), "preset": "veryfast", "g": str(gop)}
         stream = container.add_stream("libx264", rate=Fraction(rate, 2), options=options)
         stream.width, stream.height, stream.pix_fmt = canvas.width // 2 * 2, canvas.height // 2 * 2, "yuv420p"
         for number in range(max(1, round(script.duration * rate / 2))):

@@ -1,10 +1,13 @@
 """Questions about a script, and their exact answers: each family is a small program over the script.
 
-Every family knows several ways to ask. `where` tells which frames an asker would look at: a moment, a span, or the whole clip.
+Every family knows several ways to ask; the first is the plainest. A question carries the moment or the span that it
+names, so a learner can be shown the frames that an asker would look at.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
 
 import numpy as np
 
@@ -19,7 +22,7 @@ MARGIN = 0.25
 
 @dataclass(frozen=True)
 class Question:
-    """A question with its one right answer. `moment` or `span` (seconds) is what it is about; neither means the whole clip."""
+    """A question with its one right answer; without `moment` or `span` (seconds) it is about the whole clip."""
 
     family: str
     text: str
@@ -29,17 +32,17 @@ class Question:
 
 
 WHAT = (
-    "what happens at {t}?", "what is happening at {t}?", "What happens at {t}?", "at {t}, what happens?", "what's going on at {t}?",
-    "what can be seen happening at {t}?", "which event happens at {t}?", "tell me what happens at {t}", "what occurs at {t}?",
-    "describe what happens at {t}.", "{t}发生了什么？",
+    "what happens at {t}?", "what is happening at {t}?", "What happens at {t}?", "at {t}, what happens?",
+    "what's going on at {t}?", "what can be seen happening at {t}?", "which event happens at {t}?",
+    "tell me what happens at {t}", "what occurs at {t}?", "describe what happens at {t}.", "{t}发生了什么？",
 )  # fmt: skip
 WHAT_SPAN = (
     "what happens between {a} and {b}?", "what happens from {a} to {b}?", "describe what happens between {a} and {b}.",
     "what is going on between {a} and {b}?",
 )  # fmt: skip
 WHEN = (
-    "when does the {e}?", "When does the {e}?", "at what time does the {e}?", "when exactly does the {e}?", "at which time does the {e}?",
-    "tell me when the {s}", "find the moment when the {s}.", "what time does the {e}?",
+    "when does the {e}?", "When does the {e}?", "at what time does the {e}?", "when exactly does the {e}?",
+    "at which time does the {e}?", "tell me when the {s}", "find the moment when the {s}.", "what time does the {e}?",
 )  # fmt: skip
 COUNT = (
     "how many objects are there at {t}?", "how many objects can you see at {t}?", "How many shapes are visible at {t}?",
@@ -47,26 +50,38 @@ COUNT = (
 )  # fmt: skip
 COLOUR = (
     "what colour is the {o} at {t}?", "what color is the {o} at {t}?", "What is the color of the {o} at {t}?",
-    "which colour does the {o} have at {t}?", "at {t}, what colour is the {o}?", "what is the colour of the {o} at {t}?",
+    "which colour does the {o} have at {t}?", "at {t}, what colour is the {o}?",
+    "what is the colour of the {o} at {t}?",
 )  # fmt: skip
 WHERE = (
-    "where is the {o} at {t}?", "Where is the {o} at {t}?", "at {t}, where is the {o}?", "where can the {o} be found at {t}?",
-    "in which part of the picture is the {o} at {t}?", "what is the position of the {o} at {t}?",
+    "where is the {o} at {t}?", "Where is the {o} at {t}?", "at {t}, where is the {o}?",
+    "where can the {o} be found at {t}?", "in which part of the picture is the {o} at {t}?",
+    "what is the position of the {o} at {t}?",
 )  # fmt: skip
 EXISTS = ("is there a {o} at {t}?", "Is there a {o} at {t}?", "can you see a {o} at {t}?", "does a {o} exist at {t}?")
 FIRST_OF = (
-    "which happens first: {a} or {b}?", "which happens first: the {a} or the {b}?", "what happens first, the {a} or the {b}?",
-    "Which of these happens first: the {a} or the {b}?", "which comes first: the {a} or the {b}?",
+    "which happens first: {a} or {b}?", "which happens first: the {a} or the {b}?",
+    "what happens first, the {a} or the {b}?", "Which of these happens first: the {a} or the {b}?",
+    "which comes first: the {a} or the {b}?",
 )  # fmt: skip
-FIRST = ("what happens first?", "what is the first thing that happens?", "what happens first in the video?", "what is the first event?")
-LAST = ("what happens last?", "what is the last thing that happens?", "what happens last in the video?", "what is the last event?")
+FIRST = (
+    "what happens first?", "what is the first thing that happens?", "what happens first in the video?",
+    "what is the first event?",
+)  # fmt: skip
+LAST = (
+    "what happens last?", "what is the last thing that happens?", "what happens last in the video?",
+    "what is the last event?",
+)  # fmt: skip
 BEFORE = ("what happens before the {s}?", "what happens right before the {s}?", "what happens just before the {s}?")
 AFTER = ("what happens after the {s}?", "what happens right after the {s}?", "what happens next after the {s}?")
 DESCRIBE = (
-    "describe the video.", "Describe the video.", "describe what happens in the video.", "what happens in the video?", "describe this clip.",
-    "please describe the video", "what is going on in this video?", "give a description of the video.", "caption this video.",
-    "summarise the video.", "describe the video in detail.", "描述这个视频。",
+    "describe the video.", "Describe the video.", "describe what happens in the video.", "what happens in the video?",
+    "describe this clip.", "please describe the video", "what is going on in this video?",
+    "give a description of the video.", "caption this video.", "summarise the video.", "describe the video in detail.",
+    "描述这个视频。",
 )  # fmt: skip
+
+PICTURE = ("describe the picture.", "describe the image.", "what can be seen in the picture?", "what is in the image?")
 
 MOMENTS = (
     ("{c}", 10), ("{s} s", 1), ("{s} seconds", 2), ("second {s}", 1), ("{s}s", 1), ("the {s}-second mark", 0.5),
@@ -87,8 +102,10 @@ def base_form(event: Event) -> str:
     return " ".join(word for word in (event.name, verb.removesuffix("s"), rest) if word)
 
 
-def moment_questions(script: Script, seconds: float, rng: np.random.Generator, *, plain: bool = False) -> list[Question]:
-    """Everything worth asking about one moment. `plain` asks in the contract's own words with a clock time."""
+def moment_questions(
+    script: Script, seconds: float, rng: np.random.Generator, *, plain: bool = False
+) -> list[Question]:
+    """What nobody would dispute about one moment. `plain` asks in the contract's own words and clock times."""
     t = format_time(seconds) if plain else spell_moment(seconds, rng)
     things = visible(script, seconds)
     found: list[tuple[str, str, str]] = []
@@ -127,14 +144,14 @@ def clip_questions(script: Script, rng: np.random.Generator, *, plain: bool = Fa
     """Everything worth asking about the whole clip."""
     events = script.events
     unique = [event for event in events if sum(other.phrase == event.phrase for other in events) == 1]
-    ask: Callable[[tuple[str, ...]], str] = lambda ways: _pick(ways, rng, plain)  # noqa: E731
+    ask = partial(_pick, rng=rng, plain=plain)
     found = [("describe", ask(DESCRIBE), tell(events))]
     for event in unique:
         text = ask(WHEN).format(e=base_form(event), s=event.phrase)
         found.append(("when", text, f"At {format_time(int(event.start))}."))
     found.append(("order", ask(FIRST), events[0].sentence))
     found.append(("order", ask(LAST), events[-1].sentence))
-    for one, two in zip(events, events[1:], strict=False):
+    for one, two in pairwise(events):
         if one in unique and two in unique:
             a, b = (one, two) if rng.random() < 0.5 else (two, one)
             found.append(("first", ask(FIRST_OF).format(a=a.phrase, b=b.phrase), one.sentence))
@@ -146,7 +163,7 @@ def clip_questions(script: Script, rng: np.random.Generator, *, plain: bool = Fa
 
 
 def pick_moments(script: Script, start: float, count: int, rng: np.random.Generator) -> list[float]:
-    """Whole seconds: half within an event (its start among them), the rest close to one or anywhere."""
+    """Up to `count` different whole seconds from `start` on: half within an event, the rest near one or anywhere."""
     found: list[float] = []
     for _ in range(count):
         event = script.events[rng.integers(len(script.events))]
@@ -158,14 +175,26 @@ def pick_moments(script: Script, start: float, count: int, rng: np.random.Genera
             edge = event.start if rng.random() < 0.5 else event.end
             moment = float(round(edge + rng.uniform(-3, 3)))
         else:
-            moment = float(rng.integers(start, script.duration))
+            moment = float(rng.integers(int(start), int(script.duration)))
         moment = min(max(moment, start), float(int(script.duration - 1)))
         if moment not in found:
             found.append(moment)
     return found
 
 
-def tell(events: list[Event] | tuple[Event, ...]) -> str:
+def picture_question(script: Script, seconds: float, rng: np.random.Generator) -> Question:
+    """Everything in one picture, in reading order: "A red circle at the top left. A blue square at the center." """
+    things = sorted(visible(script, seconds), key=lambda thing: (int(thing.y * 3), int(thing.x * 3), thing.name))
+    told = " ".join(f"{_article(t.name)} {t.name} at the {place(t.x, t.y)}." for t in things) or "Nothing."
+    return Question("picture", _pick(PICTURE, rng, False), told, moment=seconds)
+
+
+def _article(name: str) -> str:
+    """ "A", or "An" before "orange", the one colour that begins with a vowel."""
+    return "An" if name.startswith("o") else "A"
+
+
+def tell(events: Sequence[Event]) -> str:
     """ "The red circle moves right. Then the blue square disappears." """
     if not events:
         return NOTHING
@@ -178,9 +207,10 @@ def visible(script: Script, seconds: float) -> list[Thing]:
 
 
 def clear(script: Script, seconds: float) -> bool:
-    """Whether nobody would argue about what happens at this moment."""
-    edges = (abs(edge - seconds) for e in script.events for edge in (e.start, e.end) if abs(e.start - seconds) > 1e-6)
-    return min(edges, default=1.0) > MARGIN or any(abs(e.start - seconds) < 1e-6 for e in script.events)
+    """Whether nobody would argue about what happens at this moment: it is an event's very start, or no edge is near."""
+    if any(abs(event.start - seconds) < 1e-6 for event in script.events):
+        return True
+    return all(abs(edge - seconds) > MARGIN for event in script.events for edge in (event.start, event.end))
 
 
 def steady(script: Script, seconds: float) -> bool:

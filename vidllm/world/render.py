@@ -1,7 +1,7 @@
 """Script and time to pixels: a pure function, antialiased, in numpy.
 
-Each shape is a signed distance (negative inside) in units of the object's radius; coverage is the distance clipped over about one
-pixel, so edges are smooth at any size and any aspect.
+Each shape is a signed distance (negative inside) in units of the object's radius; coverage is the distance clipped over
+about one pixel, so edges are smooth at any size and any aspect.
 """
 
 from collections.abc import Callable
@@ -12,13 +12,15 @@ from numpy.typing import NDArray
 from vidllm.world.script import Canvas, Script, Thing
 from vidllm.world.vocabulary import Shape
 
-Plane = NDArray[np.float32]
+Plane = NDArray[np.floating]
+"""float32 in all but the dtype a type checker can follow: (H, W), or a picture (H, W, 3) in 0..255."""
 
 
 def frame(script: Script, seconds: float, *, height: int | None = None, width: int | None = None) -> NDArray[np.uint8]:
     """The picture at one moment, (height, width, 3) uint8. Without a size: the canvas's own.
 
-    Another size stretches the picture. Grain is drawn from the seed and the time, so the same call gives the same pixels.
+    Another size stretches the picture. Grain is drawn from the seed and the time, so the same call gives the same
+    pixels.
     """
     canvas = script.canvas
     height, width = height or canvas.height, width or canvas.width
@@ -28,7 +30,8 @@ def frame(script: Script, seconds: float, *, height: int | None = None, width: i
     if canvas.noise:
         rng = np.random.default_rng([abs(hash_seed(script.seed)), round(seconds * 1000)])
         picture += rng.normal(0.0, canvas.noise, picture.shape).astype(np.float32)
-    return np.clip(picture + 0.5, 0, 255).astype(np.uint8)
+    rounded: NDArray[np.uint8] = np.clip(picture + 0.5, 0, 255).astype(np.uint8)
+    return rounded
 
 
 def hash_seed(seed: str) -> int:
@@ -55,7 +58,7 @@ def draw(picture: Plane, canvas: Canvas, thing: Thing, opacity: float) -> None:
 
 
 def coverage(height: int, width: int, canvas: Canvas, thing: Thing) -> tuple[tuple[slice, slice], Plane]:
-    """The window of a height x width picture that an object touches, and how much of each pixel it covers there (0..1)."""
+    """Where in a height x width picture an object may show, and how much of each pixel it covers there (0..1)."""
     short = min(canvas.height, canvas.width)
     sx, sy = canvas.width / short, canvas.height / short  # the picture's sides in units of its shorter one
     reach = thing.radius * 1.5
@@ -72,6 +75,7 @@ def coverage(height: int, width: int, canvas: Canvas, thing: Thing) -> tuple[tup
 
 
 def _span(low: float, high: float, limit: int) -> tuple[int, int]:
+    """Whole pixels that hold [low, high], within 0..limit."""
     first = min(max(int(np.floor(low)), 0), limit)
     return first, min(max(int(np.ceil(high)), first), limit)
 
@@ -85,8 +89,7 @@ def _square(u: Plane, v: Plane, _: float) -> Plane:
 
 
 def _triangle(u: Plane, v: Plane, _: float) -> Plane:
-    sides = np.maximum(np.abs(u) * 0.8660254 - v * 0.5, v)  # v grows downward, so the tip points up
-    return np.maximum(sides, 0) + np.minimum(sides, 0) - 0.55
+    return np.maximum(np.abs(u) * 0.8660254 - v * 0.5, v) - 0.55  # v grows downward, so the tip points up
 
 
 def _star(u: Plane, v: Plane, thickness: float) -> Plane:
@@ -97,7 +100,8 @@ def _star(u: Plane, v: Plane, thickness: float) -> Plane:
     radius = np.hypot(u, v)
     px, py = radius * np.cos(angle), radius * np.sin(angle)
     dx, dy = dent * np.cos(wedge) - 1.1, dent * np.sin(wedge)
-    return ((px - 1.1) * dy - py * dx) / np.float32(np.hypot(dx, dy))
+    distance: Plane = ((px - 1.1) * dy - py * dx) / np.float32(np.hypot(dx, dy))
+    return distance
 
 
 def _ring(u: Plane, v: Plane, thickness: float) -> Plane:

@@ -6,6 +6,7 @@ Positions are fractions of the picture (0..1 from the top left), radii fractions
 import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from vidllm.world.vocabulary import Action, Colour, Shape
 
@@ -37,8 +38,8 @@ class Thing:
 class Event:
     """Something happens to object number `thing` during [start, end] seconds.
 
-    `name` is what the object is called when it starts; `amount` is the distance moved (fraction of the picture's side) or the
-    factor of growth; `colour` and `rgb` are where a turn ends.
+    `name` is what the object is called when it starts; `amount` is the distance moved (fraction of the picture's width
+    or height) or the factor of growth; `colour` and `rgb` are where a turn ends.
     """
 
     thing: int
@@ -92,9 +93,9 @@ class Script:
         """Read a clip's JSON; the questions beside the script are left aside."""
         raw = json.loads(path.read_text(encoding="utf-8"))
         raw.pop("questions", None)
-        raw["canvas"] = Canvas(**{k: tuple(v) if isinstance(v, list) else v for k, v in raw["canvas"].items()})
-        raw["things"] = tuple(Thing(**{**t, "rgb": tuple(t["rgb"])}) for t in raw["things"])
-        raw["events"] = tuple(Event(**{**e, "rgb": e["rgb"] and tuple(e["rgb"])}) for e in raw["events"])
+        raw["canvas"] = Canvas(**_hashable(raw["canvas"]))
+        raw["things"] = tuple(Thing(**_hashable(thing)) for thing in raw["things"])
+        raw["events"] = tuple(Event(**_hashable(event)) for event in raw["events"])
         return cls(**raw)
 
     def at(self, seconds: float) -> tuple[Thing, ...]:
@@ -141,9 +142,15 @@ def progress(thing: Thing, event: Event, done: float) -> Thing:
 def _turn(thing: Thing, event: Event, done: float) -> Thing:
     if event.rgb is None or event.colour is None:
         raise ValueError(f"a turn needs a colour: {event}")
-    mixed = tuple(round(a + (b - a) * done) for a, b in zip(thing.rgb, event.rgb, strict=True))
-    return replace(thing, rgb=mixed, colour=event.colour if done >= 0.5 else thing.colour)  # type: ignore[arg-type]
+    red, green, blue = (round(a + (b - a) * done) for a, b in zip(thing.rgb, event.rgb, strict=True))
+    return replace(thing, rgb=(red, green, blue), colour=event.colour if done >= 0.5 else thing.colour)
+
+
+def _hashable(values: dict[str, Any]) -> dict[str, Any]:
+    """JSON knows lists only; a script's sequences are tuples."""
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
 
 
 def _done(event: Event, seconds: float) -> float:
+    """The share of an event that has passed, 0..1, at a moment not before its start."""
     return min(1.0, (seconds - event.start) / max(event.end - event.start, 1e-6))

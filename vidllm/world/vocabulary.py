@@ -30,7 +30,7 @@ SHADES: dict[Colour, tuple[tuple[int, int, int], ...]] = {
 
 
 def place(x: float, y: float) -> str:
-    """The third of the picture that holds (x, y), both in [0, 1] from the top left: "top left", "middle right", "center"."""
+    """The third of the picture that holds (x, y), both 0..1 from the top left: "top left", "middle right", "center"."""
     row = ("top", "middle", "bottom")[min(2, max(0, int(y * 3)))]
     column = ("left", "center", "right")[min(2, max(0, int(x * 3)))]
     return "center" if (row, column) == ("middle", "center") else f"{row} {column}"
