@@ -242,7 +242,8 @@ def _quantization(quantize: Quantize) -> Any:
     from transformers.utils.quantization_config import BitsAndBytesConfig
 
     config: Callable[..., Any] = BitsAndBytesConfig
-    whole = ["vision_tower", "multi_modal_projector", "visual", "vision_model", "connector", "lm_head"]
+    # Patterns match from the start of a module's full name, or its end.
+    whole = [r".*\.(vision_tower|multi_modal_projector|visual|vision_model|connector)", "lm_head"]
     if quantize == "int8":
         return config(load_in_8bit=True, llm_int8_skip_modules=whole)
     return config(
