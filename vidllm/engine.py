@@ -52,7 +52,7 @@ class Generated:
     """Every token chosen; the one that ended the turn is not among them."""
     finish_reason: FinishReason
     seconds: float
-    """From the first step to the last, without prefill."""
+    """Spent choosing and reading tokens, without prefill and without waiting for whoever listens."""
     state: State
     """What the model remembers now; see `Past.after`."""
 
@@ -73,8 +73,8 @@ class Past:
 
     def after(self, answer: Generated) -> Past:
         """The same with the answer that grew from it."""
-        read = answer.state.length - self.state.length
-        return Past(self.prompt, self.ids + answer.token_ids[:read], answer.state, self.reused)
+        new = answer.state.length - self.state.length
+        return Past(self.prompt, self.ids + answer.token_ids[:new], answer.state, self.reused)
 
 
 def read(model: VideoLMM, prompt: Prompt, *, cache: FeatureCache | None = None, past: Past | None = None) -> Past:
@@ -148,7 +148,6 @@ class Generation:
     def __init__(self, model: VideoLMM, state: State, options: GenerationOptions) -> None:
         self._model = model
         self._options = options
-        self._token_ids: list[int] = []
         self._result: Generated | None = None
         self._pieces = self._run(state)
 
@@ -165,12 +164,12 @@ class Generation:
         return self._result
 
     def _run(self, state: State) -> Generator[str]:
-        began = time.perf_counter()
         text = TextStream(self._decode, self._options.stop)
         steps = _Steps(self._model, state, self._options)
         parts: list[str] = []
+        ids: list[int] = []
         for token in steps:
-            self._token_ids.append(token)
+            ids.append(token)
             if piece := text.push(token):
                 parts.append(piece)
                 yield piece
@@ -181,8 +180,8 @@ class Generation:
             parts.append(piece)
             yield piece
         self._result = Generated(
-            text="".join(parts), token_ids=tuple(self._token_ids), finish_reason=steps.finish_reason,
-            seconds=time.perf_counter() - began, state=steps.state,
+            text="".join(parts), token_ids=tuple(ids), finish_reason=steps.finish_reason,
+            seconds=steps.seconds, state=steps.state,
         )  # fmt: skip
 
     def _decode(self, ids: list[int]) -> str:
@@ -195,6 +194,8 @@ class _Steps:
     def __init__(self, model: VideoLMM, state: State, options: GenerationOptions) -> None:
         self.state = state
         self.finish_reason: FinishReason = "length"
+        self.seconds = 0.0
+        """Spent choosing and reading, however long whoever listens takes."""
         self._model = model
         self._options = options
         self._generator = torch.Generator().manual_seed(options.seed)
@@ -202,8 +203,13 @@ class _Steps:
     def __iter__(self) -> Iterator[int]:
         watch = LoopWatch()
         ends = stop_ids(self._model.spec.folder, self._model.tokenizer)
-        for count in range(1, self._options.max_new_tokens + 1):
+        unread: list[int] = []  # the token chosen last; the very last one needs no successor and is never read
+        for _ in range(self._options.max_new_tokens):
+            began = time.perf_counter()
+            if unread:
+                self.state = self._model.extend(self.state, unread)
             token = choose(self.state.logits, self._options, self._generator)
+            self.seconds += time.perf_counter() - began
             if token in ends:
                 self.finish_reason = "stop"
                 return
@@ -211,8 +217,7 @@ class _Steps:
             if self._options.stop_on_loop and watch.push(token):
                 self.finish_reason = "repetition"
                 return
-            if count < self._options.max_new_tokens:  # the last token needs no successor, so it is not read
-                self.state = self._model.extend(self.state, [token])
+            unread = [token]
 
 
 def choose(logits: Tensor, options: GenerationOptions, generator: torch.Generator) -> int:
