@@ -15,6 +15,7 @@ from tests import tiny_models
 from vidllm.errors import ModelError
 from vidllm.model.anyres import anyres_tokens, cut_tiles, tile_grid
 from vidllm.model.checkpoint import load_model
+from vidllm.model.features import FeatureCache
 from vidllm.model.lmm import ComposableLMM
 from vidllm.prompt import Prompt, Visual
 
@@ -334,3 +335,63 @@ def test_a_mismatch_names_both_numbers(tiny: Callable[[str], Path]) -> None:
     spelled = replace(prompt, input_ids=(*prompt.input_ids, model.spec.image_token_id))
     with pytest.raises(ModelError, match="33 placeholders for 32 visual tokens"):
         model.prefill(spelled)
+
+
+def test_a_sliding_window_hides_what_is_too_old(tiny: Callable[[str], Path], tmp_path: Path) -> None:
+    """Mistral forgets; the keys and values kept here do not, so its own mask has to hide the old ones."""
+    from transformers import LlavaNextConfig, LlavaNextForConditionalGeneration, MistralConfig
+
+    folder = tmp_path / "mistral"
+    shutil.copytree(tiny("llava_next"), folder)
+    config = LlavaNextConfig.from_pretrained(folder)
+    text = config.text_config.to_dict()
+    config.text_config = MistralConfig(**{**text, "model_type": "mistral", "sliding_window": 24})
+    tiny_models._noise(LlavaNextForConditionalGeneration(config)).save_pretrained(folder)  # type: ignore[operator]
+    model = load(folder)
+    assert model.spec.text_type == "mistral"
+    prompt = video_prompt(model, pictures(3, 112, 112), [2, 2, 2])
+    more = [7, 8, 9, 10, 11]
+    state = model.extend(model.extend(model.prefill(prompt), more[:3]), more[3:4])
+    state = model.extend(state, more[4:])
+    features, _ = model.encode(prompt.visuals)
+    whole = prompt_for(model, [*prompt.input_ids, *more], prompt.visuals)
+    embeddings = model.embed_prompt(whole, features)
+    with torch.no_grad():
+        expected = reference(model)(inputs_embeds=embeddings).logits[0, -1]
+    torch.testing.assert_close(state.logits, expected, atol=TOLERANCE, rtol=0)
+
+
+def test_bfloat16_answers_like_float32(tiny: Callable[[str], Path]) -> None:
+    """What a CPU with fast bf16 runs by default points the same way, up to bf16's three digits."""
+    exact = load(tiny("llava"))
+    rough = load_model(tiny("llava"), device="cpu", dtype="bfloat16")
+    prompt = video_prompt(exact, pictures(4, 112, 112), [2, 4, 2, 4], factor=1.2)
+    pair = torch.stack([exact.prefill(prompt).logits, rough.prefill(prompt).logits])
+    assert pair.dtype == torch.float32
+    assert torch.corrcoef(pair)[0, 1] > 0.998
+
+
+def test_cached_equals_computed(tiny: Callable[[str], Path], tmp_path: Path) -> None:
+    """Cold, from disk and from memory, bit for bit; another stride or plan reuses the same frames."""
+    model = load(tiny("llava"))
+    frames = pictures(4, 112, 112)
+    prompt = video_prompt(model, frames, [2, 4, 2, 4])
+    plain = model.prefill(prompt)
+    cold = model.prefill(prompt, FeatureCache(tmp_path))
+    cache = FeatureCache(tmp_path)
+    disk = model.prefill(prompt, cache)
+    memory = model.prefill(prompt, cache)
+    for state in (cold, disk, memory):
+        assert torch.equal(state.logits, plain.logits)
+    assert [state.frames_encoded for state in (plain, cold, disk, memory)] == [4, 4, 0, 0]
+    other = model.prefill(video_prompt(model, frames[[3, 1]], [1, 1]), cache)
+    assert other.frames_encoded == 0
+
+
+def test_a_cache_is_not_shared_between_models(tiny: Callable[[str], Path], tmp_path: Path) -> None:
+    frames = pictures(2, 112, 112)
+    for name in ("llava", "llava_next", "vipllava"):
+        model = load(tiny(name))
+        assert model.prefill(video_prompt(model, frames, [2, 2]), FeatureCache(tmp_path)).frames_encoded == 2
+    rough = load_model(tiny("llava"), device="cpu", dtype="bfloat16")
+    assert rough.prefill(video_prompt(load(tiny("llava")), frames, [2, 2]), FeatureCache(tmp_path)).frames_encoded == 2
