@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from vidllm.engine import LoopWatch, TextStream, choose, generate
@@ -99,6 +101,20 @@ def test_pieces_are_whole_characters_and_join_to_the_text(parrot: Callable[..., 
     assert "".join(pieces) == text
     assert not any("\ufffd" in piece for piece in pieces)
     assert len(pieces) > 1  # it streams: the text does not come in one piece at the end
+
+
+BYTES = byte_tokenizer()
+
+
+@settings(deadline=None)
+@given(st.text(max_size=40), st.lists(st.text("ab#\n界", min_size=1, max_size=3), max_size=2))
+def test_whatever_is_said_the_pieces_join_to_it_up_to_the_first_stop_text(text: str, stop: list[str]) -> None:
+    """Every letter is several tokens here; the truth is what plain string methods say."""
+    stream = TextStream(lambda ids: BYTES.decode(ids), stop)
+    pieces = [stream.push(token) for token in BYTES.encode(text).ids]
+    ends = [text.find(end) for end in stop if end in text]
+    assert "".join([*pieces, stream.finish()]) == text[: min(ends, default=len(text))].strip()
+    assert stream.stopped == bool(ends)
 
 
 def test_llama_tokenizer_keeps_spaces_between_words_and_joins_bytes() -> None:
