@@ -1,4 +1,4 @@
-"""Stage 2: projector and language model learn to answer from a frozen vision tower, on stills and video mixed.
+"""Stages 2 and 3: projector and language model learn to answer from a frozen vision tower, first pictures, then video.
 
 The whole is a plain `LlavaForConditionalGeneration`; only the road between its parts is ours, as it is when vidllm
 answers.
@@ -35,36 +35,48 @@ CONTEXT = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
-class LanguageStage:
-    """Settings of stage 2. It ends after `steps` or `minutes`; the learning rate follows whichever is nearer."""
+class LanguageShape:
+    """Size of the language model, and the seed its first weights are drawn from."""
 
     hidden_size: int = 192
     intermediate_size: int = 512
     layers: int = 6
     heads: int = 3
-    clips: int = 5
+    seed: int = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerStage:
+    """Settings of one stage of learning to answer: it ends after `steps` or `minutes`, whichever is nearer.
+
+    The learning rate follows the same clock: a warmup of `warmup` steps, then a cosine.
+    """
+
+    clips: int = 4
+    """Clips per optimizer step, about seven rows each."""
     stills: bool = False
     """Learn from single pictures; else from videos with some pictures among them."""
     steps: int = 100_000
     minutes: float = 100
     learning_rate: float = 1e-3
-    warmup: int = 300
+    warmup: int = 60
     first_seed: int = 0
+    """The first training clip's seed; a later stage begins where an earlier one can not have come."""
     check_minutes: float = 6
     check_clips: int = 60
-    seed: int = 2
 
 
 def new_model(
-    stage: LanguageStage, tower: CLIPVisionModel, tokenizer: PreTrainedTokenizerFast
+    shape: LanguageShape, tower: CLIPVisionModel, tokenizer: PreTrainedTokenizerFast
 ) -> LlavaForConditionalGeneration:
-    """The LLaVA model of the shipped size around a trained vision tower."""
+    """The LLaVA model of the shipped size around a trained vision tower, everything else fresh from the seed."""
+    torch.manual_seed(shape.seed)
     text = LlamaConfig(
-        hidden_size=stage.hidden_size,
-        intermediate_size=stage.intermediate_size,
-        num_hidden_layers=stage.layers,
-        num_attention_heads=stage.heads,
-        num_key_value_heads=stage.heads,
+        hidden_size=shape.hidden_size,
+        intermediate_size=shape.intermediate_size,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.heads,
         vocab_size=-(-len(tokenizer) // 64) * 64,
         max_position_embeddings=CONTEXT,
         tie_word_embeddings=True,
@@ -104,7 +116,7 @@ def calibrate(model: LlavaForConditionalGeneration, frames: Tensor) -> None:
     first.weight /= deviation
     first.bias.copy_(-first.weight @ mean)
     loudness = projector(features).std()
-    second.weight *= model.get_input_embeddings().weight.std() / loudness
+    second.weight *= cast("nn.Embedding", model.get_input_embeddings()).weight.std() / loudness
     second.bias.zero_()
     layers = cast("Sequence[LlamaDecoderLayer]", model.model.language_model.layers)
     for layer in layers:  # each adds to the residual stream: the more of them there are, the quieter
@@ -139,21 +151,14 @@ def answer_logits(model: LlavaForConditionalGeneration, table: Tensor, rows: Row
     return F.linear(hidden[answers], model.lm_head.weight.to(hidden.dtype)).float(), rows.labels[answers]
 
 
-def train_language(
-    stage: LanguageStage, tower: CLIPVisionModel, tokenizer: PreTrainedTokenizerFast, folder: Path
+def learn_to_answer(
+    stage: AnswerStage, model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, folder: Path
 ) -> LlavaForConditionalGeneration:
-    """Run stage 2, print what was learnt on unseen clips from time to time, and save the model under `folder`/model."""
-    torch.manual_seed(stage.seed)
-    model = new_model(stage, tower, tokenizer)
-    calibrate(model, held_out_batches(tokenizer, clips=6)[0].frames)
+    """One stage from wherever the model stands, the vision tower frozen; what was learnt is told from time to time.
+
+    Until it is done, what has been learnt lies under `folder`/model.part, then under `folder`/model.
+    """
     model.model.vision_tower.requires_grad_(False)
-    return continue_language(stage, model, tokenizer, folder)
-
-
-def continue_language(
-    stage: LanguageStage, model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, folder: Path
-) -> LlavaForConditionalGeneration:
-    """Stage 2 from wherever the model stands. Until it is done, what has been learnt lies under `folder`/model.part."""
     learns = [p for p in model.parameters() if p.requires_grad]
     optimizer = _optimizer(learns)
     rows = TrainingRows(tokenizer, stage.clips, stage.first_seed, stills=stage.stills)
@@ -192,7 +197,7 @@ def _optimizer(learns: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
     return torch.optim.AdamW([decayed, {"params": groups[False], "weight_decay": 0.0}], betas=(0.9, 0.98))
 
 
-def _learning_rate(stage: LanguageStage, step: int, done: float) -> float:
+def _learning_rate(stage: AnswerStage, step: int, done: float) -> float:
     """A linear warm-up, then a cosine down to three hundredths when `done` (0..1) is 1."""
     fade = 0.03 + 0.97 * (1 + math.cos(math.pi * done)) / 2
     return stage.learning_rate * min(1, (step + 1) / stage.warmup) * fade

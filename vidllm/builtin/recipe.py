@@ -1,7 +1,7 @@
 """The whole recipe of the built-in model: `python -m vidllm.builtin.recipe configs/builtin.yaml [key=value ...]`.
 
-Stages: tokenizer, vision tower (dense labels), language model and projector (answers), export. Each leaves its result
-under `folder`, and a stage whose result is there already is not run again.
+Stages: tokenizer, vision tower (dense labels), projector and language model on pictures, then on video, export. Each
+leaves its result under `folder`, and a stage whose result is there already is not run again.
 """
 
 import json
@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from transformers import CLIPImageProcessor, CLIPVisionModel, LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
-from vidllm.builtin.language import LanguageStage, train_language
+from vidllm.builtin.language import AnswerStage, LanguageShape, calibrate, held_out_batches, learn_to_answer, new_model
 from vidllm.builtin.rows import COARSE_STRIDE, FINE_STRIDE, UNIFORM_FRAMES, UNIFORM_STRIDE
 from vidllm.builtin.stills import IMAGE_SIDE
 from vidllm.builtin.vision import MEAN, STD, VisionStage, train_vision
@@ -44,7 +44,11 @@ class Recipe:
     tokenizer_clips: int = 1500
     """Clips whose questions and answers the tokenizer is trained on."""
     vision: VisionStage = field(default_factory=VisionStage)
-    language: LanguageStage = field(default_factory=LanguageStage)
+    language: LanguageShape = field(default_factory=LanguageShape)
+    images: AnswerStage = field(
+        default_factory=lambda: AnswerStage(stills=True, clips=14, minutes=14, first_seed=1_000_000)
+    )
+    video: AnswerStage = field(default_factory=lambda: AnswerStage(minutes=60, first_seed=2_000_000))
 
 
 def run(recipe: Recipe) -> Path:
@@ -56,10 +60,15 @@ def run(recipe: Recipe) -> Path:
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer")
     if not (folder / "vision").exists():
         train_vision(recipe.vision, folder)
-    tower = CLIPVisionModel.from_pretrained(folder / "vision")
-    if not (folder / "model").exists():
-        train_language(recipe.language, tower, tokenizer, folder)
-    model = LlavaForConditionalGeneration.from_pretrained(folder / "model")
+    images, video = folder / "images" / "model", folder / "video" / "model"
+    if not images.exists():
+        model = new_model(recipe.language, CLIPVisionModel.from_pretrained(folder / "vision"), tokenizer)
+        calibrate(model, held_out_batches(tokenizer, clips=6)[0].frames)
+        learn_to_answer(recipe.images, model, tokenizer, images.parent)
+    if not video.exists():
+        model = LlavaForConditionalGeneration.from_pretrained(images, dtype=torch.float32)
+        learn_to_answer(recipe.video, model, tokenizer, video.parent)
+    model = LlavaForConditionalGeneration.from_pretrained(video)
     export(model, tokenizer, folder / "weights")
     return folder / "weights"
 
