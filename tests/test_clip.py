@@ -14,11 +14,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.conftest import read_code, write_clip
+from tests.conftest import REAL_CLIPS, read_code, write_clip
 from tests.planned import index_only, tiny_folders
 from vidllm.budget import Geometry
 from vidllm.clip import Clip, PlanOptions, open_clip, open_clips, plan_video
-from vidllm.errors import BudgetError, ConfigError, NoFrames, VideoNotFound
+from vidllm.errors import BudgetError, ConfigError, NoFrames, VideoNotFound, VidllmError
 from vidllm.model.families import ModelSpec, bare_spec, load_tokenizer, read_spec
 from vidllm.policies import Look
 from vidllm.video.fit import fit_pixels, inner_size
@@ -212,6 +212,36 @@ def test_every_number_of_frames_can_be_had(policy: str, frames: int) -> None:
     assert any(plan.fine) == (policy != "uniform")
 
 
+@settings(deadline=None, max_examples=300)
+@given(
+    st.lists(st.floats(0.001, 3), min_size=0, max_size=60), st.integers(1, 80),
+    st.sampled_from(["uniform", "slowfast", "focus"]), st.lists(st.floats(0, 120), min_size=1, max_size=3),
+    st.floats(0, 5), st.floats(0, 60), st.floats(0.01, 100),
+)  # fmt: skip
+def test_any_clip_any_span_any_range_gives_the_number_asked_for(
+    gaps: list[float], frames: int, policy: str, marks: list[float], length: float, start: float, width: float
+) -> None:
+    pts = np.concatenate([[0.0], np.cumsum(gaps)])
+    spans = tuple(sorted((mark, mark + length) for mark in marks))
+    look = Look(pts_seconds=pts, policy=policy, spans=spans, start=start, end=start + width)
+    try:
+        available = look.available
+    except NoFrames:
+        return
+    plan = look.moments(frames)
+    assert len(plan) == min(frames, available)
+    assert set(plan.times) <= set(pts.tolist())
+    assert policy == "uniform" or any(plan.fine)
+
+
+def test_a_time_named_just_past_the_last_frame_means_the_last_frame() -> None:
+    for frames in (None, 1, 4, 30):
+        look = Look(pts_seconds=np.arange(10) * 0.04, policy="focus", spans=((1.0, 1.0),))
+        plan = look.moments(frames)
+        assert plan.fine[-1]
+        assert len(plan) == min(frames or 10, 10)
+
+
 # ---- seen
 
 
@@ -373,6 +403,21 @@ def test_change_takes_as_many_frames_at_one_stride(llava: ModelSpec) -> None:
 def test_options_that_mean_nothing(wrong: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match="must be"):
         PlanOptions(**wrong)
+
+
+@pytest.mark.skipif(not REAL_CLIPS.is_dir(), reason="the folder of real clips is not here")
+def test_every_real_clip_is_planned_or_refused_in_one_line(llava: ModelSpec) -> None:
+    tokenizer, planned, refused = load_tokenizer(llava.folder), 0, []
+    for path in sorted(p for p in REAL_CLIPS.rglob("*") if p.is_file() and p.suffix not in (".md", ".json", ".txt")):
+        try:
+            plan = plan_video(path, "what happens at 0:02?", llava, tokenizer, PlanOptions(frames=6)).plan
+        except VidllmError as error:
+            refused.append((path.name, str(error)))
+            continue
+        planned += 1
+        assert len(plan.frames) == 6 or plan.notes
+    assert planned > 50
+    assert all(name in line and "\n" not in line for name, line in refused)
 
 
 # ---- fit

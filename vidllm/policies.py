@@ -70,20 +70,27 @@ class Look:
 
 
 def _focus(look: Look, frames: int | None) -> SamplePlan:
+    spans = _spans_seen(look)
     if frames is None:
-        return sampling.focus(look.pts_seconds, look.spans, look.start, look.end)
+        return sampling.focus(look.pts_seconds, spans, look.start, look.end)
     frames = min(frames, look.available)
     most_fine = max(int(frames * FINE_SHARE), 1)
 
     def plan(coarse: int) -> SamplePlan:
-        return sampling.focus(
-            look.pts_seconds, look.spans, look.start, look.end, coarse=coarse, most_fine=most_fine
-        )
+        return sampling.focus(look.pts_seconds, spans, look.start, look.end, coarse=coarse, most_fine=most_fine)
 
     coarse = frames - sum(plan(0).fine)
     while len(plan(coarse + 1)) <= frames and len(plan(coarse)) < frames:
         coarse += 1  # a coarse frame that coincides with a fine one is counted once
     return _filled(look, plan(coarse), frames)
+
+
+def _spans_seen(look: Look) -> Spans:
+    """The named spans; when no frame is on screen in any of them (they lie just past the end), the last moment."""
+    if sampling.focus(look.pts_seconds, look.spans, look.start, look.end, coarse=1).method == "focus":
+        return look.spans
+    last = max(float(sampling.frames_in_range(look.pts_seconds, look.start, look.end)[-1]), look.start)
+    return ((last, last),)
 
 
 def _filled(look: Look, plan: SamplePlan, frames: int) -> SamplePlan:
