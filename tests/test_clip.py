@@ -282,6 +282,7 @@ def test_the_decoder_is_asked_for_the_size_the_fit_needs(
     clip = opened(thirty_seconds, llava, frames=2, fit=fit)
     assert clip.plan.fit == fit
     assert clip.plan.frame_size == clip.frames.pixels.shape[1:3] == size
+    assert clip.plan.notes == (("the crop shows the middle 60% of every frame",) if fit == "crop" else ())
 
 
 def test_key_frames_may_stand_in_when_allowed_and_their_times_are_told(thirty_seconds: Path, llava: ModelSpec) -> None:

@@ -118,7 +118,7 @@ class Planner:
                 spans=focus.spans if focus else (),
             ),
             notes=(
-                *_unused(spec, options), *notes, *dropped, *outside_notes(question, min(end, info.duration), start)
+                *_unused(spec, options), *_cropped(info, spec, options), *notes, *dropped, *outside_notes(question, min(end, info.duration), start)
             ),
         )  # fmt: skip
 
@@ -272,6 +272,14 @@ def _unused(spec: ModelSpec, options: PlanOptions) -> tuple[str, ...]:
     if spec.kind == "native" and options.fit is not None:
         said.append(f"{spec.model_type} lays out its own frames, so --fit has no effect")
     return tuple(said)
+
+
+def _cropped(info: VideoInfo, spec: ModelSpec, options: PlanOptions) -> tuple[str, ...]:
+    """How much of a frame a centre crop leaves: the reference throws 44 % of a 16:9 picture away and never says so."""
+    kept = min(info.width, info.height) / max(info.width, info.height)
+    if spec.kind == "native" or (options.fit or spec.fit) != "crop" or kept == 1:
+        return ()
+    return (f"the crop shows the middle {kept:.0%} of every frame",)
 
 
 def policy_of(options: PlanOptions, focus: Focus | None) -> tuple[Chosen, tuple[str, ...]]:
