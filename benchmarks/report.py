@@ -60,9 +60,11 @@ def command() -> str:
 
 
 def machine() -> str:
-    """Processor, cores this process may use, memory, accelerator, system."""
+    """Processor, cores this process may use, how busy it was, memory, accelerator, system."""
     memory = psutil.virtual_memory().total / 2**30
-    parts = [_processor(), f"{len(os.sched_getaffinity(0))} cores", f"{memory:.0f} GiB", *_accelerator()]
+    cores = len(psutil.Process().cpu_affinity() or []) if hasattr(psutil.Process, "cpu_affinity") else os.cpu_count()
+    busy = f"{cores} of {os.cpu_count()} cores, load {psutil.getloadavg()[1]:.1f}"
+    parts = [_processor(), busy, f"{memory:.0f} GiB", *_accelerator()]
     return ", ".join([*parts, f"{platform.system()} {platform.machine()}", f"Python {platform.python_version()}"])
 
 

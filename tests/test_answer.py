@@ -48,7 +48,7 @@ def test_past_the_end_is_never_seen_but_players_round_the_end_up() -> None:
 
 
 def test_the_middle_of_a_hole_was_not_looked_at() -> None:
-    """A damaged stretch: frames every second, none from 0:04 to 0:14: the hole counts as 5 s wide, twice the average."""
+    """A damaged stretch, no frame from 0:04 to 0:14: the hole counts as 5 s wide, twice the average distance."""
     torn = [0.0, 1.0, 2.0, 3.0, 4.0, 14.0, 15.0]
     assert seen("0:09", torn) == [(9.0, False, 14.0)]
     assert seen("0:05", torn) == [(5.0, True, 4.0)]
