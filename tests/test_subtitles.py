@@ -1,0 +1,186 @@
+"""Subtitles beside and inside a clip. Times are the viewer's clock; the clips are made here."""
+
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from conftest import REAL_CLIPS, write_clip
+
+from vidllm.errors import VideoError
+from vidllm.video.info import probe
+from vidllm.video.subtitles import Line, find_sidecar, read_subtitles
+
+SRT = """1
+00:00:01,000 --> 00:00:02,500
+Hello <i>there</i>.
+How are you?
+
+2
+00:00:03,000 --> 00:00:04,000
+{\\an8}Fine &amp; well.
+"""
+THREE = """1
+00:00:01,000 --> 00:00:03,000
+One.
+
+2
+00:00:20,000 --> 00:00:21,000
+Twenty.
+
+3
+00:00:50,000 --> 00:00:55,000
+Fifty
+and more.
+"""
+VTT = """WEBVTT
+
+00:01.000 --> 00:02.500
+<v Ann>Hello there.
+
+00:03.000 --> 00:04.000
+Fine.
+"""
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    """5 s at 10 fps."""
+    return write_clip(tmp_path / "my talk [1].mp4", [i / 10 for i in range(50)])
+
+
+def texts(clip: Path, start: float = 0.0, end: float = float("inf")) -> list[str]:
+    return [line.text for line in read_subtitles(probe(clip), start, end)]
+
+
+def with_track(path: Path, srt: str, first: float = 0.0) -> Path:
+    """An mkv of 60 s whose first frame is presented at `first` s, and a text track of `srt` moved by as much."""
+    path.with_suffix(".source").write_text(srt)
+    with av.open(str(path), "w") as container, av.open(str(path.with_suffix(".source")), format="srt") as source:
+        video = container.add_stream("mpeg4", rate=2)
+        video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
+        video.codec_context.time_base = Fraction(1, 1000)
+        track = container.add_stream_from_template(source.streams.subtitles[0])
+        packets = []
+        for i in range(120):
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), i, np.uint8), format="rgb24")
+            frame.pts, frame.time_base = round((first + i / 2) * 1000), Fraction(1, 1000)
+            packets += [(first + i / 2, packet) for packet in video.encode(frame)]
+        packets += [(first + 60, packet) for packet in video.encode(None)]
+        for packet in source.demux(source.streams.subtitles[0]):
+            if packet.pts is not None:
+                start = first + float(packet.pts * packet.time_base)
+                packet.pts = packet.dts = round(start / float(packet.time_base))
+                packet.stream = track
+                packets.append((start, packet))
+        for _, packet in sorted(packets, key=lambda item: item[0]):
+            container.mux(packet)
+    return path
+
+
+def test_a_clip_without_subtitles_has_none(clip: Path) -> None:
+    assert read_subtitles(probe(clip)) == ()
+
+
+@pytest.mark.parametrize("ending", ["srt", "vtt", "en.srt", "zh-CN.srt", "eng.vtt"])
+def test_a_sidecar_is_found_by_name(clip: Path, ending: str) -> None:
+    sidecar = clip.with_name(f"{clip.stem}.{ending}")
+    sidecar.write_text(VTT if ending.endswith("vtt") else SRT, encoding="utf-8")
+    assert find_sidecar(clip) == sidecar
+    assert texts(clip)[0].startswith("Hello there.")
+
+
+def test_other_clips_subtitles_are_not_taken(clip: Path) -> None:
+    clip.with_name(f"{clip.stem}2.srt").write_text(SRT)
+    clip.with_name("my talk 1.srt").write_text(SRT)
+    assert find_sidecar(clip) is None
+
+
+def test_markup_goes_and_lines_become_one(clip: Path) -> None:
+    clip.with_suffix(".srt").write_text(SRT, encoding="utf-8")
+    assert read_subtitles(probe(clip)) == (
+        Line(1.0, 2.5, "Hello there. How are you?"),
+        Line(3.0, 4.0, "Fine & well."),
+    )
+    assert str(read_subtitles(probe(clip))[0]) == "[0:01] Hello there. How are you?"
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "count"), [(0, 1, 0), (0, 1.01, 1), (2, 3, 1), (2.5, 3, 0), (2.5, 3.01, 1), (0, 60, 2), (4, 60, 0)]
+)
+def test_lines_on_screen_in_a_half_open_range(clip: Path, start: float, end: float, count: int) -> None:
+    clip.with_suffix(".srt").write_text(SRT, encoding="utf-8")
+    assert len(texts(clip, start, end)) == count
+
+
+@pytest.mark.parametrize(
+    ("encoding", "said"),
+    [
+        ("utf-8", "你好,世界。"),
+        ("utf-8-sig", "你好,世界。"),
+        ("utf-16", "你好,世界。"),
+        ("gb18030", "你好世界,这是一个测试。"),
+        ("cp1252", "Déjà vu à l'été"),
+    ],
+)
+def test_text_is_read_in_the_encoding_it_has(clip: Path, encoding: str, said: str) -> None:
+    text = f"1\n00:00:01,000 --> 00:00:02,000\n{said}\n"
+    clip.with_suffix(".srt").write_bytes(text.encode(encoding))
+    assert texts(clip) == [said]
+
+
+def test_rolling_captions_are_said_once(clip: Path) -> None:
+    cues = [("0", "1", "one"), ("1", "2", "one\ntwo"), ("2", "3", "two\nthree")]
+    text = "\n".join(f"{i}\n00:00:0{a},000 --> 00:00:0{b},000\n{said}\n" for i, (a, b, said) in enumerate(cues))
+    clip.with_suffix(".srt").write_text(text)
+    assert texts(clip) == ["one", "two", "three"]
+
+
+def test_an_empty_sidecar_is_as_none(clip: Path) -> None:
+    clip.with_suffix(".srt").write_text("")
+    assert texts(clip) == []
+
+
+def test_bytes_that_are_no_subtitles_are_one_line(clip: Path) -> None:
+    clip.with_suffix(".vtt").write_bytes(b"00:00:99.000 --> 99:99:99.999\n" * 3 + bytes(range(256)))
+    assert all("\n" not in text for text in texts(clip))
+
+
+def test_a_sidecar_too_large_for_subtitles_is_said(clip: Path) -> None:
+    clip.with_suffix(".srt").write_bytes(b" " * (17 << 20))
+    with pytest.raises(VideoError, match="too large"):
+        texts(clip)
+
+
+@pytest.mark.parametrize("first", [0.0, 10.0])
+def test_an_embedded_track_is_on_the_viewers_clock(tmp_path: Path, first: float) -> None:
+    info = probe(with_track(tmp_path / "clip.mkv", THREE, first))
+    assert info.subtitle_streams
+    assert [(line.start, line.end, line.text) for line in read_subtitles(info)] == [
+        (1.0, 3.0, "One."),
+        (20.0, 21.0, "Twenty."),
+        (50.0, 55.0, "Fifty and more."),
+    ]
+    assert [line.text for line in read_subtitles(info, 54.0, 60.0)] == ["Fifty and more."]
+    assert [line.text for line in read_subtitles(info, 2.0, 20.0)] == ["One."]
+
+
+def test_a_sidecar_goes_before_an_embedded_track(tmp_path: Path) -> None:
+    clip = with_track(tmp_path / "clip.mkv", THREE)
+    clip.with_suffix(".srt").write_text(SRT)
+    assert "Twenty." not in texts(clip)
+    clip.with_suffix(".srt").write_text("")
+    assert texts(clip) == ["One.", "Twenty.", "Fifty and more."]
+
+
+@pytest.mark.skipif(not REAL_CLIPS.is_dir(), reason="the folder of real clips is not here")
+def test_the_track_of_a_real_clip() -> None:
+    info = probe(REAL_CLIPS / "odd" / "subs_srt.mkv")
+    assert [line.text for line in read_subtitles(info)] == ["This is the first subtitle."]
+
+
+@pytest.mark.skipif(not REAL_CLIPS.is_dir(), reason="the folder of real clips is not here")
+def test_every_real_clip_says_something_or_nothing() -> None:
+    for path in sorted(REAL_CLIPS.glob("natural/*.m*")):
+        assert all(line.text and line.end > line.start for line in read_subtitles(probe(path)))
