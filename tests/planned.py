@@ -12,7 +12,14 @@ from pathlib import Path
 
 import numpy as np
 
+from vidllm.clip import Clip, PlanOptions, plan_video
+from vidllm.model.families import ModelSpec, load_tokenizer, read_spec
+from vidllm.prompt import Image, Message, Prompt, build_prompt
+from vidllm.video.decode import FrameSet
 from vidllm.video.info import VideoInfo
+
+COMPOSABLE = ("llava", "vipllava", "llava_next", "llava_next_video", "llava_onevision")
+FAMILIES = (*COMPOSABLE, "qwen2_5_vl", "qwen3_vl", "smolvlm")
 
 
 @cache
@@ -40,3 +47,30 @@ def index_only(times: Sequence[float], *, size: tuple[int, int] = (360, 640), pa
         duration=float(seconds[-1]) + gap, fps=1 / gap if gap else 0.0, is_vfr=False, size_bytes=1000 * count,
         subtitle_streams=(),
     )  # fmt: skip
+
+
+MINUTE = index_only(np.arange(0, 60, 0.25))
+
+
+def spec_of(family: str) -> ModelSpec:
+    return read_spec(tiny_folders()[family])
+
+
+def clip_of(
+    spec: ModelSpec, question: str = "what happens?", *, subtitles: tuple[str, ...] = (), **options: object
+) -> Clip:
+    """A clip of the minute, its pictures numbered by brightness instead of decoded."""
+    planned = plan_video(MINUTE, question, spec, load_tokenizer(spec.folder), PlanOptions(**{"frames": 6, **options}))
+    height, width = planned.plan.frame_size or (64, 64)
+    times = np.asarray(planned.plan.times)
+    pixels = np.stack([np.full((height, width, 3), 10 + i, np.uint8) for i in range(len(times))])
+    frames = FrameSet(pixels, times, times, "pyav")
+    return Clip(info=MINUTE, plan=planned.plan, frames=frames, focus=planned.focus, subtitles=subtitles)
+
+
+def prompt_of(spec: ModelSpec, messages: Sequence[Message], **options: object) -> Prompt:
+    return build_prompt(messages, spec, load_tokenizer(spec.folder), **options)
+
+
+def picture(height: int, width: int) -> Image:
+    return Image(np.full((height, width, 3), 128, np.uint8))

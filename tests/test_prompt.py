@@ -2,54 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.planned import index_only, tiny_folders
-from vidllm.budget import Geometry, NativeGeometry
-from vidllm.clip import Clip, PlanOptions, plan_video
-from vidllm.errors import BudgetError, IncompleteModel
-from vidllm.model.chat import Shown, count_text_tokens, number_words, stamp_decimals, time_sentence
-from vidllm.model.families import ModelSpec, load_tokenizer, read_spec
-from vidllm.model.templates import chat_template
-from vidllm.prompt import Image, Message, Prompt, build_prompt
-from vidllm.video.decode import FrameSet
-
-COMPOSABLE = ("llava", "vipllava", "llava_next", "llava_next_video", "llava_onevision")
-FAMILIES = (*COMPOSABLE, "qwen2_5_vl", "qwen3_vl", "smolvlm")
-MINUTE = index_only(np.arange(0, 60, 0.25))
-
-
-def spec_of(family: str) -> ModelSpec:
-    return read_spec(tiny_folders()[family])
-
-
-def clip_of(
-    spec: ModelSpec, question: str = "what happens?", *, subtitles: tuple[str, ...] = (), **options: object
-) -> Clip:
-    """A clip of the minute, its pictures numbered by brightness instead of decoded."""
-    planned = plan_video(MINUTE, question, spec, load_tokenizer(spec.folder), PlanOptions(**{"frames": 6, **options}))
-    height, width = planned.plan.frame_size or (64, 64)
-    times = np.asarray(planned.plan.times)
-    pixels = np.stack([np.full((height, width, 3), 10 + i, np.uint8) for i in range(len(times))])
-    frames = FrameSet(pixels, times, times, "pyav")
-    return Clip(info=MINUTE, plan=planned.plan, frames=frames, focus=planned.focus, subtitles=subtitles)
-
-
-def prompt_of(spec: ModelSpec, messages: Sequence[Message], **options: object) -> Prompt:
-    return build_prompt(messages, spec, load_tokenizer(spec.folder), **options)
-
-
-def picture(height: int, width: int) -> Image:
-    return Image(np.full((height, width, 3), 128, np.uint8))
+from tests.planned import COMPOSABLE, FAMILIES, MINUTE, clip_of, index_only, picture, prompt_of, spec_of
+from vidllm.budget import Geometry
+from vidllm.errors import BudgetError
+from vidllm.model.chat import Shown, count_text_tokens, time_sentence
+from vidllm.model.families import load_tokenizer
+from vidllm.prompt import Message
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -249,167 +214,3 @@ def test_the_clip_s_own_rope_factor_is_kept() -> None:
     clip = clip_of(spec, frames=20, rope_max=8.0)
     prompt = prompt_of(spec, [Message("user", "what happens?", (clip,))])
     assert prompt.rope_factor == clip.plan.rope_factor > 2
-
-
-# ---- native layouts: the same text as the families' own processors
-
-
-def test_qwen3_tells_the_mean_time_of_each_group() -> None:
-    spec = spec_of("qwen3_vl")
-    text = prompt_of(spec, [Message("user", "?", (clip_of(spec, frames=3),))]).text
-    one = "<|vision_start|><|video_pad|><|vision_end|>"
-    assert f"<|vision_start|><14.9 seconds>{one}<59.8 seconds>{one}<|vision_end|>?" in text
-
-
-def test_qwen2_5_has_one_run_for_the_whole_video() -> None:
-    spec = spec_of("qwen2_5_vl")
-    assert isinstance(spec.geometry, NativeGeometry)
-    clip = clip_of(spec, frames=5)
-    prompt = prompt_of(spec, [Message("user", "?", (clip,))])
-    (visual,) = prompt.visuals
-    each = spec.geometry.tokens(*visual.pixels.shape[1:3])
-    assert visual.tokens == 3 * each == clip.plan.video_tokens
-    assert set(prompt.input_ids[visual.position : visual.position + visual.tokens]) == {spec.video_token_id}
-    assert len(visual.times) == 5
-
-
-def test_smolvlm_counts_and_dates_its_frames() -> None:
-    spec = spec_of("smolvlm")
-    text = prompt_of(spec, [Message("user", "what happens?", (clip_of(spec, frames=3),))]).text
-    frame = "<fake_token_around_image><global-img><image><fake_token_around_image>"
-    assert text == (
-        "<|im_start|>User: You are provided the following series of three frames from a 0:01:00 [H:MM:SS] video.\n"
-        f"\nFrame from 00:00:{frame}\nFrame from 00:29:{frame}\nFrame from 00:59:{frame}\n\nwhat happens?"
-        "<end_of_utterance>\nAssistant:"
-    )
-
-
-@pytest.mark.parametrize(
-    ("number", "words"),
-    [(0, "zero"), (13, "thirteen"), (40, "forty"), (64, "sixty-four"), (100, "one hundred"),
-     (132, "one hundred and thirty-two"), (1005, "one thousand and five"), (2300, "two thousand, three hundred")],
-)  # fmt: skip
-def test_number_words(number: int, words: str) -> None:
-    assert number_words(number) == words
-
-
-@pytest.mark.parametrize(("times", "decimals"), [((0, 1, 2), 0), ((0, 0.5, 2), 1), ((0, 0.04), 2), ((5,), 0)])
-def test_stamps_gain_decimals_only_when_frames_are_close(times: tuple[float, ...], decimals: int) -> None:
-    assert stamp_decimals(times) == decimals
-
-
-# ---- templates
-
-
-@pytest.mark.parametrize(
-    ("family", "text"),
-    [
-        ("llava", "USER: <image>\n? ASSISTANT:"),
-        ("vipllava", "###Human: <image>\n?###Assistant:"),
-        ("llava_onevision", "<|im_start|>user\n<image>\n?<|im_end|>\n<|im_start|>assistant\n"),
-        (
-            "qwen2_5_vl",
-            "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>?<|im_end|>\n<|im_start|>assistant\n",
-        ),
-    ],
-)
-def test_a_checkpoint_without_template_gets_its_family_s(family: str, text: str, tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(tiny_folders()[family], tmp_path / family))
-    (folder / "chat_template.jinja").unlink()
-    for name in ("tokenizer_config.json", "processor_config.json"):
-        if (folder / name).exists():
-            values = json.loads((folder / name).read_text())
-            values.pop("chat_template", None)
-            (folder / name).write_text(json.dumps(values))
-    prompt = prompt_of(read_spec(folder), [Message("user", "?", (picture(64, 64),))], rope_max=8)
-    assert prompt.text == text
-
-
-def test_a_template_for_text_models_still_gets_its_pictures(tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(tiny_folders()["llava"], tmp_path / "llava"))
-    template = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] }}{% endfor %}"
-    (folder / "chat_template.jinja").write_text(template)
-    prompt = prompt_of(read_spec(folder), [Message("user", "?", (picture(9, 9), picture(9, 9)))])
-    assert prompt.text == "user: <image>\n<image>\n?"
-
-
-def test_generation_blocks_are_understood(tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(tiny_folders()["llava"], tmp_path / "llava"))
-    (folder / "chat_template.jinja").write_text(
-        "{% for m in messages %}{% for c in m.content %}{% if c.type == 'text' %}{% generation %}{{ c.text }}"
-        "{% endgeneration %}{% else %}<image>{% endif %}{% endfor %}{% endfor %}"
-    )
-    assert prompt_of(read_spec(folder), [Message("user", "hello", (picture(9, 9),))]).text == "<image>hello"
-
-
-@pytest.mark.parametrize(
-    "template", ["{{ messages | nonsense }}", "{{ raise_exception('no pictures here') }}", "only words", "{% if %}"]
-)
-def test_a_template_that_can_not_be_used_is_one_line(template: str, tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(tiny_folders()["llava"], tmp_path / "llava"))
-    (folder / "chat_template.jinja").write_text(template)
-    with pytest.raises(IncompleteModel, match="chat template can not be used") as caught:
-        prompt_of(read_spec(folder), [Message("user", "?", (picture(9, 9),))])
-    assert "\n" not in str(caught.value)
-
-
-def test_a_template_can_not_reach_out_of_its_sandbox(tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(tiny_folders()["llava"], tmp_path / "llava"))
-    (folder / "chat_template.jinja").write_text("{{ ''.__class__.__mro__[1].__subclasses__() }}<image>")
-    with pytest.raises(IncompleteModel, match="unsafe"):
-        prompt_of(read_spec(folder), [Message("user", "?", (picture(9, 9),))])
-
-
-def test_transformers_wrapping_of_a_tokenizer_gives_the_same_ids() -> None:
-    from transformers import AutoTokenizer
-
-    spec = spec_of("llava")
-    wrapped = AutoTokenizer.from_pretrained(spec.folder)
-    wrapped(["a", "a longer one"], padding="max_length", truncation=True, max_length=4)  # leaves its state behind
-    messages = [Message("user", "what happens?", (clip_of(spec),))]
-    assert build_prompt(messages, spec, wrapped).input_ids == prompt_of(spec, messages).input_ids
-
-
-# ---- against the real processors
-
-
-@pytest.mark.parametrize("family", ["llava", "vipllava", "llava_next"])
-@pytest.mark.parametrize("size", [(48, 64), (10, 90), (33, 47), (100, 33), (224, 224)])
-def test_image_prompts_equal_those_of_the_real_processor(family: str, size: tuple[int, int]) -> None:
-    from transformers import AutoProcessor
-
-    spec = spec_of(family)
-    real = AutoProcessor.from_pretrained(spec.folder)
-    media = (picture(*size), picture(64, 64))
-    messages = [{"role": "user", "content": [{"type": "image"}, {"type": "image"}, {"type": "text", "text": "what?"}]}]
-    text = real.apply_chat_template(messages, add_generation_prompt=True)
-    expected = real(text=[text], images=[[m.pixels for m in media]])["input_ids"][0]
-    assert list(prompt_of(spec, [Message("user", "what?", media)]).input_ids) == [int(i) for i in expected]
-
-
-@pytest.mark.parametrize("family", ["llava_next_video", "llava_onevision", "qwen2_5_vl", "qwen3_vl", "smolvlm"])
-@pytest.mark.parametrize("frames", [1, 4, 7])
-def test_video_prompts_equal_those_of_the_real_processor(family: str, frames: int) -> None:
-    pytest.importorskip("torchvision", reason="transformers' video processors need torchvision")
-    from transformers import AutoProcessor
-    from transformers.video_utils import VideoMetadata
-
-    spec = replace(spec_of(family), stamp="none")
-    clip = clip_of(spec, frames=frames, fit="stretch")
-    seen = clip.frames
-    meta = VideoMetadata(
-        total_num_frames=frames, fps=1000.0, duration=MINUTE.duration, width=1, height=1,
-        frames_indices=[round(t * 1000) for t in seen.pts_seconds],
-    )  # fmt: skip
-    real = AutoProcessor.from_pretrained(spec.folder)
-    messages = [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": "what?"}]}]
-    template = chat_template(spec, video=True) if family == "smolvlm" else None
-    text = real.apply_chat_template(messages, add_generation_prompt=True, chat_template=template)
-    expected = real(
-        text=[text], videos=[seen.pixels], do_sample_frames=False, do_resize=spec.kind == "composable",
-        video_metadata=[meta], return_tensors="pt",
-    )["input_ids"][0]  # fmt: skip
-    ids = prompt_of(spec, [Message("user", "what?", (clip,))]).input_ids
-    if spec.kind == "composable":
-        ids = tuple(spec.video_token_id if i == spec.image_token_id else i for i in ids)
-    assert list(ids) == [int(i) for i in expected]

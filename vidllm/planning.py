@@ -118,7 +118,8 @@ class Planner:
                 spans=focus.spans if focus else (),
             ),
             notes=(
-                *_unused(spec, options), *_cropped(info, spec, options), *notes, *dropped, *outside_notes(question, min(end, info.duration), start)
+                *_unused(spec, options), *_cropped(info, spec, options), *notes, *dropped,
+                *outside_notes(question, min(end, info.duration), start),
             ),
         )  # fmt: skip
 
