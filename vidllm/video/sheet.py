@@ -172,7 +172,7 @@ def _write_under(pen: ImageDraw.ImageDraw, cell: _Cell) -> None:
 
 def _fitted(pen: ImageDraw.ImageDraw, text: str, width: int) -> str:
     """`text` on one line, cut with an ellipsis where it is wider than `width` pixels."""
-    line = " ".join(text.split())
+    line = " ".join(text.split())[: width // 2]  # letters are wider than two pixels
     font = _title_font(text)
     if pen.textlength(line, font=font) <= width:
         return line
