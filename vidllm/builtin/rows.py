@@ -23,7 +23,7 @@ from vidllm.builtin.words import BOS, EOS, IMAGE
 from vidllm.video.sampling import SamplePlan, focus, uniform
 from vidllm.video.timecode import format_time
 from vidllm.world.degrade import degrade, random_wear
-from vidllm.world.generate import generator, make_script
+from vidllm.world.generate import generator, make_script, random_canvas, random_things
 from vidllm.world.questions import (
     Question,
     clip_questions,
@@ -183,12 +183,13 @@ def _some(asked: list[Question], rng: np.random.Generator) -> list[Question]:
     return [q for n, q in enumerate(mixed) if sum(o.family == q.family for o in mixed[:n]) < most[q.family]]
 
 
-def still_rows(split: str, seed: int, *, pictures: int = 4) -> tuple[list[NDArray[np.uint8]], list[Row]]:
-    """Some moments of a clip as pictures of their own: what the image stage learns from."""
-    script, rng = make_script(split, seed), generator(split + "/stills", seed)
-    album = Album(script, rng)
-    rows = [_still_row(album, 0.0, rng) for _ in range(pictures)]
-    return album.pictures, [row for row in rows if row.asked]
+def still_rows(split: str, seed: int) -> tuple[list[NDArray[np.uint8]], list[Row]]:
+    """One picture, crowded more often than not: telling objects apart is what the image stage teaches."""
+    rng = generator(split + "/stills", seed)
+    canvas = random_canvas(rng)
+    things = random_things(rng, canvas, int(rng.choice([1, 2, 3, 3, 4, 4])))
+    album = Album(Script(seed=f"{split}/{seed}", duration=1.0, canvas=canvas, things=things), rng)
+    return album.pictures, [_still_row(album, 0.0, rng)]
 
 
 def _still_row(album: Album, start: float, rng: np.random.Generator) -> Row:
@@ -198,7 +199,7 @@ def _still_row(album: Album, start: float, rng: np.random.Generator) -> Row:
     cut = [replace(q, text=_timeless(q.text), family="still " + q.family) for q in asked if q.family != "what"]
     if asked:
         cut.append(picture_question(album.script, moment, rng))
-    stride = int(rng.choice([1, 2, 3, 4], p=[0.1, 0.3, 0.35, 0.25]))
+    stride = int(rng.choice([1, 2, 3, 4], p=[0.05, 0.2, 0.4, 0.35]))
     return Row(((album.number(moment), stride, None),), tuple(q for q in cut if q.text))
 
 

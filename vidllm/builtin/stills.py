@@ -59,7 +59,7 @@ def draw_still(rng: np.random.Generator) -> Still:
     clean = np.clip(picture + rng.normal(0, canvas.noise, picture.shape), 0, 255).astype(np.uint8)
     worn = degrade(clean, random_wear(rng), rng)
     return Still(
-        torch.from_numpy(np.ascontiguousarray(worn)),
+        torch.from_numpy(np.array(worn)),
         torch.from_numpy((cover > 0.1).astype(np.float32)),
         torch.from_numpy(colour),
         torch.from_numpy(shape),

@@ -58,6 +58,7 @@ WHERE = (
     "where can the {o} be found at {t}?", "in which part of the picture is the {o} at {t}?",
     "what is the position of the {o} at {t}?",
 )  # fmt: skip
+SHAPE = ("what shape is the {c} object at {t}?", "which shape does the {c} object have at {t}?", "what is the {c} object at {t}?")
 EXISTS = ("is there a {o} at {t}?", "Is there a {o} at {t}?", "can you see a {o} at {t}?", "does a {o} exist at {t}?")
 FIRST_OF = (
     "which happens first: {a} or {b}?", "which happens first: the {a} or the {b}?",
@@ -123,6 +124,8 @@ def _about_things(things: list[Thing], t: str, rng: np.random.Generator, plain: 
     for thing in things:
         if sum(other.shape == thing.shape for other in things) == 1:
             yield "colour", _pick(COLOUR, rng, plain).format(o=thing.shape, t=t), thing.colour.capitalize() + "."
+        if sum(other.colour == thing.colour for other in things) == 1 and not plain:
+            yield "shape", _pick(SHAPE, rng, plain).format(c=thing.colour, t=t), f"A {thing.shape}."
         yield "where", _pick(WHERE, rng, plain).format(o=thing.name, t=t), f"At the {place(thing.x, thing.y)}."
     if names:
         there = rng.random() < 0.5
