@@ -17,6 +17,7 @@ from .remarks import remark
 from .source import check_before_loading
 
 if TYPE_CHECKING:
+    from vidllm.answer import Answer
     from vidllm.ask import ChatSession
 
 FAREWELLS = ("/bye", "/exit", "/quit")
@@ -63,8 +64,10 @@ def chat(
             fit=fit, snap=snap, subtitles=not no_subtitles,
         )  # fmt: skip
         progress.clear()
-        answered = [_turn(session, question, progress, as_json) for question in _questions()]
-    return 0 if all(answered) else 1
+        answers: list[Answer | None] = []
+        for question in _questions():
+            answers.append(_turn(session, question, progress, as_json, before=answers[-1] if answers else None))
+    return 1 if None in answers else 0
 
 
 def _questions() -> Iterator[str]:
@@ -89,20 +92,21 @@ def _read_line() -> str | None:
     return sys.stdin.readline() or None
 
 
-def _turn(session: ChatSession, question: str, progress: Progress, as_json: bool) -> bool:
-    """One question and its answer; False when there is none. A failure ends the turn, not the talk."""
+def _turn(
+    session: ChatSession, question: str, progress: Progress, as_json: bool, before: Answer | None
+) -> Answer | None:
+    """One question and its answer, None when there is none. A failure ends the turn, not the talk."""
     try:
         stream = session.stream(question)
         progress.clear()
         for piece in stream:
-            if not as_json:
-                write(piece)
+            write("" if as_json else piece)
         if as_json:
             write_json_line(stream.answer.to_dict())
         else:
             write("\n")
-        remark(stream.answer)
-        return True
+        remark(stream.answer, before)
+        return stream.answer
     except VidllmError as error:
         progress.clear()
         note(f"vidllm: {one_line(str(error))}")
@@ -111,4 +115,4 @@ def _turn(session: ChatSession, question: str, progress: Progress, as_json: bool
             raise
         progress.clear()
         note("\nstopped")
-    return False
+    return None

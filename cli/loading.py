@@ -35,6 +35,7 @@ def load(
     progress("looking for the model")
     resolve_model(model)  # a download keeps its own bars on a terminal: gigabytes want a percentage
     _disable_bars()
+    progress.stage("load")
     from vidllm.ask import load
     from vidllm.model.checkpoint import describe
 

@@ -10,11 +10,15 @@ if TYPE_CHECKING:
     from vidllm.answer import Answer
 
 
-def remark(answer: Answer) -> None:
-    """Everything about an answer that its reader should know and that is no part of it."""
-    note(_seen(answer))
-    for remark in answer.notes:
-        note(f"note: {remark}")
+def remark(answer: Answer, before: Answer | None = None) -> None:
+    """Everything about an answer that its reader should know and that is no part of it.
+
+    What was seen is not said again when it is what the answer `before` rests on.
+    """
+    if before is None or before.frames != answer.frames:
+        note(_seen(answer))
+    for said in answer.notes:
+        note(f"note: {said}")
     if answer.finish_reason == "length":
         note(f"note: cut after {answer.usage.answer_tokens} tokens; --max-new-tokens makes room for more")
     if answer.finish_reason == "repetition":
