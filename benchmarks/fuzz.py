@@ -240,7 +240,7 @@ def publish(found: Report, clips: int, seed: int) -> None:
     """results/fuzz.md and .json."""
     import report  # beside this file; a test that imports `fuzz` need not find it
 
-    rows = [
+    rows: list[dict[str, str | int | float | None]] = [
         {"damage": name, "files": files, "frames": frames, "one-line error": files - frames}
         for name, (files, frames) in sorted(found.by_damage.items())
     ]

@@ -27,15 +27,16 @@ _HAN_NUMBER = r"(?:\d+(?:\.\d+)?|[零〇一二两兩三四五六七八九十百�
 
 _H, _M, _S = r"(?:hours?|hrs?|h)", r"(?:minutes?|mins?)", r"(?:seconds?|secs?|s)"
 _STOP = r"(?![A-Za-z0-9_/]|-(?:style|era|long|old))"
-_JOIN = r"\s*,?\s*(?:and\s+)?"
+_JOIN = r"(?:\s*,?\s*(?:and\s+)?|-)"
 _HALF = r"(?:\s+and\s+a\s+half)?"
 _AMOUNT_EN = (
-    r"(?<![A-Za-z0-9_.:,$'])(?<![A-Za-z]-)(?:"
+    r"(?<![A-Za-z0-9_.:,$'])(?<![A-Za-rt-z]-)(?:"
     rf"\d+\s?h\s?\d+\s?m(?:in)?(?:\s?\d+(?:\.\d+)?\s?s(?:ec)?)?{_STOP}"
     rf"|\d+\s?m(?:in)?\s?\d+(?:\.\d+)?\s?s(?:ec)?{_STOP}"
     r"|\d+'\s?[0-5]?\d(?:\"|'')(?!\w)"
     rf"|{_NUMBER}[\s-]*{_H}(?:{_JOIN}{_NUMBER}[\s-]*{_M})?(?:{_JOIN}{_NUMBER}[\s-]*{_S})?{_STOP}"
     rf"|{_NUMBER}[\s-]*{_M}{_JOIN}{_NUMBER}[\s-]*{_S}{_STOP}"
+    rf"|{_NUMBER}[\s-]*{_M}\s+[0-5]?\d(?![\d:.,]*\d|[\s-]*[A-Za-z%])"  # 1 minute 30
     rf"|{_NUMBER}[\s-]*{_M}{_HALF}{_STOP}"
     rf"|{_NUMBER}[\s-]*{_S}{_HALF}{_STOP}"
     r")"
@@ -166,6 +167,8 @@ def _clock_seconds(text: str) -> float:
 
 
 def _english_seconds(words: str) -> float:
+    if tail := re.search(r"\s(\d+)$", words):  # 1 minute 30
+        return _english_seconds(words[: tail.start()]) + float(tail[1])
     total, scale = 0.0, 1.0
     for count, unit in re.findall(
         rf"({_NUMBER})?[\s-]*(hours?|hrs?|h|minutes?|mins?|m|seconds?|secs?|s)(?![a-z])", words

@@ -110,6 +110,18 @@ def _moments(reading: Reading) -> list[Meaning]:
     return [(Anchor("clock", seconds), Anchor("clock", seconds)) for _, _, seconds in reading.items()]
 
 
+def _later(reading: Reading) -> list[Meaning]:
+    """5 seconds after 0:30."""
+    anchor = Anchor("clock", reading.seconds("a") + reading.seconds("shift"))
+    return [(anchor, anchor)]
+
+
+def _earlier(reading: Reading) -> list[Meaning]:
+    """5 seconds before 0:30."""
+    anchor = Anchor("clock", reading.seconds("a") - reading.seconds("shift"))
+    return [(anchor, anchor)]
+
+
 def _to_clip_end(reading: Reading) -> list[Meaning]:
     return [(reading.clock("a"), Anchor("end", 0.0))]
 
@@ -208,7 +220,7 @@ _NOT_THAT = r"(?!\s+(?:with|that|where|when|in\s+which))"
 _PICTURE = r"(?:frame|scene|moments?|image|picture)s?\b"
 _ZH_AT = (
     r"(?:处|时(?!长|间)|的时候|的地方|左右|附近|前后|那一刻|那一秒|这一刻|那里|之?后|以后|之前|以前|的?画面|的?位置"
-    r"|发生|出现|有什么|是什么|看到|能看|,|\?|$)"
+    r"|发生|出现|有什么|是什么|看到|能看)"
 )
 
 _RANGES = (
@@ -225,6 +237,8 @@ _RANGES = (
         rf"\b(?:from|during|over|in|at|between)\s+{_THE}(?P<a>{_T}){_MARK}{_TO}{_THE}(?P<b>{_T}){_MARK}{_LONG}", _range
     ),
     Rule(rf"(?P<a>{CLOCK}){_TO}(?P<b>{CLOCK})", _range),
+    Rule(rf"^\s*(?P<a>{_T}){_TO}(?P<b>{_T}){_LONG}", _range),
+    Rule(rf"[\[(]\s*(?P<a>{_T})\s*,\s*(?P<b>{_T})\s*[\])]", _range),
     Rule(
         rf"\b(?:between|from|during|in|at)\s+(?:the\s+)?(?P<a>{_NUM})\s*(?:and|to|&|-|until|till|~)\s*"
         rf"(?P<b>{ENGLISH}){_MARK}{_LONG}",
@@ -271,6 +285,8 @@ _FROM_AN_END = (
     Rule(rf"(?:最后|末尾|结尾|最末|结束前|倒数|(?<![之以然])后)的?(?P<a>{AMOUNT})(?P<relative>)", _last),
 )
 _MOMENTS = (
+    Rule(rf"(?P<shift>{AMOUNT})\s+(?:after|past)\s+{_THE}(?P<a>{CLOCK})", _later),
+    Rule(rf"(?P<shift>{AMOUNT})\s+(?:before|prior\s+to)\s+{_THE}(?P<a>{CLOCK})", _earlier),
     Rule(
         rf"\bat\s+{_THE}(?P<many>(?:{_T}|{_NUM})(?:\s*(?:,\s*and|,\s*or|,|and|or|&)\s*(?:at\s+)?(?:{_T}|{_NUM}))*"
         rf"\s*(?:,\s*and|,\s*or|,|and|or|&)\s*(?:at\s+)?{_T}){_MARK}{_LONG}",
@@ -295,8 +311,9 @@ _MOMENTS = (
         _moment,
     ),
     Rule(rf"(?<![A-Za-z0-9_])t\s*=\s*(?P<a>{AMOUNT}|{CLOCK}|{_NUM})(?![\d:.]*\d|[A-Za-z])", _moment),
-    Rule(rf"(?P<a>{HAN})(?={_ZH_AT})(?:时|左右|处|附近)?", _moment),
-    Rule(rf"在(?:视频)?的?(?P<a>{HAN})(?!内|之内|以内|里)", _moment),
+    Rule(rf"(?P<a>{HAN})(?=\s*(?:{_ZH_AT}|,|\?|$))(?:时|左右|处|附近)?", _moment),
+    Rule(rf"(?P<a>{ENGLISH})(?=\s*(?:{_ZH_AT}))(?:时|左右|处|附近)?", _moment),
+    Rule(rf"在(?:视频)?的?\s*(?P<a>{AMOUNT})(?!\s*(?:内|之内|以内|里))", _moment),
     Rule(rf"(?P<a>{CLOCK})", _moment),
 )
 _PLACES = (
@@ -319,14 +336,14 @@ _PLACES = (
         _middle,
     ),
     Rule(
-        rf"\b(?:at|in|near|around|by|from)\s+the\s+(?:very\s+)?(?:start|beginning|outset)\b{_NOT_OF}"
+        rf"\b(?:at|in|near|around|by|from|after)\s+the\s+(?:very\s+)?(?:start|beginning|outset)\b{_NOT_OF}"
         r"(?!\s+(?:line|button|gate|grid|position|menu)\b)"
         rf"|\b(?:start|beginning|opening|outset)\s+of\s+{_CLIP}|\b{_CLIP}\s+(?:starts?|begins?|opens?)\b"
         rf"|\b(?:first|opening)\s+{_PICTURE}{_NOT_THAT}",
         _begin,
     ),
     Rule(
-        rf"\b(?:at|in|near|by|towards?|until)\s+the\s+(?:very\s+)?(?:end|ending|finish)\b{_NOT_OF}"
+        rf"\b(?:at|in|near|by|towards?|until|before)\s+the\s+(?:very\s+)?(?:end|ending|finish)\b{_NOT_OF}"
         r"(?!\s+(?:zone|line|table|user|product|cap)\b)"
         rf"|\b(?:end|ending|conclusion|close|finish)\s+of\s+{_CLIP}"
         rf"|\b{_CLIP}\s+(?:ends?|finish(?:es)?|stops?|closes?|is\s+over)\b"
