@@ -17,6 +17,7 @@ from vidllm.errors import ConfigError, NoFrames, NotAVideo, ReaderUnavailable, V
 from vidllm.video.decode import READERS, FrameSet, read_frames
 from vidllm.video.info import VideoInfo, probe
 from vidllm.video.picture import Orientation, Painter, fitted_size
+from vidllm.video.read_decord import leading_frames
 from vidllm.video.read_pyav import plan_runs
 
 SIDE = 112
@@ -257,13 +258,9 @@ def test_runs_seek_only_where_a_group_is_skipped(clips: dict[str, Path]) -> None
 def test_leading_frames_of_an_open_group_start_one_group_earlier(clips: dict[str, Path]) -> None:
     """They come after their key packet, but refer to frames before it."""
     info = probe(clips["open_gop"])
-    leading = [
-        index
-        for index in range(info.num_frames)
-        if (info.access_points[:, 0] < info.decode_ranks[index]).any()
-        and info.access_points[info.access_points[:, 0] < info.decode_ranks[index]][-1, 1] > info.pts[index]
-    ]
+    leading = np.flatnonzero(leading_frames(info)).tolist()
     assert leading
+    assert not leading_frames(probe(clips["constant"])).any()
     for index in leading:
         (run,) = plan_runs(info, np.array([index]))
         assert info.access_points[run.access, 1] <= info.pts[index]

@@ -12,14 +12,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vidllm.errors import ConfigError
+from vidllm.video.harvest import Harvest
 from vidllm.video.info import VideoInfo, probe
 from vidllm.video.picture import fitted_size
-from vidllm.video.read_pyav import Harvest, read_pyav
+from vidllm.video.read_decord import read_decord
+from vidllm.video.read_pyav import read_pyav
+from vidllm.video.read_torchcodec import read_torchcodec
 
 Reader: TypeAlias = Literal["auto", "pyav", "decord", "torchcodec"]
 ReaderFunction: TypeAlias = Callable[[VideoInfo, NDArray[np.int64], tuple[int, int]], Harvest]
 
-READERS: dict[str, ReaderFunction] = {"pyav": read_pyav}
+READERS: dict[str, ReaderFunction] = {"pyav": read_pyav, "decord": read_decord, "torchcodec": read_torchcodec}
+
+AUTO_READER = "pyav"
+"""What `auto` means. Of the three it alone is right on every clip of the battery, and in `benchmarks/results/decode.md`
+neither of the others is faster by more than the noise on any kind of clip: told what the index knows, it decodes less.
+A rule that picked another reader for some clips would buy nothing and cost a second set of native libraries."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +104,7 @@ def _checked_times(times: Sequence[float] | NDArray[np.float64]) -> NDArray[np.f
 def _choose_reader(info: VideoInfo, reader: str) -> str:
     if reader not in get_args(Reader):
         raise ConfigError(f"unknown reader {reader!r}; choose one of {', '.join(get_args(Reader))}")
-    return "pyav" if reader == "auto" else reader
+    return AUTO_READER if reader == "auto" else reader
 
 
 def _snapped(

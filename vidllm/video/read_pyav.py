@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from vidllm.errors import NoFrames
 from vidllm.video.access import droppable
 from vidllm.video.container import SELF_DESCRIBING, VideoPacket, opened, pick_stream, video_packets
+from vidllm.video.harvest import Harvest
 from vidllm.video.info import VideoInfo
 from vidllm.video.picture import Orientation, Painter
 
@@ -35,19 +36,6 @@ MERGE_PACKETS = 4  # a gap shorter than this is decoded: cheaper than draining a
 DECODER_SKIPS = frozenset({"mpeg4", "mpeg2video", "mpeg1video"})
 MAX_THREADS = 4  # more only adds memory: 64 frames of a clip are read, not a film
 BACK_OFF = (0, 1, 2, 4, 8)  # access points to step back when a seek lands behind its target
-
-
-@dataclass(frozen=True)
-class Harvest:
-    """What a reader brought: `pixels` (K, H, W, 3) and the true `pts` (K,) in ticks, one for each wanted frame.
-
-    `pts` differs from the one wanted where that frame could not be decoded; `damaged` (K,) marks pictures the decoder
-    itself calls corrupt.
-    """
-
-    pixels: NDArray[np.uint8]
-    pts: NDArray[np.int64]
-    damaged: NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
