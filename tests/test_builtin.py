@@ -1,0 +1,447 @@
+"""The learner: what it is shown while training is what it is shown when asked, to the token and to the feature.
+
+Everything here runs on a tiny random model of the shipped kind; what the shipped weights know is measured by
+benchmarks/world.py.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image as Picture
+from torch import Tensor
+from transformers import CLIPVisionModel, LlamaConfig, LlamaModel, LlavaForConditionalGeneration
+from transformers import PreTrainedTokenizerFast as Tokenizer
+
+import vidllm
+from vidllm.builtin import recipe as recipes
+from vidllm.builtin.language import AnswerStage, LanguageShape, answer_logits, calibrate, new_model, score, visual_table
+from vidllm.builtin.lean import hidden_states
+from vidllm.builtin.rows import (
+    COARSE_STRIDE,
+    FINE_STRIDE,
+    IGNORE,
+    STRIDES,
+    Batch,
+    Collator,
+    Row,
+    TrainingRows,
+    clip_rows,
+    slot_base,
+    still_rows,
+)
+from vidllm.builtin.stills import GRID, PATCH, Still, draw_still
+from vidllm.builtin.stills import NOTHING as UNLABELLED
+from vidllm.builtin.vision import VisionStage, normalise, vision_config
+from vidllm.builtin.words import train_tokenizer
+from vidllm.clip import open_clip
+from vidllm.model.checkpoint import load_model
+from vidllm.model.families import load_tokenizer, read_spec
+from vidllm.model.lmm import ComposableLMM
+from vidllm.prompt import Image, Message, Prompt, build_prompt
+from vidllm.still import open_still
+from vidllm.video.timecode import find_focus, format_time
+from vidllm.world import questions
+from vidllm.world.generate import generator, make_script
+from vidllm.world.make import write_video
+from vidllm.world.questions import Question
+from vidllm.world.render import frame
+from vidllm.world.vocabulary import COLOURS, SHADES
+
+VISION = VisionStage(hidden_size=48, layers=2, heads=3, batch=4, steps=3)
+LANGUAGE = LanguageShape(hidden_size=48, intermediate_size=64, layers=2, heads=3)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    """The recipe's tokenizer from fewer clips."""
+    return train_tokenizer(clips=120)
+
+
+@pytest.fixture(scope="module")
+def folder(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random model of the shipped kind, exported as the recipe exports."""
+    torch.manual_seed(0)
+    model = new_model(LANGUAGE, CLIPVisionModel(vision_config(VISION)), tokenizer)
+    target = tmp_path_factory.mktemp("builtin") / "weights"
+    recipes.export(model, tokenizer, target)
+    return target
+
+
+@pytest.fixture(scope="module")
+def network(folder: Path) -> LlavaForConditionalGeneration:
+    """The exported weights in transformers' own class, as training has them, in float32."""
+    return LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
+
+
+@pytest.fixture(scope="module")
+def asked(folder: Path) -> ComposableLMM:
+    """The exported weights as asking has them, in float32."""
+    model = load_model(folder, device="cpu", dtype="float32")
+    assert isinstance(model, ComposableLMM)
+    return model
+
+
+# ------------------------------------------------------------------------------------- layout: training is asking
+
+
+def small_clip(split: str, seed: int, target: Path) -> Path:
+    """The mp4 of a script, tiny: its times count here and not its pixels."""
+    script = make_script(split, seed)
+    write_video(replace(script, canvas=replace(script.canvas, width=32, height=32, noise=0)), target)
+    return target
+
+
+def trained_ids(collate: Collator, row: Row, number: int) -> list[int]:
+    """What training shows of a row when its question `number` (from 1) is asked: prefix, question, "ASSISTANT:"."""
+    batch = collate([([np.zeros((96, 96, 3), np.uint8)] * (1 + max(i for i, _, _ in row.seen)), [row])], [1.0])
+    rows = batch.groups[0]
+    shown = rows.ids[0][(rows.blocks[0] == 0) | (rows.blocks[0] == number)].tolist()
+    answer = len(collate.ids(" " + row.asked[number - 1].answer)) + 1  # and </s>
+    return shown[:-answer]
+
+
+def asked_prompt(folder: Path, video: Path, question: str) -> Prompt:
+    """What asking makes of a video and a question."""
+    spec, tokenizer = read_spec(folder), load_tokenizer(folder)
+    return build_prompt([Message("user", question, (open_clip(video, question, spec, tokenizer),))], spec, tokenizer)
+
+
+def test_rows_are_laid_out_as_asking_lays_them_out(folder: Path, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    """Moments, spans and whole clips at several frame rates: the same ids, hence frames, stamps and strides."""
+    collate, compared = Collator(tokenizer), set()
+    for seed in (0, 2, 8, 13):
+        video = small_clip("layout", seed, tmp_path / f"{seed}.mp4")
+        for row in clip_rows("layout", seed, plain=True)[1]:
+            for number, question in enumerate(row.asked, 1):
+                prompt = asked_prompt(folder, video, question.text)
+                assert list(prompt.input_ids) == trained_ids(collate, row, number), (seed, question.text)
+                assert [v.stride for v in prompt.visuals] == [stride for _, stride, _ in row.seen]
+                compared.add(question.family)
+    assert compared >= {"what", "when", "count", "colour", "where", "exists", "span", "describe", "order", "first"}
+
+
+def test_a_moment_is_seen_fine_and_the_rest_coarse(folder: Path, tmp_path: Path) -> None:
+    """Nine fine frames of 4x4 tokens around 0:05; the others 2x2. The whole clip: 32 frames of 3x3."""
+    video = small_clip("layout", 0, tmp_path / "clip.mp4")
+    fine = [v for v in asked_prompt(folder, video, "what happens at 0:05?").visuals if v.stride == FINE_STRIDE]
+    coarse = [v for v in asked_prompt(folder, video, "what happens at 0:05?").visuals if v.stride == COARSE_STRIDE]
+    assert [v.times[0] for v in fine] == pytest.approx(np.arange(3, 7.5, 0.5), abs=0.13)
+    assert {v.tokens for v in fine} == {16}
+    assert {v.tokens for v in coarse} == {4}
+    assert 8 <= len(coarse) <= 12
+    assert [v.tokens for v in asked_prompt(folder, video, "describe the video.").visuals] == [9] * 32
+
+
+def test_a_still_is_laid_out_as_asking_lays_it_out(folder: Path, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    picture = frame(make_script("layout", 3), 1.0)
+    Picture.fromarray(picture).save(tmp_path / "still.png")
+    question = Question("still count", "how many objects are there?", "Two.")
+    spec = read_spec(folder)
+    media = (open_still(tmp_path / "still.png"),)
+    prompt = build_prompt([Message("user", question.text, media)], spec, load_tokenizer(folder))
+    assert list(prompt.input_ids) == trained_ids(Collator(tokenizer), Row(((0, 1, None),), (question,)), 1)
+
+
+WORDINGS = [
+    *product((questions.WHAT, questions.COUNT, questions.COLOUR, questions.WHERE, questions.EXISTS), (True,)),
+    *product((questions.WHEN, questions.FIRST_OF, questions.FIRST, questions.LAST, questions.BEFORE), (False,)),
+    *product((questions.AFTER, questions.DESCRIBE), (False,)),
+]
+"""(ways to ask, whether they name a moment)."""
+
+
+def worded(ways: Sequence[str], time: str) -> list[str]:
+    """Every way to ask, filled in."""
+    return [
+        way.format(t=time, o="red circle", e="red ring move up", s="red ring moves up", a="x", b="y") for way in ways
+    ]
+
+
+@pytest.mark.parametrize(("ways", "names_a_moment"), WORDINGS)
+def test_asking_focuses_where_training_did(ways: Sequence[str], names_a_moment: bool) -> None:
+    for (pattern, _), seconds in product(questions.MOMENTS, (1, 30, 75)):
+        for text in worded(ways, pattern.format(c=format_time(seconds), s=seconds)):
+            if pattern != "{c}" and ("。" in text or "？" in text or text.endswith(f"second {seconds}.")):
+                continue  # nobody writes English units in Chinese; and a number before a period may be half of one
+            focus = find_focus(text, 80.0)
+            assert (focus.spans if focus else None) == (((seconds, seconds),) if names_a_moment else None), text
+
+
+@pytest.mark.parametrize("way", questions.WHAT_SPAN)
+@pytest.mark.parametrize(("start", "end"), [(0, 5), (10, 20), (55, 65)])
+def test_asking_focuses_on_the_span_that_training_did(way: str, start: int, end: int) -> None:
+    focus = find_focus(way.format(a=format_time(start), b=format_time(end)), 80.0)
+    assert focus is not None
+    assert focus.spans == ((start, end),)
+
+
+def test_pieces_of_text_have_the_ids_of_the_whole(tokenizer: Tokenizer) -> None:
+    """Training joins ids of pieces, asking encodes the whole text: no wording may tell the two apart."""
+    collate = Collator(tokenizer)
+    for ways, _ in WORDINGS:
+        for text in worded(ways, "0:30"):
+            whole = tokenizer.encode(
+                f"<s>USER: 0:02<image>\n{text} ASSISTANT: Nothing happens.</s>", add_special_tokens=False
+            )
+            head = [collate.bos, *collate.ids("USER: "), *collate.ids("0:02"), collate.image, *collate.ids("\n")]
+            tail = [*collate.ids(text + " ASSISTANT:"), *collate.ids(" Nothing happens."), collate.eos]
+            assert whole == head + tail, text
+
+
+def test_a_clock_time_is_one_token(tokenizer: Tokenizer) -> None:
+    for seconds in (0, 30, 75, 599):
+        assert len(tokenizer.encode(format_time(seconds), add_special_tokens=False)) == 1
+    assert tokenizer.decode(tokenizer.encode("At 0:14.", add_special_tokens=False)) == "At 0:14."
+
+
+# ------------------------------------------------------------------------------------- numbers: training is asking
+
+
+def test_visual_tokens_are_those_of_asking(network: LlavaForConditionalGeneration, asked: ComposableLMM) -> None:
+    pictures = np.random.default_rng(0).integers(0, 256, (3, 96, 96, 3), dtype=np.uint8)
+    table = visual_table(network, torch.from_numpy(pictures), torch.float32).detach()
+    base = slot_base(len(pictures))
+    for stride in STRIDES:
+        tokens = (GRID // stride) ** 2
+        visuals = [visual_of(picture, stride, tokens) for picture in pictures]
+        with torch.inference_mode():
+            told = torch.cat(asked.encode(visuals)[0])
+        torch.testing.assert_close(told, table[base[stride] :][: len(told)], atol=1e-6, rtol=1e-5)
+
+
+def visual_of(picture: NDArray[np.uint8], stride: int, tokens: int) -> vidllm.prompt.Visual:
+    """One frame as asking carries it."""
+    return vidllm.prompt.Visual(
+        pixels=picture[None], kind="frame", stride=stride, tokens=tokens, position=0, newline="none"
+    )
+
+
+def test_an_answer_is_as_likely_in_training_as_when_asked(
+    folder: Path, tokenizer: Tokenizer, network: LlavaForConditionalGeneration, asked: ComposableLMM, tmp_path: Path
+) -> None:
+    """The whole road at once, token by token: the second question of a row against the same question asked alone."""
+    video = small_clip("layout", 5, tmp_path / "clip.mp4")
+    row = next(row for row in clip_rows("layout", 5, plain=True)[1] if len(row.asked) > 1)
+    question = row.asked[1]
+    prompt = asked_prompt(folder, video, question.text)
+    pictures = [visual.pixels[0] for visual in prompt.visuals]
+    shown = tuple((i, stride, stamp) for i, (_, stride, stamp) in enumerate(row.seen))
+    collate = Collator(tokenizer)
+    batch = collate([(pictures, [Row(shown, row.asked)])], [1.0])
+    with torch.no_grad():
+        trained, labels = answer_logits(network, visual_table(network, batch.frames, torch.float32), batch.groups[0])
+    first = len(collate.ids(" " + row.asked[0].answer)) + 1
+    answer = [*collate.ids(" " + question.answer), collate.eos]
+    assert labels[first : first + len(answer)].tolist() == answer
+    state = asked.prefill(prompt)
+    for position, token in enumerate(answer):
+        torch.testing.assert_close(state.logits, trained[first + position], atol=1e-4, rtol=1e-4)
+        state = asked.extend(state, [token])
+
+
+def test_the_normaliser_is_the_shipped_processors(folder: Path) -> None:
+    pixels = np.random.default_rng(1).integers(0, 256, (1, 96, 96, 3), dtype=np.uint8)
+    spec = read_spec(folder)
+    mean, std = np.asarray(spec.image_mean), np.asarray(spec.image_std)
+    expected = ((pixels / 255 - mean) / std).transpose(0, 3, 1, 2)
+    assert np.allclose(normalise(torch.from_numpy(pixels)).numpy(), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1.7])
+def test_the_lean_pass_equals_transformers(scale: float) -> None:
+    """Fractional positions, blocks that see the prefix and themselves only, weights of norms that are not 1."""
+    torch.manual_seed(3)
+    config = LlamaConfig(
+        hidden_size=48, intermediate_size=80, num_hidden_layers=3, num_attention_heads=3, num_key_value_heads=3,
+        vocab_size=64, attn_implementation="eager",
+    )  # fmt: skip
+    model = LlamaModel(config).eval()
+    for name, parameter in model.named_parameters():
+        if "norm" in name:
+            torch.nn.init.uniform_(parameter, 0.5, 1.5)
+    blocks = torch.tensor([[0] * 7 + [1] * 5 + [2] * 4, [0] * 9 + [1] * 3 + [-1] * 4])
+    positions = torch.tensor([[*range(7), *range(7, 12), *range(7, 11)], [*range(9), *range(9, 12), *[0] * 4]]) / scale
+    allowed = (blocks[:, :, None] == blocks[:, None, :]) | (blocks[:, None, :] == 0)
+    allowed &= torch.ones(16, 16, dtype=torch.bool).tril()
+    embeds = torch.randn(2, 16, 48)
+    bias = torch.zeros(2, 1, 16, 16).masked_fill(~allowed[:, None], torch.finfo(torch.float32).min)
+    with torch.no_grad():
+        theirs = model(inputs_embeds=embeds, attention_mask=bias, position_ids=positions, use_cache=False)
+        ours = hidden_states(model, embeds, allowed, positions)
+    torch.testing.assert_close(ours, theirs.last_hidden_state, atol=1e-5, rtol=1e-5)
+
+
+def test_calibration_makes_pictures_as_loud_as_words(tokenizer: Tokenizer) -> None:
+    torch.manual_seed(0)
+    model = new_model(LANGUAGE, CLIPVisionModel(vision_config(VISION)), tokenizer)
+    pictures = torch.from_numpy(np.stack(clip_rows("loud", 0)[0]))
+    calibrate(model, pictures)
+    words: Tensor = model.get_input_embeddings().weight
+    first = visual_table(model, pictures, torch.float32)[: GRID * GRID * len(pictures)]  # stride 1
+    assert first.std().item() == pytest.approx(words.std().item(), rel=0.05)
+
+
+# ------------------------------------------------------------------------------------- rows and their labels
+
+
+@pytest.fixture(scope="module")
+def batch(tokenizer: Tokenizer) -> Batch:
+    """Three training clips in one batch, as the stage draws them, and a still one."""
+    albums = [*(clip_rows("rows", seed) for seed in range(3)), still_rows("rows", 3)]
+    return Collator(tokenizer)(albums, [1.0] * sum(len(rows) for _, rows in albums))
+
+
+def test_labels_are_the_answers_tokens_and_nothing_else(tokenizer: Tokenizer, batch: Batch) -> None:
+    told = 0
+    for rows in batch.groups:
+        for r, families in enumerate(rows.families):
+            assert set(rows.blocks[r].tolist()) - {-1} == set(range(len(families) + 1))
+            assert (rows.labels[r][rows.blocks[r] <= 0] == IGNORE).all()
+            for number in range(1, len(families) + 1):
+                mine = rows.blocks[r] == number
+                ids, labels = rows.ids[r][mine].tolist(), rows.labels[r][mine].tolist()
+                answer = [label for label in labels if label != IGNORE]
+                begin = labels.index(answer[0])
+                assert labels == [IGNORE] * begin + ids[begin + 1 :] + [IGNORE], "each predicts the one after it"
+                text = tokenizer.decode(ids)
+                assert text.endswith(f" ASSISTANT:{tokenizer.decode(answer)}")
+                assert tokenizer.decode(answer).startswith(" ")
+                assert tokenizer.decode(answer).endswith("</s>")
+                told += 1
+    assert told > 30
+
+
+def test_positions_restart_behind_the_prefix(batch: Batch) -> None:
+    for rows in batch.groups:
+        for blocks, positions in zip(rows.blocks, rows.positions, strict=True):
+            prefix = int((blocks == 0).sum())
+            assert positions[blocks == 0].tolist() == list(range(prefix))
+            for number in range(1, int(blocks.max()) + 1):
+                mine = positions[blocks == number].tolist()
+                assert mine == list(range(prefix, prefix + len(mine)))
+
+
+def test_every_visual_token_has_a_slot_of_its_own_clip(tokenizer: Tokenizer) -> None:
+    """Two clips in a batch: the second one's rows point at the second one's pictures, at the stride they name."""
+    albums = [clip_rows("rows", seed, plain=True) for seed in (4, 5)]
+    batch = Collator(tokenizer)(albums, [1.0] * sum(len(rows) for _, rows in albums))
+    counts = [len(pictures) for pictures, _ in albums]
+    assert len(batch.frames) == sum(counts)
+    base = slot_base(sum(counts))
+    expected = set()
+    for offset, (_, rows) in zip((0, counts[0]), albums, strict=True):
+        for row in rows:
+            slots: list[int] = []
+            for picture, stride, _ in row.seen:
+                tokens = (GRID // stride) ** 2
+                first = base[stride] + (offset + picture) * tokens
+                slots += range(first, first + tokens)
+            expected.add(tuple(slots))
+    found = {tuple(s[s >= 0].tolist()) for rows in batch.groups for s in rows.slots}
+    assert found == expected
+    assert all(bool((rows.ids[rows.slots >= 0] == Collator(tokenizer).image).all()) for rows in batch.groups)
+
+
+def test_stamps_are_the_times_of_the_pictures(tokenizer: Tokenizer, batch: Batch) -> None:
+    for rows in batch.groups:
+        for ids, blocks in zip(rows.ids, rows.blocks, strict=True):
+            text = tokenizer.decode(ids[blocks == 0]).replace("<image>", " ")
+            assert text.startswith("<s>USER: ")
+            stamps = text.removeprefix("<s>USER: ").split()
+            seconds = [int(m) * 60 + int(s) for m, s in (stamp.split(":") for stamp in stamps)]
+            assert seconds == sorted(seconds)
+
+
+def test_a_row_remembers_right_answers(batch: Batch, network: LlavaForConditionalGeneration) -> None:
+    """`score` counts every question once, under its family."""
+    asked = sum(len(families) for rows in batch.groups for families in rows.families)
+    counted = score(network, [batch])
+    assert sum(total for _, total in counted.values()) == asked
+    assert all(0 <= right <= total for right, total in counted.values())
+
+
+def test_training_rows_repeat_and_never_meet_the_checks(tokenizer: Tokenizer) -> None:
+    one, other = (next(iter(TrainingRows(tokenizer, 1, 5))) for _ in range(2))
+    assert torch.equal(one.frames, other.frames)
+    assert all(torch.equal(a.ids, b.ids) for a, b in zip(one.groups, other.groups, strict=True))
+    drawn = {replace(make_script(split, seed), seed="") for split in ("train", "check", "test") for seed in range(20)}
+    assert len(drawn) == 60
+
+
+# ------------------------------------------------------------------------------------- pictures and their labels
+
+
+@pytest.fixture(scope="module")
+def stills() -> list[Still]:
+    rng = generator("stills/test", 0)
+    return [draw_still(rng) for _ in range(120)]
+
+
+def test_a_patch_is_labelled_with_the_colour_it_shows(stills: list[Still]) -> None:
+    """By the angle between a patch's mean colour and the shades people call by each name."""
+    anchors = {colour: np.asarray(shades, float) for colour, shades in SHADES.items()}
+    right = total = 0
+    for still in stills:
+        patches = still.pixels.numpy().reshape(GRID, PATCH, GRID, PATCH, 3).mean((1, 3))
+        bright = (patches.max(-1) > 130) & (still.colour.numpy() != UNLABELLED)
+        for mean, label in zip(patches[bright], still.colour.numpy()[bright], strict=True):
+            angles = {c: max(mean @ a.T / np.linalg.norm(mean) / np.linalg.norm(a, axis=1)) for c, a in anchors.items()}
+            right += max(angles, key=lambda colour: angles[colour]) == COLOURS[label]
+            total += 1
+    assert total > 500
+    assert right / total > 0.93
+
+
+def test_labels_stand_where_something_is_to_be_seen(stills: list[Still]) -> None:
+    labelled, empty = [], []
+    for still in stills:
+        value = still.pixels.numpy().max(-1).reshape(GRID, PATCH, GRID, PATCH).max((1, 3))
+        assert torch.equal(still.present.bool(), still.colour != UNLABELLED)
+        assert torch.equal(still.present.bool(), still.shape != UNLABELLED)
+        labelled += value[still.present.bool().numpy()].tolist()
+        empty += value[~still.present.bool().numpy()].tolist()
+    assert np.mean(labelled) > np.mean(empty) + 80
+
+
+def test_pose_is_the_middle_of_an_objects_patches(stills: list[Still]) -> None:
+    errors = []
+    for still in stills:
+        poses = still.pose[still.present.bool()].unique(dim=0)
+        if len(poses) != 1:
+            continue
+        rows, cols = np.nonzero(still.present.numpy())
+        errors.append(max(abs((cols.mean() + 0.5) / GRID - poses[0, 0]), abs((rows.mean() + 0.5) / GRID - poses[0, 1])))
+    assert len(errors) > 10
+    assert max(errors) < 0.08
+
+
+# ------------------------------------------------------------------------------------- the recipe, start to end
+
+
+def test_the_recipe_ends_in_a_model_that_answers(tmp_path: Path) -> None:
+    """Three steps of every stage: nothing is learnt, and everything a user needs comes out."""
+    stage = AnswerStage(clips=1, steps=3, warmup=1, check_clips=2)
+    settings = recipes.Recipe(
+        folder=str(tmp_path / "run"), threads=1, tokenizer_clips=40, vision=VISION, language=LANGUAGE,
+        images=replace(stage, stills=True), video=replace(stage, first_seed=100),
+    )  # fmt: skip
+    weights = recipes.run(settings)
+    video = small_clip("layout", 0, tmp_path / "clip.mp4")
+    model = vidllm.load(weights, cache=None)
+    assert model.spec.fit == "stretch"
+    answer = model.ask(video, "what happens at 0:05?", max_new_tokens=12)
+    assert isinstance(answer.text, str)
+    assert answer.finish_reason in ("stop", "length", "repetition")
+    assert {f.tokens for f in answer.frames} == {16, 4}
+    picture = Image(np.zeros((96, 96, 3), np.uint8))
+    assert isinstance(model.ask(picture, "what is in the image?", max_new_tokens=4).text, str)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("model.safetensors")}
+    recipes.run(settings)
+    kept = [path for path, written in before.items() if path.stat().st_mtime_ns == written]
+    assert sorted(path.parent.parent.name for path in kept if path.parent.name == "model") == ["images", "video"]
