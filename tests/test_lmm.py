@@ -395,3 +395,19 @@ def test_a_cache_is_not_shared_between_models(tiny: Callable[[str], Path], tmp_p
         assert model.prefill(video_prompt(model, frames, [2, 2]), FeatureCache(tmp_path)).frames_encoded == 2
     rough = load_model(tiny("llava"), device="cpu", dtype="bfloat16")
     assert rough.prefill(video_prompt(load(tiny("llava")), frames, [2, 2]), FeatureCache(tmp_path)).frames_encoded == 2
+
+
+@pytest.mark.parametrize("name", ["llava", "llava_onevision"])
+def test_wide_keys_change_no_more_than_rounding(
+    name: str, tiny: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a bf16 CPU keys and values are kept in float32; over the size that is worth it, as they come."""
+    exact, rough = load(tiny(name)), load_model(tiny(name), device="cpu", dtype="bfloat16")
+    assert isinstance(rough, ComposableLMM)
+    prompt = video_prompt(exact, pictures(3, exact.spec.image_size, exact.spec.image_size), [2, 2, 2])
+    expected = exact.extend(exact.extend(exact.prefill(prompt), [5]), [6, 7])
+    for limit, dtype in ((2**30, torch.float32), (1000, torch.bfloat16)):
+        monkeypatch.setattr("vidllm.model.reader.WIDE_BYTES", limit)
+        state = rough.extend(rough.extend(rough.prefill(prompt), [5]), [6, 7])
+        assert state.kv.layers[0].first(1)[0].dtype == dtype
+        assert torch.corrcoef(torch.stack([state.logits, expected.logits]))[0, 1] > 0.998

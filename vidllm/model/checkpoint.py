@@ -20,6 +20,7 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
 from vidllm.errors import ConfigError, IncompleteModel, ModelNotFound, UnsupportedModel
+from vidllm.model.attention import attend_wide
 from vidllm.model.families import ModelSpec, load_tokenizer, read_spec
 from vidllm.model.light import fits, load_light
 from vidllm.model.lmm import ComposableLMM, VideoLMM
@@ -159,11 +160,18 @@ def _load_network(
         if quantize is not None:
             options["quantization_config"] = _quantization(quantize)
         network = _load_transformers(spec, options)
+        attend_wide(_language(network))
         if "device_map" not in options:
             network.to(device)
     network.eval()
     network.requires_grad_(False)
     return network
+
+
+def _language(network: Any) -> nn.Module:
+    """The part that reads embeddings: SmolVLM calls it by another name than the rest."""
+    model = network.model
+    return model.text_model if hasattr(model, "text_model") else model.language_model  # type: ignore[no-any-return]
 
 
 def _load_transformers(spec: ModelSpec, options: Mapping[str, Any]) -> nn.Module:

@@ -13,6 +13,7 @@ it, which gives up what came after.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -21,10 +22,14 @@ from torch import Tensor
 
 
 class GrowingLayer:
-    """One layer's keys and values, (B, heads, length, width), in buffers that hold `capacity` tokens."""
+    """One layer's keys and values, (B, heads, length, width), in buffers that hold `capacity` tokens.
 
-    def __init__(self, capacity: int) -> None:
+    They are float32, whatever comes in, as long as both buffers fit into `wide_bytes`; else of the dtype that came.
+    """
+
+    def __init__(self, capacity: int, wide_bytes: int = 0) -> None:
         self.capacity = capacity
+        self.wide_bytes = wide_bytes
         self.length = 0
         self._keys = self._values = torch.empty(0)
 
@@ -46,13 +51,14 @@ class GrowingLayer:
         """Half as much again each time: copying stays a constant share of the work, however long the answer gets."""
         filled = self.first(self.length) if self.length else None
         self.capacity = max(end, self.capacity * 3 // 2 if filled else self.capacity)
-        self._keys, self._values = (_buffer(like, self.capacity) for like in (keys, values))
+        self._keys, self._values = (self._buffer(like) for like in (keys, values))
         if filled:
             self._keys[:, :, : self.length], self._values[:, :, : self.length] = filled
 
-
-def _buffer(like: Tensor, capacity: int) -> Tensor:
-    return like.new_empty((like.shape[0], like.shape[1], capacity, like.shape[3]))
+    def _buffer(self, like: Tensor) -> Tensor:
+        shape = (like.shape[0], like.shape[1], self.capacity, like.shape[3])
+        wide = 2 * 4 * math.prod(shape) <= self.wide_bytes
+        return like.new_empty(shape, dtype=torch.float32 if wide else like.dtype)
 
 
 class KeyValues:
@@ -68,9 +74,9 @@ class KeyValues:
         """Every length this was ever rewound to; a state longer than a later cut has lost its past."""
 
     @classmethod
-    def empty(cls, num_layers: int, capacity: int) -> KeyValues:
-        """Nothing filled, room for `capacity` tokens before the first growth."""
-        return cls([GrowingLayer(capacity) for _ in range(num_layers)])
+    def empty(cls, num_layers: int, capacity: int, *, wide_bytes: int = 0) -> KeyValues:
+        """Nothing filled, room for `capacity` tokens before the first growth; float32 if all fits into `wide_bytes`."""
+        return cls([GrowingLayer(capacity, wide_bytes // num_layers) for _ in range(num_layers)])
 
     @property
     def length(self) -> int:
@@ -79,7 +85,7 @@ class KeyValues:
 
     def fork(self, length: int) -> KeyValues:
         """The first `length` tokens in buffers of their own, with the same room behind them."""
-        twin = KeyValues.empty(len(self.layers), self.layers[0].capacity)
+        twin = KeyValues([GrowingLayer(layer.capacity, layer.wide_bytes) for layer in self.layers])
         for mine, other in zip(self.layers, twin.layers, strict=True):
             other.append(*mine.first(length))
         return twin

@@ -295,8 +295,9 @@ class LlamaLayer(nn.Module):
         k = _turned(_heads(part.k_proj(y), self.kv_heads), turn)
         causal = mask is None and x.shape[1] > 1
         k, v = past.update(k, _heads(part.v_proj(y), self.kv_heads), index)
-        seen = F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, enable_gqa=self.kv_heads < self.heads)
-        x = x + part.o_proj(_joined(seen))
+        grouped = self.kv_heads < self.heads
+        seen = F.scaled_dot_product_attention(q.to(k.dtype), k, v, mask, is_causal=causal, enable_gqa=grouped)
+        x = x + part.o_proj(_joined(seen.to(x.dtype)))
         y = self.post_attention_layernorm(x)
         mlp: Any = self.mlp
         out: Tensor = x + mlp.down_proj(self.act(mlp.gate_proj(y)) * mlp.up_proj(y))

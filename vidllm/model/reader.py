@@ -22,6 +22,12 @@ REPLY_ROOM = 320
 """Tokens of KV buffer beyond the prompt taken at prefill: the default reply of 256 and a short follow-up."""
 
 
+WIDE_BYTES = 2 * 2**30
+"""Keys and values kept in float32 on a CPU that computes in bf16, at most. One query row against bf16 keys takes
+PyTorch's CPU attention 7 times as long as against float32 ones (width 64, 500 to 2000 tokens), at prefill it is even;
+beyond this size the memory is worth more than the time."""
+
+
 class TextReader:
     """A network's language model with its embedding table and head; ComposableLMM and NativeLMM add the eyes.
 
@@ -76,7 +82,8 @@ class TextReader:
 
     def room(self, prompt_tokens: int) -> KeyValues:
         """Empty keys and values with room for a prompt and its reply."""
-        return KeyValues.empty(self.layers, prompt_tokens + REPLY_ROOM)
+        narrow_cpu = self.device.type == "cpu" and self.dtype == torch.bfloat16
+        return KeyValues.empty(self.layers, prompt_tokens + REPLY_ROOM, wide_bytes=WIDE_BYTES if narrow_cpu else 0)
 
     def read(self, embeddings: Tensor, kv: KeyValues, positions: Tensor, **deep: object) -> Tensor:
         """Run (1, L, D) behind what `kv` holds; float32 logits (V,) of the last position only.
