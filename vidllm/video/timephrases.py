@@ -30,7 +30,7 @@ _STOP = r"(?![A-Za-z0-9_/]|-(?:style|era|long|old))"
 _JOIN = r"(?:\s*,?\s*(?:and\s+)?|-)"
 _HALF = r"(?:\s+and\s+a\s+half)?"
 _AMOUNT_EN = (
-    r"(?<![A-Za-z0-9_.:,$'])(?<![A-Za-rt-z]-)(?:"
+    r"(?<![A-Za-z0-9_.:,$'])(?<![A-RT-Za-rt-z]-)(?:"
     rf"\d+\s?h\s?\d+\s?m(?:in)?(?:\s?\d+(?:\.\d+)?\s?s(?:ec)?)?{_STOP}"
     rf"|\d+\s?m(?:in)?\s?\d+(?:\.\d+)?\s?s(?:ec)?{_STOP}"
     r"|\d+'\s?[0-5]?\d(?:\"|'')(?!\w)"

@@ -299,7 +299,7 @@ _MOMENTS = (
     Rule(r"(?:\bthe\s+)?(?P<nth_second>\d+)(?:st|nd|rd|th)\s+second\b", _ordinal_second),
     Rule(rf"第(?P<a>{AMOUNT})", _ordinal_han),
     Rule(
-        rf"(?:\b(?:at|around|near|after|before|by|the)\s+|@\s*)?{_THE}(?P<a>{AMOUNT})[\s-]*(?:mark|point|timestamp)\b",
+        rf"(?:\b(?:at|around|near|after|before|by|the)\s+|@\s*)?{_THE}(?P<a>{AMOUNT})[\s-]*(?:mark|point|timestamp)(?![A-Za-z])",
         _moment,
     ),
     Rule(rf"(?:\b(?:at|around|near|after|before)\s+|@\s*){_THE}(?P<a>{AMOUNT}){_LONG}", _moment),
@@ -307,7 +307,7 @@ _MOMENTS = (
         rf"(?P<a>{AMOUNT})\s+(?:in(?:to)?(?=\s+{_THIS_CLIP}|\s+it\b|{_STOPS})|(?:through|of)\s+{_THIS_CLIP})", _moment
     ),
     Rule(
-        rf"(?:\b(?:at|around|near|in|after|before|by)\s+|@\s*|^\s*){_SECONDS}\s+(?P<a>{_NUM})(?![\d:.A-Za-z%-]|\s*%)",
+        rf"(?:\b(?:at|around|near|in|after|before|by)\s+|@\s*|^\s*){_SECONDS}\s+(?P<a>{_NUM})(?![\d:A-Za-z%-]|\.\d|\s*%)",
         _moment,
     ),
     Rule(rf"(?<![A-Za-z0-9_])t\s*=\s*(?P<a>{AMOUNT}|{CLOCK}|{_NUM})(?![\d:.]*\d|[A-Za-z])", _moment),
