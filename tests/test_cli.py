@@ -481,3 +481,20 @@ def test_doctor_counts_the_caches(run: Run, tmp_path: Path) -> None:
     (folder / "clip.mp4").write_bytes(bytes(1_500_000))
     _, out, _ = run("doctor")
     assert "1.5 MB in 1 files" in out
+
+
+def test_world_make_draws_clips_with_their_truth(run: Run) -> None:
+    code, out, err = run("world", "make", "-n", "1", "--seed", "5", "-o", "drawn")
+    assert (code, out, err) == (0, "drawn/000005.mp4\n", "")
+    truth = json.loads(Path("drawn/000005.json").read_text())
+    assert truth["questions"][0]["text"] == "describe the video."
+    code, out, _ = run("plan", "drawn/000005.mp4", *GRID, "--json")
+    assert json.loads(out)["video"]["duration"] == pytest.approx(truth["duration"], abs=0.2)
+    assert sorted(path.name for path in Path("drawn").iterdir()) == ["000005.json", "000005.mp4"]
+
+
+def test_world_make_says_where_it_can_not_draw(run: Run) -> None:
+    Path("taken").write_text("a file")
+    code, out, err = run("world", "make", "-n", "1", "-o", "taken")
+    assert (code, out) == (1, "")
+    assert "taken" in one_line(err)
