@@ -11,6 +11,7 @@ from conftest import MATRICES, VARIABLE_TIMES, write_clip
 
 from vidllm.errors import NoFrames, NotAVideo, VideoError, VideoNotFound
 from vidllm.video.access import access_rule, is_hidden, nal_units
+from vidllm.video.decode import read_frames
 from vidllm.video.info import probe
 from vidllm.video.picture import Orientation, believable_aspect, orientation_of_matrix
 
@@ -148,6 +149,13 @@ def test_what_is_no_video_is_refused_in_one_line(
         probe(path)
     assert name in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_codec_is_refused_in_one_line(clips: dict[str, Path], tmp_path: Path) -> None:
+    path = tmp_path / "unknown.mp4"
+    path.write_bytes(clips["constant"].read_bytes().replace(b"avc1", b"zzzz").replace(b"avcC", b"zzzC"))
+    with pytest.raises(VideoError, match=r"unknown\.mp4"):
+        read_frames(path, [0.0])
 
 
 def test_a_folder_and_an_impossible_name_are_refused(tmp_path: Path) -> None:

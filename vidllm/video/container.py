@@ -93,6 +93,8 @@ def pick_stream(container: InputContainer, path: str | Path, index: int | None =
         raise NotAVideo(f"{path}: holds no video stream (audio, subtitles or nothing); give a file with pictures")
     if stream.disposition & stream.disposition.attached_pic:
         raise NotAVideo(f"{path}: its only picture is the cover of an audio file; give a file with video")
+    if stream.codec_context is None:
+        raise VideoError(f"{path}: no decoder for its video codec here; convert it to H.264 or AV1")
     if not stream.time_base:
         raise NotAVideo(f"{path}: its video stream has no clock; copy the file again or convert it to mp4")
     return stream

@@ -69,7 +69,7 @@ def believable_aspect(aspect: Fraction | None) -> Fraction:
 
 def shown_size(width: int, height: int, aspect: Fraction, orientation: Orientation) -> tuple[int, int]:
     """(height, width) on a screen with square pixels: the coded width stretched by the aspect, then turned."""
-    shown = (height, max(1, round(width * aspect)))
+    shown = (max(1, height), max(1, round(width * aspect)))
     return (shown[1], shown[0]) if orientation.is_sideways else shown
 
 

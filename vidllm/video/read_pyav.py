@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from vidllm.errors import NoFrames
 from vidllm.video.access import droppable
-from vidllm.video.container import SELF_DESCRIBING, VideoPacket, opened, pick_stream, video_packets
+from vidllm.video.container import SELF_DESCRIBING, VideoPacket, as_video_error, opened, pick_stream, video_packets
 from vidllm.video.harvest import Harvest
 from vidllm.video.info import VideoInfo
 from vidllm.video.picture import Orientation, Painter
@@ -63,7 +63,10 @@ def read_pyav(info: VideoInfo, wanted: NDArray[np.int64], size: tuple[int, int])
             return _read_runs(info, wanted, size, painter)
         except _Lost:
             pass
-    return _read_all(info, wanted, size, painter)
+    try:
+        return _read_all(info, wanted, size, painter)
+    except av.error.FFmpegError as error:  # scaling failed: a pixel format or size FFmpeg can not convert
+        raise as_video_error(info.path, error) from error
 
 
 def decoder_threads() -> int:
