@@ -270,7 +270,10 @@ Decode = Callable[[list[int]], str]
 
 
 class TextStream:
-    """Token ids in, printable text out as soon as it is certain: whole characters, no stop text, no outer space."""
+    """Token ids in, printable text out as soon as it is certain: whole characters, no stop text, no outer space.
+
+    Of several stop texts the one that is complete first ends the answer.
+    """
 
     def __init__(self, decode: Decode, stop: Sequence[str] = ()) -> None:
         self._letters = _Letters(decode)
