@@ -24,7 +24,6 @@ from vidllm.video import guard, wire
 from vidllm.video.decode import read_frames
 from vidllm.video.guard import Limits, close_workers, probe_guarded, read_frames_guarded
 from vidllm.video.info import VideoInfo, probe
-from vidllm.video.isolation import is_child
 
 posix = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes and signals are POSIX")
 TIMES = [0.0, 1.0, 2.5, 3.9]
@@ -214,11 +213,10 @@ def test_threads_do_not_mix_their_answers(clip: Path) -> None:
     assert len(guard._idle) <= guard.IDLE_WORKERS
 
 
-def test_the_child_imports_no_torch_and_this_process_is_none() -> None:
+def test_the_child_imports_no_torch() -> None:
     code = "import sys, vidllm.video.guard_child; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"torch", "transformers", "decord", "torchcodec"} & set(loaded)
-    assert not is_child()
 
 
 ASK = """

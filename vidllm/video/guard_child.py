@@ -16,7 +16,6 @@ from vidllm.errors import LimitExceeded, NoFrames, VideoError, VidllmError
 from vidllm.video import wire
 from vidllm.video.decode import FrameSet, read_frames
 from vidllm.video.info import VideoInfo, probe
-from vidllm.video.isolation import enter_child
 from vidllm.video.picture import fitted_size
 
 PARENT_CHECK_SECONDS = 0.5
@@ -29,7 +28,6 @@ KEPT_CLIPS = 8
 
 def main() -> None:
     """Answer jobs from stdin until it closes."""
-    enter_child()
     jobs, replies = _private_streams()
     _no_core_dumps()
     threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
