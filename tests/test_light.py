@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests import tiny_models
-from tests.test_lmm import pictures, prompt_for, tiny, video_prompt
+from tests.test_lmm import pictures, tiny, video_prompt
 from vidllm.model.checkpoint import load_model
 from vidllm.model.light import LightLlava, fits
 from vidllm.model.lmm import ComposableLMM
@@ -69,13 +69,9 @@ def test_the_same_logits(shape: str, tmp_path: Path, monkeypatch: pytest.MonkeyP
     results = []
     for model in models:
         ids = model.tokenizer.encode("a red circle", add_special_tokens=False).ids
-        if model.spec.cls == "keep":
-            state = model.prefill(prompt_for(model, ids, []))
-            grid = model.tower_features(torch.from_numpy(frames))
-            assert grid.shape == (3, 65, 32)
-        else:
-            state = model.prefill(video_prompt(model, frames, [1, 2, 4], factor=1.37))
-            grid = model.tower_features(torch.from_numpy(frames))
+        state = model.prefill(video_prompt(model, frames, [1, 2, 4], factor=1.37))
+        grid = model.tower_features(torch.from_numpy(frames))
+        assert grid.shape == (3, 65 if model.spec.cls == "keep" else 64, 32)
         steps = [state.logits, (state := model.extend(state, ids)).logits, model.extend(state, ids[:1]).logits]
         results.append((grid, torch.stack(steps)))
     torch.testing.assert_close(results[0][0], results[1][0], atol=2e-5, rtol=0)

@@ -1,5 +1,6 @@
 """ComposableLMM against transformers' own classes: same pixels, same template, same logits."""
 
+import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -118,6 +119,23 @@ def test_still_image_equals_transformers(name: str, tiny: Callable[[str], Path])
     assert state.length == inputs["input_ids"].shape[1]
     torch.testing.assert_close(state.logits, expected, atol=TOLERANCE, rtol=0)
 
+
+
+def test_a_kept_class_token_stays_with_still_images(tiny: Callable[[str], Path], tmp_path: Path) -> None:
+    """vision_feature_select_strategy "full": 65 tokens for a picture, whole grids for frames."""
+    folder = tmp_path / "full"
+    shutil.copytree(tiny("llava"), folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "vision_feature_select_strategy": "full"}))
+    model = load(folder)
+    image = pictures(1, 112, 112)
+    question = model.tokenizer.encode("what is this?", add_special_tokens=False).ids
+    ids = [*[model.spec.image_token_id] * 65, *question]
+    visual = Visual(pixels=image, kind="image", stride=1, tokens=65, position=0, newline="none")
+    with torch.no_grad():
+        expected = reference(model)(input_ids=torch.tensor([ids]), pixel_values=clip_pixels(model, image)).logits[0, -1]
+    torch.testing.assert_close(model.prefill(prompt_for(model, ids, [visual])).logits, expected, atol=TOLERANCE, rtol=0)
+    assert model.prefill(video_prompt(model, pictures(2, 112, 112), [2, 3])).frames_encoded == 2
 
 
 def clip_pixels(model: ComposableLMM, frames: NDArray[np.uint8]) -> torch.Tensor:

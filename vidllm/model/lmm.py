@@ -127,14 +127,18 @@ class ComposableLMM(TextReader):
         return embeddings
 
     def _tokens(self, visual: Visual, features: Tensor) -> Tensor:
-        """Patch features (T, R*C, Dv) of one visual -> its tokens (n, D)."""
-        if visual.grid is not None and visual.source_size is not None:
-            tiles = self.parts.multi_modal_projector(features)
-            return pack_tiles(tiles, visual.source_size, visual.grid, self.newline, self.spec.image_max_tiles)
-        if visual.kind == "image" and visual.stride == 1:
+        """Patch features (T, R*C, Dv) of one visual -> its tokens (n, D).
+
+        Only a still image of one tile keeps a class token where the family keeps one; a grid has no place for it.
+        """
+        if visual.kind == "image" and visual.grid is None:
             projected: Tensor = self.parts.multi_modal_projector(features)[0]
             return lay_out(projected[:, None], self.newline, visual.newline)
-        return lay_out(self._pooled(features, visual.stride)[0], self.newline, visual.newline)
+        patches = features[:, 1:] if self.spec.cls == "keep" else features
+        if visual.grid is None or visual.source_size is None:
+            return lay_out(self._pooled(patches, visual.stride)[0], self.newline, visual.newline)
+        tiles = self.parts.multi_modal_projector(patches)
+        return pack_tiles(tiles, visual.source_size, visual.grid, self.newline, self.spec.image_max_tiles)
 
     def _pooled(self, features: Tensor, stride: int) -> Tensor:
         """(N, R*C, Dv) -> (N, r, c, D): pooling on the side of the projector where the family learned it."""
