@@ -345,10 +345,10 @@ def main() -> None:
         for count in options.frames:
             rows.append(race(info, count, options.repeats, contestants))
             print(table(rows[-1:], list(contestants)).splitlines()[-1], flush=True)
+            if not options.dry:  # after every row: a long run that is cut short still leaves its figures
+                write(rows, facts, list(contestants))
     for name in OURS:
         print(name, summary(rows, name))
-    if not options.dry:
-        write(rows, facts, list(contestants))
 
 
 if __name__ == "__main__":

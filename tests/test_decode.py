@@ -135,11 +135,12 @@ def test_real_clips_pixel_for_pixel(real_clips: Path, name: str) -> None:
 def test_other_readers_show_the_same_frames_or_refuse(clips: dict[str, Path], name: str, reader: str) -> None:
     if not loads(reader):
         pytest.skip(f"{reader} does not load here")
+    refusal = ""
     try:
         check_against_truth(clips[name], reader, alike)
-    except ReaderUnavailable:
-        with pytest.raises(ReaderUnavailable, match=f"{re.escape(clips[name].name)}.*pyav"):
-            read_frames(clips[name], [0.0], reader=reader)
+    except ReaderUnavailable as error:
+        refusal = str(error)
+    assert not refusal or re.search(f"{re.escape(clips[name].name)}.*pyav", refusal)
 
 
 @pytest.mark.slow

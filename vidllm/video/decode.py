@@ -25,9 +25,9 @@ ReaderFunction: TypeAlias = Callable[[VideoInfo, NDArray[np.int64], tuple[int, i
 READERS: dict[str, ReaderFunction] = {"pyav": read_pyav, "decord": read_decord, "torchcodec": read_torchcodec}
 
 AUTO_READER = "pyav"
-"""What `auto` means. Of the three it alone is right on every clip of the battery, and in `benchmarks/results/decode.md`
-neither of the others is faster by more than the noise on any kind of clip: told what the index knows, it decodes less.
-A rule that picked another reader for some clips would buy nothing and cost a second set of native libraries."""
+"""What `auto` means. Of the three it alone is right on every clip of the battery, and told what the index knows it
+decodes less than the others (`benchmarks/NOTES.md`). A rule that picked another reader for some clips would gain
+little there and cost a second set of native libraries in the process."""
 
 
 @dataclass(frozen=True, eq=False)

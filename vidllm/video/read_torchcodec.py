@@ -17,6 +17,8 @@ def read_torchcodec(info: VideoInfo, wanted: NDArray[np.int64], size: tuple[int,
     """
     if info.mirrored or not info.has_true_pts:
         raise refuse("torchcodec", info, "it does not mirror, and needs time stamps")
+    if info.key_frames.sum() > len(info.access_points):
+        raise refuse("torchcodec", info, "it starts at key frames that are no safe places to start")
     try:
         video_decoder = import_module("torchcodec.decoders").VideoDecoder
         resize = import_module("torchcodec.transforms").Resize
@@ -33,7 +35,7 @@ def read_torchcodec(info: VideoInfo, wanted: NDArray[np.int64], size: tuple[int,
         )
         batch = decoder.get_frames_played_at((seconds + tick / 2).tolist())
     except (RuntimeError, ValueError, IndexError) as error:
-        raise refuse("torchcodec", info, " ".join(str(error).split())[:120]) from error
+        raise refuse("torchcodec", info, "it fails to decode it") from error
     if np.abs(batch.pts_seconds.numpy() - seconds).max() > tick / 2:
         raise refuse("torchcodec", info, "it answers with other times than were asked for")
     return Harvest(batch.data.numpy(), info.pts[wanted], np.zeros(len(wanted), np.bool_))
