@@ -1,7 +1,8 @@
 """The whole recipe of the built-in model: `python -m vidllm.builtin.recipe configs/builtin.yaml [key=value ...]`.
 
-Stages: tokenizer, vision tower (dense labels), projector and language model on pictures, then on video, export. Each
-leaves its result under `folder`, and a stage whose result is there already is not run again.
+Stages: tokenizer, vision tower (dense labels), projector (in the words' own embeddings), projector and language model
+on pictures, then on video, export. Each leaves its result under `folder`, and a stage whose result is there already is
+not run again.
 """
 
 import json
@@ -13,6 +14,7 @@ from pathlib import Path
 import torch
 from transformers import CLIPImageProcessor, CLIPVisionModel, LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
+from vidllm.builtin.align import AlignStage, align
 from vidllm.builtin.language import AnswerStage, LanguageShape, calibrate, held_out_batches, learn_to_answer, new_model
 from vidllm.builtin.rows import COARSE_STRIDE, FINE_STRIDE, UNIFORM_FRAMES, UNIFORM_STRIDE
 from vidllm.builtin.stills import IMAGE_SIDE
@@ -45,8 +47,9 @@ class Recipe:
     """Clips whose questions and answers the tokenizer is trained on."""
     vision: VisionStage = field(default_factory=VisionStage)
     language: LanguageShape = field(default_factory=LanguageShape)
+    align: AlignStage = field(default_factory=AlignStage)
     images: AnswerStage = field(
-        default_factory=lambda: AnswerStage(stills=True, clips=14, minutes=14, first_seed=1_000_000)
+        default_factory=lambda: AnswerStage(stills=True, clips=32, minutes=30, first_seed=1_000_000)
     )
     video: AnswerStage = field(default_factory=lambda: AnswerStage(minutes=60, first_seed=2_000_000))
 
@@ -64,6 +67,7 @@ def run(recipe: Recipe) -> Path:
     if not images.exists():
         model = new_model(recipe.language, CLIPVisionModel.from_pretrained(folder / "vision"), tokenizer)
         calibrate(model, held_out_batches(tokenizer, clips=6)[0].frames)
+        align(recipe.align, model, tokenizer)
         learn_to_answer(recipe.images, model, tokenizer, images.parent)
     if not video.exists():
         model = LlavaForConditionalGeneration.from_pretrained(images, dtype=torch.float32)

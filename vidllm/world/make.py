@@ -1,17 +1,18 @@
 """Scripts to real files: H.264 in mp4 through PyAV, the script as JSON beside each."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
+from numpy.typing import NDArray
 
 from vidllm.world.generate import generator, make_script
 from vidllm.world.questions import clip_questions, moment_questions, pick_moments
-from vidllm.world.render import frame
+from vidllm.world.render import expose, scene
 from vidllm.world.script import Script
 
 
@@ -57,10 +58,21 @@ def write_video(script: Script, target: Path) -> None:
         options = {"crf": str(canvas.crf), "preset": "veryfast", "g": str(gop)}
         stream = container.add_stream("libx264", rate=Fraction(rate, 2), options=options)
         stream.width, stream.height, stream.pix_fmt = canvas.width // 2 * 2, canvas.height // 2 * 2, "yuv420p"
-        for number in range(max(1, round(script.duration * rate / 2))):
-            pixels = frame(script, number * 2 / rate, height=stream.height, width=stream.width)
-            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+        for number, pixels in enumerate(_pictures(script, stream.height, stream.width, Fraction(2, rate))):
+            picture = av.VideoFrame.from_ndarray(pixels, format="rgb24")
             picture.pts = number
             container.mux(stream.encode(picture))
         container.mux(stream.encode(None))
     partial.replace(target)
+
+
+def _pictures(script: Script, height: int, width: int, step: Fraction) -> Iterator[NDArray[np.uint8]]:
+    """Every frame, `step` seconds apart; while nothing happens only the grain is drawn anew."""
+    known: object = None
+    for number in range(max(1, round(Fraction(script.duration) / step))):
+        seconds = float(number * step)
+        state = script.at(seconds), script.opacity(seconds)
+        if state != known:
+            drawn, known = scene(script, seconds, height, width), state
+            still = expose(drawn, script, seconds)
+        yield expose(drawn, script, seconds) if script.canvas.noise else still

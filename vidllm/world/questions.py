@@ -58,7 +58,11 @@ WHERE = (
     "where can the {o} be found at {t}?", "in which part of the picture is the {o} at {t}?",
     "what is the position of the {o} at {t}?",
 )  # fmt: skip
-SHAPE = ("what shape is the {c} object at {t}?", "which shape does the {c} object have at {t}?", "what is the {c} object at {t}?")
+SHAPE = (
+    "what shape is the {c} object at {t}?",
+    "which shape does the {c} object have at {t}?",
+    "what is the {c} object at {t}?",
+)
 EXISTS = ("is there a {o} at {t}?", "Is there a {o} at {t}?", "can you see a {o} at {t}?", "does a {o} exist at {t}?")
 FIRST_OF = (
     "which happens first: {a} or {b}?", "which happens first: the {a} or the {b}?",

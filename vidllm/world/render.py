@@ -23,13 +23,22 @@ def frame(script: Script, seconds: float, *, height: int | None = None, width: i
     pixels.
     """
     canvas = script.canvas
-    height, width = height or canvas.height, width or canvas.width
-    picture = backdrop(canvas, height, width)
+    return expose(scene(script, seconds, height or canvas.height, width or canvas.width), script, seconds)
+
+
+def scene(script: Script, seconds: float, height: int, width: int) -> Plane:
+    """The picture at one moment before grain and rounding, (height, width, 3) in 0..255."""
+    picture = backdrop(script.canvas, height, width)
     for thing, opacity in zip(script.at(seconds), script.opacity(seconds), strict=True):
-        draw(picture, canvas, thing, opacity)
-    if canvas.noise:
+        draw(picture, script.canvas, thing, opacity)
+    return picture
+
+
+def expose(picture: Plane, script: Script, seconds: float) -> NDArray[np.uint8]:
+    """A scene (H, W, 3) as a camera takes it at that moment: with grain, in whole grey levels."""
+    if script.canvas.noise:
         rng = np.random.default_rng([abs(hash_seed(script.seed)), round(seconds * 1000)])
-        picture += rng.normal(0.0, canvas.noise, picture.shape).astype(np.float32)
+        picture = picture + rng.normal(0.0, script.canvas.noise, picture.shape).astype(np.float32)
     rounded: NDArray[np.uint8] = np.clip(picture + 0.5, 0, 255).astype(np.uint8)
     return rounded
 
