@@ -72,13 +72,13 @@ def ask(
     if as_json:
         write_json(answer.to_dict())
     if sheet is not None:
-        _draw(answer, sheet)
+        _draw(answer, sheet, question)
     remark(answer)
 
 
-def _draw(answer: Answer, sheet: Path) -> None:
+def _draw(answer: Answer, sheet: Path, question: str) -> None:
     from vidllm.video.sheet import save_sheet
 
     clip = answer.clips[0]
-    save_sheet(clip.frames, sheet, tokens=[frame.tokens for frame in clip.plan.frames])
+    save_sheet(clip.frames, sheet, tokens=[frame.tokens for frame in clip.plan.frames], title=question)
     note(f"drew {len(clip.frames)} frames on {sheet}")

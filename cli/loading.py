@@ -18,6 +18,17 @@ BUILTIN = (
 )
 
 
+def _hear_warnings() -> None:
+    """The library's warnings become lines beside our own."""
+    import logging  # not on the way to --help
+
+    class Notes(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            note(f"note: {record.getMessage()}")
+
+    logging.getLogger("vidllm").handlers = [Notes(logging.WARNING)]
+
+
 def load(
     model: str | None,
     progress: Progress,
@@ -29,6 +40,7 @@ def load(
     """The model named, else the default one; says on stderr where it runs, and of the built-in one what it knows."""
     from vidllm.model.families import resolve_model
 
+    _hear_warnings()
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     if not sys.stderr.isatty():
         _disable_bars()

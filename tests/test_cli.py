@@ -449,6 +449,20 @@ def test_the_default_model_is_the_one_the_environment_names(
     assert "built-in" not in err
 
 
+def test_a_cache_that_can_not_be_written_costs_a_line_and_not_the_answer(
+    run: Run, clips: dict[str, Path], tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("VIDLLM_CACHE", str(tmp_path / "file"))
+    code, out, err = run("ask", clips["constant"], "what?", "-m", tiny, "--max-new-tokens", "2")
+    assert code == 0
+    assert out.strip()
+    assert "VIDLLM_CACHE" in err
+    code, out, err = run("plan", "http://127.0.0.1:9/clip.mp4", *GRID)
+    assert (code, out) == (1, "")
+    assert "VIDLLM_CACHE" in one_line(err)
+
+
 def test_chat_answers_line_by_line_and_goes_on_after_a_failure(clips: dict[str, Path], tiny: Path) -> None:
     process = start("chat", clips["constant"], "-m", tiny, "--max-new-tokens", "4", "--json", stdin=subprocess.PIPE)
     out, err = process.communicate("what?\n\n" + "why? " * 4000 + "\nand then?\n/bye\nunheard\n", timeout=120)
