@@ -131,6 +131,8 @@ class Report:
     """Resident memory of this process from the first tenth of the files to the end."""
     slowest_seconds: float = 0.0
     wall_seconds: float = 0.0
+    stopped: list[int] = field(default_factory=list)
+    """Numbers of the files that met a limit, to be made again with `--only`."""
     failures: list[str] = field(default_factory=list)
     """What must not happen, one line each, with the file's number."""
 
@@ -193,6 +195,7 @@ def _note_error(error: VidllmError, number: int, report: Report) -> None:
     report.child_crashes += "the decoder crashed" in message
     if isinstance(error, LimitExceeded):
         report.time_limits += "not read within" in message
+        report.stopped.append(number)
         report.memory_limits += " MB" in message
 
 
@@ -255,6 +258,7 @@ def publish(found: Report, clips: int, seed: int) -> None:
         f"{LIMITS.memory_bytes >> 20} MB: {found.memory_limits}; decoder crashes, contained: {found.child_crashes}",
         f"foreign errors: {found.foreign_errors}; messages that are no line: {found.long_messages}; children left "
         f"behind: {found.orphans}; memory grew by {found.grown_mb:g} MB, file descriptors by {found.grown_descriptors}",
+        *([f"files that met a limit: {found.stopped}"] if found.stopped else []),
         *found.failures,
     ]
     report.write("fuzz", "Damaged files: frames or one line", rows, notes)
