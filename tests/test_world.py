@@ -4,12 +4,14 @@ The tracker at the end knows colours and pixels only, nothing of scripts: it wat
 the scripts say.
 """
 
+import importlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from itertools import combinations, pairwise
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -523,3 +525,59 @@ def test_a_witness_dates_every_event_and_sees_no_others(
         for seconds in happened:
             near = [e for e in script.events if e.start <= seconds <= e.end + 0.3]
             assert near, (script.seed, seconds, "nothing should happen here")
+
+
+# ----------------------------------------------------------------------------------------- how answers are marked
+
+
+@pytest.fixture
+def marking(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """benchmarks/world.py, which marks a model's answers."""
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[1] / "benchmarks"))
+    return importlib.import_module("world")
+
+
+def test_a_witness_who_knows_all_gets_full_marks(marking: ModuleType, made: list[Path]) -> None:
+    tally = marking.Tally()
+    for path in made:
+        asked = marking.chosen(path, moments=2)
+        assert asked == marking.chosen(path, moments=2)
+        assert {one.family for one in asked} >= {"describe", "when", "order"}
+        assert len({one.moment for one in asked}) == 3, "the whole clip and two moments"
+        for one in asked:
+            tally.add(one, one.answer.lower().removesuffix("."), [0.0, 5.0])
+    assert all(all(marks) for marks in tally.marks.values())
+    assert tally.f1 == [1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("said", "exact", "within"),
+    [
+        ("At 0:04.", True, True),  # the second that 4.9 s lies in
+        ("At 0:05.", False, True),  # the first frame that shows it is at 6 s, the last that does not at 4 s
+        ("At 0:06.", False, True),
+        ("At 0:07.", False, False),
+        ("At 0:02.", False, False),
+        ("Nothing happens.", False, False),
+        ("At 0:04 or at 0:05.", False, False),
+    ],
+)
+def test_when_is_right_within_one_sampling_interval(marking: ModuleType, said: str, exact: bool, within: bool) -> None:
+    tally = marking.Tally()
+    asked = marking.Asked("when", "when does the red circle move right?", "At 0:04.", start=4.9)
+    tally.add(asked, said, [0.0, 2.0, 4.0, 6.0, 8.0])
+    assert dict(tally.marks) == {"when, exact second": [exact], "when": [within]}
+
+
+def test_a_description_is_marked_event_by_event(marking: ModuleType) -> None:
+    truth = "The red circle moves right. Then the blue square disappears."
+    assert marking.event_f1(truth, truth) == 1.0
+    assert marking.event_f1("The red circle moves right.", truth) == pytest.approx(2 / 3)
+    assert marking.event_f1("The blue square disappears. Then the red circle moves left.", truth) == 0.5
+    assert marking.event_f1("Nothing happens.", truth) == 0.0
+
+
+def test_wilsons_interval(marking: ModuleType) -> None:
+    """His own kind of example: 7 of 10 lies between 39.7 and 89.2 %; none of ten is not zero."""
+    assert marking.wilson(7, 10) == pytest.approx((39.7, 89.2), abs=0.1)
+    assert marking.wilson(0, 10) == pytest.approx((0.0, 27.8), abs=0.1)
