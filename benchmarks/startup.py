@@ -1,4 +1,4 @@
-"""How long a person waits at the prompt: `--help`, `plan` and a cold `ask` on the sample clip, each in a process of its own.
+"""How long a person waits at the prompt: `--help`, `plan` and a cold `ask` on the sample clip, each its own process.
 
     python benchmarks/startup.py [--runs 7]
 """

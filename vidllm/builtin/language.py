@@ -30,6 +30,7 @@ from vidllm.builtin.rows import IGNORE, STRIDES, Batch, Collator, Rows, Training
 from vidllm.builtin.stills import GRID
 from vidllm.builtin.vision import normalise
 from vidllm.builtin.words import IMAGE
+from vidllm.world.vocabulary import ACTIONS, COLOURS, SHAPES
 
 CONTEXT = 1024
 
@@ -139,14 +140,49 @@ def visual_table(model: LlavaForConditionalGeneration, frames: Tensor, kind: tor
     return table
 
 
-def answer_logits(model: LlavaForConditionalGeneration, table: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
-    """Logits (N, V) float32 and targets (N,) at the positions that predict an answer's token."""
+class ChangeHeads(nn.Module):
+    """What happened since the frame before, read off a frame's last token two thirds up the language model.
+
+    An answer says one thing about twenty frames; this says one about each, so that changes are seen, and named, long
+    before an answer could have taught it. Thrown away afterwards.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.RMSNorm(width)
+        self.out = nn.Linear(width, len(ACTIONS) + 1 + len(COLOURS) + len(SHAPES))
+
+    def loss(self, hidden: Tensor, codes: Tensor) -> tuple[Tensor, float]:
+        """Hidden states (N, D) and their change codes (N,) -> the loss, and the share of real changes told right."""
+        action, colour, shape = self.out(self.norm(hidden.float())).split(
+            [len(ACTIONS) + 1, len(COLOURS), len(SHAPES)], -1
+        )
+        happened = codes > 0
+        number = (codes - 1).clamp(min=0)
+        kind = torch.where(happened, number // (len(COLOURS) * len(SHAPES)) + 1, 0)
+        whose_colour, whose_shape = number // len(SHAPES) % len(COLOURS), number % len(SHAPES)
+        rare = torch.ones(len(ACTIONS) + 1)
+        rare[0] = 0.3  # most frames bring nothing new
+        total = F.cross_entropy(action, kind, weight=rare)
+        if happened.any():
+            total = total + F.cross_entropy(colour[happened], whose_colour[happened])
+            total = total + F.cross_entropy(shape[happened], whose_shape[happened])
+        right = (action.argmax(-1) == kind) & (colour.argmax(-1) == whose_colour) & (shape.argmax(-1) == whose_shape)
+        return total, right[happened].float().mean().item()
+
+
+def answer_logits(
+    model: LlavaForConditionalGeneration, table: Tensor, rows: Rows, between: list[Tensor] | None = None
+) -> tuple[Tensor, Tensor]:
+    """Logits (N, V) float32 and targets (N,) at the positions that predict an answer's token; see `hidden_states`."""
     visual = rows.slots >= 0
     embeds = model.get_input_embeddings()(rows.ids).to(table.dtype)
     embeds = torch.where(visual[..., None], table[rows.slots.clamp(min=0)], embeds)
     causal = torch.ones(rows.ids.shape[1], rows.ids.shape[1], dtype=torch.bool).tril()
     allowed = (rows.blocks[:, :, None] == rows.blocks[:, None, :]) | (rows.blocks[:, None, :] == 0)
-    hidden = hidden_states(model.model.language_model, embeds, allowed & causal, rows.positions / rows.scale[:, None])
+    hidden = hidden_states(
+        model.model.language_model, embeds, allowed & causal, rows.positions / rows.scale[:, None], between
+    )
     answers = rows.labels != IGNORE
     return F.linear(hidden[answers], model.lm_head.weight.to(hidden.dtype)).float(), rows.labels[answers]
 
@@ -159,13 +195,13 @@ def learn_to_answer(
     Until it is done, what has been learnt lies under `folder`/model.part, then under `folder`/model.
     """
     model.model.vision_tower.requires_grad_(False)
-    learns = [p for p in model.parameters() if p.requires_grad]
-    optimizer = _optimizer(learns)
+    heads = ChangeHeads(cast(nn.Embedding, model.get_input_embeddings()).embedding_dim)
+    optimizer = _optimizer([p for p in (*model.parameters(), *heads.parameters()) if p.requires_grad])
     rows = TrainingRows(tokenizer, stage.clips, stage.first_seed, stills=stage.stills)
     data = iter(DataLoader(rows, batch_size=None, num_workers=1, prefetch_factor=6))
     held_out = held_out_batches(tokenizer, stage.check_clips)
     began = checked = time.monotonic()
-    losses: list[float] = []
+    told: list[tuple[float, float]] = []
     for step in range(stage.steps):
         minutes = (time.monotonic() - began) / 60
         done = max(step / stage.steps, minutes / stage.minutes)
@@ -174,11 +210,11 @@ def learn_to_answer(
         rate = _learning_rate(stage, step, done)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        losses.append(train_step(model, next(data), optimizer, learns))
+        told.append(train_step(model, next(data), optimizer, heads))
         if step % 20 == 19:
-            loss = sum(losses) / len(losses)
-            print(f"language {step + 1} {minutes:.1f} min loss {loss:.4f} rate {rate:.1e}", flush=True)
-            losses.clear()
+            loss, right = (sum(values) / len(told) for values in zip(*told, strict=True))
+            print(f"{step + 1} {minutes:.1f} min loss {loss:.4f} changes {right:.3f} rate {rate:.1e}", flush=True)
+            told.clear()
         if time.monotonic() - checked > stage.check_minutes * 60:
             print(f"unseen at {minutes:.0f} min: {spoken(score(model, held_out))}", flush=True)
             model.save_pretrained(folder / "model.part")
@@ -204,17 +240,24 @@ def _learning_rate(stage: AnswerStage, step: int, done: float) -> float:
 
 
 def train_step(
-    model: LlavaForConditionalGeneration, batch: Batch, optimizer: torch.optim.Optimizer, learns: list[nn.Parameter]
-) -> float:
-    """One optimizer step over all groups of a batch; the mean loss of an answer's token."""
+    model: LlavaForConditionalGeneration, batch: Batch, optimizer: torch.optim.Optimizer, heads: ChangeHeads
+) -> tuple[float, float]:
+    """One optimizer step over all groups of a batch: the mean loss of an answer's token, and the changes told right."""
     table = visual_table(model, batch.frames)
-    pairs = [answer_logits(model, table, rows) for rows in batch.groups]
-    loss = F.cross_entropy(torch.cat([logits for logits, _ in pairs]), torch.cat([labels for _, labels in pairs]))
+    pairs, middles, codes = [], [], []
+    for rows in batch.groups:
+        between: list[Tensor] = []
+        pairs.append(answer_logits(model, table, rows, between))
+        spots = rows.changes != IGNORE
+        middles.append(between[len(between) * 2 // 3 - 1][spots])
+        codes.append(rows.changes[spots])
+    answers = F.cross_entropy(torch.cat([logits for logits, _ in pairs]), torch.cat([labels for _, labels in pairs]))
+    changes, right = heads.loss(torch.cat(middles), torch.cat(codes)) if any(len(c) for c in codes) else (0.0, math.nan)
     optimizer.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
-    nn.utils.clip_grad_norm_(learns, 1.0)
+    (answers + 0.3 * changes).backward()  # type: ignore[no-untyped-call]
+    nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], 1.0)
     optimizer.step()
-    return loss.item()
+    return answers.item(), right
 
 
 def held_out_batches(tokenizer: PreTrainedTokenizerFast, clips: int = 60) -> list[Batch]:

@@ -17,12 +17,14 @@ from transformers import LlamaConfig, LlamaModel
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 
-def hidden_states(model: LlamaModel, embeds: Tensor, allowed: Tensor, positions: Tensor) -> Tensor:
+def hidden_states(
+    model: LlamaModel, embeds: Tensor, allowed: Tensor, positions: Tensor, between: list[Tensor] | None = None
+) -> Tensor:
     """(B, T, D) embeddings -> (B, T, D) last hidden states, in the embeddings' dtype.
 
     `allowed` (B, T, T) bool: may token t look at token u. `positions` (B, T) may be fractional. Equals `LlamaModel`
     with the same mask and positions up to rounding, for models as `new_model` builds them: as many key heads as query
-    heads, no biases.
+    heads, no biases. What each layer hands on, (B, T, D), is appended to `between`.
     """
     config, kind = model.config, embeds.dtype
     bias = torch.zeros(allowed.shape, dtype=kind).masked_fill_(~allowed, float("-inf"))[:, None]
@@ -31,6 +33,8 @@ def hidden_states(model: LlamaModel, embeds: Tensor, allowed: Tensor, positions:
     for layer in cast("Iterable[LlamaDecoderLayer]", model.layers):
         x = x + _attend(layer, config, _scaled(x, config.rms_norm_eps), bias, cos, sin)
         x = x + _feed(layer, _scaled(x, config.rms_norm_eps))
+        if between is not None:
+            between.append(x)
     return _scaled(x, config.rms_norm_eps) * model.norm.weight.to(kind)
 
 

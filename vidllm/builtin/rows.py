@@ -10,6 +10,7 @@ exactly as if asked alone.
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import cast
 
 import numpy as np
 import torch
@@ -34,7 +35,8 @@ from vidllm.world.questions import (
     steady,
 )
 from vidllm.world.render import frame
-from vidllm.world.script import Script
+from vidllm.world.script import Event, Script
+from vidllm.world.vocabulary import ACTIONS, COLOURS, SHAPES, Colour, Shape
 
 STRIDES = (1, 2, 3, 4, 6)
 FINE_STRIDE, COARSE_STRIDE, COARSE_FRAMES = 3, 6, 12
@@ -51,6 +53,8 @@ class Row:
 
     seen: tuple[tuple[int, int, str | None], ...]
     asked: tuple[Question, ...]
+    changed: tuple[Event | None, ...] = ()
+    """What happened between each seen frame and the one after it; empty where nobody asks."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,8 @@ class Rows:
     """0 the prefix, 1.. its questions, -1 padding."""
     labels: Tensor
     """Shifted already: the token that a position predicts, or IGNORE."""
+    changes: Tensor
+    """At the last token of a frame: `change_code` of what happened since the frame before it, else IGNORE."""
     scale: Tensor
     """(R,) float32: each row's RoPE factor."""
     families: tuple[tuple[str, ...], ...]
@@ -88,6 +94,8 @@ class _Planes:
     positions: list[int] = field(default_factory=list)
     blocks: list[int] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)
+    changes: dict[int, int] = field(default_factory=dict)
+    """Position -> `change_code`."""
 
     def add(
         self,
@@ -230,7 +238,22 @@ def _row(album: Album, plan: SamplePlan, asked: Sequence[Question], fine: int, c
         (album.number(t), fine if is_fine else coarse, format_time(t))
         for t, is_fine in zip(plan.times, plan.fine, strict=True)
     )
-    return Row(seen, tuple(asked))
+    changed = tuple(change_between(album.script, a, b) for a, b in itertools.pairwise(plan.times))
+    return Row(seen, tuple(asked), changed)
+
+
+def change_between(script: Script, start: float, end: float) -> Event | None:
+    """The last event that goes on at some moment of (start, end]."""
+    return next((event for event in reversed(script.events) if event.start < end and event.end > start), None)
+
+
+def change_code(event: Event | None) -> int:
+    """0: nothing; else 1 + (action, colour, shape of the object as it was called) as one number."""
+    if event is None:
+        return 0
+    colour, shape = event.name.split()
+    numbers = ACTIONS.index(event.action), COLOURS.index(cast(Colour, colour)), SHAPES.index(cast(Shape, shape))
+    return 1 + (numbers[0] * len(COLOURS) + numbers[1]) * len(SHAPES) + numbers[2]
 
 
 def slot_base(frames: int) -> dict[int, int]:
@@ -276,11 +299,15 @@ class Collator:
         """One row; `offset` is the number of the clip's first picture among all of the batch."""
         planes = _Planes()
         planes.add([self.bos, *self.ids("USER: ")])
+        ends: list[int] = []
         for number, stride, stamp in row.seen:
             tokens = (GRID // stride) ** 2
             first = base[stride] + (offset + number) * tokens
             planes.add(self.ids(stamp) if stamp else [])
             planes.add([self.image] * tokens, slots=range(first, first + tokens))
+            ends.append(len(planes.ids) - 1)
+        for end, event in zip(ends[1:], row.changed, strict=False):
+            planes.changes[end] = change_code(event)
         planes.add(self.ids("\n"))
         prefix = len(planes.ids)
         for number, asked in enumerate(row.asked, 1):
@@ -301,12 +328,17 @@ def _pad(laid: Sequence[tuple[_Planes, tuple[str, ...]]], scales: Sequence[float
             padded[r, : len(values)] = torch.tensor(values)
         return padded
 
+    changes = torch.full((len(laid), length), IGNORE)
+    for r, (planes, _) in enumerate(laid):
+        for position, code in planes.changes.items():
+            changes[r, position] = code
     return Rows(
         ids=plane("ids", 0),
         slots=plane("slots", -1),
         positions=plane("positions", 0),
         blocks=plane("blocks", -1),
         labels=plane("labels", IGNORE),
+        changes=changes,
         scale=torch.tensor(scales),
         families=tuple(families for _, families in laid),
     )
