@@ -32,6 +32,8 @@ from vidllm.builtin.rows import (
     Collator,
     Row,
     TrainingRows,
+    change_code,
+    changes_between,
     clip_rows,
     slot_base,
     still_rows,
@@ -52,6 +54,7 @@ from vidllm.world.generate import generator, make_script
 from vidllm.world.make import write_video
 from vidllm.world.questions import Question
 from vidllm.world.render import frame
+from vidllm.world.script import Canvas, Event, Script, Thing
 from vidllm.world.vocabulary import COLOURS, SHADES
 
 VISION = VisionStage(hidden_size=48, layers=2, heads=3, batch=4, steps=3)
@@ -435,6 +438,24 @@ def test_a_cell_is_told_in_full_however_little_of_it_an_object_covers() -> None:
     assert wanted.shape == (1, 9, 40)
     assert wanted[0, 0].nonzero().flatten().tolist() == [3, 8 + 2, 14 + 0, 14 + 2]  # yellow, triangle, top, left
     assert not wanted[0, 1:].any()
+
+
+def test_the_token_under_a_moving_object_is_told_what_it_does(tokenizer: Tokenizer) -> None:
+    """A red circle crosses from left to right at mid height: at stride 6 (2x2 cells) it is told in the lower row."""
+    circle = Thing(colour="red", shape="circle", x=0.2, y=0.6, radius=0.1, rgb=(255, 0, 0))
+    move = Event(thing=0, name="red circle", action="moves right", start=2.0, end=4.0, amount=0.6)
+    canvas = Canvas(width=96, height=96, fps=10.0, background=(0, 0, 0))
+    script = Script(seed="move", duration=8.0, canvas=canvas, things=(circle,), events=(move,))
+    changes = tuple(changes_between(script, a, b) for a, b in ((0.0, 1.0), (1.0, 2.5), (2.5, 5.0), (5.0, 6.0)))
+    assert [[event and event.phrase for _, _, event in frame] for frame in changes] == [
+        [None], ["red circle moves right"], ["red circle moves right"], [None],
+    ]  # fmt: skip
+    row = Row(tuple((0, 6, None) for _ in range(5)), (), changes)
+    planes = Collator(tokenizer)([([np.zeros((96, 96, 3), np.uint8)], [row])], [1.0]).groups[0]
+    told = {int(i): int(planes.changes[0, i]) for i in (planes.changes[0] >= 0).nonzero()}
+    start = int((planes.slots[0] >= 0).nonzero()[0])
+    code = change_code(move)
+    assert told == {start + 6: 0, start + 10: code, start + 15: code, start + 19: 0}
 
 
 # ------------------------------------------------------------------------------------- the recipe, start to end

@@ -141,10 +141,10 @@ def visual_table(model: LlavaForConditionalGeneration, frames: Tensor, kind: tor
 
 
 class ChangeHeads(nn.Module):
-    """What happened since the frame before, read off a frame's last token two thirds up the language model.
+    """What an object has been doing since the frame before, read off its token halfway up the language model.
 
-    An answer says one thing about twenty frames; this says one about each, so that changes are seen, and named, long
-    before an answer could have taught it. Thrown away afterwards.
+    An answer says one thing about twenty frames; this says one about every object of each, so that changes are seen
+    long before answers could have taught it. Thrown away afterwards.
     """
 
     def __init__(self, width: int) -> None:
@@ -249,12 +249,12 @@ def train_step(
         between: list[Tensor] = []
         pairs.append(answer_logits(model, table, rows, between))
         spots = rows.changes != IGNORE
-        middles.append(between[len(between) * 2 // 3 - 1][spots])
+        middles.append(between[len(between) // 2 - 1][spots])
         codes.append(rows.changes[spots])
     answers = F.cross_entropy(torch.cat([logits for logits, _ in pairs]), torch.cat([labels for _, labels in pairs]))
     changes, right = heads.loss(torch.cat(middles), torch.cat(codes)) if any(len(c) for c in codes) else (0.0, math.nan)
     optimizer.zero_grad()
-    (answers + 0.3 * changes).backward()  # type: ignore[no-untyped-call]
+    (answers + 0.5 * changes).backward()  # type: ignore[no-untyped-call]
     nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], 1.0)
     optimizer.step()
     return answers.item(), right

@@ -47,14 +47,18 @@ MOST_ASKED = {"what": 1, "where": 2, "colour": 2, "shape": 1, "describe": 1, "wh
 """Questions of each family that one training row asks at most; of the others, one row in three asks one."""
 
 
+Change = tuple[float, float, Event | None]
+"""Where an object is in a frame (x, y in 0..1; where it was, if it has gone) and what has been happening to it."""
+
+
 @dataclass(frozen=True)
 class Row:
     """One layout of one clip: `seen` is (frame number, stride, stamp or None) in order, then the questions about it."""
 
     seen: tuple[tuple[int, int, str | None], ...]
     asked: tuple[Question, ...]
-    changed: tuple[Event | None, ...] = ()
-    """What happened between each seen frame and the one after it; empty where nobody asks."""
+    changes: tuple[tuple[Change, ...], ...] = ()
+    """For every seen frame but the first, what each object has been doing since the frame before; may be empty."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,7 @@ class Rows:
     labels: Tensor
     """Shifted already: the token that a position predicts, or IGNORE."""
     changes: Tensor
-    """At the last token of a frame: `change_code` of what happened since the frame before it, else IGNORE."""
+    """At the token that holds an object's centre: `change_code` of what it has been doing, else IGNORE."""
     scale: Tensor
     """(R,) float32: each row's RoPE factor."""
     families: tuple[tuple[str, ...], ...]
@@ -238,13 +242,22 @@ def _row(album: Album, plan: SamplePlan, asked: Sequence[Question], fine: int, c
         (album.number(t), fine if is_fine else coarse, format_time(t))
         for t, is_fine in zip(plan.times, plan.fine, strict=True)
     )
-    changed = tuple(change_between(album.script, a, b) for a, b in itertools.pairwise(plan.times))
-    return Row(seen, tuple(asked), changed)
+    changes = tuple(changes_between(album.script, a, b) for a, b in itertools.pairwise(plan.times))
+    return Row(seen, tuple(asked), changes)
 
 
-def change_between(script: Script, start: float, end: float) -> Event | None:
-    """The last event that goes on at some moment of (start, end]."""
-    return next((event for event in reversed(script.events) if event.start < end and event.end > start), None)
+def changes_between(script: Script, start: float, end: float) -> tuple[Change, ...]:
+    """What each object seen at `end`, or gone since `start`, has been doing in (start, end]; quiet ones first."""
+    going_on = [event for event in script.events if event.start < end and event.end > start]
+    event = going_on[-1] if going_on else None
+    opacity = script.opacity(end)
+    found: list[Change] = []
+    for number, thing in enumerate(script.at(end)):
+        if event is not None and event.thing == number:
+            found.append((thing.x, thing.y, event))
+        elif opacity[number] > 0.5:
+            found.insert(0, (thing.x, thing.y, None))
+    return tuple(found)
 
 
 def change_code(event: Event | None) -> int:
@@ -299,15 +312,14 @@ class Collator:
         """One row; `offset` is the number of the clip's first picture among all of the batch."""
         planes = _Planes()
         planes.add([self.bos, *self.ids("USER: ")])
-        ends: list[int] = []
-        for number, stride, stamp in row.seen:
+        for n, (number, stride, stamp) in enumerate(row.seen):
             tokens = (GRID // stride) ** 2
             first = base[stride] + (offset + number) * tokens
             planes.add(self.ids(stamp) if stamp else [])
             planes.add([self.image] * tokens, slots=range(first, first + tokens))
-            ends.append(len(planes.ids) - 1)
-        for end, event in zip(ends[1:], row.changed, strict=False):
-            planes.changes[end] = change_code(event)
+            for x, y, event in row.changes[n - 1] if n and row.changes else ():
+                cells = GRID // stride
+                planes.changes[len(planes.ids) - tokens + int(y * cells) * cells + int(x * cells)] = change_code(event)
         planes.add(self.ids("\n"))
         prefix = len(planes.ids)
         for number, asked in enumerate(row.asked, 1):
