@@ -60,7 +60,7 @@ def _download(name: str) -> Path:
     try:  # the Hub's client moved from httpx to its successor; an interrupted download raises that library's own error
         from httpx2 import HTTPError
     except ImportError:
-        from httpx import HTTPError  # type: ignore[assignment,import-not-found,unused-ignore]
+        from httpx import HTTPError  # type: ignore[assignment,import-not-found,no-redef,unused-ignore]
     try:
         return Path(snapshot_download(name, allow_patterns=_WANTED))
     except GatedRepoError as error:
