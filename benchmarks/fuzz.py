@@ -266,7 +266,7 @@ def publish(found: Report, clips: int, seed: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--clips", type=Path, required=True, help="folder with natural/, codec/ and odd/")
+    parser.add_argument("--clips", type=Path, default=Path("../shared/videos"), help="with natural/, codec/ and odd/")
     parser.add_argument("--files", type=int, default=3000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", type=int, help="write this one damaged file, and try it")
