@@ -57,6 +57,8 @@ class AnswerStage:
     """Clips per optimizer step, about seven rows each."""
     stills: bool = False
     """Learn from single pictures; else from videos with some pictures among them."""
+    frozen_projector: bool = False
+    """Leave the projector as it is: under video it else grows until attention can add nothing to its tokens."""
     steps: int = 100_000
     minutes: float = 100
     learning_rate: float = 1e-3
@@ -195,6 +197,7 @@ def learn_to_answer(
     Until it is done, what has been learnt lies under `folder`/model.part, then under `folder`/model.
     """
     model.model.vision_tower.requires_grad_(False)
+    cast(nn.Module, model.model.multi_modal_projector).requires_grad_(not stage.frozen_projector)
     heads = ChangeHeads(cast(nn.Embedding, model.get_input_embeddings()).embedding_dim)
     optimizer = _optimizer([p for p in (*model.parameters(), *heads.parameters()) if p.requires_grad])
     rows = TrainingRows(tokenizer, stage.clips, stage.first_seed, stills=stage.stills)

@@ -51,7 +51,9 @@ class Recipe:
     images: AnswerStage = field(
         default_factory=lambda: AnswerStage(stills=True, clips=32, minutes=30, first_seed=1_000_000)
     )
-    video: AnswerStage = field(default_factory=lambda: AnswerStage(minutes=60, first_seed=2_000_000))
+    video: AnswerStage = field(
+        default_factory=lambda: AnswerStage(minutes=60, learning_rate=5e-4, frozen_projector=True, first_seed=2_000_000)
+    )
 
 
 def run(recipe: Recipe) -> Path:
