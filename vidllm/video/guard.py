@@ -108,7 +108,7 @@ def _ask(job: dict[str, object], limits: Limits) -> dict[str, Any]:
         worker = _borrow()
         try:
             reply = worker.call(job, limits)
-        except _NotBegun:
+        except NotBegun:
             worker.kill()
             continue
         except BaseException:  # Ctrl-C too leaves no child behind
@@ -126,20 +126,20 @@ def _error(name: str, message: str) -> VidllmError:
 # The children --------------------------------------------------------------------------------------------------------
 
 _lock = threading.Lock()
-_idle: list["_Worker"] = []
+_idle: list["Worker"] = []
 
 
-def _borrow() -> "_Worker":
+def _borrow() -> "Worker":
     with _lock:
         while _idle:
             worker = _idle.pop()
             if worker.process.poll() is None:
                 return worker
             worker.kill()
-    return _Worker()
+    return Worker()
 
 
-def _give_back(worker: "_Worker") -> None:
+def _give_back(worker: "Worker") -> None:
     with _lock:
         if len(_idle) < IDLE_WORKERS and not worker.is_spent():
             _idle.append(worker)
@@ -157,17 +157,17 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_workers)
 
 
-class _NotBegun(Exception):
+class NotBegun(Exception):
     """A child that served before was found dead: its next job did not kill it."""
 
 
-class _Worker:
-    """One child process and the pipes to it."""
+class Worker:
+    """One child process and the pipes to it. `module` is what runs there: its `main` calls `guard_child.serve`."""
 
-    def __init__(self) -> None:
+    def __init__(self, module: str = "vidllm.video.guard_child") -> None:
         # A session of its own: Ctrl-C reaches this process only, which then ends the child itself.
         self.process = subprocess.Popen(
-            [sys.executable, "-c", "from vidllm.video.guard_child import main; main()"],
+            [sys.executable, "-c", f"from {module} import main; main()"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -184,7 +184,7 @@ class _Worker:
             raise
 
     def call(self, job: dict[str, object], limits: Limits) -> dict[str, Any]:
-        """The child's reply, or `VideoError` when it did not live to give one, `_NotBegun` if it had died before."""
+        """The child's reply, or `VideoError` when it did not live to give one, `NotBegun` if it had died before."""
         path = str(job["path"])
         self._jobs += 1
         with _Watch(self.process, limits) as watch:
@@ -193,7 +193,7 @@ class _Worker:
                 wire.receive(cast(BinaryIO, self.process.stdout))
             except (BrokenPipeError, wire.BrokenMessage):
                 failure = watch.failure(path)
-                raise (failure if self._jobs == 1 or isinstance(failure, LimitExceeded) else _NotBegun()) from None
+                raise (failure if self._jobs == 1 or isinstance(failure, LimitExceeded) else NotBegun()) from None
             return cast(dict[str, Any], self._receive(watch, path, limits.memory_bytes))
 
     def _receive(self, watch: "_Watch", path: str, max_bytes: int) -> object:

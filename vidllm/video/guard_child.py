@@ -10,6 +10,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import Any, BinaryIO
 
 from vidllm.errors import LimitExceeded, NoFrames, VideoError, VidllmError
@@ -26,8 +27,18 @@ ADDRESS_SLACK_BYTES = 1 << 30
 KEPT_CLIPS = 8
 
 
+Job = dict[str, Any]
+Do = Callable[[Job, dict[str, Any]], object]
+"""A job and its limits -> what travels back; what it raises is told to the guard."""
+
+
 def main() -> None:
-    """Answer jobs from stdin until it closes."""
+    """Probe and decode what stdin asks for, until it closes."""
+    serve(_do)
+
+
+def serve(do: Do) -> None:
+    """Answer jobs from stdin with `do` until it closes: the whole of a child process, whatever its work."""
     jobs, replies = _private_streams()
     _no_core_dumps()
     threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
@@ -36,15 +47,15 @@ def main() -> None:
         while True:
             job = wire.receive(jobs)
             wire.send(replies, "begun")
-            wire.send(replies, _answer(job))
+            wire.send(replies, _answer(job, do))
 
 
-def _answer(job: dict[str, Any]) -> dict[str, Any]:
+def _answer(job: Job, do: Do) -> dict[str, Any]:
     limits = job["limits"]
     faulthandler.dump_traceback_later(limits["seconds"] + LAST_RESORT_SECONDS, exit=True)
     _bound_memory(limits["memory_bytes"])
     try:
-        return {"value": _do(job, limits)}
+        return {"value": do(job, limits)}
     except VidllmError as error:
         return {"error": type(error).__name__, "message": str(error)}
     except MemoryError:
@@ -57,9 +68,9 @@ def _answer(job: dict[str, Any]) -> dict[str, Any]:
         faulthandler.cancel_dump_traceback_later()
 
 
-def _do(job: dict[str, Any], limits: dict[str, Any]) -> VideoInfo | FrameSet:
+def _do(job: Job, limits: dict[str, Any]) -> VideoInfo | FrameSet:
     info = _probed(job["path"], job["stream"])
-    _check(info, limits)
+    check(info, limits)
     if job["do"] == "probe":
         return info
     size, times = job["size"], job["times"]
@@ -74,7 +85,8 @@ def _do(job: dict[str, Any], limits: dict[str, Any]) -> VideoInfo | FrameSet:
     )
 
 
-def _check(info: VideoInfo, limits: dict[str, Any]) -> None:
+def check(info: VideoInfo, limits: dict[str, Any]) -> None:
+    """Raise NoFrames or LimitExceeded when the clip is more than these limits allow."""
     if not info.num_frames:
         raise NoFrames(f"{info.path}: holds no frames")
     if info.coded_width * info.coded_height > limits["pixels"]:
