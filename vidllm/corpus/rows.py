@@ -1,0 +1,109 @@
+"""The caption row: what is said of one clip, how it came about, and how it ended. One JSON object a line.
+
+The first fields have fixed widths and a fixed order, so that a million rows are indexed without parsing them; see
+`output`. To everybody else a row is plain JSON.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from vidllm.answer import Usage
+from vidllm.corpus.item import Item
+
+Status = Literal["ok", "truncated", "repetitive", "duplicate", "undecodable", "error"]
+"""How a clip ended. ok: captioned. truncated, repetitive: captioned, and not well, after all tries. duplicate: the
+caption of the same content under another name. undecodable: the clip gave no frames. error: the fault was not the
+clip's."""
+
+STATUSES: tuple[Status, ...] = get_args(Status)
+FAILED: frozenset[Status] = frozenset({"undecodable", "error"})
+"""What `--retry-errors` does again."""
+
+_SHAPES = {name: re.compile(f"[0-9a-f]{{{n}}}") for name, n in (("id", 32), ("key", 32), ("recipe", 16), ("stamp", 16))}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowFrame:
+    """One frame the model saw: its true time, seconds on the source's clock, and its tokens."""
+
+    time: float
+    tokens: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionRow:
+    """One clip's end. `id`, `key`, `recipe` and `stamp` are checked at birth (ValueError): the resume rests on them."""
+
+    id: str
+    """32 hex digits: content and range (`identity.content_id`)."""
+    key: str
+    """32 hex digits: the place in the run (`Item.key`)."""
+    recipe: str
+    """16 hex digits (`Recipe.digest`)."""
+    stamp: str
+    """16 hex digits: size and time of change of the file when it was read (`Item.stamp`)."""
+    status: Status
+    video: str
+    start: float | None = None
+    end: float | None = None
+    caption: str = ""
+    finish_reason: str | None = None
+    """As the engine says: `stop`, `length`, `loop`; None when no answer was begun."""
+    error: str | None = None
+    """The cause, one line, when there is no good caption."""
+    frames: tuple[RowFrame, ...] = ()
+    usage: Usage | None = None
+    model: str = ""
+    prompt: str = ""
+    seconds: float = 0.0
+    """Wall time spent on this clip: decoding and answering."""
+    attempts: int = 1
+    engine: str = "local"
+    duplicate_of: str | None = None
+    """`video` of the row whose caption this is."""
+    source: Mapping[str, Any] | None = None
+    """`SourceRow.to_dict()`."""
+    root: str | None = None
+    """The folder that was given, when the clip was found in one."""
+
+    def __post_init__(self) -> None:
+        for name, shape in _SHAPES.items():
+            if not shape.fullmatch(getattr(self, name)):
+                raise ValueError(f"{self.video}: {name} is {getattr(self, name)!r}, not hex digits of its length")
+        if self.status not in STATUSES:
+            raise ValueError(f"{self.video}: status is {self.status!r}; there are {', '.join(STATUSES)}")
+
+    @classmethod
+    def of(
+        cls, item: Item, *, id: str, recipe: str, status: Status, stamp: str | None = None, error: str | None = None
+    ) -> "CaptionRow":
+        """A bare row of `item`; `dataclasses.replace` adds what was said. `stamp`: as taken before the clip was read."""
+        return cls(
+            id=id, key=item.key, recipe=recipe, stamp=stamp or item.stamp(), status=status, video=item.video,
+            start=item.start, end=item.end, error=error, root=item.root,
+            source=item.source.to_dict() if item.source else None,
+        )  # fmt: skip
+
+    def to_dict(self) -> dict[str, Any]:
+        """The row's JSON object, its fields in the order files keep them; times to the microsecond."""
+        usage = vars(self.usage) if self.usage else None
+        frames = [{"time": round(frame.time, 6), "tokens": frame.tokens} for frame in self.frames]
+        return {**vars(self), "frames": frames, "usage": usage, "seconds": round(self.seconds, 6)}
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> "CaptionRow":
+        """The row of a JSON object; columns others added are left out. Raises ValueError or TypeError if it is none."""
+        known = {name: fields[name] for name in cls.__dataclass_fields__ if name in fields}
+        frames = tuple(RowFrame(time=frame["time"], tokens=frame["tokens"]) for frame in fields.get("frames") or ())
+        usage = Usage(**fields["usage"]) if fields.get("usage") else None
+        return cls(**{**known, "frames": frames, "usage": usage})
+
+    def to_line(self) -> bytes:
+        """One line of JSON, its line feed included, pure UTF-8 (a lone surrogate is escaped)."""
+        try:
+            return json.dumps(self.to_dict(), ensure_ascii=False).encode() + b"\n"
+        except UnicodeEncodeError:
+            return json.dumps(self.to_dict()).encode() + b"\n"
