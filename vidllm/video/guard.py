@@ -98,7 +98,7 @@ def _guarded(job: dict[str, object], limits: Limits) -> object:
         raise LimitExceeded(f"{path}: {size} bytes are more than the limit of {limits.file_bytes}; cut the clip first")
     reply = _ask({**job, "limits": asdict(limits)}, limits)
     if "error" in reply:
-        raise _error(str(reply["error"]), str(reply["message"]))
+        raise error_of(str(reply["error"]), str(reply["message"]))
     return reply["value"]
 
 
@@ -118,7 +118,7 @@ def _ask(job: dict[str, object], limits: Limits) -> dict[str, Any]:
         return reply
 
 
-def _error(name: str, message: str) -> VidllmError:
+def error_of(name: str, message: str) -> VidllmError:
     kind = getattr(vidllm.errors, name, VideoError)
     return kind(message) if issubclass(kind, VidllmError) else VideoError(message)
 

@@ -69,7 +69,7 @@ def _answer(job: Job, do: Do) -> dict[str, Any]:
 
 
 def _do(job: Job, limits: dict[str, Any]) -> VideoInfo | FrameSet:
-    info = _probed(job["path"], job["stream"])
+    info = probed(job["path"], job["stream"])
     check(info, limits)
     if job["do"] == "probe":
         return info
@@ -103,7 +103,7 @@ def check(info: VideoInfo, limits: dict[str, Any]) -> None:
 _kept: dict[tuple[str, int | None, int, int], VideoInfo] = {}
 
 
-def _probed(path: str, stream: int | None) -> VideoInfo:
+def probed(path: str, stream: int | None) -> VideoInfo:
     """The clip's index, kept from an earlier job when the file is still the same."""
     try:
         status = os.stat(path)

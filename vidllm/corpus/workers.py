@@ -1,0 +1,299 @@
+"""Decoding beside the model: killable worker processes, a bounded number of bytes ahead of it.
+
+    items --> [look_at] --wanted?--> [clip_of] --> ready clips --> take()          one thread and one process a worker
+                                        `-- waits while the clips not yet released hold `ahead_bytes`
+
+A clip that hangs, crashes or eats memory costs its own time limit and its worker, which is replaced. Frames come
+through the guard's pipe into the array they stay in (`wire`): at 16 frames of 336 px that is a twentieth of the time
+it takes to decode them.
+"""
+
+from __future__ import annotations
+
+import base64
+import pickle
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from vidllm.budget import PlannedFrame, TokenPlan
+from vidllm.clip import Clip
+from vidllm.corpus.looking import Look, Opened, Seen, status_of, unread_id
+from vidllm.errors import VideoError, VidllmError
+from vidllm.video import wire
+from vidllm.video.guard import NotBegun, Worker, error_of
+from vidllm.video.timecode import Focus
+
+if TYPE_CHECKING:
+    from vidllm.corpus.item import Item
+
+AHEAD_BYTES = 256 << 20
+"""Frames decoded or being decoded and not yet read by the model, by default."""
+LEAST_SECONDS = 0.5
+"""What the frames get of a time limit that looking at the clip has nearly used up."""
+Range = tuple[float | None, float | None]
+
+for kind in (TokenPlan, PlannedFrame, Clip, Focus, Seen):
+    wire.VALUES[kind.__name__] = kind
+
+
+class Decoder:
+    """One worker process, started when first needed and again after it was killed. Belongs to one thread.
+
+    No method raises for bad media. `kill` may come from any thread and ends the work in hand as undecodable.
+    """
+
+    def __init__(self, look: Look) -> None:
+        self._look = look
+        self._worker: Worker | None = None
+        self._killed = False
+
+    def look_at(self, item: Item) -> Seen:
+        """Who the clip is and what its frames will cost."""
+        stamp = item.stamp()
+        try:
+            seen: Seen = self._call("look", item, self._look.limits.seconds)
+        except VidllmError as error:
+            return Seen(id=unread_id(item), stamp=stamp, status=status_of(error), error=str(error))
+        if seen.bytes > self._look.limits.memory_bytes:
+            most = self._look.limits.memory_bytes >> 20
+            said = f"{item.video}: its frames take {seen.bytes >> 20} MB, the limit is {most} MB; ask for fewer frames"
+            return Seen(id=seen.id, stamp=seen.stamp, status="undecodable", error=said)
+        return seen
+
+    def open(self, item: Item, seen: Seen, seconds: float) -> Opened:
+        """The frames of a clip that was looked at, within `seconds`."""
+        began = time.perf_counter()
+        clip, status, error = None, seen.status, seen.error
+        if status is None:
+            try:
+                clip = self._call("clip", item, max(seconds, LEAST_SECONDS))
+            except VidllmError as failure:
+                status, error = status_of(failure), str(failure)
+        return Opened(
+            item=item, id=seen.id, clip=clip, status=status, error=error, seconds=time.perf_counter() - began,
+            bytes=seen.bytes if clip else 0, stamp=seen.stamp,
+        )  # fmt: skip
+
+    def open_item(self, item: Item) -> Opened:
+        """`looking.open_item`, under the look's limits."""
+        began = time.perf_counter()
+        seen = self.look_at(item)
+        spent = time.perf_counter() - began
+        opened = self.open(item, seen, self._look.limits.seconds - spent)
+        return replace(opened, seconds=opened.seconds + spent)
+
+    def ranges(self, item: Item, split: str) -> tuple[Range, ...]:
+        """Where `split` cuts the clip, seconds on its own clock. Raises VidllmError."""
+        return tuple((start, end) for start, end in self._call("ranges", item, self._look.limits.seconds, split))
+
+    def kill(self) -> None:
+        """End the process; nothing starts it again."""
+        self._killed = True
+        if (worker := self._worker) is not None:
+            worker.process.kill()  # the pipes are closed by the thread that reads them
+
+    def close(self) -> None:
+        """End the process; for the thread that the decoder belongs to."""
+        self.kill()
+        if self._worker is not None:
+            self._drop(self._worker)
+
+    def _call(self, do: str, item: Item, seconds: float, words: str = "") -> Any:
+        packed = base64.b64encode(pickle.dumps((item, self._look, words))).decode()
+        limits = replace(self._look.limits, seconds=seconds)
+        job: dict[str, object] = {"do": do, "path": item.video, "packed": packed, "limits": vars(limits)}
+        while not self._killed:
+            worker = self._worker = self._worker or Worker("vidllm.corpus.decode_child")
+            try:
+                reply = worker.call(job, limits)
+            except NotBegun:
+                self._drop(worker)
+                continue
+            except BaseException:
+                self._drop(worker)
+                raise
+            if worker.is_spent():
+                self._drop(worker)
+            if "error" in reply:
+                raise error_of(str(reply["error"]), str(reply["message"]))
+            return reply["value"]
+        raise VideoError(f"{item.video}: the run was stopped")
+
+    def _drop(self, worker: Worker) -> None:
+        worker.kill()
+        self._worker = None
+
+
+class DecodePool:
+    """Items in, opened clips out, in the order they are ready.
+
+    `skip` says of an item that it is done, before its file is touched; `wanted` says whether a clip that was looked at
+    shall be decoded (`skip` and `wanted` are called from the pool's threads). With `split` a clip without a range
+    becomes the ranges that it is cut into, and `on_cut` hears of them before the first.
+    """
+
+    def __init__(
+        self,
+        items: Iterator[Item],
+        look: Look,
+        *,
+        workers: int = 1,
+        ahead_bytes: int = AHEAD_BYTES,
+        ahead: int = 16,
+        skip: Callable[[Item], bool] = lambda item: False,
+        wanted: Callable[[Item, Seen], bool] = lambda item, seen: True,
+        split: str | None = None,
+        on_cut: Callable[[Item, Sequence[Item]], None] = lambda item, parts: None,
+    ) -> None:
+        self._items, self._look, self._split = items, look, split
+        self._skip, self._wanted, self._on_cut = skip, wanted, on_cut
+        self._ahead_bytes, self._ahead = ahead_bytes, max(ahead, 1)
+        self._lock = threading.Condition()
+        self._feed = threading.Lock()
+        self._parts: deque[Item] = deque()
+        self._ready: deque[Opened] = deque()
+        self._held = 0
+        self._cutting = 0
+        self._closed = False
+        self._error: BaseException | None = None
+        self._decoders = [Decoder(look) for _ in range(max(workers, 1))]
+        self._alive = len(self._decoders)
+        for decoder in self._decoders:
+            threading.Thread(target=self._work, args=(decoder,), daemon=True, name="vidllm-decode").start()
+
+    def take(self, wait: float = 0.0) -> Opened | None:
+        """The next clip, within `wait` seconds; None when there is none yet. Raises what reading the items raised."""
+        with self._lock:
+            self._lock.wait_for(lambda: self._ready or self._error or not self._alive, wait)
+            if self._ready:
+                self._lock.notify_all()
+                return self._ready.popleft()
+            if self._error is not None:
+                raise self._error
+            return None
+
+    def release(self, opened: Opened) -> None:
+        """The model has read its frames: as many bytes may be decoded ahead again."""
+        with self._lock:
+            self._held -= opened.bytes
+            self._lock.notify_all()
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing will come any more."""
+        with self._lock:
+            return not self._alive and not self._ready and self._error is None
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of clips being decoded, ready, or taken and not released."""
+        return self._held
+
+    def close(self) -> None:
+        """End the workers and forget what is ready; what they were doing is given up."""
+        with self._lock:
+            self._closed = True
+            self._ready.clear()
+            self._lock.notify_all()
+        for decoder in self._decoders:
+            decoder.kill()
+
+    def _work(self, decoder: Decoder) -> None:
+        try:
+            while (item := self._next()) is not None:
+                self._handle(decoder, item)
+        except BaseException as error:  # a thread's end: `take` raises it where somebody can answer
+            with self._lock:
+                self._error = self._error or error
+        finally:
+            decoder.close()
+            with self._lock:
+                self._alive -= 1
+                self._lock.notify_all()
+
+    def _next(self) -> Item | None:
+        """A range that waits, else the next item that is not done; None at the end."""
+        while not self._closed:
+            with self._lock:
+                if self._parts:
+                    return self._parts.popleft()
+            with self._feed:
+                item = next(self._items, None)
+                while item is not None and not self._cuts(item) and self._skip(item) and not self._closed:
+                    item = next(self._items, None)
+                if item is not None and self._cuts(item):
+                    self._cutting += 1
+            if item is not None:
+                return item
+            with self._lock:  # another worker may still be cutting a long clip into ranges for all
+                self._lock.wait_for(lambda: self._parts or not self._cutting or self._closed)
+                if not self._parts:
+                    return None
+        return None
+
+    def _cuts(self, item: Item) -> bool:
+        return self._split is not None and item.problem is None and item.start is None and item.end is None
+
+    def _handle(self, decoder: Decoder, item: Item) -> None:
+        if item.problem is not None:
+            self._put(Opened(item=item, id=unread_id(item), status="error", error=item.problem, stamp=item.stamp()))
+        elif self._cuts(item):
+            self._cut(decoder, item)
+        else:
+            self._open(decoder, item)
+
+    def _cut(self, decoder: Decoder, item: Item) -> None:
+        """Put the ranges of a long clip before the next items; one that can not be cut gets its row as a whole."""
+        assert self._split is not None
+        parts: list[Item] = []
+        try:
+            ranges = decoder.ranges(item, self._split)
+            parts = [replace(item, start=start, end=end) for start, end in ranges]
+            self._on_cut(item, parts)
+            parts = [part for part in parts if not self._skip(part)]
+        except VidllmError as error:
+            if not self._skip(item):
+                self._put(Opened(
+                    item=item, id=unread_id(item), status=status_of(error), error=str(error), stamp=item.stamp()
+                ))  # fmt: skip
+        finally:
+            with self._lock:
+                self._parts.extend(parts)
+                self._cutting -= 1
+                self._lock.notify_all()
+
+    def _open(self, decoder: Decoder, item: Item) -> None:
+        began = time.perf_counter()
+        seen = decoder.look_at(item)
+        looked = time.perf_counter() - began
+        if self._closed or not self._wanted(item, seen) or not self._reserve(seen.bytes):
+            return
+        opened = decoder.open(item, seen, self._look.limits.seconds - looked)
+        if opened.bytes != seen.bytes:
+            self._give_back(seen.bytes - opened.bytes)
+        self._put(replace(opened, seconds=opened.seconds + looked))
+
+    def _reserve(self, size: int) -> bool:
+        """Wait until so many bytes fit (a clip larger than all of it goes alone); False when the pool was closed."""
+        with self._lock:
+            self._lock.wait_for(
+                lambda: self._closed
+                or (len(self._ready) < self._ahead and (not self._held or self._held + size <= self._ahead_bytes))
+            )
+            self._held += size
+            return not self._closed
+
+    def _give_back(self, size: int) -> None:
+        with self._lock:
+            self._held -= size
+            self._lock.notify_all()
+
+    def _put(self, opened: Opened) -> None:
+        with self._lock:
+            if not self._closed:
+                self._ready.append(opened)
+                self._lock.notify_all()
