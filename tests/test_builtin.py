@@ -23,6 +23,7 @@ from vidllm.builtin import recipe as recipes
 from vidllm.builtin.align import AlignStage, Words, targets
 from vidllm.builtin.language import AnswerStage, LanguageShape, answer_logits, calibrate, new_model, score, visual_table
 from vidllm.builtin.lean import hidden_states
+from vidllm.builtin.links import Link, aims, padded_links, spots
 from vidllm.builtin.rows import (
     COARSE_STRIDE,
     FINE_STRIDE,
@@ -33,7 +34,6 @@ from vidllm.builtin.rows import (
     Row,
     TrainingRows,
     change_code,
-    changes_between,
     clip_rows,
     slot_base,
     still_rows,
@@ -149,7 +149,8 @@ def test_a_still_is_laid_out_as_asking_lays_it_out(folder: Path, tokenizer: Toke
     spec = read_spec(folder)
     media = (open_still(tmp_path / "still.png"),)
     prompt = build_prompt([Message("user", question.text, media)], spec, load_tokenizer(folder))
-    assert list(prompt.input_ids) == trained_ids(Collator(tokenizer), Row(((0, 1, None),), (question,)), 1)
+    row = Row(((0, 1, None),), (question,), spots=((),), aims=((),))
+    assert list(prompt.input_ids) == trained_ids(Collator(tokenizer), row, 1)
 
 
 WORDINGS = [
@@ -235,7 +236,7 @@ def test_an_answer_is_as_likely_in_training_as_when_asked(
     pictures = [visual.pixels[0] for visual in prompt.visuals]
     shown = tuple((i, stride, stamp) for i, (_, stride, stamp) in enumerate(row.seen))
     collate = Collator(tokenizer)
-    batch = collate([(pictures, [Row(shown, row.asked)])], [1.0])
+    batch = collate([(pictures, [Row(shown, row.asked, row.spots, row.aims)])], [1.0])
     with torch.no_grad():
         trained, labels = answer_logits(network, visual_table(network, batch.frames, torch.float32), batch.groups[0])
     first = len(collate.ids(" " + row.asked[0].answer)) + 1
@@ -446,16 +447,78 @@ def test_the_token_under_a_moving_object_is_told_what_it_does(tokenizer: Tokeniz
     move = Event(thing=0, name="red circle", action="moves right", start=2.0, end=4.0, amount=0.6)
     canvas = Canvas(width=96, height=96, fps=10.0, background=(0, 0, 0))
     script = Script(seed="move", duration=8.0, canvas=canvas, things=(circle,), events=(move,))
-    changes = tuple(changes_between(script, a, b) for a, b in ((0.0, 1.0), (1.0, 2.5), (2.5, 5.0), (5.0, 6.0)))
-    assert [[event and event.phrase for _, _, event in frame] for frame in changes] == [
-        [None], ["red circle moves right"], ["red circle moves right"], [None],
+    times = np.array([0.0, 1.0, 2.5, 5.0, 6.0])
+    seen = spots(script, times)
+    assert [[spot.event and spot.event.phrase for spot in frame] for frame in seen] == [
+        [None], [None], ["red circle moves right"], ["red circle moves right"], [None],
     ]  # fmt: skip
-    row = Row(tuple((0, 6, None) for _ in range(5)), (), changes)
+    row = Row(tuple((0, 6, None) for _ in range(5)), (), seen, ())
     planes = Collator(tokenizer)([([np.zeros((96, 96, 3), np.uint8)], [row])], [1.0]).groups[0]
     told = {int(i): int(planes.changes[0, i]) for i in (planes.changes[0] >= 0).nonzero()}
     start = int((planes.slots[0] >= 0).nonzero()[0])
     code = change_code(move)
     assert told == {start + 6: 0, start + 10: code, start + 15: code, start + 19: 0}
+    before = planes.links["before"]
+    linked = list(zip(before.query.tolist(), before.key.tolist(), strict=True))
+    assert linked == [(start + q, start + k) for q, k in ((6, 2), (10, 6), (15, 10), (19, 15))]
+
+
+MOVE = "red circle moves right"
+AIMED = {
+    "what happens at 0:03?": (Question("what", "", f"The {MOVE}.", moment=3.0), [{(3, 0), (4, 0)}]),
+    "what happens at 0:06?": (Question("what", "", "Nothing happens.", moment=6.0), []),
+    "when does the red circle move right?": (Question("when", "when does the red circle move right?", "At 0:02."),
+                                             [{(3, 0)}]),
+    "what colour is the circle at 0:01?": (Question("colour", "what colour is the circle", "Red.", moment=1.0),
+                                           [{(1, 0)}]),
+    "how many objects are there at 0:08?": (Question("count", "", "One.", moment=8.0), [{(8, 1)}]),
+    "where is the blue star at 0:07?": (Question("where", "where is the blue star", "", moment=7.0), [{(7, 1)}]),
+    "describe the video.": (Question("describe", "", f"The {MOVE}. Then the red circle disappears."),
+                            [{(3, 0), (4, 0)}, {(8, 0)}]),
+    "what happens after the red circle moves right?": (Question("order", "", "The red circle disappears."),
+                                                       [{(8, 0)}]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("question", AIMED)
+def test_a_word_is_told_to_look_at_what_it_is_about(question: str) -> None:
+    """Of a clip seen once a second, the frames by which an event has gone on, and the object that it is about."""
+    things = (
+        Thing(colour="red", shape="circle", x=0.2, y=0.6, radius=0.1, rgb=(255, 0, 0)),
+        Thing(colour="blue", shape="star", x=0.7, y=0.2, radius=0.1, rgb=(0, 0, 255)),
+    )
+    events = (
+        Event(thing=0, name="red circle", action="moves right", start=2.0, end=4.0, amount=0.6),
+        Event(thing=0, name="red circle", action="disappears", start=7.1, end=7.3),
+    )
+    canvas = Canvas(width=96, height=96, fps=10.0, background=(0, 0, 0))
+    script = Script(seed="aims", duration=10.0, canvas=canvas, things=things, events=events)
+    asked, wanted = AIMED[question]
+    assert [set(found) for found in aims(script, asked, np.arange(10.0))] == wanted
+
+
+def test_links_lead_from_words_to_the_cells_of_their_object(tokenizer: Tokenizer) -> None:
+    """Over real rows: whoever follows an answer's link stands on a token of the picture, not later than the word."""
+    albums = [clip_rows("links", seed) for seed in range(3)]
+    batch = Collator(tokenizer)(albums, [1.0] * sum(len(rows) for _, rows in albums))
+    kinds = set()
+    for rows in batch.groups:
+        for kind, links in rows.links.items():
+            visual = rows.slots[links.row, links.key] >= 0
+            assert bool((visual if kind != "stamp" else ~visual).all())
+            assert bool((links.key < links.query).all())
+            assert bool((rows.labels[links.row, links.query] != IGNORE).all()) == (kind == "answer")
+            kinds.add(kind)
+    assert kinds == {"stamp", "before", "answer"}
+
+
+def test_a_link_is_missed_by_what_attention_gives_elsewhere() -> None:
+    """Two links of one row: one gets 0.25 + 0.5 of the attention, the other all of it."""
+    links = padded_links([[Link("answer", 2, (0, 1)), Link("answer", 3, (1,))]])["answer"]
+    chances = torch.zeros(1, 2, 4, 4)
+    chances[0, 1, 2] = torch.tensor([0.25, 0.5, 0.25, 0.0])
+    chances[0, 1, 3, 1] = 1.0
+    assert links.missed(chances, 1).item() == pytest.approx(-np.log(0.75) / 2, abs=1e-3)
 
 
 # ------------------------------------------------------------------------------------- the recipe, start to end

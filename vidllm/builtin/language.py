@@ -25,7 +25,8 @@ from transformers import (
 )
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
-from vidllm.builtin.lean import hidden_states
+from vidllm.builtin.lean import Trace, hidden_states
+from vidllm.builtin.links import HEADS
 from vidllm.builtin.rows import IGNORE, STRIDES, Batch, Collator, Rows, TrainingRows, clip_rows
 from vidllm.builtin.stills import GRID
 from vidllm.builtin.vision import normalise
@@ -33,6 +34,8 @@ from vidllm.builtin.words import IMAGE
 from vidllm.world.vocabulary import ACTIONS, COLOURS, SHAPES
 
 CONTEXT = 1024
+CHANGES_WEIGHT, LINKS_WEIGHT = 0.5, 0.3
+"""Of what is told besides answers, beside an answer's token's 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,7 +177,7 @@ class ChangeHeads(nn.Module):
 
 
 def answer_logits(
-    model: LlavaForConditionalGeneration, table: Tensor, rows: Rows, between: list[Tensor] | None = None
+    model: LlavaForConditionalGeneration, table: Tensor, rows: Rows, trace: Trace | None = None
 ) -> tuple[Tensor, Tensor]:
     """Logits (N, V) float32 and targets (N,) at the positions that predict an answer's token; see `hidden_states`."""
     visual = rows.slots >= 0
@@ -183,7 +186,7 @@ def answer_logits(
     causal = torch.ones(rows.ids.shape[1], rows.ids.shape[1], dtype=torch.bool).tril()
     allowed = (rows.blocks[:, :, None] == rows.blocks[:, None, :]) | (rows.blocks[:, None, :] == 0)
     hidden = hidden_states(
-        model.model.language_model, embeds, allowed & causal, rows.positions / rows.scale[:, None], between
+        model.model.language_model, embeds, allowed & causal, rows.positions / rows.scale[:, None], trace
     )
     answers = rows.labels != IGNORE
     return F.linear(hidden[answers], model.lm_head.weight.to(hidden.dtype)).float(), rows.labels[answers]
@@ -199,24 +202,25 @@ def learn_to_answer(
     model.model.vision_tower.requires_grad_(False)
     cast(nn.Module, model.model.multi_modal_projector).requires_grad_(not stage.frozen_projector)
     heads = ChangeHeads(cast(nn.Embedding, model.get_input_embeddings()).embedding_dim)
-    optimizer = _optimizer([p for p in (*model.parameters(), *heads.parameters()) if p.requires_grad])
+    optimizers = _optimizers(model, heads)
     rows = TrainingRows(tokenizer, stage.clips, stage.first_seed, stills=stage.stills)
     data = iter(DataLoader(rows, batch_size=None, num_workers=1, prefetch_factor=6))
     held_out = held_out_batches(tokenizer, stage.check_clips)
     began = checked = time.monotonic()
-    told: list[tuple[float, float]] = []
+    told: list[tuple[float, float, float]] = []
     for step in range(stage.steps):
         minutes = (time.monotonic() - began) / 60
         done = max(step / stage.steps, minutes / stage.minutes)
         if done >= 1:
             break
         rate = _learning_rate(stage, step, done)
-        for group in optimizer.param_groups:
+        for group in (group for optimizer in optimizers for group in optimizer.param_groups):
             group["lr"] = rate
-        told.append(train_step(model, next(data), optimizer, heads))
+        told.append(train_step(model, next(data), optimizers, heads))
         if step % 20 == 19:
-            loss, right = (sum(values) / len(told) for values in zip(*told, strict=True))
-            print(f"{step + 1} {minutes:.1f} min loss {loss:.4f} changes {right:.3f} rate {rate:.1e}", flush=True)
+            loss, missed, right = (sum(values) / len(told) for values in zip(*told, strict=True))
+            said = f"loss {loss:.4f} links {missed:.3f} changes {right:.3f}"
+            print(f"{step + 1} {minutes:.1f} min {said} rate {rate:.1e}", flush=True)
             told.clear()
         if time.monotonic() - checked > stage.check_minutes * 60:
             print(f"unseen at {minutes:.0f} min: {spoken(score(model, held_out))}", flush=True)
@@ -227,13 +231,24 @@ def learn_to_answer(
     return model
 
 
-def _optimizer(learns: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    """AdamW, without decay of norms and biases; the learning rate is set before every step."""
-    groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
-    for parameter in learns:
-        groups[parameter.ndim > 1].append(parameter)
-    decayed = {"params": groups[True], "weight_decay": 0.05}
-    return torch.optim.AdamW([decayed, {"params": groups[False], "weight_decay": 0.0}], betas=(0.9, 0.98))
+def _optimizers(model: LlavaForConditionalGeneration, heads: ChangeHeads) -> tuple[torch.optim.Optimizer, ...]:
+    """Muon for the matrices between embeddings and head, AdamW for the rest, without decay of norms and biases.
+
+    The learning rate is set before every step; Muon's updates are scaled to AdamW's, so both take the same.
+    """
+    matrices, tables, vectors = [], [], []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            inner = parameter.ndim == 2 and "language_model.layers" in name
+            (matrices if inner else tables if parameter.ndim > 1 else vectors).append(parameter)
+    groups = [
+        {"params": tables, "weight_decay": 0.05},
+        {"params": [*vectors, *heads.parameters()], "weight_decay": 0.0},
+    ]
+    return (
+        torch.optim.Muon(matrices, adjust_lr_fn="match_rms_adamw", weight_decay=0.05),
+        torch.optim.AdamW(groups, betas=(0.9, 0.98)),
+    )
 
 
 def _learning_rate(stage: AnswerStage, step: int, done: float) -> float:
@@ -243,24 +258,38 @@ def _learning_rate(stage: AnswerStage, step: int, done: float) -> float:
 
 
 def train_step(
-    model: LlavaForConditionalGeneration, batch: Batch, optimizer: torch.optim.Optimizer, heads: ChangeHeads
-) -> tuple[float, float]:
-    """One optimizer step over all groups of a batch: the mean loss of an answer's token, and the changes told right."""
+    model: LlavaForConditionalGeneration, batch: Batch, optimizers: Sequence[torch.optim.Optimizer], heads: ChangeHeads
+) -> tuple[float, float, float]:
+    """One optimizer step over a batch: the mean loss of an answer's token, of links, and the changes told right."""
     table = visual_table(model, batch.frames)
-    pairs, middles, codes = [], [], []
+    pairs, middles, codes, misses = [], [], [], []
     for rows in batch.groups:
-        between: list[Tensor] = []
-        pairs.append(answer_logits(model, table, rows, between))
-        spots = rows.changes != IGNORE
-        middles.append(between[len(between) // 2 - 1][spots])
-        codes.append(rows.changes[spots])
+        trace = Trace()
+        pairs.append(answer_logits(model, table, rows, trace))
+        told = rows.changes != IGNORE
+        middles.append(trace.hidden[len(trace.hidden) // 2][told])
+        codes.append(rows.changes[told])
+        misses.append(links_missed(rows, trace))
     answers = F.cross_entropy(torch.cat([logits for logits, _ in pairs]), torch.cat([labels for _, labels in pairs]))
     changes, right = heads.loss(torch.cat(middles), torch.cat(codes)) if any(len(c) for c in codes) else (0.0, math.nan)
-    optimizer.zero_grad()
-    (answers + 0.5 * changes).backward()  # type: ignore[no-untyped-call]
-    nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], 1.0)
-    optimizer.step()
-    return answers.item(), right
+    missed = torch.stack(misses).mean()
+    for optimizer in optimizers:
+        optimizer.zero_grad()
+    (answers + CHANGES_WEIGHT * changes + LINKS_WEIGHT * missed).backward()  # type: ignore[no-untyped-call]
+    nn.utils.clip_grad_norm_([p for o in optimizers for group in o.param_groups for p in group["params"]], 1.0)
+    for optimizer in optimizers:
+        optimizer.step()
+    return answers.item(), missed.item(), right
+
+
+def links_missed(rows: Rows, trace: Trace) -> Tensor:
+    """How little the heads that are told where to look do look there, summed over kinds; 0: all of their attention."""
+    layers = len(trace.chances)
+    total = torch.zeros(())
+    for kind, links in rows.links.items():
+        for depth, head in HEADS[kind]:
+            total = total + links.missed(trace.chances[int(depth * layers)], head) / len(HEADS[kind])
+    return total
 
 
 def held_out_batches(tokenizer: PreTrainedTokenizerFast, clips: int = 60) -> list[Batch]:

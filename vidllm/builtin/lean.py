@@ -8,6 +8,7 @@ embeddings' dtype (bfloat16 in training).
 """
 
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import cast
 
 import torch
@@ -17,24 +18,34 @@ from transformers import LlamaConfig, LlamaModel
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 
+@dataclass(frozen=True)
+class Trace:
+    """What every layer hands on, (B, T, D), and the attention it paid, (B, H, T, T) probabilities."""
+
+    hidden: list[Tensor] = field(default_factory=list)
+    chances: list[Tensor] = field(default_factory=list)
+
+
 def hidden_states(
-    model: LlamaModel, embeds: Tensor, allowed: Tensor, positions: Tensor, between: list[Tensor] | None = None
+    model: LlamaModel, embeds: Tensor, allowed: Tensor, positions: Tensor, trace: Trace | None = None
 ) -> Tensor:
     """(B, T, D) embeddings -> (B, T, D) last hidden states, in the embeddings' dtype.
 
     `allowed` (B, T, T) bool: may token t look at token u. `positions` (B, T) may be fractional. Equals `LlamaModel`
     with the same mask and positions up to rounding, for models as `new_model` builds them: as many key heads as query
-    heads, no biases. What each layer hands on, (B, T, D), is appended to `between`.
+    heads, no biases. What happens on the way is written into `trace`.
     """
     config, kind = model.config, embeds.dtype
     bias = torch.zeros(allowed.shape, dtype=kind).masked_fill_(~allowed, float("-inf"))[:, None]
     cos, sin = _rotation(config, positions, kind)
     x = embeds
     for layer in cast("Iterable[LlamaDecoderLayer]", model.layers):
-        x = x + _attend(layer, config, _scaled(x, config.rms_norm_eps), bias, cos, sin)
+        added, chances = _attend(layer, config, _scaled(x, config.rms_norm_eps), bias, cos, sin)
+        x = x + added
         x = x + _feed(layer, _scaled(x, config.rms_norm_eps))
-        if between is not None:
-            between.append(x)
+        if trace is not None:
+            trace.hidden.append(x)
+            trace.chances.append(chances)
     return _scaled(x, config.rms_norm_eps) * model.norm.weight.to(kind)
 
 
@@ -59,8 +70,10 @@ def _turned(weight: Tensor, heads: int) -> Tensor:
     return torch.stack([-high, low], 1).flatten(0, 2)
 
 
-def _attend(layer: LlamaDecoderLayer, config: LlamaConfig, x: Tensor, bias: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """(B, T, D) normalised -> what attention adds; `bias` (B, 1, T, T) is 0 or -inf."""
+def _attend(
+    layer: LlamaDecoderLayer, config: LlamaConfig, x: Tensor, bias: Tensor, cos: Tensor, sin: Tensor
+) -> tuple[Tensor, Tensor]:
+    """(B, T, D) normalised -> what attention adds, and to whom it looked (B, H, T, T); `bias` (B, 1, T, T): 0, -inf."""
     heads, norm, part = config.num_attention_heads, layer.input_layernorm.weight, layer.self_attn
     q, k, v = (proj.weight * norm for proj in (part.q_proj, part.k_proj, part.v_proj))
     q = q * (config.hidden_size // heads) ** -0.5
@@ -69,7 +82,7 @@ def _attend(layer: LlamaDecoderLayer, config: LlamaConfig, x: Tensor, bias: Tens
     q = torch.addcmul(q * cos, q_turned, sin)  # (B, H, T, h)
     k = torch.addcmul(k * cos, k_turned, sin)
     chances = torch.softmax(q @ k.transpose(-1, -2) + bias, -1)
-    return F.linear((chances @ v).transpose(1, 2).flatten(2), part.o_proj.weight.to(x.dtype))
+    return F.linear((chances @ v).transpose(1, 2).flatten(2), part.o_proj.weight.to(x.dtype)), chances
 
 
 def _feed(layer: LlamaDecoderLayer, x: Tensor) -> Tensor:

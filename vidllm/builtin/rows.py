@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 from transformers import PreTrainedTokenizerFast
 
+from vidllm.builtin.links import Aim, Kind, Link, Links, Spot, aims, padded_links, spots
 from vidllm.builtin.stills import GRID, IMAGE_SIDE
 from vidllm.builtin.words import BOS, EOS, IMAGE
 from vidllm.video.sampling import SamplePlan, focus, uniform
@@ -47,18 +48,16 @@ MOST_ASKED = {"what": 1, "where": 2, "colour": 2, "shape": 1, "describe": 1, "wh
 """Questions of each family that one training row asks at most; of the others, one row in three asks one."""
 
 
-Change = tuple[float, float, Event | None]
-"""Where an object is in a frame (x, y in 0..1; where it was, if it has gone) and what has been happening to it."""
-
-
 @dataclass(frozen=True)
 class Row:
     """One layout of one clip: `seen` is (frame number, stride, stamp or None) in order, then the questions about it."""
 
     seen: tuple[tuple[int, int, str | None], ...]
     asked: tuple[Question, ...]
-    changes: tuple[tuple[Change, ...], ...] = ()
-    """For every seen frame but the first, what each object has been doing since the frame before; may be empty."""
+    spots: tuple[tuple[Spot, ...], ...]
+    """For every seen frame, where each object is and what it has been doing since the frame before."""
+    aims: tuple[tuple[frozenset[Aim], ...], ...]
+    """For every question and every sentence of its answer, what has to be looked at to say it."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +74,8 @@ class Rows:
     """Shifted already: the token that a position predicts, or IGNORE."""
     changes: Tensor
     """At the token that holds an object's centre: `change_code` of what it has been doing, else IGNORE."""
+    links: dict[Kind, Links]
+    """Which token ought to look at which."""
     scale: Tensor
     """(R,) float32: each row's RoPE factor."""
     families: tuple[tuple[str, ...], ...]
@@ -100,6 +101,7 @@ class _Planes:
     labels: list[int] = field(default_factory=list)
     changes: dict[int, int] = field(default_factory=dict)
     """Position -> `change_code`."""
+    links: list[Link] = field(default_factory=list)
 
     def add(
         self,
@@ -212,7 +214,14 @@ def _still_row(album: Album, start: float, rng: np.random.Generator) -> Row:
     if asked:
         cut.append(picture_question(album.script, moment, rng))
     stride = int(rng.choice([1, 2, 3, 4], p=[0.05, 0.2, 0.4, 0.35]))
-    return Row(((album.number(moment), stride, None),), tuple(q for q in cut if q.text))
+    cut = [q for q in cut if q.text]
+    times = np.asarray([moment])
+    return Row(
+        ((album.number(moment), stride, None),),
+        tuple(cut),
+        spots(album.script, times),
+        tuple(aims(album.script, q, times) for q in cut),
+    )
 
 
 def _timeless(text: str) -> str:
@@ -242,22 +251,8 @@ def _row(album: Album, plan: SamplePlan, asked: Sequence[Question], fine: int, c
         (album.number(t), fine if is_fine else coarse, format_time(t))
         for t, is_fine in zip(plan.times, plan.fine, strict=True)
     )
-    changes = tuple(changes_between(album.script, a, b) for a, b in itertools.pairwise(plan.times))
-    return Row(seen, tuple(asked), changes)
-
-
-def changes_between(script: Script, start: float, end: float) -> tuple[Change, ...]:
-    """What each object seen at `end`, or gone since `start`, has been doing in (start, end]; quiet ones first."""
-    going_on = [event for event in script.events if event.start < end and event.end > start]
-    event = going_on[-1] if going_on else None
-    opacity = script.opacity(end)
-    found: list[Change] = []
-    for number, thing in enumerate(script.at(end)):
-        if event is not None and event.thing == number:
-            found.append((thing.x, thing.y, event))
-        elif opacity[number] > 0.5:
-            found.insert(0, (thing.x, thing.y, None))
-    return tuple(found)
+    times = np.asarray(plan.times)
+    return Row(seen, tuple(asked), spots(album.script, times), tuple(aims(album.script, q, times) for q in asked))
 
 
 def change_code(event: Event | None) -> int:
@@ -284,6 +279,7 @@ class Collator:
         self.tokenizer = tokenizer
         vocabulary = tokenizer.get_vocab()
         self.image, self.bos, self.eos = vocabulary[IMAGE], vocabulary[BOS], vocabulary[EOS]
+        self.period = tokenizer.encode(".", add_special_tokens=False)[-1]
         self._ids: dict[str, list[int]] = {}
 
     def ids(self, text: str) -> list[int]:
@@ -312,21 +308,50 @@ class Collator:
         """One row; `offset` is the number of the clip's first picture among all of the batch."""
         planes = _Planes()
         planes.add([self.bos, *self.ids("USER: ")])
+        shown: list[dict[int, list[int]]] = []  # per frame: object -> the positions of its tokens
         for n, (number, stride, stamp) in enumerate(row.seen):
             tokens = (GRID // stride) ** 2
             first = base[stride] + (offset + number) * tokens
+            stamped = len(planes.ids)
             planes.add(self.ids(stamp) if stamp else [])
+            start = len(planes.ids)
             planes.add([self.image] * tokens, slots=range(first, first + tokens))
-            for x, y, event in row.changes[n - 1] if n and row.changes else ():
-                cells = GRID // stride
-                planes.changes[len(planes.ids) - tokens + int(y * cells) * cells + int(x * cells)] = change_code(event)
+            cells = GRID // stride
+            shown.append({s.thing: [start + cell for cell in s.cells(cells)] for s in row.spots[n]})
+            for spot in row.spots[n]:
+                position = start + spot.cell(cells)
+                if n:
+                    planes.changes[position] = change_code(spot.event)
+                    if spot.thing in shown[n - 1]:
+                        planes.links.append(Link("before", position, tuple(shown[n - 1][spot.thing])))
+                if start > stamped:
+                    planes.links.append(Link("stamp", position, tuple(range(stamped, start))))
         planes.add(self.ids("\n"))
         prefix = len(planes.ids)
         for number, asked in enumerate(row.asked, 1):
             question, answer = self.ids(asked.text + " ASSISTANT:"), [*self.ids(" " + asked.answer), self.eos]
             labels = [IGNORE] * (len(question) - 1) + answer + [IGNORE]
+            self._aim(planes, row.aims[number - 1], shown, len(planes.ids) + len(question) - 1, answer)
             planes.add(question + answer, start=prefix, block=number, labels=labels)
         return planes
+
+    def _aim(
+        self,
+        planes: _Planes,
+        aimed: Sequence[frozenset[Aim]],
+        shown: Sequence[dict[int, list[int]]],
+        first: int,
+        answer: Sequence[int],
+    ) -> None:
+        """Link what says each word of an answer, from position `first` on, to what its sentence is about."""
+        sentence = 0
+        for position, token in enumerate(answer[:-2], first):  # without the last period and </s>
+            if sentence >= len(aimed):
+                return
+            keys = [key for n, thing in sorted(aimed[sentence]) for key in shown[n].get(thing, ())]
+            if keys:
+                planes.links.append(Link("answer", position, tuple(keys)))
+            sentence += token == self.period
 
 
 def _pad(laid: Sequence[tuple[_Planes, tuple[str, ...]]], scales: Sequence[float]) -> Rows:
@@ -351,6 +376,7 @@ def _pad(laid: Sequence[tuple[_Planes, tuple[str, ...]]], scales: Sequence[float
         blocks=plane("blocks", -1),
         labels=plane("labels", IGNORE),
         changes=changes,
+        links=padded_links([planes.links for planes, _ in laid]),
         scale=torch.tensor(scales),
         families=tuple(families for _, families in laid),
     )

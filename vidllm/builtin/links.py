@@ -1,0 +1,184 @@
+"""Where each token ought to look: attention told by the script, so that nobody has to stumble upon it.
+
+Answers alone teach attention late: a word is right by chance long before the right frame and object were found. The
+script knows which tokens hold what an answer says, where an object was a frame ago and which stamp a frame bears, so a
+few heads are told. They are ordinary heads of the model that ships.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vidllm.world.questions import Question, base_form
+from vidllm.world.script import Event, Script, Thing
+
+Kind = Literal["stamp", "before", "answer"]
+"""stamp: an object's token to its frame's time. before: to the same object a frame earlier. answer: a word being said
+to the object it is about, in the frames that show it."""
+HEADS: dict[Kind, tuple[tuple[float, int], ...]] = {
+    "stamp": ((1 / 6, 0),),
+    "before": ((2 / 6, 0),),
+    "answer": ((4 / 6, 0), (5 / 6, 0)),
+}
+"""Which heads are told: (depth in the language model, number)."""
+Aim = tuple[int, int]
+"""(number of a seen frame, number of an object)."""
+CORE = 0.6
+"""The part of an object's radius that counts as showing it; its rim is mostly background."""
+NEAREST = 2
+"""Frames in which "what happens at T" may be seen."""
+
+
+@dataclass(frozen=True)
+class Spot:
+    """Where an object is in a frame (0..1; where it was, if it has gone) and what has been happening to it."""
+
+    thing: int
+    x: float
+    y: float
+    reach: tuple[float, float]
+    """Its core's extent to each side, fractions of the width and the height."""
+    event: Event | None = None
+
+    def cell(self, cells: int) -> int:
+        """The cell of a `cells` x `cells` grid that holds its centre, counted row by row."""
+        return int(self.y * cells) * cells + int(self.x * cells)
+
+    def cells(self, cells: int) -> list[int]:
+        """All cells that its core touches."""
+        columns, rows = (
+            range(max(0, int((at - reach) * cells)), min(cells - 1, int((at + reach) * cells)) + 1)
+            for at, reach in zip((self.x, self.y), self.reach, strict=True)
+        )
+        return [row * cells + column for row in rows for column in columns]
+
+
+@dataclass(frozen=True)
+class Link:
+    """One token's wish: of all positions it may look at, `keys` are the ones."""
+
+    kind: Kind
+    query: int
+    keys: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Links:
+    """The links of one kind in padded rows, flat: (N,) int64 each, N keys of all links; `link` numbers the links."""
+
+    row: Tensor
+    query: Tensor
+    key: Tensor
+    link: Tensor
+
+    def missed(self, chances: Tensor, head: int) -> Tensor:
+        """Mean of -log of the attention a link's keys get; `chances` (R, H, T, T) are probabilities."""
+        given = chances[self.row, head, self.query, self.key].float()
+        total = given.new_zeros(int(self.link[-1]) + 1).index_add(0, self.link, given)
+        return -(total + 1e-4).log().mean()
+
+
+def padded_links(rows: Sequence[Sequence[Link]]) -> dict[Kind, Links]:
+    """The links of several rows by kind; kinds without any are left out."""
+    found: dict[Kind, Links] = {}
+    for kind in HEADS:
+        wanted = [(r, link) for r, links in enumerate(rows) for link in links if link.kind == kind]
+        flat = [(r, link.query, key, n) for n, (r, link) in enumerate(wanted) for key in link.keys]
+        if flat:
+            found[kind] = Links(*torch.tensor(flat).T.contiguous())
+    return found
+
+
+def spots(script: Script, times: NDArray[np.float64]) -> tuple[tuple[Spot, ...], ...]:
+    """For each of the frames at `times`, where every object is seen and what it did since the frame before.
+
+    An object that has gone is told of once, where it was.
+    """
+    first = _visible_spots(script, float(times[0]), None)
+    return first, *(_visible_spots(script, b, _going_on(script, a, b)) for a, b in pairwise(times.tolist()))
+
+
+def _going_on(script: Script, start: float, end: float) -> Event | None:
+    """The last event that is going on in (start, end]."""
+    return next((e for e in reversed(script.events) if e.start < end and e.end > start), None)
+
+
+def _visible_spots(script: Script, seconds: float, event: Event | None) -> tuple[Spot, ...]:
+    """Quiet objects first: where two share a cell, the one that does something is told of."""
+    short = min(script.canvas.width, script.canvas.height)
+    found: list[Spot] = []
+    for number, (thing, opacity) in enumerate(zip(script.at(seconds), script.opacity(seconds), strict=True)):
+        core = CORE * thing.radius * short
+        spot = Spot(number, thing.x, thing.y, (core / script.canvas.width, core / script.canvas.height))
+        if event is not None and event.thing == number:
+            found.append(Spot(number, thing.x, thing.y, spot.reach, event))
+        elif opacity > 0.5:
+            found.insert(0, spot)
+    return tuple(found)
+
+
+def aims(script: Script, asked: Question, times: NDArray[np.float64]) -> tuple[frozenset[Aim], ...]:
+    """For each sentence of a question's answer, the objects and frames (at `times`) that show it."""
+    if asked.family == "picture":
+        things = _seen(script, asked)
+        things.sort(key=lambda pair: (int(pair[1].y * 3), int(pair[1].x * 3), pair[1].name))
+        return tuple(frozenset({(0, number)}) for number, _ in things)
+    events = _events_told(script, asked)
+    if events:
+        return tuple(_shown(script, event, asked, times) for event in events)
+    if asked.moment is None or asked.family == "what":
+        return ()
+    nearest = int(np.abs(times - asked.moment).argmin())
+    return (frozenset((nearest, number) for number in _named(script, asked)),)
+
+
+def _events_told(script: Script, asked: Question) -> list[Event]:
+    """The events that an answer tells, in its order."""
+    match asked.family:
+        case "what" | "span" | "describe":
+            a, b = asked.span or ((asked.moment, asked.moment) if asked.moment is not None else (0, script.duration))
+            return [event for event in script.events if event.start <= b and event.end >= a]
+        case "first" | "order":
+            return [event for event in script.events if event.sentence == asked.answer][:1]
+        case "when":
+            return [e for e in script.events if e.phrase in asked.text or base_form(e) in asked.text][:1]
+    return []
+
+
+def _shown(script: Script, event: Event, asked: Question, times: NDArray[np.float64]) -> frozenset[Aim]:
+    """The frames by which an event has been going on since the one before: which of them the question needs."""
+    ends = np.append(times[1:], np.inf)
+    during = [n + 1 for n, (a, b) in enumerate(zip(times, ends, strict=True)) if event.start < b and event.end > a]
+    during = [n for n in during if n < len(times)]
+    if asked.family == "when":
+        during = during[:1]
+    elif asked.moment is not None:
+        moment = asked.moment
+        during = sorted(during, key=lambda n: abs(float(times[n]) - moment))[:NEAREST]
+    return frozenset((n, event.thing) for n in during)
+
+
+def _named(script: Script, asked: Question) -> list[int]:
+    """The visible objects a question about a moment is about: all when it counts, else the one it names."""
+    return [n for n, thing in _seen(script, asked) if asked.family.endswith("count") or _is_named(thing, asked)]
+
+
+def _seen(script: Script, asked: Question) -> list[tuple[int, Thing]]:
+    """The objects on screen at a question's moment, with their numbers."""
+    assert asked.moment is not None
+    opacity = script.opacity(asked.moment)
+    return [(n, thing) for n, thing in enumerate(script.at(asked.moment)) if opacity[n] > 0.5]
+
+
+def _is_named(thing: Thing, asked: Question) -> bool:
+    if asked.family.endswith("colour"):
+        return thing.shape in asked.text
+    if asked.family.endswith("shape"):
+        return thing.colour in asked.text
+    return thing.name in asked.text
