@@ -17,7 +17,7 @@ FLOORS = (
     ("budget", "policies"),
     ("clip", "planning", "model", "shots"),
     ("prompt", "still", "options"),
-    ("engine",),
+    ("engine", "batching"),
     ("ask", "answer", "train", "doctor", "builtin"),
     ("corpus", "feedback"),
     ("cli",),

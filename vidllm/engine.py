@@ -13,7 +13,7 @@ Nothing here knows files or frames. Shapes: V vocabulary.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -44,7 +44,7 @@ LOOP_MIN_TOKENS = 32
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Generated:
+class Written:
     """One finished answer. `text` is exactly what was streamed, joined."""
 
     text: str
@@ -53,6 +53,12 @@ class Generated:
     finish_reason: FinishReason
     seconds: float
     """Spent choosing and reading tokens, without prefill and without waiting for whoever listens."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Generated(Written):
+    """A finished answer that a conversation can go on from."""
+
     state: State
     """What the model remembers now; see `Past.after`."""
 
@@ -84,8 +90,7 @@ def read(model: VideoLMM, prompt: Prompt, *, cache: FeatureCache | None = None, 
     token. Continuing gives `past` up: keep the result instead. Raises ModelError when the prompt shows something and
     no visual token would reach the model.
     """
-    if prompt.video_tokens == 0 and any(message.media for message in prompt.messages):
-        raise ModelError("the prompt shows a video and holds no visual token; the model would invent what it saw")
+    check_shown(prompt)
     shared = shared_prefix(past, prompt) if past is not None else 0
     if past is not None and shared:
         state = model.extend(model.rewind(past.state, shared), prompt.input_ids[shared:])
@@ -94,16 +99,22 @@ def read(model: VideoLMM, prompt: Prompt, *, cache: FeatureCache | None = None, 
     return Past(prompt, prompt.input_ids, state, shared)
 
 
+def check_shown(prompt: Prompt) -> None:
+    """Raise ModelError when the prompt shows something and no visual token would reach the model."""
+    if prompt.video_tokens == 0 and any(message.media for message in prompt.messages):
+        raise ModelError("the prompt shows a video and holds no visual token; the model would invent what it saw")
+
+
 def shared_prefix(past: Past, prompt: Prompt) -> int:
     """Tokens of `past` that `prompt` begins with, all its visual ones included; 0 when it does not continue it."""
     if prompt.rope_factor != past.state.rope_factor or not past.state.alive or not _same_media(past.prompt, prompt):
         return 0
-    shared = _common_length(past.ids, prompt.input_ids[:-1])  # the last id is read again: its logits begin the answer
+    shared = common_length(past.ids, prompt.input_ids[:-1])  # the last id is read again: its logits begin the answer
     visual = {prompt.spec.image_token_id, prompt.spec.video_token_id}
     return 0 if visual.intersection(prompt.input_ids[shared:]) else shared
 
 
-def _common_length(one: Sequence[int], other: Sequence[int]) -> int:
+def common_length(one: Sequence[int], other: Sequence[int]) -> int:
     """How many leading items are equal."""
     for index, (a, b) in enumerate(zip(one, other, strict=False)):
         if a != b:
@@ -164,60 +175,70 @@ class Generation:
         return self._result
 
     def _run(self, state: State) -> Generator[str]:
-        text = TextStream(self._decode, self._options.stop)
-        steps = _Steps(self._model, state, self._options)
-        parts: list[str] = []
-        ids: list[int] = []
-        for token in steps:
-            ids.append(token)
-            if piece := text.push(token):
-                parts.append(piece)
+        reply = Reply(self._model, self._options)
+        seconds = 0.0
+        while reply.finish_reason is None:
+            began = time.perf_counter()
+            if reply.token_ids:  # the token chosen last; the very last one needs no successor and is never read
+                state = self._model.extend(state, reply.token_ids[-1:])
+            token = reply.choose(state.logits)
+            seconds += time.perf_counter() - began
+            if piece := reply.push(token):
                 yield piece
-            if text.stopped:
-                steps.finish_reason = "stop"
-                break
-        if piece := text.finish():
-            parts.append(piece)
-            yield piece
-        self._result = Generated(
-            text="".join(parts), token_ids=tuple(ids), finish_reason=steps.finish_reason,
-            seconds=steps.seconds, state=steps.state,
+        self._result = Generated(**vars(reply.written(seconds)), state=state)
+
+
+class Reply:
+    """One answer while it is written: chooses tokens, takes them, and knows when it is finished."""
+
+    def __init__(self, model: VideoLMM, options: GenerationOptions) -> None:
+        self.options = options
+        self.token_ids: list[int] = []
+        """Chosen so far, without the one that ended the turn."""
+        self.finish_reason: FinishReason | None = None
+        """None while it goes on."""
+        self._tokenizer = model.tokenizer
+        self._ends = stop_ids(model.spec.folder, model.tokenizer)
+        self._generator = torch.Generator().manual_seed(options.seed)
+        self._text = TextStream(self._decode, options.stop)
+        self._watch = LoopWatch()
+        self._parts: list[str] = []
+
+    def choose(self, logits: Tensor) -> int:
+        """The next token's id from logits (V,); see `choose`."""
+        return choose(logits, self.options, self._generator)
+
+    def push(self, token: int) -> str:
+        """Take the next token; the text it makes certain, all of the rest when it is the last."""
+        if token in self._ends:
+            self.finish_reason = "stop"
+            piece = ""
+        else:
+            self.token_ids.append(token)
+            piece = self._text.push(token)
+            self.finish_reason = self._finish_reason(token)
+        if self.finish_reason is not None:
+            piece += self._text.finish()
+        self._parts.append(piece)
+        return piece
+
+    def _finish_reason(self, token: int) -> FinishReason | None:
+        if self._text.stopped:
+            return "stop"
+        if self.options.stop_on_loop and self._watch.push(token):
+            return "repetition"
+        return "length" if len(self.token_ids) == self.options.max_new_tokens else None
+
+    def written(self, seconds: float) -> Written:
+        """The finished answer."""
+        assert self.finish_reason is not None
+        return Written(
+            text="".join(self._parts), token_ids=tuple(self.token_ids), finish_reason=self.finish_reason,
+            seconds=seconds,
         )  # fmt: skip
 
     def _decode(self, ids: list[int]) -> str:
-        return str(self._model.tokenizer.decode(ids, skip_special_tokens=True))
-
-
-class _Steps:
-    """The token loop: choose, check, extend. `finish_reason` says why it ended, `state` what has been read."""
-
-    def __init__(self, model: VideoLMM, state: State, options: GenerationOptions) -> None:
-        self.state = state
-        self.finish_reason: FinishReason = "length"
-        self.seconds = 0.0
-        """Spent choosing and reading, however long whoever listens takes."""
-        self._model = model
-        self._options = options
-        self._generator = torch.Generator().manual_seed(options.seed)
-
-    def __iter__(self) -> Iterator[int]:
-        watch = LoopWatch()
-        ends = stop_ids(self._model.spec.folder, self._model.tokenizer)
-        unread: list[int] = []  # the token chosen last; the very last one needs no successor and is never read
-        for _ in range(self._options.max_new_tokens):
-            began = time.perf_counter()
-            if unread:
-                self.state = self._model.extend(self.state, unread)
-            token = choose(self.state.logits, self._options, self._generator)
-            self.seconds += time.perf_counter() - began
-            if token in ends:
-                self.finish_reason = "stop"
-                return
-            yield token
-            if self._options.stop_on_loop and watch.push(token):
-                self.finish_reason = "repetition"
-                return
-            unread = [token]
+        return str(self._tokenizer.decode(ids, skip_special_tokens=True))
 
 
 def choose(logits: Tensor, options: GenerationOptions, generator: torch.Generator) -> int:

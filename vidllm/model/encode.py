@@ -5,7 +5,7 @@ A picture is whatever a family's tower takes as one: a frame, a tile of a still 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,22 +30,58 @@ def encode_once(
     chunk: int,
     same_within: int = 0,
 ) -> tuple[list[Tensor], int]:
-    """Features (P, D) of every picture, in order, and how many really went through the tower.
+    """Features (P, D) of every picture of one clip, in order, and how many really went through the tower.
 
-    `context` names all that shapes the features besides pixels (checkpoint, layers, normalisation). `chunk` pictures
-    run at a time. `same_within`: see `stand_ins`.
+    As `encode_clips` for one clip.
     """
-    digests = [pixel_digest(picture, context) for picture in pictures]
-    firsts = stand_ins(pictures, digests, same_within)
-    wanted = sorted(set(firsts))
-    found = {} if cache is None else {i: hit for i in wanted if (hit := cache.get(digests[i])) is not None}
-    missing = [index for index in wanted if index not in found]
-    for group in _chunks(pictures, missing, chunk):
-        for index, features in zip(group, tower(torch.from_numpy(np.stack([pictures[i] for i in group]))), strict=True):
-            found[index] = features
-            if cache is not None:
-                cache.put(digests[index], features)
-    return [found[first] for first in firsts], len(missing)
+    options = {"cache": cache, "context": context, "chunk": chunk, "same_within": same_within}
+    return encode_clips([pictures], tower, **options)[0]  # type: ignore[arg-type]
+
+
+def encode_clips(
+    clips: Sequence[Sequence[NDArray[np.uint8]]],
+    tower: Tower,
+    *,
+    cache: FeatureCache | None,
+    context: str,
+    chunk: int,
+    same_within: int = 0,
+) -> list[tuple[list[Tensor], int]]:
+    """Features (P, D) of every clip's pictures, and how many of them really went through the tower.
+
+    What is left to encode of several clips runs in common chunks of `chunk` pictures. Equal pictures are found across
+    clips, nearly equal ones (see `stand_ins`) only within their own: a clip has the features it would have alone.
+    `context` names all that shapes the features besides pixels (checkpoint, layers, normalisation).
+    """
+    digests = [[pixel_digest(picture, context) for picture in clip] for clip in clips]
+    firsts = [stand_ins(clip, keys, same_within) for clip, keys in zip(clips, digests, strict=True)]
+    found: dict[str, Tensor] = {}
+    missing: dict[str, NDArray[np.uint8]] = {}
+    encoded = [0] * len(clips)
+    for number, (clip, keys) in enumerate(zip(clips, digests, strict=True)):
+        for index in sorted(set(firsts[number])):
+            key = keys[index]
+            if key in found or key in missing:
+                continue
+            if cache is not None and (hit := cache.get(key)) is not None:
+                found[key] = hit
+            else:
+                missing[key] = clip[index]
+                encoded[number] += 1
+    for key, features in _run(missing, tower, chunk):
+        found[key] = features
+        if cache is not None:
+            cache.put(key, features)
+    whole = [[found[keys[first]] for first in mine] for keys, mine in zip(digests, firsts, strict=True)]
+    return list(zip(whole, encoded, strict=True))
+
+
+def _run(missing: Mapping[str, NDArray[np.uint8]], tower: Tower, chunk: int) -> Iterator[tuple[str, Tensor]]:
+    """Every missing picture's features under its key."""
+    keys, pictures = list(missing), list(missing.values())
+    for group in _chunks(pictures, chunk):
+        features = tower(torch.from_numpy(np.stack([pictures[index] for index in group])))
+        yield from zip((keys[index] for index in group), features, strict=True)
 
 
 def stand_ins(pictures: Sequence[NDArray[np.uint8]], digests: Sequence[str], within: int = 0) -> list[int]:
@@ -72,13 +108,15 @@ def _close(one: NDArray[np.uint8], other: NDArray[np.uint8], within: int) -> boo
     return int(np.abs(one.astype(np.int16) - other).max()) <= within
 
 
-def _chunks(pictures: Sequence[NDArray[np.uint8]], wanted: Sequence[int], size: int) -> list[list[int]]:
-    """Consecutive wanted pictures of one shape, at most `size` together."""
-    groups: list[list[int]] = []
-    for index in wanted:
-        fits = groups and len(groups[-1]) < size and pictures[groups[-1][0]].shape == pictures[index].shape
-        if fits:
-            groups[-1].append(index)
-        else:
-            groups.append([index])
-    return groups
+def _chunks(pictures: Sequence[NDArray[np.uint8]], size: int) -> list[list[int]]:
+    """Indices of pictures of one shape, at most `size` together, whatever stands between them."""
+    full: list[list[int]] = []
+    open_: dict[tuple[int, ...], list[int]] = {}
+    for index, picture in enumerate(pictures):
+        group = open_.setdefault(picture.shape, [])
+        if not group:
+            full.append(group)
+        group.append(index)
+        if len(group) == size:
+            del open_[picture.shape]
+    return full

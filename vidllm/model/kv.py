@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -59,6 +60,26 @@ class GrowingLayer:
         shape = (like.shape[0], like.shape[1], self.capacity, like.shape[3])
         wide = 2 * 4 * math.prod(shape) <= self.wide_bytes
         return like.new_empty(shape, dtype=torch.float32 if wide else like.dtype)
+
+
+class Past(Protocol):
+    """What a language model is given of the past: its attention layers `update` it, mask code asks the rest."""
+
+    @property
+    def length(self) -> int:
+        """Tokens before the ones being read."""
+
+    def update(self, keys: Tensor, values: Tensor, layer_idx: int, *_: object, **__: object) -> tuple[Tensor, Tensor]:
+        """Append to one layer; all its keys and values."""
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Tokens filled."""
+
+    def get_query_offset(self, layer_idx: int = 0) -> int:
+        """Where the next query token stands."""
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
+        """(tokens visible to the next queries, offset of the first)."""
 
 
 class KeyValues:

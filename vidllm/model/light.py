@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from vidllm.model.kv import KeyValues
+from vidllm.model.kv import Past
 
 Json = Mapping[str, Any]
 
@@ -239,13 +239,17 @@ class Llama(nn.Module):
         self.theta = float(rope.get("rope_theta") or getattr(c, "rope_theta", None) or 10000.0)
 
     def forward(
-        self, *, inputs_embeds: Tensor, position_ids: Tensor, past_key_values: KeyValues, use_cache: bool = True
-    ) -> Read:
-        """(1, L, D) behind what `past_key_values` holds; it is appended there."""
+        self, *, inputs_embeds: Tensor, position_ids: Tensor, past_key_values: Past,
+        attention_mask: Tensor | None = None, use_cache: bool = True,
+    ) -> Read:  # fmt: skip
+        """(B, L, D) behind what `past_key_values` holds; it is appended there.
+
+        `attention_mask` (B, 1, L, T), true where a token may be seen; None for a single row: all before it.
+        """
         del use_cache  # always
         x, past = inputs_embeds, past_key_values
         turn = self._angles(position_ids, x.dtype)
-        mask = _mask(x.shape[1], past.length, x.device)
+        mask = _mask(x.shape[1], past.length, x.device) if attention_mask is None else attention_mask
         for index, layer in enumerate(self.layers):
             x = layer(x, turn, mask, past, index)
         return Read(self.norm(x))
@@ -287,7 +291,7 @@ class LlamaLayer(nn.Module):
         self.mlp.down_proj = nn.Linear(c.intermediate_size, c.hidden_size, bias=False)
 
     def forward(
-        self, x: Tensor, turn: tuple[Tensor, Tensor], mask: Tensor | None, past: KeyValues, index: int
+        self, x: Tensor, turn: tuple[Tensor, Tensor], mask: Tensor | None, past: Past, index: int
     ) -> Tensor:
         part: Any = self.self_attn
         y = self.input_layernorm(x)
@@ -295,9 +299,11 @@ class LlamaLayer(nn.Module):
         k = _turned(_heads(part.k_proj(y), self.kv_heads), turn)
         causal = mask is None and x.shape[1] > 1
         k, v = past.update(k, _heads(part.v_proj(y), self.kv_heads), index)
-        grouped = self.kv_heads < self.heads
+        if x.shape[1] == 1:  # one token: heads that share keys ask them together, as if they were several tokens
+            q = q.view(len(q), self.kv_heads, -1, q.shape[-1])
+        grouped = self.kv_heads < q.shape[1]
         seen = F.scaled_dot_product_attention(q.to(k.dtype), k, v, mask, is_causal=causal, enable_gqa=grouped)
-        x = x + part.o_proj(_joined(seen.to(x.dtype)))
+        x = x + part.o_proj(_joined(seen.to(x.dtype).view(len(x), self.heads, x.shape[1], -1)))
         y = self.post_attention_layernorm(x)
         mlp: Any = self.mlp
         out: Tensor = x + mlp.down_proj(self.act(mlp.gate_proj(y)) * mlp.up_proj(y))

@@ -14,17 +14,17 @@ import torch
 from torch import Tensor, nn
 
 from vidllm.budget import Geometry
-from vidllm.model.encode import encode_once
+from vidllm.model.encode import encode_clips
 from vidllm.model.features import FeatureCache
-from vidllm.model.kv import State
 from vidllm.model.pooling import lay_out, pack_tiles, pool
-from vidllm.model.reader import TextReader, check_counts
+from vidllm.model.reader import Ready, TextReader, check_counts
 from vidllm.model.rope import scaled_positions
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
     from vidllm.model.families import ModelSpec
+    from vidllm.model.kv import State
     from vidllm.prompt import Prompt, Visual
 
 class VideoLMM(Protocol):
@@ -86,35 +86,44 @@ class ComposableLMM(TextReader):
         self._vision_key = f"{vision_key(spec, fingerprint)}|{self.dtype}"
 
     @torch.inference_mode()
-    def prefill(self, prompt: Prompt, cache: FeatureCache | None = None) -> State:
-        """Encode the prompt's visuals, read all its tokens, and predict the one after the last.
+    def prepare(self, prompts: Sequence[Prompt], cache: FeatureCache | None = None) -> list[Ready]:
+        """Encode the visuals of several prompts together and put them in their places.
 
         Raises:
             ModelError: visual tokens and visual features differ in number; the message holds both.
         """
-        started = time.perf_counter()
-        features, encoded = self.encode(prompt.visuals, cache)
-        embeddings = self.embed_prompt(prompt, features)
-        between = time.perf_counter()
-        kv = self.room(len(prompt.input_ids))
-        positions = scaled_positions(0, len(prompt.input_ids), prompt.rope_factor, self.device)
-        logits = self.read(embeddings, kv, positions)
-        return State(
-            logits, kv.length, kv, prompt.rope_factor, encode_seconds=between - started,
-            prefill_seconds=time.perf_counter() - between, frames_encoded=encoded,
-        )  # fmt: skip
+        began = time.perf_counter()
+        encoded = self._encode_prompts([prompt.visuals for prompt in prompts], cache)
+        made = [self.embed_prompt(prompt, features) for prompt, (features, _) in zip(prompts, encoded, strict=True)]
+        share = (time.perf_counter() - began) / len(prompts)
+        return [
+            Ready(
+                embeddings=embeddings, positions=scaled_positions(0, prompt.length, prompt.rope_factor, self.device),
+                rope_factor=prompt.rope_factor, frames_encoded=count, encode_seconds=share,
+            )
+            for prompt, embeddings, (_, count) in zip(prompts, made, encoded, strict=True)
+        ]  # fmt: skip
 
     def encode(self, visuals: Sequence[Visual], cache: FeatureCache | None = None) -> tuple[list[Tensor], int]:
         """Tokens (n, D) of each visual, and how many pictures really went through the tower."""
-        pictures = [picture for visual in visuals for picture in visual.pixels]  # each (S, S, 3)
-        features, encoded = encode_once(
-            pictures, self.tower_features, cache=cache, context=self._vision_key, chunk=self.chunk,
+        return self._encode_prompts([visuals], cache)[0]
+
+    def _encode_prompts(
+        self, prompts: Sequence[Sequence[Visual]], cache: FeatureCache | None
+    ) -> list[tuple[list[Tensor], int]]:
+        """`encode` for the visuals of several prompts."""
+        clips = [[picture for visual in visuals for picture in visual.pixels] for visuals in prompts]  # (S, S, 3) each
+        encoded = encode_clips(
+            clips, self.tower_features, cache=cache, context=self._vision_key, chunk=self.chunk,
             same_within=self.same_within,
         )  # fmt: skip
         tower = next(self.parts.vision_tower.parameters())
-        rows = iter(features)
-        grids = [torch.stack([next(rows).to(tower) for _ in visual.pixels]) for visual in visuals]  # each (T, P, Dv)
-        return [self._tokens(visual, grid) for visual, grid in zip(visuals, grids, strict=True)], encoded
+        told = []
+        for visuals, (features, count) in zip(prompts, encoded, strict=True):
+            rows = iter(features)
+            grids = [torch.stack([next(rows).to(tower) for _ in visual.pixels]) for visual in visuals]  # (T, P, Dv)
+            told.append(([self._tokens(visual, grid) for visual, grid in zip(visuals, grids, strict=True)], count))
+        return told
 
     def embed_prompt(self, prompt: Prompt, features: Sequence[Tensor]) -> Tensor:
         """Token embeddings (1, L, D) with every visual's features (n, D) in the place its placeholders hold."""

@@ -19,11 +19,10 @@ from torch import Tensor, nn
 
 from vidllm.budget import NativeGeometry, fitted_size
 from vidllm.errors import ModelError
-from vidllm.model.encode import encode_once
+from vidllm.model.encode import encode_clips
 from vidllm.model.features import FeatureCache
-from vidllm.model.kv import State
 from vidllm.model.lmm import normalised, vision_key
-from vidllm.model.reader import TextReader, check_counts
+from vidllm.model.reader import Ready, TextReader, check_counts
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -59,28 +58,29 @@ class NativeLMM(TextReader):
         self._vision_key = f"{vision_key(spec, fingerprint)}|{self.dtype}"
 
     @torch.inference_mode()
-    def prefill(self, prompt: Prompt, cache: FeatureCache | None = None) -> State:
-        """Encode the prompt's visuals, read all its tokens, and predict the one after the last.
+    def prepare(self, prompts: Sequence[Prompt], cache: FeatureCache | None = None) -> list[Ready]:
+        """Encode the visuals of several prompts together and put them in their places.
 
         Raises:
             ModelError: visual tokens and visual features differ in number, or a RoPE factor was asked for.
         """
-        if prompt.rope_factor != 1.0:
+        if any(prompt.rope_factor != 1.0 for prompt in prompts):
             raise ModelError(f"{self.spec.model_type} has rotary positions of three axes; a RoPE factor does not apply")
-        started = time.perf_counter()
-        groups = [group for visual in prompt.visuals for group in self._groups(visual)]
-        features, encoded = encode_once(
-            groups, self._encode, cache=cache, context=self._vision_key, chunk=self.chunk
-        )
-        embeddings, deep = self._embed(prompt, features)
-        positions, offset = self._positions(prompt)
-        between = time.perf_counter()
-        kv = self.room(len(prompt.input_ids))
-        logits = self.read(embeddings, kv, positions, **deep)
-        return State(
-            logits, kv.length, kv, position_offset=offset, encode_seconds=between - started,
-            prefill_seconds=time.perf_counter() - between, frames_encoded=encoded * self.geometry.temporal_patch,
-        )  # fmt: skip
+        began = time.perf_counter()
+        clips = [[group for visual in prompt.visuals for group in self._groups(visual)] for prompt in prompts]
+        encoded = encode_clips(clips, self._encode, cache=cache, context=self._vision_key, chunk=self.chunk)
+        made = [
+            (*self._embed(prompt, features), *self._positions(prompt))
+            for prompt, (features, _) in zip(prompts, encoded, strict=True)
+        ]
+        share = (time.perf_counter() - began) / len(prompts)
+        return [
+            Ready(
+                embeddings=embeddings, deep=deep, positions=positions, position_offset=offset, encode_seconds=share,
+                frames_encoded=count * self.geometry.temporal_patch,
+            )
+            for (embeddings, deep, positions, offset), (_, count) in zip(made, encoded, strict=True)
+        ]  # fmt: skip
 
     def _groups(self, visual: Visual) -> list[NDArray[np.uint8]]:
         """The visual as (T, h, w, 3) each: T frames of a video, the last one repeated to fill; or T times an image."""

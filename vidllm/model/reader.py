@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from vidllm.errors import ModelError
-from vidllm.model.kv import KeyValues, State, rewind, writable
-from vidllm.model.rope import scaled_positions
+from vidllm.model.attention import NAME
+from vidllm.model.kv import KeyValues, Past, State, rewind, writable
+from vidllm.model.rope import scaled_positions, scaled_rows
+from vidllm.model.slots import Slots
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
     from vidllm.model.families import ModelSpec
-    from vidllm.prompt import Visual
+    from vidllm.model.features import FeatureCache
+    from vidllm.prompt import Prompt, Visual
 
 REPLY_ROOM = 320
 """Tokens of KV buffer beyond the prompt taken at prefill: the default reply of 256 and a short follow-up."""
@@ -28,7 +34,35 @@ PyTorch's CPU attention 7 times as long as against float32 ones (width 64, 500 t
 beyond this size the memory is worth more than the time."""
 
 
-class TextReader:
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Ready:
+    """A prompt whose visuals are encoded: all that is left is the language model's work."""
+
+    embeddings: Tensor
+    """(1, L, D): text, and every visual's features in their places."""
+    positions: Tensor
+    """(1, L), or (3, 1, L) where time, rows and columns are counted apart; already over the RoPE factor."""
+    rope_factor: float = 1.0
+    position_offset: int = 0
+    """As in `State`."""
+    deep: Mapping[str, Any] = field(default_factory=dict)
+    """What goes to the language model as it is: vision features of deeper layers."""
+    frames_encoded: int = 0
+    encode_seconds: float = 0.0
+
+    @property
+    def length(self) -> int:
+        """Tokens."""
+        return self.embeddings.shape[1]
+
+    def rest(self, start: int) -> Ready:
+        """The same from token `start` on; nothing but text may stand before it."""
+        deep = {name: value[:, start:] if name == "visual_pos_masks" else value for name, value in self.deep.items()}
+        embeddings, positions = self.embeddings[:, start:], self.positions[..., start:]
+        return replace(self, embeddings=embeddings, positions=positions, deep=deep)
+
+
+class TextReader(ABC):
     """A network's language model with its embedding table and head; ComposableLMM and NativeLMM add the eyes.
 
     `network` is the whole Hugging Face model, `language` the part of it that reads embeddings.
@@ -61,6 +95,31 @@ class TextReader:
         """What it computes in."""
         return next(self.embed.parameters()).dtype
 
+    @abstractmethod
+    def prepare(self, prompts: Sequence[Prompt], cache: FeatureCache | None = None) -> list[Ready]:
+        """Encode the visuals of several prompts together and put them in their places.
+
+        Raises:
+            ModelError: a prompt and its features disagree.
+        """
+
+    @torch.inference_mode()
+    def prefill(self, prompt: Prompt, cache: FeatureCache | None = None) -> State:
+        """Encode the prompt's visuals, read all its tokens, and predict the one after the last.
+
+        Raises:
+            ModelError: visual tokens and visual features differ in number (the message holds both), or the family
+                can not do what the prompt asks.
+        """
+        ready = self.prepare([prompt], cache)[0]
+        began = time.perf_counter()
+        kv = self.room(ready.length)
+        logits = self.read(ready.embeddings, kv, ready.positions, **ready.deep)
+        return State(
+            logits, kv.length, kv, ready.rope_factor, ready.position_offset, encode_seconds=ready.encode_seconds,
+            prefill_seconds=time.perf_counter() - began, frames_encoded=ready.frames_encoded,
+        )  # fmt: skip
+
     @torch.inference_mode()
     def extend(self, state: State, input_ids: Sequence[int]) -> State:
         """Read more token ids after `state`, which stays valid; see `kv` for when its prefix is copied.
@@ -82,10 +141,45 @@ class TextReader:
 
     def room(self, prompt_tokens: int) -> KeyValues:
         """Empty keys and values with room for a prompt and its reply."""
-        narrow_cpu = self.device.type == "cpu" and self.dtype == torch.bfloat16
-        return KeyValues.empty(self.layers, prompt_tokens + REPLY_ROOM, wide_bytes=WIDE_BYTES if narrow_cpu else 0)
+        return KeyValues.empty(self.layers, prompt_tokens + REPLY_ROOM, wide_bytes=self.wide_bytes)
 
-    def read(self, embeddings: Tensor, kv: KeyValues, positions: Tensor, **deep: object) -> Tensor:
+    @property
+    def wide_bytes(self) -> int:
+        """Bytes of keys and values that may be wider than the model's own numbers; see `WIDE_BYTES`."""
+        return WIDE_BYTES if self.device.type == "cpu" and self.dtype == torch.bfloat16 else 0
+
+    @property
+    def window(self) -> int | None:
+        """Tokens a layer looks back where the model has a sliding window: longer rows can not be read together."""
+        config: Any = getattr(self.language, "config", None)
+        return getattr(config, "sliding_window", None)
+
+    @property
+    def batches(self) -> bool:
+        """Whether rows of different lengths may share a step: not where an attention kernel takes no mask per row."""
+        config: Any = getattr(self.language, "config", None)
+        return config is None or config._attn_implementation in ("sdpa", NAME)
+
+    @torch.inference_mode()
+    def step(self, slots: Slots, tokens: Sequence[int], offsets: Sequence[int], factors: Sequence[float]) -> Tensor:
+        """One more token (n,) for each of the first n rows; float32 logits (n, V) of the next.
+
+        `offsets` and `factors` are each row's position offset and RoPE factor. An exception leaves every row as it was.
+        """
+        ids = torch.tensor(tokens, device=self.device)[:, None]
+        lengths = torch.tensor(slots.lengths[: len(tokens)], device=self.device)
+        places = lengths + torch.tensor(offsets, device=self.device)
+        kv = slots.step(len(tokens), self.device)
+        hidden = self.language(
+            inputs_embeds=self.embed(ids), position_ids=scaled_rows(places[:, None], factors), past_key_values=kv,
+            attention_mask=kv.mask, use_cache=True,
+        ).last_hidden_state  # fmt: skip
+        logits: Tensor = self.head(hidden[:, -1]).float()
+        slots.stepped(len(tokens))
+        return logits
+
+    @torch.inference_mode()
+    def read(self, embeddings: Tensor, kv: Past, positions: Tensor, **deep: object) -> Tensor:
         """Run (1, L, D) behind what `kv` holds; float32 logits (V,) of the last position only.
 
         A prompt of thousands of tokens times a vocabulary of a hundred thousand would be gigabytes of logits nobody

@@ -1,0 +1,364 @@
+"""Many prompts, one model: continuous batching. A finished row's place is taken at once.
+
+    submit -> waiting -> prepare (visuals of several prompts together) -> ready -> prefill into a free row -> running
+                                                                                          ^                     |
+                                                                     one decoding step for all running rows <---+
+
+Every row has its own length, RoPE factor, options and random draws; what it says is what `engine.read` and `generate`
+would make it say alone, token for token (greedy, float32). One row's error ends that row only. When memory runs out,
+fewer rows run at a time, and those that had to go begin again.
+
+A row that can not share a step (no mask per row in the attention kernel, longer than a sliding window, or so long that
+buffers of its length for every row would not fit) runs beside the others, by itself, under the same interface.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from vidllm.engine import Reply, Written, check_shown, common_length
+from vidllm.errors import ModelError
+from vidllm.model.memory import free_bytes, give_back, is_out_of_memory
+from vidllm.model.reader import Ready, TextReader
+from vidllm.model.slots import Slots, Start
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from vidllm.model.features import FeatureCache
+    from vidllm.model.kv import State
+    from vidllm.model.lmm import VideoLMM
+    from vidllm.options import GenerationOptions
+    from vidllm.prompt import Prompt
+
+MOST_SLOTS = {"cpu": 16, "cuda": 64, "mps": 16}
+"""Rows beyond which a step takes as much longer as it says more; measured on two cores, assumed elsewhere."""
+MEMORY_SHARE = 0.5
+"""Of the memory that is free, so much may be keys and values; the rest is for the sums and for the caller."""
+AHEAD = 8
+"""Prompts whose visuals are encoded together when so many wait."""
+LEAST_SHARED = 32
+"""Tokens two prompts must begin with alike before the second copies them: reading fewer is no dearer than copying."""
+STEP_TOKENS = 64
+"""Buffers hold a multiple of so many tokens: prompts that differ by a few need no new ones."""
+NO_MEMORY = "out of memory with nothing left to give up; use fewer --frames, a smaller model or another device"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Finished:
+    """A prompt that is done: `generated`, or the `error` that ended it in one line."""
+
+    ticket: int
+    generated: Written | None = None
+    error: str | None = None
+    encode_seconds: float = 0.0
+    """This prompt's share of its vision work."""
+    prefill_seconds: float = 0.0
+    frames_encoded: int = 0
+    alone: bool = False
+    """It could not share steps with others."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Job:
+    """A prompt as it was submitted."""
+
+    ticket: int
+    prompt: Prompt
+    options: GenerationOptions
+
+    @property
+    def tokens(self) -> int:
+        """The most it will ever hold."""
+        return self.prompt.length + self.options.max_new_tokens
+
+    @property
+    def leading_text(self) -> tuple[int, ...]:
+        """The ids before its first visual; of text alone, all but the last, whose reading begins the answer."""
+        ends = [visual.position for visual in self.prompt.visuals]
+        return self.prompt.input_ids[: min(ends, default=self.prompt.length - 1)]
+
+
+@dataclass(eq=False)
+class _Row:
+    """A prompt that is being answered: `ready` when it has a row of the buffers, `state` when it runs alone."""
+
+    job: _Job
+    reply: Reply
+    ready: Ready | None = None
+    state: State | None = None
+    prefill_seconds: float = 0.0
+    seconds: float = 0.0
+    error: str | None = None
+
+    def take(self, logits: Tensor) -> None:
+        """Choose the next token from logits (V,)."""
+        try:
+            self.reply.push(self.reply.choose(logits))
+        except ModelError as error:
+            self.error = str(error)
+
+    @property
+    def is_done(self) -> bool:
+        return self.error is not None or self.reply.finish_reason is not None
+
+    def finished(self) -> Finished:
+        """What its submitter is told."""
+        vision: Ready | State | None = self.ready or self.state
+        return Finished(
+            ticket=self.job.ticket, error=self.error,
+            generated=None if self.error else self.reply.written(self.seconds),
+            encode_seconds=vision.encode_seconds if vision else 0.0, prefill_seconds=self.prefill_seconds,
+            frames_encoded=vision.frames_encoded if vision else 0, alone=self.state is not None,
+        )  # fmt: skip
+
+
+class Batcher:
+    """Continuous batching over one model: `submit` as many prompts as you like, `step` until nothing is left.
+
+    `slots` rows run at a time; None: as many as pay off on this device and fit into free memory. When memory runs out
+    it goes down. Belongs to one thread. After an exception (Ctrl-C) every row is as before the step.
+    """
+
+    def __init__(self, model: VideoLMM, *, slots: int | None = None, cache: FeatureCache | None = None) -> None:
+        if slots is not None and slots < 1:
+            raise ValueError(f"slots is {slots}; at least one row must run")
+        self._model = model
+        self._cache = cache
+        self._reader = model if isinstance(model, TextReader) and model.batches else None
+        self._limit = slots or MOST_SLOTS.get(model.device.type, 16)
+        self._is_asked = slots is not None
+        self._ahead = AHEAD
+        self._buffers: Slots | None = None
+        self._waiting: deque[_Job] = deque()
+        self._ready: deque[tuple[_Job, Ready | None]] = deque()
+        self._rows: list[_Row | None] = []  # row i of the buffers; None: its place is free
+        self._alone: list[_Row] = []
+        self._start: tuple[tuple[int, ...], float, Start] | None = None  # ids, RoPE factor and what was read of them
+
+    @property
+    def waiting(self) -> int:
+        """Prompts submitted and not begun."""
+        return len(self._waiting) + len(self._ready)
+
+    @property
+    def running(self) -> int:
+        """Prompts being answered."""
+        return len(self._running)
+
+    @property
+    def slots(self) -> int:
+        """Rows that may run at a time."""
+        return self._limit
+
+    def submit(self, ticket: int, prompt: Prompt, options: GenerationOptions) -> None:
+        """Queue a prompt; `ticket` comes back with its answer. At most `options.max_new_tokens` are written."""
+        self._waiting.append(_Job(ticket, prompt, options))
+
+    def step(self) -> list[Finished]:
+        """Begin what there is room for, then one token for every running row; tells those that ended.
+
+        Nothing to do is an empty list. Errors of a prompt are told in its `Finished`; what is raised is none of theirs.
+        """
+        done = self._admit()
+        self._close_gaps()
+        try:
+            self._advance()
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            self._step_down()
+        return done + self._collect()
+
+    @property
+    def _running(self) -> list[_Row]:
+        return [*(row for row in self._rows if row is not None), *self._alone]
+
+    # ------------------------------------------------------------------------------------------------ beginning
+
+    def _admit(self) -> list[Finished]:
+        """Fill every free place; what ended with its first token, or could not begin."""
+        done: list[Finished] = []
+        while self.waiting and self.running < self._limit:
+            try:
+                done += self._prepare() if not self._ready else self._begin(*self._ready[0])
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                done += self._shrink()
+        return done
+
+    def _prepare(self) -> list[Finished]:
+        """Encode the visuals of the next few prompts; those that can not be shown."""
+        jobs = list(islice(self._waiting, self._ahead))
+        told = self._prepared(jobs)
+        for _ in jobs:
+            self._waiting.popleft()
+        self._ready.extend((job, got) for job, got in zip(jobs, told, strict=True) if not isinstance(got, str))
+        return [
+            Finished(ticket=job.ticket, error=got) for job, got in zip(jobs, told, strict=True) if isinstance(got, str)
+        ]
+
+    def _prepared(self, jobs: Sequence[_Job]) -> list[Ready | str | None]:
+        """Of each: ready to be read, None when it must run alone, or the error; an error costs only its own prompt."""
+        together = [job for job in jobs if self._may_share(job)]
+        try:
+            for job in jobs:
+                check_shown(job.prompt)
+            made = iter(self._reader.prepare([job.prompt for job in together], self._cache) if self._reader else ())
+        except ModelError as error:
+            return [str(error)] if len(jobs) == 1 else [got for job in jobs for got in self._prepared([job])]
+        return [next(made) if job in together else None for job in jobs]
+
+    def _may_share(self, job: _Job) -> bool:
+        window = self._reader.window if self._reader else 0
+        return window is None or job.tokens <= window
+
+    def _begin(self, job: _Job, ready: Ready | None) -> list[Finished]:
+        """Read one prompt and choose its first token."""
+        began = time.perf_counter()
+        fits = ready is not None and self._make_room(job)
+        row = self._begin_in_slot(job, ready) if ready is not None and fits else self._begin_alone(job)
+        self._ready.popleft()
+        row.prefill_seconds = time.perf_counter() - began
+        return self._collect() if row.is_done else []
+
+    def _begin_alone(self, job: _Job) -> _Row:
+        row = _Row(job, Reply(self._model, job.options))
+        try:
+            row.state = self._model.prefill(job.prompt, self._cache)
+            row.take(row.state.logits)
+        except ModelError as error:
+            row.error = str(error)
+        self._alone.append(row)
+        return row
+
+    def _begin_in_slot(self, job: _Job, ready: Ready) -> _Row:
+        assert self._reader is not None
+        assert self._buffers is not None
+        index = self._rows.index(None) if None in self._rows else len(self._rows)
+        start = self._shared_start(job)
+        rest = ready.rest(start.length) if start else ready
+        past = self._buffers.row(index, start)
+        row = _Row(job, Reply(self._model, job.options), ready)
+        row.take(self._reader.read(rest.embeddings, past, rest.positions, **rest.deep))
+        self._rows[index : index + 1] = [row]
+        self._keep_start(job, index)
+        self._settle()
+        return row
+
+    def _shared_start(self, job: _Job) -> Start | None:
+        """What was read before of the text this prompt begins with."""
+        if self._start is None or self._start[1] != job.prompt.rope_factor:
+            return None
+        shared = common_length(self._start[0], job.leading_text)
+        return self._start[2].first(shared) if shared >= LEAST_SHARED else None
+
+    def _keep_start(self, job: _Job, index: int) -> None:
+        """Remember the text this prompt begins with, if the one remembered is another."""
+        text = job.leading_text
+        known = self._start is not None and self._start[:2] == (text, job.prompt.rope_factor)
+        if len(text) >= LEAST_SHARED and not known and self._buffers is not None:
+            self._start = (text, job.prompt.rope_factor, self._buffers.start(index, len(text)))
+
+    # --------------------------------------------------------------------------------------------------- memory
+
+    def _make_room(self, job: _Job) -> bool:
+        """Buffers that hold this job beside the others; False when they would not fit into memory."""
+        reader, buffers = self._reader, self._buffers
+        assert reader is not None
+        capacity = -(-job.tokens // STEP_TOKENS) * STEP_TOKENS
+        if buffers is None:  # one row first: what a token takes is known when one was written
+            self._buffers = Slots(reader.layers, 1, capacity, wide_bytes=reader.wide_bytes)
+        elif capacity > buffers.capacity:
+            taken = buffers.rows * buffers.token_bytes
+            if capacity * taken > MEMORY_SHARE * (free_bytes(reader.device) + buffers.capacity * taken):
+                return False
+            buffers.resize(buffers.rows, capacity)
+        return True
+
+    def _settle(self) -> None:
+        """After the first prompt: as many rows as were asked for or as free memory allows."""
+        buffers = self._buffers
+        if buffers is None or buffers.rows >= self._limit:
+            return
+        if not self._is_asked:
+            room = MEMORY_SHARE * free_bytes(self._model.device)
+            self._limit = max(1, min(self._limit, int(room / (buffers.token_bytes * buffers.capacity))))
+        buffers.resize(self._limit, buffers.capacity)
+
+    def _shrink(self) -> list[Finished]:
+        """Beginning took more memory than there is: begin fewer at a time, then run fewer; else give the prompt up."""
+        give_back(self._model.device)
+        if not self._ready and self._ahead > 1:
+            self._ahead = 1
+        elif self.running:
+            self._limit = self.running
+        else:
+            self._buffers = None
+            job = self._ready.popleft()[0] if self._ready else self._waiting.popleft()
+            return [Finished(ticket=job.ticket, error=NO_MEMORY)]
+        return []
+
+    def _step_down(self) -> None:
+        """A step took more memory than there is: half the rows begin again later; a single one is given up."""
+        running = self._running
+        kept = len(running) // 2
+        if kept == 0:
+            running[0].error = NO_MEMORY
+            return
+        self._limit = kept
+        for row in reversed(running[kept:]):
+            self._ready.appendleft((row.job, row.ready))
+        self._rows, self._alone = self._rows[:kept], self._alone[: max(0, kept - len(self._rows))]
+        if self._buffers is not None:
+            self._buffers.resize(min(self._buffers.rows, kept), self._buffers.capacity)
+        give_back(self._model.device)
+
+    # -------------------------------------------------------------------------------------------------- running
+
+    def _close_gaps(self) -> None:
+        """Running rows are the first ones: the last takes a free place."""
+        while None in self._rows:
+            last = self._rows.pop()
+            if last is not None:
+                index = self._rows.index(None)
+                assert self._buffers is not None
+                self._buffers.move(len(self._rows), index)
+                self._rows[index] = last
+
+    def _advance(self) -> None:
+        """One more token for every row."""
+        self._advance_together([row for row in self._rows if row is not None])
+        for row in self._alone:
+            began = time.perf_counter()
+            assert row.state is not None
+            row.state = self._model.extend(row.state, row.reply.token_ids[-1:])
+            row.take(row.state.logits)
+            row.seconds += time.perf_counter() - began
+
+    def _advance_together(self, rows: Sequence[_Row]) -> None:
+        if not rows or self._reader is None or self._buffers is None:
+            return
+        began = time.perf_counter()
+        tokens = [row.reply.token_ids[-1] for row in rows]
+        offsets = [row.ready.position_offset for row in rows if row.ready]
+        factors = [row.ready.rope_factor for row in rows if row.ready]
+        logits = self._reader.step(self._buffers, tokens, offsets, factors).cpu()  # the step's one wait for the device
+        for row, own in zip(rows, logits, strict=True):
+            row.take(own)
+        share = (time.perf_counter() - began) / len(rows)
+        for row in rows:
+            row.seconds += share
+
+    def _collect(self) -> list[Finished]:
+        """Those that ended; their places are free."""
+        done = [row.finished() for row in self._running if row.is_done]
+        self._rows = [None if row is None or row.is_done else row for row in self._rows]
+        self._alone = [row for row in self._alone if not row.is_done]
+        return done

@@ -1,0 +1,30 @@
+"""How much memory is free on a device, and whether an exception means that there was too little."""
+
+from __future__ import annotations
+
+import psutil
+import torch
+
+_SIGNS = ("can't allocate memory", "not enough memory", "out of memory", "unable to allocate")
+"""What torch and numpy say when an allocation fails, in lower case."""
+
+
+def free_bytes(device: torch.device) -> int:
+    """Bytes that could be allocated now, those that PyTorch holds and does not use included."""
+    if device.type == "cuda":
+        idle = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + idle
+    return int(psutil.virtual_memory().available)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """On a GPU it has a class of its own; on a CPU it is a RuntimeError that says so."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in _SIGNS)
+
+
+def give_back(device: torch.device) -> None:
+    """Hand what PyTorch holds and does not use back to the device."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()

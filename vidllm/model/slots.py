@@ -1,0 +1,217 @@
+"""Keys and values of many conversations side by side, in buffers that never move while they are written.
+
+    row 0 | v v v v v q q a a . . . . . |        each row has its own length; a decoding step writes one token behind
+    row 1 | v v q q a . . . . . . . . . |        every row at once, and a mask hides what lies beyond a row's end
+    row 2 | v v v v v v v v q a a a . . |
+
+Running rows are the first ones, without gaps: when one ends, the last takes its place. Concatenating a growing cache
+was the larger part of a decoding step; here a step copies one token a row.
+
+Shapes: S rows, C capacity in tokens, h key heads, d their width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+class SlotLayer:
+    """One layer's keys and values, (S, h, C, d); made when the first token comes, which knows h, d and the dtype."""
+
+    def __init__(self, wide_bytes: int) -> None:
+        self.wide_bytes = wide_bytes
+        self.keys = self.values = torch.empty(0)
+
+    @property
+    def is_made(self) -> bool:
+        """Whether there are buffers."""
+        return self.keys.dim() == 4
+
+    def make(self, like: Tensor, rows: int, capacity: int) -> None:
+        """Buffers for tokens like (.., h, .., d); float32 where they fit into `wide_bytes`, see `reader`."""
+        shape = (rows, like.shape[1], capacity, like.shape[3])
+        wide = 2 * 4 * math.prod(shape) <= self.wide_bytes
+        # Zeros: what lies beyond a row's end is masked, but a NaN left in memory would reach the sum as 0 x NaN.
+        self.keys, self.values = (
+            torch.zeros(shape, dtype=torch.float32 if wide else like.dtype, device=like.device) for _ in range(2)
+        )
+
+    def resize(self, rows: int, capacity: int) -> None:
+        """The same tokens in buffers of another size, as many rows and tokens as fit."""
+        keys, values = self.keys, self.values
+        kept, length = min(rows, keys.shape[0]), min(capacity, keys.shape[2])
+        self.make(keys, rows, capacity)
+        self.keys[:kept, :, :length] = keys[:kept, :, :length]
+        self.values[:kept, :, :length] = values[:kept, :, :length]
+
+    @property
+    def token_bytes(self) -> int:
+        """Bytes of one token of one row."""
+        return 2 * self.keys.shape[1] * self.keys.shape[3] * self.keys.element_size()
+
+
+class Slots:
+    """`rows` conversations of up to `capacity` tokens each. `lengths[i]` is what row i holds."""
+
+    def __init__(self, layers: int, rows: int, capacity: int, *, wide_bytes: int = 0) -> None:
+        self.layers = [SlotLayer(wide_bytes // layers) for _ in range(layers)]
+        self.rows = rows
+        self.capacity = capacity
+        self.lengths: list[int] = [0] * rows
+
+    @torch.inference_mode()
+    def resize(self, rows: int, capacity: int) -> None:
+        """Other buffers with the tokens that are there; an exception (no memory) leaves the smaller of both sizes."""
+        self.rows, self.capacity = min(rows, self.rows), min(capacity, self.capacity)
+        for layer in self.layers:
+            if layer.is_made:
+                layer.resize(rows, capacity)
+        self.rows, self.capacity = rows, capacity
+        self.lengths = [*self.lengths[:rows], *[0] * (rows - len(self.lengths))]
+
+    @torch.inference_mode()
+    def row(self, index: int, start: Start | None = None) -> Row:
+        """Row `index` as a past of its own, emptied or beginning with `start`; what is read through it is kept."""
+        self.lengths[index] = 0 if start is None else start.length
+        for layer, (keys, values) in zip(self.layers, start.layers if start else (), strict=start is not None):
+            layer.keys[index, :, : keys.shape[1]] = keys
+            layer.values[index, :, : values.shape[1]] = values
+        return Row(self, index)
+
+    @torch.inference_mode()
+    def start(self, index: int, length: int) -> Start:
+        """A copy of the first `length` tokens of row `index`."""
+        pairs = [(layer.keys[index, :, :length], layer.values[index, :, :length]) for layer in self.layers]
+        return Start(tuple((keys.clone(), values.clone()) for keys, values in pairs))
+
+    @torch.inference_mode()
+    def move(self, source: int, target: int) -> None:
+        """Row `source` becomes row `target`, whose own tokens are given up."""
+        length = self.lengths[source]
+        for layer in self.layers:
+            layer.keys[target, :, :length] = layer.keys[source, :, :length]
+            layer.values[target, :, :length] = layer.values[source, :, :length]
+        self.lengths[target] = length
+
+    def step(self, count: int, device: torch.device) -> Step:
+        """The first `count` rows as the past of one more token each."""
+        return Step.of(self, self.lengths[:count], device)
+
+    def stepped(self, count: int) -> None:
+        """The token of that step stays: it is part of each row now."""
+        for index in range(count):
+            self.lengths[index] += 1
+
+    @property
+    def token_bytes(self) -> int:
+        """Bytes of one token of one row, all layers; 0 before the first was written."""
+        return sum(layer.token_bytes for layer in self.layers if layer.is_made)
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """What rows may begin with: (h, L, d) keys and values of each layer."""
+
+    layers: tuple[tuple[Tensor, Tensor], ...]
+
+    @property
+    def length(self) -> int:
+        """Tokens."""
+        return self.layers[0][0].shape[1]
+
+    def first(self, length: int) -> Start:
+        """The first `length` tokens of it."""
+        return Start(tuple((keys[:, :length], values[:, :length]) for keys, values in self.layers))
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """One row while its prompt is read; what a language model takes as `past_key_values`."""
+
+    slots: Slots
+    index: int
+
+    @property
+    def length(self) -> int:
+        """Tokens before the ones being read."""
+        return self.slots.lengths[self.index]
+
+    def update(self, keys: Tensor, values: Tensor, layer_idx: int, *_: object, **__: object) -> tuple[Tensor, Tensor]:
+        """Write (1, h, L, d) into one layer; views (1, h, filled, d). The row's length counts up at the last layer."""
+        layer, slots = self.slots.layers[layer_idx], self.slots
+        if not layer.is_made:
+            layer.make(keys, slots.rows, slots.capacity)
+        start, here = self.length, slice(self.index, self.index + 1)
+        end = start + keys.shape[2]
+        layer.keys[here, :, start:end] = keys
+        layer.values[here, :, start:end] = values
+        if layer_idx == len(slots.layers) - 1:
+            slots.lengths[self.index] = end
+        return layer.keys[here, :, :end], layer.values[here, :, :end]
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Tokens filled."""
+        return self.length
+
+    def get_query_offset(self, layer_idx: int = 0) -> int:
+        """Where the next query token stands."""
+        return self.length
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
+        """(tokens visible to the next queries, offset of the first)."""
+        return self.length + query_length, 0
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """Several rows while each reads one token; what a language model takes as `past_key_values`.
+
+    Lengths count up afterwards, by `Slots.stepped`: a step that failed can be made again.
+    """
+
+    slots: Slots
+    ends: Tensor
+    """(n,) where each row's token is written."""
+    longest: int
+    """Tokens of the longest row, the new one included."""
+    mask: Tensor
+    """(n, 1, 1, longest): which tokens each row may see."""
+
+    @classmethod
+    def of(cls, slots: Slots, lengths: Sequence[int], device: torch.device) -> Step:
+        """One more token behind rows of these lengths."""
+        ends = torch.tensor(lengths, device=device)
+        longest = max(lengths) + 1
+        mask = torch.arange(longest, device=device) <= ends[:, None]
+        return cls(slots, ends, longest, mask[:, None, None])
+
+    @property
+    def length(self) -> int:
+        """Tokens of the longest row before this one."""
+        return self.longest - 1
+
+    def update(self, keys: Tensor, values: Tensor, layer_idx: int, *_: object, **__: object) -> tuple[Tensor, Tensor]:
+        """Write (n, h, 1, d) into one layer; views (n, h, longest, d)."""
+        layer = self.slots.layers[layer_idx]
+        count, ends = len(keys), self.ends.to(keys.device)
+        rows = torch.arange(count, device=keys.device)
+        layer.keys[rows, :, ends] = keys[:, :, 0].to(layer.keys.dtype)
+        layer.values[rows, :, ends] = values[:, :, 0].to(layer.values.dtype)
+        return layer.keys[:count, :, : self.longest], layer.values[:count, :, : self.longest]
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Tokens filled in the longest row."""
+        return self.length
+
+    def get_query_offset(self, layer_idx: int = 0) -> int:
+        """Where the longest row's token stands."""
+        return self.length
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
+        """(tokens visible to the next queries, offset of the first)."""
+        return self.longest, 0
