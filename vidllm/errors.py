@@ -15,7 +15,11 @@
     │   ├── NotAVisionModel     a text-only checkpoint
     │   ├── UnsupportedModel    a vision model whose family has no adapter
     │   └── IncompleteModel     weights, processor or tokenizer missing, or not matching the config
-    └── CacheError              a cache folder can not be written
+    ├── CacheError              a cache folder can not be written
+    ├── EngineError             what captions the clips is gone: a server that is dead or refuses, a cluster without nodes
+    └── CorpusError             caption's inputs or outputs can not be used
+        ├── InputError          a list, data set or tar of clips can not be read
+        └── OutputError         an output can not be opened, is in use, or takes no more rows
 """
 
 
@@ -81,3 +85,19 @@ class IncompleteModel(ModelError):
 
 class CacheError(VidllmError):
     """A cache folder can not be written."""
+
+
+class CorpusError(VidllmError):
+    """Caption's inputs or outputs can not be used."""
+
+
+class InputError(CorpusError):
+    """A list, data set or tar of clips can not be read."""
+
+
+class OutputError(CorpusError):
+    """An output can not be opened, is in use by another run, or takes no more rows."""
+
+
+class EngineError(VidllmError):
+    """What captions the clips is gone: a server that is dead or refuses all work, a cluster without nodes."""

@@ -80,7 +80,7 @@ class CaptionRow:
     def of(
         cls, item: Item, *, id: str, recipe: str, status: Status, stamp: str | None = None, error: str | None = None
     ) -> "CaptionRow":
-        """A bare row of `item`; `dataclasses.replace` adds what was said. `stamp`: as taken before the clip was read."""
+        """A bare row of `item`; `dataclasses.replace` adds what was said. `stamp`: taken before the clip was read."""
         return cls(
             id=id, key=item.key, recipe=recipe, stamp=stamp or item.stamp(), status=status, video=item.video,
             start=item.start, end=item.end, error=error, root=item.root,

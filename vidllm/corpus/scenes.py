@@ -1,0 +1,93 @@
+"""Where a long video is cut: `none`, `fixed:12s`, or `scenes`, told by the packet index alone. Nothing is decoded.
+
+0 --------- cut ------ cut ------------------ end        half-open ranges on the source's clock, without gaps
+"""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+
+from vidllm.errors import ConfigError
+from vidllm.video.changes import KEY_SPIKE, packet_changes
+from vidllm.video.info import VideoInfo
+from vidllm.video.timecode import parse_time
+
+Range = tuple[float | None, float | None]
+"""Seconds [start, end); None where the range is open: the whole clip is (None, None)."""
+
+LEAST_SCENE_SECONDS = 2.0
+"""A cut that comes sooner after the one before is no scene of its own: flashes, and two signs of one cut."""
+MOST_SCENE_SECONDS = 60.0
+"""A scene longer than this is cut again into equal parts: a lecture without a cut still gets its captions."""
+CUT_SPIKE = KEY_SPIKE
+"""A key frame before its turn, or a packet of eight times its neighbours' size."""
+LEAST_TAIL_SHARE = 0.25
+"""A rest shorter than this share of a fixed length joins the range before it: no caption of half a second."""
+
+
+def check_split(words: str) -> str:
+    """`words` if they are a way to split. Raises ConfigError."""
+    if words not in ("none", "scenes"):
+        _fixed_seconds(words)
+    return words
+
+
+def ranges_of(info: VideoInfo, words: str) -> tuple[Range, ...]:
+    """The ranges that `words` (`none`, `scenes`, `fixed:12s`, `fixed:1:30`) cut the clip into, at least one.
+
+    They follow each other without gap or overlap from 0 to the clip's end. Raises ConfigError for other words.
+    """
+    if words == "none":
+        return ((None, None),)
+    if words == "scenes":
+        return _between(scene_cuts(info), info.duration)
+    return _between(fixed_cuts(info.duration, _fixed_seconds(words)), info.duration)
+
+
+def fixed_cuts(duration: float, length: float) -> list[float]:
+    """Cuts every `length` seconds; a rest of less than a quarter stays with the range before it."""
+    count = math.floor(duration / length + 1e-6)
+    rest = duration - count * length
+    pieces = count + (1 if rest > LEAST_TAIL_SHARE * length else 0)
+    return [round(length * number, 6) for number in range(1, pieces)]
+
+
+def scene_cuts(info: VideoInfo) -> list[float]:
+    """Times of the first frames of new scenes, seconds, by what the encoder paid for them.
+
+    Finds about three cuts of four; a scene longer than `MOST_SCENE_SECONDS` is divided evenly.
+    """
+    spikes = packet_changes(info).spikes
+    cuts: list[float] = []
+    for time in info.pts_seconds[np.flatnonzero(spikes >= CUT_SPIKE)]:
+        if time - (cuts[-1] if cuts else 0.0) >= LEAST_SCENE_SECONDS and info.duration - time >= LEAST_SCENE_SECONDS:
+            cuts.append(round(float(time), 6))
+    return _divided(cuts, info.duration)
+
+
+def _divided(cuts: Sequence[float], duration: float) -> list[float]:
+    edges = [0.0, *cuts, duration]
+    done: list[float] = []
+    for start, end in pairwise(edges):
+        parts = max(math.ceil((end - start) / MOST_SCENE_SECONDS), 1)
+        done += [round(start + (end - start) * number / parts, 6) for number in range(parts)]
+    return done[1:]
+
+
+def _between(cuts: Sequence[float], duration: float) -> tuple[Range, ...]:
+    if not cuts:
+        return ((None, None),)
+    edges = [0.0, *cuts, round(max(duration, cuts[-1] + 1e-6), 6)]
+    return tuple(pairwise(edges))
+
+
+def _fixed_seconds(words: str) -> float:
+    kind, _, length = words.partition(":")
+    if kind != "fixed" or not length:
+        raise ConfigError(f"{words!r} is no way to split; use scenes, fixed:12s (a length), or none")
+    seconds = parse_time(length)
+    if seconds <= 0:
+        raise ConfigError(f"{words!r} cuts into pieces of nothing; use a length such as fixed:12s")
+    return seconds
