@@ -50,7 +50,8 @@ class Pace:
         self._peace = 0
         self._next: Trial = "up"
         self._open_at = 0.0  # nothing is sent before
-        self._begin_round()
+        self._began, self._answers = clock(), 0  # of the round
+        self._full = False  # whether the limit was reached in it
 
     def delay(self) -> float:
         """Seconds until the next request may go out; 0: now, infinite: when another one has come back."""
@@ -118,11 +119,12 @@ class Pace:
 
     def _try(self, trial: Trial) -> None:
         step = {"climb": self.limit, "up": max(self.limit // 4, 1), "down": -max(self.limit // 5, 1)}[trial]
-        if 1 <= self.limit + step and self.limit < self._most or (trial == "down" and self.limit > 1):
+        limit = min(max(self.limit + step, 1), self._most)
+        if limit == self.limit:  # nowhere to go that way
+            self._trial, self._peace, self._next = None, HOLD_ROUNDS, "up" if trial == "down" else "down"
+        else:
             self._trial = trial
-            self._set(self.limit + step)
-        else:  # nowhere to go
-            self._trial, self._peace, self._next = None, HOLD_ROUNDS, "down" if trial != "down" else "up"
+            self._set(limit)
 
     def _set(self, limit: int) -> None:
         self.limit = min(max(limit, 1), self._most)
