@@ -236,7 +236,9 @@ def _optimizers(model: LlavaForConditionalGeneration, heads: ChangeHeads) -> tup
 
     The learning rate is set before every step; Muon's updates are scaled to AdamW's, so both take the same.
     """
-    matrices, tables, vectors = [], [], []
+    matrices: list[Tensor] = []
+    tables: list[Tensor] = []
+    vectors: list[Tensor] = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             inner = parameter.ndim == 2 and "language_model.layers" in name
