@@ -21,8 +21,10 @@ LEAST_SCENE_SECONDS = 2.0
 """A cut that comes sooner after the one before is no scene of its own: flashes, and two signs of one cut."""
 MOST_SCENE_SECONDS = 60.0
 """A scene longer than this is cut again into equal parts: a lecture without a cut still gets its captions."""
-CUT_SPIKE = KEY_SPIKE
-"""A key frame before its turn, or a packet of eight times its neighbours' size."""
+CUT_SPIKE = 0.5
+"""A packet of nearly three times its neighbours' size ..."""
+CUT_KEY_SHARE = 0.25
+"""... marks a cut when it also weighs this share of a key frame: a new picture has to be told whole."""
 LEAST_TAIL_SHARE = 0.25
 """A rest shorter than this share of a fixed length joins the range before it: no caption of half a second."""
 
@@ -59,9 +61,11 @@ def scene_cuts(info: VideoInfo) -> list[float]:
 
     Finds about three cuts of four; a scene longer than `MOST_SCENE_SECONDS` is divided evenly.
     """
-    spikes = packet_changes(info).spikes
+    spikes, sizes, keys = packet_changes(info).spikes, info.packet_sizes, info.key_frames
+    heavy = sizes >= CUT_KEY_SHARE * float(np.median(sizes[keys])) if keys.any() else keys
+    signs = np.where(keys, spikes >= KEY_SPIKE, (spikes >= CUT_SPIKE) & heavy)
     cuts: list[float] = []
-    for time in info.pts_seconds[np.flatnonzero(spikes >= CUT_SPIKE)]:
+    for time in info.pts_seconds[signs]:
         if time - (cuts[-1] if cuts else 0.0) >= LEAST_SCENE_SECONDS and info.duration - time >= LEAST_SCENE_SECONDS:
             cuts.append(round(float(time), 6))
     return _divided(cuts, info.duration)
