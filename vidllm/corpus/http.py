@@ -160,7 +160,7 @@ class HttpCaptioner:
             try:
                 reply = await self._ask_once(body)
             except Absent as error:
-                put_off += 1
+                put_off, wish = put_off + 1, None
                 self._check_absence(error)
             except Unable as error:
                 if error.is_refusal and _in_other_words(body, error):
@@ -168,12 +168,14 @@ class HttpCaptioner:
                 if error.is_refusal:
                     raise self._refusal(error) from error
                 failed, put_off = (failed, put_off + 1) if error.is_busy else (failed + 1, put_off)
+                wish = error.retry_after
                 if failed >= self._options.attempts or time.monotonic() - began > self._options.busy_seconds:
                     raise self._failure(error, failed + put_off) from error
             else:
                 self._has_answered, self._failed_in_a_row = True, 0
                 return reply
-            await asyncio.sleep(backoff_seconds(failed + put_off))
+            # the pace keeps a Retry-After for all; here it only says that no longer wait is wanted
+            await asyncio.sleep(backoff_seconds(failed + put_off, most=30.0 if wish is None else max(wish, 0.5)))
 
     async def _ask_once(self, body: Body) -> Reply:
         """One request, under the pace. Raises Unable."""

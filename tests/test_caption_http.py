@@ -1,0 +1,436 @@
+"""Captions from a server, against a real one in its own process that reads bar codes and misbehaves when told to."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import numpy as np
+import pytest
+
+from tests.conftest import bar_code
+from vidllm.budget import TokenPlan
+from vidllm.clip import Clip, open_clip
+from vidllm.corpus.asking import HttpOptions
+from vidllm.corpus.captioner import Said
+from vidllm.corpus.endpoint import Endpoint, chat_body, complaint, read_reply, retry_after_seconds
+from vidllm.corpus.http import HttpCaptioner, server_spec
+from vidllm.errors import ConfigError, EngineError
+from vidllm.options import GenerationOptions
+from vidllm.planning import PlanOptions
+from vidllm.video.decode import FrameSet
+
+ROOT = Path(__file__).resolve().parents[1]
+PATIENT_SECONDS = 120.0  # longer than any machine needs: a test that waits so long has failed
+GREEDY = GenerationOptions(max_new_tokens=99)
+Start = Callable[..., str]
+
+
+@pytest.fixture
+def serve() -> Iterator[Start]:
+    """Start a server with these words; its address."""
+    running: list[subprocess.Popen[str]] = []
+
+    def start(*words: str) -> str:
+        command = [sys.executable, "-m", "tests.caption_server", *words]
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        running.append(process)
+        assert process.stdout is not None
+        return f"http://127.0.0.1:{process.stdout.readline().strip()}"
+
+    start.processes = running  # type: ignore[attr-defined]
+    yield start
+    for process in running:
+        process.kill()
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+@pytest.fixture
+def connect() -> Iterator[Callable[..., HttpCaptioner]]:
+    """Connect, quickly disappointed; closed at the end."""
+    opened: list[HttpCaptioner] = []
+
+    def to(url: str, model: str | None = None, **options: Any) -> HttpCaptioner:
+        patience = {"request_seconds": 30.0, "absent_seconds": 3.0, **options}
+        opened.append(HttpCaptioner.connect(url, model, HttpOptions(**patience)))
+        return opened[-1]
+
+    yield to
+    for captioner in opened:
+        captioner.close()
+
+
+def a_clip(number: int, frames: int = 3) -> Clip:
+    """A clip whose every frame shows `number`, at 0, 0.5, 1.0 s ..., without a file."""
+    return replace(BLANK, frames=FrameSet(
+        pixels=np.stack([bar_code(number)] * frames), pts_seconds=np.arange(frames) / 2,
+        requested_seconds=np.arange(frames) / 2, reader="test",
+    ))  # fmt: skip
+
+
+@pytest.fixture(scope="session", autouse=True)
+def blank(clips: dict[str, Path]) -> None:
+    """Everything of a clip but its frames."""
+    global BLANK
+    BLANK = open_clip(clips["constant"], "", server_spec(), None, PlanOptions(frames=3))
+
+
+BLANK: Clip
+
+
+def say_all(captioner: HttpCaptioner, asked: dict[int, tuple[Clip | None, str]]) -> dict[int, Said]:
+    """Ask everything as there is room; every answer by its ticket."""
+    waiting, said = list(asked.items()), {}
+    until = time.monotonic() + PATIENT_SECONDS
+    while len(said) < len(asked):
+        assert time.monotonic() < until, f"{len(said)} of {len(asked)} answered"
+        while waiting and captioner.room():
+            ticket, (clip, prompt) = waiting.pop(0)
+            captioner.submit(ticket, clip, prompt, GREEDY)
+        for one in captioner.poll(0.1):
+            assert one.ticket not in said, "answered twice"
+            said[one.ticket] = one
+    return said
+
+
+def say(captioner: HttpCaptioner, prompt: str) -> Said:
+    return say_all(captioner, {0: (a_clip(5), prompt)})[0]
+
+
+def heard(said: Said) -> dict[str, Any]:
+    """What the server saw, as it says."""
+    assert said.error is None, said.error
+    return dict(json.loads(said.text))
+
+
+def stats(url: str) -> dict[str, int]:
+    return dict(httpx2.get(f"{url}/stats").json())
+
+
+# ------------------------------------------------------------------------------------------------------ what is sent
+
+
+def test_frames_go_with_their_times_and_come_back_with_model_reason_and_usage(
+    serve: Start, connect: Callable[..., HttpCaptioner]
+) -> None:
+    captioner = connect(serve())
+    said = say_all(captioner, {7: (a_clip(42), "What happens?")})[7]
+    got = heard(said)
+    assert got["codes"] == [42, 42, 42]
+    assert got["texts"][1:] == ["Frame 1 at 0:00.0", "Frame 2 at 0:00.5", "Frame 3 at 0:01.0", "What happens?"]
+    assert got["options"] == {"model": "seer", "max_tokens": 99, "temperature": 0.0, "seed": 0}
+    assert (said.model, said.finish_reason) == ("seer@served", "stop")
+    assert said.usage is not None
+    assert (said.usage.text_tokens, said.usage.answer_tokens) == (321, 12)
+    assert captioner.fingerprint == "server:seer"
+
+
+def test_a_question_without_a_clip(serve: Start, connect: Callable[..., HttpCaptioner]) -> None:
+    got = heard(say_all(connect(serve()), {1: (None, "Sum it up.")})[1])
+    assert (got["codes"], got["prompt"]) == ([], "Sum it up.")
+
+
+def test_a_jpeg_sequence_tells_its_times_in_milliseconds(serve: Start, connect: Callable[..., HttpCaptioner]) -> None:
+    captioner = connect(serve(), form="video")
+    got = heard(say(captioner, "What?"))
+    assert got["codes"] == [5, 5, 5]
+    video = got["options"]["media_io_kwargs"]["video"]
+    assert [number / video["fps"] for number in video["frames_indices"]] == [0.0, 0.5, 1.0]
+    assert (video["num_frames"], video["do_sample_frames"]) == (3, False)
+    assert video["total_num_frames"] / video["fps"] == pytest.approx(BLANK.info.duration, abs=0.002)
+    assert captioner.fingerprint != "server:seer", "another way to show the frames is another recipe"
+
+
+def test_sampling_is_sent_when_it_was_asked_for(clips: dict[str, Path]) -> None:
+    bold = GenerationOptions(temperature=0.7, top_p=0.9, top_k=40, seed=3, stop=("END",))
+    body = chat_body(None, None, "Hi", bold)
+    assert "model" not in body
+    assert {name: body[name] for name in ("temperature", "top_p", "top_k", "seed", "stop")} == {
+        "temperature": 0.7, "top_p": 0.9, "top_k": 40, "seed": 3, "stop": ["END"],
+    }  # fmt: skip
+
+
+def test_a_wide_clip_is_planned_smaller_and_keeps_its_shape(clips: dict[str, Path]) -> None:
+    plan: TokenPlan = open_clip(clips["constant"], "", server_spec(pixels=64 * 64), None).plan
+    assert plan.frame_size is not None
+    height, width = plan.frame_size
+    assert height * width <= 64 * 64
+    assert width > height
+
+
+# ------------------------------------------------------------------------------- every clip its own answer, at any pace
+
+
+def test_two_hundred_clips_each_get_their_own_caption_from_a_crowded_flaky_server(
+    serve: Start, connect: Callable[..., HttpCaptioner]
+) -> None:
+    url = serve("--slots", "8", "--crowd", "6", "--seconds", "0.02")
+    captioner = connect(url)
+    orders = ["", "do=500:1", "do=429:2", "do=close:1", "do=nonsense:1", "do=other:1"]
+    asked = {n: (a_clip(n % 256), f"clip {n} {orders[n % 7] if n % 7 < 6 else ''}") for n in range(200)}
+    said = say_all(captioner, asked)
+    for ticket, one in said.items():
+        got = heard(one)
+        assert set(got["codes"]) == {ticket % 256}
+        assert got["prompt"].startswith(f"clip {ticket} ")
+    assert stats(url)["most"] > 1, "requests overlap"
+
+
+def test_the_pace_finds_the_server_and_no_more(serve: Start, connect: Callable[..., HttpCaptioner]) -> None:
+    url = serve("--slots", "16", "--seconds", "0.2")
+    say_all(connect(url), {n: (None, f"clip {n}") for n in range(400)})
+    assert 8 <= stats(url)["most"] <= 64
+
+
+# ------------------------------------------------------------------------------------------------ a server that fails
+
+
+@pytest.mark.parametrize(
+    ("order", "cause"),
+    [
+        ("do=hang", "no answer within 1 s, 2 times"),
+        ("do=drip", "no answer within 1 s, 2 times"),
+        ("do=close", "broke the connection off"),
+        ("do=nonsense", 'no chat completion: {"id": 7'),
+        ("do=html", "no chat completion: <html><body>It works!"),
+        ("do=huge", "larger than 8 MB"),
+        ("do=other", "the answer of another request"),
+        ("do=500", "answered 500: Internal Server Error: [31mCUDA error"),
+        ("do=400", "answered 400: At most 1 image(s) may be provided in one prompt."),
+        ("do=think", "only thought, for 12 tokens; raise --max-new-tokens"),
+        ("do=filter", "content filter"),
+    ],
+)
+def test_a_misbehaving_server_is_the_clips_error_with_its_cause(
+    serve: Start, connect: Callable[..., HttpCaptioner], order: str, cause: str
+) -> None:
+    captioner = connect(serve(), request_seconds=1.0, attempts=2)
+    said = say(captioner, f"A {order}")
+    assert said.error is not None
+    assert cause in said.error
+    assert "\n" not in said.error
+    assert len(said.error) < 300
+    assert heard(say(captioner, "B"))["prompt"] == "B", "and the next one is answered"
+
+
+def test_an_empty_answer_is_told_as_it_is(serve: Start, connect: Callable[..., HttpCaptioner]) -> None:
+    said = say(connect(serve()), "A do=empty")
+    assert (said.text, said.error, said.finish_reason) == ("", None, "stop")
+
+
+@pytest.mark.parametrize("order", ["do=500:2", "do=close:2", "do=nonsense:3", "do=429:6", "do=newer:1"])
+def test_what_passes_is_waited_for(serve: Start, connect: Callable[..., HttpCaptioner], order: str) -> None:
+    assert heard(say(connect(serve()), f"A {order}"))["codes"] == [5, 5, 5]
+
+
+def test_an_answer_cut_off_in_the_middle_is_asked_for_again(
+    serve: Start, connect: Callable[..., HttpCaptioner]
+) -> None:
+    url = serve()
+    assert heard(say(connect(url, request_seconds=1.0), "A do=drip:1"))["codes"] == [5, 5, 5]
+    assert stats(url)["requests"] == 2
+
+
+def test_a_server_that_always_says_later_is_the_clips_error_in_the_end(
+    serve: Start, connect: Callable[..., HttpCaptioner]
+) -> None:
+    said = say(connect(serve(), busy_seconds=1.0), "A do=429")
+    assert said.error is not None
+    assert "answered 429: slow down" in said.error
+
+
+def test_retry_after_is_kept(serve: Start, connect: Callable[..., HttpCaptioner]) -> None:
+    began = time.monotonic()
+    say(connect(serve()), "A do=429:3")
+    assert time.monotonic() - began > 0.6
+
+
+def test_a_server_that_only_fails_ends_the_run_before_all_are_errors(
+    serve: Start, connect: Callable[..., HttpCaptioner]
+) -> None:
+    captioner = connect(serve(), attempts=1, in_a_row=3)
+    with pytest.raises(EngineError, match=r"3 clips in a row got no caption.*--retry-errors"):
+        say_all(captioner, {n: (None, f"clip {n} do=500") for n in range(50)})
+
+
+def test_refusals_do_not_end_a_run_in_which_others_are_answered(
+    serve: Start, connect: Callable[..., HttpCaptioner]
+) -> None:
+    captioner = connect(serve(), in_a_row=3)
+    heard(say(captioner, "fine"))
+    said = say_all(captioner, {n: (None, f"clip {n} do=400") for n in range(20)})
+    assert all(one.error and "At most 1 image" in one.error for one in said.values())
+
+
+def test_a_server_that_dies_ends_the_run_with_one_line(serve: Start, connect: Callable[..., HttpCaptioner]) -> None:
+    captioner = connect(serve("--seconds", "0.2"))
+    heard(say(captioner, "alive"))
+    serve.processes[0].kill()  # type: ignore[attr-defined]
+    with pytest.raises(
+        EngineError, match=r"nothing answers at http://127\.0\.0\.1.*start the server and run"
+    ) as caught:
+        say_all(captioner, {n: (None, f"clip {n}") for n in range(50)})
+    assert "\n" not in str(caught.value)
+
+
+def test_a_server_that_restarts_costs_a_pause(serve: Start, connect: Callable[..., HttpCaptioner]) -> None:
+    url = serve("--seconds", "0.05")
+    captioner = connect(url, absent_seconds=PATIENT_SECONDS)
+    heard(say(captioner, "alive"))
+    for ticket in range(4):
+        captioner.submit(ticket, a_clip(ticket), f"clip {ticket}", GREEDY)
+    process = serve.processes[0]  # type: ignore[attr-defined]
+    process.kill()
+    process.wait()
+    time.sleep(1)
+    serve("--port", url.rpartition(":")[2])
+    said: list[Said] = []
+    until = time.monotonic() + PATIENT_SECONDS
+    while len(said) < 4 and time.monotonic() < until:
+        said += captioner.poll(0.1)
+    assert {one.ticket: set(heard(one)["codes"]) for one in said} == {n: {n} for n in range(4)}
+
+
+def test_closing_gives_up_what_hangs_at_once(serve: Start) -> None:
+    captioner = HttpCaptioner.connect(serve())
+    captioner.submit(0, None, "A do=hang", GREEDY)
+    assert captioner.poll(0.2) == []
+    began = time.monotonic()
+    captioner.close()
+    assert time.monotonic() - began < 20
+    captioner.close()
+
+
+# --------------------------------------------------------------------------------------------------------- connecting
+
+
+def test_nobody_there_is_one_line_at_once() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with pytest.raises(EngineError, match=rf"nothing answers at http://127.0.0.1:{port}/v1 .*start the server"):
+        HttpCaptioner.connect(f"http://127.0.0.1:{port}")
+
+
+def test_the_key_comes_from_the_environment(
+    serve: Start, connect: Callable[..., HttpCaptioner], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = serve("--key", "sesame")
+    for name in ("VIDLLM_API_KEY", "OPENAI_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(EngineError, match="Invalid API key; set VIDLLM_API_KEY"):
+        connect(url)
+    monkeypatch.setenv("VIDLLM_API_KEY", "sesame")
+    heard(say(connect(url), "open"))
+
+
+def test_an_openai_key_never_goes_over_a_network_in_clear() -> None:
+    env = {"OPENAI_API_KEY": "secret"}
+    assert Endpoint.of("http://cluster:8000").key(env) is None
+    assert Endpoint.of("http://localhost:8000").key(env) == "secret"
+    assert Endpoint.of("https://api.openai.com/v1").key(env) == "secret"
+    assert Endpoint.of("http://cluster:8000").key({**env, "VIDLLM_API_KEY": "own"}) == "own"
+
+
+def test_several_models_want_a_choice(serve: Start, connect: Callable[..., HttpCaptioner]) -> None:
+    url = serve("--model", "big,small")
+    with pytest.raises(ConfigError, match=r"several models \(big, small\); name one with --model"):
+        connect(url)
+    assert heard(say(connect(url, "small"), "A"))["options"]["model"] == "small"
+
+
+def test_a_server_without_a_list_says_its_name_in_an_answer(
+    serve: Start, connect: Callable[..., HttpCaptioner]
+) -> None:
+    captioner = connect(serve("--no-list"))
+    assert (captioner.model, captioner.fingerprint) == ("seer@served", "server:seer@served")
+    assert "model" not in heard(say(captioner, "A"))["options"]
+
+
+def test_a_wrong_address_ends_the_run(serve: Start, connect: Callable[..., HttpCaptioner]) -> None:
+    captioner = connect(f"{serve()}/api", "seer")
+    with pytest.raises(EngineError, match="answered 404: Not Found; check the address and --model"):
+        say(captioner, "A")
+
+
+@pytest.mark.parametrize(
+    ("typed", "chat"),
+    [
+        ("http://host:8000", "http://host:8000/v1/chat/completions"),
+        ("http://host:8000/", "http://host:8000/v1/chat/completions"),
+        ("HTTPS://host/v1/", "https://host/v1/chat/completions"),
+        ("https://host/openai/v1", "https://host/openai/v1/chat/completions"),
+        ("http://host/v1/chat/completions", "http://host/v1/chat/completions"),
+        ("http://[::1]:8000/v1?x=1#y", "http://[::1]:8000/v1/chat/completions"),
+    ],
+)
+def test_an_address_is_what_a_person_types(typed: str, chat: str) -> None:
+    assert Endpoint.of(typed).chat == chat
+
+
+@pytest.mark.parametrize("typed", ["ftp://host", "http://", "host:8000", "http://host:port", "http://host:99999"])
+def test_what_is_no_address(typed: str) -> None:
+    with pytest.raises(ConfigError, match="no address of a server"):
+        Endpoint.of(typed)
+
+
+def test_a_password_is_never_shown() -> None:
+    assert str(Endpoint.of("http://me:secret@host:1/v1")) == "http://host:1/v1"
+
+
+def test_impossible_patience() -> None:
+    with pytest.raises(ConfigError, match="must be positive"):
+        HttpOptions(attempts=0)
+
+
+# -------------------------------------------------------------------------------------------------- what is understood
+
+
+@pytest.mark.parametrize(
+    ("body", "line"),
+    [
+        (b'{"error": {"message": "no\\nroom", "type": "x"}}', "no room"),
+        (b'{"error": "down"}', "down"),
+        (b'{"object": "error", "message": "too long", "code": 400}', "too long"),
+        (b'{"detail": [{"loc": ["body"], "msg": "field required"}]}', '[{"loc": ["body"], "msg": "field required"}]'),
+        (b"<html>Bad   Gateway</html>", "<html>Bad Gateway</html>"),
+        (b"", "nothing"),
+        (b"\xff\xfe\x00", "\ufffd\ufffd"),
+        (b"[1]", "[1]"),
+    ],
+)
+def test_where_a_server_says_what_is_wrong(body: bytes, line: str) -> None:
+    assert complaint(body) == line
+
+
+def test_content_may_come_in_parts() -> None:
+    parts = [{"type": "text", "text": " A red"}, {"type": "text", "text": " ball. "}]
+    answer = {"choices": [{"message": {"content": parts}, "finish_reason": None}], "usage": None, "model": None}
+    reply = read_reply(json.dumps(answer).encode())
+    assert (reply.text, reply.finish_reason, reply.model, reply.prompt_tokens) == ("A red ball.", None, "", 0)
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"), [("3", 3.0), ("0.5", 0.5), ("-1", 0.0), ("soon", None), ("nan", None), (None, None)]
+)
+def test_retry_after_in_seconds(value: str | None, seconds: float | None) -> None:
+    assert retry_after_seconds(value) == seconds
+
+
+def test_retry_after_as_a_date() -> None:
+    import email.utils
+
+    soon = retry_after_seconds(email.utils.formatdate(time.time() + 30, usegmt=True))
+    assert soon is not None
+    assert 25 < soon <= 31
+    assert retry_after_seconds("Wed, 21 Oct 2015 07:28:00 GMT") == 0.0
