@@ -6,8 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from vidllm.answer import Usage
     from vidllm.clip import Clip
+    from vidllm.corpus.workers import Decoding
     from vidllm.model.spec import ModelSpec
     from vidllm.options import GenerationOptions
 
@@ -55,3 +58,11 @@ class Captioner(Protocol):
 
     def close(self) -> None:
         """Give up what is running."""
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Who answers, and (`decoders` makes them, new ones each time) who decodes if that is not this machine's workers."""
+
+    captioner: Captioner
+    decoders: Callable[[], Sequence[Decoding]] | None = None

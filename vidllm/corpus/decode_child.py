@@ -12,8 +12,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vidllm.corpus.inputs import opened_path
-from vidllm.corpus.looking import clip_of, look_at, ranges_of
+from vidllm.corpus.looking import clip_of, look_at
+from vidllm.corpus.scenes import ranges_of
 from vidllm.video import guard_child
 from vidllm.video.info import VideoInfo
 
@@ -32,7 +32,7 @@ def main() -> None:
             case "look":
                 return look_at(item, look, path, lambda: _checked(path, limits))
             case "ranges":
-                return ranges_of(_checked(path, limits), words)
+                return list(ranges_of(_checked(path, limits), words))
             case _:
                 return clip_of(item, look, _checked(path, limits))
 
@@ -55,6 +55,10 @@ class _Held:
 
     def path_of(self, item: Item) -> Path:
         """A local file with the item's bytes, until the next item's is asked for."""
+        if item.member is None:
+            return Path(item.path)
+        from vidllm.corpus.inputs import opened_path
+
         place = (item.path, item.member)
         if place != self._place:
             self._place = None

@@ -13,13 +13,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vidllm.budget import PlannedFrame, TokenPlan
 from vidllm.clip import Clip, open_clip, plan_video
 from vidllm.corpus.identity import content_id
 from vidllm.corpus.item import Item, digest_of
 from vidllm.errors import FetchError, ReaderUnavailable, VideoError, VideoNotFound, VidllmError
 from vidllm.model.spec import ModelSpec, load_tokenizer
 from vidllm.planning import PlanOptions
+from vidllm.video import wire
 from vidllm.video.guard import Limits
+from vidllm.video.timecode import Focus
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
     from vidllm.corpus.rows import Status
     from vidllm.video.info import VideoInfo
 
+INDEX_BYTES_A_FRAME = 40
+"""Of a VideoInfo's arrays."""
 NOT_THE_CLIPS_FAULT = (VideoNotFound, ReaderUnavailable, FetchError)
 
 
@@ -74,6 +79,10 @@ class Seen:
     error: str | None = None
 
 
+# What a worker sends back, beside the guard's own values.
+wire.VALUES.update({kind.__name__: kind for kind in (Clip, Focus, PlannedFrame, Seen, TokenPlan)})
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Opened:
     """A clip with its frames; or `status` and `error`, one line, when it gave none."""
@@ -110,8 +119,6 @@ def look_at(item: Item, look: Look, path: Path, probe: Callable[[], VideoInfo]) 
     )  # fmt: skip
 
 
-INDEX_BYTES_A_FRAME = 40
-"""Of a VideoInfo's arrays."""
 
 
 def clip_of(item: Item, look: Look, info: VideoInfo) -> Clip:

@@ -17,15 +17,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from vidllm.budget import PlannedFrame, TokenPlan
-from vidllm.clip import Clip
 from vidllm.corpus.looking import Look, Opened, Seen, status_of, unread_id
 from vidllm.errors import VideoError, VidllmError
-from vidllm.video import wire
 from vidllm.video.guard import NotBegun, Worker, error_of
-from vidllm.video.timecode import Focus
 
 if TYPE_CHECKING:
     from vidllm.corpus.item import Item
@@ -36,8 +32,19 @@ LEAST_SECONDS = 0.5
 """What the frames get of a time limit that looking at the clip has nearly used up."""
 Range = tuple[float | None, float | None]
 
-for kind in (TokenPlan, PlannedFrame, Clip, Focus, Seen):
-    wire.VALUES[kind.__name__] = kind
+
+class Decoding(Protocol):
+    """Whoever opens clips, here or on another machine; see `Decoder` for what is promised."""
+
+    def look_at(self, item: Item) -> Seen: ...
+
+    def open(self, item: Item, seen: Seen, seconds: float) -> Opened: ...
+
+    def ranges(self, item: Item, split: str) -> tuple[Range, ...]: ...
+
+    def kill(self) -> None: ...
+
+    def close(self) -> None: ...
 
 
 class Decoder:
@@ -133,7 +140,8 @@ class DecodePool:
 
     `skip` says of an item that it is done, before its file is touched; `wanted` says whether a clip that was looked at
     shall be decoded (`skip` and `wanted` are called from the pool's threads). With `split` a clip without a range
-    becomes the ranges that it is cut into, and `on_cut` hears of them before the first.
+    becomes the ranges that it is cut into, and `on_cut` hears of them before the first. `decoders` take the place
+    of `workers` processes on this machine; each belongs to one thread of the pool.
     """
 
     def __init__(
@@ -148,6 +156,7 @@ class DecodePool:
         wanted: Callable[[Item, Seen], bool] = lambda item, seen: True,
         split: str | None = None,
         on_cut: Callable[[Item, Sequence[Item]], None] = lambda item, parts: None,
+        decoders: Sequence[Decoding] | None = None,
     ) -> None:
         self._items, self._look, self._split = items, look, split
         self._skip, self._wanted, self._on_cut = skip, wanted, on_cut
@@ -160,7 +169,7 @@ class DecodePool:
         self._cutting = 0
         self._closed = False
         self._error: BaseException | None = None
-        self._decoders = [Decoder(look) for _ in range(max(workers, 1))]
+        self._decoders: Sequence[Decoding] = decoders or [Decoder(look) for _ in range(max(workers, 1))]
         self._alive = len(self._decoders)
         for decoder in self._decoders:
             threading.Thread(target=self._work, args=(decoder,), daemon=True, name="vidllm-decode").start()
@@ -202,10 +211,11 @@ class DecodePool:
         for decoder in self._decoders:
             decoder.kill()
 
-    def _work(self, decoder: Decoder) -> None:
+    def _work(self, decoder: Decoding) -> None:
         try:
-            while (item := self._next()) is not None:
-                self._handle(decoder, item)
+            while (found := self._next()) is not None:
+                item, is_cut = found
+                self._handle(decoder, item, is_cut)
         except BaseException as error:  # a thread's end: `take` raises it where somebody can answer
             with self._lock:
                 self._error = self._error or error
@@ -215,12 +225,12 @@ class DecodePool:
                 self._alive -= 1
                 self._lock.notify_all()
 
-    def _next(self) -> Item | None:
-        """A range that waits, else the next item that is not done; None at the end."""
+    def _next(self) -> tuple[Item, bool] | None:
+        """A range that waits (True), else the next item that is not done; None at the end."""
         while not self._closed:
             with self._lock:
                 if self._parts:
-                    return self._parts.popleft()
+                    return self._parts.popleft(), True
             with self._feed:
                 item = next(self._items, None)
                 while item is not None and not self._cuts(item) and self._skip(item) and not self._closed:
@@ -228,7 +238,7 @@ class DecodePool:
                 if item is not None and self._cuts(item):
                     self._cutting += 1
             if item is not None:
-                return item
+                return item, False
             with self._lock:  # another worker may still be cutting a long clip into ranges for all
                 self._lock.wait_for(lambda: self._parts or not self._cutting or self._closed)
                 if not self._parts:
@@ -238,15 +248,15 @@ class DecodePool:
     def _cuts(self, item: Item) -> bool:
         return self._split is not None and item.problem is None and item.start is None and item.end is None
 
-    def _handle(self, decoder: Decoder, item: Item) -> None:
+    def _handle(self, decoder: Decoding, item: Item, is_cut: bool) -> None:
         if item.problem is not None:
             self._put(Opened(item=item, id=unread_id(item), status="error", error=item.problem, stamp=item.stamp()))
-        elif self._cuts(item):
+        elif not is_cut and self._cuts(item):
             self._cut(decoder, item)
         else:
             self._open(decoder, item)
 
-    def _cut(self, decoder: Decoder, item: Item) -> None:
+    def _cut(self, decoder: Decoding, item: Item) -> None:
         """Put the ranges of a long clip before the next items; one that can not be cut gets its row as a whole."""
         assert self._split is not None
         parts: list[Item] = []
@@ -266,7 +276,7 @@ class DecodePool:
                 self._cutting -= 1
                 self._lock.notify_all()
 
-    def _open(self, decoder: Decoder, item: Item) -> None:
+    def _open(self, decoder: Decoding, item: Item) -> None:
         began = time.perf_counter()
         seen = decoder.look_at(item)
         looked = time.perf_counter() - began

@@ -1,0 +1,234 @@
+"""The front door of a corpus: inputs and options in, one row for every clip out. The command line calls this too.
+
+    report = vidllm.caption("videos/", "captions.jsonl", prompt="detailed")
+    print(report.counts, report.failed)
+
+Calling it again goes on where it ended: what is finished under the same recipe is not done again.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import psutil
+
+from vidllm.corpus.captioner import Engine
+from vidllm.corpus.inputs import InputOptions, admit, parse_shard
+from vidllm.corpus.interrupts import Interrupts
+from vidllm.corpus.ledger import Ledger
+from vidllm.corpus.looking import Look
+from vidllm.corpus.output import Output
+from vidllm.corpus.prompts import read_prompt
+from vidllm.corpus.recipe import Recipe
+from vidllm.corpus.run import RETRIES, Run, RunOptions
+from vidllm.corpus.scenes import check_split
+from vidllm.corpus.workers import AHEAD_BYTES
+from vidllm.errors import ConfigError, InputError
+from vidllm.options import GenerationOptions
+from vidllm.planning import PlanOptions
+from vidllm.video.guard import Limits
+
+if TYPE_CHECKING:
+    from vidllm.ask import Progress, VideoModel
+    from vidllm.corpus.captioner import Captioner
+    from vidllm.corpus.item import Item
+    from vidllm.corpus.progress import Tally
+
+MOST_WORKERS = 16
+MOST_AHEAD_BYTES = 4 << 30
+TIME_LIMIT_SECONDS = 120.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionOptions:
+    """Everything a user may say of a run. Impossible values raise ConfigError."""
+
+    prompt: str | None = None
+    """A preset (`short`, `detailed`, `structured`), `@FILE`, or the words; None: "describe the video."."""
+    model: str | Path | None = None
+    """A folder or Hub id as for `vidllm.load`; for a server the name it knows the model by."""
+    engine: str = "local"
+    """local, ray, or the http(s) address of an OpenAI-compatible server."""
+    address: str | None = None
+    """Of the Ray cluster; None: one on this machine."""
+    batch: int | None = None
+    """Answers written side by side; None: what memory has room for."""
+    device: str | None = None
+    dtype: str | None = None
+    quantize: Literal["int8", "int4"] | None = None
+    plan: PlanOptions = field(default_factory=PlanOptions)
+    generation: GenerationOptions = field(default_factory=GenerationOptions)
+    split: str = "none"
+    """How long videos are cut into ranges: scenes, fixed:12s, none."""
+    summarise: bool = False
+    """Also a row for every split video, made from the captions of its parts."""
+    limit: int | None = None
+    shard: str | None = None
+    """`i/n`, i from 1: this run's share of the clips; give every shard its own output."""
+    videos: str | None = None
+    """The folder that paths inside lists and data sets are relative to; None: the data set's own."""
+    column: str | None = None
+    """The data sets' column that names the clip; None: the usual names."""
+    prompt_column: str | None = None
+    """The data sets' column with a clip's own prompt; None: every clip gets the run's."""
+    retry_errors: bool = False
+    retries: int = RETRIES
+    """Tries after the first of a caption that is truncated, repetitive, empty or a refusal."""
+    workers: int | None = None
+    """Decode processes; None: one a core, at most 16."""
+    time_limit: float = TIME_LIMIT_SECONDS
+    """Seconds one clip may take to be read, then it is given up as undecodable."""
+
+    def __post_init__(self) -> None:
+        if self.engine not in ("local", "ray") and "://" not in self.engine:
+            raise ConfigError(f"engine {self.engine!r} is unknown; use local, ray or the http address of a server")
+        for name, least in (("batch", 1), ("workers", 1), ("retries", 0), ("limit", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ConfigError(f"{name} must be at least {least}, got {value}")
+        if not self.time_limit > 0:
+            raise ConfigError(f"time_limit must be positive, got {self.time_limit:g} s")
+        if self.summarise and self.split == "none":
+            raise ConfigError("summarise makes one caption of a split video's many; say how to split, e.g. scenes")
+        check_split(self.split)
+        if self.shard is not None:
+            parse_shard(self.shard)
+
+    def inputs(self, remark: Callable[[str], None]) -> InputOptions:
+        """The part that says which clips."""
+        return InputOptions(
+            limit=self.limit, shard=parse_shard(self.shard) if self.shard else None, videos=self.videos,
+            column=self.column, prompt_column=self.prompt_column, remark=remark,
+        )  # fmt: skip
+
+    @property
+    def workers_now(self) -> int:
+        """Decode processes here."""
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return self.workers or min(cores, MOST_WORKERS)
+
+    def look(self, captioner: Captioner) -> Look:
+        """How this run looks at a clip."""
+        limits = Limits(seconds=self.time_limit)
+        return Look(spec=captioner.spec, prompt=read_prompt(self.prompt), options=self.plan, limits=limits)
+
+    def recipe(self, captioner: Captioner) -> Recipe:
+        """What shapes this run's captions."""
+        plan, decoding = self.plan, self.generation
+        return Recipe.of(captioner.fingerprint, read_prompt(self.prompt), plan, decoding)
+
+    def run_options(self) -> RunOptions:
+        """The part that says how to go about it."""
+        ahead = min(max(psutil.virtual_memory().available // 8, AHEAD_BYTES), MOST_AHEAD_BYTES)
+        return RunOptions(
+            workers=self.workers_now, ahead_bytes=ahead, retries=self.retries,
+            roomy=self.plan.max_new_tokens is None, split=None if self.split == "none" else self.split,
+            summarise=self.summarise,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionReport:
+    """What a run did, and how the whole output stands."""
+
+    output: Path
+    counts: Counter[str]
+    """Rows written now, by status."""
+    standing: Counter[str]
+    """Rows of all clips admitted now, those of earlier runs included, by status."""
+    skipped: int
+    """Clips that were done before."""
+    seconds: float
+    interrupted: bool
+    recipe: str
+
+    @property
+    def failed(self) -> int:
+        """Clips admitted now whose row is neither ok nor a duplicate."""
+        return sum(count for status, count in self.standing.items() if status not in ("ok", "duplicate"))
+
+
+def caption(
+    inputs: str | Path | Sequence[str | Path],
+    output: str | Path,
+    options: CaptionOptions | None = None,
+    *,
+    model: VideoModel | None = None,
+    tell: Callable[[Tally], None] = lambda tally: None,
+    on_interrupt: Callable[[], None] = lambda: None,
+    progress: Progress | None = None,
+) -> CaptionReport:
+    """Caption every clip of `inputs` (files, folders, globs, data sets, `-` for stdin) into `output`.
+
+    `model` is one that is loaded already. `tell` hears how far it is, many times a second. Ctrl-C finishes the clips
+    in flight (`on_interrupt` is called at once), a second one raises KeyboardInterrupt; either way the output is whole
+    and the next call goes on from there.
+
+    Raises ConfigError, CorpusError, ModelError or EngineError before the first clip; a clip's own failure is a row.
+    """
+    options = options or CaptionOptions()
+    named = [str(name) for name in ([inputs] if isinstance(inputs, str | Path) else inputs)]
+    read_prompt(options.prompt)  # before seconds are spent on a model
+    items = begun(admit(named, options.inputs), named)
+    engine = open_engine(options, model, progress)
+    try:
+        return _run(items, Path(output), options, engine, tell, on_interrupt)
+    finally:
+        engine.captioner.close()
+
+
+def begun(items: Iterator[Item], names: Sequence[str]) -> Iterator[Item]:
+    """The same items, the first found now: what is wrong with the inputs is told before a model is loaded."""
+    first = next(items, None)
+    if first is None:
+        raise InputError(f"{', '.join(names)}: no video in it; name video files, folders, globs or data sets of them")
+    return chain([first], items)
+
+
+def _run(
+    items: Iterator[Item], output: Path, options: CaptionOptions, engine: Engine,
+    tell: Callable[[Tally], None], on_interrupt: Callable[[], None],
+) -> CaptionReport:  # fmt: skip
+    look, recipe = options.look(engine.captioner), options.recipe(engine.captioner)
+    with Output.open(output, recipe, retry_errors=options.retry_errors) as rows, Interrupts(on_interrupt) as interrupts:
+        ledger = Ledger(rows, recipe, look)
+        run = Run(
+            items, engine.captioner, ledger, look, options.generation, options.run_options(), tell=tell,
+            decoders=engine.decoders() if engine.decoders else None,
+        )  # fmt: skip
+        tally = run.go(interrupts)
+        return CaptionReport(
+            output=output, counts=tally.counts, standing=ledger.standing(tally.counts), skipped=ledger.skipped,
+            seconds=tally.seconds, interrupted=interrupts.asked, recipe=recipe.digest,
+        )  # fmt: skip
+
+
+def open_engine(options: CaptionOptions, model: VideoModel | None = None, progress: Progress | None = None) -> Engine:
+    """Load the model, or reach the server or cluster. Raises ModelError, EngineError or ConfigError."""
+    if "://" in options.engine:
+        from vidllm.corpus.http import HttpCaptioner
+
+        return Engine(HttpCaptioner.connect(options.engine, None if options.model is None else str(options.model)))
+    if options.engine == "ray":
+        from vidllm.corpus.ray import open_ray
+
+        return open_ray(options)
+    from vidllm.corpus.local import LocalCaptioner
+
+    return Engine(LocalCaptioner(model or _load(options, progress), slots=options.batch))
+
+
+def _load(options: CaptionOptions, progress: Progress | None) -> VideoModel:
+    from vidllm.ask import load
+
+    spread = options.device == "auto"
+    return load(
+        options.model, device=None if spread else options.device, device_map="auto" if spread else None,
+        dtype=options.dtype, quantize=options.quantize, cache=None, progress=progress,
+    )  # fmt: skip

@@ -1,0 +1,151 @@
+"""What a run would do and about how long it would take: everything is looked at, a few clips are captioned, for nobody.
+
+The time is measured, not guessed: the first clips really go through decoding and model, and nothing is written.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from vidllm.corpus.interrupts import Interrupts
+from vidllm.corpus.progress import Tally, duration
+from vidllm.corpus.rows import FAILED, CaptionRow
+from vidllm.corpus.run import Run, RunOptions
+from vidllm.corpus.workers import DecodePool
+
+if TYPE_CHECKING:
+    from vidllm.corpus.captioner import Engine
+    from vidllm.corpus.item import Item
+    from vidllm.corpus.looking import Look, Seen
+    from vidllm.options import GenerationOptions
+
+SAMPLE = 16
+"""Clips captioned to see how long one takes."""
+WAIT_SECONDS = 0.1
+
+
+@dataclass(kw_only=True)
+class Estimate:
+    """What lies before a run; clips that are done already are only counted."""
+
+    done: int = 0
+    clips: int = 0
+    """To be captioned, ranges of split videos counted one by one."""
+    bad: int = 0
+    """Can not be captioned, as far as looking at them tells."""
+    video_seconds: float = 0.0
+    frames: int = 0
+    tokens: int = 0
+    """Of the prompts; answers come on top."""
+    sampled: int = 0
+    sample_seconds: float = 0.0
+
+    @property
+    def run_seconds(self) -> float | None:
+        """About how long it would take; None when no clip could be tried."""
+        return self.clips * self.sample_seconds / self.sampled if self.sampled else None
+
+    def lines(self) -> list[str]:
+        """For people."""
+        told = [
+            f"clips    {self.clips:,} to caption" + (f", {self.done:,} done before" if self.done else ""),
+            f"hours    {self.video_seconds / 3600:,.2f} of video",
+            f"frames   {self.frames:,}",
+            f"tokens   {self.tokens:,} to read",
+        ]
+        if self.bad:
+            told.insert(1, f"bad      {self.bad:,} that can not be read; each gets a row that says why")
+        if (seconds := self.run_seconds) is not None:
+            told.append(f"time     about {duration(seconds)}, by {self.sampled} clips captioned now and thrown away")
+        return told
+
+
+def estimate(
+    items: Iterator[Item],
+    engine: Engine,
+    look: Look,
+    generation: GenerationOptions,
+    options: RunOptions,
+    is_done: Callable[[Item], bool],
+    tell: Callable[[Tally], None] = lambda tally: None,
+) -> Estimate:
+    """Look at every item that is not done, then caption the first few."""
+    looking = _Looking(is_done)
+    pool = DecodePool(
+        items, look, workers=options.workers, skip=looking.skip, wanted=looking.wanted, split=options.split,
+        decoders=engine.decoders() if engine.decoders else None,
+    )  # fmt: skip
+    try:
+        while not pool.finished:
+            looking.found.bad += pool.take(WAIT_SECONDS) is not None
+            tell(Tally(total=None, skipped=looking.found.done + looking.found.clips + looking.found.bad))
+    finally:
+        pool.close()
+    _try(looking, engine, look, generation, options)
+    return looking.found
+
+
+def _try(looking: _Looking, engine: Engine, look: Look, generation: GenerationOptions, options: RunOptions) -> None:
+    if not looking.sample:
+        return
+    trial = replace(options, split=None, summarise=False)
+    run = Run(iter(looking.sample), engine.captioner, _Nowhere(), look, generation, trial, decoders=engine.decoders() if engine.decoders else None)
+    with Interrupts() as interrupts:
+        tally = run.go(interrupts)
+    captioned = tally.written - sum(tally.counts[status] for status in FAILED)
+    looking.found.sampled, looking.found.sample_seconds = captioned, tally.seconds
+
+
+class _Looking:
+    """Counts what the pool's workers see and wants none of it decoded."""
+
+    def __init__(self, is_done: Callable[[Item], bool]) -> None:
+        self.found = Estimate()
+        self.sample: list[Item] = []
+        self._is_done = is_done
+        self._lock = threading.Lock()
+
+    def skip(self, item: Item) -> bool:
+        with self._lock:
+            done = self._is_done(item)
+            self.found.done += done
+            return done
+
+    def wanted(self, item: Item, seen: Seen) -> bool:
+        with self._lock:
+            if seen.status is not None:
+                self.found.bad += 1
+                return False
+            found = self.found
+            found.clips, found.frames, found.tokens = found.clips + 1, found.frames + seen.frames, found.tokens + seen.tokens
+            found.video_seconds += seen.seconds
+            if len(self.sample) < SAMPLE:
+                self.sample.append(item)
+        return False
+
+
+class _Nowhere:
+    """A ledger that keeps nothing."""
+
+    skipped = 0
+
+    def digest(self, item: Item) -> str:
+        return "0" * 16
+
+    def skip(self, item: Item) -> bool:
+        return False
+
+    def wanted(self, item: Item, seen: Seen) -> bool:
+        return True
+
+    def settle(self, row: CaptionRow) -> list[CaptionRow]:
+        return [row]
+
+    def write_found(self) -> list[CaptionRow]:
+        return []
+
+    def rows_of(self, items: Sequence[Item]) -> list[CaptionRow | None]:
+        return [None for _ in items]

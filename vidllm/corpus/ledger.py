@@ -1,0 +1,100 @@
+"""Who is done, in work, or waiting for a twin: one caption for all copies of a clip, and every clip in one row.
+
+The pool's threads ask (`skip`, `wanted`), the loop tells (`settle`); one lock around the output's memory of both.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from vidllm.corpus.rows import FAILED, CaptionRow
+
+if TYPE_CHECKING:
+    from vidllm.corpus.item import Item
+    from vidllm.corpus.looking import Look, Seen
+    from vidllm.corpus.output import Output
+    from vidllm.corpus.recipe import Recipe
+
+
+class Ledger:
+    """Over an open Output, which the loop alone writes to, through here."""
+
+    def __init__(self, output: Output, recipe: Recipe, look: Look) -> None:
+        self._output, self._recipe, self._look = output, recipe, look
+        self._digests: dict[str | None, str] = {}
+        self._lock = threading.Lock()
+        self._working: dict[tuple[str, str], list[CaptionRow]] = {}
+        self._found: list[CaptionRow] = []
+        self.skipped = 0
+        """Items that were done before."""
+
+    def digest(self, item: Item) -> str:
+        """The recipe of one item."""
+        if item.prompt not in self._digests:
+            if len(self._digests) > 1000:  # a data set whose rows each ask something else
+                self._digests.clear()
+            self._digests[item.prompt] = self._recipe.asking(item.prompt).digest
+        return self._digests[item.prompt]
+
+    def skip(self, item: Item) -> bool:
+        """Whether the item has its row and its file has not changed since."""
+        with self._lock:
+            self._output.admitted(item)
+            done = self._output.is_finished(item, self.digest(item))
+            self.skipped += done
+            return done
+
+    def wanted(self, item: Item, seen: Seen) -> bool:
+        """Whether this clip is to be captioned: nobody has its content's caption, and nobody is at it."""
+        recipe = self.digest(item)
+        with self._lock:
+            if (known := self._output.caption_of(seen.id, recipe)) is not None:
+                self._found.append(_copy(self._row(item, seen), known))
+                return False
+            twins = self._working.get((seen.id, recipe))
+            if twins is not None:
+                twins.append(self._row(item, seen))
+                return False
+            self._working[seen.id, recipe] = []
+            return True
+
+    def settle(self, row: CaptionRow) -> list[CaptionRow]:
+        """Write the row of a clip that was wanted, and those of its twins; all that were written."""
+        with self._lock:
+            twins = self._working.pop((row.id, row.recipe), [])
+            rows = [row, *(_copy(twin, row) for twin in twins)]
+            self._add(rows)
+        return rows
+
+    def write_found(self) -> list[CaptionRow]:
+        """Write the rows of clips whose content was captioned before; all that were written."""
+        with self._lock:
+            rows, self._found = self._found, []
+            self._add(rows)
+        return rows
+
+    def caption_of(self, item: Item, id: str) -> CaptionRow | None:
+        """The good row of this content under the item's recipe."""
+        with self._lock:
+            return self._output.caption_of(id, self.digest(item))
+
+    def _add(self, rows: Sequence[CaptionRow]) -> None:
+        for row in rows:
+            self._output.add(row)
+
+    def _row(self, item: Item, seen: Seen) -> CaptionRow:
+        row = CaptionRow.of(item, id=seen.id, recipe=self.digest(item), status="duplicate", stamp=seen.stamp)
+        return replace(row, prompt=self._look.prompt_of(item))
+
+
+def _copy(row: CaptionRow, known: CaptionRow) -> CaptionRow:
+    """`row` with the caption of the same content; with its failure, if that is how the other ended."""
+    return replace(
+        row, status=known.status if known.status in FAILED else "duplicate", caption=known.caption,
+        finish_reason=known.finish_reason, error=known.error, frames=known.frames, usage=known.usage,
+        model=known.model, engine=known.engine, attempts=known.attempts,
+        duplicate_of=known.duplicate_of or known.video,
+    )  # fmt: skip

@@ -1,0 +1,146 @@
+"""How far a run is: counts by status, clips a second, times real time, when it will end; as one line."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TextIO
+
+from vidllm.corpus.rows import STATUSES
+
+if TYPE_CHECKING:
+    from vidllm.corpus.rows import CaptionRow
+
+TERMINAL_SECONDS = 0.2
+PLAIN_SECONDS = 30.0
+"""Between two lines where nobody watches: in a log file they stay."""
+
+
+@dataclass
+class Tally:
+    """The run's figures so far. Clips done by an earlier run are `skipped` and in no rate."""
+
+    total: int | None = None
+    """Clips to be looked at, as far as is known; None while they are still being counted."""
+    skipped: int = 0
+    in_flight: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
+    """Rows written by this run, by status."""
+    video_seconds: float = 0.0
+    """Of the clips in `counts`, as long as they run."""
+    tokens: int = 0
+    """Read and written by the model for them."""
+    retries: int = 0
+    """Answers that were not taken and asked for again."""
+    began: float = field(default_factory=time.monotonic)
+
+    def add(self, row: CaptionRow, video_seconds: float) -> None:
+        """Count a row that was written."""
+        self.counts[row.status] += 1
+        self.video_seconds += video_seconds
+        self.retries += max(row.attempts - 1, 0)
+        if row.usage is not None and row.status != "duplicate":
+            self.tokens += row.usage.video_tokens + row.usage.text_tokens + row.usage.answer_tokens
+
+    def add_parts(self, parts: int) -> None:
+        """A clip was cut into so many."""
+        if self.total is not None:
+            self.total += parts - 1
+
+    @property
+    def written(self) -> int:
+        """Rows written by this run."""
+        return self.counts.total()
+
+    @property
+    def seconds(self) -> float:
+        """Since the first clip was asked for."""
+        return time.monotonic() - self.began
+
+    @property
+    def clips_a_second(self) -> float:
+        """0 before the first row."""
+        return self.written / self.seconds if self.written else 0.0
+
+    @property
+    def times_real_time(self) -> float:
+        """Seconds of video captioned in a second."""
+        return self.video_seconds / self.seconds if self.written else 0.0
+
+    @property
+    def eta_seconds(self) -> float | None:
+        """Until the last clip at the pace so far; None when that is not known."""
+        if self.total is None or not self.written:
+            return None
+        return max(self.total - self.skipped - self.written, 0) / self.clips_a_second
+
+    def statuses(self) -> str:
+        """`ok 12, undecodable 1`: what there is, in the order of the contract."""
+        return ", ".join(f"{status} {self.counts[status]}" for status in STATUSES if self.counts[status])
+
+    def line(self) -> str:
+        """All of it in one line."""
+        done = self.skipped + self.written
+        parts = [f"{done:,} clips" if self.total is None else f"{done:,} of {self.total:,} clips"]
+        if self.written:
+            parts.append(f"{self.clips_a_second:.2f} clips/s, {self.times_real_time:.0f}x real time")
+        if (eta := self.eta_seconds) is not None:
+            parts.append(f"{duration(eta)} left")
+        if self.counts:
+            parts.append(self.statuses())
+        if self.skipped:
+            parts.append(f"{self.skipped:,} done before")
+        return " · ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """For people: 42 s, 3:07, 2:03:07, 3 d 04 h."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole >= 2 * 86400:
+        return f"{whole // 86400} d {whole % 86400 // 3600:02d} h"
+    hours, minutes = whole // 3600, whole % 3600 // 60
+    return f"{hours}:{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes}:{whole % 60:02d}"
+
+
+class ProgressLine:
+    """`Tally` on stderr: one line that stays in its place on a terminal, else a line every half minute."""
+
+    def __init__(self, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._stream = sys.stderr if stream is None else stream
+        self._clock = clock
+        self._live = self._stream.isatty()
+        self._next = clock() + (0.0 if self._live else PLAIN_SECONDS)
+        self._shown = False
+
+    def __call__(self, tally: Tally) -> None:
+        """Show it, if it is time to; cheap when it is not."""
+        now = self._clock()
+        if now < self._next:
+            return
+        self._next = now + (TERMINAL_SECONDS if self._live else PLAIN_SECONDS)
+        if self._live:
+            width = shutil.get_terminal_size().columns - 1
+            self._stream.write("\r\x1b[2K" + tally.line()[:width])
+            self._shown = True
+        else:
+            self._stream.write(tally.line() + "\n")
+        self._stream.flush()
+
+    def say(self, text: str) -> None:
+        """A line that stays, above the one that moves."""
+        self.clear()
+        self._stream.write(text + "\n")
+        self._stream.flush()
+
+    def clear(self) -> None:
+        """Wipe the moving line."""
+        if self._shown:
+            self._stream.write("\r\x1b[2K")
+            self._stream.flush()
+            self._shown = False

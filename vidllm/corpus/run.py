@@ -1,0 +1,251 @@
+"""The caption loop: open -> caption -> judge -> write, every clip to exactly one row.
+
+    items --DecodePool--> opened --submit--> Captioner --said--> judge --ok, or out of tries--> Ledger --> Output
+                                     ^                             |
+                                     +------ changed sampling -----+
+
+One thread runs the model and writes; the pool's threads only wait for their processes. `Ledger` says which clips are
+done, which are in work, and which wait for a twin's caption.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol
+
+from vidllm.corpus.interrupts import Interrupts
+from vidllm.corpus.progress import Tally
+from vidllm.corpus.quality import RANK, Judgement, judge, next_sampling
+from vidllm.corpus.rows import CaptionRow, RowFrame
+from vidllm.corpus.summary import Summaries
+from vidllm.corpus.workers import AHEAD_BYTES, Decoding, DecodePool
+
+if TYPE_CHECKING:
+    from vidllm.corpus.captioner import Captioner, Said
+    from vidllm.corpus.item import Item
+    from vidllm.corpus.looking import Look, Opened, Seen
+    from vidllm.options import GenerationOptions
+
+IDLE_SECONDS = 0.1
+"""Longest wait for one thing before looking at the others."""
+RETRIES = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """How a run goes about its work; nothing here changes a caption that needs no second try."""
+
+    workers: int = 1
+    """Decode processes."""
+    ahead_bytes: int = AHEAD_BYTES
+    """Of frames decoded before the model has read them."""
+    retries: int = RETRIES
+    """Tries after the first of a caption that is truncated, repetitive, empty or a refusal."""
+    roomy: bool = True
+    """The user set no length: a truncated caption may have twice the room."""
+    split: str | None = None
+    """How long videos are cut; None: not at all."""
+    summarise: bool = False
+    """Also a row for every split video, made from the captions of its parts."""
+
+
+class Books(Protocol):
+    """What the loop asks of `ledger.Ledger`; a dry run keeps other books."""
+
+    skipped: int
+
+    def digest(self, item: Item) -> str: ...
+
+    def skip(self, item: Item) -> bool: ...
+
+    def wanted(self, item: Item, seen: Seen) -> bool: ...
+
+    def settle(self, row: CaptionRow) -> list[CaptionRow]: ...
+
+    def write_found(self) -> list[CaptionRow]: ...
+
+    def rows_of(self, items: Sequence[Item]) -> list[CaptionRow | None]: ...
+
+
+@dataclass(kw_only=True)
+class _Asked:
+    """One clip with the captioner, through all its tries."""
+
+    opened: Opened
+    recipe: str
+    options: GenerationOptions
+    first: GenerationOptions
+    attempt: int = 1
+    best: tuple[Judgement, Said] | None = None
+    seconds: float = 0.0
+    prompt: str = ""
+    then: Callable[[str], None] | None = None
+    """Who wants the text instead of a row; it is empty when there is none."""
+
+
+class Run:
+    """One pass over `items`. `go` returns when all are settled, or after Ctrl-C when those in flight are."""
+
+    def __init__(
+        self,
+        items: Iterator[Item],
+        captioner: Captioner,
+        ledger: Books,
+        look: Look,
+        generation: GenerationOptions,
+        options: RunOptions,
+        *,
+        tell: Callable[[Tally], None] = lambda tally: None,
+        decoders: Sequence[Decoding] | None = None,
+    ) -> None:
+        self._captioner, self._ledger, self._look = captioner, ledger, look
+        self._generation, self._options, self._tell = generation, options, tell
+        self.tally = Tally()
+        self._asked: dict[int, _Asked] = {}
+        self._tickets = 0
+        self._lock = threading.Lock()
+        self._summaries = Summaries(ledger, look) if options.summarise else None
+        self._pool = DecodePool(
+            items, look, workers=options.workers, ahead_bytes=options.ahead_bytes,
+            ahead=max(captioner.room(), 2 * options.workers), skip=ledger.skip, wanted=ledger.wanted,
+            split=options.split, on_cut=self._cut, decoders=decoders,
+        )  # fmt: skip
+
+    def go(self, interrupts: Interrupts) -> Tally:
+        """Caption until nothing is left, or `interrupts` asks to stop and what is in flight is done."""
+        try:
+            while self._asked or not (interrupts.asked or self._nothing_left()):
+                if interrupts.asked:
+                    self._pool.close()
+                else:
+                    self._fill()
+                for said in self._captioner.poll(IDLE_SECONDS):
+                    self._hear(said)
+                self._count(self._ledger.write_found())
+                self._show()
+        finally:
+            self._pool.close()
+        return self.tally
+
+    def _nothing_left(self) -> bool:
+        """Whether all clips came and every summary was asked for."""
+        if not self._pool.finished:
+            return False
+        self._count(self._ledger.write_found())
+        if self._summaries is not None:
+            for wish in self._summaries.take_wishes():
+                if wish.opened.status is None:
+                    self._ask(wish.opened, wish.prompt, wish.then)
+                else:
+                    self._fail(wish.opened)
+        return not self._asked
+
+    def _fill(self) -> None:
+        """Give the captioner what it has room for; wait a moment for the first clip when it has nothing to do."""
+        while self._captioner.room() > 0:
+            opened = self._pool.take(0.0 if self._asked else IDLE_SECONDS)
+            if opened is None:
+                return
+            if opened.clip is None:
+                self._fail(opened)
+            else:
+                self._ask(opened, self._look.prompt_of(opened.item))
+
+    def _ask(self, opened: Opened, prompt: str, then: Callable[[str], None] | None = None) -> None:
+        asked = _Asked(
+            opened=opened, recipe=self._ledger.digest(opened.item), options=self._generation, first=self._generation,
+            prompt=prompt, then=then,
+        )  # fmt: skip
+        self._submit(asked)
+
+    def _submit(self, asked: _Asked) -> None:
+        self._tickets += 1
+        self._asked[self._tickets] = asked
+        self._captioner.submit(self._tickets, asked.opened.clip, asked.prompt, asked.options)
+
+    def _hear(self, said: Said) -> None:
+        """An answer: written when it is good or the tries are used up, else asked for again in another way."""
+        asked = self._asked.pop(said.ticket)
+        asked.seconds += said.seconds
+        judgement = Judgement("error", said.error) if said.error else judge(said.text, said.finish_reason)
+        if asked.best is None or RANK[judgement.status] < RANK[asked.best[0].status]:
+            asked.best = judgement, said
+        again = None
+        if not said.error and asked.attempt <= self._options.retries:
+            again = next_sampling(asked.first, asked.attempt, judgement, roomy=self._options.roomy)
+        if again is not None:
+            asked.attempt, asked.options = asked.attempt + 1, again
+            self._submit(asked)
+            return
+        self._settle(asked)
+
+    def _settle(self, asked: _Asked) -> None:
+        assert asked.best is not None
+        opened, (judgement, said) = asked.opened, asked.best
+        if asked.then is not None:
+            asked.then(said.text)
+            return
+        row = CaptionRow.of(
+            opened.item, id=opened.id, recipe=asked.recipe, status=judgement.status, stamp=opened.stamp,
+            error=judgement.cause,
+        )  # fmt: skip
+        row = replace(
+            row, caption=said.text, finish_reason=said.finish_reason, frames=_frames(opened), usage=said.usage,
+            model=said.model or self._captioner.model, prompt=asked.prompt, attempts=asked.attempt,
+            seconds=opened.seconds + asked.seconds, engine=self._captioner.name,
+        )  # fmt: skip
+        self._write(row, opened)
+
+    def _fail(self, opened: Opened) -> None:
+        """The row of a clip that gave no frames."""
+        row = CaptionRow.of(
+            opened.item, id=opened.id, recipe=self._ledger.digest(opened.item), status=opened.status or "error",
+            stamp=opened.stamp, error=opened.error,
+        )  # fmt: skip
+        prompt = self._look.prompt_of(opened.item)
+        row = replace(
+            row, prompt=prompt, model=self._captioner.model, seconds=opened.seconds, engine=self._captioner.name
+        )
+        self._write(row, opened)
+
+    def _write(self, row: CaptionRow, opened: Opened) -> None:
+        self._count(self._ledger.settle(row), opened)
+        self._pool.release(opened)
+
+    def _count(self, rows: Sequence[CaptionRow], opened: Opened | None = None) -> None:
+        length = _length(opened) if opened is not None else 0.0
+        for row in rows:
+            self.tally.add(row, length)
+
+    def _cut(self, item: Item, parts: Sequence[Item]) -> None:
+        """A long video became its parts (heard in a pool thread)."""
+        with self._lock:
+            self.tally.add_parts(len(parts))
+            if self._summaries is not None:
+                self._summaries.expect(item, parts)
+
+    def _show(self) -> None:
+        self.tally.skipped = self._ledger.skipped
+        self.tally.in_flight = len(self._asked)
+        self._tell(self.tally)
+
+
+def _frames(opened: Opened) -> tuple[RowFrame, ...]:
+    if opened.clip is None:
+        return ()
+    times = opened.clip.frames.pts_seconds
+    return tuple(
+        RowFrame(time=float(t), tokens=frame.tokens) for t, frame in zip(times, opened.clip.plan.frames, strict=True)
+    )
+
+
+def _length(opened: Opened) -> float:
+    """Seconds of video that were captioned."""
+    if opened.clip is None:
+        return 0.0
+    duration = opened.clip.info.duration
+    item = opened.item
+    return (duration if item.end is None else min(item.end, duration)) - (item.start or 0.0)
+

@@ -1,0 +1,123 @@
+"""A split video's own row, from the captions of its parts: coarse to fine, because no film fits into one prompt.
+
+    part captions, in order -> groups that fit -> one text each -> groups of these -> ... -> the video's caption
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol
+
+from vidllm.corpus.item import Item, digest_of
+from vidllm.corpus.looking import Look, Opened
+from vidllm.corpus.prompts import SUMMARY
+from vidllm.model.chat import count_tokens
+from vidllm.video.timecode import format_time
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vidllm.corpus.rows import CaptionRow
+
+PROMPT_SHARE = 0.5
+"""Of the context, for the captions in one prompt; the rest is for the template and the answer."""
+
+
+@dataclass(frozen=True)
+class Wish:
+    """Something to ask the model without frames. `then` takes the text; None: the answer is `opened`'s row."""
+
+    opened: Opened
+    prompt: str
+    then: Callable[[str], None] | None = None
+
+
+class Finished(Protocol):
+    """What the summaries ask of the ledger."""
+
+    def rows_of(self, items: Sequence[Item]) -> list[CaptionRow | None]: ...
+
+    def skip(self, item: Item) -> bool: ...
+
+
+@dataclass
+class _Level:
+    """One video's texts at one level of coarseness, in order; None: not written yet."""
+
+    item: Item
+    id: str
+    texts: list[str | None]
+
+    @property
+    def is_whole(self) -> bool:
+        return None not in self.texts
+
+
+class Summaries:
+    """Expects the parts of split videos; `take_wishes` hands out what can be asked now, until nothing is left."""
+
+    def __init__(self, ledger: Finished, look: Look) -> None:
+        self._ledger, self._look = ledger, look
+        self._expected: list[tuple[Item, tuple[Item, ...]]] = []
+        self._levels: list[_Level] = []
+
+    def expect(self, item: Item, parts: Sequence[Item]) -> None:
+        """A video was cut; one that stayed whole is its own summary."""
+        if len(parts) > 1:
+            self._expected.append((replace(item, prompt=SUMMARY), tuple(parts)))
+
+    def take_wishes(self) -> list[Wish]:
+        """All prompts that can be asked now: call it when every part has its row, and again when these are answered."""
+        expected, self._expected = self._expected, []
+        for item, parts in expected:
+            if not self._ledger.skip(item):
+                self._begin(item, parts)
+        whole = [level for level in self._levels if level.is_whole]
+        self._levels = [level for level in self._levels if not level.is_whole]
+        return [wish for level in whole for wish in self._wishes(level)]
+
+    def _begin(self, item: Item, parts: Sequence[Item]) -> None:
+        rows = [row for row in self._ledger.rows_of(parts) if row is not None]
+        id = digest_of("summary", *(row.id for row in rows))
+        texts: list[str | None] = [
+            f"{format_time(row.start or 0)}-{format_time(row.end or 0)}: {row.caption}" for row in rows if row.caption
+        ]
+        self._levels.append(_Level(item, id, texts))
+
+    def _wishes(self, level: _Level) -> list[Wish]:
+        opened = Opened(item=level.item, id=level.id, stamp=level.item.stamp())
+        texts = [text for text in level.texts if text]
+        if not texts:
+            return [Wish(replace(opened, status="error", error="none of its parts has a caption"), "")]
+        groups = self._groups(texts)
+        if len(groups) <= 1:
+            return [Wish(opened, _prompt(texts))]
+        above = _Level(level.item, level.id, [None] * len(groups))
+        self._levels.append(above)
+        return [Wish(opened, _prompt(group), _putter(above, place)) for place, group in enumerate(groups)]
+
+    def _groups(self, texts: Sequence[str]) -> list[list[str]]:
+        """Neighbours together, as many as fit one prompt, at least two: every level is shorter than the one below."""
+        most = int(self._look.spec.context * PROMPT_SHARE)
+        groups: list[list[str]] = []
+        room = 0
+        for text in texts:
+            tokens = count_tokens(text + "\n", self._look.tokenizer)
+            if not groups or (tokens > room and len(groups[-1]) > 1):
+                groups.append([])
+                room = most
+            groups[-1].append(text)
+            room -= tokens
+        return groups
+
+
+def _prompt(texts: Sequence[str]) -> str:
+    return SUMMARY.replace("{captions}", "\n".join(texts))
+
+
+def _putter(level: _Level, place: int) -> Callable[[str], None]:
+    def put(text: str) -> None:
+        level.texts[place] = text
+
+    return put
