@@ -1,0 +1,97 @@
+"""Rows of data sets, one after the other whatever the file's size: JSON lines, one JSON array, Parquet."""
+
+import json
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from vidllm.errors import ConfigError, InputError
+
+READ_CHARS = 1 << 20
+PARQUET_HINT = "Parquet needs pyarrow: pip install 'vidllm[parquet]'"
+
+
+def lines_of(path: str | Path) -> Iterator[bytes]:
+    """The file's lines, with their line feeds. Raises InputError."""
+    try:
+        with open(path, "rb") as file:
+            yield from file
+    except OSError as error:
+        raise InputError(f"{path}: can not be read ({error.strerror}); check the name") from error
+
+
+def array_rows(path: str | Path) -> Iterator[object]:
+    """The elements of the file's one JSON array, read bit by bit: data sets of gigabytes are written this way.
+
+    JSON lines under the same name are understood too. Raises InputError where it is neither.
+    """
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            yield from _elements(file, path)
+    except OSError as error:
+        raise InputError(f"{path}: can not be read ({error.strerror}); check the name") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: is no UTF-8 text; save it as UTF-8") from error
+
+
+def _elements(file: Any, path: str | Path) -> Iterator[object]:
+    text = file.read(READ_CHARS).lstrip()
+    if text.startswith("{"):
+        yield from _objects(file, text, path)
+        return
+    if not text.startswith("["):
+        raise InputError(f"{path}: holds no JSON array of rows; use JSON lines, or one array")
+    yield from _objects(file, text[1:], path, end="]")
+
+
+def _objects(file: Any, text: str, path: str | Path, end: str = "") -> Iterator[object]:
+    """JSON values one after the other, commas and blanks between them, until `end`."""
+    decode = json.JSONDecoder().raw_decode
+    count, at, more = 0, 0, True
+    while True:
+        at = _skipped(text, at)
+        if end and text.startswith(end, at):
+            return
+        try:
+            value, after = decode(text, at)
+            # a number could go on behind the end of what was read; rows are objects and can not
+            if not isinstance(value, dict) and after == len(text) and more:
+                raise ValueError
+        except ValueError as error:
+            block = file.read(max(READ_CHARS, len(text) - at)) if more else ""
+            more = bool(block)
+            text, at = text[at:] + block, 0
+            if more:
+                continue
+            if not text.strip(" \t\r\n,") and not end:
+                return
+            raise InputError(f"{path}: is no valid JSON after its row {count}; mend it or cut it there") from error
+        yield value
+        count, at = count + 1, after
+
+
+def _skipped(text: str, at: int) -> int:
+    while at < len(text) and text[at] in " \t\r\n,":
+        at += 1
+    return at
+
+
+def parquet_rows(path: str | Path) -> Iterator[dict[str, Any]]:
+    """The file's rows as dicts, a few thousand in memory at once. Raises InputError, ConfigError without pyarrow."""
+    parquet, arrow = need_parquet(), import_module("pyarrow")
+    try:
+        with parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=1024):
+                yield from batch.to_pylist()
+    except (OSError, arrow.ArrowException) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise InputError(f"{path}: can not be read as Parquet ({reason}); check the file") from error
+
+
+def need_parquet() -> Any:
+    """pyarrow's Parquet module. Raises ConfigError with what to install."""
+    try:
+        return import_module("pyarrow.parquet")
+    except ImportError as error:
+        raise ConfigError(PARQUET_HINT) from error

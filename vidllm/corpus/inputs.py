@@ -1,0 +1,304 @@
+"""What was asked to be captioned, as items in a steady order: files, folders, globs, lists, data sets, tars.
+
+    clips/  "clips/**/*.mp4"  a.mp4  -  rows.jsonl  rows.parquet  llava.json  shards.tar  ->  Item, Item, ...
+
+Everything is read as it is needed. What is named and can not be found becomes an item with a problem, so that it has
+its row; what a folder holds besides clips is counted and told.
+"""
+
+import glob
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import PurePath
+
+from vidllm.corpus.formats import array_rows, lines_of, parquet_rows
+from vidllm.corpus.item import Item, SourceKind, SourceRow, digest_of
+from vidllm.corpus.webdataset import TAR_SUFFIXES, VIDEO_SUFFIXES, tar_items
+from vidllm.corpus.webdataset import opened_path as opened_path
+from vidllm.errors import ConfigError, InputError
+from vidllm.video.timecode import parse_time
+
+PATH_COLUMNS = ("video", "path", "video_path", "file", "file_name", "filename", "mp4")
+"""Columns that may name the clip, the first that a row has."""
+CAPTION_COLUMNS = ("caption", "text", "answer")
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputOptions:
+    """How inputs are read."""
+
+    limit: int | None = None
+    """So many items at most, counted after `shard`."""
+    shard: tuple[int, int] | None = None
+    """(i, n), i from 1 to n: this process's share, by a hash of each video's name, the same on every machine."""
+    videos: str | None = None
+    """The folder that paths inside lists and data sets are relative to; None: the data set's own, for `-` this one."""
+    column: str | None = None
+    """The column that names the clip; None: see `PATH_COLUMNS`."""
+    prompt_column: str | None = None
+    """The column with a clip's own prompt; None: every clip gets the run's."""
+    remark: Callable[[str], None] = lambda line: None
+    """Hears what was left out and why, one line each."""
+
+    def __post_init__(self) -> None:
+        if self.limit is not None and self.limit < 1:
+            raise ConfigError(f"limit is {self.limit}; caption at least 1 clip")
+        if self.shard is not None and not 1 <= self.shard[0] <= self.shard[1]:
+            raise ConfigError(f"shard is {self.shard[0]}/{self.shard[1]}; shards are numbered from 1/{self.shard[1]}")
+
+
+def admit(inputs: Sequence[str], options: InputOptions | None = None) -> Iterator[Item]:
+    """The clips of all inputs, each once, in the order of the inputs; a folder's and a glob's sorted by name.
+
+    Raises InputError when a list, data set or tar can not be read or a glob matches nothing; before the first item
+    when it can be told by then.
+    """
+    options = options or InputOptions()
+    for source in inputs:
+        _check(source)
+    items = _once((item for source in inputs for item in _read(source, options)), options)
+    if options.shard is not None:
+        number, count = options.shard
+        items = (item for item in items if in_shard(item.video, number, count))
+    return islice(items, options.limit)
+
+
+def in_shard(video: str, number: int, count: int) -> bool:
+    """Whether the video of this name belongs to shard `number` of `count`, 1 first."""
+    return int(digest_of("shard", video)[:15], 16) % count == number - 1
+
+
+def parse_shard(words: str) -> tuple[int, int]:
+    """(i, n) of "i/n". Raises ConfigError."""
+    number, slash, count = words.partition("/")
+    if not slash or not (number.isdecimal() and count.isdecimal()) or not 1 <= int(number) <= int(count):
+        raise ConfigError(f"{words!r} is no shard; use i/n with i from 1 to n, such as 1/4")
+    return int(number), int(count)
+
+
+def _once(items: Iterable[Item], options: InputOptions) -> Iterator[Item]:
+    """Each clip once: two rows for one place could not both be its one status. A million keys take 90 MB."""
+    known: set[int] = set()
+    again = 0
+    for item in items:
+        key = int(item.key, 16)
+        if key in known:
+            again += 1
+            continue
+        known.add(key)
+        yield item
+    if again:
+        options.remark(f"{again} clips were named more than once and are captioned once")
+
+
+def _check(source: str) -> None:
+    """Tell at the start what would end the run in its middle."""
+    suffix = PurePath(source).suffix.lower()
+    if source == "-" or (suffix not in _DATA and not source.endswith(TAR_SUFFIXES)):
+        if source != "-" and _is_glob(source) and next(glob.iglob(source, recursive=True), None) is None:
+            raise InputError(f"{source}: matches no file; check the pattern and the folder you are in")
+        return
+    try:
+        with open(source, "rb"):
+            pass
+    except OSError as error:
+        if _is_glob(source):
+            return
+        raise InputError(f"{source}: can not be read ({error.strerror}); check the name") from error
+
+
+def _is_glob(source: str) -> bool:
+    return glob.has_magic(source) and not os.path.lexists(source)
+
+
+def _read(source: str, options: InputOptions) -> Iterator[Item]:
+    if source == "-":
+        yield from _list("-", options)
+    elif _is_glob(source):
+        for path in sorted(glob.iglob(source, recursive=True)):
+            if not os.path.isdir(path) or not source.endswith("**"):
+                yield from _read(path, options)
+    elif os.path.isdir(source):
+        yield from _folder(source, options)
+    else:
+        yield from _file(source, options)
+
+
+def _file(path: str, options: InputOptions, root: str | None = None) -> Iterator[Item]:
+    suffix = PurePath(path).suffix.lower()
+    if path.endswith(TAR_SUFFIXES):
+        yield from tar_items(path)
+    elif suffix in _DATA:
+        yield from _DATA[suffix](path, options)
+    elif os.path.exists(path):
+        yield Item(video=path, path=path, root=root)
+    else:
+        yield Item(video=path, path=path, problem=f"{path}: no such file or folder; check the spelling")
+
+
+def _folder(root: str, options: InputOptions) -> Iterator[Item]:
+    """Clips and tars below `root`, sorted folder by folder; hidden names and other files are left out."""
+    others: Counter[str] = Counter()
+
+    def trouble(error: OSError) -> None:
+        options.remark(f"{error.filename}: can not be entered ({error.strerror}); its clips are left out")
+
+    for folder, folders, names in os.walk(root, onerror=trouble):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            suffix = PurePath(name).suffix.lower()
+            if name.startswith("."):
+                continue
+            if suffix in VIDEO_SUFFIXES or name.endswith(TAR_SUFFIXES):
+                yield from _file(os.path.join(folder, name), options, root)
+            else:
+                others[suffix or "no ending"] += 1
+    if others:
+        kinds = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common(5))
+        options.remark(f"{root}: {others.total()} files are no clips by their ending and are left out ({kinds})")
+
+
+# Data sets -----------------------------------------------------------------------------------------------------------
+
+
+def _list(path: str, options: InputOptions) -> Iterator[Item]:
+    """Paths, one a line, or JSON rows; empty lines are nothing."""
+    lines = (line for line in (sys.stdin.buffer if path == "-" else lines_of(path)))
+    for index, line in enumerate(lines):
+        text = os.fsdecode(line.rstrip(b"\r\n"))
+        if text.startswith("{"):
+            yield from _row(path, "jsonl", index, _parsed(line), options)
+        elif text.strip():
+            yield from _read_named(_beside(path, text, options), options)
+
+
+def _read_named(path: str, options: InputOptions) -> Iterator[Item]:
+    """A path from a list: a folder may stand there too, a pattern not."""
+    return _folder(path, options) if os.path.isdir(path) else _file(path, options)
+
+
+def _jsonl(path: str, options: InputOptions) -> Iterator[Item]:
+    for index, line in enumerate(lines_of(path)):
+        if line.strip():
+            yield from _row(path, "jsonl", index, _parsed(line), options)
+
+
+def _json(path: str, options: InputOptions) -> Iterator[Item]:
+    """A LLaVA data set: one array of rows. Rows about images or about nothing are no clips, and are counted."""
+    left_out = 0
+    for index, row in enumerate(array_rows(path)):
+        if isinstance(row, dict) and _named(row, options) is None and "conversations" in row:
+            left_out += 1
+            continue
+        yield from _row(path, "llava", index, row, options)
+    if left_out:
+        options.remark(f"{path}: {left_out} rows name no video and are left out")
+
+
+def _parquet(path: str, options: InputOptions) -> Iterator[Item]:
+    for index, row in enumerate(parquet_rows(path)):
+        yield from _row(path, "parquet", index, row, options)
+
+
+_DATA: dict[str, Callable[[str, InputOptions], Iterator[Item]]] = {
+    ".jsonl": _jsonl, ".ndjson": _jsonl, ".json": _json, ".parquet": _parquet, ".txt": _list, ".lst": _list,
+}  # fmt: skip
+"""Endings that mean a list or a data set; never a clip."""
+
+
+def _parsed(line: bytes) -> object:
+    import json
+
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None
+
+
+def _row(file: str, kind: SourceKind, index: int, row: object, options: InputOptions) -> Iterator[Item]:
+    """The item of one row; a row that can not be understood is an item with a problem, by file and line."""
+    place = f"{file}#{index + 1}"
+    try:
+        fields = _fields(row, options)
+    except ValueError as error:
+        yield Item(video=place, path=place, problem=f"{place}: {error}")
+        return
+    path = _beside(file, fields.path, options)
+    yield Item(
+        video=path, path=path, start=fields.start, end=fields.end, prompt=fields.prompt,
+        source=SourceRow(kind=kind, file=file, index=index, id=fields.id, caption=fields.caption),
+        problem=None if os.path.exists(path) else f"{path}: no such file ({place}); name the folder of the videos",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Fields:
+    """What a row says, checked."""
+
+    path: str
+    start: float | None
+    end: float | None
+    prompt: str | None
+    id: str | None
+    caption: str | None
+
+
+def _fields(row: object, options: InputOptions) -> _Fields:
+    """Raises ValueError saying what is wrong with the row."""
+    if not isinstance(row, dict):
+        raise ValueError("no JSON object; mend or remove the row")
+    path = _named(row, options)
+    if path is None:
+        raise ValueError(f"names no video (looked for {options.column or ', '.join(PATH_COLUMNS)}); name the column")
+    try:
+        start, end = _time(row.get("start")), _time(row.get("end"))
+    except ConfigError as error:
+        raise ValueError(f"start or end is no time ({error})") from error
+    if start is not None and end is not None and not start < end:
+        raise ValueError(f"the range {start}-{end} is empty")
+    prompt = row.get(options.prompt_column) if options.prompt_column else None
+    id = row.get("id")
+    return _Fields(path, start, end, str(prompt) if prompt else None, None if id is None else str(id), old_caption(row))
+
+
+def _named(row: dict[str, object], options: InputOptions) -> str | None:
+    """The path a row names; also inside a struct, as Hugging Face's video columns have it."""
+    for column in (options.column,) if options.column else PATH_COLUMNS:
+        value = row.get(column)
+        value = value.get("path") if isinstance(value, dict) else value
+        if isinstance(value, str) and value:
+            return value
+    return None
+
+
+def old_caption(row: dict[str, object]) -> str | None:
+    """What a row says of its clip: a caption column, or the last thing a LLaVA conversation's model says."""
+    for column in CAPTION_COLUMNS:
+        if isinstance(value := row.get(column), str):
+            return value
+    turns = row.get("conversations")
+    said = (
+        [turn.get("value") for turn in turns if isinstance(turn, dict) and turn.get("from") == "gpt"]
+        if isinstance(turns, list)
+        else []
+    )
+    return str(said[-1]) if said else None
+
+
+def _time(value: object) -> float | None:
+    if value is None or value == "":
+        return None
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        raise ConfigError(f"{value!r} is no time")
+    return parse_time(value)
+
+
+def _beside(file: str, path: str, options: InputOptions) -> str:
+    """A path inside a list, from where this process stands."""
+    if file == "-" and options.videos is None:
+        return path
+    return os.path.normpath(os.path.join(options.videos or os.path.dirname(file), path))
