@@ -219,16 +219,6 @@ def open_engine(options: CaptionOptions, model: VideoModel | None = None, progre
         from vidllm.corpus.ray import open_ray
 
         return open_ray(options)
-    from vidllm.corpus.local import LocalCaptioner
+    from vidllm.corpus.local import open_local
 
-    return Engine(LocalCaptioner(model or _load(options, progress), slots=options.batch))
-
-
-def _load(options: CaptionOptions, progress: Progress | None) -> VideoModel:
-    from vidllm.ask import load
-
-    spread = options.device == "auto"
-    return load(
-        options.model, device=None if spread else options.device, device_map="auto" if spread else None,
-        dtype=options.dtype, quantize=options.quantize, cache=None, progress=progress,
-    )  # fmt: skip
+    return Engine(open_local(options, model, progress))

@@ -11,9 +11,10 @@ from vidllm.errors import BudgetError, VidllmError
 from vidllm.prompt import Message, Prompt, build_prompt
 
 if TYPE_CHECKING:
-    from vidllm.ask import VideoModel
+    from vidllm.ask import Progress, VideoModel
     from vidllm.batching import Finished
     from vidllm.clip import Clip
+    from vidllm.corpus.caption import CaptionOptions
     from vidllm.options import GenerationOptions
 
 
@@ -84,3 +85,17 @@ class LocalCaptioner:
             ticket=finished.ticket, text=answer.text, finish_reason=answer.finish_reason, usage=usage,
             seconds=finished.prefill_seconds + answer.seconds, model=self.model,
         )  # fmt: skip
+
+
+def open_local(
+    options: CaptionOptions, model: VideoModel | None = None, progress: Progress | None = None
+) -> LocalCaptioner:
+    """The options' model (or `model`, loaded already) in this process. Raises ModelError or ConfigError."""
+    from vidllm.ask import load
+
+    spread = options.device == "auto"
+    model = model or load(
+        options.model, device=None if spread else options.device, device_map="auto" if spread else None,
+        dtype=options.dtype, quantize=options.quantize, cache=None, progress=progress,
+    )  # fmt: skip
+    return LocalCaptioner(model, slots=options.batch)
