@@ -1,0 +1,196 @@
+"""Which actors of a Ray cluster live, and decoding with whichever of them is free."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from vidllm.corpus.looking import Opened, Seen
+from vidllm.corpus.ray_nodes import FarClip
+from vidllm.errors import EngineError, VideoError, VidllmError
+
+if TYPE_CHECKING:
+    from vidllm.corpus.item import Item
+    from vidllm.corpus.workers import Range
+
+LOOK_UP_SECONDS = 0.5
+"""How often a thread that waits for a node looks whether the run was stopped."""
+RESCUE_SECONDS = 20.0
+"""Without a single worker of a kind for so long, one is started that asks for no CPU of its own."""
+LOST_SECONDS = 300.0
+"""Without one for so long, the run ends."""
+MOST_DEATHS = 5
+"""So many workers may die with a clip in hand before that is the clip's error."""
+
+
+class Crew:
+    """The actors of one kind that live: a dead one is replaced when the cluster has a place for it.
+
+    Every actor is raised in a thread of its own, because it may wait for its place for ever. Thread-safe.
+    """
+
+    def __init__(self, kind: str, size: int, start: Callable[[bool], Any]) -> None:
+        self._kind, self._size, self._start = kind, size, start
+        self._lock = threading.Condition()
+        self._idle: deque[tuple[Any, Any]] = deque()
+        self._alive = 0
+        self._last_seen = time.monotonic()
+        self._rescuing = False
+        self._refused: VidllmError | None = None
+        self._closed = False
+        for _ in range(size):
+            self._raise_one()
+
+    def borrow(self, wait: float) -> tuple[Any, Any] | None:
+        """An actor that has nothing to do and what it said when it was ready; None when there is none in time.
+
+        Raises EngineError when there has been none for too long.
+        """
+        with self._lock:
+            self._lock.wait_for(lambda: self._idle or self._refused, wait)
+            if self._idle:
+                return self._idle.popleft()
+            if self._refused is not None:
+                raise self._refused
+            gone = 0.0 if self._alive else time.monotonic() - self._last_seen
+            rescue = gone > RESCUE_SECONDS and not self._rescuing
+            self._rescuing = self._rescuing or rescue
+        if rescue:
+            self._raise_one(rescue=True)
+        if gone > LOST_SECONDS:
+            raise EngineError(
+                f"the cluster has had no place for a {self._kind} for {gone:.0f} s; "
+                "what is finished is kept: add nodes and run the same command again"
+            )
+        return None
+
+    def give_back(self, one: tuple[Any, Any]) -> None:
+        """It has nothing to do again."""
+        with self._lock:
+            self._idle.append(one)
+            self._lock.notify()
+
+    def lost(self) -> None:
+        """A borrowed one died: another is raised."""
+        with self._lock:
+            self._alive -= 1
+            self._last_seen = time.monotonic()
+        self._raise_one()
+
+    def close(self) -> None:
+        """Raise nobody any more."""
+        self._closed = True
+
+    def _raise_one(self, rescue: bool = False) -> None:
+        threading.Thread(target=self._muster, args=(rescue,), daemon=True, name=f"vidllm-{self._kind}").start()
+
+    def _muster(self, rescue: bool) -> None:
+        """Start an actor, wait until it lives, and again if it does not get that far."""
+        import ray
+
+        while not self._closed:
+            try:
+                actor = self._start(rescue)
+                told = ray.get(actor.ready.remote())
+            except ray.exceptions.RayTaskError as error:
+                return self._refuse(error)
+            except ray.exceptions.RayActorError as error:
+                if "creation task" in str(error):  # it can not be made, on any node; else its node died
+                    return self._refuse(error)
+            except (ray.exceptions.RayError, RuntimeError):
+                pass  # Ray is being shut down
+            else:
+                with self._lock:
+                    self._alive += 1
+                    self._rescuing = False
+                    self._idle.append((actor, told))
+                    self._lock.notify()
+                return None
+            time.sleep(1.0)
+        return None
+
+    def _refuse(self, error: Exception) -> None:
+        said = re.sub(r"^[\w.]+: ", "", str(error).strip().splitlines()[-1].strip())  # the last line of a traceback
+        with self._lock:
+            self._refused = EngineError(f"a {self._kind} can not be started on the cluster: {said}")
+            self._lock.notify_all()
+
+
+class FarDecoder:
+    """A `Decoding` that borrows whichever decode actor is free. Belongs to one thread of the pool."""
+
+    def __init__(self, crew: Crew) -> None:
+        self._crew = crew
+        self._stopped = False
+
+    def look_at(self, item: Item) -> Seen:
+        """As `Decoder.look_at`, on some node."""
+        seen: Seen = self._call(item, lambda actor: actor.look_at.remote(item))
+        return seen
+
+    def open(self, item: Item, seen: Seen, seconds: float) -> Opened:
+        """As `Decoder.open`; the clip is a FarClip."""
+        refs: list[Any] = []
+
+        def begin(actor: Any) -> Any:
+            refs[:] = actor.open.remote(item, seen, seconds)
+            return refs[0]
+
+        try:
+            opened: Opened = self._call(item, begin)
+        except VideoError as error:
+            return Opened(item=item, id=seen.id, status="error", error=str(error), stamp=seen.stamp)
+        if opened.clip is None:
+            return opened
+        return replace(opened, clip=FarClip(**vars(opened.clip), pictures=refs[1], item=item, seen=seen))
+
+    def ranges(self, item: Item, split: str) -> tuple[Range, ...]:
+        """As `Decoder.ranges`."""
+        ranges = self._call(item, lambda actor: actor.ranges.remote(item, split))
+        if isinstance(ranges, VidllmError):
+            raise ranges
+        return tuple(ranges)
+
+    def kill(self) -> None:
+        """The thread stops waiting; the node finishes for nobody."""
+        self._stopped = True
+
+    def close(self) -> None:
+        """See `kill`."""
+        self._stopped = True
+
+    def _call(self, item: Item, begin: Callable[[Any], Any]) -> Any:
+        """The result of `begin`, on another actor when one dies with it. Raises VideoError when many do."""
+        import ray
+
+        for _ in range(MOST_DEATHS):
+            one = self._borrow(item)
+            try:
+                result = self._wait(item, begin(one[0]))
+            except ray.exceptions.RayActorError:
+                self._crew.lost()
+            else:
+                self._crew.give_back(one)
+                return result
+        raise VideoError(f"{item.video}: {MOST_DEATHS} decode workers of the cluster died with it; convert the clip")
+
+    def _borrow(self, item: Item) -> tuple[Any, Any]:
+        while not self._stopped:
+            if (one := self._crew.borrow(LOOK_UP_SECONDS)) is not None:
+                return one
+        raise VideoError(f"{item.video}: the run was stopped")
+
+    def _wait(self, item: Item, ref: Any) -> Any:
+        import ray
+
+        while not self._stopped:
+            try:
+                return ray.get(ref, timeout=LOOK_UP_SECONDS)
+            except ray.exceptions.GetTimeoutError:
+                continue
+        raise VideoError(f"{item.video}: the run was stopped")
