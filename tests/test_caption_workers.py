@@ -1,0 +1,218 @@
+"""Decode workers: frames as without them, a poison clip that costs its own time only, and a bounded number of bytes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from conftest import write_clip
+
+from vidllm.corpus.item import Item
+from vidllm.corpus.looking import Look, Opened, Seen, open_item
+from vidllm.corpus.workers import Decoder, DecodePool
+from vidllm.model.families import bare_spec
+from vidllm.planning import PlanOptions
+from vidllm.video.guard import Limits
+
+SPEC = replace(bare_spec(4, 4, 4096), image_size=96)
+LOOK = Look(spec=SPEC, prompt="describe the video.", options=PlanOptions(frames=8), limits=Limits(seconds=60))
+FRAME_BYTES = 8 * 58 * 96 * 3
+"""Of eight frames of 160 x 96, fitted into the 96 px tile."""
+posix = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes and signals are POSIX")
+
+
+def item(path: Path | str, **more: float) -> Item:
+    return Item(video=str(path), path=str(path), **more)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """4 s at 25 fps."""
+    return write_clip(tmp_path_factory.mktemp("workers") / "clip.mp4", [i / 25 for i in range(100)], gop=25)
+
+
+@pytest.fixture
+def hanging(tmp_path: Path) -> Path:
+    """A named pipe without a writer: opening it blocks inside FFmpeg for ever."""
+    os.mkfifo(tmp_path / "hangs.mp4")
+    return tmp_path / "hangs.mp4"
+
+
+@pytest.fixture
+def decoder() -> Iterator[Decoder]:
+    decoder = Decoder(replace(LOOK, limits=Limits(seconds=60)))
+    yield decoder
+    decoder.close()
+
+
+def take_all(pool: DecodePool, release: bool = True) -> list[Opened]:
+    """Everything the pool gives, until it has finished."""
+    taken = []
+    deadline = time.monotonic() + 120
+    while not pool.finished:
+        assert time.monotonic() < deadline, "the pool does not end"
+        if (opened := pool.take(0.1)) is not None:
+            taken.append(opened)
+            if release:
+                pool.release(opened)
+    return taken
+
+
+def test_a_worker_gives_the_frames_that_are_read_without_it(decoder: Decoder, clip: Path) -> None:
+    there, here = decoder.open_item(item(clip)), open_item(item(clip), LOOK)
+    assert there.clip is not None
+    assert here.clip is not None
+    assert np.array_equal(there.clip.frames.pixels, here.clip.frames.pixels)
+    assert np.array_equal(there.clip.frames.pts_seconds, here.clip.frames.pts_seconds)
+    assert there.clip.plan == here.clip.plan
+    assert (there.id, there.stamp, there.status) == (here.id, here.stamp, here.status)
+    assert there.bytes >= there.clip.frames.pixels.nbytes
+
+
+def test_a_range_keeps_the_sources_clock(decoder: Decoder, clip: Path) -> None:
+    whole, part = decoder.open_item(item(clip)), decoder.open_item(item(clip, start=1.0, end=2.0))
+    assert part.clip is not None
+    assert 1.0 <= part.clip.frames.pts_seconds.min() <= part.clip.frames.pts_seconds.max() < 2.0
+    assert part.id != whole.id
+
+
+def test_what_a_clip_costs_is_known_before_it_is_decoded(decoder: Decoder, clip: Path) -> None:
+    seen = decoder.look_at(item(clip))
+    assert (seen.frames, seen.status) == (8, None)
+    assert seen.seconds == pytest.approx(4.0, abs=0.05)
+    assert seen.bytes >= FRAME_BYTES
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "cause"),
+    [(b"", "undecodable", "empty"), (b"no video at all" * 99, "undecodable", "not a"), (None, "error", "no such file")],
+)
+def test_bad_media_is_a_status_and_a_cause(
+    decoder: Decoder, tmp_path: Path, content: bytes | None, status: str, cause: str
+) -> None:
+    path = tmp_path / "bad.mp4"
+    if content is not None:
+        path.write_bytes(content)
+    opened = decoder.open_item(item(path))
+    assert (opened.status, opened.clip) == (status, None)
+    assert opened.error is not None
+    assert cause in opened.error
+    assert "\n" not in opened.error
+
+
+@posix
+def test_a_poison_clip_costs_its_own_time_limit_and_nothing_else(hanging: Path, clip: Path) -> None:
+    look = replace(LOOK, limits=Limits(seconds=5))
+    items = [item(clip, start=0.1 * n) for n in range(3)]
+    began = time.monotonic()
+    pool = DecodePool(iter([items[0], item(hanging), *items[1:]]), look, workers=1)
+    taken = take_all(pool)
+    assert time.monotonic() - began < 60
+    assert sorted(opened.status or "" for opened in taken) == ["", "", "", "undecodable"]
+    [poison] = [opened for opened in taken if opened.status]
+    assert "5 s" in (poison.error or "")
+
+
+@posix
+def test_a_worker_that_is_killed_is_replaced(decoder: Decoder, clip: Path) -> None:
+    decoder.open_item(item(clip))
+    assert decoder._worker is not None
+    os.kill(decoder._worker.process.pid, signal.SIGKILL)
+    assert decoder.open_item(item(clip)).clip is not None
+
+
+def test_frames_past_the_memory_limit_are_refused_before_they_are_decoded(clip: Path) -> None:
+    decoder = Decoder(replace(LOOK, options=PlanOptions(frames=80), limits=Limits(memory_bytes=2 << 20)))
+    seen = decoder.look_at(item(clip))
+    decoder.close()
+    assert seen.status == "undecodable"
+    assert "MB" in (seen.error or "")
+
+
+def test_no_more_bytes_are_held_than_allowed(clip: Path) -> None:
+    items = [item(clip, start=0.01 * n) for n in range(40)]
+    most = 3 * (FRAME_BYTES + 100 * 40)
+    pool = DecodePool(iter(items), LOOK, workers=2, ahead_bytes=most, ahead=100)
+    held, taken = [], []
+    while not pool.finished:
+        if (opened := pool.take(0.1)) is not None:
+            held.append(pool.held_bytes)
+            time.sleep(0.01)
+            taken.append(opened)
+            pool.release(opened)
+    assert len(taken) == 40
+    assert max(held) <= most
+    assert pool.held_bytes == 0
+
+
+def test_a_clip_larger_than_all_that_is_allowed_goes_alone(clip: Path) -> None:
+    pool = DecodePool(iter([item(clip), item(clip, start=1.0)]), LOOK, workers=2, ahead_bytes=1)
+    assert [opened.status for opened in take_all(pool)] == [None, None]
+
+
+def test_what_is_not_wanted_is_never_decoded(clip: Path) -> None:
+    asked: list[Seen] = []
+
+    def wanted(item: Item, seen: Seen) -> bool:
+        asked.append(seen)
+        return False
+
+    pool = DecodePool(iter([item(clip)]), LOOK, wanted=wanted)
+    assert take_all(pool) == []
+    assert [seen.frames for seen in asked] == [8]
+
+
+def test_a_long_clip_becomes_ranges_without_gaps(clip: Path) -> None:
+    cut: list[tuple[Item, list[Item]]] = []
+    pool = DecodePool(
+        iter([item(clip)]), LOOK, workers=2, split="fixed:1s", on_cut=lambda i, parts: cut.append((i, list(parts)))
+    )
+    taken = sorted(take_all(pool), key=lambda opened: opened.item.start or 0)
+    assert [(o.item.start, o.item.end) for o in taken] == [(0, 1), (1, 2), (2, 3), (3, 4)]
+    assert len({opened.id for opened in taken}) == 4
+    assert [len(parts) for _, parts in cut] == [4]
+
+
+def test_a_clip_too_short_to_cut_stays_whole(clip: Path) -> None:
+    [opened] = take_all(DecodePool(iter([item(clip)]), LOOK, split="fixed:1:00"))
+    assert (opened.item.start, opened.item.end) == (None, None)
+
+
+def test_what_goes_wrong_with_the_items_is_raised_where_they_are_taken(clip: Path) -> None:
+    def items() -> Iterator[Item]:
+        yield item(clip)
+        raise OSError("the list broke off")
+
+    pool = DecodePool(items(), LOOK)
+    with pytest.raises(OSError, match="broke off"):
+        while not pool.finished:
+            pool.take(0.1)
+    pool.close()
+
+
+def test_closing_leaves_no_process_behind(clip: Path) -> None:
+    before = set(psutil.Process().children())
+    pool = DecodePool(iter([item(clip, start=0.001 * n) for n in range(500)]), LOOK, workers=2)
+    assert pool.take(60) is not None
+    pool.close()
+    deadline = time.monotonic() + 30
+    while set(psutil.Process().children()) - before:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_workers_import_no_torch() -> None:
+    code = "import sys, vidllm.corpus.decode_child, vidllm.corpus.workers; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert not {"torch", "transformers", "pyarrow"} & set(done.stdout.split())
+
+
