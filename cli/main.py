@@ -11,7 +11,7 @@ import typer
 from vidllm import __version__
 from vidllm.errors import VidllmError
 
-from . import ask, chat, doctor, frames, plan, world
+from . import ask, caption, chat, doctor, frames, plan, world
 from .output import READER_LEFT, one_line, silence_stdout, write
 
 app = typer.Typer(
@@ -41,6 +41,7 @@ def vidllm(
     \b
     Examples:
       vidllm ask clip.mp4 "what happens at 0:30?"
+      vidllm caption videos/ -o captions.jsonl
       vidllm plan clip.mp4 "what happens at 0:30?"
       vidllm frames clip.mp4 -o sheet.png
     """
@@ -48,6 +49,7 @@ def vidllm(
 
 app.command(short_help="Answer a question about a video.")(ask.ask)
 app.command(short_help="Several questions about one video.")(chat.chat)
+app.command(short_help="Caption a corpus: batched, resumable, every clip accounted for.")(caption.caption)
 app.command(short_help="What ask would look at, and what it costs.")(plan.plan)
 app.command(short_help="The frames themselves: pictures, or a contact sheet.")(frames.frames)
 app.add_typer(world.app, name="world", short_help="Scripted clips with exact truth.")

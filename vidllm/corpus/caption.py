@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Literal
 import psutil
 
 from vidllm.corpus.captioner import Engine
+from vidllm.corpus.dryrun import Estimate, estimate
 from vidllm.corpus.inputs import InputOptions, admit, parse_shard
 from vidllm.corpus.interrupts import Interrupts
 from vidllm.corpus.ledger import Ledger
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from vidllm.corpus.captioner import Captioner
     from vidllm.corpus.item import Item
     from vidllm.corpus.progress import Tally
+    from vidllm.corpus.rows import Status
 
 MOST_WORKERS = 16
 MOST_AHEAD_BYTES = 4 << 30
@@ -140,8 +142,10 @@ class CaptionReport:
     output: Path
     counts: Counter[str]
     """Rows written now, by status."""
-    standing: Counter[str]
+    standing: Counter[Status]
     """Rows of all clips admitted now, those of earlier runs included, by status."""
+    causes: Counter[str]
+    """Why rows written now have no good caption."""
     skipped: int
     """Clips that were done before."""
     seconds: float
@@ -162,6 +166,7 @@ def caption(
     model: VideoModel | None = None,
     tell: Callable[[Tally], None] = lambda tally: None,
     on_interrupt: Callable[[], None] = lambda: None,
+    remark: Callable[[str], None] = lambda line: None,
     progress: Progress | None = None,
 ) -> CaptionReport:
     """Caption every clip of `inputs` (files, folders, globs, data sets, `-` for stdin) into `output`.
@@ -173,9 +178,7 @@ def caption(
     Raises ConfigError, CorpusError, ModelError or EngineError before the first clip; a clip's own failure is a row.
     """
     options = options or CaptionOptions()
-    named = [str(name) for name in ([inputs] if isinstance(inputs, str | Path) else inputs)]
-    read_prompt(options.prompt)  # before seconds are spent on a model
-    items = begun(admit(named, options.inputs), named)
+    items = _items(inputs, options, remark)
     engine = open_engine(options, model, progress)
     try:
         return _run(items, Path(output), options, engine, tell, on_interrupt)
@@ -183,11 +186,43 @@ def caption(
         engine.captioner.close()
 
 
-def begun(items: Iterator[Item], names: Sequence[str]) -> Iterator[Item]:
-    """The same items, the first found now: what is wrong with the inputs is told before a model is loaded."""
+def dry_run(
+    inputs: str | Path | Sequence[str | Path],
+    output: str | Path,
+    options: CaptionOptions | None = None,
+    *,
+    model: VideoModel | None = None,
+    tell: Callable[[Tally], None] = lambda tally: None,
+    remark: Callable[[str], None] = lambda line: None,
+) -> Estimate:
+    """What `caption` would do, and about how long that would take; no row is written. Raises as `caption`."""
+    options, output = options or CaptionOptions(), Path(output)
+    items = _items(inputs, options, remark)
+    engine = open_engine(options, model)
+    try:
+        look, run_options = options.look(engine.captioner), options.run_options()
+        if not output.exists():
+            return estimate(items, engine, look, options.generation, run_options, lambda item: False, tell)
+        recipe = options.recipe(engine.captioner)
+        with Output.open(output, recipe, retry_errors=options.retry_errors) as rows:
+            return estimate(
+                items, engine, look, options.generation, run_options,
+                lambda item: rows.is_finished(item, rows.digest_of(item)), tell,
+            )  # fmt: skip
+    finally:
+        engine.captioner.close()
+
+
+def _items(
+    inputs: str | Path | Sequence[str | Path], options: CaptionOptions, remark: Callable[[str], None]
+) -> Iterator[Item]:
+    """The clips, the first found now: what is wrong with inputs or prompt is told before a model is loaded."""
+    read_prompt(options.prompt)
+    named = [str(name) for name in ([inputs] if isinstance(inputs, str | Path) else inputs)]
+    items = admit(named, options.inputs(remark))
     first = next(items, None)
     if first is None:
-        raise InputError(f"{', '.join(names)}: no video in it; name video files, folders, globs or data sets of them")
+        raise InputError(f"{', '.join(named)}: no video in it; name video files, folders, globs or data sets of them")
     return chain([first], items)
 
 
@@ -197,14 +232,14 @@ def _run(
 ) -> CaptionReport:  # fmt: skip
     look, recipe = options.look(engine.captioner), options.recipe(engine.captioner)
     with Output.open(output, recipe, retry_errors=options.retry_errors) as rows, Interrupts(on_interrupt) as interrupts:
-        ledger = Ledger(rows, recipe, look)
+        ledger = Ledger(rows, look)
         run = Run(
             items, engine.captioner, ledger, look, options.generation, options.run_options(), tell=tell,
             decoders=engine.decoders() if engine.decoders else None,
         )  # fmt: skip
         tally = run.go(interrupts)
         return CaptionReport(
-            output=output, counts=tally.counts, standing=ledger.standing(tally.counts), skipped=ledger.skipped,
+            output=output, counts=tally.counts, causes=tally.causes, standing=ledger.standing, skipped=ledger.skipped,
             seconds=tally.seconds, interrupted=interrupts.asked, recipe=recipe.digest,
         )  # fmt: skip
 

@@ -138,6 +138,9 @@ class _Nowhere:
     def skip(self, item: Item) -> bool:
         return False
 
+    def cut(self, item: Item, parts: Sequence[Item]) -> None:
+        pass
+
     def wanted(self, item: Item, seen: Seen) -> bool:
         return True
 

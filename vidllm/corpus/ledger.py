@@ -6,6 +6,7 @@ The pool's threads ask (`skip`, `wanted`), the loop tells (`settle`); one lock a
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -16,36 +17,42 @@ if TYPE_CHECKING:
     from vidllm.corpus.item import Item
     from vidllm.corpus.looking import Look, Seen
     from vidllm.corpus.output import Output
-    from vidllm.corpus.recipe import Recipe
+    from vidllm.corpus.rows import Status
 
 
 class Ledger:
     """Over an open Output, which the loop alone writes to, through here."""
 
-    def __init__(self, output: Output, recipe: Recipe, look: Look) -> None:
-        self._output, self._recipe, self._look = output, recipe, look
-        self._digests: dict[str | None, str] = {}
+    def __init__(self, output: Output, look: Look) -> None:
+        self._output, self._look = output, look
         self._lock = threading.Lock()
         self._working: dict[tuple[str, str], list[CaptionRow]] = {}
         self._found: list[CaptionRow] = []
+        self.standing: Counter[Status] = Counter()
+        """How the clips admitted until now ended, by this run or an earlier one."""
         self.skipped = 0
-        """Items that were done before."""
+        """Clips that were done before."""
 
     def digest(self, item: Item) -> str:
         """The recipe of one item."""
-        if item.prompt not in self._digests:
-            if len(self._digests) > 1000:  # a data set whose rows each ask something else
-                self._digests.clear()
-            self._digests[item.prompt] = self._recipe.asking(item.prompt).digest
-        return self._digests[item.prompt]
+        return self._output.digest_of(item)
 
     def skip(self, item: Item) -> bool:
-        """Whether the item has its row and its file has not changed since."""
+        """Whether the item has its row and its file has not changed since; it is promised one now."""
+        recipe = self.digest(item)
         with self._lock:
             self._output.admitted(item)
-            done = self._output.is_finished(item, self.digest(item))
-            self.skipped += done
-            return done
+            if not self._output.is_finished(item, recipe):
+                return False
+            self.skipped += 1
+            if (status := self._output.status_of(item, recipe)) is not None:
+                self.standing[status] += 1
+            return True
+
+    def cut(self, item: Item, parts: Sequence[Item]) -> None:
+        """The parts stand for the item from here on."""
+        with self._lock:
+            self._output.cut(item, parts)
 
     def wanted(self, item: Item, seen: Seen) -> bool:
         """Whether this clip is to be captioned: nobody has its content's caption, and nobody is at it."""
@@ -76,14 +83,15 @@ class Ledger:
             self._add(rows)
         return rows
 
-    def caption_of(self, item: Item, id: str) -> CaptionRow | None:
-        """The good row of this content under the item's recipe."""
+    def rows_of(self, items: Sequence[Item]) -> list[CaptionRow | None]:
+        """The items' rows; None where there is none yet."""
         with self._lock:
-            return self._output.caption_of(id, self.digest(item))
+            return [self._output.row_of(item, self.digest(item)) for item in items]
 
     def _add(self, rows: Sequence[CaptionRow]) -> None:
         for row in rows:
             self._output.add(row)
+            self.standing[row.status] += 1
 
     def _row(self, item: Item, seen: Seen) -> CaptionRow:
         row = CaptionRow.of(item, id=seen.id, recipe=self.digest(item), status="duplicate", stamp=seen.stamp)

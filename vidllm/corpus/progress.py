@@ -30,6 +30,8 @@ class Tally:
     in_flight: int = 0
     counts: Counter[str] = field(default_factory=Counter)
     """Rows written by this run, by status."""
+    causes: Counter[str] = field(default_factory=Counter)
+    """Why rows have no good caption, the clips' own names left out."""
     video_seconds: float = 0.0
     """Of the clips in `counts`, as long as they run."""
     tokens: int = 0
@@ -41,6 +43,8 @@ class Tally:
     def add(self, row: CaptionRow, video_seconds: float) -> None:
         """Count a row that was written."""
         self.counts[row.status] += 1
+        if row.error is not None:
+            self.causes[f"{row.status}: {row.error.removeprefix(row.video).lstrip(': ')}"] += 1
         self.video_seconds += video_seconds
         self.retries += max(row.attempts - 1, 0)
         if row.usage is not None and row.status != "duplicate":

@@ -20,7 +20,7 @@ from vidllm.corpus.progress import Tally
 from vidllm.corpus.quality import RANK, Judgement, judge, next_sampling
 from vidllm.corpus.rows import CaptionRow, RowFrame
 from vidllm.corpus.summary import Summaries
-from vidllm.corpus.workers import AHEAD_BYTES, Decoding, DecodePool
+from vidllm.corpus.workers import AHEAD_BYTES, DecodePool, Decoding
 
 if TYPE_CHECKING:
     from vidllm.corpus.captioner import Captioner, Said
@@ -59,6 +59,8 @@ class Books(Protocol):
     def digest(self, item: Item) -> str: ...
 
     def skip(self, item: Item) -> bool: ...
+
+    def cut(self, item: Item, parts: Sequence[Item]) -> None: ...
 
     def wanted(self, item: Item, seen: Seen) -> bool: ...
 
@@ -221,6 +223,7 @@ class Run:
 
     def _cut(self, item: Item, parts: Sequence[Item]) -> None:
         """A long video became its parts (heard in a pool thread)."""
+        self._ledger.cut(item, parts)
         with self._lock:
             self.tally.add_parts(len(parts))
             if self._summaries is not None:

@@ -1,0 +1,230 @@
+"""`vidllm caption`: a corpus in, one row for every clip out; the exit code says whether all of them are captioned."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from . import options
+from .output import note, write
+
+if TYPE_CHECKING:
+    from vidllm.ask import VideoModel
+    from vidllm.corpus.caption import CaptionOptions, CaptionReport
+
+Inputs = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="INPUT...", show_default=False,
+        help="Video files, folders, globs, - (a list on stdin), JSONL or Parquet with a column of paths, LLaVA JSON, "
+        "WebDataset tars.",
+    ),
+]  # fmt: skip
+Output = Annotated[
+    Path,
+    typer.Option("-o", "--output", metavar="OUT", help="OUT.jsonl or OUT.parquet; an existing one is gone on with."),
+]
+Prompt = Annotated[
+    str | None,
+    typer.Option(
+        "--prompt", metavar="P", show_default=False,
+        help='short, detailed, structured, @FILE, or the words. Default: "describe the video."',
+    ),
+]  # fmt: skip
+Batch = Annotated[
+    int | None,
+    typer.Option("--batch", min=1, metavar="N", help="Answers written side by side. Default: what memory allows."),
+]
+Engine = Annotated[
+    str,
+    typer.Option("--engine", metavar="E", help="local, ray, or the address of an OpenAI-compatible server."),
+]
+Address = Annotated[
+    str | None, typer.Option("--address", metavar="A", help="Of the Ray cluster. Default: one on this machine.")
+]
+Shard = Annotated[
+    str | None,
+    typer.Option("--shard", metavar="i/n", help="This run's share of the clips, 1/8 to 8/8, each with its own OUT."),
+]
+Videos = Annotated[
+    str | None, typer.Option("--videos", metavar="DIR", help="Where the paths inside data sets begin. Default: beside it.")
+]
+Column = Annotated[
+    str | None, typer.Option("--column", metavar="C", help="The data sets' column of paths. Default: video, path, ...")
+]
+PromptColumn = Annotated[
+    str | None, typer.Option("--prompt-column", metavar="C", help="The data sets' column with each clip's own prompt.")
+]
+Split = Annotated[
+    str,
+    typer.Option("--split", metavar="S", help="Cut long videos: scenes, fixed:12s, or none. One row for each range."),
+]
+Summarise = Annotated[
+    bool, typer.Option("--summarise", help="Also a row for every split video, from the captions of its ranges.")
+]
+Formats = Annotated[
+    str | None,
+    typer.Option("-f", "--formats", metavar="F,F", help="Also write srt, vtt, txt, tsv, json files beside OUT."),
+]
+Report = Annotated[
+    Path | None, typer.Option("--report", metavar="R.html", help="Also an HTML page: counts, causes, contact sheets.")
+]
+RetryErrors = Annotated[bool, typer.Option("--retry-errors", help="Try again what is undecodable or an error in OUT.")]
+Retries = Annotated[
+    int,
+    typer.Option("--retries", min=0, metavar="N", help="Tries with other sampling of a truncated, looping or empty "
+                 "caption."),
+]  # fmt: skip
+Workers = Annotated[
+    int | None, typer.Option("--workers", min=1, metavar="N", help="Decoding processes. Default: one a core.")
+]
+TimeLimit = Annotated[
+    float,
+    typer.Option("--time-limit", min=0.1, metavar="S", help="Seconds one clip may take to be read."),
+]
+Limit = Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="Only the first N clips.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Say how many clips, hours, frames and tokens, and about how long; write "
+                       "nothing."),
+]  # fmt: skip
+STOPPING = "vidllm: finishing the clips in flight; Ctrl-C again stops at once"
+
+
+def caption(
+    inputs: Inputs,
+    output: Output,
+    prompt: Prompt = None,
+    model: options.Model = None,
+    batch: Batch = None,
+    engine: Engine = "local",
+    address: Address = None,
+    shard: Shard = None,
+    videos: Videos = None,
+    column: Column = None,
+    prompt_column: PromptColumn = None,
+    split: Split = "none",
+    summarise: Summarise = False,
+    formats: Formats = None,
+    report: Report = None,
+    retry_errors: RetryErrors = False,
+    retries: Retries = 2,
+    limit: Limit = None,
+    dry_run: DryRun = False,
+    frames: options.Frames = None,
+    fps: options.Fps = None,
+    policy: options.Policy = "auto",
+    stride: options.Stride = None,
+    rope_max: options.RopeMax = 2.0,
+    max_new_tokens: options.MaxNewTokens = None,
+    temperature: options.Temperature = 0.0,
+    seed: options.Seed = 0,
+    reader: options.Reader = "auto",
+    fit: options.FitMode = None,
+    snap: options.Snap = False,
+    no_subtitles: options.NoSubtitles = False,
+    workers: Workers = None,
+    time_limit: TimeLimit = 120.0,
+    device: options.Device = None,
+    dtype: options.Dtype = None,
+    quantize: options.Quantize = None,
+) -> int:
+    """Caption every clip of a corpus, and account for each: ok, truncated, repetitive, duplicate, undecodable or error.
+
+    \b
+    Examples:
+      vidllm caption videos/ -o captions.jsonl
+      vidllm caption videos/ -o captions.jsonl                      again: goes on where it ended
+      vidllm caption videos/ -o captions.jsonl --dry-run            how many, and how long it will take
+      vidllm caption 'raw/**/*.mp4' -o out.parquet -m llava-hf/LLaVA-NeXT-Video-7B-hf --prompt detailed
+      vidllm caption film.mkv -o film.jsonl --split scenes -f srt
+      vidllm caption train.json -o new.jsonl --engine http://localhost:8000/v1 --shard 1/8
+      find /data -name '*.mp4' | vidllm caption - -o out.jsonl --prompt @prompt.txt
+
+    Exit code: 0 when every clip is ok or a duplicate, 1 when some are not, 130 after Ctrl-C.
+    """
+    from vidllm.corpus.caption import CaptionOptions
+    from vidllm.options import split_options
+
+    plan, generation = split_options(
+        {
+            "frames": frames, "fps": fps, "policy": policy, "stride": stride, "rope_max": rope_max,
+            "max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed, "reader": reader, "fit": fit,
+            "snap": snap, "subtitles": not no_subtitles,
+        }
+    )  # fmt: skip
+    wishes = CaptionOptions(
+        prompt=prompt, model=model, engine=engine, address=address, batch=batch, device=device, dtype=dtype,
+        quantize=quantize, plan=plan, generation=generation, split=split, summarise=summarise, limit=limit, shard=shard,
+        videos=videos, column=column, prompt_column=prompt_column,
+        retry_errors=retry_errors, retries=retries, workers=workers, time_limit=time_limit,
+    )  # fmt: skip
+    if dry_run:
+        return _estimate(inputs, output, wishes)
+    return _caption(inputs, output, wishes, formats, report)
+
+
+def _caption(
+    inputs: list[str], output: Path, wishes: CaptionOptions, formats: str | None, report: Path | None
+) -> int:
+    from vidllm.corpus.caption import caption as run
+    from vidllm.corpus.progress import ProgressLine
+
+    model = _model(wishes)
+    line = ProgressLine()
+    try:
+        done = run(inputs, output, wishes, model=model, tell=line, on_interrupt=lambda: line.say(STOPPING), remark=line.say)
+    except KeyboardInterrupt:
+        line.clear()
+        note(f"stopped; every finished caption is in {output}, run the same command again to go on")
+        raise
+    line.clear()
+    _remark(done)
+    return INTERRUPTED if done.interrupted else 1 if done.failed else 0
+
+
+INTERRUPTED = 130
+"""128 + SIGINT, as every command ends that a person stopped."""
+
+
+def _model(wishes: CaptionOptions) -> VideoModel | None:
+    """The local engine's model, loaded with our progress line; the other engines have theirs elsewhere."""
+    if wishes.engine != "local":
+        return None
+    from .loading import load
+    from .progress import Progress
+
+    with Progress() as progress:
+        name = None if wishes.model is None else str(wishes.model)
+        return load(name, progress, device=wishes.device, dtype=wishes.dtype, quantize=wishes.quantize)
+
+
+def _remark(done: CaptionReport) -> None:
+    """What was done, what is not well and why, and how to go on."""
+    from vidllm.corpus.progress import duration
+
+    told = ", ".join(f"{status} {count:,}" for status, count in done.counts.items()) or "nothing new"
+    before = f"; {done.skipped:,} done before" if done.skipped else ""
+    note(f"{done.output}: {told}{before}, in {duration(done.seconds)}")
+    for cause, count in done.causes.most_common(5):
+        note(f"  {count:,} x {cause}")
+    if done.interrupted:
+        note("stopped before the end; run the same command again to go on")
+    elif done.failed:
+        failed = done.standing["undecodable"] + done.standing["error"]
+        again = f"; --retry-errors tries the {failed:,} that failed again" if failed else ""
+        note(f"{done.failed:,} of {done.standing.total():,} clips have no good caption{again}")
+
+
+def _estimate(inputs: list[str], output: Path, wishes: CaptionOptions) -> int:
+    from vidllm.corpus.caption import dry_run
+    from vidllm.corpus.progress import ProgressLine
+
+    model = _model(wishes)
+    line = ProgressLine()
+    found = dry_run(inputs, output, wishes, model=model, tell=line, remark=line.say)
+    line.clear()
+    for told in found.lines():
+        write(told + "\n")
+    return 0
