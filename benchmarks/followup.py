@@ -62,8 +62,9 @@ def models(named: list[str], folder: Path) -> Iterator[tuple[str, VideoModel, As
 
 
 def random_llava(
-    folder: Path, *, side: int, patch: int, vision: tuple[int, int], text: tuple[int, int], context: int
-) -> Path:
+    folder: Path, *, side: int, patch: int, vision: tuple[int, int], text: tuple[int, int], context: int,
+    vocabulary: int = 32000,
+) -> Path:  # fmt: skip
     """A LLaVA of real classes with random weights; `vision` and `text` are (width, layers)."""
     tokenizer = make_tokenizer(["<image>"], bos="<s>", eos="</s>", pad="<pad>", template=VICUNA)
     tower = CLIPVisionConfig(
@@ -71,7 +72,7 @@ def random_llava(
         intermediate_size=4 * vision[0], image_size=side, patch_size=patch,
     )  # fmt: skip
     language = LlamaConfig(
-        vocab_size=32000, hidden_size=text[0], num_hidden_layers=text[1], num_attention_heads=text[0] // 64,
+        vocab_size=vocabulary, hidden_size=text[0], num_hidden_layers=text[1], num_attention_heads=text[0] // 64,
         intermediate_size=8 * text[0] // 3, max_position_embeddings=context, bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip

@@ -7,10 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 import vidllm
+import vidllm.model.resolve
 from tests import test_lmm, test_native, tiny_models
 from tests.test_lmm import pictures, tiny
 from vidllm.batching import Batcher, Finished
@@ -93,3 +95,321 @@ def test_batched_equals_one_by_one(name: str, tiny: Tiny) -> None:
         done = run(Batcher(model, slots=slots), work)
         assert said(done) == expected, f"{slots} slots"
         assert not any(finished.alone for finished in done.values())
+
+
+def test_sampling_stop_texts_and_loops_belong_to_their_row(tiny: Tiny) -> None:
+    model = load(tiny("llava"))
+    prompts = [video_prompt(model, 2, seed) for seed in range(4)]
+    plain = one_by_one(model, [(prompt, GenerationOptions(max_new_tokens=30)) for prompt in prompts])
+    stop = plain[1][1][4:8]
+    options = [
+        GenerationOptions(max_new_tokens=30, temperature=0.8, seed=3),
+        GenerationOptions(max_new_tokens=30, stop=(stop,)),
+        GenerationOptions(max_new_tokens=30, temperature=1.3, top_p=0.9, seed=3),
+        GenerationOptions(max_new_tokens=30, temperature=1.0, top_k=5, seed=8),
+    ]
+    work = [*zip(prompts, options, strict=True), (prompts[0], GenerationOptions(max_new_tokens=90))]
+    expected = one_by_one(model, work)
+    assert expected[1][2] == "stop"
+    assert said(run(Batcher(model, slots=4), work)) == expected
+
+
+def test_a_loop_ends_its_row_and_no_other(tiny: Tiny, tmp_path: Path) -> None:
+    """A model whose layers add nothing says one token for ever, but for a prompt's own token ids."""
+    model = load(tiny("llava"))
+    for name, weight in model.network.named_parameters():
+        if name.endswith(("o_proj.weight", "down_proj.weight")):
+            weight.zero_()
+    model.network.lm_head.weight.copy_(model.embed.weight)  # says again what it read last
+    work = [(test_lmm.prompt_for(model, [60 + n], []), GenerationOptions(max_new_tokens=60 - n)) for n in range(3)]
+    work[1] = (work[1][0], replace(work[1][1], stop_on_loop=False))
+    told = said(run(Batcher(model, slots=3), work))
+    assert [reason for *_, reason in told] == ["repetition", "length", "repetition"]
+    assert [len(ids) for ids, *_ in told] == [32, 59, 32]
+
+
+def test_a_free_place_is_taken_at_once(tiny: Tiny) -> None:
+    """Nine short answers beside one long one need the steps of the long one, not one batch after another."""
+    model = load(tiny("llava"))
+    lengths = [40, *[8] * 9]
+    work = [(video_prompt(model, 1, n), GenerationOptions(max_new_tokens=m, stop_on_loop=False))
+            for n, m in enumerate(lengths)]  # fmt: skip
+    expected = [len(ids) for ids, *_ in one_by_one(model, work)]
+    batcher = Batcher(model, slots=3)
+    for ticket, (prompt, options) in enumerate(work):
+        batcher.submit(ticket, prompt, options)
+    steps = 0
+    while batcher.waiting or batcher.running:
+        ended = len(batcher.step())
+        steps += 1
+        assert not batcher.waiting or batcher.running + ended >= batcher.slots
+    assert steps <= max(expected[0], -(-sum(expected) // 3) + max(expected[1:]))
+
+
+def test_prompts_may_come_while_others_run(tiny: Tiny) -> None:
+    """Clips that each spell a code in black and white frames, in and out at random: no caption changes clips."""
+    model = load(tiny("llava"))
+    side = model.spec.image_size
+    codes = torch.randperm(64, generator=torch.Generator().manual_seed(1))[:40].tolist()
+    work = []
+    for code in codes:
+        frames = pictures(6, side, side, seed=code)
+        for bit in range(6):
+            frames[bit, :, : side // 2] = 255 if code >> bit & 1 else 0
+        prompt = test_lmm.video_prompt(model, frames, [2] * 6)
+        work.append((prompt, GenerationOptions(max_new_tokens=10 + code % 7)))
+    told = {ids[:10]: (mine, (ids, *rest)) for mine, (ids, *rest) in zip(work, one_by_one(model, work), strict=True)}
+    work, expected = [mine for mine, _ in told.values()], [alone for _, alone in told.values()]
+    assert len(work) > 25, "so many clips must be told from every other for a swap to show"
+    batcher, done, coming = Batcher(model, slots=5), {}, list(enumerate(work))
+    while coming or batcher.waiting or batcher.running:
+        for _ in range(len(coming) % 3 + 1):
+            if coming:
+                ticket, (prompt, options) = coming.pop()
+                batcher.submit(ticket, prompt, options)
+        done |= {finished.ticket: finished for finished in batcher.step()}
+    assert said(done) == expected
+
+
+def test_near_duplicates_are_shared_within_a_clip_only(tiny: Tiny) -> None:
+    """A clip that begins almost as another ended keeps its own first frame; equal frames are encoded once for all."""
+    model = load(tiny("llava"))
+    model.same_within = 3
+    side = model.spec.image_size
+    base = pictures(1, side, side)[0] // 2
+    one = [base + 40, base, base + 1, base + 2]
+    other = [base + 3, base + 60, base + 61]
+    options = GenerationOptions(max_new_tokens=12)
+    work = [(test_lmm.video_prompt(model, np.stack(clip), [2] * len(clip)), options)
+            for clip in (one, other, one)]  # fmt: skip
+    alone = one_by_one(model, work)
+    done = run(Batcher(model, slots=3), work)
+    assert said(done) == alone
+    assert [done[ticket].frames_encoded for ticket in range(3)] == [2, 2, 0]
+
+
+@pytest.mark.parametrize("name", ["llava", "qwen3_vl"])
+def test_the_feature_cache_is_honoured(name: str, tiny: Tiny, tmp_path: Path) -> None:
+    model = load(tiny(name))
+    work = mixed_work(model, 4)
+    cold = run(Batcher(model, slots=2, cache=FeatureCache(tmp_path)), work)
+    warm = run(Batcher(model, slots=4, cache=FeatureCache(tmp_path)), work)
+    assert said(cold) == said(warm) == one_by_one(model, work)
+    assert sum(finished.frames_encoded for finished in cold.values()) > 0
+    assert sum(finished.frames_encoded for finished in warm.values()) == 0
+
+
+def test_a_text_that_prompts_begin_with_is_read_once(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also when it is Qwen's and the clips behind it differ; another RoPE factor shares nothing."""
+    for name in ("llava", "qwen2_5_vl", "qwen3_vl"):
+        model = load(tiny(name))
+        system = Message("system", "You are a careful observer. " * 8)
+        start = model.tokenizer.encode(system.text, add_special_tokens=False).ids
+        work = []
+        for seed in range(4):
+            prompt = video_prompt(model, 2, seed)
+            visuals = tuple(replace(visual, position=visual.position + len(start)) for visual in prompt.visuals)
+            prompt = replace(prompt, input_ids=(*start, *prompt.input_ids), visuals=visuals)
+            work.append((prompt, GenerationOptions(max_new_tokens=10)))
+        if name == "llava":
+            work.append((replace(work[0][0], rope_factor=1.5), work[0][1]))
+        expected = one_by_one(model, work)
+        lengths = []
+        plain = model.read
+        with monkeypatch.context() as patched:
+            patched.setattr(model, "read", lambda *a, p=plain, n=lengths, **k: (n.append(a[0].shape[1]), p(*a, **k))[1])
+            assert said(run(Batcher(model, slots=2), work)) == expected
+        whole = [prompt.length for prompt, _ in work]
+        assert lengths[0] == whole[0]
+        assert all(read <= length - len(start) for read, length in zip(lengths[1:4], whole[1:4], strict=True)), name
+        assert lengths[4:] == whole[4:]
+
+
+# --------------------------------------------------------------------------------------------------------- failing
+
+
+def test_an_error_costs_its_own_row_only(tiny: Tiny) -> None:
+    """A miscounted plan, a video without a token, and a row whose numbers overflow, between good ones."""
+    model = load(tiny("llava"))
+    model.embed.weight[77] = torch.nan
+    good = [(video_prompt(model, 2, seed), GenerationOptions(max_new_tokens=9)) for seed in range(5)]
+    assert not any(77 in ids for ids, *_ in one_by_one(model, good))
+    miscounted = video_prompt(model, 2, 9)
+    miscounted = replace(miscounted, visuals=(replace(miscounted.visuals[0], tokens=13), *miscounted.visuals[1:]))
+    unseen = build_prompt([Message("user", "what?", ())], model.spec, model.tokenizer)
+    unseen = replace(unseen, messages=(Message("user", "what?", (vidllm.Image(pictures(1, 9, 9)[0]),)),))
+    poisoned = test_lmm.prompt_for(model, [5, 77, 6], [])
+    bad = [(prompt, GenerationOptions(max_new_tokens=9)) for prompt in (miscounted, unseen, poisoned)]
+    work = [good[0], bad[0], good[1], bad[1], good[2], bad[2], good[3], good[4]]
+    done = run(Batcher(model, slots=3), work)
+    errors = {ticket: finished.error for ticket, finished in done.items() if finished.error}
+    assert set(errors) == {1, 3, 5}
+    assert "13 visual tokens" in str(errors[1])
+    assert "no visual token" in str(errors[3])
+    assert "not a number" in str(errors[5])
+    assert all("\n" not in str(error) for error in errors.values())
+    assert said({n: done[t] for n, t in enumerate((0, 2, 4, 6, 7))}) == one_by_one(model, good)
+
+
+def starved(monkeypatch: pytest.MonkeyPatch, model: Any, method: str, too_much: Callable[..., bool]) -> list[int]:
+    """Let `method` fail as a device without memory does, when it is asked for too much; how often it did."""
+    plain, failures = getattr(model, method), []
+
+    def call(*args: Any, **more: Any) -> Any:
+        if too_much(*args):
+            failures.append(1)
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return plain(*args, **more)
+
+    monkeypatch.setattr(model, method, call)
+    return failures
+
+
+@pytest.mark.parametrize(
+    ("method", "too_much", "slots"),
+    [
+        ("step", lambda slots, tokens, *_: len(tokens) > 2, 1),  # 6, 3, 1: halves
+        ("prepare", lambda prompts, *_: len(prompts) > 1, 6),
+        ("read", lambda embeddings, kv, *_: kv.index > 2, 3),
+    ],
+)
+def test_without_memory_fewer_rows_run(
+    method: str, too_much: Callable[..., bool], slots: int, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load(tiny("llava"))
+    work = mixed_work(model)
+    expected = one_by_one(model, work)
+    failures = starved(monkeypatch, model, method, too_much)
+    batcher = Batcher(model, slots=6)
+    assert said(run(batcher, work)) == expected
+    assert failures
+    assert batcher.slots == slots
+
+
+@pytest.mark.parametrize("method", ["step", "prepare", "read"])
+def test_a_prompt_that_never_fits_is_given_up_in_one_line(
+    method: str, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others have their answers all the same."""
+    model = load(tiny("llava"))
+    work = [(video_prompt(model, 1 + 4 * (n == 1), n), GenerationOptions(max_new_tokens=8)) for n in range(4)]
+    expected = one_by_one(model, work)
+    large = work[1][0].length
+    starved(monkeypatch, model, method, {
+        "step": lambda slots, tokens, *_: max(slots.lengths[: len(tokens)]) >= large,
+        "prepare": lambda prompts, *_: any(prompt.length == large for prompt in prompts),
+        "read": lambda embeddings, *_: embeddings.shape[1] == large,
+    }[method])  # fmt: skip
+    done = run(Batcher(model, slots=3), work)
+    assert "out of memory" in str(done[1].error)
+    assert [done[t].generated.token_ids for t in (0, 2, 3)] == [expected[t][0] for t in (0, 2, 3)]  # type: ignore[union-attr]
+
+
+def test_free_memory_decides_how_many_run(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Room for three rows of the first prompt's size; one ten times as long has buffers of its own."""
+    model = load(tiny("llava"))
+    work = [(video_prompt(model, 1, n), GenerationOptions(max_new_tokens=20)) for n in range(6)]
+    words = [40 + n % 60 for n in range(900)]
+    work.insert(3, (test_lmm.prompt_for(model, words, []), GenerationOptions(max_new_tokens=20)))
+    token = 2 * 2 * 32 * 4  # keys and values, layers, width, bytes
+    monkeypatch.setattr("vidllm.batching.free_bytes", lambda device: 2 * 3.5 * 64 * token)
+    batcher = Batcher(model)
+    done = run(batcher, work)
+    assert batcher.slots == 3
+    assert said(done) == one_by_one(model, work)
+    assert [ticket for ticket in range(7) if done[ticket].alone] == [3]
+
+
+def test_an_interrupt_leaves_every_row_as_it_was(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = load(tiny("llava"))
+    work = mixed_work(model)
+    expected = one_by_one(model, work)
+    plain, calls = model.step, []
+
+    def step(*args: Any) -> Any:
+        calls.append(1)
+        if len(calls) % 5 == 0:
+            raise KeyboardInterrupt
+        return plain(*args)
+
+    monkeypatch.setattr(model, "step", step)
+    batcher, done, interrupts = Batcher(model, slots=3), {}, 0
+    for ticket, (prompt, options) in enumerate(work):
+        batcher.submit(ticket, prompt, options)
+    while batcher.waiting or batcher.running:
+        try:
+            done |= {finished.ticket: finished for finished in batcher.step()}
+        except KeyboardInterrupt:
+            interrupts += 1
+    assert interrupts > 1
+    assert said(done) == expected
+
+
+# ------------------------------------------------------------------------------------------------------- by itself
+
+
+def test_a_row_beyond_the_sliding_window_runs_alone(tiny: Tiny, tmp_path: Path) -> None:
+    """Mistral with a window of 60 tokens: shorter rows share steps, the longer one runs beside them."""
+    from transformers import LlavaNextConfig, LlavaNextForConditionalGeneration, MistralConfig
+
+    tiny_models.llava_next(tmp_path)
+    config = LlavaNextConfig.from_pretrained(tmp_path)
+    text = config.text_config.to_dict()
+    config.text_config = MistralConfig(**{**text, "model_type": "mistral", "sliding_window": 60})
+    tiny_models._noise(LlavaNextForConditionalGeneration(config)).save_pretrained(tmp_path)  # type: ignore[operator]
+    model = load(tmp_path)
+    options = GenerationOptions(max_new_tokens=12)
+    work = [(video_prompt(model, frames, n), options) for n, frames in enumerate((1, 6, 1))]
+    done = run(Batcher(model, slots=3), work)
+    assert said(done) == one_by_one(model, work)
+    assert [done[ticket].alone for ticket in range(3)] == [False, True, False]
+
+
+def test_attention_without_a_mask_per_row_runs_alone(tiny: Tiny) -> None:
+    model = load(tiny("qwen2_5_vl"))
+    model.language.config._attn_implementation = "eager"
+    work = mixed_work(model, 4)
+    done = run(Batcher(model, slots=3), work)
+    assert said(done) == one_by_one(model, work)
+    assert all(finished.alone for finished in done.values())
+
+
+# ------------------------------------------------------------------------------------------------------ real models
+
+
+def test_the_built_in_model_says_the_same_of_many_clips(tmp_path: Path) -> None:
+    """World clips through the one road, several questions each, by the model that ships."""
+    from vidllm.clip import open_clip
+    from vidllm.world.make import make_clips
+
+    if not (vidllm.model.resolve.builtin_folder() / "model.safetensors").exists():
+        pytest.skip("the built-in model's weights are not here")
+    model = vidllm.load(device="cpu", dtype="float32", cache=None).lmm
+    assert isinstance(model, ComposableLMM)
+    assert type(model.network).__name__ == "LightLlava"
+    work = []
+    for path in make_clips(4, 11, tmp_path):
+        for question in ("describe the video.", "how many objects are there at 0:05?", "what happens at 0:08?"):
+            clip = open_clip(path, question, model.spec, model.tokenizer)
+            prompt = build_prompt([Message("user", question, (clip,))], model.spec, model.tokenizer)
+            work.append((prompt, GenerationOptions(max_new_tokens=48)))
+    expected = one_by_one(model, work)
+    assert len({text for _, text, _ in expected}) > 3
+    for slots in (2, 7, 16):
+        assert said(run(Batcher(model, slots=slots), work)) == expected
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_narrow_numbers_batch_too(dtype: str, tiny: Tiny) -> None:
+    """Rounding may choose another word, so only most first tokens must agree; and no row may fail."""
+    model = load_model(tiny("llava"), device="cpu", dtype=dtype)
+    work = mixed_work(model)
+    done = run(Batcher(model, slots=4), work)
+    assert not any(finished.error for finished in done.values())
+    pairs = zip(said(done), one_by_one(model, work), strict=True)
+    assert sum(a[0][:1] == b[0][:1] for a, b in pairs) >= len(work) - 2
+
+
+def test_no_slots_is_a_mistake(tiny: Tiny) -> None:
+    with pytest.raises(ValueError, match="at least one"):
+        Batcher(load(tiny("llava")), slots=0)

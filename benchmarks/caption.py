@@ -1,0 +1,384 @@
+"""Clips captioned per second: vidllm beside transformers' `generate`, one clip at a time and in static batches.
+
+    python benchmarks/caption.py                            200 world clips and 40 natural ones, the built-in model
+    python benchmarks/caption.py --model large -n 60        a random model of 100M parameters, where the model dominates
+    python benchmarks/caption.py -n 16 --runs 1             a first look
+
+All contenders show the same model the same frames under the same prompt and write greedy captions of at most as many
+tokens, in the same numbers; the share of captions equal to the first contender's stands in the table.
+
+loop      what people write: open the file, decode it frame by frame, keep the wanted ones, resize and normalise,
+          `generate`, next clip. Built on transformers' own LLaVA class; the pooling that the prompt's token count
+          asks for is added to it, or it would read 4 to 16 times the tokens.
+static    the same, clips loaded one after the other, then answered in left-padded batches. Batch sizes are tried on the
+          first clips and the best one runs.
+vidllm    `vidllm.caption`, the whole pipeline: identity, planning, decoding in worker processes, rows written.
+engine    only what the model does, frames being at hand: `generate` one by one, in static batches, and the Batcher.
+
+A contender's resized pixels are timed and then replaced by those vidllm saw: scalers round differently, and captions
+could not be compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import av
+import numpy as np
+import report
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import vidllm  # noqa: E402
+from benchmarks.followup import random_llava  # noqa: E402
+from vidllm.ask import VideoModel  # noqa: E402
+from vidllm.batching import Batcher  # noqa: E402
+from vidllm.clip import Clip, PlanOptions, open_clip  # noqa: E402
+from vidllm.corpus.caption import CaptionOptions, caption  # noqa: E402
+from vidllm.model.pooling import pool  # noqa: E402
+from vidllm.options import GenerationOptions  # noqa: E402
+from vidllm.prompt import Message, Prompt, build_prompt  # noqa: E402
+from vidllm.world.make import make_clips  # noqa: E402
+
+PROMPT = "describe the video."
+BATCHES = (2, 4, 8, 16, 32)
+TRIED_CLIPS = 32
+"""Clips on which batch sizes are tried."""
+SEED = 90_000
+"""Of the first world clip."""
+NATURAL = ROOT.parent / "shared" / "videos" / "natural"
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One clip to caption: a file, or a range of it in seconds."""
+
+    path: Path
+    start: float | None = None
+    end: float | None = None
+
+
+@dataclass(frozen=True)
+class Work:
+    """A piece with all that is settled before any clock runs: its frames, its prompt, what transformers is fed."""
+
+    piece: Piece
+    clip: Clip
+    prompt: Prompt
+    pixels: torch.Tensor
+    """(T, 3, S, S), normalised: what the towers see."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a model is asked."""
+
+    name: str
+    model: VideoModel
+    plan: PlanOptions
+    longest: int
+    """Tokens of a caption, at most."""
+
+
+@dataclass
+class Result:
+    """One contender's runs."""
+
+    name: str
+    note: str = ""
+    seconds: list[float] = field(default_factory=list)
+    captions: list[tuple[int, ...] | str] = field(default_factory=list)
+
+
+# ------------------------------------------------------------------------------------------------- what is asked
+
+
+def world(count: int, folder: Path) -> list[Piece]:
+    """Scripted clips of 10 to 60 s; those that lie there already are used."""
+    made = [folder / f"{number:06d}.mp4" for number in range(SEED, SEED + count)]
+    if not all(path.exists() for path in made):
+        make_clips(count, SEED, folder)
+    return [Piece(path) for path in made]
+
+
+def natural(count: int, seconds: float = 10.0) -> list[Piece]:
+    """Ranges of real videos, another range of the same file when there are fewer files than pieces."""
+    files = sorted(path for path in NATURAL.iterdir() if path.suffix in (".mp4", ".mkv", ".webm", ".avi"))
+    spans = {path: vidllm.probe(path).duration for path in files}
+    rng = random.Random(0)
+    pieces = []
+    while files and len(pieces) < count:
+        for path in files[: count - len(pieces)]:
+            start = round(rng.uniform(0, max(0.0, spans[path] - seconds)), 2)
+            pieces.append(Piece(path, start, min(start + seconds, spans[path])))
+    return pieces
+
+
+def prepare(look: Look, pieces: Sequence[Piece]) -> list[Work]:
+    """Everything known of each piece, opened by vidllm outside the clock."""
+    lmm = look.model.lmm
+    works = []
+    for piece in pieces:
+        plan = PlanOptions(**{**vars(look.plan), "start": piece.start, "end": piece.end})
+        clip = open_clip(piece.path, PROMPT, lmm.spec, lmm.tokenizer, plan)
+        prompt = build_prompt([Message("user", PROMPT, (clip,))], lmm.spec, lmm.tokenizer)
+        assert prompt.rope_factor == 1.0, f"{piece.path}: transformers has no RoPE factor per request"
+        shown = np.concatenate([visual.pixels for visual in prompt.visuals])
+        works.append(Work(piece, clip, prompt, normalised(shown, look)))
+    return works
+
+
+def normalised(shown: NDArray[np.uint8], look: Look) -> torch.Tensor:
+    """uint8 (T, S, S, 3) -> (T, 3, S, S) in the model's dtype."""
+    mean, std = torch.tensor(look.model.spec.image_mean), torch.tensor(look.model.spec.image_std)
+    return ((torch.from_numpy(shown) / 255 - mean) / std).to(look.model.lmm.dtype).permute(0, 3, 1, 2)
+
+
+# ------------------------------------------------------------------------------------------------ transformers
+
+
+class Transformers:
+    """The same checkpoint in transformers' own class, and the loops people write around it."""
+
+    def __init__(self, look: Look) -> None:
+        from transformers import LlavaForConditionalGeneration
+
+        self.look = look
+        folder, dtype = look.model.spec.folder, look.model.lmm.dtype
+        self.network: Any = LlavaForConditionalGeneration.from_pretrained(folder, dtype=dtype).eval()
+        self.pad = self.network.generation_config.pad_token_id or 0
+
+    def load(self, work: Work) -> torch.Tensor:
+        """Decode the file up to the last wanted frame, keep those wanted, resize and normalise; (T, 3, S, S)."""
+        side = self.look.model.spec.image_size
+        pictures = [Image.fromarray(frame).resize((side, side), Image.Resampling.BICUBIC) for frame in wanted(work)]
+        shown = np.stack([np.asarray(picture) for picture in pictures])
+        assert normalised(shown, self.look).shape == work.pixels.shape
+        return work.pixels
+
+    @torch.inference_mode()
+    def answer(self, works: Sequence[Work], pixels: Sequence[torch.Tensor]) -> list[tuple[int, ...]]:
+        """Token ids of each caption, all prompts in one left-padded batch."""
+        rows = [self._embeddings(work, shown) for work, shown in zip(works, pixels, strict=True)]  # (L, D) each
+        longest = max(len(row) for row in rows)
+        inputs = rows[0].new_zeros(len(rows), longest, rows[0].shape[1])
+        mask = torch.zeros(len(rows), longest, dtype=torch.long)
+        for number, row in enumerate(rows):
+            inputs[number, longest - len(row) :] = row
+            mask[number, longest - len(row) :] = 1
+        said = self.network.generate(
+            inputs_embeds=inputs, attention_mask=mask, do_sample=False, max_new_tokens=self.look.longest,
+            pad_token_id=self.pad,
+        )  # fmt: skip
+        return [self._trimmed(row) for row in said.tolist()]
+
+    def _embeddings(self, work: Work, pixels: torch.Tensor) -> torch.Tensor:
+        """The prompt's embeddings (L, D) with every frame's tokens in their places."""
+        spec, model = self.look.model.spec, self.network.model
+        states = model.vision_tower(pixels, output_hidden_states=True).hidden_states
+        patches = torch.cat([states[layer][:, 1:] for layer in spec.vision_layers], dim=-1)
+        strides = {visual.stride for visual in work.prompt.visuals}
+        assert len(strides) == 1, "one stride for the whole clip, as transformers' own video models have"
+        geometry: Any = spec.geometry
+        shape = (geometry.rows, geometry.cols, strides.pop(), geometry.pooling)
+        if spec.pool_before_projector:
+            tokens = model.multi_modal_projector(pool(patches, *shape).flatten(1, 2))
+        else:
+            tokens = pool(model.multi_modal_projector(patches), *shape).flatten(1, 2)
+        ids = torch.tensor(work.prompt.input_ids)
+        holes = ids == spec.image_token_id
+        embeddings: torch.Tensor = self.network.get_input_embeddings()(ids.masked_fill(holes, 0))
+        embeddings[holes] = tokens.flatten(0, 1).to(embeddings)
+        return embeddings
+
+    def _trimmed(self, ids: list[int]) -> tuple[int, ...]:
+        """Up to the end of the turn."""
+        ends = self.network.generation_config.eos_token_id
+        ends = {ends} if isinstance(ends, int) else set(ends or ())
+        cut = next((at for at, token in enumerate(ids) if token in ends), len(ids))
+        return tuple(ids[:cut])
+
+
+def wanted(work: Work) -> Iterator[NDArray[np.uint8]]:
+    """The frames the plan shows, by decoding from the file's beginning as the common snippet does."""
+    times = iter(work.clip.frames.pts_seconds)
+    time_wanted = next(times)
+    with av.open(str(work.piece.path)) as container:
+        stream = container.streams.video[0]
+        first = float((stream.start_time or 0) * stream.time_base)
+        for frame in container.decode(stream):
+            while frame.time - first >= time_wanted - 1e-3:
+                yield frame.to_ndarray(format="rgb24")
+                if (following := next(times, None)) is None:
+                    return
+                time_wanted = following
+    raise ValueError(f"{work.piece.path}: no frame at {time_wanted} s")
+
+
+# --------------------------------------------------------------------------------------------------- contenders
+
+
+def batches(works: Sequence[Work], size: int) -> list[Sequence[Work]]:
+    """Consecutive works, `size` together."""
+    return [works[at : at + size] for at in range(0, len(works), size)]
+
+
+def transformers_run(other: Transformers, works: Sequence[Work], size: int, *, loads: bool) -> list[tuple[int, ...]]:
+    """Captions in static batches of `size`; with `loads` every file is opened, else its frames are at hand."""
+    said = []
+    for group in batches(works, size):
+        pixels = [other.load(work) if loads else work.pixels for work in group]
+        said += other.answer(group, pixels)
+    return said
+
+
+def engine_run(look: Look, works: Sequence[Work]) -> list[tuple[int, ...]]:
+    """Captions by the Batcher, frames being at hand."""
+    batcher = Batcher(look.model.lmm)
+    options = GenerationOptions(max_new_tokens=look.longest, stop_on_loop=False)
+    for number, work in enumerate(works):
+        batcher.submit(number, work.prompt, options)
+    said: dict[int, tuple[int, ...]] = {}
+    while batcher.waiting or batcher.running:
+        for done in batcher.step():
+            assert done.generated is not None, done.error
+            said[done.ticket] = done.generated.token_ids
+    return [said[number] for number in range(len(works))]
+
+
+def pipeline_run(look: Look, works: Sequence[Work], folder: Path) -> list[str]:
+    """Captions by `vidllm.caption`, read back from its rows."""
+    listed, output = folder / "clips.jsonl", folder / "captions.jsonl"
+    pieces = [work.piece for work in works]
+    told = [{"video": str(piece.path), "start": piece.start, "end": piece.end} for piece in pieces]
+    listed.write_text("".join(json.dumps(row) + "\n" for row in told), encoding="utf-8")
+    output.unlink(missing_ok=True)
+    options = CaptionOptions(
+        prompt=PROMPT, retries=0, plan=look.plan,
+        generation=GenerationOptions(max_new_tokens=look.longest, stop_on_loop=False),
+    )  # fmt: skip
+    caption(listed, output, options, model=look.model)
+    rows = [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
+    said = {(row["video"], row["start"], row["end"]): row["caption"] for row in rows if "caption" in row}
+    return [said[str(piece.path), piece.start, piece.end] for piece in pieces]
+
+
+def best_size(other: Transformers, works: Sequence[Work]) -> int:
+    """The static batch with the most clips per second on the first few."""
+    tried = works[:TRIED_CLIPS]
+    sizes = [size for size in BATCHES if size <= len(tried)] or [1]
+    spent = {size: clock(lambda size=size: transformers_run(other, tried, size, loads=False))[0] for size in sizes}
+    return min(spent, key=lambda size: spent[size])
+
+
+def clock(run: Callable[[], Any]) -> tuple[float, Any]:
+    """Seconds, and what came out."""
+    began = time.perf_counter()
+    came = run()
+    return time.perf_counter() - began, came
+
+
+def race(look: Look, works: Sequence[Work], runs: int, folder: Path) -> list[Result]:
+    """Every contender once per run, in turn, so that a slow minute of the machine hits all of them."""
+    other = Transformers(look)
+    size = best_size(other, works)
+    contenders: list[tuple[str, str, Callable[[], Any]]] = [
+        ("loop", "one clip at a time", lambda: transformers_run(other, works, 1, loads=True)),
+        ("static", f"batches of {size}", lambda: transformers_run(other, works, size, loads=True)),
+        ("vidllm", "the whole pipeline", lambda: pipeline_run(look, works, folder)),
+        ("engine: loop", "one clip at a time", lambda: transformers_run(other, works, 1, loads=False)),
+        ("engine: static", f"batches of {size}", lambda: transformers_run(other, works, size, loads=False)),
+        ("engine: vidllm", "continuous", lambda: engine_run(look, works)),
+    ]
+    results = [Result(name, note) for name, note, _ in contenders]
+    for _ in range(runs):
+        for result, (_, _, run) in zip(results, contenders, strict=True):
+            seconds, captions = clock(run)
+            result.seconds.append(seconds)
+            result.captions = captions
+            print(f"  {result.name}: {len(works) / seconds:.2f} clips/s", file=sys.stderr)
+    return results
+
+
+# ------------------------------------------------------------------------------------------------------ the table
+
+
+def rows(look: Look, kind: str, works: Sequence[Work], results: Sequence[Result]) -> list[report.Row]:
+    """One row for every contender: speed, how much faster than the loop and the batches of its own part."""
+    decode = look.model.lmm.tokenizer.decode
+    first = [decode(list(ids), skip_special_tokens=True).strip() for ids in results[0].captions]
+    table: list[report.Row] = []
+    for number, result in enumerate(results):
+        base, static = results[number // 3 * 3], results[number // 3 * 3 + 1]
+        said = [one if isinstance(one, str) else decode(list(one), skip_special_tokens=True).strip()
+                for one in result.captions]  # fmt: skip
+        table.append({
+            "model": look.name, "dtype": str(look.model.lmm.dtype)[6:], "clips": f"{len(works)} {kind}",
+            "contender": result.name, "how": result.note, "clips/s": len(works) / median(result.seconds),
+            "x loop": ratio(base, result), "x static": ratio(static, result),
+            "same captions": f"{sum(a == b for a, b in zip(said, first, strict=True))}/{len(said)}",
+        })  # fmt: skip
+    return table
+
+
+def ratio(slow: Result, fast: Result) -> float:
+    """The median of each run's own ratio."""
+    return median(a / b for a, b in zip(slow.seconds, fast.seconds, strict=True))
+
+
+def look_of(name: str, dtype: str, folder: Path) -> Look:
+    """The model and how it is asked."""
+    if name == "built-in":
+        model = vidllm.load(dtype=dtype, cache=None)
+        return Look(name, model, PlanOptions(max_new_tokens=96), 96)
+    made = random_llava(folder, side=96, patch=8, vision=(512, 6), text=(768, 10), context=2048, vocabulary=8000)
+    model = vidllm.load(made, dtype=dtype, cache=None)
+    count = sum(weight.numel() for weight in model.lmm.network.parameters()) / 1e6  # type: ignore[attr-defined]
+    return Look(f"random, {count:.0f}M", model, PlanOptions(frames=16, stride=2, max_new_tokens=64), 64)
+
+
+def main() -> None:
+    """Race on both kinds of clips and write results/caption.md and .json."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-n", type=int, default=200, help="world clips")
+    parser.add_argument("--natural", type=int, default=40, help="ranges of natural videos")
+    parser.add_argument("--model", choices=("built-in", "large"), action="append")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), action="append")
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--clips", type=Path, help="folder of the world clips, kept for the next time")
+    told = parser.parse_args()
+    table: list[report.Row] = []
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        sets = {"world": world(told.n, told.clips or folder / "world") if told.n else [],
+                "natural": natural(told.natural) if told.natural and NATURAL.is_dir() else []}  # fmt: skip
+        for name in told.model or ["built-in"]:
+            for dtype in told.dtype or ["float32", "bfloat16"]:
+                look = look_of(name, dtype, folder / "large")
+                for kind, pieces in sets.items():
+                    if pieces:
+                        works = prepare(look, pieces)
+                        table += rows(look, kind, works, race(look, works, told.runs, folder))
+    notes = (
+        f"medians of {told.runs} runs; a ratio is the median of each run's own; threads: {torch.get_num_threads()}",
+        "same captions: equal to those of the loop",
+    )
+    report.write("caption", "Clips captioned per second", table, notes)
+
+
+if __name__ == "__main__":
+    main()
