@@ -1,0 +1,191 @@
+"""The output of a run: rows that are there to stay, what was admitted, and what is done already. One writer at once.
+
+    with Output.open(path, recipe, retry_errors=False) as output:
+        output.admitted(item)                       before anything is done for it
+        if not output.is_finished(item, digest):    no file is opened to know
+            ...
+            output.add(row)                         safe from kill -9 when it returns
+
+A clip has one row per recipe. A row of a clip that has one already (it failed and was tried again, or the file has
+changed) stands for the one before, which readers pass over and the next opening or closing removes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+
+from vidllm.corpus.index import DigestMap, Known, RowIndex
+from vidllm.corpus.item import Item
+from vidllm.corpus.linefile import LineFile
+from vidllm.corpus.recipe import Recipe
+from vidllm.corpus.rows import FAILED, CaptionRow, Status
+from vidllm.corpus.stores import Store, manifest_of, open_store, prepare
+from vidllm.errors import OutputError
+
+
+class Output:
+    """An output opened for writing; `open` it. Not for several threads at once."""
+
+    def __init__(self, path: Path, recipe: Recipe, store: Store, manifest: LineFile, retry_errors: bool) -> None:
+        self.path = path
+        self._recipe, self._store, self._manifest = recipe, store, manifest
+        self._retry = retry_errors
+        self._own_recipes: dict[str | None, str] = {}
+        self._index = self._indexed()
+        self._recipes: dict[str, int] = {}
+        self._cuts: dict[tuple[str, str], int] = {}
+        """The last cut of an item under a recipe, by the hash of its line."""
+        self._admitted = self._read_manifest()
+
+    @classmethod
+    def open(cls, path: Path, recipe: Recipe, *, retry_errors: bool = False) -> Output:
+        """Open or make the output: `.parquet` is a folder of parts, any other name JSON lines.
+
+        Raises OutputError (in use, not writable, not captions) or ConfigError (Parquet without pyarrow).
+        """
+        prepare(path)
+        manifest = LineFile(manifest_of(path), name=path, lock=True)  # first: from here on nobody else writes
+        try:
+            return cls(path, recipe, open_store(path), manifest, retry_errors)
+        except BaseException:
+            manifest.close()
+            raise
+
+    def __enter__(self) -> Output:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def close(self) -> None:
+        """Remove rows that others stand for, write everything to disk and let the next run in."""
+        try:
+            if replaced := self._index.superseded():
+                self._store.drop(replaced)
+            self._store.close()
+        finally:
+            self._manifest.close()
+
+    def digest_of(self, item: Item) -> str:
+        """The recipe of one item."""
+        if len(self._own_recipes) > 1000:
+            self._own_recipes.clear()
+        if item.prompt not in self._own_recipes:
+            self._own_recipes[item.prompt] = self._recipe.asking(item.prompt).digest
+        return self._own_recipes[item.prompt]
+
+    def admitted(self, item: Item) -> None:
+        """Promise the item an end: `caption-verify` will look for it. Promised twice is promised once."""
+        self._admit(item.key, self.digest_of(item), item)
+
+    def cut(self, item: Item, parts: Sequence[Item]) -> None:
+        """The item's ranges stand for it; ranges of an earlier cut that never got a row are no longer waited for."""
+        for part in parts:
+            self.admitted(part)
+        cut = {"cut": item.key, "recipe": self.digest_of(item), "parts": [part.key for part in parts]}
+        line = json.dumps(cut).encode()
+        if self._cuts.get((item.key, self.digest_of(item))) != hash(line):
+            self._manifest.append(line + b"\n")
+            self._cuts[item.key, self.digest_of(item)] = hash(line)
+
+    def is_finished(self, item: Item, recipe: str) -> bool:
+        """Whether the item has its row under this recipe and its file has not changed since. Opens no clip."""
+        known = self._index.by_key(item.key, recipe)
+        return known is not None and self._stays(known.status) and known.stamp == int(item.stamp(), 16)
+
+    def status_of(self, item: Item, recipe: str) -> Status | None:
+        """How the item ended under this recipe, if it did."""
+        known = self._index.by_key(item.key, recipe)
+        return None if known is None else known.status
+
+    def row_of(self, item: Item, recipe: str) -> CaptionRow | None:
+        """The item's row under this recipe, whatever its file is now."""
+        known = self._index.by_key(item.key, recipe)
+        return None if known is None else self._row_at(known)
+
+    def is_done(self, id: str, recipe: str) -> bool:
+        """Whether this content has its caption, under whatever name."""
+        return self._index.by_id(id, recipe) is not None
+
+    def caption_of(self, id: str, recipe: str) -> CaptionRow | None:
+        """The latest row with a caption of this content; `duplicate` rows have one too."""
+        known = self._index.by_id(id, recipe)
+        return None if known is None else self._row_at(known)
+
+    def add(self, row: CaptionRow) -> None:
+        """Write one row. A `duplicate` of the clip's own row (its file was touched, not changed) renews that row."""
+        if row.status == "duplicate" and (known := self._index.by_key(row.key, row.recipe)) is not None:
+            before = self._row_at(known)
+            if before.id == row.id and before.status not in FAILED:
+                row = dataclasses.replace(before, stamp=row.stamp)
+        self._admit(row.key, row.recipe, row)
+        place = self._store.append(row)
+        self._index.add((row.id, row.key, row.recipe, row.stamp, row.status), place)
+
+    def rows(self) -> Iterator[CaptionRow]:
+        """Every row that stands, of every recipe."""
+        gone = set(self._index.superseded())
+        for place, fields in self._store.rows():
+            if place not in gone:
+                yield CaptionRow.from_dict(fields)
+
+    def _stays(self, status: Status) -> bool:
+        return not (self._retry and status in FAILED)
+
+    def _row_at(self, known: Known) -> CaptionRow:
+        return CaptionRow.from_dict(self._store.row_at(known.place))
+
+    def _indexed(self) -> RowIndex:
+        index = RowIndex.of(self._store.heads())
+        if not (replaced := index.superseded()):
+            return index
+        self._store.drop(replaced)
+        return RowIndex.of(self._store.heads())
+
+    def _admit(self, key: str, recipe: str, what: Item | CaptionRow) -> None:
+        code = self._recipes.setdefault(recipe, len(self._recipes))
+        if self._admitted.find(key, code) is not None:
+            return
+        line = {"key": key, "recipe": recipe, "video": what.video, "start": what.start, "end": what.end}
+        self._manifest.append(json.dumps(line).encode() + b"\n")
+        self._admitted.add(key, code, len(self._admitted))
+
+    def _read_manifest(self) -> DigestMap:
+        """Who was admitted before; the recipe is told once in plain words."""
+        known, told = DigestMap(), False
+        for key, recipe, line in manifest_lines(self._manifest):
+            if key is not None:
+                known.load(key, self._recipes.setdefault(recipe, len(self._recipes)), len(known))
+            elif line.startswith(b'{"cut"'):
+                self._cuts[json.loads(line)["cut"], recipe] = hash(line)
+            else:
+                told = told or recipe == self._recipe.digest
+        known.settle()
+        if not told:
+            line = json.dumps({"recipe": self._recipe.digest, "is": dataclasses.asdict(self._recipe)}).encode()
+            self._manifest.append(line + b"\n")
+        return known
+
+
+def manifest_lines(manifest: LineFile) -> Iterator[tuple[str | None, str, bytes]]:
+    """(key, recipe, line) of everything admitted; key None for a line that tells of a recipe or a cut.
+
+    Raises OutputError for a line that is neither.
+    """
+    for _, line in manifest.lines():
+        if line[:9] == b'{"key": "' and line[41:55] == b'", "recipe": "':
+            text = line[:80].decode("ascii", "replace")
+            yield text[9:41], text[55:71], line
+            continue
+        try:
+            fields = json.loads(line)
+            yield fields.get("key"), fields["recipe"], line
+        except (ValueError, KeyError, AttributeError) as error:
+            raise OutputError(f"{manifest.path}: has a line that is not ours; remove it and run again") from error

@@ -1,0 +1,313 @@
+"""Where rows are kept: JSON lines in one file, or Parquet parts in a folder. Both only grow, and survive kill -9.
+
+    out.jsonl             rows                    out.parquet/   part-000001.parquet ...   sealed rows
+    out.jsonl.admitted    what was admitted                      _part-000003.jsonl        rows not yet sealed
+                                                                 _admitted.jsonl           what was admitted
+
+A part is either a journal of lines or a sealed file, never both: it is sealed under another name, takes its own in one
+step, and only then is the journal removed. Readers of Parquet folders pass over names that begin with "_".
+"""
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol
+
+from vidllm.corpus.formats import need_parquet
+from vidllm.corpus.index import Head
+from vidllm.corpus.linefile import LineFile, not_writable
+from vidllm.corpus.rows import CaptionRow
+from vidllm.errors import OutputError
+
+PARQUET_SUFFIX = ".parquet"
+ROWS_PER_PART = 4096
+"""Rows of a sealed part; the last part of a run may hold fewer."""
+_PART_BITS = 32
+MOST_LINE_BYTES = 16 << 20
+
+HEAD_NAMES = ("id", "key", "recipe", "stamp", "status")
+"""`{"id": "<32>", "key": "<32>", "recipe": "<16>", "stamp": "<16>", "status": "...` begins every line written here."""
+
+
+class Store(Protocol):
+    """Rows that can be added, listed by their heads, found again by place, and dropped when superseded."""
+
+    def heads(self) -> Iterator[tuple[Head, int]]:
+        """(id, key, recipe, stamp, status) and place of every row."""
+
+    def rows(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """(place, fields) of every row."""
+
+    def append(self, row: CaptionRow) -> int:
+        """Add one; its place. It survives this process from then on."""
+
+    def row_at(self, place: int) -> dict[str, Any]:
+        """The fields of the row at `place`."""
+
+    def drop(self, places: Iterable[int]) -> None:
+        """Remove these rows; places change. Whole or not at all, file by file."""
+
+    def close(self) -> None:
+        """Everything is on disk."""
+
+
+def is_parquet(path: Path) -> bool:
+    """Whether this output is Parquet, by its name."""
+    return path.suffix == PARQUET_SUFFIX
+
+
+def manifest_of(path: Path) -> Path:
+    """The file that keeps what was admitted."""
+    return path / "_admitted.jsonl" if is_parquet(path) else path.with_name(path.name + ".admitted")
+
+
+def head_of(line: bytes) -> Head:
+    """The head of a row's line: five cuts where this program wrote it, a parse where another tool did.
+
+    Raises ValueError for what is no caption row.
+    """
+    names = line[:8], line[40:51], line[83:97], line[113:126], line[142:156]
+    if names == (b'{"id": "', b'", "key": "', b'", "recipe": "', b'", "stamp": "', b'", "status": "'):
+        text = line[:180].decode("ascii", "replace")
+        return text[8:40], text[51:83], text[97:113], text[126:142], text[156 : text.index('"', 156)]
+    row = CaptionRow.from_dict(json.loads(line))
+    return row.id, row.key, row.recipe, row.stamp, row.status
+
+
+def check_ours(path: Path) -> None:
+    """Raise OutputError if the file at `path` is something else than captions, before anything is done to it."""
+    if not path.is_file() or not path.stat().st_size:
+        return
+    try:
+        with open(path, "rb") as file:
+            line = file.readline(MOST_LINE_BYTES)
+        if not (line.startswith(b'{"id": "') or b'{"id": "'.startswith(line)):  # or its first line half-written
+            head_of(line)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise OutputError(f"{path}: is there already and holds no captions; name another output") from error
+    except OSError as error:
+        raise not_writable(path, error) from error
+
+
+class JsonLines:
+    """One file, one row a line."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        check_ours(path)
+        self._file = LineFile(path)
+
+    def heads(self) -> Iterator[tuple[Head, int]]:
+        """By cuts in the lines."""
+        for number, (place, line) in enumerate(self._file.lines(), 1):
+            try:
+                head = head_of(line)
+            except (ValueError, TypeError, KeyError, AttributeError) as error:
+                raise OutputError(
+                    f"{self.path}: line {number} is no caption row; name another output, or mend the line"
+                ) from error
+            yield head, place
+
+    def rows(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """In the order written."""
+        for place, line in self._file.lines():
+            yield place, json.loads(line)
+
+    def append(self, row: CaptionRow) -> int:
+        """One write; the kernel has it."""
+        return self._file.append(row.to_line())
+
+    def row_at(self, place: int) -> dict[str, Any]:
+        """One read."""
+        fields: dict[str, Any] = json.loads(self._file.line_at(place))
+        return fields
+
+    def drop(self, places: Iterable[int]) -> None:
+        """A new file without them takes the name."""
+        gone = set(places)
+        part = self.path.with_name(self.path.name + ".part")
+        try:
+            with open(part, "wb") as new:
+                new.writelines(line + b"\n" for place, line in self._file.lines() if place not in gone)
+                new.flush()
+                os.fsync(new.fileno())
+            os.replace(part, self.path)
+        except OSError as error:
+            part.unlink(missing_ok=True)
+            raise not_writable(self.path, error) from error
+        self._file.reopen()
+
+    def close(self) -> None:
+        """Sync."""
+        self._file.close()
+
+
+class ParquetParts:
+    """A folder of sealed parts and one journal. A row's place: its part's number and its number therein."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder
+        self._parquet = need_parquet()
+        self._schema = parquet_schema()
+        self._seal_what_was_left()
+        self._number = max(self._sealed(), default=0) + 1
+        self._journal: LineFile | None = None
+        self._places: list[int] = []
+        self._cache: tuple[int, list[dict[str, Any]]] = (0, [])
+
+    def heads(self) -> Iterator[tuple[Head, int]]:
+        """Only their columns are read."""
+        for number in self._sealed():
+            columns = self._read(number, list(HEAD_NAMES)).to_pydict()
+            for row, head in enumerate(zip(*(columns[name] for name in HEAD_NAMES), strict=True)):
+                yield head, number << _PART_BITS | row
+
+    def rows(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Part by part, then the journal."""
+        for number in self._sealed():
+            for row, fields in enumerate(self._read(number).to_pylist()):
+                yield number << _PART_BITS | row, fields
+        if self._journal is not None:
+            for row, (_, line) in enumerate(self._journal.lines()):
+                yield self._number << _PART_BITS | row, json.loads(line)
+
+    def append(self, row: CaptionRow) -> int:
+        """A line in the journal; the part is sealed when it is full."""
+        if self._journal is None:
+            self._journal = LineFile(self._journal_path(self._number))
+        self._places.append(self._journal.append(row.to_line()))
+        place = self._number << _PART_BITS | len(self._places) - 1
+        if len(self._places) >= ROWS_PER_PART:
+            self._seal()
+        return place
+
+    def row_at(self, place: int) -> dict[str, Any]:
+        """From the journal, or from a part, the last of which is remembered."""
+        number, row = place >> _PART_BITS, place & (1 << _PART_BITS) - 1
+        if number == self._number and self._journal is not None:
+            fields: dict[str, Any] = json.loads(self._journal.line_at(self._places[row]))
+            return fields
+        if self._cache[0] != number:
+            self._cache = (number, self._read(number).to_pylist())
+        return self._cache[1][row]
+
+    def drop(self, places: Iterable[int]) -> None:
+        """Every part that holds one is written again without it."""
+        self._seal()
+        gone: dict[int, set[int]] = {}
+        for place in places:
+            gone.setdefault(place >> _PART_BITS, set()).add(place & (1 << _PART_BITS) - 1)
+        self._cache = (0, [])
+        for number, rows in gone.items():
+            kept = [fields for row, fields in enumerate(self._read(number).to_pylist()) if row not in rows]
+            self._write(number, kept)
+
+    def close(self) -> None:
+        """What the journal holds becomes the last part."""
+        self._seal()
+
+    def _sealed(self) -> list[int]:
+        return sorted(int(path.stem[5:]) for path in self.path.glob("part-*.parquet"))
+
+    def _part_path(self, number: int) -> Path:
+        return self.path / f"part-{number:06d}.parquet"
+
+    def _journal_path(self, number: int) -> Path:
+        return self.path / f"_part-{number:06d}.jsonl"
+
+    def _seal(self) -> None:
+        """Journal to part; rows that can not be sealed stay in the journal."""
+        if self._journal is None:
+            return
+        self._journal.sync()
+        self._write(self._number, [json.loads(line) for _, line in self._journal.lines()])
+        self._journal.close()
+        self._journal_path(self._number).unlink()
+        self._journal, self._places = None, []
+        self._number += 1
+
+    def _seal_what_was_left(self) -> None:
+        """Journals of a run that was killed: one whose part is there was sealed already."""
+        for path in sorted(self.path.glob("_part-*.jsonl")):
+            number = int(path.stem[6:])
+            if not self._part_path(number).exists():
+                journal = LineFile(path)
+                rows = [json.loads(line) for _, line in journal.lines()]
+                journal.close()
+                if rows:
+                    self._write(number, rows)
+            path.unlink()
+
+    def _write(self, number: int, rows: list[dict[str, Any]]) -> None:
+        arrow = import_module("pyarrow")
+        target = self._part_path(number)
+        part = target.with_name(f"_{target.name}.part")
+        table = arrow.Table.from_pylist(rows, schema=self._schema)
+        try:
+            self._parquet.write_table(table, part, compression="zstd")
+            _sync(part)
+            os.replace(part, target)
+            _sync(self.path)
+        except OSError as error:
+            part.unlink(missing_ok=True)
+            raise not_writable(target, error) from error
+
+    def _read(self, number: int, columns: list[str] | None = None) -> Any:
+        path = self._part_path(number)
+        try:
+            return self._parquet.ParquetFile(path).read(columns=columns)
+        except (OSError, import_module("pyarrow").ArrowException) as error:
+            reason = " ".join(str(error).split())[:100]
+            raise OutputError(f"{path}: is no part of captions ({reason}); remove it and caption again") from error
+
+
+def prepare(path: Path) -> None:
+    """Make the folder of a Parquet output; refuse what is in the way. Raises OutputError."""
+    if not is_parquet(path):
+        if path.is_dir():
+            raise OutputError(f"{path}: is a folder; name a file in it, such as {path / 'captions.jsonl'}")
+        return check_ours(path)
+    need_parquet()
+    if path.is_file():
+        raise OutputError(f"{path}: is one file; Parquet output is a folder of parts, name another")
+    try:
+        path.mkdir(exist_ok=True)
+    except OSError as error:
+        raise not_writable(path, error) from error
+
+
+def open_store(path: Path) -> Store:
+    """The rows at `path`, made if they are not there."""
+    return ParquetParts(path) if is_parquet(path) else JsonLines(path)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def parquet_schema() -> Any:
+    """The columns of a part: those of `CaptionRow`, in its order."""
+    pa = import_module("pyarrow")
+    text, number, whole = pa.string(), pa.float64(), pa.int64()
+    frames = pa.list_(pa.struct([("time", number), ("tokens", whole)]))
+    usage = pa.struct(
+        [
+            ("video_tokens", whole),
+            ("text_tokens", whole),
+            ("answer_tokens", whole),
+            ("context", whole),
+            ("rope_factor", number),
+        ]
+    )
+    source = pa.struct([("kind", text), ("file", text), ("index", whole), ("id", text)])
+    kinds = {
+        "start": number, "end": number, "frames": frames, "usage": usage, "seconds": number, "attempts": whole,
+        "source": source,
+    }  # fmt: skip
+    return pa.schema([(name, kinds.get(name, text)) for name in CaptionRow.__dataclass_fields__])
