@@ -34,7 +34,9 @@ from vidllm.builtin.words import IMAGE
 from vidllm.world.vocabulary import ACTIONS, COLOURS, SHAPES
 
 CONTEXT = 1024
-CHANGES_WEIGHT, LINKS_WEIGHT = 0.5, 0.3
+MOTION_SCALE = (0.1, 0.1, 0.2, 0.5)
+"""What counts as much of a `Motion`."""
+CHANGES_WEIGHT, LINKS_WEIGHT = 1.0, 0.3
 """Of what is told besides answers, beside an answer's token's 1."""
 
 
@@ -146,21 +148,22 @@ def visual_table(model: LlavaForConditionalGeneration, frames: Tensor, kind: tor
 
 
 class ChangeHeads(nn.Module):
-    """What an object has been doing since the frame before, read off its token halfway up the language model.
+    """What an object has been doing since the frame before, read off its token in the middle of the language model.
 
     An answer says one thing about twenty frames; this says one about every object of each, so that changes are seen
-    long before answers could have taught it. Thrown away afterwards.
+    long before answers could have taught it: how far it moved, grew and faded, and what a person would call that.
+    Thrown away afterwards.
     """
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.norm = nn.RMSNorm(width)
-        self.out = nn.Linear(width, len(ACTIONS) + 1 + len(COLOURS) + len(SHAPES))
+        self.out = nn.Linear(width, len(ACTIONS) + 1 + len(COLOURS) + len(SHAPES) + len(MOTION_SCALE))
 
-    def loss(self, hidden: Tensor, codes: Tensor) -> tuple[Tensor, float]:
-        """Hidden states (N, D) and their change codes (N,) -> the loss, and the share of real changes told right."""
-        action, colour, shape = self.out(self.norm(hidden.float())).split(
-            [len(ACTIONS) + 1, len(COLOURS), len(SHAPES)], -1
+    def loss(self, hidden: Tensor, codes: Tensor, motions: Tensor) -> tuple[Tensor, float]:
+        """Hidden states (N, D), change codes (N,), motions (N, 4) -> the loss, and the share of changes told right."""
+        action, colour, shape, motion = self.out(self.norm(hidden.float())).split(
+            [len(ACTIONS) + 1, len(COLOURS), len(SHAPES), len(MOTION_SCALE)], -1
         )
         happened = codes > 0
         number = (codes - 1).clamp(min=0)
@@ -169,6 +172,7 @@ class ChangeHeads(nn.Module):
         rare = torch.ones(len(ACTIONS) + 1)
         rare[0] = 0.3  # most frames bring nothing new
         total = F.cross_entropy(action, kind, weight=rare)
+        total = total + 2 * F.smooth_l1_loss(motion, motions / torch.tensor(MOTION_SCALE), beta=0.3)
         if happened.any():
             total = total + F.cross_entropy(colour[happened], whose_colour[happened])
             total = total + F.cross_entropy(shape[happened], whose_shape[happened])
@@ -264,16 +268,18 @@ def train_step(
 ) -> tuple[float, float, float]:
     """One optimizer step over a batch: the mean loss of an answer's token, of links, and the changes told right."""
     table = visual_table(model, batch.frames)
-    pairs, middles, codes, misses = [], [], [], []
+    pairs, middles, codes, motions, misses = [], [], [], [], []
     for rows in batch.groups:
         trace = Trace()
         pairs.append(answer_logits(model, table, rows, trace))
         told = rows.changes != IGNORE
         middles.append(trace.hidden[len(trace.hidden) // 2][told])
         codes.append(rows.changes[told])
+        motions.append(rows.motions[told])
         misses.append(links_missed(rows, trace))
     answers = F.cross_entropy(torch.cat([logits for logits, _ in pairs]), torch.cat([labels for _, labels in pairs]))
-    changes, right = heads.loss(torch.cat(middles), torch.cat(codes)) if any(len(c) for c in codes) else (0.0, math.nan)
+    seen = [torch.cat(parts) for parts in (middles, codes, motions)]
+    changes, right = heads.loss(*seen) if len(seen[1]) else (0.0, math.nan)
     missed = torch.stack(misses).mean()
     for optimizer in optimizers:
         optimizer.zero_grad()

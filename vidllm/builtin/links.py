@@ -5,6 +5,7 @@ script knows which tokens hold what an answer says, where an object was a frame 
 few heads are told. They are ordinary heads of the model that ships.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -27,6 +28,8 @@ HEADS: dict[Kind, tuple[tuple[float, int], ...]] = {
     "answer": ((4 / 6, 0), (5 / 6, 0)),
 }
 """Which heads are told: (depth in the language model, number)."""
+Motion = tuple[float, float, float, float]
+"""What an object has done since the frame before: x, y (of the picture's sides), log radius, opacity."""
 Aim = tuple[int, int]
 """(number of a seen frame, number of an object)."""
 CORE = 0.6
@@ -45,6 +48,7 @@ class Spot:
     reach: tuple[float, float]
     """Its core's extent to each side, fractions of the width and the height."""
     event: Event | None = None
+    motion: Motion = (0.0, 0.0, 0.0, 0.0)
 
     def cell(self, cells: int) -> int:
         """The cell of a `cells` x `cells` grid that holds its centre, counted row by row."""
@@ -100,26 +104,27 @@ def spots(script: Script, times: NDArray[np.float64]) -> tuple[tuple[Spot, ...],
 
     An object that has gone is told of once, where it was.
     """
-    first = _visible_spots(script, float(times[0]), None)
-    return first, *(_visible_spots(script, b, _going_on(script, a, b)) for a, b in pairwise(times.tolist()))
+    first = float(times[0])
+    return _spots_since(script, first, first), *(_spots_since(script, a, b) for a, b in pairwise(times.tolist()))
 
 
-def _going_on(script: Script, start: float, end: float) -> Event | None:
-    """The last event that is going on in (start, end]."""
-    return next((e for e in reversed(script.events) if e.start < end and e.end > start), None)
-
-
-def _visible_spots(script: Script, seconds: float, event: Event | None) -> tuple[Spot, ...]:
+def _spots_since(script: Script, before: float, now: float) -> tuple[Spot, ...]:
     """Quiet objects first: where two share a cell, the one that does something is told of."""
     short = min(script.canvas.width, script.canvas.height)
+    event = next((e for e in reversed(script.events) if e.start < now and e.end > before), None)
     found: list[Spot] = []
-    for number, (thing, opacity) in enumerate(zip(script.at(seconds), script.opacity(seconds), strict=True)):
+    for number, (old, thing) in enumerate(zip(script.at(before), script.at(now), strict=True)):
+        faded = script.opacity(before)[number], script.opacity(now)[number]
+        mine = event if event is not None and event.thing == number else None
+        if mine is None and faded[1] <= 0.5:
+            continue
         core = CORE * thing.radius * short
-        spot = Spot(number, thing.x, thing.y, (core / script.canvas.width, core / script.canvas.height))
-        if event is not None and event.thing == number:
-            found.append(Spot(number, thing.x, thing.y, spot.reach, event))
-        elif opacity > 0.5:
-            found.insert(0, spot)
+        spot = Spot(
+            thing=number, x=thing.x, y=thing.y, event=mine,
+            reach=(core / script.canvas.width, core / script.canvas.height),
+            motion=(thing.x - old.x, thing.y - old.y, math.log(thing.radius / old.radius), faded[1] - faded[0]),
+        )  # fmt: skip
+        found.insert(len(found) if mine else 0, spot)
     return tuple(found)
 
 
@@ -134,8 +139,9 @@ def aims(script: Script, asked: Question, times: NDArray[np.float64]) -> tuple[f
         return tuple(_shown(script, event, asked, times) for event in events)
     if asked.moment is None or asked.family == "what":
         return ()
-    nearest = int(np.abs(times - asked.moment).argmin())
-    return (frozenset((nearest, number) for number in _named(script, asked)),)
+    same = np.flatnonzero(np.floor(times) == math.floor(asked.moment))  # frames of one stamp look alike to a question
+    frames = same.tolist() or [int(np.abs(times - asked.moment).argmin())]
+    return (frozenset((n, number) for n in frames for number in _named(script, asked)),)
 
 
 def _events_told(script: Script, asked: Question) -> list[Event]:

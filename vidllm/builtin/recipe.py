@@ -49,10 +49,12 @@ class Recipe:
     language: LanguageShape = field(default_factory=LanguageShape)
     align: AlignStage = field(default_factory=AlignStage)
     images: AnswerStage = field(
-        default_factory=lambda: AnswerStage(stills=True, clips=32, minutes=30, first_seed=1_000_000)
+        default_factory=lambda: AnswerStage(stills=True, clips=32, minutes=12, learning_rate=2e-3, first_seed=1_000_000)
     )
     video: AnswerStage = field(
-        default_factory=lambda: AnswerStage(minutes=60, learning_rate=5e-4, frozen_projector=True, first_seed=2_000_000)
+        default_factory=lambda: AnswerStage(
+            minutes=90, learning_rate=1.2e-3, frozen_projector=True, first_seed=2_000_000
+        )
     )
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 from transformers import PreTrainedTokenizerFast
 
-from vidllm.builtin.links import Aim, Kind, Link, Links, Spot, aims, padded_links, spots
+from vidllm.builtin.links import Aim, Kind, Link, Links, Motion, Spot, aims, padded_links, spots
 from vidllm.builtin.stills import GRID, IMAGE_SIDE
 from vidllm.builtin.words import BOS, EOS, IMAGE
 from vidllm.video.sampling import SamplePlan, focus, uniform
@@ -74,6 +74,8 @@ class Rows:
     """Shifted already: the token that a position predicts, or IGNORE."""
     changes: Tensor
     """At the token that holds an object's centre: `change_code` of what it has been doing, else IGNORE."""
+    motions: Tensor
+    """(R, T, 4) float32: there, how it has moved, grown and faded; see `Motion`."""
     links: dict[Kind, Links]
     """Which token ought to look at which."""
     scale: Tensor
@@ -101,6 +103,7 @@ class _Planes:
     labels: list[int] = field(default_factory=list)
     changes: dict[int, int] = field(default_factory=dict)
     """Position -> `change_code`."""
+    motions: dict[int, Motion] = field(default_factory=dict)
     links: list[Link] = field(default_factory=list)
 
     def add(
@@ -322,6 +325,7 @@ class Collator:
                 position = start + spot.cell(cells)
                 if n:
                     planes.changes[position] = change_code(spot.event)
+                    planes.motions[position] = spot.motion
                     if spot.thing in shown[n - 1]:
                         planes.links.append(Link("before", position, tuple(shown[n - 1][spot.thing])))
                 if start > stamped:
@@ -366,9 +370,10 @@ def _pad(laid: Sequence[tuple[_Planes, tuple[str, ...]]], scales: Sequence[float
         return padded
 
     changes = torch.full((len(laid), length), IGNORE)
+    motions = torch.zeros(len(laid), length, 4)
     for r, (planes, _) in enumerate(laid):
         for position, code in planes.changes.items():
-            changes[r, position] = code
+            changes[r, position], motions[r, position] = code, torch.tensor(planes.motions[position])
     return Rows(
         ids=plane("ids", 0),
         slots=plane("slots", -1),
@@ -376,6 +381,7 @@ def _pad(laid: Sequence[tuple[_Planes, tuple[str, ...]]], scales: Sequence[float
         blocks=plane("blocks", -1),
         labels=plane("labels", IGNORE),
         changes=changes,
+        motions=motions,
         links=padded_links([planes.links for planes, _ in laid]),
         scale=torch.tensor(scales),
         families=tuple(families for _, families in laid),
