@@ -49,7 +49,8 @@ Shard = Annotated[
     typer.Option("--shard", metavar="i/n", help="This run's share of the clips, 1/8 to 8/8, each with its own OUT."),
 ]
 Videos = Annotated[
-    str | None, typer.Option("--videos", metavar="DIR", help="Where the paths inside data sets begin. Default: beside it.")
+    str | None,
+    typer.Option("--videos", metavar="DIR", help="Where the paths inside data sets begin. Default: beside it."),
 ]
 Column = Annotated[
     str | None, typer.Option("--column", metavar="C", help="The data sets' column of paths. Default: video, path, ...")
@@ -174,7 +175,9 @@ def _caption(
     model = _model(wishes)
     line = ProgressLine()
     try:
-        done = run(inputs, output, wishes, model=model, tell=line, on_interrupt=lambda: line.say(STOPPING), remark=line.say)
+        done = run(
+            inputs, output, wishes, model=model, tell=line, on_interrupt=lambda: line.say(STOPPING), remark=line.say
+        )  # fmt: skip
     except KeyboardInterrupt:
         line.clear()
         note(f"stopped; every finished caption is in {output}, run the same command again to go on")

@@ -62,7 +62,7 @@ class Captioner(Protocol):
 
 @dataclass(frozen=True)
 class Engine:
-    """Who answers, and (`decoders` makes them, new ones each time) who decodes if that is not this machine's workers."""
+    """Who answers; and who decodes, if not this machine's workers: `decoders` makes new ones each time."""
 
     captioner: Captioner
     decoders: Callable[[], Sequence[Decoding]] | None = None

@@ -80,7 +80,8 @@ def estimate(
     )  # fmt: skip
     try:
         while not pool.finished:
-            looking.found.bad += pool.take(WAIT_SECONDS) is not None
+            if pool.take(WAIT_SECONDS) is not None:
+                looking.add_bad()
             tell(Tally(total=None, skipped=looking.found.done + looking.found.clips + looking.found.bad))
     finally:
         pool.close()
@@ -88,11 +89,14 @@ def estimate(
     return looking.found
 
 
-def _try(looking: _Looking, engine: Engine, look: Look, generation: GenerationOptions, options: RunOptions) -> None:
+def _try(
+    looking: _Looking, engine: Engine, look: Look, generation: GenerationOptions, options: RunOptions
+) -> None:
     if not looking.sample:
         return
     trial = replace(options, split=None, summarise=False)
-    run = Run(iter(looking.sample), engine.captioner, _Nowhere(), look, generation, trial, decoders=engine.decoders() if engine.decoders else None)
+    decoders = engine.decoders() if engine.decoders else None
+    run = Run(iter(looking.sample), engine.captioner, _Nowhere(), look, generation, trial, decoders=decoders)
     with Interrupts() as interrupts:
         tally = run.go(interrupts)
     captioned = tally.written - sum(tally.counts[status] for status in FAILED)
@@ -114,14 +118,19 @@ class _Looking:
             self.found.done += done
             return done
 
-    def wanted(self, item: Item, seen: Seen) -> bool:
+    def add_bad(self) -> None:
         with self._lock:
-            if seen.status is not None:
-                self.found.bad += 1
-                return False
-            found = self.found
-            found.clips, found.frames, found.tokens = found.clips + 1, found.frames + seen.frames, found.tokens + seen.tokens
-            found.video_seconds += seen.seconds
+            self.found.bad += 1
+
+    def wanted(self, item: Item, seen: Seen) -> bool:
+        if seen.status is not None:
+            self.add_bad()
+            return False
+        with self._lock:
+            self.found.clips += 1
+            self.found.frames += seen.frames
+            self.found.tokens += seen.tokens
+            self.found.video_seconds += seen.seconds
             if len(self.sample) < SAMPLE:
                 self.sample.append(item)
         return False
