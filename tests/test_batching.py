@@ -320,6 +320,37 @@ def test_free_memory_decides_how_many_run(tiny: Tiny, monkeypatch: pytest.Monkey
     assert [ticket for ticket in range(7) if done[ticket].alone] == [3]
 
 
+def test_buffers_that_do_not_fit_are_halved(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Free memory was said to be there and was not."""
+    from vidllm.model.slots import SlotLayer
+
+    model = load(tiny("llava"))
+    work = mixed_work(model)
+    failures = starved(monkeypatch, SlotLayer, "make", lambda layer, like, rows, capacity: rows > 3)
+    batcher = Batcher(model, slots=13)
+    assert said(run(batcher, work)) == one_by_one(model, work)
+    assert len(failures) == 2
+    assert batcher.slots == 3
+
+
+def test_what_the_machine_says_of_its_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from vidllm.model import memory
+
+    free = memory.free_bytes(torch.device("cpu"))
+    assert 0 < free < 2**50
+    monkeypatch.setattr(memory, "CONTAINER", tmp_path)
+    (tmp_path / "memory.max").write_text("3000\n")
+    (tmp_path / "memory.current").write_text("1000\n")
+    assert memory.free_bytes(torch.device("cpu")) == 2000
+    assert not memory.is_out_of_memory(RuntimeError("size mismatch"))
+    with pytest.raises(RuntimeError) as failed:
+        torch.empty(2**50)
+    assert memory.is_out_of_memory(failed.value)
+    with pytest.raises(MemoryError) as failed_too:
+        np.empty(2**55, np.uint8)
+    assert memory.is_out_of_memory(failed_too.value)
+
+
 def test_an_interrupt_leaves_every_row_as_it_was(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     model = load(tiny("llava"))
     work = mixed_work(model)

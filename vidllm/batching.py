@@ -16,12 +16,12 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from vidllm.engine import Reply, Written, check_shown, common_length
+from vidllm.engine import Reply, Written, check_shown, common_length, greedy
 from vidllm.errors import ModelError
 from vidllm.model.memory import free_bytes, give_back, is_out_of_memory
 from vidllm.model.reader import Ready, TextReader
@@ -96,10 +96,11 @@ class _Row:
     seconds: float = 0.0
     error: str | None = None
 
-    def take(self, logits: Tensor) -> None:
-        """Choose the next token from logits (V,)."""
+    def take(self, logits: Tensor, likeliest: int | None = None) -> None:
+        """Choose the next token from logits (V,); a greedy row takes `likeliest` where that is known."""
         try:
-            self.reply.push(self.reply.choose(logits))
+            is_known = likeliest is not None and self.job.options.temperature == 0
+            self.reply.push(likeliest if likeliest is not None and is_known else self.reply.choose(logits))
         except ModelError as error:
             self.error = str(error)
 
@@ -207,17 +208,21 @@ class Batcher:
     def _prepared(self, jobs: Sequence[_Job]) -> list[Ready | str | None]:
         """Of each: ready to be read, None when it must run alone, or the error; an error costs only its own prompt."""
         together = [job for job in jobs if self._may_share(job)]
+        made: Iterator[Ready] = iter(())
         try:
             for job in jobs:
                 check_shown(job.prompt)
-            made = iter(self._reader.prepare([job.prompt for job in together], self._cache) if self._reader else ())
+            if self._reader is not None and together:
+                made = iter(self._reader.prepare([job.prompt for job in together], self._cache))
         except ModelError as error:
             return [str(error)] if len(jobs) == 1 else [got for job in jobs for got in self._prepared([job])]
         return [next(made) if job in together else None for job in jobs]
 
     def _may_share(self, job: _Job) -> bool:
-        window = self._reader.window if self._reader else 0
-        return window is None or job.tokens <= window
+        """Whether every layer sees all of this row, so that one mask is true for all of them."""
+        if self._reader is None:
+            return False
+        return self._reader.window is None or job.tokens <= self._reader.window
 
     def _begin(self, job: _Job, ready: Ready | None) -> list[Finished]:
         """Read one prompt and choose its first token."""
@@ -226,6 +231,7 @@ class Batcher:
         row = self._begin_in_slot(job, ready) if ready is not None and fits else self._begin_alone(job)
         self._ready.popleft()
         row.prefill_seconds = time.perf_counter() - began
+        self._settle()
         return self._collect() if row.is_done else []
 
     def _begin_alone(self, job: _Job) -> _Row:
@@ -249,7 +255,6 @@ class Batcher:
         row.take(self._reader.read(rest.embeddings, past, rest.positions, **rest.deep))
         self._rows[index : index + 1] = [row]
         self._keep_start(job, index)
-        self._settle()
         return row
 
     def _shared_start(self, job: _Job) -> Start | None:
@@ -283,14 +288,21 @@ class Batcher:
         return True
 
     def _settle(self) -> None:
-        """After the first prompt: as many rows as were asked for or as free memory allows."""
+        """After the first prompt: buffers for as many rows as were asked for or as free memory allows."""
         buffers = self._buffers
         if buffers is None or buffers.rows >= self._limit:
             return
         if not self._is_asked:
             room = MEMORY_SHARE * free_bytes(self._model.device)
             self._limit = max(1, min(self._limit, int(room / (buffers.token_bytes * buffers.capacity))))
-        buffers.resize(self._limit, buffers.capacity)
+        while buffers.rows < self._limit:
+            try:
+                buffers.resize(self._limit, buffers.capacity)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                self._limit //= 2
+                give_back(self._model.device)
 
     def _shrink(self) -> list[Finished]:
         """Beginning took more memory than there is: begin fewer at a time, then run fewer; else give the prompt up."""
@@ -306,18 +318,18 @@ class Batcher:
         return []
 
     def _step_down(self) -> None:
-        """A step took more memory than there is: half the rows begin again later; a single one is given up."""
+        """A step took more memory than there is: all rows begin again, half as many at a time; one alone is given up.
+
+        Keeping half of them would need memory for smaller buffers while the larger ones are still there.
+        """
         running = self._running
-        kept = len(running) // 2
-        if kept == 0:
+        if len(running) == 1:
             running[0].error = NO_MEMORY
             return
-        self._limit = kept
-        for row in reversed(running[kept:]):
+        self._limit = len(running) // 2
+        for row in reversed(running):
             self._ready.appendleft((row.job, row.ready))
-        self._rows, self._alone = self._rows[:kept], self._alone[: max(0, kept - len(self._rows))]
-        if self._buffers is not None:
-            self._buffers.resize(min(self._buffers.rows, kept), self._buffers.capacity)
+        self._rows, self._alone, self._buffers = [], [], None
         give_back(self._model.device)
 
     # -------------------------------------------------------------------------------------------------- running
@@ -349,9 +361,9 @@ class Batcher:
         tokens = [row.reply.token_ids[-1] for row in rows]
         offsets = [row.ready.position_offset for row in rows if row.ready]
         factors = [row.ready.rope_factor for row in rows if row.ready]
-        logits = self._reader.step(self._buffers, tokens, offsets, factors).cpu()  # the step's one wait for the device
-        for row, own in zip(rows, logits, strict=True):
-            row.take(own)
+        logits = self._reader.step(self._buffers, tokens, offsets, factors)
+        for row, own, likeliest in zip(rows, logits, greedy(logits), strict=True):
+            row.take(own, likeliest)
         share = (time.perf_counter() - began) / len(rows)
         for row in rows:
             row.seconds += share

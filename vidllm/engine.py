@@ -259,6 +259,13 @@ def choose(logits: Tensor, options: GenerationOptions, generator: torch.Generato
     return int(ids[drawn])
 
 
+def greedy(logits: Tensor) -> list[int | None]:
+    """Each row's likeliest token of logits (n, V), found where they are; None where they are no numbers."""
+    best = logits.argmax(-1)
+    broken = logits.gather(-1, best[:, None])[:, 0].isnan()
+    return [token if token >= 0 else None for token in best.masked_fill(broken, -1).tolist()]  # the one wait
+
+
 class LoopWatch:
     """Tells when the newest tokens are one unit over and over: it will not end by itself.
 
