@@ -1,0 +1,416 @@
+"""The output: one row a clip whatever happens to the writer, the disk, or the file; checked byte by byte."""
+
+import errno
+import json
+import os
+import random
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.caption_rows import RECIPE, item_at, item_like, row_of
+from vidllm.corpus.index import DigestMap, RowIndex
+from vidllm.corpus.item import Item, digest_of
+from vidllm.corpus.output import Output
+from vidllm.corpus.recipe import Recipe
+from vidllm.corpus.rows import CaptionRow, Status
+from vidllm.corpus.stores import head_of, manifest_of, open_store
+from vidllm.errors import OutputError
+from vidllm.options import GenerationOptions
+from vidllm.planning import PlanOptions
+
+ROOT = Path(__file__).resolve().parents[1]
+SUFFIXES = [".jsonl", ".parquet"]
+
+
+@pytest.fixture(params=SUFFIXES)
+def out(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """An output that is not there yet."""
+    if request.param == ".parquet":
+        pytest.importorskip("pyarrow")
+    return tmp_path / f"out{request.param}"
+
+
+def rows_in(out: Path) -> list[CaptionRow]:
+    store = open_store(out)
+    try:
+        return [CaptionRow.from_dict(fields) for _, fields in store.rows()]
+    finally:
+        store.close()
+
+
+def test_what_was_written_is_there_and_is_not_done_again(out: Path, tmp_path: Path) -> None:
+    items = [item_at(tmp_path, number) for number in range(5)]
+    with Output.open(out, RECIPE) as output:
+        for item in items[:3]:
+            output.admitted(item)
+            assert not output.is_finished(item, RECIPE.digest)
+            output.add(row_of(item))
+            assert output.is_finished(item, RECIPE.digest)
+    with Output.open(out, RECIPE) as output:
+        assert [output.is_finished(item, RECIPE.digest) for item in items] == [True, True, True, False, False]
+        assert output.row_of(items[1], RECIPE.digest) == row_of(items[1])
+        assert output.caption_of(row_of(items[2]).id, RECIPE.digest) == row_of(items[2])
+        assert output.caption_of(row_of(items[3]).id, RECIPE.digest) is None
+        assert list(output.rows()) == [row_of(item) for item in items[:3]]
+
+
+def test_another_recipe_is_new_work_and_its_rows_stand_beside(out: Path, tmp_path: Path) -> None:
+    item = item_at(tmp_path, 1)
+    other = Recipe.of("model-1", "what happens?", PlanOptions(), GenerationOptions())
+    with Output.open(out, RECIPE) as output:
+        output.add(row_of(item))
+    with Output.open(out, other) as output:
+        assert not output.is_finished(item, other.digest)
+        output.add(row_of(item, caption="Other.", recipe=other))
+    assert [row.caption for row in rows_in(out)] == ["A circle moves.", "Other."]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        Recipe.of("model-2", RECIPE.prompt, PlanOptions(), GenerationOptions()),
+        Recipe.of("model-1", RECIPE.prompt, PlanOptions(frames=8), GenerationOptions()),
+        Recipe.of("model-1", RECIPE.prompt, PlanOptions(), GenerationOptions(temperature=0.5)),
+        Recipe.of("model-1", RECIPE.prompt, PlanOptions(), GenerationOptions(max_new_tokens=9)),
+        RECIPE.asking("more?"),
+    ],
+)
+def test_everything_that_shapes_a_caption_is_in_the_recipe(other: Recipe) -> None:
+    assert other.digest != RECIPE.digest
+
+
+def test_the_range_and_the_guard_shape_no_recipe() -> None:
+    from vidllm.video.guard import Limits
+
+    look = PlanOptions(start=3.0, end=4.0, guard=Limits(seconds=3))
+    assert Recipe.of("model-1", RECIPE.prompt, look, GenerationOptions()).digest == RECIPE.digest
+
+
+def test_failures_stay_until_they_are_asked_for_again(out: Path, tmp_path: Path) -> None:
+    item, good = item_at(tmp_path, 1), item_at(tmp_path, 2)
+    with Output.open(out, RECIPE) as output:
+        output.add(row_of(item, "error", caption=""))
+        output.add(row_of(good))
+        assert not output.is_done(row_of(item).id, RECIPE.digest)
+    with Output.open(out, RECIPE) as output:
+        assert output.is_finished(item, RECIPE.digest)
+    with Output.open(out, RECIPE, retry_errors=True) as output:
+        assert not output.is_finished(item, RECIPE.digest)
+        assert output.is_finished(good, RECIPE.digest)
+        output.add(row_of(item))
+        assert output.status_of(item, RECIPE.digest) == "ok"
+        assert len(list(output.rows())) == 2
+    assert sorted(row.status for row in rows_in(out)) == ["ok", "ok"]
+
+
+def test_a_changed_file_is_captioned_again_and_has_one_row(out: Path, tmp_path: Path) -> None:
+    item = item_at(tmp_path, 1)
+    with Output.open(out, RECIPE) as output:
+        output.add(row_of(item))
+    changed = item_at(tmp_path, 1, b"other pictures, longer")
+    with Output.open(out, RECIPE) as output:
+        assert not output.is_finished(changed, RECIPE.digest)
+        output.add(row_of(changed, caption="New."))
+    [row] = rows_in(out)
+    assert (row.caption, row.id) == ("New.", row_of(changed).id)
+
+
+def test_a_touched_file_keeps_its_row(out: Path, tmp_path: Path) -> None:
+    item = item_at(tmp_path, 1)
+    with Output.open(out, RECIPE) as output:
+        output.add(row_of(item))
+    os.utime(item.path, ns=(1, 1))
+    with Output.open(out, RECIPE) as output:
+        assert not output.is_finished(item, RECIPE.digest)  # its content has to be looked at
+        copy = replace(row_of(item, "duplicate"), duplicate_of=item.video)  # and turns out to be known
+        output.add(copy)
+        assert output.is_finished(item, RECIPE.digest)
+    assert rows_in(out) == [row_of(item)]
+
+
+def test_two_runs_on_one_output_give_one_clear_line(out: Path, tmp_path: Path) -> None:
+    with Output.open(out, RECIPE) as output:
+        output.add(row_of(item_at(tmp_path, 1)))
+        with pytest.raises(OutputError, match=r"out\.\w+: another run is writing it"):
+            Output.open(out, RECIPE)
+        output.add(row_of(item_at(tmp_path, 2)))
+    assert len(rows_in(out)) == 2
+    Output.open(out, RECIPE).close()
+
+
+def test_every_place_to_cut_the_last_line(tmp_path: Path) -> None:
+    items = [item_at(tmp_path, number) for number in range(3)]
+    out = tmp_path / "out.jsonl"
+    with Output.open(out, RECIPE) as output:
+        for item in items:
+            output.add(row_of(item, caption="Größe, 大きさ"))
+    whole = out.read_bytes()
+    third = whole[:-1].rfind(b"\n") + 1
+    for end in range(third, len(whole) + 1):
+        out.write_bytes(whole[:end])
+        with Output.open(out, RECIPE) as output:
+            done = [output.is_finished(item, RECIPE.digest) for item in items]
+            assert done == [True, True, end >= len(whole) - 1]
+            if not done[2]:
+                output.add(row_of(items[2], caption="Größe, 大きさ"))
+        assert out.read_bytes() == whole
+
+
+@pytest.mark.parametrize("garbage", [b"\0" * 5000, b'{"id": "12', b'{"id": "\xc3', b"\xff\xfe"])
+def test_a_torn_end_is_cut_off_and_told_from_rows(tmp_path: Path, garbage: bytes) -> None:
+    out, item = tmp_path / "out.jsonl", item_at(tmp_path, 1)
+    with Output.open(out, RECIPE) as output:
+        output.add(row_of(item))
+    whole = out.read_bytes()
+    for file in (out, manifest_of(out)):
+        file.write_bytes(file.read_bytes() + garbage)
+    with Output.open(out, RECIPE) as output:
+        assert output.is_finished(item, RECIPE.digest)
+    assert out.read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    "content", [b"not captions\n", b'{"id": 3}\n', b"\0\0\0 ftypisom", b'{"video": "a.mp4"}', b"[1]"]
+)
+def test_a_file_of_something_else_is_refused_and_untouched(tmp_path: Path, content: bytes) -> None:
+    out = tmp_path / "out.jsonl"
+    out.write_bytes(content)
+    with pytest.raises(OutputError, match="holds no captions"):
+        Output.open(out, RECIPE)
+    assert out.read_bytes() == content
+    assert not manifest_of(out).exists()
+
+
+def test_a_broken_line_inside_names_its_place(tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    with Output.open(out, RECIPE) as output:
+        output.add(row_of(item_at(tmp_path, 1)))
+    good = out.read_bytes()
+    out.write_bytes(good + b"garbage\n" + good)
+    with pytest.raises(OutputError, match="line 2 is no caption row"):
+        Output.open(out, RECIPE)
+    assert out.read_bytes() == good + b"garbage\n" + good
+    out.write_bytes(good)
+    Output.open(out, RECIPE).close()  # the failed opening let go of its lock
+
+
+def test_rows_another_tool_wrote_are_read(tmp_path: Path) -> None:
+    out, item = tmp_path / "out.jsonl", item_at(tmp_path, 1)
+    fields = json.loads(row_of(item).to_line())
+    shuffled = dict(sorted({**fields, "mine": [1, 2]}.items()))
+    out.write_text(json.dumps(shuffled, separators=(",", ":")) + "\n")
+    with Output.open(out, RECIPE) as output:
+        assert output.is_finished(item, RECIPE.digest)
+        assert output.row_of(item, RECIPE.digest) == row_of(item)
+
+
+def test_places_that_can_not_be_written(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file.parquet").write_text("x")
+    with pytest.raises(OutputError, match="is a folder; name a file in it"):
+        Output.open(tmp_path / "folder", RECIPE)
+    with pytest.raises(OutputError, match="its folder is not there"):
+        Output.open(tmp_path / "nowhere" / "out.jsonl", RECIPE)
+    if (pytest.importorskip("pyarrow")) is not None:
+        with pytest.raises(OutputError, match="is one file; Parquet output is a folder"):
+            Output.open(tmp_path / "file.parquet", RECIPE)
+
+
+def test_read_only_is_one_line(tmp_path: Path) -> None:
+    from vidllm.corpus.linefile import not_writable
+
+    for number in (errno.EROFS, errno.EACCES):
+        said = str(not_writable(Path("out.jsonl"), OSError(number, os.strerror(number))))
+        assert said.startswith("out.jsonl: may not be written")
+        assert "\n" not in said
+    if os.geteuid() == 0:
+        pytest.skip("root may write everywhere: the refusal itself can not be seen")
+    (tmp_path / "sealed").mkdir(mode=0o500)
+    with pytest.raises(OutputError, match="may not be written"):
+        Output.open(tmp_path / "sealed" / "out.jsonl", RECIPE)
+
+
+def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path: Path) -> None:
+    """A limit on the size of files is a disk that fills in the middle of a row."""
+    out = tmp_path / "out.jsonl"
+    code = (
+        "import resource, signal, sys; sys.path.insert(0, sys.argv[2])\n"
+        "from pathlib import Path; from tests.caption_rows import *\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))\n"
+        "out = Path(sys.argv[1]); n = 0\n"
+        "with Output.open(out, RECIPE) as output:\n"
+        "    while True:\n"
+        "        output.add(row_of(item_at(out.parent, n))); n += 1; print(n, flush=True)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(out), str(ROOT)], capture_output=True, text=True, timeout=120
+    )
+    assert "OutputError" in done.stderr.strip().splitlines()[-1]
+    assert "every row before this is safe" in done.stderr.strip().splitlines()[-1]
+    written = int(done.stdout.split()[-1])
+    assert 3 < written < 20
+    assert out.read_bytes().endswith(b"}\n")
+    with Output.open(out, RECIPE) as output:
+        assert len(output) == written
+        output.add(row_of(item_at(tmp_path, written)))
+    assert len(rows_in(out)) == written + 1
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_killed_at_any_moment_nothing_is_lost_and_nothing_twice(out: Path, tmp_path: Path, seed: int) -> None:
+    """kill -9 a writer, again and again; what it said was written stays written, and the end has every row once."""
+    count, rng = 60, random.Random(seed)
+    command = [sys.executable, "-m", "tests.caption_rows", str(out), str(count)]
+    told: set[int] = set()
+    for _ in range(4):
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as writer:
+            assert writer.stdout is not None
+            for _ in range(rng.randrange(1, 20)):
+                line = writer.stdout.readline()
+                told |= {int(line)} if line else set()
+            time.sleep(rng.random() * 0.01)
+            writer.kill()
+            told |= {int(line) for line in writer.stdout.read().split("\n")[:-1]}
+        with Output.open(out, RECIPE) as output:
+            known = {n for n in range(count) if output.status_of(item_like(tmp_path, n), RECIPE.digest)}
+        assert told <= known
+    for _ in range(2):  # failures are tried again once, then all is well
+        subprocess.run(command, check=True, capture_output=True, timeout=300, cwd=ROOT)
+    rows = rows_in(out)
+    assert sorted(row.video for row in rows) == sorted(item_like(tmp_path, number).video for number in range(count))
+    assert all(row.status == "ok" for row in rows)
+    assert all(row.caption.startswith(f"Caption {Path(row.video).stem[4:]} ") for row in rows)
+
+
+def test_a_part_is_sealed_once_whenever_the_kill_came(tmp_path: Path) -> None:
+    """Both the journal and its sealed part on disk: killed between the two steps."""
+    pytest.importorskip("pyarrow")
+    out = tmp_path / "out.parquet"
+    with Output.open(out, RECIPE) as output:
+        for number in range(3):
+            output.add(row_of(item_at(tmp_path, number)))
+        journal = (out / "_part-000001.jsonl").read_bytes()
+        assert journal.count(b"\n") == 3
+    (out / "_part-000001.jsonl").write_bytes(journal)
+    (out / "_part-000001.parquet.part").write_bytes(b"half")
+    with Output.open(out, RECIPE) as output:
+        assert len(output) == 3
+    assert len(rows_in(out)) == 3
+    (out / "part-000001.parquet").unlink()
+    (out / "_part-000001.jsonl").write_bytes(journal[:-20])
+    with Output.open(out, RECIPE) as output:
+        assert len(output) == 2
+
+
+def test_pandas_people_read_the_folder(tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    out = tmp_path / "out.parquet"
+    with Output.open(out, RECIPE) as output:
+        for number in range(3):
+            output.add(row_of(item_at(tmp_path, number)))
+    table = parquet.read_table(out).to_pylist()
+    assert [row["caption"] for row in table] == ["A circle moves."] * 3
+    assert table[0]["frames"] == [{"time": 0.5, "tokens": 36}]
+    assert table[0]["usage"]["video_tokens"] == 36
+
+
+def test_one_promise_a_clip_in_the_manifest(tmp_path: Path) -> None:
+    out, item = tmp_path / "out.jsonl", item_at(tmp_path, 1)
+    parts = [replace(item, start=0.0, end=2.0), replace(item, start=2.0, end=4.0)]
+    for _ in range(3):
+        with Output.open(out, RECIPE) as output:
+            output.admitted(item)
+            output.admitted(item)
+            output.cut(item, parts)
+    lines = [json.loads(line) for line in manifest_of(out).read_text().splitlines()]
+    assert len(lines) == 5  # the recipe, three clips, one cut
+    assert lines[0] == {"recipe": RECIPE.digest, "is": json.loads(json.dumps(lines[0]["is"]))}
+    assert lines[0]["is"]["prompt"] == "describe the video."
+
+
+@given(
+    caption=st.text(),
+    video=st.text(min_size=1),
+    start=st.one_of(st.none(), st.floats(0, 1e6)),
+    status=st.sampled_from(["ok", "truncated", "repetitive", "duplicate", "undecodable", "error"]),
+)
+def test_any_row_survives_its_line(caption: str, video: str, start: float | None, status: Status) -> None:
+    item = Item(video=video, path="nowhere", start=start)
+    row = replace(row_of(item, status), caption=caption, error=caption or None)
+    line = row.to_line()
+    assert line.count(b"\n") == 1
+    assert line.endswith(b"\n")
+    assert CaptionRow.from_dict(json.loads(line)) == row
+    assert head_of(line) == (row.id, row.key, row.recipe, row.stamp, row.status)
+
+
+@given(st.lists(st.tuples(st.integers(0, 12), st.integers(0, 2)), max_size=60), st.integers(0, 60))
+@settings(deadline=None)
+def test_the_map_finds_the_last_as_a_dict_does(entries: Sequence[tuple[int, int]], settled: int) -> None:
+    known, plain = DigestMap(), dict[tuple[str, int], int]()
+    replaced = []
+    for row, (number, code) in enumerate(entries):
+        digest = digest_of(number)
+        known.add(digest, code, row)
+        if (digest, code) in plain:
+            replaced.append(plain[digest, code])
+        plain[digest, code] = row
+        if row == settled:
+            known.settle()
+    for number in range(13):
+        for code in range(3):
+            assert known.find(digest_of(number), code) == plain.get((digest_of(number), code))
+    known.settle()
+    assert known.repeated() == sorted(replaced)
+
+
+def test_a_collision_of_the_mix_is_no_hit() -> None:
+    """Two digests whose sorted halves agree are still told apart by the other half."""
+    known = DigestMap()
+    known.add("0" * 32, 0, 7)
+    known.settle()
+    assert known.find("0" * 31 + "1", 0) is None
+    assert known.find("0" * 32, 1) is None
+    assert RowIndex.of(iter(())).by_key("0" * 32, "0" * 16) is None
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("id", "x"), ("key", "A" * 32), ("recipe", "0" * 15), ("stamp", ""), ("status", "done")]
+)
+def test_a_row_is_checked_at_birth(tmp_path: Path, field: str, value: str) -> None:
+    with pytest.raises(ValueError, match=field):
+        replace(row_of(item_at(tmp_path, 1)), **{field: value})
+
+
+def test_an_open_output_is_small(tmp_path: Path) -> None:
+    """Two hundred thousand rows opened within 50 MB; `benchmarks/caption_resume.py` asks the million."""
+    out = tmp_path / "out.jsonl"
+    line = row_of(item_at(tmp_path, 1)).to_line()
+    with open(out, "wb") as file:
+        for number in range(100_000):
+            file.write(line[:8] + b"%032x" % number + line[40:51] + b"%032x" % number + line[83:])
+    code = (
+        "import resource, sys; from pathlib import Path\n"
+        "from vidllm.corpus.output import Output; from vidllm.corpus.recipe import Recipe\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "recipe = Recipe(model='m', prompt='p', plan={}, decoding={})\n"
+        "with Output.open(Path(sys.argv[1]), recipe) as output:\n"
+        "    print(len(output), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(out)], capture_output=True, text=True, check=True, timeout=300
+    )
+    rows, kilobytes = map(int, done.stdout.split())
+    assert rows == 100_000
+    assert kilobytes < 80_000
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > 0
