@@ -1,0 +1,214 @@
+"""Proof of an output: every admitted clip ended in exactly one status, and every row's frames are its video's own.
+
+Nothing is decoded. A clip is read once more by its packets: its content must still have the row's id, and every frame
+time of the row must be the time of one of its frames, inside the row's range.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from vidllm.corpus.identity import content_id
+from vidllm.corpus.item import Item, digest_of
+from vidllm.corpus.reading import BadLine, Manifest, read_manifest, written_rows
+from vidllm.corpus.rows import FAILED, CaptionRow
+from vidllm.corpus.webdataset import opened_path, tar_items
+from vidllm.errors import VidllmError
+from vidllm.video.guard import DEFAULT_LIMITS, Limits, probe_guarded
+from vidllm.video.info import VideoInfo
+from vidllm.video.timecode import format_time
+
+SAME_TIME = 2e-5
+"""Seconds; rows keep microseconds."""
+SAME_TIME_REMUXED = 2e-3
+"""A duplicate's frames were seen in a copy whose container may round to milliseconds."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One clip or line that is not in order."""
+
+    where: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.why}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyReport:
+    """What an output holds, and what is wrong with it."""
+
+    output: Path
+    admitted: int
+    """Clips times recipes; a clip that was cut counts by its parts."""
+    statuses: Counter[str]
+    recipes: Counter[str]
+    frames_checked: int
+    problems: tuple[Problem, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether every clip has exactly one status and every row is in order."""
+        return not self.problems
+
+
+def verify(
+    path: Path, *, frames: bool = True, limits: Limits = DEFAULT_LIMITS, tell: Callable[[int], None] = lambda done: None
+) -> VerifyReport:
+    """Check the output at `path`; with `frames` every video is opened (in a child, within `limits`).
+
+    `tell` hears how many rows are done. Raises InputError when the output or its manifest can not be read.
+    """
+    manifest = read_manifest(path)
+    books = _Books()
+    for row in written_rows(path):
+        books.note(row)
+    problems = [*books.problems, *_missing(manifest, books), *_twins(books)]
+    checked = 0
+    if frames:
+        for row in written_rows(path):
+            if isinstance(row, CaptionRow) and row.frames and books.stands(row):
+                problems += [Problem(_name(row), why) for why in _frame_problems(row, limits)]
+                checked += len(row.frames)
+                tell(checked)
+    return VerifyReport(
+        output=path, admitted=len(_awaited(manifest, books)), statuses=books.statuses(), recipes=books.recipes(),
+        frames_checked=checked, problems=tuple(problems),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """What is remembered of a standing row."""
+
+    number: int
+    id: str
+    stamp: str
+    status: str
+    said: str
+    """Digest of the caption."""
+
+
+@dataclass
+class _Books:
+    """The standing row of every clip and recipe, and what was wrong on the way."""
+
+    entries: dict[tuple[str, str], _Entry] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+    number: int = 0
+
+    def note(self, row: CaptionRow | BadLine) -> None:
+        """One more row, in the order written."""
+        self.number += 1
+        if isinstance(row, BadLine):
+            self.problems.append(Problem(f"{row.file}:{row.line}", f"is no caption row ({row.reason})"))
+            return
+        before = self.entries.get((row.key, row.recipe))
+        if before is not None and before.status not in FAILED and (before.id, before.stamp) == (row.id, row.stamp):
+            self.problems.append(Problem(_name(row), f"has two rows, {before.status} and {row.status}"))
+        self.entries[row.key, row.recipe] = _Entry(self.number, row.id, row.stamp, row.status, digest_of(row.caption))
+        self.problems += [Problem(_name(row), why) for why in _row_problems(row)]
+
+    def stands(self, row: CaptionRow) -> bool:
+        """Whether no later row took its place."""
+        entry = self.entries[row.key, row.recipe]
+        return (entry.id, entry.stamp, entry.status) == (row.id, row.stamp, row.status)
+
+    def statuses(self) -> Counter[str]:
+        """Standing rows by status."""
+        return Counter(entry.status for entry in self.entries.values())
+
+    def recipes(self) -> Counter[str]:
+        """Standing rows by recipe."""
+        return Counter(recipe for _, recipe in self.entries)
+
+
+def _row_problems(row: CaptionRow) -> Iterator[str]:
+    if row.status in FAILED and not row.error:
+        yield f"is {row.status} without a cause"
+    if row.status not in FAILED and not row.caption.strip():
+        yield f"is {row.status} and has no caption"
+    if row.status == "duplicate" and not row.duplicate_of:
+        yield "is a duplicate and does not say of what"
+    low, high = row.start or 0.0, float("inf") if row.end is None else row.end
+    if outside := [frame.time for frame in row.frames if not low - SAME_TIME_REMUXED <= frame.time < high]:
+        yield f"has a frame at {format_time(outside[0], decimals=3)}, outside its range"
+
+
+def _awaited(manifest: Manifest, books: _Books) -> set[tuple[str, str]]:
+    """Who must have a row: the admitted, without those that were cut into parts and parts of cuts made anew."""
+    waived = (manifest.cuts.keys() | manifest.withdrawn) - books.entries.keys()
+    return manifest.admitted.keys() - waived
+
+
+def _missing(manifest: Manifest, books: _Books) -> Iterator[Problem]:
+    for key in sorted(_awaited(manifest, books) - books.entries.keys()):
+        video, start, end = manifest.admitted[key]
+        yield Problem(
+            _named(video, start, end), f"was admitted under recipe {key[1]} and has no row; run caption again"
+        )
+    for key in sorted(books.entries.keys() - manifest.admitted.keys()):
+        yield Problem(f"row {books.entries[key].number}", "is of a clip that was never admitted")
+
+
+def _twins(books: _Books) -> Iterator[Problem]:
+    """Copies of a caption that say something else than the caption they copy."""
+    said = {
+        (e.id, recipe): e.said for (_, recipe), e in books.entries.items() if e.status not in (*FAILED, "duplicate")
+    }
+    for (_, recipe), entry in books.entries.items():
+        if entry.status == "duplicate" and said.get((entry.id, recipe), entry.said) != entry.said:
+            yield Problem(f"row {entry.number}", "is a duplicate with another caption than the row it copies")
+
+
+def _frame_problems(row: CaptionRow, limits: Limits) -> Iterator[str]:
+    """What speaks against the row's frames being frames of its video; nothing is decoded."""
+    try:
+        with opened_path(_item_of(row)) as path:
+            info = probe_guarded(path, limits)
+            id = content_id(path, row.start, row.end)
+    except VidllmError as error:
+        yield f"can not be looked at again ({error})"
+        return
+    if id != row.id:
+        yield "is another video now than when it was captioned; caption it again"
+        return
+    tolerance = SAME_TIME_REMUXED if row.status == "duplicate" else SAME_TIME
+    far = [frame.time for frame in row.frames if _distance(info, frame.time) > tolerance]
+    if far:
+        yield f"has no frame at {format_time(far[0], decimals=3)}, which its row says was seen"
+
+
+def _distance(info: VideoInfo, time: float) -> float:
+    return float(np.abs(info.pts_seconds - time).min())
+
+
+def _item_of(row: CaptionRow) -> Item:
+    if row.source is not None and row.source.get("kind") == "webdataset":
+        members = _members(str(row.source["file"]), Path(str(row.source["file"])).stat().st_mtime_ns)
+        if (item := members.get(row.video)) is not None:
+            return item
+    return Item(video=row.video, path=row.video)
+
+
+@lru_cache(2)
+def _members(tar: str, mtime_ns: int) -> dict[str, Item]:
+    return {item.video: item for item in tar_items(tar)}
+
+
+def _name(row: CaptionRow) -> str:
+    return _named(row.video, row.start, row.end)
+
+
+def _named(video: str, start: float | None, end: float | None) -> str:
+    if start is None and end is None:
+        return video
+    last = "" if end is None else format_time(end, decimals=2)
+    return f"{video} [{format_time(start or 0.0, decimals=2)}-{last})"
