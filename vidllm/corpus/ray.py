@@ -15,6 +15,7 @@ Ray is an extra: pip install 'vidllm[ray]'.
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
 STEP_SECONDS = 0.2
 """How long a model works before it looks for new clips."""
+CONNECT_SECONDS = 10.0
+"""Longest wait for a cluster's address to take a connection."""
 
 
 @dataclass(kw_only=True)
@@ -306,12 +309,16 @@ def _import_ray() -> Any:
 
 def _join(address: str | None) -> None:
     import logging
+    import socket
 
     import ray
 
     try:
+        if address is not None and (place := re.fullmatch(r"(?:ray://)?([^/]+):(\d+)", address)):
+            # Ray itself goes on trying for many minutes
+            socket.create_connection((place[1], int(place[2])), timeout=CONNECT_SECONDS).close()
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, OverflowError, RuntimeError, ValueError) as error:
         where = address or os.environ.get("RAY_ADDRESS") or "this machine"
         said = f"no Ray cluster at {where} ({_one_line(error)}); start one with `ray start`, or check --address"
         raise EngineError(said) from error

@@ -138,7 +138,7 @@ class FarDecoder:
         refs: list[Any] = []
 
         def begin(actor: Any) -> Any:
-            refs[:] = actor.open.remote(item, seen, seconds)
+            refs[:] = actor.open.options(num_returns=2).remote(item, seen, seconds)
             return refs[0]
 
         try:

@@ -1,0 +1,173 @@
+"""Captions on a Ray cluster: two nodes on this machine, one of them killed while it works.
+
+Needs Ray (pip install 'vidllm[ray]'); without it only the arithmetic is tested.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vidllm.corpus.ray import Shares
+
+ROOT = Path(__file__).resolve().parents[1]
+needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed: pip install 'vidllm[ray]'")
+CLIPS = 24
+PATIENT_SECONDS = 900
+
+
+# -------------------------------------------------------------------------------------------- how a cluster is shared
+
+
+def test_gpus_carry_a_model_each_and_the_other_cpus_decode() -> None:
+    shares = Shares.of([{"CPU": 64, "GPU": 8}, {"CPU": 64, "GPU": 8}], None, whole_nodes=False)
+    assert (shares.models, shares.model_gpus, shares.decoders) == (16, 1, 112)
+
+
+def test_a_model_too_large_for_one_gpu_takes_a_node() -> None:
+    shares = Shares.of([{"CPU": 64, "GPU": 8}, {"CPU": 64, "GPU": 8}], None, whole_nodes=True)
+    assert (shares.models, shares.model_gpus) == (2, 8)
+
+
+@pytest.mark.parametrize(
+    ("cpus", "models", "model_cpus", "decoders", "decoder_cpus"),
+    [
+        ((16, 16), 2, 8, 16, 1),
+        ((2, 2), 2, 1, 2, 1),
+        ((1,), 1, 1, 1, 0),  # too little for both: they share it
+        ((1, 1), 2, 1, 2, 0),
+        ((0, 4), 1, 2, 2, 1),  # the head often lends no CPU
+    ],
+)
+def test_without_gpus_half_of_every_node_is_a_model(
+    cpus: tuple[int, ...], models: int, model_cpus: float, decoders: int, decoder_cpus: float
+) -> None:
+    shares = Shares.of([{"CPU": float(n)} for n in cpus], None, whole_nodes=False)
+    got = (shares.models, shares.model_cpus, shares.decoders, shares.decoder_cpus)
+    assert got == (models, model_cpus, decoders, decoder_cpus)
+    claimed = shares.models * shares.model_cpus + shares.decoders * shares.decoder_cpus
+    assert claimed <= sum(cpus)
+
+
+def test_workers_are_no_more_than_asked_for() -> None:
+    assert Shares.of([{"CPU": 16.0}], 3, whole_nodes=False).decoders == 3
+
+
+def test_without_ray_the_engine_says_how_to_get_it(corpus: Path) -> None:
+    code = "import sys; sys.modules['ray'] = None; from vidllm_cli.main import main; sys.exit(main(sys.argv[1:]))"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "caption", str(corpus), "-o", "never.jsonl", "--engine", "ray"],
+        capture_output=True, text=True, timeout=PATIENT_SECONDS, cwd=ROOT,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1] == "vidllm: --engine ray needs Ray; pip install 'vidllm[ray]'"
+    assert not (ROOT / "never.jsonl").exists()
+
+
+# ------------------------------------------------------------------------------------------------------- two nodes
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """World clips, each with its own story; among them one that is no video, and one twice."""
+    from vidllm.world.make import make_clips
+
+    folder = tmp_path_factory.mktemp("corpus")
+    made = make_clips(CLIPS - 2, 700, folder)
+    (folder / "broken.mp4").write_bytes(b"no video at all")
+    (folder / "twin.mp4").write_bytes(made[3].read_bytes())
+    for truth in folder.glob("*.json"):
+        truth.unlink()
+    return folder
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A cluster of two nodes with two CPUs each, in processes of this machine."""
+    monkeypatch.setenv("RAY_raylet_start_wait_time_s", str(PATIENT_SECONDS))
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    from ray.cluster_utils import Cluster
+
+    small = {"num_cpus": 2, "object_store_memory": 100 << 20}
+    made = Cluster(initialize_head=True, head_node_args={**small, "include_dashboard": False})
+    made.second = made.add_node(**small)
+    yield made
+    made.shutdown()
+
+
+def rows_of(output: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
+
+
+def caption_corpus(corpus: Path, output: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """`vidllm caption` in its own process, as a user runs it."""
+    command = [sys.executable, "-m", "vidllm_cli.main", "caption", str(corpus), "-o", str(output)]
+    fixed = ["--dtype", "float32", "--max-new-tokens", "24", "--frames", "8", "--retries", "0"]
+    return subprocess.run([*command, *fixed, *words], capture_output=True, text=True, timeout=PATIENT_SECONDS, cwd=ROOT)
+
+
+def kill_when_at_work(cluster: Any, output: Path) -> None:
+    """Kill the second node, uncleanly, when some captions are there and most are not."""
+    until = time.monotonic() + PATIENT_SECONDS
+    while time.monotonic() < until and not (output.exists() and output.read_bytes().count(b"\n") >= 3):
+        time.sleep(0.05)
+    cluster.remove_node(cluster.second, allow_graceful=False)
+
+
+@needs_ray
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # Ray's own
+def test_a_node_that_dies_loses_nothing_and_nothing_is_done_twice(corpus: Path, cluster: Any, tmp_path: Path) -> None:
+    output, alone = tmp_path / "ray.jsonl", tmp_path / "alone.jsonl"
+    killer = threading.Thread(target=kill_when_at_work, args=(cluster, output))
+    killer.start()
+    done = caption_corpus(corpus, output, "--engine", "ray", "--address", cluster.address, "--batch", "2")
+    killer.join()
+    assert done.returncode == 1, done.stderr  # one clip is no video
+    rows = rows_of(output)
+    assert len(rows) == CLIPS
+    assert Counter(row["video"] for row in rows).most_common(1)[0][1] == 1
+    assert {row["engine"] for row in rows} == {"ray"}
+    statuses = {Path(row["video"]).name: row["status"] for row in rows}
+    assert statuses["broken.mp4"] == "undecodable"
+    assert "error" not in statuses.values(), [row["error"] for row in rows]
+
+    again = caption_corpus(corpus, alone)
+    assert again.returncode == 1, again.stderr
+    captions = {row["video"]: row["caption"] for row in rows}
+    assert captions == {row["video"]: row["caption"] for row in rows_of(alone)}, "as one machine says it, clip by clip"
+    assert {row["recipe"] for row in rows} == {row["recipe"] for row in rows_of(alone)}, "so one goes on for the other"
+
+    from vidllm.corpus.verify import verify
+
+    assert verify(output).ok
+
+
+@needs_ray
+@pytest.mark.filterwarnings("ignore")
+def test_no_cluster_at_an_address_is_one_line(corpus: Path, tmp_path: Path) -> None:
+    done = caption_corpus(corpus, tmp_path / "out.jsonl", "--engine", "ray", "--address", "127.0.0.1:1")
+    assert done.returncode == 1
+    assert "no Ray cluster at 127.0.0.1:1" in done.stderr.strip().splitlines()[-1]
+
+
+@needs_ray
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_model_that_can_not_be_loaded_is_one_line(corpus: Path, cluster: Any, tmp_path: Path) -> None:
+    words = ("--engine", "ray", "--address", cluster.address, "-m", str(tmp_path))
+    done = caption_corpus(corpus, tmp_path / "out.jsonl", *words)
+    assert done.returncode == 1
+    assert "a model can not be started on the cluster" in done.stderr.strip().splitlines()[-1]

@@ -1,0 +1,204 @@
+"""A whole corpus captioned by a server: every clip its own row, whatever the server does; and `transformers serve`."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from tests.conftest import write_clip
+
+ROOT = Path(__file__).resolve().parents[1]
+PATIENT_SECONDS = 600
+CLIPS = 30
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Clips whose first picture shows bar code 0 and whose number of frames is their own: clip n has 20 + n."""
+    folder = tmp_path_factory.mktemp("corpus")
+    for number in range(CLIPS):
+        write_clip(folder / f"clip{number:02d}.mp4", [k / 25 for k in range(20 + number)])
+    (folder / "broken.mp4").write_bytes(b"no video at all")
+    return folder
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., tuple[str, subprocess.Popen[str]]]]:
+    """Start a seeing server; its address and its process."""
+    running: list[subprocess.Popen[str]] = []
+
+    def start(*words: str) -> tuple[str, subprocess.Popen[str]]:
+        command = [sys.executable, "-m", "tests.caption_server", *words]
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        running.append(process)
+        assert process.stdout is not None
+        return f"http://127.0.0.1:{process.stdout.readline().strip()}", process
+
+    yield start
+    for process in running:
+        process.kill()
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+def caption(corpus: Path, output: Path, url: str, *words: str) -> subprocess.CompletedProcess[str]:
+    """`vidllm caption --engine URL` in its own process, as a user runs it."""
+    command = [sys.executable, "-m", "vidllm_cli.main", "caption", str(corpus), "-o", str(output), "--engine", url]
+    return subprocess.run([*command, *words], capture_output=True, text=True, timeout=PATIENT_SECONDS, cwd=ROOT)
+
+
+def rows_of(output: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
+
+
+def check_binding(rows: list[dict[str, Any]]) -> None:
+    """What the server saw in each row is that row's clip: its last frame's code is its number of frames less one."""
+    for row in rows:
+        if row["video"].endswith("broken.mp4"):
+            assert row["status"] == "undecodable"
+            continue
+        assert row["status"] == "ok", row["error"]
+        codes = json.loads(row["caption"])["codes"]
+        number = int(Path(row["video"]).stem.removeprefix("clip"))
+        assert codes == [round(frame["time"] * 25) for frame in row["frames"]], "the frames it says, at their times"
+        assert max(codes) > (19 + number) * 0.8
+        assert row["usage"]["answer_tokens"] == 12
+        assert (row["model"], row["engine"], row["finish_reason"]) == ("seer@served", "http", "stop")
+
+
+def test_every_clip_gets_its_own_caption(corpus: Path, serve: Callable[..., Any], tmp_path: Path) -> None:
+    url, _ = serve("--slots", "4", "--crowd", "2", "--seconds", "0.05")
+    done = caption(corpus, tmp_path / "out.jsonl", url)
+    assert done.returncode == 1, done.stderr  # not all is well: one is no video
+    rows = rows_of(tmp_path / "out.jsonl")
+    assert len({row["video"] for row in rows}) == len(rows) == CLIPS + 1
+    check_binding(rows)
+
+
+def test_a_server_that_dies_in_the_middle_loses_nothing(
+    corpus: Path, serve: Callable[..., Any], tmp_path: Path
+) -> None:
+    output = tmp_path / "out.jsonl"
+    url, process = serve("--slots", "2", "--seconds", "0.3")
+    command = [sys.executable, "-m", "vidllm_cli.main", "caption", str(corpus), "-o", str(output), "--engine", url]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as run:
+        until = time.monotonic() + PATIENT_SECONDS
+        while time.monotonic() < until and not (output.exists() and output.read_bytes().count(b"\n") >= 5):
+            time.sleep(0.05)
+        process.kill()
+        assert run.stderr is not None
+        said = run.stderr.read().strip().splitlines()[-1]
+        assert run.wait(PATIENT_SECONDS) == 1
+    assert "nothing answers at" in said
+    assert "run the same command again" in said
+    assert 5 <= len(rows_of(output)) < CLIPS
+    serve("--port", url.rpartition(":")[2])
+    caption(corpus, output, url)
+    rows = rows_of(output)
+    assert Counter(row["video"] for row in rows).most_common(1)[0][1] == 1
+    assert len(rows) == CLIPS + 1
+    check_binding(rows)
+
+
+def test_bad_answers_have_a_status_and_a_cause_and_are_tried_again_when_asked(
+    corpus: Path, serve: Callable[..., Any], tmp_path: Path
+) -> None:
+    output = tmp_path / "out.jsonl"
+    url, _ = serve()
+    few = ("--limit", "4", "--retries", "1")
+    caption(corpus, output, url, *few, "--prompt", "A do=empty")
+    rows = [row for row in rows_of(output) if "clip" in Path(row["video"]).name]
+    assert {(row["status"], row["error"]) for row in rows} == {("error", "the model said nothing")}
+    assert {row["attempts"] for row in rows} == {2}
+    caption(corpus, output, url, *few, "--prompt", "B do=400:99999")
+    assert any("At most 1 image" in (row["error"] or "") for row in rows_of(output))
+    assert any(row["error"] == "the model said nothing" for row in rows_of(output)), "another prompt is another row"
+
+
+def test_shards_part_the_corpus_and_their_outputs_are_the_whole(
+    corpus: Path, serve: Callable[..., Any], tmp_path: Path
+) -> None:
+    url, _ = serve()
+    parts = []
+    for index in range(3):
+        caption(corpus, tmp_path / f"part{index}.jsonl", url, "--shard", f"{index}/3")
+        parts.append(rows_of(tmp_path / f"part{index}.jsonl"))
+    assert all(parts), "31 clips in 3 shards: none is empty"
+    rows = [row for part in parts for row in part]
+    assert len({row["key"] for row in rows}) == len(rows) == CLIPS + 1
+    check_binding(rows)
+    assert len({row["recipe"] for row in rows}) == 1
+
+
+# -------------------------------------------------------------------------------------------------- transformers serve
+
+needs_serve = pytest.mark.skipif(
+    any(find_spec(name) is None for name in ("fastapi", "uvicorn", "openai")),
+    reason="`transformers serve` is not installed: pip install 'vidllm[serve]'",
+)
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """`transformers serve` with a tiny random LLaVA on this machine's CPU; its address and the checkpoint."""
+    from tests.tiny_models import llava
+
+    folder = llava(tmp_path_factory.mktemp("llava"))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = ["serve", str(folder), "--device", "cpu", "--host", "127.0.0.1", "--port", str(port)]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", "from transformers.cli.transformers import main; main()", *words]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        until = time.monotonic() + PATIENT_SECONDS
+        while not answers(f"http://127.0.0.1:{port}/health"):
+            assert process.poll() is None, "transformers serve did not start"
+            assert time.monotonic() < until
+            time.sleep(0.2)
+        yield f"http://127.0.0.1:{port}", folder
+        process.kill()
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx2.get(url, timeout=5).status_code == 200
+    except httpx2.HTTPError:
+        return False
+
+
+@needs_serve
+@pytest.mark.slow
+def test_transformers_serve_captions_a_corpus(corpus: Path, served: tuple[str, Path], tmp_path: Path) -> None:
+    url, folder = served
+    output = tmp_path / "out.jsonl"
+    words = ("--frames", "3", "--max-new-tokens", "6", "--retries", "0")
+    done = caption(corpus, output, url, *words, "--limit", "7")
+    rows = rows_of(output)
+    assert len(rows) == 7, done.stderr
+    captioned = [row for row in rows if row["status"] != "undecodable"]
+    assert {row["model"] for row in captioned} == {f"{folder}@main"}
+    assert {row["finish_reason"] for row in captioned} <= {"stop", "length"}
+    assert all(row["caption"] and row["usage"]["answer_tokens"] <= 6 for row in captioned)
+    # 3 pictures of 64 tokens: the server has seen them all
+    assert all(row["usage"]["text_tokens"] > 3 * 64 for row in captioned)
+
+    named = caption(corpus, output, url, *words, "--limit", "7", "-m", "somebody-else")
+    assert named.returncode == 1
+    assert f"Server is pinned to '{folder}" in named.stderr or "pinned" in " ".join(
+        row["error"] or "" for row in rows_of(output)
+    )
