@@ -22,8 +22,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import report
-
 ROOT = Path(__file__).resolve().parents[1]
 SEED = 70_000
 """Of the first world clip."""
@@ -111,7 +109,7 @@ def same_but_for_timings(one: dict[Key, Row], other: dict[Key, Row]) -> list[str
 
 
 def kill_often(clips: Path, folder: Path, kills: int, seed: int) -> tuple[Watched, int, float]:
-    """Kill `kills` runs, then let one finish. What was seen, how many rows differ from a run left alone, its seconds."""
+    """Kill `kills` runs, then let one finish: what was seen, rows unlike those of a run left alone, its seconds."""
     began = time.monotonic()
     alone = Watched(folder / "alone.jsonl")
     subprocess.run(command(clips, alone.path), check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -133,6 +131,8 @@ def main() -> None:
     parser.add_argument("--clips", type=Path, default=ROOT / "runs" / "kill_clips", help="kept for the next time")
     options = parser.parse_args()
     sys.path.insert(0, str(ROOT))
+    import report
+
     from vidllm.world.make import make_clips
 
     if len(list(options.clips.glob("*.mp4"))) < options.n:

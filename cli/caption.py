@@ -172,11 +172,11 @@ def _caption(
     from vidllm.corpus.caption import caption as run
     from vidllm.corpus.progress import ProgressLine
 
-    model = _model(wishes)
     line = ProgressLine()
     try:
         done = run(
-            inputs, output, wishes, model=model, tell=line, on_interrupt=lambda: line.say(STOPPING), remark=line.say
+            inputs, output, wishes, model=lambda: _model(wishes), tell=line,
+            on_interrupt=lambda: line.say(STOPPING), remark=line.say,
         )  # fmt: skip
     except KeyboardInterrupt:
         line.clear()
@@ -191,10 +191,8 @@ INTERRUPTED = 130
 """128 + SIGINT, as every command ends that a person stopped."""
 
 
-def _model(wishes: CaptionOptions) -> VideoModel | None:
-    """The local engine's model, loaded with our progress line; the other engines have theirs elsewhere."""
-    if wishes.engine != "local":
-        return None
+def _model(wishes: CaptionOptions) -> VideoModel:
+    """The local engine's model, loaded with our own line of progress; other engines have theirs elsewhere."""
     from .loading import load
     from .progress import Progress
 
@@ -224,9 +222,8 @@ def _estimate(inputs: list[str], output: Path, wishes: CaptionOptions) -> int:
     from vidllm.corpus.caption import dry_run
     from vidllm.corpus.progress import ProgressLine
 
-    model = _model(wishes)
     line = ProgressLine()
-    found = dry_run(inputs, output, wishes, model=model, tell=line, remark=line.say)
+    found = dry_run(inputs, output, wishes, model=lambda: _model(wishes), tell=line, remark=line.say)
     line.clear()
     for told in found.lines():
         write(told + "\n")

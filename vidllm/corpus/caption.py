@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import psutil
 
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from vidllm.corpus.progress import Tally
     from vidllm.corpus.rows import Status
 
+Loaded: TypeAlias = "VideoModel | Callable[[], VideoModel]"
 MOST_WORKERS = 16
 MOST_AHEAD_BYTES = 4 << 30
 TIME_LIMIT_SECONDS = 120.0
@@ -163,7 +164,7 @@ def caption(
     output: str | Path,
     options: CaptionOptions | None = None,
     *,
-    model: VideoModel | None = None,
+    model: Loaded | None = None,
     tell: Callable[[Tally], None] = lambda tally: None,
     on_interrupt: Callable[[], None] = lambda: None,
     remark: Callable[[str], None] = lambda line: None,
@@ -171,9 +172,9 @@ def caption(
 ) -> CaptionReport:
     """Caption every clip of `inputs` (files, folders, globs, data sets, `-` for stdin) into `output`.
 
-    `model` is one that is loaded already. `tell` hears how far it is, many times a second. Ctrl-C finishes the clips
-    in flight (`on_interrupt` is called at once), a second one raises KeyboardInterrupt; either way the output is whole
-    and the next call goes on from there.
+    `model` is one that is loaded already, or what loads it once inputs and options are known to be good. `tell` hears
+    how far it is, many times a second. Ctrl-C finishes the clips in flight (`on_interrupt` is called at once), a second
+    one raises KeyboardInterrupt; either way the output is whole and the next call goes on from there.
 
     Raises ConfigError, CorpusError, ModelError or EngineError before the first clip; a clip's own failure is a row.
     """
@@ -191,7 +192,7 @@ def dry_run(
     output: str | Path,
     options: CaptionOptions | None = None,
     *,
-    model: VideoModel | None = None,
+    model: Loaded | None = None,
     tell: Callable[[Tally], None] = lambda tally: None,
     remark: Callable[[str], None] = lambda line: None,
 ) -> Estimate:
@@ -244,7 +245,7 @@ def _run(
         )  # fmt: skip
 
 
-def open_engine(options: CaptionOptions, model: VideoModel | None = None, progress: Progress | None = None) -> Engine:
+def open_engine(options: CaptionOptions, model: Loaded | None = None, progress: Progress | None = None) -> Engine:
     """Load the model, or reach the server or cluster. Raises ModelError, EngineError or ConfigError."""
     if "://" in options.engine:
         from vidllm.corpus.http import HttpCaptioner
@@ -256,4 +257,4 @@ def open_engine(options: CaptionOptions, model: VideoModel | None = None, progre
         return open_ray(options)
     from vidllm.corpus.local import open_local
 
-    return Engine(open_local(options, model, progress))
+    return Engine(open_local(options, model() if callable(model) else model, progress))

@@ -1,0 +1,404 @@
+"""vidllm caption, end to end: the built-in model on real files, one row for every clip, whatever happens in between."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import av
+import pytest
+from conftest import write_clip
+
+import vidllm
+from benchmarks.caption_kill import Watched, run_and_kill, same_but_for_timings
+from vidllm.corpus.caption import CaptionOptions, caption
+from vidllm.corpus.workers import AHEAD_BYTES
+from vidllm.errors import ConfigError
+from vidllm.model.resolve import builtin_folder
+from vidllm.options import GenerationOptions
+from vidllm.world.make import make_clips
+from vidllm_cli.main import main
+
+CLIPS = 8
+SEED = 60_000
+PROMPT = "describe the video."
+Row = dict[str, Any]
+
+pytestmark = pytest.mark.skipif(
+    not (builtin_folder() / "config.json").exists(), reason="the built-in model is not in this checkout"
+)
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of eight world clips, two of them in a folder below."""
+    folder = tmp_path_factory.mktemp("world")
+    for path in make_clips(CLIPS, SEED, folder)[-2:]:
+        (folder / "below").mkdir(exist_ok=True)
+        path.rename(folder / "below" / path.name)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def model() -> vidllm.VideoModel:
+    return vidllm.load(builtin_folder(), dtype="float32", cache=None)
+
+
+@pytest.fixture
+def output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.delenv("VIDLLM_MODEL", raising=False)
+    return tmp_path / "out.jsonl"
+
+
+def rows_of(path: Path) -> list[Row]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def run(inputs: Path | str | Sequence[str], output: Path, *words: str) -> int:
+    """The command in this process; float32, so that a caption does not depend on its company."""
+    named = [str(inputs)] if isinstance(inputs, Path | str) else list(inputs)
+    return main(["caption", *named, "-o", str(output), "--dtype", "float32", *words])
+
+
+def start(inputs: Path | str, output: Path, *words: str) -> subprocess.Popen[str]:
+    """The command in a process of its own."""
+    command = [sys.executable, "-m", "vidllm_cli.main", "caption", str(inputs), "-o", str(output), *words]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(happens: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 300
+    while not happens():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def lines_in(path: Path) -> int:
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+# ------------------------------------------------------------------------------------------------------ what comes out
+
+
+def test_every_caption_is_what_asking_about_that_clip_alone_gives(
+    world: Path, output: Path, model: vidllm.VideoModel
+) -> None:
+    assert run(world, output, "--retries", "0") in (0, 1)
+    rows = rows_of(output)
+    assert sorted(row["video"] for row in rows) == sorted(str(path) for path in world.rglob("*.mp4"))
+    for row in rows:
+        alone = model.ask(row["video"], PROMPT)
+        assert row["caption"] == alone.text
+        assert row["usage"]["answer_tokens"] == alone.usage.answer_tokens
+        assert [frame["time"] for frame in row["frames"]] == pytest.approx(
+            [frame.time for frame in alone.frames], abs=1e-5
+        )
+        assert (row["model"], row["prompt"], row["engine"], row["start"]) == ("built-in", PROMPT, "local", None)
+    assert len({row["caption"] for row in rows}) > CLIPS // 2  # or a swap would not be seen
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_no_caption_is_on_a_wrong_clip_at_any_batch_size(
+    world: Path, output: Path, model: vidllm.VideoModel, batch: int
+) -> None:
+    report = caption(world, output, CaptionOptions(batch=batch, retries=0), model=model)
+    assert report.counts.total() == CLIPS
+    asked = {row["video"]: row["caption"] for row in rows_of(output)}
+    assert asked == {video: model.ask(video, PROMPT).text for video in asked}
+
+
+def test_a_second_run_does_nothing_and_a_new_clip_is_all_it_does(
+    world: Path, tmp_path: Path, output: Path, model: vidllm.VideoModel, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "clips"
+    shutil.copytree(world, folder)
+    first = caption(folder, output, model=model)
+    before = output.read_bytes()
+    again = caption(folder, output, model=model)
+    assert (again.counts.total(), again.skipped, again.standing) == (0, CLIPS, first.standing)
+    assert output.read_bytes() == before
+    write_clip(folder / "new.mp4", [i / 25 for i in range(50)])
+    assert caption(folder, output, model=model).counts.total() == 1
+    assert output.read_bytes().startswith(before)
+
+
+def test_another_recipe_is_new_work_and_the_old_rows_stay(world: Path, output: Path, model: vidllm.VideoModel) -> None:
+    caption(world, output, model=model)
+    before = rows_of(output)
+    report = caption(world, output, CaptionOptions(prompt="how many objects are there at 0:05?"), model=model)
+    assert report.counts.total() == CLIPS
+    assert rows_of(output)[:CLIPS] == before
+    assert len({row["recipe"] for row in rows_of(output)}) == 2
+    longer = CaptionOptions(generation=GenerationOptions(max_new_tokens=100))
+    assert caption(world, output, longer, model=model).counts.total() == CLIPS
+
+
+def test_copies_and_copies_in_another_container_are_captioned_once(
+    world: Path, tmp_path: Path, output: Path, model: vidllm.VideoModel
+) -> None:
+    clip = sorted(world.glob("*.mp4"))[0]
+    shutil.copy(clip, tmp_path / "a.mp4")
+    shutil.copy(clip, tmp_path / "b.mp4")
+    remux(clip, tmp_path / "c.mkv")
+    report = caption([tmp_path / name for name in ("a.mp4", "b.mp4", "c.mkv")], output, model=model)
+    rows = rows_of(output)
+    assert report.counts["duplicate"] == 2
+    assert len({row["caption"] for row in rows}) == len({row["id"] for row in rows}) == 1
+    [original] = [row["video"] for row in rows if row["status"] != "duplicate"]
+    assert {row["duplicate_of"] for row in rows if row["status"] == "duplicate"} == {original}
+
+
+def remux(source: Path, target: Path) -> None:
+    """The same coded pictures in another container."""
+    with av.open(str(source)) as old, av.open(str(target), "w") as new:
+        stream = new.add_stream_from_template(old.streams.video[0])
+        for packet in old.demux(old.streams.video[0]):
+            if packet.dts is not None:
+                packet.stream = stream
+                new.mux(packet)
+
+
+def test_a_poor_caption_is_asked_for_again_in_another_way(world: Path, output: Path, model: vidllm.VideoModel) -> None:
+    tight = CaptionOptions(
+        generation=GenerationOptions(max_new_tokens=3), retries=2, plan=vidllm.PlanOptions(max_new_tokens=3)
+    )
+    report = caption(world, output, tight, model=model)
+    assert report.counts["truncated"] > 0
+    for row in rows_of(output):
+        if row["status"] == "truncated":
+            assert row["attempts"] == 3
+            assert "max-new-tokens" in row["error"]
+    assert report.failed == sum(count for status, count in report.counts.items() if status not in ("ok", "duplicate"))
+
+
+def test_a_caption_cut_off_gets_twice_the_room_where_nobody_set_it(
+    world: Path, output: Path, model: vidllm.VideoModel
+) -> None:
+    """Greedy captions of the world clips take 20 tokens or more; 12 cut them off, 24 do not cut all."""
+    options = CaptionOptions(generation=GenerationOptions(max_new_tokens=12), retries=1)
+    caption(world, output, options, model=model)
+    rows = rows_of(output)
+    assert all(row["attempts"] == 2 for row in rows)
+    assert max(row["usage"]["answer_tokens"] for row in rows) > 12
+
+
+def test_a_long_video_is_captioned_range_by_range_and_as_a_whole(
+    world: Path, output: Path, model: vidllm.VideoModel
+) -> None:
+    clip = sorted(world.glob("*.mp4"))[0]
+    options = CaptionOptions(split="fixed:4s", summarise=True)
+    report = caption(clip, output, options, model=model)
+    rows = rows_of(output)
+    parts = sorted((row for row in rows if row["end"] is not None), key=lambda row: row["start"])
+    [whole] = [row for row in rows if row["end"] is None]
+    assert parts[0]["start"] == 0
+    assert all(one["end"] == other["start"] for one, other in pairwise(parts))
+    assert all(row["start"] <= frame["time"] < row["end"] for row in parts for frame in row["frames"])
+    assert (whole["frames"], whole["video"]) == ([], str(clip))
+    assert "descriptions of the consecutive parts" in whole["prompt"]
+    assert caption(clip, output, options, model=model).counts.total() == 0
+    assert report.standing.total() == len(rows)
+
+
+# ------------------------------------------------------------------------------------------------------------ bad input
+
+
+def test_every_odd_file_between_good_ones_has_its_row(
+    real_clips: Path, world: Path, output: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    odd = sorted(str(path) for path in (real_clips / "odd").iterdir())
+    good = sorted(str(path) for path in world.glob("*.mp4"))
+    inputs = [name for pair in zip(odd, good * len(odd), strict=False) for name in pair]
+    assert run(inputs, output, "--time-limit", "60") == 1
+    rows = {row["video"]: row for row in rows_of(output)}
+    assert set(rows) == {*odd, *good}
+    assert all(rows[name]["caption"] for name in good)
+    for row in rows.values():
+        assert (row["error"] is None) == (row["status"] in ("ok", "duplicate"))
+    statuses = Counter(row["status"] for row in rows.values())
+    assert statuses["undecodable"] >= 10
+    said = capsys.readouterr().err
+    assert "clips have no good caption" in said
+    assert f"undecodable {statuses['undecodable']}" in said
+
+
+def test_what_failed_is_tried_again_only_when_asked(
+    tmp_path: Path, output: Path, world: Path, model: vidllm.VideoModel
+) -> None:
+    clip = tmp_path / "clip.mp4"
+    clip.write_bytes(b"not yet")
+    status = os.stat(clip)
+    assert caption(clip, output, model=model).counts == {"undecodable": 1}
+    good = sorted(world.glob("*.mp4"))[0].read_bytes()
+    shutil.copy(sorted(world.glob("*.mp4"))[0], clip)
+    os.utime(clip, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert len(good) != len(b"not yet")
+    report = caption(clip, output, CaptionOptions(retry_errors=True), model=model)
+    assert report.counts.total() == 1
+    assert [row["status"] for row in rows_of(output)] == [*report.standing]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--prompt", "@missing.txt"], "missing.txt: the prompt can not be read"),
+        (["--prompt", "detailled"], "did you mean detailed?"),
+        (["--shard", "9/8"], "no shard"),
+        (["--split", "halves"], "no way to split"),
+        (["--summarise"], "say how to split"),
+        (["--engine", "magic"], "use local, ray or the http address"),
+    ],
+)
+def test_a_wrong_word_is_one_line_before_anything_is_loaded(
+    world: Path, output: Path, capsys: pytest.CaptureFixture[str], words: list[str], said: str
+) -> None:
+    began = time.monotonic()
+    assert run(world, output, *words) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert said in err
+    assert err.count("\n") == 1
+    assert not output.exists()
+    assert time.monotonic() - began < 60
+
+
+def test_a_folder_without_clips_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "in").mkdir()
+    assert run(tmp_path / "in", tmp_path / "out.jsonl") == 1
+    assert "no video in it" in capsys.readouterr().err
+
+
+def test_a_clip_that_is_not_there_is_a_row_and_the_exit_code_says_so(tmp_path: Path, output: Path, world: Path) -> None:
+    good = str(sorted(world.glob("*.mp4"))[0])
+    assert run([good, str(tmp_path / "nope.mp4")], output) == 1
+    assert sorted((Path(row["video"]).name, row["status"] == "error") for row in rows_of(output))[-1] == (
+        "nope.mp4",
+        True,
+    )
+
+
+def test_an_output_in_a_folder_that_is_not_there_is_one_line(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(world, tmp_path / "no" / "out.jsonl") == 1
+    assert "out.jsonl" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_half_written_last_line_is_written_again(world: Path, output: Path, model: vidllm.VideoModel) -> None:
+    caption(world, output, model=model)
+    whole = output.read_bytes()
+    output.write_bytes(whole[:-40])
+    report = caption(world, output, model=model)
+    assert report.counts.total() == 1
+    assert same_rows(rows_of(output), [json.loads(line) for line in whole.splitlines()])
+
+
+def same_rows(one: list[Row], other: list[Row]) -> bool:
+    """Equal up to order and timings."""
+    keyed = [{(row["key"], row["recipe"]): row for row in rows} for rows in (one, other)]
+    return not same_but_for_timings(*keyed)
+
+
+# ------------------------------------------------------------------------------------------------ stopped, and gone on
+
+
+def test_killed_again_and_again_nothing_is_lost_and_nothing_is_there_twice(world: Path, tmp_path: Path) -> None:
+    watched, rng = Watched(tmp_path / "killed.jsonl"), random.Random(1)
+    for _ in range(3):
+        run_and_kill(world, watched, rng, 6.0)
+        watched.read()
+    run(world, watched.path, "--retries", "0")
+    run(world, tmp_path / "alone.jsonl", "--retries", "0")
+    assert same_rows(rows_of(watched.path), rows_of(tmp_path / "alone.jsonl"))
+    assert len(rows_of(watched.path)) == CLIPS
+
+
+def test_ctrl_c_finishes_what_is_in_flight_and_says_how_to_go_on(world: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out.jsonl"
+    process = start(world, output, "--batch", "2")
+    wait_for(lambda: lines_in(output) >= 1, process)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 130, said
+    assert "finishing the clips in flight" in said
+    assert "run the same command again" in said
+    written = lines_in(output)
+    assert 1 <= written <= CLIPS
+    process = start(world, output)
+    process.communicate(timeout=300)
+    assert process.returncode in (0, 1)
+    assert len({row["key"] for row in rows_of(output)}) == len(rows_of(output)) == CLIPS
+
+
+def test_a_second_ctrl_c_stops_at_once(world: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out.jsonl"
+    many = tmp_path / "many.jsonl"  # ranges of the same clips: more than two key presses can wait for
+    lines = [{"video": str(p), "start": s, "end": s + 5} for p in world.rglob("*.mp4") for s in range(0, 8, 1)]
+    many.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    process = start(many, output, "--batch", "40")
+    wait_for(lambda: lines_in(output) >= 1, process)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "Traceback" not in said
+    for row in rows_of(output):
+        assert row["status"]
+
+
+def test_two_runs_on_one_output_at_once_are_one_run_and_one_line(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "out.jsonl"
+    process = start(world, output, "--batch", "1")
+    try:
+        wait_for(lambda: lines_in(output) >= 1, process)
+        process.send_signal(signal.SIGSTOP)
+        assert run(world, output) == 1
+        assert "another run is writing it" in capsys.readouterr().err.splitlines()[-1]
+    finally:
+        process.send_signal(signal.SIGCONT)
+        process.communicate(timeout=300)
+    assert len(rows_of(output)) == CLIPS
+
+
+# ------------------------------------------------------------------------------------------------------------- comfort
+
+
+def test_a_dry_run_counts_measures_and_writes_nothing(
+    world: Path, output: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([str(world), "nope.mp4"], output, "--dry-run") == 0
+    told = capsys.readouterr().out
+    assert f"{CLIPS} to caption" in told
+    assert "1 that can not be read" in told
+    assert f"by {CLIPS} clips captioned now" in told
+    assert not output.exists()
+
+
+def test_progress_is_told_while_it_goes_on(world: Path, output: Path, model: vidllm.VideoModel) -> None:
+    told: list[tuple[int, int]] = []
+    caption(world, output, model=model, tell=lambda tally: told.append((tally.written, tally.in_flight)))
+    assert told[-1] == (CLIPS, 0)
+    assert sorted(told)[0][0] == 0
+    assert max(in_flight for _, in_flight in told) > 1
+
+
+def test_impossible_options_are_told_at_once() -> None:
+    for wrong in ({"batch": 0}, {"retries": -1}, {"time_limit": 0}, {"engine": "x"}, {"workers": 0}):
+        with pytest.raises(ConfigError):
+            CaptionOptions(**wrong)  # type: ignore[arg-type]
+    assert CaptionOptions().run_options().ahead_bytes >= AHEAD_BYTES
