@@ -1,0 +1,142 @@
+"""Files as whisper writes them, one set for every video, in a folder that mirrors the one that was given.
+
+    clips/a/b.mp4  ->  captions/a/b.srt  captions/a/b.vtt  captions/a/b.txt  captions/a/b.tsv  captions/a/b.json
+
+A video's ranges are the lines; a video without ranges is one line from 0:00 to its last seen frame.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import Literal, get_args
+
+from vidllm.corpus.linefile import not_writable
+from vidllm.corpus.reading import standing_rows
+from vidllm.corpus.rows import FAILED, CaptionRow
+from vidllm.errors import ConfigError
+
+Format = Literal["srt", "vtt", "txt", "tsv", "json"]
+FORMATS: tuple[Format, ...] = get_args(Format)
+LEAST_SECONDS = 1.0
+"""A line that would be shown for less is shown so long."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One caption and when it holds, seconds on the source's clock."""
+
+    start: float
+    end: float
+    text: str
+
+
+def parse_formats(words: str) -> tuple[Format, ...]:
+    """The formats of "srt,vtt"; "all" is all of them. Raises ConfigError."""
+    named = FORMATS if words == "all" else tuple(word.strip() for word in words.split(","))
+    for name in named:
+        if name not in FORMATS:
+            raise ConfigError(f"{name!r} is no format; use {', '.join(FORMATS)} or all")
+    return tuple(name for name in FORMATS if name in named)
+
+
+def write_side_files(output: Path, formats: Sequence[Format], folder: Path, recipe: str | None = None) -> list[Path]:
+    """Write the good captions of `output` (of one recipe, if given) into `folder`; returns the files.
+
+    A video named outside of any folder that was given lies at the top. Two videos that would share a name keep their
+    own endings: `a.mp4.srt` and `a.mkv.srt`. Each file is whole or not there. Raises OutputError.
+    """
+    videos: dict[tuple[str, str | None], list[Line]] = {}
+    for row in standing_rows(output):
+        if row.status not in FAILED and recipe in (None, row.recipe):
+            videos.setdefault((row.video, row.root), []).append(_line(row))
+    written = []
+    for video, name in _names(videos).items():
+        lines = sorted(videos[video], key=lambda line: (line.start, line.end))
+        for format in formats:
+            written.append(_write(folder / f"{name}.{format}", _WRITERS[format](lines)))
+    return written
+
+
+def _line(row: CaptionRow) -> Line:
+    start = row.start or 0.0
+    last = row.end if row.end is not None else max((frame.time for frame in row.frames), default=start)
+    return Line(start, max(last, start + LEAST_SECONDS), " ".join(row.caption.split()))
+
+
+def _names(videos: Iterable[tuple[str, str | None]]) -> dict[tuple[str, str | None], PurePath]:
+    """Where each video's files lie, without ending; a name that several share gets the video's own ending too."""
+    places = {(video, root): _place(video, root) for video, root in videos}
+    shared: dict[PurePath, int] = {}
+    for place in places.values():
+        shared[place.with_suffix("")] = shared.get(place.with_suffix(""), 0) + 1
+    return {
+        name: place if shared[place.with_suffix("")] > 1 else place.with_suffix("") for name, place in places.items()
+    }
+
+
+def _place(video: str, root: str | None) -> PurePath:
+    """The video below the folder that was given; never above it, whatever the name says."""
+    path = os.path.relpath(video, root) if root is not None else PurePath(video).name
+    path = path.replace("!", os.sep)  # a tar is a folder of its members
+    return PurePath(*(part for part in PurePath(path).parts if part not in ("..", os.sep)))
+
+
+def _write(path: Path, text: str) -> Path:
+    part = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(text, encoding="utf-8", errors="backslashreplace")
+        os.replace(part, path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise not_writable(path, error) from error
+    return path
+
+
+def _clock(seconds: float, comma: str) -> str:
+    millis = round(seconds * 1000)
+    return f"{millis // 3600000:02d}:{millis // 60000 % 60:02d}:{millis // 1000 % 60:02d}{comma}{millis % 1000:03d}"
+
+
+def _span(line: Line, comma: str) -> str:
+    return f"{_clock(line.start, comma)} --> {_clock(line.end, comma)}"
+
+
+def _safe(text: str) -> str:
+    """Text that ends no cue early."""
+    return text.replace("-->", "->") or "-"
+
+
+def _srt(lines: Sequence[Line]) -> str:
+    return "\n".join(f"{n}\n{_span(line, ',')}\n{_safe(line.text)}\n" for n, line in enumerate(lines, 1))
+
+
+def _vtt(lines: Sequence[Line]) -> str:
+    escaped = (line.text.replace("&", "&amp;").replace("<", "&lt;") for line in lines)
+    return "WEBVTT\n" + "".join(
+        f"\n{_span(line, '.')}\n{_safe(text)}\n" for line, text in zip(lines, escaped, strict=True)
+    )
+
+
+def _txt(lines: Sequence[Line]) -> str:
+    return "".join(f"{line.text}\n" for line in lines)
+
+
+def _tsv(lines: Sequence[Line]) -> str:
+    """Milliseconds, as whisper has them."""
+    return "start\tend\ttext\n" + "".join(
+        f"{round(line.start * 1000)}\t{round(line.end * 1000)}\t{line.text}\n" for line in lines
+    )
+
+
+def _json(lines: Sequence[Line]) -> str:
+    segments = [{"id": n, "start": line.start, "end": line.end, "text": line.text} for n, line in enumerate(lines)]
+    whole = {"text": " ".join(line.text for line in lines), "segments": segments}
+    return json.dumps(whole, ensure_ascii=False, indent=1) + "\n"
+
+
+_WRITERS: dict[Format, Callable[[Sequence[Line]], str]] = {
+    "srt": _srt, "vtt": _vtt, "txt": _txt, "tsv": _tsv, "json": _json,
+}  # fmt: skip
