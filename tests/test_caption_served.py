@@ -61,6 +61,11 @@ def caption(corpus: Path, output: Path, url: str, *words: str) -> subprocess.Com
     return subprocess.run([*command, *words], capture_output=True, text=True, timeout=PATIENT_SECONDS, cwd=ROOT)
 
 
+def verify(*outputs: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "vidllm_cli.main", "caption-verify", *map(str, outputs)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENT_SECONDS, cwd=ROOT)
+
+
 def rows_of(output: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
 
@@ -87,8 +92,10 @@ def test_every_clip_gets_its_own_caption(corpus: Path, serve: Callable[..., Any]
     rows = rows_of(tmp_path / "out.jsonl")
     assert len({row["video"] for row in rows}) == len(rows) == CLIPS + 1
     check_binding(rows)
+    assert verify(tmp_path / "out.jsonl").returncode == 0
 
 
+@pytest.mark.slow
 def test_a_server_that_dies_in_the_middle_loses_nothing(
     corpus: Path, serve: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -129,19 +136,26 @@ def test_bad_answers_have_a_status_and_a_cause_and_are_tried_again_when_asked(
     assert any(row["error"] == "the model said nothing" for row in rows_of(output)), "another prompt is another row"
 
 
-def test_shards_part_the_corpus_and_their_outputs_are_the_whole(
+def test_shards_part_the_corpus_and_joined_they_are_the_whole(
     corpus: Path, serve: Callable[..., Any], tmp_path: Path
 ) -> None:
     url, _ = serve()
-    parts = []
-    for index in range(3):
-        caption(corpus, tmp_path / f"part{index}.jsonl", url, "--shard", f"{index}/3")
-        parts.append(rows_of(tmp_path / f"part{index}.jsonl"))
-    assert all(parts), "31 clips in 3 shards: none is empty"
-    rows = [row for part in parts for row in part]
+    parts = [tmp_path / f"part{number}.jsonl" for number in (1, 2, 3)]
+    for number, part in enumerate(parts, 1):
+        caption(corpus, part, url, "--shard", f"{number}/3")
+        assert rows_of(part), "31 clips in 3 shards: none is empty"
+    assert verify(*parts).returncode == 0
+    rows = [row for part in parts for row in rows_of(part)]
     assert len({row["key"] for row in rows}) == len(rows) == CLIPS + 1
     check_binding(rows)
-    assert len({row["recipe"] for row in rows}) == 1
+
+    whole = tmp_path / "whole.jsonl"
+    whole.write_bytes(b"".join(part.read_bytes() for part in parts))
+    asked = httpx2.get(f"{url}/stats").json()["requests"]
+    caption(corpus, whole, url)
+    assert len(rows_of(whole)) == CLIPS + 1
+    assert httpx2.get(f"{url}/stats").json()["requests"] == asked, "nothing is left to do"
+    assert verify(whole).returncode == 0
 
 
 # -------------------------------------------------------------------------------------------------- transformers serve
