@@ -6,8 +6,10 @@ time of the row must be the time of one of its frames, inside the row's range.
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -19,7 +21,7 @@ from vidllm.corpus.item import Item, digest_of
 from vidllm.corpus.reading import BadLine, Manifest, read_manifest, written_rows
 from vidllm.corpus.rows import FAILED, CaptionRow
 from vidllm.corpus.webdataset import opened_path, tar_items
-from vidllm.errors import VidllmError
+from vidllm.errors import InputError, VidllmError
 from vidllm.video.guard import DEFAULT_LIMITS, Limits, probe_guarded
 from vidllm.video.info import VideoInfo
 from vidllm.video.timecode import format_time
@@ -171,7 +173,7 @@ def _twins(books: _Books) -> Iterator[Problem]:
 def _frame_problems(row: CaptionRow, limits: Limits) -> Iterator[str]:
     """What speaks against the row's frames being frames of its video; nothing is decoded."""
     try:
-        with opened_path(_item_of(row)) as path:
+        with opened_row(row) as path:
             info = probe_guarded(path, limits)
             id = content_id(path, row.start, row.end)
     except VidllmError as error:
@@ -190,12 +192,21 @@ def _distance(info: VideoInfo, time: float) -> float:
     return float(np.abs(info.pts_seconds - time).min())
 
 
+@contextmanager
+def opened_row(row: CaptionRow) -> Iterator[Path]:
+    """A local file with the row's video, as long as the block lasts. Raises InputError for a tar that has changed."""
+    with opened_path(_item_of(row)) as path:
+        yield path
+
+
 def _item_of(row: CaptionRow) -> Item:
-    if row.source is not None and row.source.get("kind") == "webdataset":
-        members = _members(str(row.source["file"]), Path(str(row.source["file"])).stat().st_mtime_ns)
-        if (item := members.get(row.video)) is not None:
-            return item
-    return Item(video=row.video, path=row.video)
+    if row.source is None or row.source.get("kind") != "webdataset":
+        return Item(video=row.video, path=row.video)
+    tar = str(row.source["file"])
+    mtime = os.stat(tar).st_mtime_ns if os.path.exists(tar) else 0
+    if (item := _members(tar, mtime).get(row.video)) is None:
+        raise InputError(f"{row.video}: is no longer in its tar; put it back, or caption the tar again")
+    return item
 
 
 @lru_cache(2)

@@ -1,0 +1,215 @@
+"""The run as one HTML page that needs nothing but itself: counts, causes, slowest clips, and what some captions saw."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from heapq import nlargest
+from pathlib import Path
+
+from vidllm.corpus.linefile import not_writable
+from vidllm.corpus.reading import standing_rows
+from vidllm.corpus.rows import STATUSES, CaptionRow
+from vidllm.corpus.verify import opened_row
+from vidllm.errors import VidllmError
+from vidllm.video.guard import Limits, read_frames_guarded
+from vidllm.video.timecode import format_time
+
+SLOWEST, CAUSES, SHEETS = 20, 20, 12
+FAILURES = 40
+"""Clips listed by name among those that failed."""
+SHEET_SIDE, MOST_FRAMES = 168, 16
+JPEG_QUALITY = 80
+SHEET_LIMITS = Limits(seconds=30)
+
+
+@dataclass
+class _Tally:
+    """What the page tells, gathered in one pass whatever the number of rows."""
+
+    statuses: Counter[str] = field(default_factory=Counter)
+    recipes: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    causes: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, str] = field(default_factory=dict)
+    slowest: list[CaptionRow] = field(default_factory=list)
+    failures: list[CaptionRow] = field(default_factory=list)
+    sample: list[CaptionRow] = field(default_factory=list)
+    seconds: float = 0.0
+    answer_tokens: int = 0
+
+    def add(self, row: CaptionRow) -> None:
+        """One more row."""
+        self.statuses[row.status] += 1
+        self.recipes[row.recipe, row.model, row.prompt] += 1
+        self.seconds += row.seconds
+        self.answer_tokens += row.usage.answer_tokens if row.usage else 0
+        if row.error:
+            cause = cause_of(row)
+            self.causes[cause] += 1
+            self.examples.setdefault(cause, row.video)
+        if row.status not in ("ok", "duplicate") and len(self.failures) < FAILURES:
+            self.failures.append(row)
+        self.slowest = nlargest(SLOWEST, [*self.slowest, row], key=lambda row: row.seconds)
+        self._sample(row)
+
+    def _sample(self, row: CaptionRow) -> None:
+        """Rows spread evenly by chance of their ids: the same rows each time, and not the first of the folder."""
+        if row.frames and row.status != "duplicate":
+            self.sample = sorted([*self.sample, row], key=lambda row: row.id)[:SHEETS]
+
+
+def cause_of(row: CaptionRow) -> str:
+    """The row's error without what differs from clip to clip: its name, and numbers."""
+    text = (row.error or "").replace(row.video, "").lstrip(": ")
+    return re.sub(r"\d+(\.\d+)?", "N", text)
+
+
+def write_report(output: Path, target: Path, recipe: str | None = None) -> Path:
+    """The page about `output` (about one recipe, if given) at `target`, whole or not at all.
+
+    Reads the frames of a dozen clips again, each in a child within half a minute; one that can not be read says so.
+    Raises InputError without an output, OutputError when the page can not be written.
+    """
+    tally = _Tally()
+    for row in standing_rows(output):
+        if recipe in (None, row.recipe):
+            tally.add(row)
+    part = target.with_name(f".{target.name}.part")
+    try:
+        with open(part, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.writelines(_page(output, tally))
+        os.replace(part, target)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise not_writable(target, error) from error
+    return target
+
+
+def _page(output: Path, tally: _Tally) -> Iterator[str]:
+    name = _text(str(output))
+    yield _HEAD.replace("TITLE", name)
+    total = tally.statuses.total()
+    good = tally.statuses["ok"] + tally.statuses["duplicate"]
+    yield f"<h1>{name}</h1><p class=lead>{total:,} clips, {good:,} of them with a good caption"
+    yield f"; {_hours(tally.seconds)} of work, {tally.answer_tokens:,} tokens written.</p>"
+    yield _statuses(tally.statuses)
+    yield from _recipes(tally)
+    yield from _causes(tally)
+    yield from _failures(tally.failures)
+    yield from _slowest(tally.slowest)
+    yield from _sheets(tally.sample)
+    yield "</main></html>\n"
+
+
+def _statuses(statuses: Counter[str]) -> str:
+    total = max(statuses.total(), 1)
+    rows = "".join(
+        f'<tr><td><i class="dot {status}"></i>{status}<td class=n>{statuses[status]:,}<td class=n>'
+        f'{statuses[status] / total:.1%}<td class=w><div class="bar {status}" '
+        f'style="width:{100 * statuses[status] / total:.2f}%"></div>'
+        for status in STATUSES
+    )
+    return (
+        f"<h2>How clips ended</h2><table id=statuses><tr><th>status<th class=n>clips<th class=n>share<th>{rows}</table>"
+    )
+
+
+def _recipes(tally: _Tally) -> Iterator[str]:
+    rows = ((recipe, model, prompt, f"{n:,}") for (recipe, model, prompt), n in tally.recipes.most_common(20))
+    yield from _table("Recipes", ("recipe", "model", "prompt", "clips"), rows, "recipes")
+
+
+def _causes(tally: _Tally) -> Iterator[str]:
+    if tally.causes:
+        found = ((cause, f"{count:,}", tally.examples[cause]) for cause, count in tally.causes.most_common(CAUSES))
+        yield from _table("Causes", ("cause", "clips", "for example"), found, "causes")
+
+
+def _failures(rows: Sequence[CaptionRow]) -> Iterator[str]:
+    if rows:
+        found = ((_name(row), row.status, row.error or row.finish_reason or "", row.caption[:200]) for row in rows)
+        yield from _table("Not ok", ("clip", "status", "cause", "caption"), found, "failures")
+
+
+def _slowest(rows: Sequence[CaptionRow]) -> Iterator[str]:
+    found = ((_name(row), row.status, f"{row.seconds:.2f} s", str(row.attempts)) for row in rows)
+    yield from _table("Slowest", ("clip", "status", "time", "tries"), found, "slowest")
+
+
+def _table(title: str, heads: Sequence[str], rows: Iterable[Sequence[str]], name: str) -> Iterator[str]:
+    yield f"<h2>{title}</h2><table id={name}><tr>{''.join(f'<th>{head}' for head in heads)}"
+    for row in rows:
+        yield "<tr>" + "".join(f"<td>{_text(cell)}" for cell in row)
+    yield "</table>"
+
+
+def _sheets(rows: Sequence[CaptionRow]) -> Iterator[str]:
+    """Captions beside the frames they rest on."""
+    if rows:
+        yield "<h2>What captions saw</h2>"
+    for row in rows:
+        yield f'<figure><figcaption><b><i class="dot {row.status}"></i>{_text(_name(row))}</b>'
+        yield f"<blockquote>{_text(row.caption)}</blockquote></figcaption>{_sheet(row)}</figure>"
+
+
+def _sheet(row: CaptionRow) -> str:
+    """The contact sheet as a picture inside the page, or why there is none."""
+    try:
+        return f'<img alt="{len(row.frames)} frames of {_text(row.video)}" src="data:image/jpeg;base64,{_jpeg(row)}">'
+    except VidllmError as error:
+        return f"<p class=gone>{_text(str(error))}</p>"
+
+
+def _jpeg(row: CaptionRow) -> str:
+    from vidllm.video.sheet import draw_sheet
+
+    step = max(-(-len(row.frames) // MOST_FRAMES), 1)
+    shown = row.frames[::step]
+    with opened_row(row) as path:
+        frames = read_frames_guarded(path, [frame.time for frame in shown], SHEET_LIMITS, max_side=SHEET_SIDE)
+    data = io.BytesIO()
+    draw_sheet(frames, tokens=[frame.tokens for frame in shown]).save(data, "JPEG", quality=JPEG_QUALITY)
+    return base64.b64encode(data.getvalue()).decode()
+
+
+def _name(row: CaptionRow) -> str:
+    if row.start is None and row.end is None:
+        return row.video
+    last = "" if row.end is None else format_time(row.end, decimals=1)
+    return f"{row.video} {format_time(row.start or 0.0, decimals=1)}–{last}"
+
+
+def _hours(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} hours" if seconds >= 3600 else f"{seconds / 60:.1f} minutes"
+
+
+def _text(text: str) -> str:
+    """Text that is only text, whatever a file is called or a model says."""
+    return html.escape(text)
+
+
+_HEAD = """<!doctype html><html lang=en><meta charset=utf-8>
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<meta name=viewport content="width=device-width, initial-scale=1"><title>TITLE</title><style>
+:root{color-scheme:light dark;--line:#8884;--soft:#8882}
+body{font:15px/1.5 system-ui,sans-serif;margin:0}main{max-width:1100px;margin:auto;padding:1.5rem}
+h1{font-size:1.4rem;overflow-wrap:anywhere}h2{font-size:1.05rem;margin:2rem 0 .4rem}
+table{border-collapse:collapse;width:100%}
+th{text-align:left;font-weight:600}td,th{padding:.25rem .6rem;border-bottom:1px solid var(--line);vertical-align:top;
+overflow-wrap:anywhere}.n{text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums}.w{width:45%}
+.bar{height:.8rem;border-radius:3px;margin-top:.35rem;min-width:1px}
+.dot{display:inline-block;width:.65rem;height:.65rem;border-radius:50%;margin-right:.45rem}
+.ok{background:#2e9e5b}.duplicate{background:#6aa9d8}.truncated{background:#d9a521}.repetitive{background:#d97c21}
+.undecodable{background:#a33}.error{background:#d33}
+figure{margin:1rem 0;padding:1rem;background:var(--soft);border-radius:8px}
+figcaption{margin-bottom:.6rem;overflow-wrap:anywhere}
+blockquote{margin:.4rem 0;padding-left:.8rem;border-left:3px solid var(--line);white-space:pre-wrap}
+img{max-width:100%;height:auto;border-radius:4px}
+.gone{color:#a33}</style><main>
+"""
