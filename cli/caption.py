@@ -13,6 +13,7 @@ from .output import note, write
 if TYPE_CHECKING:
     from vidllm.ask import VideoModel
     from vidllm.corpus.caption import CaptionOptions, CaptionReport
+    from vidllm.corpus.extras import Extras
 
 Inputs = Annotated[
     list[str],
@@ -67,7 +68,11 @@ Summarise = Annotated[
 ]
 Formats = Annotated[
     str | None,
-    typer.Option("-f", "--formats", metavar="F,F", help="Also write srt, vtt, txt, tsv, json files beside OUT."),
+    typer.Option("-f", "--formats", metavar="F,F", help="Also srt, vtt, txt, tsv, json files (or all) beside OUT."),
+]
+InPlace = Annotated[
+    bool,
+    typer.Option("--in-place", help="Also add the captions to the LLaVA JSON, JSONL, Parquet or tars they are for."),
 ]
 Report = Annotated[
     Path | None, typer.Option("--report", metavar="R.html", help="Also an HTML page: counts, causes, contact sheets.")
@@ -108,6 +113,7 @@ def caption(
     split: Split = "none",
     summarise: Summarise = False,
     formats: Formats = None,
+    in_place: InPlace = False,
     report: Report = None,
     retry_errors: RetryErrors = False,
     retries: Retries = 2,
@@ -146,6 +152,7 @@ def caption(
     Exit code: 0 when every clip is ok or a duplicate, 1 when some are not, 130 after Ctrl-C.
     """
     from vidllm.corpus.caption import CaptionOptions
+    from vidllm.corpus.extras import Extras
     from vidllm.options import split_options
 
     plan, generation = split_options(
@@ -163,13 +170,12 @@ def caption(
     )  # fmt: skip
     if dry_run:
         return _estimate(inputs, output, wishes)
-    return _caption(inputs, output, wishes, formats, report)
+    return _caption(inputs, output, wishes, Extras(formats=formats, in_place=in_place, report=report))
 
 
-def _caption(
-    inputs: list[str], output: Path, wishes: CaptionOptions, formats: str | None, report: Path | None
-) -> int:
+def _caption(inputs: list[str], output: Path, wishes: CaptionOptions, extras: Extras) -> int:
     from vidllm.corpus.caption import caption as run
+    from vidllm.corpus.extras import write_extras
     from vidllm.corpus.progress import ProgressLine
 
     line = ProgressLine()
@@ -184,6 +190,9 @@ def _caption(
         raise
     line.clear()
     _remark(done)
+    if not done.interrupted:
+        for told in write_extras(done, extras):
+            note(told)
     return INTERRUPTED if done.interrupted else 1 if done.failed else 0
 
 

@@ -11,7 +11,7 @@ import typer
 from vidllm import __version__
 from vidllm.errors import VidllmError
 
-from . import ask, caption, chat, doctor, frames, plan, world
+from . import ask, caption, caption_verify, chat, doctor, frames, plan, world
 from .output import READER_LEFT, one_line, silence_stdout, write
 
 app = typer.Typer(
@@ -50,6 +50,7 @@ def vidllm(
 app.command(short_help="Answer a question about a video.")(ask.ask)
 app.command(short_help="Several questions about one video.")(chat.chat)
 app.command(short_help="Caption a corpus: batched, resumable, every clip accounted for.")(caption.caption)
+app.command(short_help="Prove that every clip of a caption run ended in one status.")(caption_verify.caption_verify)
 app.command(short_help="What ask would look at, and what it costs.")(plan.plan)
 app.command(short_help="The frames themselves: pictures, or a contact sheet.")(frames.frames)
 app.add_typer(world.app, name="world", short_help="Scripted clips with exact truth.")
@@ -95,7 +96,7 @@ def _usage(error: typer.TyperException, argv: Sequence[str]) -> int:
     if message.startswith("Usage:"):  # no command at all: the help is the message
         print(message, file=sys.stderr)
         return error.exit_code
-    commands = {info.callback.__name__ for info in app.registered_commands if info.callback}
+    commands = {info.callback.__name__.replace("_", "-") for info in app.registered_commands if info.callback}
     helped = " ".join(["vidllm", *(word for word in argv[:1] if word in commands), "--help"])
     print(f"vidllm: {one_line(message)} See `{helped}`.", file=sys.stderr)
     return error.exit_code

@@ -18,7 +18,7 @@ from conftest import write_clip
 
 from vidllm.corpus.item import Item
 from vidllm.corpus.looking import Look, Opened, Seen, open_item
-from vidllm.corpus.workers import Decoder, DecodePool
+from vidllm.corpus.workers import DecodePool, Decoder
 from vidllm.model.families import bare_spec
 from vidllm.planning import PlanOptions
 from vidllm.video.guard import Limits
