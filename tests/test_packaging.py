@@ -45,7 +45,8 @@ def test_every_package_folder_is_listed() -> None:
 
 def test_every_import_is_a_declared_dependency() -> None:
     project, extras = PROJECT["project"], PROJECT["project"]["optional-dependencies"]
-    declared = (*project["dependencies"], *extras["torchcodec"], *extras["quant"])
+    optional = (line for extra in ("torchcodec", "quant", "parquet", "ray") for line in extras[extra])
+    declared = (*project["dependencies"], *optional)
     names = {canonical(line) for line in declared} | {"httpx", "httpx2"}  # come with huggingface_hub, whichever it uses
     assert [providers for providers in imported_distributions() if not providers & names] == []
 
@@ -57,7 +58,7 @@ def test_every_dependency_is_imported() -> None:
     )
 
 
-@pytest.mark.parametrize("extra", ["", "dev", "bench"])
+@pytest.mark.parametrize("extra", ["", "dev", "bench", "parquet", "ray", "serve"])
 def test_what_make_installs_is_pinned(extra: str) -> None:
     project = PROJECT["project"]
     wanted = project["optional-dependencies"][extra] if extra else project["dependencies"]
