@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from vidllm.answer import Answer, Cited
     from vidllm.ask import AnswerStream, ChatSession, VideoModel, load, plan
     from vidllm.clip import PlanOptions
+    from vidllm.corpus.caption import CaptionOptions, CaptionReport, caption
     from vidllm.errors import BudgetError, ConfigError, ModelError, VideoError, VidllmError
     from vidllm.options import GenerationOptions
     from vidllm.prompt import Image
@@ -27,6 +28,7 @@ _HOMES = {
     "vidllm.answer": ("Answer", "Cited"),
     "vidllm.ask": ("AnswerStream", "ChatSession", "VideoModel", "load", "plan"),
     "vidllm.clip": ("PlanOptions",),
+    "vidllm.corpus.caption": ("CaptionOptions", "CaptionReport", "caption"),
     "vidllm.errors": ("BudgetError", "ConfigError", "ModelError", "VideoError", "VidllmError"),
     "vidllm.options": ("GenerationOptions",),
     "vidllm.prompt": ("Image",),
@@ -40,6 +42,8 @@ __all__ = [
     "Answer",
     "AnswerStream",
     "BudgetError",
+    "CaptionOptions",
+    "CaptionReport",
     "ChatSession",
     "Cited",
     "ConfigError",
@@ -54,6 +58,7 @@ __all__ = [
     "VideoModel",
     "VidllmError",
     "__version__",
+    "caption",
     "load",
     "plan",
     "probe",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vidllm.corpus.diff import recaption
+from vidllm.corpus.diff import recaption, write_diff
 from vidllm.corpus.sidefiles import Format, parse_formats, write_side_files
 from vidllm.errors import ConfigError
 
@@ -43,8 +43,12 @@ def write_extras(done: CaptionReport, extras: Extras) -> Iterator[str]:
         written = write_side_files(done.output, extras.wanted_formats, folder, done.recipe)
         yield f"{folder}: wrote {len(written):,} files ({', '.join(extras.wanted_formats)})"
     if extras.in_place:
-        for file in recaption(done.output, done.recipe):
+        changed = recaption(done.output, done.recipe)
+        for file in changed:
             yield f"{file.file}: {len(file.changes):,} captions in column {file.column!r}"
+        if changed:
+            write_diff(changed, done.output.with_suffix(".diff"))
+            yield f"{done.output.with_suffix('.diff')}: old and new side by side"
     if extras.report is not None:
         from vidllm.corpus.report import write_report
 
