@@ -155,7 +155,7 @@ def test_every_place_to_cut_the_last_line(tmp_path: Path) -> None:
             output.add(row_of(item, caption="Größe, 大きさ"))
     whole = out.read_bytes()
     third = whole[:-1].rfind(b"\n") + 1
-    for end in range(third, len(whole) + 1):
+    for end in (*range(third, len(whole) - 3, 9), *range(len(whole) - 3, len(whole) + 1)):
         out.write_bytes(whole[:end])
         with Output.open(out, RECIPE) as output:
             done = [output.is_finished(item, RECIPE.digest) for item in items]
@@ -266,6 +266,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path: Path) -> None:
     assert len(rows_in(out)) == written + 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2))
 def test_killed_at_any_moment_nothing_is_lost_and_nothing_twice(out: Path, tmp_path: Path, seed: int) -> None:
     """kill -9 a writer, again and again; what it said was written stays written, and the end has every row once."""
@@ -393,11 +394,11 @@ def test_a_row_is_checked_at_birth(tmp_path: Path, field: str, value: str) -> No
 
 
 def test_an_open_output_is_small(tmp_path: Path) -> None:
-    """Two hundred thousand rows opened within 50 MB; `benchmarks/caption_resume.py` asks the million."""
+    """Fifty thousand rows opened within 50 MB; `benchmarks/caption_resume.py` asks the million."""
     out = tmp_path / "out.jsonl"
     line = row_of(item_at(tmp_path, 1)).to_line()
     with open(out, "wb") as file:
-        for number in range(100_000):
+        for number in range(50_000):
             file.write(line[:8] + b"%032x" % number + line[40:51] + b"%032x" % number + line[83:])
     code = (
         "import resource, sys; from pathlib import Path\n"
@@ -411,6 +412,6 @@ def test_an_open_output_is_small(tmp_path: Path) -> None:
         [sys.executable, "-c", code, str(out)], capture_output=True, text=True, check=True, timeout=300
     )
     rows, kilobytes = map(int, done.stdout.split())
-    assert rows == 100_000
-    assert kilobytes < 80_000
+    assert rows == 50_000
+    assert kilobytes < 50_000
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > 0

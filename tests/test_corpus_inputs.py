@@ -1,0 +1,263 @@
+"""What may be named and what becomes of it: every form of input, in a steady order, nothing dropped in silence."""
+
+import io
+import json
+import os
+import sys
+import tarfile
+from itertools import chain
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vidllm.corpus.formats import array_rows
+from vidllm.corpus.inputs import InputOptions, admit, in_shard, opened_path, parse_shard
+from vidllm.corpus.item import Item
+from vidllm.corpus.webdataset import sample_key
+from vidllm.errors import ConfigError, InputError
+
+
+def touch(path: Path, content: bytes = b"x") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path
+
+
+@pytest.fixture
+def corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of clips and of other things; the current folder is above it."""
+    for name in ("b.mp4", "a.MKV", "sub/c.webm", "sub/deep/d.mp4", ".hidden.mp4", ".git/e.mp4", "a.json", "notes"):
+        touch(tmp_path / "clips" / name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def names(*inputs: str, **options: object) -> list[str]:
+    return [item.video for item in admit(inputs, InputOptions(**options))]  # type: ignore[arg-type]
+
+
+def write_tar(path: Path, members: dict[str, bytes], mode: str = "w") -> Path:
+    with tarfile.open(path, mode) as tar:  # type: ignore[call-overload]
+        for name, data in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    return path
+
+
+def test_a_folder_in_order_and_what_it_also_holds_is_told(corpus: Path) -> None:
+    said: list[str] = []
+    items = list(admit(["clips"], InputOptions(remark=said.append)))
+    assert [item.video for item in items] == ["clips/a.MKV", "clips/b.mp4", "clips/sub/c.webm", "clips/sub/deep/d.mp4"]
+    assert {item.root for item in items} == {"clips"}
+    assert said == ["clips: 2 files are no clips by their ending and are left out (1 .json, 1 no ending)"]
+
+
+def test_files_globs_and_repeats(corpus: Path) -> None:
+    said: list[str] = []
+    assert names("clips/**/*.mp4", "clips/notes", "clips/b.mp4", remark=said.append) == [
+        "clips/b.mp4", "clips/sub/deep/d.mp4", "clips/notes",
+    ]  # fmt: skip
+    assert said == ["1 clips were named more than once and are captioned once"]
+    touch(corpus / "odd[1].mp4")
+    assert names("odd[1].mp4") == ["odd[1].mp4"]
+
+
+def test_what_is_missing_has_its_row(corpus: Path) -> None:
+    [item] = admit(["nowhere.mp4"])
+    assert item.problem == "nowhere.mp4: no such file or folder; check the spelling"
+    assert item.stamp() == "0" * 16
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("none/*.mp4", "matches no file"),
+        ("no.jsonl", "can not be read"),
+        ("no.tar", "can not be read"),
+        ("no.json", "read"),
+    ],
+)
+def test_what_can_not_be_read_is_told_before_the_first_clip(corpus: Path, name: str, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        next(admit(["clips", name]))
+
+
+def test_a_list_on_stdin(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = b'clips/b.mp4\r\n\nclips/sub\n{"video": "clips/a.MKV", "start": "0:02", "end": 4}\nno \xff.mp4\n'
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text)))
+    items = list(admit(["-"]))
+    assert [item.video for item in items[:3]] == ["clips/b.mp4", "clips/sub/c.webm", "clips/sub/deep/d.mp4"]
+    assert (items[3].video, items[3].start, items[3].end) == ("clips/a.MKV", 2.0, 4.0)
+    assert items[4].problem is not None
+    assert items[4].path == os.fsdecode(b"no \xff.mp4")
+
+
+def test_json_lines_of_all_sorts(corpus: Path) -> None:
+    rows = [
+        '{"id": 7, "video": "b.mp4", "caption": "old"}',
+        '{"path": "sub/c.webm", "start": 1.5, "end": "0:03"}',
+        "not json",
+        '{"title": "no path"}',
+        '{"video": "gone.mp4"}',
+        '{"video": "b.mp4", "start": 5, "end": 2}',
+        '{"video": "b.mp4", "start": "soon"}',
+        "",
+        '["a"]',
+        '{"video": {"path": "a.MKV", "bytes": null}, "question": "who?"}',
+    ]
+    (corpus / "clips" / "rows.jsonl").write_text("\n".join(rows))
+    items = list(admit(["clips/rows.jsonl"], InputOptions(prompt_column="question")))
+    assert [item.video for item in items if item.problem is None] == ["clips/b.mp4", "clips/sub/c.webm", "clips/a.MKV"]
+    first = items[0].source
+    assert first is not None
+    assert (first.kind, first.index, first.id, first.caption) == ("jsonl", 0, "7", "old")
+    assert (items[1].start, items[1].end) == (1.5, 3.0)
+    assert items[-1].prompt == "who?"
+    problems = [item.problem for item in items if item.problem]
+    assert len(problems) == 6
+    assert all("rows.jsonl#" in problem and "\n" not in problem for problem in problems)
+
+
+def test_a_llava_data_set(corpus: Path) -> None:
+    talk = [{"from": "human", "value": "<image>\nDescribe."}, {"from": "gpt", "value": "A circle."}]
+    rows = [
+        {"id": "x", "video": "b.mp4", "conversations": talk},
+        {"id": "y", "image": "a.png", "conversations": talk},
+        {"id": "z", "conversations": talk},
+        {"id": "w", "video": "gone.mp4", "conversations": talk},
+    ]
+    (corpus / "train.json").write_text(json.dumps(rows, indent=2))
+    said: list[str] = []
+    items = list(admit(["train.json"], InputOptions(videos="clips", remark=said.append)))
+    assert [item.video for item in items] == ["clips/b.mp4", "clips/gone.mp4"]
+    assert items[0].source is not None
+    assert (items[0].source.kind, items[0].source.id, items[0].source.caption) == ("llava", "x", "A circle.")
+    assert items[1].problem is not None
+    assert said == ["train.json: 2 rows name no video and are left out"]
+
+
+def test_the_same_clip_in_two_rows_is_two_places(corpus: Path) -> None:
+    (corpus / "rows.jsonl").write_text('{"id": 1, "video": "clips/b.mp4"}\n{"id": 2, "video": "clips/b.mp4"}\n')
+    assert len({item.key for item in admit(["rows.jsonl"])}) == 2
+
+
+def test_parquet_rows(corpus: Path) -> None:
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    table = arrow.table({"clip": ["clips/b.mp4", "clips/a.MKV", None], "start": [0.0, 1.0, 2.0], "id": [1, 2, 3]})
+    parquet.write_table(table, corpus / "rows.parquet")
+    items = list(admit(["rows.parquet"], InputOptions(column="clip")))
+    assert [item.video for item in items[:2]] == ["clips/b.mp4", "clips/a.MKV"]
+    assert items[1].start == 1.0
+    assert items[2].problem is not None
+    touch(corpus / "bad.parquet", b"PAR1 no")
+    with pytest.raises(InputError, match="can not be read as Parquet"):
+        list(admit(["bad.parquet"]))
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_a_tar_gives_its_members_one_by_one(corpus: Path, mode: str) -> None:
+    members = {
+        "x/000.mp4": b"first clip", "x/000.txt": b"old words", "x/000.json": b'{"caption": "older"}',
+        "x/001.json": b'{"caption": "in json"}', "x/001.webm": b"second", "readme.md": b"#", "x/002.mp4": b"third",
+        "x/002.side.mp4": b"fourth",
+    }  # fmt: skip
+    path = write_tar(corpus / ("s.tar.gz" if mode == "w:gz" else "s.tar"), members, mode)
+    items = list(admit([path.name]))
+    assert [item.member for item in items] == ["x/000.mp4", "x/001.webm", "x/002.mp4", "x/002.side.mp4"]
+    assert [item.source.caption for item in items if item.source] == ["old words", "in json", None, None]
+    assert items[0].video == f"{path.name}!x/000.mp4"
+    for item in items:
+        with opened_path(item) as extracted:
+            assert extracted.read_bytes() == members[item.member or ""]
+            assert extracted.suffix == Path(item.member or "").suffix
+        assert not extracted.exists()
+
+
+def test_a_tar_that_breaks_off_gives_what_it_has(corpus: Path) -> None:
+    path = write_tar(corpus / "s.tar", {f"{n}.mp4": bytes(3000) for n in range(5)})
+    path.write_bytes(path.read_bytes()[:8000])
+    items = list(admit(["s.tar"]))
+    assert [item.member for item in items[:2]] == ["0.mp4", "1.mp4"]
+    assert len(items) <= 4
+    broken = [item for item in items if item.problem is None][-1]
+    if broken.offset is not None and broken.size is not None and broken.offset + broken.size > 8000:
+        with pytest.raises(InputError, match="can not be extracted"), opened_path(broken):
+            pass
+    touch(corpus / "no.tar", b"no tar at all" * 100)
+    with pytest.raises(InputError, match="can not be read as a tar"):
+        list(admit(["no.tar"]))
+
+
+def test_tars_inside_a_folder(corpus: Path) -> None:
+    write_tar(corpus / "clips" / "z.tar", {"k.mp4": b"k"})
+    assert names("clips")[2:] == ["clips/z.tar!k.mp4", "clips/sub/c.webm", "clips/sub/deep/d.mp4"]
+
+
+@given(st.lists(st.text(min_size=1, max_size=8), unique=True, max_size=30), st.integers(1, 7))
+def test_shards_are_a_partition(videos: list[str], count: int) -> None:
+    for video in videos:
+        assert [in_shard(video, number, count) for number in range(1, count + 1)].count(True) == 1
+
+
+def test_shards_of_a_corpus_share_it_and_limits_count_after(corpus: Path) -> None:
+    for number in range(40):
+        touch(corpus / "many" / f"{number}.mp4")
+    shares = [names("many", shard=(number, 3)) for number in (1, 2, 3)]
+    assert sorted(chain.from_iterable(shares)) == sorted(names("many"))
+    assert min(map(len, shares)) > 4
+    assert names("many", shard=(2, 3), limit=2) == shares[1][:2]
+
+
+@pytest.mark.parametrize("words", ["0/3", "4/3", "1", "1/", "/3", "a/b", "1/0", "-1/3"])
+def test_shards_that_are_none(words: str) -> None:
+    with pytest.raises(ConfigError, match="is no shard"):
+        parse_shard(words)
+
+
+def test_options_that_can_not_be() -> None:
+    with pytest.raises(ConfigError):
+        InputOptions(limit=0)
+    with pytest.raises(ConfigError):
+        InputOptions(shard=(4, 3))
+    with pytest.raises(ConfigError, match="empty"):
+        Item(video="a", path="a", start=3.0, end=3.0)
+
+
+@given(st.lists(st.dictionaries(st.text(max_size=5), st.one_of(st.text(), st.integers(), st.none())), max_size=20))
+@settings(deadline=None)
+def test_an_array_is_read_bit_by_bit_as_json_reads_it(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, object]]
+) -> None:
+    from vidllm.corpus import formats
+
+    path = tmp_path_factory.mktemp("array") / "rows.json"
+    before, formats.READ_CHARS = formats.READ_CHARS, 7
+    try:
+        for indent in (None, 2):
+            path.write_text(json.dumps(rows, indent=indent, ensure_ascii=False), encoding="utf-8")
+            assert list(array_rows(path)) == rows
+    finally:
+        formats.READ_CHARS = before
+
+
+@pytest.mark.parametrize("text", ["", "hello", '[{"a": 1}, {"b"', '[{"a": 1} x]', "[{}"])
+def test_an_array_that_is_none_says_where(tmp_path: Path, text: str) -> None:
+    (tmp_path / "bad.json").write_text(text)
+    with pytest.raises(InputError, match=r"bad\.json"):
+        list(array_rows(tmp_path / "bad.json"))
+
+
+def test_keys_of_samples() -> None:
+    assert [sample_key(n) for n in ("a.mp4", "x.y/a.b.mp4", "./a.mp4")] == ["a", "x.y/a", "./a"]
+
+
+def test_a_stamp_tells_a_change(tmp_path: Path) -> None:
+    path = touch(tmp_path / "a.mp4")
+    item = Item(video="a.mp4", path=str(path))
+    before = item.stamp()
+    assert before == item.stamp() != Item(video="a.mp4", path=str(path), member="m", offset=512).stamp()
+    touch(path, b"other")
+    assert item.stamp() != before

@@ -1,0 +1,423 @@
+"""After the run: the proof, side files, captions back in their data sets, and the page; each can say no."""
+
+import html.parser
+import json
+import re
+import tarfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from tests.caption_rows import RECIPE
+from tests.test_corpus_inputs import write_tar
+from vidllm.answer import Usage
+from vidllm.corpus.diff import recaption, write_diff
+from vidllm.corpus.identity import content_id
+from vidllm.corpus.inputs import InputOptions, admit
+from vidllm.corpus.item import Item
+from vidllm.corpus.output import Output
+from vidllm.corpus.reading import standing_rows
+from vidllm.corpus.report import write_report
+from vidllm.corpus.rows import CaptionRow, RowFrame
+from vidllm.corpus.sidefiles import parse_formats, write_side_files
+from vidllm.corpus.stores import manifest_of
+from vidllm.corpus.verify import opened_row, verify
+from vidllm.corpus.webdataset import opened_path
+from vidllm.errors import ConfigError, InputError
+from vidllm.video.info import probe
+
+
+def seen_row(item: Item, caption: str = "Stripes change.", times: tuple[int, ...] = (0, 10, 20)) -> CaptionRow:
+    """The row a run would write, its frames really in the file."""
+    with opened_path(item) as path:
+        info, id = probe(path), content_id(path, item.start, item.end)
+    first = int(info.index_at([item.start or 0.0])[0])
+    frames = tuple(RowFrame(time=float(info.pts_seconds[first + n]), tokens=36) for n in times)
+    return replace(
+        CaptionRow.of(item, id=id, recipe=RECIPE.digest, status="ok"), caption=caption, frames=frames, model="m",
+        prompt=RECIPE.prompt, seconds=0.5, finish_reason="stop",
+        usage=Usage(video_tokens=108, text_tokens=9, answer_tokens=5, context=1024, rope_factor=1.0),
+    )  # fmt: skip
+
+
+def item_of(path: Path, **rest: float) -> Item:
+    return Item(video=str(path), path=str(path), **rest)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def written(clips: dict[str, Path], tmp_path: Path) -> Path:
+    """An output of four rows about three clips, one of them undecodable, one a range."""
+    out = tmp_path / "out.jsonl"
+    (tmp_path / "bad.mp4").write_text("no video")
+    good = [item_of(clips["constant"]), item_of(clips["intra"]), item_of(clips["intra"], start=1.0, end=2.0)]
+    bad = item_of(tmp_path / "bad.mp4")
+    with Output.open(out, RECIPE) as output:
+        for item in (*good, bad):
+            output.admitted(item)
+        for item in good:
+            output.add(seen_row(item))
+        output.add(
+            CaptionRow.of(bad, id="0" * 32, recipe=RECIPE.digest, status="undecodable", error="bad.mp4: no video")
+        )
+    return out
+
+
+def lines_of(out: Path) -> list[str]:
+    return out.read_text().splitlines()
+
+
+def test_a_whole_output_is_proven(written: Path) -> None:
+    report = verify(written)
+    assert report.ok, report.problems
+    assert (report.admitted, report.frames_checked) == (4, 9)
+    assert report.statuses == {"ok": 3, "undecodable": 1}
+
+
+def changed(field: str, value: object, line: int = 0) -> Callable[[Path], None]:
+    def change(out: Path) -> None:
+        rows = [json.loads(text) for text in lines_of(out)]
+        rows[line][field] = value
+        out.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    return change
+
+
+def without(line: int) -> Callable[[Path], None]:
+    return lambda out: (
+        out.write_text("".join(f"{text}\n" for n, text in enumerate(lines_of(out)) if n != line)) and None
+    )
+
+
+def swapped(out: Path) -> None:
+    """The fault that shipped for five releases elsewhere: what belongs to one clip stands in another's row."""
+    rows = [json.loads(text) for text in lines_of(out)]
+    rows[0]["id"], rows[1]["id"] = rows[1]["id"], rows[0]["id"]
+    out.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.mark.parametrize(
+    ("harm", "says"),
+    [
+        (without(1), "was admitted under recipe .* and has no row"),
+        (lambda out: out.write_text(out.read_text() + lines_of(out)[0] + "\n"), "has two rows, ok and ok"),
+        (lambda out: out.write_text(out.read_text() + "hello\n"), r"out.jsonl:5: is no caption row"),
+        (changed("key", "f" * 32), "never admitted"),
+        (changed("caption", " "), "is ok and has no caption"),
+        (changed("error", None, 3), "is undecodable without a cause"),
+        (changed("frames", [{"time": 0.0123, "tokens": 3}]), "has no frame at 0:00.012"),
+        (changed("frames", [{"time": 0.5, "tokens": 3}], 2), "outside its range"),
+        (swapped, "is another video now"),
+        (changed("status", "duplicate", 1), "does not say of what"),
+    ],
+)
+def test_what_is_wrong_is_named(written: Path, harm: Callable[[Path], None], says: str) -> None:
+    harm(written)
+    report = verify(written)
+    assert not report.ok
+    assert [problem for problem in map(str, report.problems) if re.search(says, problem)], report.problems
+
+
+def test_a_video_that_is_gone_or_replaced_is_named(clips: dict[str, Path], tmp_path: Path) -> None:
+    path = tmp_path / "clip.mp4"
+    path.write_bytes(clips["constant"].read_bytes())
+    with Output.open(tmp_path / "out.jsonl", RECIPE) as output:
+        output.add(seen_row(item_of(path)))
+    assert verify(tmp_path / "out.jsonl").ok
+    path.write_bytes(clips["single_key"].read_bytes())
+    [problem] = verify(tmp_path / "out.jsonl").problems
+    assert "is another video now" in problem.why
+    path.unlink()
+    [problem] = verify(tmp_path / "out.jsonl").problems
+    assert "no such file" in problem.why
+    assert verify(tmp_path / "out.jsonl", frames=False).ok
+
+
+def test_cuts_made_anew_wait_for_the_new_parts_only(clips: dict[str, Path], tmp_path: Path) -> None:
+    whole, out = item_of(clips["constant"]), tmp_path / "out.jsonl"
+    old = [replace(whole, start=0.0, end=1.0), replace(whole, start=1.0, end=2.4)]
+    new = [replace(whole, start=0.0, end=1.2), replace(whole, start=1.2, end=2.4)]
+    with Output.open(out, RECIPE) as output:
+        output.admitted(whole)
+        output.cut(whole, old)
+        output.add(seen_row(old[0]))
+    [problem] = verify(out).problems
+    assert problem.where == f"{whole.video} [0:01.00-0:02.40)"
+    with Output.open(out, RECIPE) as output:
+        output.cut(whole, new)
+        for part in new:
+            output.add(seen_row(part))
+    assert verify(out).ok, verify(out).problems
+    assert verify(out).admitted == 3  # the first part of the old cut had its row already
+
+
+def test_copies_of_a_caption_must_be_copies(clips: dict[str, Path], tmp_path: Path) -> None:
+    copy = tmp_path / "copy.mp4"
+    copy.write_bytes(clips["constant"].read_bytes())
+    original = seen_row(item_of(clips["constant"]))
+    twin = replace(seen_row(item_of(copy)), status="duplicate", duplicate_of=original.video)
+    for row, ok in ((twin, True), (replace(twin, caption="Something else."), False)):
+        out = tmp_path / f"{ok}.jsonl"
+        with Output.open(out, RECIPE) as output:
+            output.add(original)
+            output.add(row)
+        assert verify(out).ok is ok
+
+
+def test_without_a_manifest_nothing_is_proven(written: Path) -> None:
+    manifest_of(written).unlink()
+    with pytest.raises(InputError, match=r"out\.jsonl\.admitted is missing"):
+        verify(written)
+    with pytest.raises(InputError, match="no such output"):
+        list(standing_rows(written.with_name("other.jsonl")))
+
+
+def test_the_command_prints_and_its_exit_code_is_the_truth(written: Path) -> None:
+    import typer
+
+    from vidllm_cli.caption_verify import caption_verify
+
+    app = typer.Typer()
+    app.command()(caption_verify)
+    done = CliRunner().invoke(app, [str(written), "--no-frames"], standalone_mode=False)
+    assert done.return_value == 0
+    assert done.output.endswith("4 clips admitted, ok 3, undecodable 1: every clip has one status\n")
+    without(0)(written)
+    done = CliRunner().invoke(app, [str(written), "--json"], standalone_mode=False)
+    assert done.return_value == 1
+    [told] = json.loads(done.stdout)["outputs"]
+    assert told["ok"] is False
+    assert len(told["problems"]) == 1
+
+
+def test_parquet_is_proven_too(clips: dict[str, Path], tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    out = tmp_path / "out.parquet"
+    with Output.open(out, RECIPE) as output:
+        output.add(seen_row(item_of(clips["constant"])))
+        output.admitted(item_of(clips["intra"]))
+        assert len(list(standing_rows(out))) == 1  # while the run goes on
+    assert [problem.where for problem in verify(out).problems] == [str(clips["intra"])]
+
+
+# Side files ----------------------------------------------------------------------------------------------------------
+
+
+def ranged(folder: Path, name: str, ranges: list[tuple[float | None, float | None, str]]) -> list[CaptionRow]:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(name.encode())
+    rows = []
+    for start, end, caption in ranges:
+        item = Item(video=str(path), path=str(path), start=start, end=end, root=str(folder))
+        row = CaptionRow.of(item, id=item.key, recipe=RECIPE.digest, status="ok")
+        rows.append(replace(row, caption=caption, frames=(RowFrame(time=end or 7.25, tokens=1),)))
+    return rows
+
+
+def test_side_files_mirror_the_tree(tmp_path: Path) -> None:
+    rows = ranged(tmp_path / "in", "sub/film.mkv", [(12.0, 3700.5, "B & <b> --> c"), (0.0, 12.0, "First\nline.")])
+    rows += ranged(tmp_path / "in", "a.mp4", [(None, None, "One.")])
+    rows += ranged(tmp_path / "in", "a.webm", [(None, None, "Two.")])
+    with Output.open(tmp_path / "out.jsonl", RECIPE) as output:
+        for row in rows:
+            output.add(row)
+    target = tmp_path / "side"
+    written = write_side_files(tmp_path / "out.jsonl", parse_formats("all"), target)
+    names = sorted(str(path.relative_to(target)) for path in written)
+    assert names == sorted(
+        f"{stem}.{kind}" for stem in ("sub/film", "a.mp4", "a.webm") for kind in ("srt", "vtt", "txt", "tsv", "json")
+    )
+    assert (target / "sub/film.srt").read_text() == (
+        "1\n00:00:00,000 --> 00:00:12,000\nFirst line.\n\n2\n00:00:12,000 --> 01:01:40,500\nB & <b> -> c\n"
+    )
+    assert (target / "sub/film.vtt").read_text() == (
+        "WEBVTT\n\n00:00:00.000 --> 00:00:12.000\nFirst line.\n\n00:00:12.000 --> 01:01:40.500\nB &amp; &lt;b> -> c\n"
+    )
+    assert (target / "sub/film.tsv").read_text() == (
+        "start\tend\ttext\n0\t12000\tFirst line.\n12000\t3700500\tB & <b> --> c\n"
+    )
+    assert (target / "a.mp4.txt").read_text() == "One.\n"
+    segments = json.loads((target / "a.webm.json").read_text())["segments"]
+    assert segments == [{"id": 0, "start": 0.0, "end": 7.25, "text": "Two."}]
+
+
+def test_players_read_what_is_written(tmp_path: Path) -> None:
+    import pysubs2
+
+    with Output.open(tmp_path / "out.jsonl", RECIPE) as output:
+        for row in ranged(tmp_path / "in", "a.mp4", [(1.0, 2.5, "Eins, zwei"), (2.5, 4.0, "大きい")]):
+            output.add(row)
+    for path in write_side_files(tmp_path / "out.jsonl", ("srt", "vtt"), tmp_path):
+        events = pysubs2.load(str(path))
+        assert [(event.start, event.end, event.plaintext) for event in events] == [
+            (1000, 2500, "Eins, zwei"), (2500, 4000, "大きい"),
+        ]  # fmt: skip
+
+
+def test_no_side_file_leaves_the_folder(tmp_path: Path) -> None:
+    row = ranged(tmp_path / "in", "a.mp4", [(None, None, "One.")])[0]
+    with Output.open(tmp_path / "out.jsonl", RECIPE) as output:
+        output.add(replace(row, video="../../../etc/a.mp4", root="in"))
+    [path] = write_side_files(tmp_path / "out.jsonl", ("txt",), tmp_path / "side")
+    assert path.resolve().is_relative_to(tmp_path / "side")
+
+
+@pytest.mark.parametrize("words", ["", "doc", "srt,doc", "srt;vtt"])
+def test_formats_that_are_none(words: str) -> None:
+    with pytest.raises(ConfigError, match="is no format"):
+        parse_formats(words)
+
+
+# Captions back in their data sets ------------------------------------------------------------------------------------
+
+
+def caption_all(source: Path, out: Path, text: str = "New", options: InputOptions | None = None) -> list[Item]:
+    """A run's output about a data set, by the rows alone."""
+    items = [item for item in admit([str(source)], options) if item.problem is None]
+    with Output.open(out, RECIPE) as output:
+        for number, item in enumerate(items):
+            row = CaptionRow.of(item, id=item.key, recipe=RECIPE.digest, status="ok")
+            output.add(replace(row, caption=f"{text} {number}."))
+    return items
+
+
+def test_llava_rows_keep_their_ids_and_get_a_column(clips: dict[str, Path], tmp_path: Path) -> None:
+    talk = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "Old words."}]
+    rows = [
+        {"id": 7, "video": str(clips["constant"]), "conversations": talk, "extra": {"a": [1, "ü"]}},
+        {"id": "img", "image": "a.png", "conversations": talk},
+        {"id": 9, "video": str(clips["intra"]), "conversations": talk},
+    ]
+    source = tmp_path / "train.json"
+    source.write_text(json.dumps(rows))
+    caption_all(source, tmp_path / "out.jsonl")
+    for _ in range(2):  # the same recipe renews its own column
+        [renewed] = recaption(tmp_path / "out.jsonl", RECIPE.digest)
+    assert renewed.column == "caption_v1"
+    after = json.loads(source.read_text())
+    assert [row["id"] for row in after] == [7, "img", 9]
+    assert after[0] == {**rows[0], "caption_v1": "New 0.", "caption_v1_recipe": RECIPE.digest}
+    assert after[1] == rows[1]
+    write_diff([renewed], tmp_path / "diff.txt")
+    assert (tmp_path / "diff.txt").read_text() == (
+        f"{source}: caption_v1, 2 captions, 0 as before\n\n"
+        "@ 7\n- Old words.\n+ New 0.\n\n@ 9\n- Old words.\n+ New 1.\n\n"
+    )
+
+
+def test_another_recipe_is_the_next_version(clips: dict[str, Path], tmp_path: Path) -> None:
+    source = tmp_path / "rows.jsonl"
+    first = {"video": str(clips["constant"]), "caption": "o", "caption_v3": "p", "caption_v3_recipe": "q"}
+    source.write_text(json.dumps(first) + '\n  {"title":   "untouched"}\n')
+    caption_all(source, tmp_path / "out.jsonl")
+    [renewed] = recaption(tmp_path / "out.jsonl", RECIPE.digest)
+    assert renewed.column == "caption_v4"
+    one, two = source.read_text().splitlines()
+    assert json.loads(one) == {**first, "caption_v4": "New 0.", "caption_v4_recipe": RECIPE.digest}
+    assert two == '  {"title":   "untouched"}'
+
+
+def test_parquet_keeps_its_columns(clips: dict[str, Path], tmp_path: Path) -> None:
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    source = tmp_path / "rows.parquet"
+    table = arrow.table(
+        {"video": [str(clips["constant"]), str(clips["intra"])], "n": arrow.array([1, 2], arrow.int8())}
+    )
+    parquet.write_table(table, source, row_group_size=1)
+    caption_all(source, tmp_path / "out.jsonl")
+    for _ in range(2):
+        recaption(tmp_path / "out.jsonl", RECIPE.digest)
+    after = parquet.read_table(source)
+    assert after.column_names == ["video", "n", "caption_v1", "caption_v1_recipe"]
+    assert after.schema.field("n").type == arrow.int8()
+    assert after.column("caption_v1").to_pylist() == ["New 0.", "New 1."]
+
+
+def test_a_tar_gets_members_and_keeps_the_others(clips: dict[str, Path], tmp_path: Path) -> None:
+    members = {
+        "000.mp4": clips["constant"].read_bytes(), "000.txt": b"old", "000.json": b"{}", "note.md": b"#",
+        "001.mp4": clips["intra"].read_bytes(), "002.txt": b"no clip",
+    }  # fmt: skip
+    source = write_tar(tmp_path / "s.tar", members)
+    keys = [item.key for item in caption_all(source, tmp_path / "out.jsonl")]
+    for _ in range(2):
+        [renewed] = recaption(tmp_path / "out.jsonl", RECIPE.digest)
+    assert [(change.id, change.old, change.new) for change in renewed.changes] == [
+        ("000", "old", "New 0."),
+        ("001", None, "New 1."),
+    ]
+    with tarfile.open(source) as tar:
+        found = {member.name: tar.extractfile(member).read() for member in tar}  # type: ignore[union-attr]
+    assert {name: data for name, data in found.items() if "caption_v" not in name} == members
+    assert found["000.caption_v1.txt"] == b"New 0."
+    assert found["001.caption_v1_recipe.txt"].decode() == RECIPE.digest
+    assert len(found) == len(members) + 4
+    again = list(admit([str(source)]))
+    assert [item.key for item in again] == keys
+    with opened_path(again[1]) as path:
+        assert path.read_bytes() == members["001.mp4"]
+
+
+def test_frames_of_a_tars_member_are_proven(clips: dict[str, Path], tmp_path: Path) -> None:
+    source = write_tar(tmp_path / "s.tar", {"a.mp4": clips["constant"].read_bytes()})
+    [item] = admit([str(source)])
+    with Output.open(tmp_path / "out.jsonl", RECIPE) as output:
+        output.add(seen_row(item))
+    assert verify(tmp_path / "out.jsonl").ok
+    write_tar(source, {"b.mp4": b""})
+    [problem] = verify(tmp_path / "out.jsonl").problems
+    assert "is no longer in its tar" in problem.why
+    with pytest.raises(InputError), opened_row(next(standing_rows(tmp_path / "out.jsonl"))):
+        pass
+
+
+# The page ------------------------------------------------------------------------------------------------------------
+
+
+class Page(html.parser.HTMLParser):
+    """Tags and attributes of a page, and its text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_the_page_needs_nothing_and_shows_everything(clips: dict[str, Path], tmp_path: Path) -> None:
+    out, hostile = tmp_path / "out.jsonl", '<script>alert(1)</script> & "quotes" \''
+    with Output.open(out, RECIPE) as output:
+        output.add(seen_row(item_of(clips["constant"]), caption=hostile))
+        output.add(replace(seen_row(item_of(clips["intra"])), seconds=99.0))
+        for number in range(3):
+            bad = item_of(tmp_path / f"{hostile.replace('/', '')}{number}.mp4")
+            error = f"{bad.video}: ends after {number} s"
+            output.add(CaptionRow.of(bad, id="0" * 32, recipe=RECIPE.digest, status="undecodable", error=error))
+    page = Page(write_report(out, tmp_path / "report.html").read_text())
+    assert not any(tag in ("script", "link", "iframe", "object") for tag, _ in page.tags)
+    pictures = [attributes["src"] or "" for tag, attributes in page.tags if tag == "img"]
+    assert len(pictures) == 2
+    assert all(source.startswith("data:image/jpeg;base64,") for source in pictures)
+    assert not any((attributes.get("href") or "").startswith("http") for _, attributes in page.tags)
+    assert hostile in page.text
+    assert "ends after N s" in page.text  # one cause for three clips
+    assert "5 clips, 2 of them with a good caption" in page.text
+    assert page.text.index("99.00 s") < page.text.index("0.50 s")
+
+
+def test_a_clip_that_is_gone_is_told_on_the_page(clips: dict[str, Path], tmp_path: Path) -> None:
+    path = tmp_path / "clip.mp4"
+    path.write_bytes(clips["constant"].read_bytes())
+    with Output.open(tmp_path / "out.jsonl", RECIPE) as output:
+        output.add(seen_row(item_of(path)))
+    path.unlink()
+    assert "no such file" in write_report(tmp_path / "out.jsonl", tmp_path / "r.html").read_text()
