@@ -2,7 +2,7 @@
 
     python benchmarks/caption.py                            200 world clips and 40 natural ones, the built-in model
     python benchmarks/caption.py --model large -n 60        a random model of 100M parameters, where the model dominates
-    python benchmarks/caption.py -n 16 --runs 1             a first look
+    python benchmarks/caption.py -n 16 --natural 4 --runs 1 --dtype bfloat16        a first look
 
 All contenders show the same model the same frames under the same prompt and write greedy captions of at most as many
 tokens, in the same numbers; the share of captions equal to the first contender's stands in the table.
@@ -13,7 +13,12 @@ loop      what people write: open the file, decode it frame by frame, keep the w
 static    the same, clips loaded one after the other, then answered in left-padded batches. Batch sizes are tried on the
           first clips and the best one runs.
 vidllm    `vidllm.caption`, the whole pipeline: identity, planning, decoding in worker processes, rows written.
+near 8    the same, frames of one clip that differ by at most 8 of 255 grey levels anywhere being encoded once
+          (by default only equal ones are); its captions may differ, and the table says how many did.
 engine    only what the model does, frames being at hand: `generate` one by one, in static batches, and the Batcher.
+
+Overlap is the pipeline's wall time over the larger of its parts, decoding alone and the model alone, each with the same
+threads and processes; both share the same cores, so 1 can be reached only where one part leaves cores idle.
 
 A contender's resized pixels are timed and then replaced by those vidllm saw: scalers round differently, and captions
 could not be compared.
@@ -49,6 +54,9 @@ from vidllm.ask import VideoModel  # noqa: E402
 from vidllm.batching import Batcher  # noqa: E402
 from vidllm.clip import Clip, PlanOptions, open_clip  # noqa: E402
 from vidllm.corpus.caption import CaptionOptions, caption  # noqa: E402
+from vidllm.corpus.inputs import admit  # noqa: E402
+from vidllm.corpus.local import LocalCaptioner  # noqa: E402
+from vidllm.corpus.workers import DecodePool  # noqa: E402
 from vidllm.model.pooling import pool  # noqa: E402
 from vidllm.options import GenerationOptions  # noqa: E402
 from vidllm.prompt import Message, Prompt, build_prompt  # noqa: E402
@@ -214,19 +222,21 @@ class Transformers:
 
 
 def wanted(work: Work) -> Iterator[NDArray[np.uint8]]:
-    """The frames the plan shows, by decoding from the file's beginning as the common snippet does."""
-    times = iter(work.clip.frames.pts_seconds)
-    time_wanted = next(times)
+    """The frames the plan shows, as the common snippet takes them: seek to the range, decode on, keep those wanted."""
+    times = [float(time) for time in work.clip.frames.pts_seconds]
     with av.open(str(work.piece.path)) as container:
         stream = container.streams.video[0]
         first = float((stream.start_time or 0) * stream.time_base)
+        if work.piece.start:
+            container.seek(int((first + times[0]) / stream.time_base), stream=stream)
         for frame in container.decode(stream):
-            while frame.time - first >= time_wanted - 1e-3:
+            while times and frame.time - first >= times[0] - 1e-3:
+                del times[0]
                 yield frame.to_ndarray(format="rgb24")
-                if (following := next(times, None)) is None:
-                    return
-                time_wanted = following
-    raise ValueError(f"{work.piece.path}: no frame at {time_wanted} s")
+            if not times:
+                return
+        for _ in times:  # a container whose clock starts elsewhere: its last frames are the file's last
+            yield frame.to_ndarray(format="rgb24")
 
 
 # --------------------------------------------------------------------------------------------------- contenders
@@ -260,21 +270,48 @@ def engine_run(look: Look, works: Sequence[Work]) -> list[tuple[int, ...]]:
     return [said[number] for number in range(len(works))]
 
 
-def pipeline_run(look: Look, works: Sequence[Work], folder: Path) -> list[str]:
-    """Captions by `vidllm.caption`, read back from its rows."""
-    listed, output = folder / "clips.jsonl", folder / "captions.jsonl"
+def caption_options(look: Look) -> CaptionOptions:
+    """As the others are asked: no second tries, nothing cut short."""
+    generation = GenerationOptions(max_new_tokens=look.longest, stop_on_loop=False)
+    return CaptionOptions(prompt=PROMPT, retries=0, plan=look.plan, generation=generation)
+
+
+def write_list(works: Sequence[Work], folder: Path) -> Path:
+    """The pieces as a JSONL list, which is what the pipeline is given."""
+    path = folder / "clips.jsonl"
     pieces = [work.piece for work in works]
     told = [{"video": str(piece.path), "start": piece.start, "end": piece.end} for piece in pieces]
-    listed.write_text("".join(json.dumps(row) + "\n" for row in told), encoding="utf-8")
-    output.unlink(missing_ok=True)
-    options = CaptionOptions(
-        prompt=PROMPT, retries=0, plan=look.plan,
-        generation=GenerationOptions(max_new_tokens=look.longest, stop_on_loop=False),
-    )  # fmt: skip
-    caption(listed, output, options, model=look.model)
+    path.write_text("".join(json.dumps(row) + "\n" for row in told), encoding="utf-8")
+    return path
+
+
+def pipeline_run(look: Look, works: Sequence[Work], folder: Path, near: int = 0) -> list[str]:
+    """Captions by `vidllm.caption`, read back from its rows; `near`: see `same_within` of ComposableLMM."""
+    output = Path(tempfile.mkdtemp(dir=folder)) / "captions.jsonl"
+    lmm: Any = look.model.lmm
+    lmm.same_within = near
+    done = caption(write_list(works, folder), output, caption_options(look), model=look.model)
+    lmm.same_within = 0
+    assert sum(done.counts.values()) == len(works), done.counts
     rows = [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
     said = {(row["video"], row["start"], row["end"]): row["caption"] for row in rows if "caption" in row}
-    return [said[str(piece.path), piece.start, piece.end] for piece in pieces]
+    return [said[str(work.piece.path), work.piece.start, work.piece.end] for work in works]
+
+
+def decode_run(look: Look, works: Sequence[Work], folder: Path) -> None:
+    """What the pipeline's decode workers do, and nothing else."""
+    options = caption_options(look)
+    captioner = LocalCaptioner(look.model)
+    pool = DecodePool(
+        admit([str(write_list(works, folder))]), options.look(captioner), workers=options.workers_now
+    )  # fmt: skip
+    seen = 0
+    while seen < len(works):
+        if (opened := pool.take(1.0)) is not None:
+            assert opened.clip is not None, opened.error
+            pool.release(opened)
+            seen += 1
+    pool.close()
 
 
 def best_size(other: Transformers, works: Sequence[Work]) -> int:
@@ -300,16 +337,18 @@ def race(look: Look, works: Sequence[Work], runs: int, folder: Path) -> list[Res
         ("loop", "one clip at a time", lambda: transformers_run(other, works, 1, loads=True)),
         ("static", f"batches of {size}", lambda: transformers_run(other, works, size, loads=True)),
         ("vidllm", "the whole pipeline", lambda: pipeline_run(look, works, folder)),
+        ("vidllm, near 8", "the whole pipeline", lambda: pipeline_run(look, works, folder, near=8)),
         ("engine: loop", "one clip at a time", lambda: transformers_run(other, works, 1, loads=False)),
         ("engine: static", f"batches of {size}", lambda: transformers_run(other, works, size, loads=False)),
         ("engine: vidllm", "continuous", lambda: engine_run(look, works)),
+        ("decoding alone", "the pipeline's workers", lambda: decode_run(look, works, folder)),
     ]
     results = [Result(name, note) for name, note, _ in contenders]
     for _ in range(runs):
         for result, (_, _, run) in zip(results, contenders, strict=True):
             seconds, captions = clock(run)
             result.seconds.append(seconds)
-            result.captions = captions
+            result.captions = captions or []
             print(f"  {result.name}: {len(works) / seconds:.2f} clips/s", file=sys.stderr)
     return results
 
@@ -319,20 +358,37 @@ def race(look: Look, works: Sequence[Work], runs: int, folder: Path) -> list[Res
 
 def rows(look: Look, kind: str, works: Sequence[Work], results: Sequence[Result]) -> list[report.Row]:
     """One row for every contender: speed, how much faster than the loop and the batches of its own part."""
-    decode = look.model.lmm.tokenizer.decode
-    first = [decode(list(ids), skip_special_tokens=True).strip() for ids in results[0].captions]
+    by_name = {result.name: result for result in results}
+    first = texts(look, by_name["loop"])
     table: list[report.Row] = []
-    for number, result in enumerate(results):
-        base, static = results[number // 3 * 3], results[number // 3 * 3 + 1]
-        said = [one if isinstance(one, str) else decode(list(one), skip_special_tokens=True).strip()
-                for one in result.captions]  # fmt: skip
+    for result in results:
+        part = "engine: " if result.name.startswith("engine") else ""
+        said = texts(look, result)
+        same = f"{sum(a == b for a, b in zip(said, first, strict=True))}/{len(said)}" if said else None
         table.append({
             "model": look.name, "dtype": str(look.model.lmm.dtype)[6:], "clips": f"{len(works)} {kind}",
             "contender": result.name, "how": result.note, "clips/s": len(works) / median(result.seconds),
-            "x loop": ratio(base, result), "x static": ratio(static, result),
-            "same captions": f"{sum(a == b for a, b in zip(said, first, strict=True))}/{len(said)}",
+            "x loop": ratio(by_name[f"{part}loop"], result) if said else None,
+            "x static": ratio(by_name[f"{part}static"], result) if said else None, "same captions": same,
         })  # fmt: skip
     return table
+
+
+def texts(look: Look, result: Result) -> list[str]:
+    """Captions as text, whoever made them."""
+    decode = look.model.lmm.tokenizer.decode
+    told = (one if isinstance(one, str) else decode(list(one), skip_special_tokens=True) for one in result.captions)
+    return [text.strip() for text in told]
+
+
+def overlap(look: Look, kind: str, results: Sequence[Result]) -> str:
+    """The pipeline's wall time beside its parts' in words."""
+    by_name = {result.name: result for result in results}
+    wall, model, decode = (by_name[name].seconds for name in ("vidllm", "engine: vidllm", "decoding alone"))
+    larger = median(w / max(m, d) for w, m, d in zip(wall, model, decode, strict=True))
+    both = median(w / (m + d) for w, m, d in zip(wall, model, decode, strict=True))
+    dtype = str(look.model.lmm.dtype)[6:]
+    return f"overlap, {look.name} {dtype}, {kind}: wall is {larger:.2f} of the larger part, {both:.2f} of their sum"
 
 
 def ratio(slow: Result, fast: Result) -> float:
@@ -359,9 +415,13 @@ def main() -> None:
     parser.add_argument("--model", choices=("built-in", "large"), action="append")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), action="append")
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--threads", type=int, help="of torch, for every contender; its own choice if not said")
     parser.add_argument("--clips", type=Path, help="folder of the world clips, kept for the next time")
     told = parser.parse_args()
+    if told.threads:
+        torch.set_num_threads(told.threads)
     table: list[report.Row] = []
+    overlaps: list[str] = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         sets = {"world": world(told.n, told.clips or folder / "world") if told.n else [],
@@ -372,10 +432,13 @@ def main() -> None:
                 for kind, pieces in sets.items():
                     if pieces:
                         works = prepare(look, pieces)
-                        table += rows(look, kind, works, race(look, works, told.runs, folder))
+                        results = race(look, works, told.runs, folder)
+                        table += rows(look, kind, works, results)
+                        overlaps.append(overlap(look, kind, results))
     notes = (
         f"medians of {told.runs} runs; a ratio is the median of each run's own; threads: {torch.get_num_threads()}",
         "same captions: equal to those of the loop",
+        *overlaps,
     )
     report.write("caption", "Clips captioned per second", table, notes)
 
