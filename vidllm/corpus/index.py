@@ -1,6 +1,6 @@
 """Which rows there are, in fifty bytes each: a million rows are known in a few seconds and eighty megabytes.
 
-Digests are kept whole, as two 64-bit halves, so a hit is never a coincidence; a mix of them is sorted for finding.
+Digests are kept whole, so a hit is never a coincidence; a mix of their first half and the recipe is sorted for finding.
 """
 
 from array import array
@@ -14,6 +14,7 @@ from vidllm.corpus.rows import FAILED, STATUSES, Status
 
 MOST_FRESH = 1 << 16
 """Entries found through a dict until they are sorted in with the rest."""
+DIGEST_BYTES = 16
 _SPREAD = 0x9E3779B97F4A7C15
 _WORD = (1 << 64) - 1
 
@@ -22,29 +23,26 @@ class DigestMap:
     """(32 hex digits, a small number) -> row numbers; grows only."""
 
     def __init__(self) -> None:
-        self._high: array[int] = array("Q")
-        self._low: array[int] = array("Q")
+        self._digests = bytearray()
         self._code: array[int] = array("I")
         self._rows: array[int] = array("Q")
         self._order: NDArray[np.int64] = np.zeros(0, np.int64)
         self._mixed: NDArray[np.uint64] = np.zeros(0, np.uint64)
-        self._fresh: dict[tuple[int, int], int] = {}
+        self._fresh: dict[tuple[bytes, int], int] = {}
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def load(self, digest: str, code: int, row: int) -> None:
         """Add without being found before `settle`: for many at once."""
-        number = int(digest, 16)
-        self._high.append(number >> 64)
-        self._low.append(number & _WORD)
+        self._digests += bytes.fromhex(digest)
         self._code.append(code)
         self._rows.append(row)
 
     def add(self, digest: str, code: int, row: int) -> None:
         """Add one, found at once; of several rows the last is found."""
         self.load(digest, code, row)
-        self._fresh[int(digest, 16), code] = row
+        self._fresh[bytes.fromhex(digest), code] = row
         if len(self._fresh) > MOST_FRESH:
             self.settle()
 
@@ -52,38 +50,42 @@ class DigestMap:
         """Sort all that was added."""
         if not self._rows:
             return
-        mixed = np.frombuffer(self._high, np.uint64) ^ (np.frombuffer(self._code, np.uint32) * np.uint64(_SPREAD))
+        high = np.frombuffer(self._digests, ">u8")[::2].astype(np.uint64)  # a copy: a bytearray in view can not grow
+        mixed = high ^ (np.frombuffer(self._code, np.uint32) * np.uint64(_SPREAD))
         self._order = np.argsort(mixed, kind="stable").astype(np.int64)
         self._mixed = mixed[self._order]
         self._fresh = {}
 
     def find(self, digest: str, code: int) -> int | None:
         """The last row added under this digest and number."""
-        number = int(digest, 16)
-        if (row := self._fresh.get((number, code))) is not None:
+        raw = bytes.fromhex(digest)
+        if (row := self._fresh.get((raw, code))) is not None:
             return row
-        mixed = np.uint64((number >> 64) ^ (code * _SPREAD & _WORD))
+        mixed = np.uint64(int.from_bytes(raw[:8], "big") ^ (code * _SPREAD & _WORD))
         first, last = np.searchsorted(self._mixed, mixed, "left"), np.searchsorted(self._mixed, mixed, "right")
         places: list[int] = self._order[first:last].tolist()
         for place in reversed(places):
-            if self._is(place, number, code):
+            if self._is(place, raw, code):
                 return self._rows[place]
         return None
 
     def repeated(self) -> list[int]:
         """Rows that a later one under the same digest and number took the place of, as of the last `settle`."""
         same = np.flatnonzero(self._mixed[1:] == self._mixed[:-1])
-        latest: dict[tuple[int, int, int], int] = {}
+        latest: dict[tuple[bytes, int], int] = {}
         replaced = []
         for place in sorted({int(self._order[n]) for n in same} | {int(self._order[n + 1]) for n in same}):
-            name = (self._high[place], self._low[place], self._code[place])
+            name = (self._digest(place), self._code[place])
             if name in latest:
                 replaced.append(latest[name])
             latest[name] = self._rows[place]
         return sorted(replaced)
 
-    def _is(self, place: int, number: int, code: int) -> bool:
-        return self._low[place] == number & _WORD and self._high[place] == number >> 64 and self._code[place] == code
+    def _digest(self, place: int) -> bytes:
+        return bytes(self._digests[DIGEST_BYTES * place : DIGEST_BYTES * (place + 1)])
+
+    def _is(self, place: int, raw: bytes, code: int) -> bool:
+        return self._digest(place) == raw and self._code[place] == code
 
 
 @dataclass(frozen=True)
