@@ -201,7 +201,9 @@ _HEAD = """<!doctype html><html lang=en><meta charset=utf-8>
 body{font:15px/1.5 system-ui,sans-serif;margin:0}main{max-width:1100px;margin:auto;padding:1.5rem}
 h1{font-size:1.4rem;overflow-wrap:anywhere}h2{font-size:1.05rem;margin:2rem 0 .4rem}
 table{border-collapse:collapse;width:100%}
-th{text-align:left;font-weight:600}td,th{padding:.25rem .6rem;border-bottom:1px solid var(--line);vertical-align:top;
+th{text-align:left;font-weight:600;white-space:nowrap}
+#failures td:nth-child(2),#slowest td:nth-child(2){white-space:nowrap}
+td,th{padding:.25rem .6rem;border-bottom:1px solid var(--line);vertical-align:top;
 overflow-wrap:anywhere}.n{text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums}.w{width:45%}
 .bar{height:.8rem;border-radius:3px;margin-top:.35rem;min-width:1px}
 .dot{display:inline-block;width:.65rem;height:.65rem;border-radius:50%;margin-right:.45rem}
