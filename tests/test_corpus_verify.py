@@ -108,7 +108,8 @@ def swapped(out: Path) -> None:
         (changed("caption", " "), "is ok and has no caption"),
         (changed("error", None, 3), "is undecodable without a cause"),
         (changed("frames", [{"time": 0.0123, "tokens": 3}]), "has no frame at 0:00.012"),
-        (changed("frames", [{"time": 0.5, "tokens": 3}], 2), "outside its range"),
+        (changed("frames", [{"time": 0.52, "tokens": 3}], 2), "at 0:00.520, outside its range"),
+        (changed("frames", [{"time": 2.0, "tokens": 3}], 2), "at 0:02.000, outside its range"),
         (swapped, "is another video now"),
         (changed("status", "duplicate", 1), "does not say of what"),
     ],
@@ -151,6 +152,15 @@ def test_cuts_made_anew_wait_for_the_new_parts_only(clips: dict[str, Path], tmp_
             output.add(seen_row(part))
     assert verify(out).ok, verify(out).problems
     assert verify(out).admitted == 3  # the first part of the old cut had its row already
+
+
+def test_the_frame_on_screen_when_a_range_begins_is_the_ranges_own(clips: dict[str, Path], tmp_path: Path) -> None:
+    """25 frames a second: at 1.03 s the frame of 1.0 s is on screen, and at 1.05 s that of 1.04 s."""
+    for start, ok in ((1.03, True), (1.05, False)):
+        row = seen_row(item_of(clips["constant"], start=start, end=2.0))
+        with Output.open(tmp_path / f"{ok}.jsonl", RECIPE) as output:
+            output.add(replace(row, frames=(RowFrame(time=1.0, tokens=1),)))
+        assert verify(tmp_path / f"{ok}.jsonl").ok is ok
 
 
 def test_copies_of_a_caption_must_be_copies(clips: dict[str, Path], tmp_path: Path) -> None:

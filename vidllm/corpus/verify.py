@@ -139,9 +139,9 @@ def _row_problems(row: CaptionRow) -> Iterator[str]:
         yield f"is {row.status} and has no caption"
     if row.status == "duplicate" and not row.duplicate_of:
         yield "is a duplicate and does not say of what"
-    low, high = row.start or 0.0, float("inf") if row.end is None else row.end
-    if outside := [frame.time for frame in row.frames if not low - SAME_TIME_REMUXED <= frame.time < high]:
-        yield f"has a frame at {format_time(outside[0], decimals=3)}, outside its range"
+    high = float("inf") if row.end is None else row.end
+    if late := [frame.time for frame in row.frames if frame.time >= high]:
+        yield f"has a frame at {format_time(late[0], decimals=3)}, outside its range"
 
 
 def _awaited(manifest: Manifest, books: _Books) -> set[tuple[str, str]]:
@@ -174,7 +174,7 @@ def _frame_problems(row: CaptionRow, limits: Limits) -> Iterator[str]:
     """What speaks against the row's frames being frames of its video; nothing is decoded."""
     try:
         with opened_row(row) as path:
-            info = probe_guarded(path, limits)
+            info = _probed(path, os.stat(path).st_mtime_ns, limits) if path.exists() else probe_guarded(path, limits)
             id = content_id(path, row.start, row.end)
     except VidllmError as error:
         yield f"can not be looked at again ({error})"
@@ -182,14 +182,20 @@ def _frame_problems(row: CaptionRow, limits: Limits) -> Iterator[str]:
     if id != row.id:
         yield "is another video now than when it was captioned; caption it again"
         return
-    tolerance = SAME_TIME_REMUXED if row.status == "duplicate" else SAME_TIME
-    far = [frame.time for frame in row.frames if _distance(info, frame.time) > tolerance]
-    if far:
-        yield f"has no frame at {format_time(far[0], decimals=3)}, which its row says was seen"
+    times = np.array([frame.time for frame in row.frames])
+    nearest = np.abs(info.pts_seconds[None, :] - times[:, None]).argmin(axis=1)  # (frames of the row,)
+    far = np.abs(info.pts_seconds[nearest] - times) > (SAME_TIME_REMUXED if row.status == "duplicate" else SAME_TIME)
+    if far.any():
+        yield f"has no frame at {format_time(float(times[far][0]), decimals=3)}, which its row says was seen"
+    gone = np.append(info.pts_seconds[1:], np.inf)[nearest] <= (row.start or 0.0) - SAME_TIME_REMUXED
+    if gone.any():  # the frame on screen when the range begins was presented a little before
+        yield f"has a frame at {format_time(float(times[gone][0]), decimals=3)}, outside its range"
 
 
-def _distance(info: VideoInfo, time: float) -> float:
-    return float(np.abs(info.pts_seconds - time).min())
+@lru_cache(16)
+def _probed(path: Path, mtime_ns: int, limits: Limits) -> VideoInfo:
+    """One look for all ranges of a video."""
+    return probe_guarded(path, limits)
 
 
 @contextmanager
