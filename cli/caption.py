@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -44,6 +44,10 @@ Engine = Annotated[
 ]
 Address = Annotated[
     str | None, typer.Option("--address", metavar="A", help="Of the Ray cluster. Default: one on this machine.")
+]
+Send = Annotated[
+    Literal["images", "video"],
+    typer.Option("--send", help="How a server gets frames: images with their times as text, or (vLLM) one JPEG video."),
 ]
 Shard = Annotated[
     str | None,
@@ -106,6 +110,7 @@ def caption(
     batch: Batch = None,
     engine: Engine = "local",
     address: Address = None,
+    send: Send = "images",
     shard: Shard = None,
     videos: Videos = None,
     column: Column = None,
@@ -163,9 +168,9 @@ def caption(
         }
     )  # fmt: skip
     wishes = CaptionOptions(
-        prompt=prompt, model=model, engine=engine, address=address, batch=batch, device=device, dtype=dtype,
-        quantize=quantize, plan=plan, generation=generation, split=split, summarise=summarise, limit=limit, shard=shard,
-        videos=videos, column=column, prompt_column=prompt_column,
+        prompt=prompt, model=model, engine=engine, address=address, send=send, batch=batch, device=device,
+        dtype=dtype, quantize=quantize, plan=plan, generation=generation, split=split, summarise=summarise, limit=limit,
+        shard=shard, videos=videos, column=column, prompt_column=prompt_column,
         retry_errors=retry_errors, retries=retries, workers=workers, time_limit=time_limit,
     )  # fmt: skip
     if dry_run:

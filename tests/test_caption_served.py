@@ -121,6 +121,19 @@ def test_a_server_that_dies_in_the_middle_loses_nothing(
     check_binding(rows)
 
 
+def test_frames_may_be_sent_as_one_video_and_that_is_another_recipe(
+    corpus: Path, serve: Callable[..., Any], tmp_path: Path
+) -> None:
+    url, _ = serve()
+    few = ("--limit", "5")
+    caption(corpus, tmp_path / "out.jsonl", url, *few)
+    caption(corpus, tmp_path / "out.jsonl", url, *few, "--send", "video")
+    rows = [row for row in rows_of(tmp_path / "out.jsonl") if row["status"] == "ok"]
+    assert len({row["recipe"] for row in rows}) == 2
+    assert all(json.loads(row["caption"])["codes"] for row in rows)
+    check_binding(rows)
+
+
 def test_bad_answers_have_a_status_and_a_cause_and_are_tried_again_when_asked(
     corpus: Path, serve: Callable[..., Any], tmp_path: Path
 ) -> None:

@@ -38,6 +38,7 @@ from vidllm.video.guard import Limits
 if TYPE_CHECKING:
     from vidllm.ask import Progress, VideoModel
     from vidllm.corpus.captioner import Captioner
+    from vidllm.corpus.endpoint import Form
     from vidllm.corpus.item import Item
     from vidllm.corpus.progress import Tally
     from vidllm.corpus.rows import Status
@@ -60,6 +61,8 @@ class CaptionOptions:
     """local, ray, or the http(s) address of an OpenAI-compatible server."""
     address: str | None = None
     """Of the Ray cluster; None: one on this machine."""
+    send: Form = "images"
+    """How a server is shown the frames: `images`, or `video` as one JPEG sequence (vLLM)."""
     batch: int | None = None
     """Answers written side by side; None: what memory has room for."""
     device: str | None = None
@@ -248,9 +251,11 @@ def _run(
 def open_engine(options: CaptionOptions, model: Loaded | None = None, progress: Progress | None = None) -> Engine:
     """Load the model, or reach the server or cluster. Raises ModelError, EngineError or ConfigError."""
     if "://" in options.engine:
+        from vidllm.corpus.asking import HttpOptions
         from vidllm.corpus.http import HttpCaptioner
 
-        return Engine(HttpCaptioner.connect(options.engine, None if options.model is None else str(options.model)))
+        name = None if options.model is None else str(options.model)
+        return Engine(HttpCaptioner.connect(options.engine, name, HttpOptions(form=options.send)))
     if options.engine == "ray":
         from vidllm.corpus.ray import open_ray
 
