@@ -307,6 +307,7 @@ def test_a_part_is_sealed_once_whenever_the_kill_came(tmp_path: Path) -> None:
     with Output.open(out, RECIPE) as output:
         assert len(output) == 3
     assert len(rows_in(out)) == 3
+    assert not list(out.glob("*.part"))
     (out / "part-000001.parquet").unlink()
     (out / "_part-000001.jsonl").write_bytes(journal[:-20])
     with Output.open(out, RECIPE) as output:

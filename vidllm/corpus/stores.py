@@ -98,6 +98,7 @@ class JsonLines:
         self.path = path
         check_ours(path)
         self._file = LineFile(path)
+        self._part.unlink(missing_ok=True)  # of a run that was killed while it removed rows
 
     def heads(self) -> Iterator[tuple[Head, int]]:
         """By cuts in the lines."""
@@ -127,7 +128,7 @@ class JsonLines:
     def drop(self, places: Iterable[int]) -> None:
         """A new file without them takes the name."""
         gone = set(places)
-        part = self.path.with_name(self.path.name + ".part")
+        part = self._part
         try:
             with open(part, "wb") as new:
                 new.writelines(line + b"\n" for place, line in self._file.lines() if place not in gone)
@@ -138,6 +139,10 @@ class JsonLines:
             part.unlink(missing_ok=True)
             raise not_writable(self.path, error) from error
         self._file.reopen()
+
+    @property
+    def _part(self) -> Path:
+        return self.path.with_name(self.path.name + ".part")
 
     def close(self) -> None:
         """Sync."""
@@ -230,6 +235,8 @@ class ParquetParts:
 
     def _seal_what_was_left(self) -> None:
         """Journals of a run that was killed: one whose part is there was sealed already."""
+        for path in self.path.glob("_part-*.parquet.part"):
+            path.unlink()
         for path in sorted(self.path.glob("_part-*.jsonl")):
             number = int(path.stem[6:])
             if not self._part_path(number).exists():
