@@ -1,6 +1,5 @@
 """The output: one row a clip whatever happens to the writer, the disk, or the file; checked byte by byte."""
 
-import errno
 import json
 import os
 import random
@@ -226,17 +225,25 @@ def test_places_that_can_not_be_written(tmp_path: Path) -> None:
 
 
 def test_read_only_is_one_line(tmp_path: Path) -> None:
-    from vidllm.corpus.linefile import not_writable
-
-    for number in (errno.EROFS, errno.EACCES):
-        said = str(not_writable(Path("out.jsonl"), OSError(number, os.strerror(number))))
-        assert said.startswith("out.jsonl: may not be written")
-        assert "\n" not in said
-    if os.geteuid() == 0:
-        pytest.skip("root may write everywhere: the refusal itself can not be seen")
-    (tmp_path / "sealed").mkdir(mode=0o500)
-    with pytest.raises(OutputError, match="may not be written"):
-        Output.open(tmp_path / "sealed" / "out.jsonl", RECIPE)
+    """A folder, then a file, that a plain user may not write; root gives its rights away first."""
+    (tmp_path / "sealed").mkdir()
+    (tmp_path / "sealed" / "old.jsonl").write_text("")
+    (tmp_path / "sealed").chmod(0o555)
+    for folder in (tmp_path, *tmp_path.parents[:2]):  # so that nobody may come as far as the folder
+        folder.chmod(0o755)
+    code = (
+        "import os, sys; from pathlib import Path; from tests.caption_rows import RECIPE, Output\n"
+        "os.geteuid() or os.setuid(65534)\n"
+        "for name in ('new.jsonl', 'old.jsonl', 'new.parquet'):\n"
+        "    try: Output.open(Path(sys.argv[1]) / name, RECIPE)\n"
+        "    except Exception as error: print(type(error).__name__, error)\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "sealed")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT, check=True)
+    (tmp_path / "sealed").chmod(0o700)
+    said = [line for line in done.stdout.splitlines() if "pip install" not in line]
+    assert len(said) >= 2
+    assert all(line.startswith("OutputError") and "may not be written" in line for line in said)
 
 
 def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path: Path) -> None:
