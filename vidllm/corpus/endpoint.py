@@ -12,9 +12,10 @@ What was learnt of the servers:
 - vLLM cuts a JPEG sequence after 32 frames unless `num_frames` says otherwise, takes frame numbers only as integers and
   tells time as number / fps: so the numbers are milliseconds at 1000 fps, which also keeps the mean rate right.
 - `transformers serve` refuses fields it does not know (422), so nothing is sent that was not asked for; it answers
-  400 to another model name than the one it is pinned to, and lists the Hub cache, not that one, under /v1/models;
-  video_url takes no data: there, image_url does; and temperature has no effect where the checkpoint's
-  generation_config does not sample.
+  400 to another model name than the one it is pinned to, and lists the Hub cache, not that one, under /v1/models (500
+  where there is no cache): then its name is learnt from a one-token answer. Its video_url takes no data:, its image_url
+  does. Temperature has no effect where the checkpoint's generation_config does not sample. It answers one request at
+  a time to models that see, so the pace settles low.
 - Newer OpenAI models want `max_completion_tokens`, others know only `max_tokens`.
 - A server that thinks leaves `content` empty and fills `reasoning_content` (or `reasoning`) when its room runs out.
 """
