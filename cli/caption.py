@@ -217,7 +217,7 @@ def _model(wishes: CaptionOptions) -> VideoModel:
 
 def _remark(done: CaptionReport) -> None:
     """What was done, what is not well and why, and how to go on."""
-    from vidllm.corpus.progress import duration
+    from vidllm.corpus.progress import count_of, duration
 
     told = ", ".join(f"{status} {count:,}" for status, count in done.counts.items()) or "nothing new"
     before = f"; {done.skipped:,} done before" if done.skipped else ""
@@ -229,7 +229,7 @@ def _remark(done: CaptionReport) -> None:
     elif done.failed:
         failed = done.standing["undecodable"] + done.standing["error"]
         again = f"; --retry-errors tries the {failed:,} that failed again" if failed else ""
-        note(f"{done.failed:,} of {done.standing.total():,} clips have no good caption{again}")
+        note(f"no good caption: {done.failed:,} of {count_of(done.standing.total(), 'clip')}{again}")
 
 
 def _estimate(inputs: list[str], output: Path, wishes: CaptionOptions) -> int:

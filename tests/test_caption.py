@@ -23,6 +23,7 @@ from conftest import write_clip
 import vidllm
 from benchmarks.caption_kill import Watched, run_and_kill, same_but_for_timings
 from vidllm.corpus.caption import CaptionOptions, caption
+from vidllm.corpus.progress import Tally
 from vidllm.corpus.workers import AHEAD_BYTES
 from vidllm.errors import ConfigError
 from vidllm.model.resolve import builtin_folder
@@ -230,7 +231,7 @@ def test_every_odd_file_between_good_ones_has_its_row(
     statuses = Counter(row["status"] for row in rows.values())
     assert statuses["undecodable"] >= 10
     said = capsys.readouterr().err
-    assert "clips have no good caption" in said
+    assert "no good caption: " in said
     assert f"undecodable {statuses['undecodable']}" in said
 
 
@@ -391,10 +392,18 @@ def test_a_dry_run_counts_measures_and_writes_nothing(
 
 def test_progress_is_told_while_it_goes_on(world: Path, output: Path, model: vidllm.VideoModel) -> None:
     told: list[tuple[int, int]] = []
-    caption(world, output, model=model, tell=lambda tally: told.append((tally.written, tally.in_flight)))
+    lines: list[str] = []
+
+    def hear(tally: Tally) -> None:
+        told.append((tally.written, tally.in_flight))
+        lines.append(tally.line())
+
+    caption(world, output, model=model, tell=hear)
     assert told[-1] == (CLIPS, 0)
     assert sorted(told)[0][0] == 0
     assert max(in_flight for _, in_flight in told) > 1
+    assert lines[-1].startswith(f"{CLIPS} of {CLIPS} clips · ")
+    assert "x real time · 0 s left" in lines[-1]
 
 
 def test_impossible_options_are_told_at_once() -> None:

@@ -8,7 +8,9 @@ Calling it again goes on where it ended: what is finished under the same recipe 
 
 from __future__ import annotations
 
+import contextlib
 import os
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -30,7 +32,7 @@ from vidllm.corpus.recipe import Recipe
 from vidllm.corpus.run import RETRIES, Run, RunOptions
 from vidllm.corpus.scenes import check_split
 from vidllm.corpus.workers import AHEAD_BYTES
-from vidllm.errors import ConfigError, InputError
+from vidllm.errors import ConfigError, CorpusError, InputError
 from vidllm.options import GenerationOptions
 from vidllm.planning import PlanOptions
 from vidllm.video.guard import Limits
@@ -185,7 +187,7 @@ def caption(
     items = _items(inputs, options, remark)
     engine = open_engine(options, model, progress)
     try:
-        return _run(items, Path(output), options, engine, tell, on_interrupt)
+        return _run(items, _Count(_named(inputs), options), Path(output), options, engine, tell, on_interrupt)
     finally:
         engine.captioner.close()
 
@@ -222,7 +224,7 @@ def _items(
 ) -> Iterator[Item]:
     """The clips, the first found now: what is wrong with inputs or prompt is told before a model is loaded."""
     read_prompt(options.prompt)
-    named = [str(name) for name in ([inputs] if isinstance(inputs, str | Path) else inputs)]
+    named = _named(inputs)
     items = admit(named, options.inputs(remark))
     first = next(items, None)
     if first is None:
@@ -230,15 +232,38 @@ def _items(
     return chain([first], items)
 
 
+def _named(inputs: str | Path | Sequence[str | Path]) -> list[str]:
+    return [str(name) for name in ([inputs] if isinstance(inputs, str | Path) else inputs)]
+
+
+class _Count:
+    """How many clips the inputs name, counted beside the run; None until that is known, and for a list on stdin."""
+
+    def __init__(self, names: Sequence[str], options: CaptionOptions) -> None:
+        self.clips: int | None = None
+        self._names, self._options = names, options
+        if "-" not in names:
+            threading.Thread(target=self._count, daemon=True, name="vidllm-count").start()
+
+    def _count(self) -> None:
+        with contextlib.suppress(CorpusError):  # the run itself meets it, and tells
+            self.clips = sum(1 for _ in admit(self._names, self._options.inputs(lambda line: None)))
+
+
 def _run(
-    items: Iterator[Item], output: Path, options: CaptionOptions, engine: Engine,
+    items: Iterator[Item], count: _Count, output: Path, options: CaptionOptions, engine: Engine,
     tell: Callable[[Tally], None], on_interrupt: Callable[[], None],
 ) -> CaptionReport:  # fmt: skip
     look, recipe = options.look(engine.captioner), options.recipe(engine.captioner)
     with Output.open(output, recipe, retry_errors=options.retry_errors) as rows, Interrupts(on_interrupt) as interrupts:
         ledger = Ledger(rows, look)
+
+        def told(tally: Tally) -> None:
+            tally.listed = count.clips
+            tell(tally)
+
         run = Run(
-            items, engine.captioner, ledger, look, options.generation, options.run_options(), tell=tell,
+            items, engine.captioner, ledger, look, options.generation, options.run_options(), tell=told,
             decoders=engine.decoders() if engine.decoders else None,
         )  # fmt: skip
         tally = run.go(interrupts)

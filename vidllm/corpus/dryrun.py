@@ -82,7 +82,7 @@ def estimate(
         while not pool.finished:
             if pool.take(WAIT_SECONDS) is not None:
                 looking.add_bad()
-            tell(Tally(total=None, skipped=looking.found.done + looking.found.clips + looking.found.bad))
+            tell(Tally(skipped=looking.found.done + looking.found.clips + looking.found.bad))
     finally:
         pool.close()
     _try(looking, engine, look, generation, options)

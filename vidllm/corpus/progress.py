@@ -24,8 +24,10 @@ PLAIN_SECONDS = 30.0
 class Tally:
     """The run's figures so far. Clips done by an earlier run are `skipped` and in no rate."""
 
-    total: int | None = None
-    """Clips to be looked at, as far as is known; None while they are still being counted."""
+    listed: int | None = None
+    """Clips that the inputs name; None while they are still being counted, and for a list on stdin."""
+    parts: int = 0
+    """How many more there are because long ones were cut."""
     skipped: int = 0
     in_flight: int = 0
     counts: Counter[str] = field(default_factory=Counter)
@@ -50,10 +52,10 @@ class Tally:
         if row.usage is not None and row.status != "duplicate":
             self.tokens += row.usage.video_tokens + row.usage.text_tokens + row.usage.answer_tokens
 
-    def add_parts(self, parts: int) -> None:
-        """A clip was cut into so many."""
-        if self.total is not None:
-            self.total += parts - 1
+    @property
+    def total(self) -> int | None:
+        """Rows there will be, as far as is known."""
+        return None if self.listed is None else self.listed + self.parts
 
     @property
     def written(self) -> int:
@@ -89,7 +91,7 @@ class Tally:
     def line(self) -> str:
         """All of it in one line."""
         done = self.skipped + self.written
-        parts = [f"{done:,} clips" if self.total is None else f"{done:,} of {self.total:,} clips"]
+        parts = [count_of(done, "clip") if self.total is None else f"{done:,} of {count_of(self.total, 'clip')}"]
         if self.written:
             parts.append(f"{self.clips_a_second:.2f} clips/s, {self.times_real_time:.0f}x real time")
         if (eta := self.eta_seconds) is not None:
@@ -99,6 +101,11 @@ class Tally:
         if self.skipped:
             parts.append(f"{self.skipped:,} done before")
         return " · ".join(parts)
+
+
+def count_of(number: int, noun: str) -> str:
+    """`1 clip`, `2,000 clips`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def duration(seconds: float) -> str:

@@ -225,7 +225,7 @@ class Run:
         """A long video became its parts (heard in a pool thread)."""
         self._ledger.cut(item, parts)
         with self._lock:
-            self.tally.add_parts(len(parts))
+            self.tally.parts += len(parts) - 1
             if self._summaries is not None:
                 self._summaries.expect(item, parts)
 
