@@ -152,6 +152,10 @@ def test_parquet_rows(corpus: Path) -> None:
     assert [item.video for item in items[:2]] == ["clips/b.mp4", "clips/a.MKV"]
     assert items[1].start == 1.0
     assert items[2].problem is not None
+    (corpus / "many.parquet").mkdir()
+    for name in ("part-2.parquet", "part-1.parquet", "_part-3.parquet"):
+        parquet.write_table(arrow.table({"video": [f"{name}.mp4"]}), corpus / "many.parquet" / name)
+    assert names("many.parquet") == ["many.parquet/part-1.parquet.mp4", "many.parquet/part-2.parquet.mp4"]
     touch(corpus / "bad.parquet", b"PAR1 no")
     with pytest.raises(InputError, match="can not be read as Parquet"):
         list(admit(["bad.parquet"]))

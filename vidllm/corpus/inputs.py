@@ -97,6 +97,8 @@ def _once(items: Iterable[Item], options: InputOptions) -> Iterator[Item]:
 
 def _check(source: str) -> None:
     """Tell at the start what would end the run in its middle."""
+    if os.path.isdir(source):
+        return
     suffix = PurePath(source).suffix.lower()
     if source == "-" or (suffix not in _DATA and not source.endswith(TAR_SUFFIXES)):
         if source != "-" and _is_glob(source) and next(glob.iglob(source, recursive=True), None) is None:
@@ -122,6 +124,9 @@ def _read(source: str, options: InputOptions) -> Iterator[Item]:
         for path in sorted(glob.iglob(source, recursive=True)):
             if not os.path.isdir(path) or not source.endswith("**"):
                 yield from _read(path, options)
+    elif os.path.isdir(source) and source.rstrip(os.sep).endswith(".parquet"):
+        for part in sorted(glob.glob(os.path.join(glob.escape(source), "[!_]*.parquet"))):
+            yield from _parquet(part, options)
     elif os.path.isdir(source):
         yield from _folder(source, options)
     else:

@@ -23,6 +23,7 @@ SYNC_SECONDS = 5.0
 """A power cut may take what was written in so many seconds; waiting for the disk at every line would cost its time."""
 BLOCK_BYTES = 8 << 20
 LEAST_BLOCK = 1 << 16
+_OPEN = os.O_RDWR | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
 
 class LineFile:
@@ -35,7 +36,7 @@ class LineFile:
         self.path, self.name = path, name or path
         self._synced = time.monotonic()
         try:
-            self._handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
+            self._handle = os.open(path, _OPEN | os.O_CREAT, 0o666)
         except OSError as error:
             raise not_writable(self.name, error) from error
         try:
@@ -104,7 +105,7 @@ class LineFile:
 
     def reopen(self) -> None:
         """Follow the path to the file that was put in its place."""
-        handle = os.open(self.path, os.O_RDWR | getattr(os, "O_CLOEXEC", 0))
+        handle = os.open(self.path, _OPEN)
         os.close(self._handle)
         self._handle = handle
         self.size = os.fstat(handle).st_size
