@@ -23,11 +23,12 @@ class LocalCaptioner:
 
     name = "local"
 
-    def __init__(self, model: VideoModel, *, slots: int | None = None) -> None:
+    def __init__(self, model: VideoModel, *, slots: int | None = None, quantize: str | None = None) -> None:
         from vidllm.batching import Batcher
 
         self.model = model.name
-        self.fingerprint = f"{model.lmm.fingerprint}|{str(model.lmm.dtype).removeprefix('torch.')}"
+        precision = quantize or str(model.lmm.dtype).removeprefix("torch.")
+        self.fingerprint = f"{model.lmm.fingerprint}|{precision}"
         self.spec = model.spec
         self._tokenizer = model.lmm.tokenizer
         self._batcher = Batcher(model.lmm, slots=slots)
@@ -98,4 +99,4 @@ def open_local(
         options.model, device=None if spread else options.device, device_map="auto" if spread else None,
         dtype=options.dtype, quantize=options.quantize, cache=None, progress=progress,
     )  # fmt: skip
-    return LocalCaptioner(model, slots=options.batch)
+    return LocalCaptioner(model, slots=options.batch, quantize=options.quantize)
