@@ -143,9 +143,10 @@ class Album:
 
 
 def clip_rows(
-    split: str, seed: int, *, moments: int = 5, plain: bool = False
+    split: str, seed: int, *, moments: int = 2, whole: int = 2, plain: bool = False
 ) -> tuple[list[NDArray[np.uint8]], list[Row]]:
-    """A clip's pictures, (96, 96, 3) uint8, and its rows: moments in focus, perhaps a span or a still, the whole clip.
+    """A clip's pictures, (96, 96, 3) uint8, and its rows: moments in focus, perhaps a span or a still, the whole clip
+    `whole` times, once with `plain`.
 
     Strides, numbers of frames, words and the clock's start vary; `plain` keeps to asking's layout and the contract's
     words.
@@ -170,10 +171,11 @@ def clip_rows(
         )
     if rng.random() < 0.25 and not plain:
         rows.append(_still_row(album, start, rng))
-    frames, stride = _uniform_layout(rng, plain)
-    asked = clip_questions(script, rng, plain=plain)
-    asked = asked if plain else _some(asked, rng)
-    rows.append(_row(album, uniform(pts, frames, start), asked, stride, stride))
+    for _ in range(1 if plain else whole):
+        frames, stride = _uniform_layout(rng, plain)
+        asked = clip_questions(script, rng, plain=plain)
+        asked = asked if plain else _some(asked, rng)
+        rows.append(_row(album, uniform(pts, frames, start), asked, stride, stride))
     return album.pictures, [row for row in rows if row.asked]
 
 
