@@ -4,8 +4,8 @@
                                         `-- waits while the clips not yet released hold `ahead_bytes`
 
 A clip that hangs, crashes or eats memory costs its own time limit and its worker, which is replaced. Frames come
-through the guard's pipe into the array they stay in (`wire`): at 16 frames of 336 px that is a twentieth of the time
-it takes to decode them.
+through the guard's pipe into the array they stay in (`wire`): 16 frames of 336 px took 0.7 ms of processor time there
+and 75 to decode, 64 frames 3 and 103, so shared memory would gain nothing.
 """
 
 from __future__ import annotations
