@@ -50,6 +50,7 @@ sys.path.insert(0, str(ROOT))
 
 import vidllm  # noqa: E402
 from benchmarks.followup import random_llava  # noqa: E402
+from tests.tiny_models import _noise as redraw  # noqa: E402
 from vidllm.ask import VideoModel  # noqa: E402
 from vidllm.batching import Batcher  # noqa: E402
 from vidllm.clip import Clip, PlanOptions, open_clip  # noqa: E402
@@ -402,9 +403,27 @@ def look_of(name: str, dtype: str, folder: Path) -> Look:
         model = vidllm.load(dtype=dtype, cache=None)
         return Look(name, model, PlanOptions(max_new_tokens=96), 96)
     made = random_llava(folder, side=96, patch=8, vision=(512, 6), text=(768, 10), context=2048, vocabulary=8000)
+    make_talkative(made)
     model = vidllm.load(made, dtype=dtype, cache=None)
     count = sum(weight.numel() for weight in model.lmm.network.parameters()) / 1e6  # type: ignore[attr-defined]
     return Look(f"random, {count:.0f}M", model, PlanOptions(frames=16, stride=2, max_new_tokens=64), 64)
+
+
+def make_talkative(folder: Path) -> None:
+    """Redraw the weights so that answers vary and end now and then: the usual start says one word for ever.
+
+    Words as long as what the layers add to them, attention that picks instead of averaging. Logits are about N(0, 1),
+    the largest of 8,000 about 3.8; times 2.2, the end of the turn passes that at some 4 % of the tokens.
+    """
+    from transformers import LlavaForConditionalGeneration
+
+    network: Any = redraw(LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32))
+    with torch.no_grad():
+        network.get_input_embeddings().weight *= 30.0
+        for layer in network.model.language_model.layers:
+            layer.self_attn.q_proj.weight *= 5.0
+        network.lm_head.weight[network.config.text_config.eos_token_id] *= 2.2
+    network.save_pretrained(folder)
 
 
 def main() -> None:
