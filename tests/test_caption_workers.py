@@ -194,8 +194,7 @@ def test_what_goes_wrong_with_the_items_is_raised_where_they_are_taken(clip: Pat
 
     pool = DecodePool(items(), LOOK)
     with pytest.raises(OSError, match="broke off"):
-        while not pool.finished:
-            pool.take(0.1)
+        take_all(pool)
     pool.close()
 
 

@@ -16,7 +16,7 @@
     │   ├── UnsupportedModel    a vision model whose family has no adapter
     │   └── IncompleteModel     weights, processor or tokenizer missing, or not matching the config
     ├── CacheError              a cache folder can not be written
-    ├── EngineError             what captions the clips is gone: a server that is dead or refuses, a cluster without nodes
+    ├── EngineError             what captions the clips is gone: a server that is dead or refuses, a cluster of no nodes
     └── CorpusError             caption's inputs or outputs can not be used
         ├── InputError          a list, data set or tar of clips can not be read
         └── OutputError         an output can not be opened, is in use, or takes no more rows

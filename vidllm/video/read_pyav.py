@@ -35,7 +35,7 @@ MERGE_PACKETS = 4  # a gap shorter than this is decoded: cheaper than draining a
 # Codecs whose packets are not read for `droppable`, but whose decoder can leave out unreferenced frames exactly.
 DECODER_SKIPS = frozenset({"mpeg4", "mpeg2video", "mpeg1video"})
 MAX_THREADS = 4  # more only adds memory: 64 frames of a clip are read, not a film
-# Decoders that end and begin all their threads at every seek: 16 frames of a 6-minute clip took 245 ms with, 57 without.
+# Decoders that end and begin all their threads at every seek: 16 frames of a 6-minute clip 245 ms with, 57 without.
 SLOW_TO_START = frozenset({"av1"})
 BACK_OFF = (0, 1, 2, 4, 8)  # access points to step back when a seek lands behind its target
 
