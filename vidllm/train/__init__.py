@@ -1,0 +1,1 @@
+"""Teaching a model: losses over log-probs first; loop, data and stages stand on them."""
