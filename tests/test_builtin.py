@@ -468,7 +468,7 @@ AIMED = {
     "what happens at 0:03?": (Question("what", "", f"The {MOVE}.", moment=3.0), [{(3, 0), (4, 0)}]),
     "what happens at 0:06?": (Question("what", "", "Nothing happens.", moment=6.0), []),
     "when does the red circle move right?": (Question("when", "when does the red circle move right?", "At 0:02."),
-                                             [{(3, 0)}]),
+                                             [{(3, 0), (4, 0)}]),
     "what colour is the circle at 0:01?": (Question("colour", "what colour is the circle", "Red.", moment=1.0),
                                            [{(1, 0)}]),
     "how many objects are there at 0:08?": (Question("count", "", "One.", moment=8.0), [{(8, 1)}]),

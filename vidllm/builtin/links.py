@@ -162,9 +162,7 @@ def _shown(script: Script, event: Event, asked: Question, times: NDArray[np.floa
     ends = np.append(times[1:], np.inf)
     during = [n + 1 for n, (a, b) in enumerate(zip(times, ends, strict=True)) if event.start < b and event.end > a]
     during = [n for n in during if n < len(times)]
-    if asked.family == "when":
-        during = during[:1]
-    elif asked.moment is not None:
+    if asked.moment is not None:
         moment = asked.moment
         during = sorted(during, key=lambda n: abs(float(times[n]) - moment))[:NEAREST]
     return frozenset((n, event.thing) for n in during)

@@ -143,7 +143,7 @@ class Album:
 
 
 def clip_rows(
-    split: str, seed: int, *, moments: int = 2, whole: int = 2, plain: bool = False
+    split: str, seed: int, *, moments: int = 2, whole: int = 3, plain: bool = False
 ) -> tuple[list[NDArray[np.uint8]], list[Row]]:
     """A clip's pictures, (96, 96, 3) uint8, and its rows: moments in focus, perhaps a span or a still, the whole clip
     `whole` times, once with `plain`.
