@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vidllm.world.questions import Question, base_form
+from vidllm.world.questions import Question, base_form, reading_order
 from vidllm.world.script import Event, Script, Thing
 
 Kind = Literal["stamp", "before", "answer"]
@@ -131,8 +131,7 @@ def _spots_since(script: Script, before: float, now: float) -> tuple[Spot, ...]:
 def aims(script: Script, asked: Question, times: NDArray[np.float64]) -> tuple[frozenset[Aim], ...]:
     """For each sentence of a question's answer, the objects and frames (at `times`) that show it."""
     if asked.family == "picture":
-        things = _seen(script, asked)
-        things.sort(key=lambda pair: (int(pair[1].y * 3), int(pair[1].x * 3), pair[1].name))
+        things = sorted(_seen(script, asked), key=lambda numbered: reading_order(numbered[1]))
         return tuple(frozenset({(0, number)}) for number, _ in things)
     events = _events_told(script, asked)
     if events:

@@ -313,7 +313,19 @@ class Collator:
         """One row; `offset` is the number of the clip's first picture among all of the batch."""
         planes = _Planes()
         planes.add([self.bos, *self.ids("USER: ")])
-        shown: list[dict[int, list[int]]] = []  # per frame: object -> the positions of its tokens
+        shown = self._show(planes, row, base, offset)
+        planes.add(self.ids("\n"))
+        prefix = len(planes.ids)
+        for number, asked in enumerate(row.asked, 1):
+            question, answer = self.ids(asked.text + " ASSISTANT:"), [*self.ids(" " + asked.answer), self.eos]
+            labels = [IGNORE] * (len(question) - 1) + answer + [IGNORE]
+            self._aim(planes, row.aims[number - 1], shown, len(planes.ids) + len(question) - 1, answer)
+            planes.add(question + answer, start=prefix, block=number, labels=labels)
+        return planes
+
+    def _show(self, planes: _Planes, row: Row, base: dict[int, int], offset: int) -> list[dict[int, list[int]]]:
+        """Lay the frames, with what is told of their objects; per frame, the positions of each object's tokens."""
+        shown: list[dict[int, list[int]]] = []
         for n, (number, stride, stamp) in enumerate(row.seen):
             tokens = (GRID // stride) ** 2
             first = base[stride] + (offset + number) * tokens
@@ -332,14 +344,7 @@ class Collator:
                         planes.links.append(Link("before", position, tuple(shown[n - 1][spot.thing])))
                 if start > stamped:
                     planes.links.append(Link("stamp", position, tuple(range(stamped, start))))
-        planes.add(self.ids("\n"))
-        prefix = len(planes.ids)
-        for number, asked in enumerate(row.asked, 1):
-            question, answer = self.ids(asked.text + " ASSISTANT:"), [*self.ids(" " + asked.answer), self.eos]
-            labels = [IGNORE] * (len(question) - 1) + answer + [IGNORE]
-            self._aim(planes, row.aims[number - 1], shown, len(planes.ids) + len(question) - 1, answer)
-            planes.add(question + answer, start=prefix, block=number, labels=labels)
-        return planes
+        return shown
 
     def _aim(
         self,

@@ -191,9 +191,14 @@ def pick_moments(script: Script, start: float, count: int, rng: np.random.Genera
 
 def picture_question(script: Script, seconds: float, rng: np.random.Generator) -> Question:
     """Everything in one picture, in reading order: "A red circle at the top left. A blue square at the center." """
-    things = sorted(visible(script, seconds), key=lambda thing: (int(thing.y * 3), int(thing.x * 3), thing.name))
+    things = sorted(visible(script, seconds), key=reading_order)
     told = " ".join(f"{_article(t.name)} {t.name} at the {place(t.x, t.y)}." for t in things) or "Nothing."
     return Question("picture", _pick(PICTURE, rng, False), told, moment=seconds)
+
+
+def reading_order(thing: Thing) -> tuple[int, int, str]:
+    """Sorts objects as a page is read: by the third they stand in, row by row."""
+    return int(thing.y * 3), int(thing.x * 3), thing.name
 
 
 def _article(name: str) -> str:
