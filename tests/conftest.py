@@ -5,7 +5,9 @@ survives compression and scaling, so "the picture at 1.2 s is frame 30" is somet
 """
 
 import struct
-from collections.abc import Callable, Sequence
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -14,7 +16,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-REAL_CLIPS = Path(__file__).resolve().parents[2] / "shared" / "videos"
+ROOT = Path(__file__).resolve().parents[1]
+REAL_CLIPS = ROOT.parent / "shared" / "videos"
 CODE_BITS = 8
 WIDTH, HEIGHT = 160, 96
 TICKS = 1000  # a second, in the clips made here
@@ -139,3 +142,33 @@ def real_clip(real_clips: Path) -> Callable[[str], Path]:
         return path
 
     return find
+
+
+class Servers:
+    """Chat servers that see (`tests.caption_server`), each in its own process."""
+
+    def __init__(self) -> None:
+        self.processes: list[subprocess.Popen[str]] = []
+
+    def __call__(self, *words: str) -> str:
+        """Start one with these words; its address."""
+        command = [sys.executable, "-m", "tests.caption_server", *words]
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        self.processes.append(process)
+        assert process.stdout is not None
+        return f"http://127.0.0.1:{process.stdout.readline().strip()}"
+
+    def close(self) -> None:
+        for process in self.processes:
+            process.kill()
+            process.wait()
+            assert process.stdout is not None
+            process.stdout.close()
+
+
+@pytest.fixture
+def serve() -> Iterator[Servers]:
+    """Start servers; they end with the test."""
+    servers = Servers()
+    yield servers
+    servers.close()

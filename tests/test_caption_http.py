@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -16,7 +14,7 @@ import httpx2
 import numpy as np
 import pytest
 
-from tests.conftest import bar_code
+from tests.conftest import Servers, bar_code
 from vidllm.budget import TokenPlan
 from vidllm.clip import Clip, open_clip
 from vidllm.corpus.asking import HttpOptions
@@ -28,31 +26,8 @@ from vidllm.options import GenerationOptions
 from vidllm.planning import PlanOptions
 from vidllm.video.decode import FrameSet
 
-ROOT = Path(__file__).resolve().parents[1]
 PATIENT_SECONDS = 120.0  # longer than any machine needs: a test that waits so long has failed
 GREEDY = GenerationOptions(max_new_tokens=99)
-Start = Callable[..., str]
-
-
-@pytest.fixture
-def serve() -> Iterator[Start]:
-    """Start a server with these words; its address."""
-    running: list[subprocess.Popen[str]] = []
-
-    def start(*words: str) -> str:
-        command = [sys.executable, "-m", "tests.caption_server", *words]
-        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-        running.append(process)
-        assert process.stdout is not None
-        return f"http://127.0.0.1:{process.stdout.readline().strip()}"
-
-    start.processes = running  # type: ignore[attr-defined]
-    yield start
-    for process in running:
-        process.kill()
-        process.wait()
-        assert process.stdout is not None
-        process.stdout.close()
 
 
 @pytest.fixture
@@ -121,7 +96,7 @@ def stats(url: str) -> dict[str, int]:
 
 
 def test_frames_go_with_their_times_and_come_back_with_model_reason_and_usage(
-    serve: Start, connect: Callable[..., HttpCaptioner]
+    serve: Servers, connect: Callable[..., HttpCaptioner]
 ) -> None:
     captioner = connect(serve())
     said = say_all(captioner, {7: (a_clip(42), "What happens?")})[7]
@@ -135,12 +110,12 @@ def test_frames_go_with_their_times_and_come_back_with_model_reason_and_usage(
     assert captioner.fingerprint == "server:seer"
 
 
-def test_a_question_without_a_clip(serve: Start, connect: Callable[..., HttpCaptioner]) -> None:
+def test_a_question_without_a_clip(serve: Servers, connect: Callable[..., HttpCaptioner]) -> None:
     got = heard(say_all(connect(serve()), {1: (None, "Sum it up.")})[1])
     assert (got["codes"], got["prompt"]) == ([], "Sum it up.")
 
 
-def test_a_jpeg_sequence_tells_its_times_in_milliseconds(serve: Start, connect: Callable[..., HttpCaptioner]) -> None:
+def test_a_jpeg_sequence_tells_its_times_in_milliseconds(serve: Servers, connect: Callable[..., HttpCaptioner]) -> None:
     captioner = connect(serve(), form="video")
     got = heard(say(captioner, "What?"))
     assert got["codes"] == [5, 5, 5]
@@ -172,7 +147,7 @@ def test_a_wide_clip_is_planned_smaller_and_keeps_its_shape(clips: dict[str, Pat
 
 
 def test_two_hundred_clips_each_get_their_own_caption_from_a_crowded_flaky_server(
-    serve: Start, connect: Callable[..., HttpCaptioner]
+    serve: Servers, connect: Callable[..., HttpCaptioner]
 ) -> None:
     url = serve("--slots", "8", "--crowd", "6", "--seconds", "0.02")
     captioner = connect(url)
@@ -186,7 +161,7 @@ def test_two_hundred_clips_each_get_their_own_caption_from_a_crowded_flaky_serve
     assert stats(url)["most"] > 1, "requests overlap"
 
 
-def test_the_pace_finds_the_server_and_no_more(serve: Start, connect: Callable[..., HttpCaptioner]) -> None:
+def test_the_pace_finds_the_server_and_no_more(serve: Servers, connect: Callable[..., HttpCaptioner]) -> None:
     url = serve("--slots", "16", "--seconds", "0.2")
     say_all(connect(url), {n: (None, f"clip {n}") for n in range(400)})
     assert 8 <= stats(url)["most"] <= 64
@@ -212,7 +187,7 @@ def test_the_pace_finds_the_server_and_no_more(serve: Start, connect: Callable[.
     ],
 )
 def test_a_misbehaving_server_is_the_clips_error_with_its_cause(
-    serve: Start, connect: Callable[..., HttpCaptioner], order: str, cause: str
+    serve: Servers, connect: Callable[..., HttpCaptioner], order: str, cause: str
 ) -> None:
     captioner = connect(serve(), request_seconds=1.0, attempts=2)
     said = say(captioner, f"A {order}")
@@ -223,18 +198,18 @@ def test_a_misbehaving_server_is_the_clips_error_with_its_cause(
     assert heard(say(captioner, "B"))["prompt"] == "B", "and the next one is answered"
 
 
-def test_an_empty_answer_is_told_as_it_is(serve: Start, connect: Callable[..., HttpCaptioner]) -> None:
+def test_an_empty_answer_is_told_as_it_is(serve: Servers, connect: Callable[..., HttpCaptioner]) -> None:
     said = say(connect(serve()), "A do=empty")
     assert (said.text, said.error, said.finish_reason) == ("", None, "stop")
 
 
 @pytest.mark.parametrize("order", ["do=500:2", "do=close:2", "do=nonsense:3", "do=429:6", "do=newer:1"])
-def test_what_passes_is_waited_for(serve: Start, connect: Callable[..., HttpCaptioner], order: str) -> None:
+def test_what_passes_is_waited_for(serve: Servers, connect: Callable[..., HttpCaptioner], order: str) -> None:
     assert heard(say(connect(serve()), f"A {order}"))["codes"] == [5, 5, 5]
 
 
 def test_an_answer_cut_off_in_the_middle_is_asked_for_again(
-    serve: Start, connect: Callable[..., HttpCaptioner]
+    serve: Servers, connect: Callable[..., HttpCaptioner]
 ) -> None:
     url = serve()
     assert heard(say(connect(url, request_seconds=1.0), "A do=drip:1"))["codes"] == [5, 5, 5]
@@ -242,21 +217,21 @@ def test_an_answer_cut_off_in_the_middle_is_asked_for_again(
 
 
 def test_a_server_that_always_says_later_is_the_clips_error_in_the_end(
-    serve: Start, connect: Callable[..., HttpCaptioner]
+    serve: Servers, connect: Callable[..., HttpCaptioner]
 ) -> None:
     said = say(connect(serve(), busy_seconds=1.0), "A do=429")
     assert said.error is not None
     assert "answered 429: slow down" in said.error
 
 
-def test_retry_after_is_kept(serve: Start, connect: Callable[..., HttpCaptioner]) -> None:
+def test_retry_after_is_kept(serve: Servers, connect: Callable[..., HttpCaptioner]) -> None:
     began = time.monotonic()
     say(connect(serve()), "A do=429:3")
     assert time.monotonic() - began > 0.6
 
 
 def test_a_server_that_only_fails_ends_the_run_before_all_are_errors(
-    serve: Start, connect: Callable[..., HttpCaptioner]
+    serve: Servers, connect: Callable[..., HttpCaptioner]
 ) -> None:
     captioner = connect(serve(), attempts=1, in_a_row=3)
     with pytest.raises(EngineError, match=r"3 clips in a row got no caption.*--retry-errors"):
@@ -264,7 +239,7 @@ def test_a_server_that_only_fails_ends_the_run_before_all_are_errors(
 
 
 def test_refusals_do_not_end_a_run_in_which_others_are_answered(
-    serve: Start, connect: Callable[..., HttpCaptioner]
+    serve: Servers, connect: Callable[..., HttpCaptioner]
 ) -> None:
     captioner = connect(serve(), in_a_row=3)
     heard(say(captioner, "fine"))
@@ -272,10 +247,10 @@ def test_refusals_do_not_end_a_run_in_which_others_are_answered(
     assert all(one.error and "At most 1 image" in one.error for one in said.values())
 
 
-def test_a_server_that_dies_ends_the_run_with_one_line(serve: Start, connect: Callable[..., HttpCaptioner]) -> None:
+def test_a_server_that_dies_ends_the_run_with_one_line(serve: Servers, connect: Callable[..., HttpCaptioner]) -> None:
     captioner = connect(serve("--seconds", "0.2"))
     heard(say(captioner, "alive"))
-    serve.processes[0].kill()  # type: ignore[attr-defined]
+    serve.processes[0].kill()
     with pytest.raises(
         EngineError, match=r"nothing answers at http://127\.0\.0\.1.*start the server and run"
     ) as caught:
@@ -283,13 +258,13 @@ def test_a_server_that_dies_ends_the_run_with_one_line(serve: Start, connect: Ca
     assert "\n" not in str(caught.value)
 
 
-def test_a_server_that_restarts_costs_a_pause(serve: Start, connect: Callable[..., HttpCaptioner]) -> None:
+def test_a_server_that_restarts_costs_a_pause(serve: Servers, connect: Callable[..., HttpCaptioner]) -> None:
     url = serve("--seconds", "0.05")
     captioner = connect(url, absent_seconds=PATIENT_SECONDS)
     heard(say(captioner, "alive"))
     for ticket in range(4):
         captioner.submit(ticket, a_clip(ticket), f"clip {ticket}", GREEDY)
-    process = serve.processes[0]  # type: ignore[attr-defined]
+    process = serve.processes[0]
     process.kill()
     process.wait()
     time.sleep(1)
@@ -301,7 +276,7 @@ def test_a_server_that_restarts_costs_a_pause(serve: Start, connect: Callable[..
     assert {one.ticket: set(heard(one)["codes"]) for one in said} == {n: {n} for n in range(4)}
 
 
-def test_closing_gives_up_what_hangs_at_once(serve: Start) -> None:
+def test_closing_gives_up_what_hangs_at_once(serve: Servers) -> None:
     captioner = HttpCaptioner.connect(serve())
     captioner.submit(0, None, "A do=hang", GREEDY)
     assert captioner.poll(0.2) == []
@@ -323,7 +298,7 @@ def test_nobody_there_is_one_line_at_once() -> None:
 
 
 def test_the_key_comes_from_the_environment(
-    serve: Start, connect: Callable[..., HttpCaptioner], monkeypatch: pytest.MonkeyPatch
+    serve: Servers, connect: Callable[..., HttpCaptioner], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = serve("--key", "sesame")
     for name in ("VIDLLM_API_KEY", "OPENAI_API_KEY"):
@@ -342,7 +317,7 @@ def test_an_openai_key_never_goes_over_a_network_in_clear() -> None:
     assert Endpoint.of("http://cluster:8000").key({**env, "VIDLLM_API_KEY": "own"}) == "own"
 
 
-def test_several_models_want_a_choice(serve: Start, connect: Callable[..., HttpCaptioner]) -> None:
+def test_several_models_want_a_choice(serve: Servers, connect: Callable[..., HttpCaptioner]) -> None:
     url = serve("--model", "big,small")
     with pytest.raises(ConfigError, match=r"several models \(big, small\); name one with --model"):
         connect(url)
@@ -350,14 +325,14 @@ def test_several_models_want_a_choice(serve: Start, connect: Callable[..., HttpC
 
 
 def test_a_server_without_a_list_says_its_name_in_an_answer(
-    serve: Start, connect: Callable[..., HttpCaptioner]
+    serve: Servers, connect: Callable[..., HttpCaptioner]
 ) -> None:
     captioner = connect(serve("--no-list"))
     assert (captioner.model, captioner.fingerprint) == ("seer@served", "server:seer@served")
     assert "model" not in heard(say(captioner, "A"))["options"]
 
 
-def test_a_wrong_address_ends_the_run(serve: Start, connect: Callable[..., HttpCaptioner]) -> None:
+def test_a_wrong_address_ends_the_run(serve: Servers, connect: Callable[..., HttpCaptioner]) -> None:
     captioner = connect(f"{serve()}/api", "seer")
     with pytest.raises(EngineError, match="answered 404: Not Found; check the address and --model"):
         say(captioner, "A")

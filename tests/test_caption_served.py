@@ -17,9 +17,8 @@ from typing import Any
 import httpx2
 import pytest
 
-from tests.conftest import write_clip
+from tests.conftest import ROOT, Servers, write_clip
 
-ROOT = Path(__file__).resolve().parents[1]
 PATIENT_SECONDS = 600
 CLIPS = 30
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -33,26 +32,6 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_clip(folder / f"clip{number:02d}.mp4", [k / 25 for k in range(20 + number)])
     (folder / "broken.mp4").write_bytes(b"no video at all")
     return folder
-
-
-@pytest.fixture
-def serve() -> Iterator[Callable[..., tuple[str, subprocess.Popen[str]]]]:
-    """Start a seeing server; its address and its process."""
-    running: list[subprocess.Popen[str]] = []
-
-    def start(*words: str) -> tuple[str, subprocess.Popen[str]]:
-        command = [sys.executable, "-m", "tests.caption_server", *words]
-        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-        running.append(process)
-        assert process.stdout is not None
-        return f"http://127.0.0.1:{process.stdout.readline().strip()}", process
-
-    yield start
-    for process in running:
-        process.kill()
-        process.wait()
-        assert process.stdout is not None
-        process.stdout.close()
 
 
 def caption(corpus: Path, output: Path, url: str, *words: str) -> subprocess.CompletedProcess[str]:
@@ -85,8 +64,8 @@ def check_binding(rows: list[dict[str, Any]]) -> None:
         assert (row["model"], row["engine"], row["finish_reason"]) == ("seer@served", "http", "stop")
 
 
-def test_every_clip_gets_its_own_caption(corpus: Path, serve: Callable[..., Any], tmp_path: Path) -> None:
-    url, _ = serve("--slots", "4", "--crowd", "2", "--seconds", "0.05")
+def test_every_clip_gets_its_own_caption(corpus: Path, serve: Servers, tmp_path: Path) -> None:
+    url = serve("--slots", "4", "--crowd", "2", "--seconds", "0.05")
     done = caption(corpus, tmp_path / "out.jsonl", url)
     assert done.returncode == 1, done.stderr  # not all is well: one is no video
     rows = rows_of(tmp_path / "out.jsonl")
@@ -97,16 +76,16 @@ def test_every_clip_gets_its_own_caption(corpus: Path, serve: Callable[..., Any]
 
 @pytest.mark.slow
 def test_a_server_that_dies_in_the_middle_loses_nothing(
-    corpus: Path, serve: Callable[..., Any], tmp_path: Path
+    corpus: Path, serve: Servers, tmp_path: Path
 ) -> None:
     output = tmp_path / "out.jsonl"
-    url, process = serve("--slots", "2", "--seconds", "0.3")
+    url = serve("--slots", "2", "--seconds", "0.3")
     command = [sys.executable, "-m", "vidllm_cli.main", "caption", str(corpus), "-o", str(output), "--engine", url]
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as run:
         until = time.monotonic() + PATIENT_SECONDS
         while time.monotonic() < until and not (output.exists() and output.read_bytes().count(b"\n") >= 5):
             time.sleep(0.05)
-        process.kill()
+        serve.processes[0].kill()
         assert run.stderr is not None
         said = run.stderr.read().strip().splitlines()[-1]
         assert run.wait(PATIENT_SECONDS) == 1
@@ -122,9 +101,9 @@ def test_a_server_that_dies_in_the_middle_loses_nothing(
 
 
 def test_frames_may_be_sent_as_one_video_and_that_is_another_recipe(
-    corpus: Path, serve: Callable[..., Any], tmp_path: Path
+    corpus: Path, serve: Servers, tmp_path: Path
 ) -> None:
-    url, _ = serve()
+    url = serve()
     few = ("--limit", "5")
     caption(corpus, tmp_path / "out.jsonl", url, *few)
     caption(corpus, tmp_path / "out.jsonl", url, *few, "--send", "video")
@@ -135,10 +114,10 @@ def test_frames_may_be_sent_as_one_video_and_that_is_another_recipe(
 
 
 def test_bad_answers_have_a_status_and_a_cause_and_are_tried_again_when_asked(
-    corpus: Path, serve: Callable[..., Any], tmp_path: Path
+    corpus: Path, serve: Servers, tmp_path: Path
 ) -> None:
     output = tmp_path / "out.jsonl"
-    url, _ = serve()
+    url = serve()
     few = ("--limit", "4", "--retries", "1")
     caption(corpus, output, url, *few, "--prompt", "A do=empty")
     rows = [row for row in rows_of(output) if "clip" in Path(row["video"]).name]
@@ -150,9 +129,9 @@ def test_bad_answers_have_a_status_and_a_cause_and_are_tried_again_when_asked(
 
 
 def test_shards_part_the_corpus_and_joined_they_are_the_whole(
-    corpus: Path, serve: Callable[..., Any], tmp_path: Path
+    corpus: Path, serve: Servers, tmp_path: Path
 ) -> None:
-    url, _ = serve()
+    url = serve()
     parts = [tmp_path / f"part{number}.jsonl" for number in (1, 2, 3)]
     for number, part in enumerate(parts, 1):
         caption(corpus, part, url, "--shard", f"{number}/3")
