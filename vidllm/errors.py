@@ -16,6 +16,9 @@
     │   ├── UnsupportedModel    a vision model whose family has no adapter
     │   └── IncompleteModel     weights, processor or tokenizer missing, or not matching the config
     ├── CacheError              a cache folder can not be written
+    ├── TrainError              a training run can not begin, or must not go on
+    │   ├── CheckpointError     a checkpoint can not be written, or belongs to another run
+    │   └── NotFinite           a loss or a gradient is no number any more; nothing was learnt from it
     ├── EngineError             what captions the clips is gone: a server that is dead or refuses, a cluster of no nodes
     └── CorpusError             caption's inputs or outputs can not be used
         ├── InputError          a list, data set or tar of clips can not be read
@@ -85,6 +88,18 @@ class IncompleteModel(ModelError):
 
 class CacheError(VidllmError):
     """A cache folder can not be written."""
+
+
+class TrainError(VidllmError):
+    """A training run can not begin, or must not go on."""
+
+
+class CheckpointError(TrainError):
+    """A checkpoint can not be written, or belongs to another run."""
+
+
+class NotFinite(TrainError):
+    """A loss or a gradient is no number any more; nothing was learnt from it."""
 
 
 class CorpusError(VidllmError):

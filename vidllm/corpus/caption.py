@@ -23,7 +23,6 @@ import psutil
 from vidllm.corpus.captioner import Engine
 from vidllm.corpus.dryrun import Estimate, estimate
 from vidllm.corpus.inputs import InputOptions, admit, parse_shard
-from vidllm.corpus.interrupts import Interrupts
 from vidllm.corpus.ledger import Ledger
 from vidllm.corpus.looking import Look
 from vidllm.corpus.output import Output
@@ -33,6 +32,7 @@ from vidllm.corpus.run import RETRIES, Run, RunOptions
 from vidllm.corpus.scenes import check_split
 from vidllm.corpus.workers import AHEAD_BYTES
 from vidllm.errors import ConfigError, CorpusError, InputError
+from vidllm.interrupts import Interrupts
 from vidllm.options import GenerationOptions
 from vidllm.planning import PlanOptions
 from vidllm.video.guard import Limits

@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from vidllm.corpus.interrupts import Interrupts
 from vidllm.corpus.progress import Tally, duration
 from vidllm.corpus.rows import FAILED, CaptionRow
 from vidllm.corpus.run import Run, RunOptions
 from vidllm.corpus.workers import DecodePool
+from vidllm.interrupts import Interrupts
 
 if TYPE_CHECKING:
     from vidllm.corpus.captioner import Engine

@@ -15,12 +15,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
-from vidllm.corpus.interrupts import Interrupts
 from vidllm.corpus.progress import Tally
 from vidllm.corpus.quality import RANK, Judgement, judge, next_sampling
 from vidllm.corpus.rows import CaptionRow, RowFrame
 from vidllm.corpus.summary import Summaries
 from vidllm.corpus.workers import AHEAD_BYTES, DecodePool, Decoding
+from vidllm.interrupts import Interrupts
 
 if TYPE_CHECKING:
     from vidllm.corpus.captioner import Captioner, Said
