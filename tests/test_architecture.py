@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 FLOORS = (
     ("errors",),
-    ("config", "caches", "interrupts", "video", "world"),
+    ("config", "caches", "interrupts", "linefile", "video", "world"),
     ("budget", "policies"),
     ("clip", "planning", "model", "shots"),
     ("prompt", "still", "options"),

@@ -22,11 +22,11 @@ from typing import IO, Any
 
 from vidllm.corpus.formats import array_rows, lines_of, need_parquet, parquet_rows
 from vidllm.corpus.inputs import old_caption
-from vidllm.corpus.linefile import not_writable
 from vidllm.corpus.reading import standing_rows
 from vidllm.corpus.rows import FAILED, CaptionRow
 from vidllm.corpus.webdataset import sample_key, tar_items
 from vidllm.errors import InputError
+from vidllm.linefile import not_writable
 
 COLUMN = "caption_v"
 _VERSION = re.compile(r"caption_v(\d+)(?:_recipe|\.txt)?$")

@@ -20,11 +20,11 @@ from types import TracebackType
 
 from vidllm.corpus.index import DigestMap, Known, RowIndex
 from vidllm.corpus.item import Item
-from vidllm.corpus.linefile import LineFile
 from vidllm.corpus.recipe import Recipe
 from vidllm.corpus.rows import FAILED, CaptionRow, Status
 from vidllm.corpus.stores import Store, manifest_of, open_store, prepare
 from vidllm.errors import OutputError
+from vidllm.linefile import LineFile
 
 
 class Output:

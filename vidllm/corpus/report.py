@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from heapq import nlargest
 from pathlib import Path
 
-from vidllm.corpus.linefile import not_writable
 from vidllm.corpus.reading import standing_rows
 from vidllm.corpus.rows import STATUSES, CaptionRow
 from vidllm.corpus.verify import opened_row
 from vidllm.errors import VidllmError
+from vidllm.linefile import not_writable
 from vidllm.video.guard import Limits, read_frames_guarded
 from vidllm.video.timecode import format_time
 

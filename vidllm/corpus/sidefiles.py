@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Literal, get_args
 
-from vidllm.corpus.linefile import not_writable
 from vidllm.corpus.reading import standing_rows
 from vidllm.corpus.rows import FAILED, CaptionRow
 from vidllm.errors import ConfigError
+from vidllm.linefile import not_writable
 
 Format = Literal["srt", "vtt", "txt", "tsv", "json"]
 FORMATS: tuple[Format, ...] = get_args(Format)

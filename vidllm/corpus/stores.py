@@ -17,9 +17,9 @@ from typing import Any, Protocol
 
 from vidllm.corpus.formats import need_parquet
 from vidllm.corpus.index import Head
-from vidllm.corpus.linefile import LineFile, not_writable
 from vidllm.corpus.rows import CaptionRow
 from vidllm.errors import OutputError
+from vidllm.linefile import LineFile, not_writable
 
 PARQUET_SUFFIX = ".parquet"
 ROWS_PER_PART = 4096
