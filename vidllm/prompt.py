@@ -4,22 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from itertools import accumulate
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vidllm.budget import NativeGeometry, Newline, Room
 from vidllm.clip import Clip
-from vidllm.errors import BudgetError
+from vidllm.errors import BudgetError, ConfigError
 from vidllm.model.anyres import anyres_tokens, cut_tiles, tile_grid
-from vidllm.model.chat import AnyTokenizer, Layout, Shown, Turn, lay_out
+from vidllm.model.chat import AnyTokenizer, Layout, Shown, Turn, lay_out, lay_out_spoken
 from vidllm.model.chat import count_text_tokens as count_text_tokens
 from vidllm.video.fit import fit_pixels
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from vidllm.model.spec import ModelSpec
 
+T = TypeVar("T")
 Role = Literal["system", "user", "assistant"]
 
 
@@ -64,6 +68,10 @@ class Visual:
     """True seconds: one for a frame, all of a native video's, none for an image."""
     grid: tuple[int, int] | None = None
     source_size: tuple[int, int] | None = None
+    key: str = ""
+    """Names the picture within `Clip.key`; empty where nothing is kept."""
+    features: Tensor | None = None
+    """Its tokens (tokens, D), where they are known; `pixels` is then (1, 0, 0, 3)."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -92,6 +100,25 @@ class Prompt:
         return len(self.input_ids)
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Example:
+    """A conversation to learn from: ids and loss mask born together."""
+
+    prompt: Prompt
+    """The whole conversation, answers included; `max_new_tokens` is 0."""
+    trained: tuple[bool, ...]
+    """For every input id whether the assistant says it: the words of its answers and the token that ends each."""
+
+    def __post_init__(self) -> None:
+        if len(self.trained) != self.prompt.length:
+            raise ValueError(f"{len(self.trained)} mask entries for {self.prompt.length} ids")
+
+    @property
+    def targets(self) -> int:
+        """Ids to learn to say."""
+        return sum(self.trained)
+
+
 def build_prompt(
     messages: Sequence[Message],
     spec: ModelSpec,
@@ -110,24 +137,79 @@ def build_prompt(
         BudgetError: the conversation does not fit; nothing is ever cut.
         IncompleteModel: the model's chat template or tokenizer loses a placeholder.
     """
-    media = [medium for message in messages for medium in message.media]
     layout = lay_out([_turn(m) for m in messages], spec, tokenizer, reply=reply)
+    filled = _fill(messages, layout, spec)
+    room = _room_of(messages, spec, max_new_tokens, rope_max)
+    room_left = room.reply_for(len(filled.ids))
+    if not room_left:
+        raise BudgetError(_over(layout, len(filled.ids), room, room.least_reply))
+    return _prompt(messages, layout, filled, spec, room, room_left)
+
+
+def build_example(
+    messages: Sequence[Message], spec: ModelSpec, tokenizer: AnyTokenizer, *, rope_max: float = 2.0
+) -> Example:
+    """A finished conversation to learn from, in the very ids a model is asked with.
+
+    `build_prompt` of the messages before the first answer gives the beginning of it, id by id (before later answers,
+    too, where `spec.as_said`). White space around an answer is left out. The RoPE factor is the smallest under which
+    the conversation fits; nothing has to be kept free behind it.
+
+    Raises:
+        BudgetError: it does not fit; nothing is ever cut.
+        ConfigError: there is no answer to learn, or an empty one.
+        IncompleteModel: as `build_prompt`; or no token ends an answer.
+    """
+    answers = [message.text for message in messages if message.role == "assistant"]
+    if not answers or not all(answer.strip() for answer in answers):
+        raise ConfigError(f"{'an empty answer' if answers else 'no answer'} to learn from; give every turn its words")
+    layout, spoken = lay_out_spoken([_turn(m) for m in messages], spec, tokenizer)
+    filled = _fill(messages, layout, spec)
+    room = _room_of(messages, spec, None, rope_max)
+    if len(filled.ids) > room.capacity:
+        raise BudgetError(_over(layout, len(filled.ids), room, 0))
+    said = {i for run in spoken for i in run}
+    trained = _repeated([i in said for i in range(len(layout.ids))], layout.slots, filled.runs)
+    return Example(prompt=_prompt(messages, layout, filled, spec, room, 0), trained=trained)
+
+
+@dataclass(frozen=True)
+class _Filled:
+    """A layout whose placeholders are repeated: its ids, its visuals in their places, and the length of every run."""
+
+    ids: tuple[int, ...]
+    visuals: tuple[Visual, ...]
+    runs: tuple[int, ...]
+
+
+def _fill(messages: Sequence[Message], layout: Layout, spec: ModelSpec) -> _Filled:
+    media = [medium for message in messages for medium in message.media]
     single = sum(isinstance(m, Image) for m in media) == 1
     drafts = [_drafts(medium, spec, single) for medium in media]
-    ids, starts = _expand(layout, [tokens for draft in drafts for tokens in draft.runs])
-    plans = [m.plan for m in media if isinstance(m, Clip)]
+    runs = tuple(tokens for draft in drafts for tokens in draft.runs)
+    grown = accumulate((tokens - 1 for tokens in runs), initial=0)
+    starts = [slot + more for slot, more in zip(layout.slots, grown, strict=False)]
+    return _Filled(_repeated(layout.ids, layout.slots, runs), tuple(_placed(drafts, starts)), runs)
+
+
+def _room_of(messages: Sequence[Message], spec: ModelSpec, max_new_tokens: int | None, rope_max: float) -> Room:
+    """The positions there are, under the factor and the reply the clips were planned with."""
+    plans = [m.plan for message in messages for m in message.media if isinstance(m, Clip)]
     planned = min((plan.max_new_tokens for plan in plans), default=None)
-    room = Room(
+    return Room(
         context=spec.context, rope_max=max([rope_max, *(plan.rope_factor for plan in plans)]),
         max_new_tokens=max_new_tokens or planned, scalable=spec.rope_scalable,
     )  # fmt: skip
-    room_left = room.reply_for(len(ids))
-    if not room_left:
-        raise BudgetError(_over(layout, len(ids), room))
+
+
+def _prompt(
+    messages: Sequence[Message], layout: Layout, filled: _Filled, spec: ModelSpec, room: Room, reply: int
+) -> Prompt:
+    total = len(filled.ids)
     return Prompt(
-        input_ids=ids, visuals=tuple(_placed(drafts, starts)), rope_factor=room.rope_factor(len(ids) + room_left),
-        spec=spec, text=layout.text, messages=tuple(messages), text_tokens=layout.text_tokens,
-        video_tokens=len(ids) - layout.text_tokens, max_new_tokens=room_left,
+        input_ids=filled.ids, visuals=filled.visuals, rope_factor=room.rope_factor(total + reply), spec=spec,
+        text=layout.text, messages=tuple(messages), text_tokens=layout.text_tokens,
+        video_tokens=total - layout.text_tokens, max_new_tokens=reply,
     )  # fmt: skip
 
 
@@ -161,17 +243,24 @@ def _drafts(medium: Clip | Image, spec: ModelSpec, single: bool) -> _Draft:
 
 def _frames(clip: Clip, spec: ModelSpec) -> _Draft:
     """One visual per frame, fitted to the tile."""
-    fill = [255 * value for value in spec.image_mean]
-    squares = fit_pixels(clip.frames.pixels, spec.image_size, clip.plan.fit or spec.fit, fill)
+    squares = _squares(clip, spec)
     last = len(squares) - 1
     visuals = tuple(
         Visual(
             pixels=squares[i : i + 1], kind="frame", stride=frame.stride, tokens=frame.tokens, position=0,
             newline=_newline(spec.newline, i == last), times=(float(clip.frames.pts_seconds[i]),),
+            key=f"{clip.key}/{i}" if clip.key else "", features=clip.features[i] if clip.features else None,
         )
         for i, frame in enumerate(clip.plan.frames)
     )  # fmt: skip
     return _Draft(visuals, tuple(v.tokens for v in visuals))
+
+
+def _squares(clip: Clip, spec: ModelSpec) -> NDArray[np.uint8]:
+    if clip.features is not None:
+        return clip.frames.pixels  # none: there is nothing left to fit
+    fill = [255 * value for value in spec.image_mean]
+    return fit_pixels(clip.frames.pixels, spec.image_size, clip.plan.fit or spec.fit, fill)
 
 
 def _newline(mode: Newline, last: bool) -> Newline:
@@ -216,17 +305,10 @@ def _still(image: Image, pixels: NDArray[np.uint8], tokens: int) -> Visual:
     )
 
 
-def _expand(layout: Layout, runs: Sequence[int]) -> tuple[tuple[int, ...], list[int]]:
-    """Every placeholder repeated as often as its run has tokens, and where each run begins."""
-    ids: list[int] = []
-    starts, done = [], 0
-    for slot, tokens in zip(layout.slots, runs, strict=True):
-        ids.extend(layout.ids[done:slot])
-        starts.append(len(ids))
-        ids.extend([layout.ids[slot]] * tokens)
-        done = slot + 1
-    ids.extend(layout.ids[done:])
-    return tuple(ids), starts
+def _repeated(values: Sequence[T], slots: Sequence[int], runs: Sequence[int]) -> tuple[T, ...]:
+    """`values` with the one at every slot repeated as often as its run has tokens."""
+    times = dict(zip(slots, runs, strict=True))
+    return tuple(value for i, value in enumerate(values) for _ in range(times.get(i, 1)))
 
 
 def _placed(drafts: Sequence[_Draft], starts: Sequence[int]) -> Iterator[Visual]:
@@ -238,10 +320,9 @@ def _placed(drafts: Sequence[_Draft], starts: Sequence[int]) -> Iterator[Visual]
         run += len(draft.runs)
 
 
-def _over(layout: Layout, length: int, room: Room) -> str:
+def _over(layout: Layout, length: int, room: Room, reply: int) -> str:
     visual = length - layout.text_tokens
-    total = length + room.least_reply
     return (
-        f"{visual} visual + {layout.text_tokens} text + {room.least_reply} reply = {total} tokens, over context "
+        f"{visual} visual + {layout.text_tokens} text + {reply} reply = {length + reply} tokens, over context "
         f"{room.context} x RoPE {room.largest_factor:g} = {room.capacity}; use fewer --frames or a shorter conversation"
     )

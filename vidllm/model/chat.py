@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from vidllm.budget import NativeGeometry
 from vidllm.errors import IncompleteModel
-from vidllm.model.spec import ModelSpec
+from vidllm.model.spec import ModelSpec, stop_ids
+from vidllm.model.spoken import CLOSE, OPEN, mark_spoken
 from vidllm.model.templates import chat_template, render, special_tokens
 from vidllm.video.timecode import format_time
 
@@ -71,15 +72,68 @@ def lay_out(turns: Sequence[Turn], spec: ModelSpec, tokenizer: AnyTokenizer, *, 
         IncompleteModel: the template can not be rendered, or loses a placeholder.
     """
     tokenizer = raw_tokenizer(tokenizer)
-    media = [shown for turn in turns for shown in turn.media]
     rendered = _render_turns(turns, spec, tokenizer, reply)
+    if spec.as_said and any(turn.role == "assistant" for turn in turns):
+        rendered = _render_spoken(turns, spec, tokenizer, reply).replace(OPEN, "").replace(CLOSE, "")
+    return _encode(_with_media(rendered, turns, spec), turns, spec, tokenizer)
+
+
+def lay_out_spoken(
+    turns: Sequence[Turn], spec: ModelSpec, tokenizer: AnyTokenizer
+) -> tuple[Layout, tuple[range, ...]]:
+    """A finished conversation with every answer as the model would say it, and which of the `ids` each answer is.
+
+    What `lay_out` prints before the first answer is the beginning of it, id by id; before later answers, too, under
+    `spec.as_said`. An answer's ids are its words and the token that ends it.
+
+    Raises:
+        IncompleteModel: as `lay_out`; or the model names no end token, or its tokenizer joins prompt and answer.
+    """
+    tokenizer = raw_tokenizer(tokenizer)
+    marked = _with_media(_render_spoken(turns, spec, tokenizer, False), turns, spec)
+    layout = _encode(marked.replace(OPEN, "").replace(CLOSE, ""), turns, spec, tokenizer)
+    ends = set(stop_ids(spec.folder, tokenizer))
+    spoken = []
+    for prompt in _before_each(marked):
+        before = _ids(prompt, layout.text, spec, tokenizer)
+        stop = next((i for i in range(len(before), len(layout.ids)) if layout.ids[i] in ends), None)
+        if layout.ids[: len(before)] != before or stop is None:
+            raise IncompleteModel(
+                f"{spec.folder}: its tokenizer joins the end of the prompt with the answer {_after(marked, prompt)!r}; "
+                "rows like this can not be learned from, leave them out"
+            )
+        spoken.append(range(len(before), stop + 1))
+    return layout, tuple(spoken)
+
+
+def _before_each(marked: str) -> list[str]:
+    """The text before every answer, marks taken out."""
+    pieces = marked.split(OPEN)[:-1]
+    return ["".join(pieces[: i + 1]).replace(CLOSE, "") for i in range(len(pieces))]
+
+
+def _after(marked: str, prompt: str) -> str:
+    return marked.replace(OPEN, "").replace(CLOSE, "")[len(prompt) :][:20]
+
+
+def _with_media(rendered: str, turns: Sequence[Turn], spec: ModelSpec) -> str:
+    """Every marker as its family writes the medium."""
+    media = [shown for turn in turns for shown in turn.media]
     waiting = {marker: [m for m in media if _marker(m, spec) == marker] for marker in _markers(spec)}
     pattern = "|".join(re.escape(marker) for marker in waiting)
-    text = re.sub(pattern, lambda match: medium_text(waiting[match[0]].pop(0), spec), rendered)
-    ids = tuple(tokenizer.encode(text, add_special_tokens=not _begins_with_bos(text, spec.folder)).ids)
+    return re.sub(pattern, lambda match: medium_text(waiting[match[0]].pop(0), spec), rendered)
+
+
+def _ids(text: str, whole: str, spec: ModelSpec, tokenizer: Tokenizer) -> tuple[int, ...]:
+    """Ids of `text`, a beginning of `whole`."""
+    return tuple(tokenizer.encode(text, add_special_tokens=not _begins_with_bos(whole, spec.folder)).ids)
+
+
+def _encode(text: str, turns: Sequence[Turn], spec: ModelSpec, tokenizer: Tokenizer) -> Layout:
+    ids = _ids(text, text, spec, tokenizer)
     visual = {spec.image_token_id, spec.video_token_id}
     slots = tuple(i for i, token in enumerate(ids) if token in visual)
-    expected = sum(runs_of(m, spec) for m in media)
+    expected = sum(runs_of(m, spec) for turn in turns for m in turn.media)
     if len(slots) != expected:
         raise IncompleteModel(
             f"{spec.folder}: {expected} visual runs became {len(slots)} placeholders; "
@@ -244,6 +298,19 @@ def _render_turns(turns: Sequence[Turn], spec: ModelSpec, tokenizer: Tokenizer, 
     raise IncompleteModel(
         f"{spec.folder}: its chat template can not be used ({reason}); save the model's processor again"
     )
+
+
+def _render_spoken(turns: Sequence[Turn], spec: ModelSpec, tokenizer: Tokenizer, reply: bool) -> str:
+    """The rendered template with every answer as the model says it, between OPEN and CLOSE."""
+    ends = [token for end in stop_ids(spec.folder, tokenizer) if (token := tokenizer.id_to_token(end))]
+    if not ends:
+        raise IncompleteModel(
+            f"{spec.folder}: no token ends an answer; name its eos_token_id in generation_config.json"
+        )
+    try:
+        return mark_spoken(turns, lambda some, asks: _render_turns(some, spec, tokenizer, asks), ends, reply=reply)
+    except ValueError as error:
+        raise IncompleteModel(f"{spec.folder}: its chat template can not be taught ({error})") from error
 
 
 def _content_parts(turn: Turn, text: str, spec: ModelSpec) -> list[dict[str, str]]:

@@ -25,6 +25,7 @@ from vidllm.model.families import ModelSpec, load_tokenizer, read_spec
 from vidllm.model.light import fits, load_light
 from vidllm.model.lmm import ComposableLMM, VideoLMM
 from vidllm.model.spec import read_json
+from vidllm.model.spec import stop_ids as stop_ids
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -302,16 +303,6 @@ def _digest_weights(digest: hashlib.blake2b, path: Path) -> None:
         for sample in range(SAMPLES):
             file.seek((size - SAMPLE_BYTES) * sample // (SAMPLES - 1))
             digest.update(file.read(SAMPLE_BYTES))
-
-
-def stop_ids(folder: Path | str, tokenizer: Tokenizer) -> tuple[int, ...]:
-    """Every token id that ends an answer: those of generation_config.json, else the tokenizer's end of sequence."""
-    named = (read_json(Path(folder) / "generation_config.json") or {}).get("eos_token_id")
-    if named is not None:
-        return (named,) if isinstance(named, int) else tuple(named)
-    text = (read_json(Path(folder) / "tokenizer_config.json") or {}).get("eos_token")
-    found = tokenizer.token_to_id(text["content"] if isinstance(text, dict) else text) if text else None
-    return () if found is None else (found,)
 
 
 def _one_line(error: BaseException) -> str:

@@ -83,6 +83,9 @@ class ModelSpec:
     """LLaVA-OneVision's anyres_max_N: shrink still-image features above N tiles' worth; None: never."""
     dialogue: bool = True
     """Whether it was taught dialogues; if not, a chat shows it every question alone, right behind the video."""
+    as_said: bool = False
+    """Whether earlier answers stand in a dialogue as the model said them, end token and all (vidllm teaches it so);
+    if not, as the chat template prints them."""
 
     @property
     def newline(self) -> Newline:
@@ -107,6 +110,7 @@ class Overrides:
     pooling: Pooling | None = None
     newline: Newline | None = None
     dialogue: bool | None = None
+    as_said: bool | None = None
 
     def __post_init__(self) -> None:
         if self.frame_text is not None and self.frame_text.count("{image}") != 1:
@@ -134,6 +138,16 @@ def _cached_tokenizer(path: Path, modified: int) -> Tokenizer:
         return Tokenizer.from_file(str(path))
     except Exception as error:  # the Rust side raises bare Exception for anything it can not parse
         raise IncompleteModel(f"{path}: no readable tokenizer ({error}); save it again") from error
+
+
+def stop_ids(folder: Path | str, tokenizer: Tokenizer) -> tuple[int, ...]:
+    """Every token id that ends an answer: those of generation_config.json, else the tokenizer's end of sequence."""
+    named = (read_json(Path(folder) / "generation_config.json") or {}).get("eos_token_id")
+    if named is not None:
+        return (named,) if isinstance(named, int) else tuple(named)
+    text = (read_json(Path(folder) / "tokenizer_config.json") or {}).get("eos_token")
+    found = tokenizer.token_to_id(text["content"] if isinstance(text, dict) else text) if text else None
+    return () if found is None else (found,)
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
