@@ -33,7 +33,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -287,12 +287,10 @@ def write_list(works: Sequence[Work], folder: Path) -> Path:
 
 
 def pipeline_run(look: Look, works: Sequence[Work], folder: Path, near: int = 0) -> list[str]:
-    """Captions by `vidllm.caption`, read back from its rows; `near`: see `same_within` of ComposableLMM."""
+    """Captions by `vidllm.caption`, read back from its rows; `near`: see `CaptionOptions.same_within`."""
     output = Path(tempfile.mkdtemp(dir=folder)) / "captions.jsonl"
-    lmm: Any = look.model.lmm
-    lmm.same_within = near
-    done = caption(write_list(works, folder), output, caption_options(look), model=look.model)
-    lmm.same_within = 0
+    options = replace(caption_options(look), same_within=near)
+    done = caption(write_list(works, folder), output, options, model=look.model)
     assert sum(done.counts.values()) == len(works), done.counts
     rows = [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
     said = {(row["video"], row["start"], row["end"]): row["caption"] for row in rows if "caption" in row}

@@ -49,6 +49,11 @@ Send = Annotated[
     Literal["images", "video"],
     typer.Option("--send", help="How a server gets frames: images with their times as text, or (vLLM) one JPEG video."),
 ]
+SameWithin = Annotated[
+    int,
+    typer.Option("--same-within", min=0, max=255, metavar="N",
+                 help="Encode frames once that differ by at most N of 255 grey levels: faster on still scenes."),
+]  # fmt: skip
 Shard = Annotated[
     str | None,
     typer.Option("--shard", metavar="i/n", help="This run's share of the clips, 1/8 to 8/8, each with its own OUT."),
@@ -141,6 +146,7 @@ def caption(
     device: options.Device = None,
     dtype: options.Dtype = None,
     quantize: options.Quantize = None,
+    same_within: SameWithin = 0,
 ) -> int:
     """Caption every clip of a corpus, and account for each: ok, truncated, repetitive, duplicate, undecodable or error.
 
@@ -169,8 +175,8 @@ def caption(
     )  # fmt: skip
     wishes = CaptionOptions(
         prompt=prompt, model=model, engine=engine, address=address, send=send, batch=batch, device=device,
-        dtype=dtype, quantize=quantize, plan=plan, generation=generation, split=split, summarise=summarise, limit=limit,
-        shard=shard, videos=videos, column=column, prompt_column=prompt_column,
+        dtype=dtype, quantize=quantize, same_within=same_within, plan=plan, generation=generation, split=split,
+        summarise=summarise, limit=limit, shard=shard, videos=videos, column=column, prompt_column=prompt_column,
         retry_errors=retry_errors, retries=retries, workers=workers, time_limit=time_limit,
     )  # fmt: skip
     if dry_run:

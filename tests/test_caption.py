@@ -146,6 +146,27 @@ def test_another_recipe_is_new_work_and_the_old_rows_stay(world: Path, output: P
     assert caption(world, output, longer, model=model).counts.total() == CLIPS
 
 
+def test_frames_that_look_alike_encoded_once_are_another_recipe(
+    world: Path, output: Path, model: vidllm.VideoModel
+) -> None:
+    exact = caption(world, output, model=model)
+    near = caption(world, output, CaptionOptions(same_within=8), model=model)
+    assert near.recipe.digest != exact.recipe.digest
+    assert near.counts.total() == CLIPS
+    assert len(rows_of(output)) == 2 * CLIPS
+
+
+def test_side_files_hold_clips_with_a_prompt_of_their_own(world: Path, tmp_path: Path) -> None:
+    clips = sorted(str(path) for path in world.glob("*.mp4"))[:2]
+    listed, output = tmp_path / "clips.jsonl", tmp_path / "out.jsonl"
+    asked = ("describe the video.", "what happens first: the red circle moves right or the blue star grows?")
+    told = [{"video": clip, "prompt": words} for clip, words in zip(clips, asked, strict=True)]
+    listed.write_text("".join(json.dumps(row) + "\n" for row in told), encoding="utf-8")
+    assert main(["caption", str(listed), "-o", str(output), "-f", "txt", "--prompt-column", "prompt"]) == 0
+    assert {row["prompt"] for row in rows_of(output)} == set(asked)
+    assert len(list(tmp_path.rglob("*.txt"))) == 2
+
+
 def test_copies_and_copies_in_another_container_are_captioned_once(
     world: Path, tmp_path: Path, output: Path, model: vidllm.VideoModel
 ) -> None:

@@ -36,6 +36,20 @@ def test_an_answer_is_judged_by_its_words_and_its_end(text: str, finish: str, st
 
 
 @pytest.mark.parametrize(
+    ("text", "status"),
+    [
+        ('{"summary": "A dog runs."}', "ok"),
+        ('```json\n{"summary": "A dog runs."}\n```', "ok"),
+        ('["A dog runs."]', "error"),
+        ('Here you are: {"summary": "A dog runs."}', "error"),
+        ('{"summary": "A dog', "error"),
+    ],
+)
+def test_a_structured_caption_is_a_json_object(text: str, status: str) -> None:
+    assert judge(text, "stop", structured=True).status == status
+
+
+@pytest.mark.parametrize(
     "text",
     [
         GOOD,

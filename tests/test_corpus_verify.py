@@ -305,7 +305,7 @@ def test_llava_rows_keep_their_ids_and_get_a_column(clips: dict[str, Path], tmp_
     source.write_text(json.dumps(rows))
     caption_all(source, tmp_path / "out.jsonl")
     for _ in range(2):  # the same recipe renews its own column
-        [renewed] = recaption(tmp_path / "out.jsonl", RECIPE.digest)
+        [renewed] = recaption(tmp_path / "out.jsonl", RECIPE)
     assert renewed.column == "caption_v1"
     after = json.loads(source.read_text())
     assert [row["id"] for row in after] == [7, "img", 9]
@@ -323,7 +323,7 @@ def test_another_recipe_is_the_next_version(clips: dict[str, Path], tmp_path: Pa
     first = {"video": str(clips["constant"]), "caption": "o", "caption_v3": "p", "caption_v3_recipe": "q"}
     source.write_text(json.dumps(first) + '\n  {"title":   "untouched"}\n')
     caption_all(source, tmp_path / "out.jsonl")
-    [renewed] = recaption(tmp_path / "out.jsonl", RECIPE.digest)
+    [renewed] = recaption(tmp_path / "out.jsonl", RECIPE)
     assert renewed.column == "caption_v4"
     one, two = source.read_text().splitlines()
     assert json.loads(one) == {**first, "caption_v4": "New 0.", "caption_v4_recipe": RECIPE.digest}
@@ -339,7 +339,7 @@ def test_parquet_keeps_its_columns(clips: dict[str, Path], tmp_path: Path) -> No
     parquet.write_table(table, source, row_group_size=1)
     caption_all(source, tmp_path / "out.jsonl")
     for _ in range(2):
-        recaption(tmp_path / "out.jsonl", RECIPE.digest)
+        recaption(tmp_path / "out.jsonl", RECIPE)
     after = parquet.read_table(source)
     assert after.column_names == ["video", "n", "caption_v1", "caption_v1_recipe"]
     assert after.schema.field("n").type == arrow.int8()
@@ -354,7 +354,7 @@ def test_a_tar_gets_members_and_keeps_the_others(clips: dict[str, Path], tmp_pat
     source = write_tar(tmp_path / "s.tar", members)
     keys = [item.key for item in caption_all(source, tmp_path / "out.jsonl")]
     for _ in range(2):
-        [renewed] = recaption(tmp_path / "out.jsonl", RECIPE.digest)
+        [renewed] = recaption(tmp_path / "out.jsonl", RECIPE)
     assert [(change.id, change.old, change.new) for change in renewed.changes] == [
         ("000", "old", "New 0."),
         ("001", None, "New 1."),

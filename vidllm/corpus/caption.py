@@ -70,6 +70,9 @@ class CaptionOptions:
     device: str | None = None
     dtype: str | None = None
     quantize: Literal["int8", "int4"] | None = None
+    same_within: int = 0
+    """Frames of a clip that differ by at most so many of 255 grey levels in every pixel are encoded once (the local and
+    the Ray engine, families that vidllm encodes itself); 0: only equal ones, which changes no caption."""
     plan: PlanOptions = field(default_factory=PlanOptions)
     generation: GenerationOptions = field(default_factory=GenerationOptions)
     split: str = "none"
@@ -96,7 +99,7 @@ class CaptionOptions:
     def __post_init__(self) -> None:
         if self.engine not in ("local", "ray") and "://" not in self.engine:
             raise ConfigError(f"engine {self.engine!r} is unknown; use local, ray or the http address of a server")
-        for name, least in (("batch", 1), ("workers", 1), ("retries", 0), ("limit", 1)):
+        for name, least in (("batch", 1), ("workers", 1), ("retries", 0), ("limit", 1), ("same_within", 0)):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ConfigError(f"{name} must be at least {least}, got {value}")
@@ -156,7 +159,7 @@ class CaptionReport:
     """Clips that were done before."""
     seconds: float
     interrupted: bool
-    recipe: str
+    recipe: Recipe
 
     @property
     def failed(self) -> int:
@@ -269,7 +272,7 @@ def _run(
         tally = run.go(interrupts)
         return CaptionReport(
             output=output, counts=tally.counts, causes=tally.causes, standing=ledger.standing, skipped=ledger.skipped,
-            seconds=tally.seconds, interrupted=interrupts.asked, recipe=recipe.digest,
+            seconds=tally.seconds, interrupted=interrupts.asked, recipe=recipe,
         )  # fmt: skip
 
 

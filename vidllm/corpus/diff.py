@@ -23,6 +23,7 @@ from typing import IO, Any
 from vidllm.corpus.formats import array_rows, lines_of, need_parquet, parquet_rows
 from vidllm.corpus.inputs import old_caption
 from vidllm.corpus.reading import standing_rows
+from vidllm.corpus.recipe import Recipe
 from vidllm.corpus.rows import FAILED, CaptionRow
 from vidllm.corpus.webdataset import sample_key, tar_items
 from vidllm.errors import InputError
@@ -52,7 +53,7 @@ class Recaptioned:
     changes: tuple[Change, ...]
 
 
-def recaption(output: Path, recipe: str) -> tuple[Recaptioned, ...]:
+def recaption(output: Path, recipe: Recipe) -> tuple[Recaptioned, ...]:
     """Put the good captions of `output` under `recipe` into the data sets that its clips came from.
 
     A row with several ranges gets their captions in order, one a line. A run whose captions stand there already
@@ -61,11 +62,11 @@ def recaption(output: Path, recipe: str) -> tuple[Recaptioned, ...]:
     """
     found: dict[tuple[str, str], dict[int, list[CaptionRow]]] = {}
     for row in standing_rows(output):
-        if row.source is not None and row.recipe == recipe and row.status not in FAILED:
+        if row.source is not None and recipe.made(row) and row.status not in FAILED:
             place = (str(row.source["kind"]), str(row.source["file"]))
             found.setdefault(place, {}).setdefault(int(row.source["index"]), []).append(row)
     return tuple(
-        _renew(kind, file, {index: _joined(parts) for index, parts in rows.items()}, recipe)
+        _renew(kind, file, {index: _joined(parts) for index, parts in rows.items()}, recipe.digest)
         for (kind, file), rows in found.items() if file != "-"
     )  # fmt: skip
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from vidllm.answer import Usage
 from vidllm.corpus.captioner import Said
-from vidllm.errors import BudgetError, VidllmError
+from vidllm.errors import BudgetError, ConfigError, VidllmError
 from vidllm.prompt import Message, Prompt, build_prompt
 
 if TYPE_CHECKING:
@@ -23,12 +23,19 @@ class LocalCaptioner:
 
     name = "local"
 
-    def __init__(self, model: VideoModel, *, slots: int | None = None, quantize: str | None = None) -> None:
+    def __init__(
+        self, model: VideoModel, *, slots: int | None = None, quantize: str | None = None, same_within: int = 0
+    ) -> None:
         from vidllm.batching import Batcher
+        from vidllm.model.lmm import ComposableLMM
 
         self.model = model.name
         precision = quantize or str(model.lmm.dtype).removeprefix("torch.")
-        self.fingerprint = f"{model.lmm.fingerprint}|{precision}"
+        self.fingerprint = f"{model.lmm.fingerprint}|{precision}" + (f"|same {same_within}" if same_within else "")
+        if isinstance(model.lmm, ComposableLMM):
+            model.lmm.same_within = same_within
+        elif same_within:
+            raise ConfigError(f"{model.name}: its family encodes frames by itself; leave --same-within out")
         self.spec = model.spec
         self._tokenizer = model.lmm.tokenizer
         self._batcher = Batcher(model.lmm, slots=slots)
@@ -99,4 +106,4 @@ def open_local(
         options.model, device=None if spread else options.device, device_map="auto" if spread else None,
         dtype=options.dtype, quantize=options.quantize, cache=None, progress=progress,
     )  # fmt: skip
-    return LocalCaptioner(model, slots=options.batch, quantize=options.quantize)
+    return LocalCaptioner(model, slots=options.batch, quantize=options.quantize, same_within=options.same_within)

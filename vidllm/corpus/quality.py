@@ -6,6 +6,7 @@ ran out of room gets twice as much where nobody set it.
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -45,8 +46,8 @@ class Judgement:
     cause: str | None = None
 
 
-def judge(text: str, finish_reason: str | None) -> Judgement:
-    """The status a caption is written with.
+def judge(text: str, finish_reason: str | None, *, structured: bool = False) -> Judgement:
+    """The status a caption is written with; one that was to be `structured` is a JSON object.
 
     An empty answer and a refusal are `error`: there is nothing to copy to a training set. What runs in a circle is
     `repetitive` however it ended, what was cut off by the limit `truncated`.
@@ -59,7 +60,18 @@ def judge(text: str, finish_reason: str | None) -> Judgement:
         return Judgement("truncated", "no room was left for the end of the caption; raise --max-new-tokens")
     if _REFUSAL.match(text):
         return Judgement("error", "the model refused to caption the clip")
+    if structured and not _is_object(text):
+        return Judgement("error", "the caption is no JSON object")
     return Judgement("ok")
+
+
+def _is_object(text: str) -> bool:
+    """Whether a JSON object is all that is said; a fence of backquotes around it is how models mark one."""
+    bare = text.strip().removeprefix("```json").removeprefix("```").removesuffix("```")
+    try:
+        return isinstance(json.loads(bare), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def is_loop(text: str) -> bool:

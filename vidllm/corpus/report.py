@@ -14,6 +14,7 @@ from heapq import nlargest
 from pathlib import Path
 
 from vidllm.corpus.reading import standing_rows
+from vidllm.corpus.recipe import Recipe
 from vidllm.corpus.rows import STATUSES, CaptionRow
 from vidllm.corpus.verify import opened_row
 from vidllm.errors import VidllmError
@@ -70,7 +71,7 @@ def cause_of(row: CaptionRow) -> str:
     return re.sub(r"\d+(\.\d+)?", "N", text)
 
 
-def write_report(output: Path, target: Path, recipe: str | None = None) -> Path:
+def write_report(output: Path, target: Path, recipe: Recipe | None = None) -> Path:
     """The page about `output` (about one recipe, if given) at `target`, whole or not at all.
 
     Reads the frames of a dozen clips again, each in a child within half a minute; one that can not be read says so.
@@ -78,7 +79,7 @@ def write_report(output: Path, target: Path, recipe: str | None = None) -> Path:
     """
     tally = _Tally()
     for row in standing_rows(output):
-        if recipe in (None, row.recipe):
+        if recipe is None or recipe.made(row):
             tally.add(row)
     part = target.with_name(f".{target.name}.part")
     try:

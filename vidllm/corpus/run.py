@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from vidllm.corpus.progress import Tally
+from vidllm.corpus.prompts import PRESETS
 from vidllm.corpus.quality import RANK, Judgement, judge, next_sampling
 from vidllm.corpus.rows import CaptionRow, RowFrame
 from vidllm.corpus.summary import Summaries
@@ -171,7 +172,10 @@ class Run:
         """An answer: written when it is good or the tries are used up, else asked for again in another way."""
         asked = self._asked.pop(said.ticket)
         asked.seconds += said.seconds
-        judgement = Judgement("error", said.error) if said.error else judge(said.text, said.finish_reason)
+        structured = asked.prompt == PRESETS["structured"]
+        judgement = judge(said.text, said.finish_reason, structured=structured)
+        if said.error:
+            judgement = Judgement("error", said.error)
         if asked.best is None or RANK[judgement.status] < RANK[asked.best[0].status]:
             asked.best = judgement, said
         again = None

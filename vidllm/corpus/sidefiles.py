@@ -13,6 +13,7 @@ from pathlib import Path, PurePath
 from typing import Literal, get_args
 
 from vidllm.corpus.reading import standing_rows
+from vidllm.corpus.recipe import Recipe
 from vidllm.corpus.rows import FAILED, CaptionRow
 from vidllm.errors import ConfigError
 from vidllm.linefile import not_writable
@@ -41,7 +42,7 @@ def parse_formats(words: str) -> tuple[Format, ...]:
     return tuple(name for name in FORMATS if name in named)
 
 
-def write_side_files(output: Path, formats: Sequence[Format], folder: Path, recipe: str | None = None) -> list[Path]:
+def write_side_files(output: Path, formats: Sequence[Format], folder: Path, recipe: Recipe | None = None) -> list[Path]:
     """Write the good captions of `output` (of one recipe, if given) into `folder`; returns the files.
 
     A video named outside of any folder that was given lies at the top. Two videos that would share a name keep their
@@ -49,7 +50,7 @@ def write_side_files(output: Path, formats: Sequence[Format], folder: Path, reci
     """
     videos: dict[tuple[str, str | None], list[Line]] = {}
     for row in standing_rows(output):
-        if row.status not in FAILED and recipe in (None, row.recipe):
+        if row.status not in FAILED and (recipe is None or recipe.made(row)):
             videos.setdefault((row.video, row.root), []).append(_line(row))
     written = []
     for video, name in _names(videos).items():

@@ -253,7 +253,7 @@ class _Watch:
     def _watch(self) -> None:
         while not self._over.wait(WATCH_SECONDS):
             if time.monotonic() > self._until:
-                self._stop(f"not read within {self._limits.seconds:g} s, stopped; raise the limit or ask for less")
+                self._stop(f"not read within {self._limits.seconds:g} s, stopped; raise the time limit or ask for less")
             elif (held := _resident_bytes(self._process.pid)) > self._limits.memory_bytes:
                 most = self._limits.memory_bytes >> 20
                 self._stop(f"took {held >> 20} MB of {most} MB allowed, stopped; raise the limit or ask for less")
