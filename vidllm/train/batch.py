@@ -1,0 +1,133 @@
+"""What one forward pass learns from: pieces of text and video, laid out as a forest, and the tokens to be predicted.
+
+    pack(examples)    | first example | second example | ...        roots: none sees another
+
+A target is an id with `trained` true. The position before it predicts it; for a piece's first id that is the last
+position of its parent, which so predicts the first token of every answer that continues it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor
+
+from vidllm.train.tree import Forest, Node
+
+if TYPE_CHECKING:
+    from vidllm.prompt import Example, Visual
+
+Stage = Literal["tower", "tokens"]
+"""How far ready features have come: out of the frozen tower, (T, P, Dv) a visual; or tokens (n, D), laid out whole."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Features:
+    """A piece's visuals, already encoded: one tensor each, in order. Their pixels are not looked at then."""
+
+    stage: Stage
+    visuals: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Piece:
+    """One node of a batch: token ids, the visuals among them, and which ids must be learned."""
+
+    ids: tuple[int, ...]
+    trained: tuple[bool, ...]
+    """Per id: True where it is to be predicted."""
+    visuals: tuple[Visual, ...] = ()
+    """Their `position` counts from the beginning of this piece."""
+    parent: int = -1
+    """Number of the piece this one continues; -1 for none."""
+    rope_factor: float = 1.0
+    features: Features | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.ids) != len(self.trained):
+            raise ValueError(f"a piece has {len(self.ids)} ids and {len(self.trained)} marks of what is trained")
+        if self.features is not None and len(self.features.visuals) != len(self.visuals):
+            raise ValueError(f"a piece has {len(self.visuals)} visuals and features of {len(self.features.visuals)}")
+        for visual in self.visuals:
+            if any(self.trained[visual.position : visual.position + visual.tokens]):
+                raise ValueError(f"the {visual.kind} at {visual.position} is marked as text to learn")
+
+
+@dataclass(frozen=True, eq=False)
+class Targets:
+    """N ids to predict, in the order of the sequence; each (N,) int64."""
+
+    predictors: Tensor
+    """Index in the sequence of the position that predicts each."""
+    ids: Tensor
+    owners: Tensor
+    """Number of the piece each belongs to."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Batch:
+    """Pieces in the order they stand in the sequence."""
+
+    pieces: tuple[Piece, ...]
+
+    def __post_init__(self) -> None:
+        for number, piece in enumerate(self.pieces):
+            if piece.parent < 0 and piece.trained[:1] == (True,):
+                raise ValueError(f"piece {number} begins with a trained id, which nothing predicts")
+
+    @cached_property
+    def forest(self) -> Forest:
+        """The pieces as nodes.
+
+        Raises:
+            ValueError: a piece is empty, or stands where its tree does not.
+        """
+        return Forest(tuple(Node(p.parent, len(p.ids), p.rope_factor) for p in self.pieces))
+
+    @property
+    def length(self) -> int:
+        """Tokens, visual ones included."""
+        return sum(len(piece.ids) for piece in self.pieces)
+
+    @property
+    def owner(self) -> Tensor:
+        """For each target the number of its piece, (N,)."""
+        return self.targets().owners
+
+    def targets(self) -> Targets:
+        """All ids to predict, and where each is predicted."""
+        return self._targets
+
+    @cached_property
+    def _targets(self) -> Targets:
+        rows = [row for number in range(len(self.pieces)) for row in self._targets_of(number)]
+        table = torch.tensor(rows, dtype=torch.int64).view(-1, 3)
+        return Targets(*table.unbind(dim=1))
+
+    def _targets_of(self, number: int) -> list[tuple[int, int, int]]:
+        """(predictor, id, owner) of every target of one piece."""
+        piece, start = self.pieces[number], self.forest.starts[number]
+        before = -1  # of a root's first id, which is never trained
+        if piece.parent >= 0:
+            before = self.forest.starts[piece.parent] + len(self.pieces[piece.parent].ids) - 1
+        places = enumerate(zip(piece.ids, piece.trained, strict=True))
+        return [(start + i - 1 if i else before, token, number) for i, (token, trained) in places if trained]
+
+
+def pack(examples: Sequence[Example], features: Sequence[Features | None] | None = None) -> Batch:
+    """Examples one after another, each for itself; `features` are those of each where they are ready."""
+    ready = features or [None] * len(examples)
+    return Batch(pieces=tuple(piece_of(example, known) for example, known in zip(examples, ready, strict=True)))
+
+
+def piece_of(example: Example, features: Features | None = None) -> Piece:
+    """A whole conversation as a root."""
+    prompt = example.prompt
+    return Piece(
+        ids=prompt.input_ids, trained=example.trained, visuals=prompt.visuals, rope_factor=prompt.rope_factor,
+        features=features,
+    )  # fmt: skip
