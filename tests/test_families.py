@@ -234,6 +234,14 @@ def test_a_local_folder_is_itself(llava: Path) -> None:
     assert resolve_model(str(llava)) == llava
 
 
+def test_the_models_that_ship_have_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VIDLLM_MODEL", raising=False)
+    assert resolve_model("built-in") == resolve_model(None)
+    images = resolve_model("built-in-images")
+    assert images != resolve_model(None)
+    assert read_spec(images).geometry == read_spec(resolve_model(None)).geometry
+
+
 def test_the_environment_names_the_default(llava: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VIDLLM_MODEL", str(llava))
     assert resolve_model(None) == llava

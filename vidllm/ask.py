@@ -23,7 +23,7 @@ from vidllm.budget import LEAST_REPLY_TOKENS
 from vidllm.clip import Clip, ClipPlan, PlanOptions, open_clips, plan_video
 from vidllm.errors import BudgetError, ConfigError
 from vidllm.model.families import ModelSpec, load_tokenizer, read_spec, resolve_model
-from vidllm.model.resolve import ENVIRONMENT, builtin_folder
+from vidllm.model.resolve import BUILTIN, ENVIRONMENT, builtin_folder
 from vidllm.options import AskOptions, split_options
 from vidllm.prompt import Image, Message, Prompt, Role, build_prompt
 from vidllm.still import is_still, open_still
@@ -104,8 +104,8 @@ class VideoModel:
 
     @property
     def is_builtin(self) -> bool:
-        """Whether this is the small model that ships, which knows synthetic shapes only."""
-        return self.spec.folder.resolve() == builtin_folder().resolve()
+        """Whether this is a small model that ships, which knows synthetic shapes only."""
+        return self.spec.folder.resolve() in {builtin_folder(name).resolve() for name in BUILTIN}
 
     def ask(
         self, video: Source | Sequence[Source], question: str, *, progress: Progress | None = None,

@@ -15,21 +15,27 @@ _WANTED = ["*.json", "*.jinja", "*.safetensors", "*.model", "*.txt"]
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
-def builtin_folder() -> Path:
-    """Where the small model that ships lies, whether or not its weights are there."""
-    return Path(str(files("vidllm.builtin"))) / "weights"
+BUILTIN = {"built-in": "weights", "built-in-images": "image"}
+"""Models that ship, by name: the video model, and the image model it was made from."""
+
+
+def builtin_folder(name: str = "built-in") -> Path:
+    """Where a small model that ships lies, whether or not its weights are there."""
+    return Path(str(files("vidllm.builtin"))) / BUILTIN[name]
 
 
 def resolve_model(name: str | None) -> Path:
     """The folder of model `name`: a local folder, else a Hub id; None is $VIDLLM_MODEL, else the built-in model.
 
+    `built-in` and `built-in-images` are the models that ship.
+
     Raises:
         ModelNotFound: neither a folder nor a Hub id that can be reached (the message says which, and what to do).
         IncompleteModel: the built-in weights did not come with this installation.
     """
-    name = name or os.environ.get(ENVIRONMENT) or None
-    if name is None:
-        return _builtin()
+    name = name or os.environ.get(ENVIRONMENT) or "built-in"
+    if name in BUILTIN:
+        return _builtin(name)
     folder = Path(name).expanduser()
     if folder.is_dir():
         return folder
@@ -40,8 +46,8 @@ def resolve_model(name: str | None) -> Path:
     return _download(name)
 
 
-def _builtin() -> Path:
-    folder = builtin_folder()
+def _builtin(name: str) -> Path:
+    folder = builtin_folder(name)
     if not (folder / "config.json").is_file():
         raise IncompleteModel(f"{folder}: the built-in model is not in this installation; name a model with -m")
     return folder
