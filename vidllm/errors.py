@@ -17,6 +17,7 @@
     │   └── IncompleteModel     weights, processor or tokenizer missing, or not matching the config
     ├── CacheError              a cache folder can not be written
     ├── TrainError              a training run can not begin, or must not go on
+    │   ├── RowError            a row can not be learnt from, or a file of rows can not be read
     │   ├── CheckpointError     a checkpoint can not be written, or belongs to another run
     │   └── NotFinite           a loss or a gradient is no number any more; nothing was learnt from it
     ├── EngineError             what captions the clips is gone: a server that is dead or refuses, a cluster of no nodes
@@ -92,6 +93,10 @@ class CacheError(VidllmError):
 
 class TrainError(VidllmError):
     """A training run can not begin, or must not go on."""
+
+
+class RowError(TrainError):
+    """A row can not be learnt from, or a file of rows can not be read."""
 
 
 class CheckpointError(TrainError):
