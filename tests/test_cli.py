@@ -485,7 +485,7 @@ def test_doctor_says_what_loads(run: Run) -> None:
     assert readers["pyav"]["status"] == "ok"
     assert all(reader["cure"] for reader in readers.values() if reader["status"] != "ok")
     assert report["devices"][0]["name"] == "cpu"
-    assert {cache["kind"] for cache in report["caches"]} == {"features", "videos"}
+    assert {cache["kind"] for cache in report["caches"]} == {"features", "videos", "clips", "references"}
     assert report["versions"]["torch"]
 
 

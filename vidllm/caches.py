@@ -7,8 +7,9 @@ from typing import Literal, get_args
 
 import platformdirs
 
-Kind = Literal["features", "videos"]
-"""features: encoded frames, reused by the next question. videos: clips fetched from a URL."""
+Kind = Literal["features", "videos", "clips", "references"]
+"""features: encoded frames, reused by the next question. videos: clips fetched from a URL. clips: looks at clips, as
+training takes them. references: what a frozen model thinks of the answers that another is trained on."""
 
 
 @dataclass(frozen=True)

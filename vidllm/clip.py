@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from vidllm.budget import TokenPlan
 from vidllm.model.chat import AnyTokenizer
@@ -21,6 +21,8 @@ from vidllm.video.info import VideoInfo, probe
 from vidllm.video.timecode import Focus
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from vidllm.model.spec import ModelSpec
     from vidllm.video.guard import Limits
 
@@ -62,6 +64,26 @@ class Clip:
     subtitles: tuple[str, ...] = ()
     probe_seconds: float = 0.0
     decode_seconds: float = 0.0
+    key: str = ""
+    """Names this look at this file for `Known`; empty where nobody was asked."""
+    features: tuple[Tensor, ...] | None = None
+    """Each frame, encoded, where that is known; `frames.pixels` is then (N, 0, 0, 3)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recalled:
+    """What is known of a look at a clip: its name, and the rest if it was kept."""
+
+    key: str = ""
+    frames: FrameSet | None = None
+    features: tuple[Tensor, ...] | None = None
+
+
+class Known(Protocol):
+    """Looks at clips that were taken before: what was decoded and encoded then need not be again."""
+
+    def recall(self, planned: ClipPlan, spec: ModelSpec, options: PlanOptions) -> Recalled:
+        """What is known of exactly this look."""
 
 
 def plan_video(
@@ -79,20 +101,23 @@ def plan_video(
 
 
 def open_clip(
-    video: Video, question: str, spec: ModelSpec, tokenizer: AnyTokenizer | None, options: PlanOptions | None = None
-) -> Clip:
+    video: Video, question: str, spec: ModelSpec, tokenizer: AnyTokenizer | None,
+    options: PlanOptions | None = None, *, known: Known | None = None,
+) -> Clip:  # fmt: skip
     """`plan_video`, then the frames. The plan is told the times really decoded, and counts its timestamps again.
 
-    Raises as `plan_video`, and what the reader raises.
+    What `known` recalls is not decoded. Raises as `plan_video`, and what the reader raises.
     """
     options = options or PlanOptions()
     planned, planner = _plan(video, question, spec, tokenizer, options)
     began = time.perf_counter()
-    frames = _read(planned.info, planned.plan, options)
+    recalled = known.recall(planned, spec, options) if known is not None else Recalled()
+    frames = recalled.frames if recalled.frames is not None else _read(planned.info, planned.plan, options)
     decode_seconds = time.perf_counter() - began
     return Clip(
         info=planned.info, plan=planner.seen(planned.plan, frames), frames=frames, focus=planned.focus,
         subtitles=planned.subtitles, probe_seconds=planned.probe_seconds, decode_seconds=decode_seconds,
+        key=recalled.key, features=recalled.features,
     )  # fmt: skip
 
 
@@ -111,14 +136,15 @@ def _plan(
 
 def open_clips(
     videos: Sequence[Video], question: str, spec: ModelSpec, tokenizer: AnyTokenizer | None,
-    options: PlanOptions | None = None,
+    options: PlanOptions | None = None, *, known: Known | None = None,
 ) -> tuple[Clip, ...]:  # fmt: skip
     """Several videos for one prompt: each is planned within an equal share of what the reply leaves."""
     options = options or PlanOptions()
     room = room_of(spec, options)
     share = (room.capacity - options.reserve - room.reply) // max(len(videos), 1)
     reserve = options.reserve + (len(videos) - 1) * share
-    return tuple(open_clip(v, question, spec, tokenizer, replace(options, reserve=reserve)) for v in videos)
+    options = replace(options, reserve=reserve)
+    return tuple(open_clip(video, question, spec, tokenizer, options, known=known) for video in videos)
 
 
 def _probe(video: str | Path, guard: Limits | None) -> VideoInfo:

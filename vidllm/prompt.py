@@ -69,9 +69,9 @@ class Visual:
     grid: tuple[int, int] | None = None
     source_size: tuple[int, int] | None = None
     key: str = ""
-    """Names the picture within `Clip.key`; empty where nothing is kept."""
+    """`Clip.key`/number of the frame/number of frames; empty where nothing is kept."""
     features: Tensor | None = None
-    """Its tokens (tokens, D), where they are known; `pixels` is then (1, 0, 0, 3)."""
+    """As `Clip.features`, where they are known; `pixels` is then (1, 0, 0, 3)."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -249,7 +249,8 @@ def _frames(clip: Clip, spec: ModelSpec) -> _Draft:
         Visual(
             pixels=squares[i : i + 1], kind="frame", stride=frame.stride, tokens=frame.tokens, position=0,
             newline=_newline(spec.newline, i == last), times=(float(clip.frames.pts_seconds[i]),),
-            key=f"{clip.key}/{i}" if clip.key else "", features=clip.features[i] if clip.features else None,
+            key=f"{clip.key}/{i}/{len(squares)}" if clip.key else "",
+            features=clip.features[i] if clip.features else None,
         )
         for i, frame in enumerate(clip.plan.frames)
     )  # fmt: skip

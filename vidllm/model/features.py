@@ -18,6 +18,7 @@ import os
 import tempfile
 import threading
 from collections import OrderedDict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,7 +68,7 @@ class FeatureCache:
         self._used = 0
         self._lock = threading.Lock()
         place = cache_folder("features") if folder == "auto" else folder
-        self._disk = None if place is None else _Disk(Path(place), disk_bytes)
+        self._disk = None if place is None else TensorFiles(Path(place), disk_bytes)
 
     def get(self, key: str) -> Tensor | None:
         """The features kept under `key` (on the CPU), or None."""
@@ -76,7 +77,7 @@ class FeatureCache:
                 self._memory.move_to_end(key)
                 self.memory_hits += 1
                 return self._memory[key]
-        found = self._disk.get(key) if self._disk else None
+        found = self._disk.get(key).get("features") if self._disk else None
         with self._lock:
             self.disk_hits += found is not None
             self.misses += found is None
@@ -91,7 +92,7 @@ class FeatureCache:
         with self._lock:
             self._remember(key, kept)
         if self._disk:
-            self._disk.put(key, kept)
+            self._disk.put(key, {"features": kept})
 
     def _remember(self, key: str, features: Tensor) -> None:
         if key in self._memory or features.nbytes > self.memory_bytes:
@@ -102,8 +103,12 @@ class FeatureCache:
             self._used -= self._memory.popitem(last=False)[1].nbytes
 
 
-class _Disk:
-    """One safetensors file per entry, oldest use first to go; writes are atomic, trouble ends it with one line."""
+class TensorFiles:
+    """Named tensors by key, one safetensors file per entry; safe to share between threads and processes.
+
+    Writes are atomic, the oldest use is the first to go when `cap` bytes are full, an entry whose digest does not match
+    counts as absent, and a folder that takes no more costs one warning line and nothing else.
+    """
 
     def __init__(self, folder: Path, cap: int) -> None:
         self.folder = folder
@@ -115,19 +120,20 @@ class _Disk:
     def _path(self, key: str) -> Path:
         return self.folder / key[:2] / f"{key}.safetensors"
 
-    def get(self, key: str) -> Tensor | None:
+    def get(self, key: str) -> dict[str, Tensor]:
+        """The tensors kept under `key`; none where there is no whole entry."""
         path = self._path(key)
         try:
-            features = _read(path.read_bytes())
-            if features is not None:
+            tensors = _read(path.read_bytes())
+            if tensors:
                 os.utime(path)
-                return features
+                return tensors
         except FileNotFoundError:
-            return None
+            return {}
         except (SafetensorError, ValueError, KeyError, OSError) as error:
             log.debug("feature cache: %s: %s", path, error)
         self._discard(path)
-        return None
+        return {}
 
     def _discard(self, path: Path) -> None:
         """Remove a damaged entry, so that it is made again; in a read-only folder it just stays unused."""
@@ -136,14 +142,16 @@ class _Disk:
         except OSError as error:
             log.debug("feature cache: %s: %s", path, error)
 
-    def put(self, key: str, features: Tensor) -> None:
+    def put(self, key: str, tensors: Mapping[str, Tensor]) -> None:
+        """Keep `tensors` (on the CPU) under `key`, unless something is kept there."""
         path = self._path(key)
         with self._lock:
             if self._broken or path.exists():
                 return
             try:
-                self._make_room(features.nbytes)
-                _write(path, save({"features": features.contiguous()}, {"digest": _digest(features)}))
+                self._make_room(sum(tensor.nbytes for tensor in tensors.values()))
+                whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
+                _write(path, save(whole, {"digest": _digest(whole)}))
             except OSError as error:
                 self._broken = True
                 log.warning("feature cache off: %s: %s; set VIDLLM_CACHE to a folder with room", self.folder,
@@ -175,20 +183,23 @@ class _Disk:
         return found
 
 
-def _digest(features: Tensor) -> str:
-    digest = hashlib.blake2b(f"{features.dtype}|{tuple(features.shape)}|".encode(), digest_size=16)
-    digest.update(features.contiguous().view(torch.uint8).numpy().data)
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+        digest.update(tensor.contiguous().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
-def _read(content: bytes) -> Tensor | None:
-    """The features of an entry's bytes, None when its digest does not match.
+def _read(content: bytes) -> dict[str, Tensor]:
+    """The tensors of an entry's bytes, none when their digest does not match.
 
     Read whole rather than mapped: a mapped file that another process truncates would end this one with a bus error.
     """
-    features = load(content)["features"]
+    tensors = load(content)
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-    return features if header["__metadata__"]["digest"] == _digest(features) else None
+    return tensors if header["__metadata__"]["digest"] == _digest(tensors) else {}
 
 
 def _write(path: Path, content: bytes) -> None:
