@@ -1,0 +1,203 @@
+"""Rows as people write them: each is read whole, or told of with its file, its line and what to do."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vidllm.errors import RowError
+from vidllm.train.rows import Media, TrainRow, read_pairs, read_rows
+
+HUMAN, GPT = {"from": "human", "value": "<video>\nwhat happens?"}, {"from": "gpt", "value": "It moves."}
+
+
+@pytest.fixture
+def media(tmp_path: Path) -> Path:
+    """Empty files where rows look for their media: reading rows opens none."""
+    for name in ("a.mp4", "b.mp4", "c.png", "d.png"):
+        (tmp_path / name).touch()
+    return tmp_path
+
+
+def write(folder: Path, *rows: Any, name: str = "rows.jsonl") -> Path:
+    path = folder / name
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def only(folder: Path, row: Any) -> TrainRow:
+    read = read_rows(write(folder, row))
+    assert not read.problems, str(read.problems[0])
+    return read.rows[0]
+
+
+def refused(folder: Path, row: Any) -> str:
+    read = read_rows(write(folder, row))
+    assert not read.rows
+    return str(read.problems[0])
+
+
+def test_llavas_form(media: Path) -> None:
+    row = only(media, {"id": "x", "video": "a.mp4", "conversations": [HUMAN, GPT]})
+    assert str(row.origin) == f"{media / 'rows.jsonl'}:1 (x)"
+    assert [(t.role, t.text) for t in row.turns] == [("user", "what happens?"), ("assistant", "It moves.")]
+    assert row.media == (Media(kind="video", path=str(media / "a.mp4")),)
+
+
+def test_chat_messages_with_placeholders_in_several_turns(media: Path) -> None:
+    row = only(media, {"videos": ["a.mp4", "b.mp4"], "images": ["c.png"], "messages": [
+        {"role": "system", "content": "Be short."},
+        {"role": "user", "content": "<image>\n<video>\nsame place?"}, {"role": "assistant", "content": "Yes."},
+        {"role": "user", "content": "And this?\n<video>"}, {"role": "assistant", "content": "No."},
+    ]})  # fmt: skip
+    shown = [[Path(m.path).name for m in turn.media] for turn in row.turns]
+    assert shown == [[], ["c.png", "a.mp4"], [], ["b.mp4"], []]
+    assert row.turns[1].text == "same place?"
+    assert row.turns[3].text == "And this?"
+
+
+def test_parts_may_name_their_files(media: Path) -> None:
+    parts = [{"type": "video", "video": "a.mp4"}, {"type": "image", "path": "c.png"}, {"type": "text", "text": "same?"}]
+    row = only(media, {"messages": [{"role": "user", "content": parts}, {"role": "assistant", "content": "Yes."}]})
+    assert [(m.kind, Path(m.path).name) for m in row.turns[0].media] == [("video", "a.mp4"), ("image", "c.png")]
+
+
+def test_parts_may_leave_files_to_the_list(media: Path) -> None:
+    parts = [{"type": "text", "text": "what happens?"}, {"type": "video"}]
+    row = only(media, {"video": "b.mp4", "messages": [{"role": "user", "content": parts}, GPT]})
+    assert [Path(m.path).name for m in row.media] == ["b.mp4"]
+
+
+def test_media_nobody_speaks_of_stand_before_the_first_question(media: Path) -> None:
+    turns = [{"from": "human", "value": "and?"}, GPT, {"from": "human", "value": "<image>\nsee?"}, GPT]
+    row = only(media, {"video": ["a.mp4", "b.mp4"], "image": "c.png", "conversations": turns})
+    assert [[Path(m.path).name for m in turn.media] for turn in row.turns] == [["a.mp4", "b.mp4"], [], ["c.png"], []]
+
+
+def test_llava_writes_image_where_it_means_its_video(media: Path) -> None:
+    row = only(media, {"video": "a.mp4", "conversations": [{"from": "human", "value": "<image>\nwhat?"}, GPT]})
+    assert row.media == (Media(kind="video", path=str(media / "a.mp4")),)
+
+
+def test_a_json_list_knows_the_lines_of_its_rows(media: Path) -> None:
+    good = {"id": 1, "video": "a.mp4", "conversations": [HUMAN, GPT]}
+    path = media / "rows.json"
+    path.write_text(json.dumps([good, {"id": "bad"}, good], indent=1), encoding="utf-8")
+    read = read_rows(path)
+    lines = path.read_text().splitlines()
+    assert [row.origin.line for row in read.rows] == [2, 2 + len(json.dumps(good, indent=1).splitlines()) + 3]
+    assert [problem.origin.line for problem in read.problems] == [lines.index('  "id": "bad"')]
+    assert [row.origin.id for row in read.rows] == ["1", "1"]
+
+
+def test_media_lie_in_the_folder_named(tmp_path: Path, media: Path) -> None:
+    elsewhere = tmp_path / "lists"
+    elsewhere.mkdir()
+    path = write(elsewhere, {"video": "a.mp4", "conversations": [HUMAN, GPT]})
+    assert "no file" in str(read_rows(path).problems[0])
+    assert read_rows(path, media).rows[0].media[0].path == str(media / "a.mp4")
+
+
+def conversation(*turns: dict[str, str], **more: Any) -> dict[str, Any]:
+    return {"id": "x", "conversations": list(turns), **more}
+
+
+PLAIN = {"from": "human", "value": "what happens?"}
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ("what?", "a row is an object, not a text"),
+        ({"id": "x", "text": "?"}, "no 'conversations' or 'messages' in it; it has 'id', 'text'"),
+        ({"conversations": []}, "'conversations' is a list; give a list of turns"),
+        (conversation(HUMAN, GPT), "says <video> and no video is given; add \"video\": a path"),
+        (conversation(HUMAN, GPT, vidoe="a.mp4"), "did you mean 'video' where it says 'vidoe'?"),
+        (conversation(HUMAN, GPT, video=["a.mp4", "b.mp4"]), "says <video> 1 times and 2 are given"),
+        (conversation(HUMAN, GPT, video="none.mp4"), "no file"),
+        (conversation(HUMAN, GPT, video="http://x/a.mp4"), "is a URL; download it first"),
+        (conversation(HUMAN, GPT, video=7), "'video' names no file"),
+        (conversation(HUMAN, video="a.mp4"), "it ends with a question; add the answer"),
+        (conversation(HUMAN, {"from": "gpt", "value": " \n"}, video="a.mp4"), "answer 1 is empty"),
+        (conversation(HUMAN, {"from": "gpt"}, video="a.mp4"), "conversations[1] has no words"),
+        (conversation(HUMAN, {"from": "cat", "value": "?"}, video="a.mp4"), "conversations[1] is said by 'cat'"),
+        (conversation(GPT, PLAIN, video="a.mp4"), "turn 1 is the assistant's"),
+        (conversation(PLAIN, PLAIN, GPT, video="a.mp4"), "turn 2 is the user's"),
+        (conversation(PLAIN, {"from": "gpt", "value": "<video>"}, video="a.mp4"), "the assistant says 'video'"),
+        (conversation({"from": "human", "value": ""}, GPT), "question 1 is empty"),
+        (conversation(PLAIN, GPT, {"from": "system", "value": "x"}), "a system turn stands after the first"),
+        (conversation({"from": "system", "value": "x"}), "a system turn only"),
+    ],
+)
+def test_a_bad_row_is_told_of_with_file_line_and_advice(media: Path, row: Any, said: str) -> None:
+    problem = refused(media, row)
+    assert said in problem
+    assert problem.startswith(f"{media / 'rows.jsonl'}:1")
+    assert "; " in problem
+
+
+def test_bad_rows_take_no_good_ones_with_them(media: Path) -> None:
+    good = json.dumps({"video": "a.mp4", "conversations": [HUMAN, GPT]})
+    path = media / "rows.jsonl"
+    path.write_text(f"{good}\n\n{{oops\n{good}\n", encoding="utf-8")
+    read = read_rows(path)
+    assert [row.origin.line for row in read.rows] == [1, 4]
+    assert str(read.problems[0]).startswith(f"{path}:3: no valid JSON")
+
+
+@pytest.mark.parametrize("content", ["", "\n\n", "[]"])
+def test_a_file_without_rows_is_an_error(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(content)
+    with pytest.raises(RowError, match="not one row in it"):
+        read_rows(path)
+
+
+def test_no_file_and_no_text_are_one_line(tmp_path: Path) -> None:
+    with pytest.raises(RowError, match="no such file"):
+        read_rows(tmp_path / "none.jsonl")
+    (tmp_path / "rows.jsonl").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(RowError, match="no UTF-8"):
+        read_rows(tmp_path / "rows.jsonl")
+
+
+PAIR = {"id": "p", "video": "a.mp4", "prompt": "what happens?", "chosen": "It moves.", "rejected": "It stops."}
+
+
+def test_a_pair(media: Path) -> None:
+    noted = {"model": "ab", "chosen_logp": -1.5, "rejected_logp": -2}
+    row = read_pairs(write(media, PAIR | {"reference": noted})).rows[0]
+    assert (row.chosen, row.rejected, row.prompt[0].text) == ("It moves.", "It stops.", "what happens?")
+    assert row.media == (Media(kind="video", path=str(media / "a.mp4")),)
+    assert row.reference is not None
+    assert (row.reference.model, row.reference.rejected_logp) == ("ab", -2.0)
+
+
+def test_a_pairs_prompt_may_be_a_dialogue(media: Path) -> None:
+    said = [HUMAN, GPT, {"from": "human", "value": "and then?"}]
+    answer = [{"role": "assistant", "content": "It grows."}]
+    row = read_pairs(write(media, PAIR | {"prompt": said, "chosen": answer})).rows[0]
+    assert [turn.role for turn in row.prompt] == ["user", "assistant", "user"]
+    assert row.chosen == "It grows."
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"rejected": " It moves. "}, "chosen and rejected are the same"),
+        ({"chosen": "  "}, "'chosen' is empty"),
+        ({"rejected": None}, "no 'rejected' in it"),
+        ({"rejected": 3}, "'rejected' is a number"),
+        ({"prompt": None}, "no 'prompt' in it"),
+        ({"prompt": [HUMAN, GPT]}, "its prompt ends with an answer"),
+        ({"prompt": "<video><video>?"}, "says <video> 2 times and 1 are given"),
+        ({"reference": {"model": "ab", "chosen_logp": float("nan"), "rejected_logp": 1}}, "'reference' is not as"),
+    ],
+)
+def test_a_bad_pair_is_told_of(media: Path, change: dict[str, Any], said: str) -> None:
+    read = read_pairs(write(media, PAIR | change))
+    assert not read.rows
+    assert said in str(read.problems[0])

@@ -1,0 +1,124 @@
+"""Which turn shows which file: placeholders in the text and files named beside it, brought together or refused.
+
+    said                      given             shown
+    <video>\\n what?           a.mp4             a.mp4 in that turn
+    what?                     a.mp4             a.mp4 before the first user turn
+    <image>\\n what?           a.mp4             a.mp4 in that turn (LLaVA writes its videos so)
+    <video>\\n what?           nothing           a problem, as is any other difference in number
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from vidllm.train.row import Bad, Media, Role, Turn
+
+Shown = Literal["video", "image"]
+KEYS: dict[Shown, tuple[str, str]] = {"video": ("video", "videos"), "image": ("image", "images")}
+PLACEHOLDER = re.compile(r"<(image|video)>")
+
+
+@dataclass(frozen=True)
+class RawTurn:
+    """A turn whose text still holds its placeholders, and the media its own content names."""
+
+    role: Role
+    text: str
+    own: tuple[Media, ...] = ()
+
+
+@dataclass(frozen=True)
+class Folder:
+    """Where a file's media lie, and which of them are known to be there."""
+
+    root: Path
+    known: dict[str, bool] = field(default_factory=dict)
+
+    def find(self, name: str) -> str:
+        """The path of a medium. Raises Bad when it is not there."""
+        if "://" in name:
+            raise Bad(f"{name} is a URL", "download it first and give the file's path")
+        path = str(self.root / name)
+        if path not in self.known:
+            self.known[path] = Path(path).is_file()
+        if not self.known[path]:
+            raise Bad(f"no file {path}", "put it there, or name the folder it lies in with media")
+        return path
+
+
+def place_media(row: Mapping[str, Any], turns: Sequence[RawTurn], folder: Folder) -> tuple[Turn, ...]:
+    """The turns with their files, placeholders taken out. Raises Bad when what is said and what is given differ."""
+    for turn in turns:
+        if turn.role != "user" and PLACEHOLDER.search(turn.text):
+            raise Bad(f"the {turn.role} says {PLACEHOLDER.findall(turn.text)[0]!r}", "only the user shows media")
+    given = _given(row)
+    wanted = [kind for turn in turns if not turn.own for kind in PLACEHOLDER.findall(turn.text)]
+    if given["video"] and not given["image"] and wanted == ["image"] * len(given["video"]):
+        given = {"video": [], "image": given["video"]}
+    _check_counts(row, wanted, {kind: len(media) for kind, media in given.items()})
+    waiting = {kind: list(media) for kind, media in given.items()}
+    unsaid = [m for kind in _order(row) for m in waiting[kind] if kind not in wanted]
+    placed = [_placed(turn, waiting, folder) for turn in turns]
+    return tuple(_before_first(placed, [_found(m, folder) for m in unsaid]))
+
+
+def _given(row: Mapping[str, Any]) -> dict[Shown, list[Media]]:
+    """The files named beside the turns, by kind."""
+    found: dict[Shown, list[Media]] = {"video": [], "image": []}
+    for kind, keys in KEYS.items():
+        for key in keys:
+            value = row.get(key)
+            names = value if isinstance(value, list) else [value] if value else []
+            if not all(isinstance(name, str) and name for name in names):
+                raise Bad(f"{key!r} names no file", "give a path or a list of paths")
+            found[kind] += [Media(kind=kind, path=name) for name in names]
+    return found
+
+
+def _order(row: Mapping[str, Any]) -> list[Shown]:
+    """Kinds as the row names them first."""
+    return sorted(KEYS, key=lambda kind: next((i for i, key in enumerate(row) if key in KEYS[kind]), len(row)))
+
+
+def _check_counts(row: Mapping[str, Any], wanted: Sequence[str], given: Mapping[Shown, int]) -> None:
+    for kind, count in given.items():
+        said = wanted.count(kind)
+        if said and not count:
+            raise Bad(f"the text says <{kind}> and no {kind} is given", _hint(row, kind))
+        if said and said != count:
+            raise Bad(f"the text says <{kind}> {said} times and {count} are given", "let the numbers agree")
+
+
+def _hint(row: Mapping[str, Any], kind: Shown) -> str:
+    strange = [key for key in row if key not in ("id", "conversations", "messages", "prompt")]
+    near = difflib.get_close_matches(kind, strange, n=1, cutoff=0.7)
+    return f"did you mean {kind!r} where it says {near[0]!r}?" if near else f'add "{kind}": a path'
+
+
+def _placed(turn: RawTurn, waiting: dict[Shown, list[Media]], folder: Folder) -> Turn:
+    kinds: list[Shown] = PLACEHOLDER.findall(turn.text)
+    if turn.own and len(turn.own) != len(kinds):
+        raise Bad(f"a turn names {len(turn.own)} files for {len(kinds)} media", "name the file of each part or of none")
+    media = turn.own or [waiting[kind].pop(0) for kind in kinds]
+    text = re.sub(r"\n?<(image|video)>\n?", lambda match: "\n" if match[0].count("\n") == 2 else "", turn.text)
+    return Turn(role=turn.role, text=text.strip(), media=tuple(_found(medium, folder) for medium in media))
+
+
+def _found(medium: Media, folder: Folder) -> Media:
+    return Media(kind=medium.kind, path=folder.find(medium.path))
+
+
+def _before_first(turns: Sequence[Turn], media: Sequence[Media]) -> list[Turn]:
+    """`media` stand in the first turn of the user, before what it shows already."""
+    first = next((i for i, turn in enumerate(turns) if turn.role == "user"), None)
+    if media and first is None:
+        raise Bad("no turn of the user's could show its media", "add the question")
+    return [
+        Turn(role=turn.role, text=turn.text, media=(*media, *turn.media)) if i == first else turn
+        for i, turn in enumerate(turns)
+    ]

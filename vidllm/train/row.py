@@ -1,0 +1,106 @@
+"""What a row is: values that reading, checking, batching and learning hand on. No torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Generic, Literal, TypeVar
+
+Role = Literal["system", "user", "assistant"]
+Kind = Literal["video", "image", "text"]
+"""What the longest-lived part of a row is: text where it shows nothing, image where it shows stills only."""
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """Where a row stands: str() is "rows.jsonl:12 (id)"."""
+
+    file: str
+    line: int
+    id: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}" + (f" ({self.id})" if self.id else "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Media:
+    """A file that a turn shows."""
+
+    kind: Literal["video", "image"]
+    path: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Turn:
+    """One message; `media` stand before the text, placeholders are taken out of it."""
+
+    role: Role
+    text: str
+    media: tuple[Media, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainRow:
+    """A conversation to learn: perhaps a system turn, then user and assistant by turns; the assistant ends it."""
+
+    origin: Origin
+    turns: tuple[Turn, ...]
+
+    @property
+    def media(self) -> tuple[Media, ...]:
+        """All that is shown, in order."""
+        return tuple(medium for turn in self.turns for medium in turn.media)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """What the reference model gave the two answers: summed log-probs in nats, and the fingerprint of that model."""
+
+    model: str
+    chosen_logp: float
+    rejected_logp: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairRow:
+    """A prompt that ends with the user's turn, and a better and a worse answer to it."""
+
+    origin: Origin
+    prompt: tuple[Turn, ...]
+    chosen: str
+    rejected: str
+    reference: Reference | None = None
+
+    @property
+    def media(self) -> tuple[Media, ...]:
+        """All that is shown, in order."""
+        return tuple(medium for turn in self.prompt for medium in turn.media)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """Why a row can not be learnt from, and what to do about it; str() is one line."""
+
+    origin: Origin
+    what: str
+    do: str
+
+    def __str__(self) -> str:
+        return f"{self.origin}: {self.what}; {self.do}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadRows(Generic[R]):
+    """What a file of rows holds: `rows` and `problems`, each in the file's order."""
+
+    rows: tuple[R, ...]
+    problems: tuple[Problem, ...] = ()
+
+
+class Bad(Exception):
+    """What is wrong with a row, and what to do: becomes a Problem where its line is known."""
+
+    def __init__(self, what: str, do: str) -> None:
+        super().__init__(what)
+        self.what, self.do = what, do

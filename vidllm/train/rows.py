@@ -1,0 +1,240 @@
+"""Rows to learn from: conversations and preferences about videos and pictures, read from JSON or JSONL. No torch.
+
+    {"id": .., "video": "a.mp4", "conversations": [{"from": "human", "value": "<video>\\nwhat happens?"},
+                                                   {"from": "gpt", "value": "The red circle moves right."}]}
+    {"messages": [{"role": "user", "content": "<image>\\nwhere is this?"}, ...], "images": [..], "videos": [..]}
+    {"id": .., "video": "a.mp4", "prompt": "what happens?", "chosen": "..", "rejected": ".."}
+
+Every row is read or told of: a file gives its rows and its problems, each with file, line and what to do. None is
+dropped in silence and none is repaired by guessing.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeGuard, TypeVar
+
+from vidllm.errors import RowError
+from vidllm.train.places import Folder, RawTurn, place_media
+from vidllm.train.row import Bad, Media, Role, Turn
+from vidllm.train.row import Origin as Origin
+from vidllm.train.row import PairRow as PairRow
+from vidllm.train.row import Problem as Problem
+from vidllm.train.row import ReadRows as ReadRows
+from vidllm.train.row import Reference as Reference
+from vidllm.train.row import TrainRow as TrainRow
+
+Json = Mapping[str, Any]
+Row = TypeVar("Row")
+
+
+def read_rows(path: Path | str, media: Path | str | None = None) -> ReadRows[TrainRow]:
+    """Conversations in LLaVA's form or as chat messages, mixed at will. Paths of media are relative to `media`, else to
+    the folder of the file.
+
+    Raises:
+        RowError: there is no such file, or nothing in it is a row.
+    """
+    return _read(Path(path), media, _train_row)
+
+
+def read_pairs(path: Path | str, media: Path | str | None = None) -> ReadRows[PairRow]:
+    """Preference rows; `prompt` is a text, chat messages or LLaVA's turns. Paths and errors as `read_rows`."""
+    return _read(Path(path), media, _pair_row)
+
+
+def _read(path: Path, media: Path | str | None, build: Callable[[Json, Origin, Folder], Row]) -> ReadRows[Row]:
+    folder = Folder(Path(media) if media is not None else path.parent)
+    rows: list[Row] = []
+    problems: list[Problem] = []
+    for line, value in _values(path):
+        origin = Origin(file=str(path), line=line, id=_id(value))
+        try:
+            if isinstance(value, Bad):
+                raise value
+            if not isinstance(value, dict):
+                raise Bad(f"a row is an object, not {_kind(value)}", "write {...}")
+            rows.append(build(value, origin, folder))
+        except Bad as bad:
+            problems.append(Problem(origin=origin, what=bad.what, do=bad.do))
+    if not rows and not problems:
+        raise RowError(f"{path}: not one row in it; give JSONL, a row a line, or a JSON list of rows")
+    return ReadRows(rows=tuple(rows), problems=tuple(problems))
+
+
+def _values(path: Path) -> Iterator[tuple[int, Any]]:
+    """(line, parsed value) of every row, or Bad where it is no JSON."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise RowError(f"{path}: no such file of rows; check the path") from error
+    except OSError as error:
+        raise RowError(f"{path}: can not be read ({error.strerror}); give a JSON or JSONL file") from error
+    except UnicodeDecodeError as error:
+        raise RowError(f"{path}: is no UTF-8 text (byte {error.start}); give a JSON or JSONL file") from error
+    return _items(text) if text.lstrip()[:1] == "[" else _lines(text)
+
+
+def _lines(text: str) -> Iterator[tuple[int, Any]]:
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            yield number, _parsed(line)
+
+
+def _parsed(line: str) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError as error:
+        return Bad(f"no valid JSON ({error})", "write one whole JSON object on the line, or a list of them in the file")
+
+
+def _items(text: str) -> Iterator[tuple[int, Any]]:
+    """The items of a JSON list, one by one, so that each knows its line."""
+    decoder, at, line, seen = json.JSONDecoder(), text.index("[") + 1, 1, 0
+    while True:
+        at = _skip(text, at, ", \t\r\n")
+        line, seen = line + text.count("\n", seen, at), at
+        if text.startswith("]", at):
+            return
+        try:
+            value, at = decoder.raw_decode(text, at)
+        except ValueError as error:
+            yield line, Bad(f"no valid JSON ({error})", "mend the list here; what follows was not read")
+            return
+        yield line, value
+
+
+def _skip(text: str, at: int, letters: str) -> int:
+    while at < len(text) and text[at] in letters:
+        at += 1
+    return at
+
+
+def _id(value: Any) -> str:
+    found = value.get("id", "") if isinstance(value, dict) else ""
+    return str(found) if isinstance(found, (str, int)) else ""
+
+
+def _kind(value: Any) -> str:
+    names = {dict: "an object", list: "a list", str: "a text", bool: "true or false", type(None): "nothing"}
+    return names.get(type(value), "a number")
+
+
+def _train_row(row: Json, origin: Origin, folder: Folder) -> TrainRow:
+    turns = place_media(row, _turns(row, _one_of(row, ("conversations", "messages"))), folder)
+    _check_order(turns)
+    if turns[-1].role != "assistant":
+        raise Bad("it ends with a question", "add the answer, or leave the last turn out")
+    return TrainRow(origin=origin, turns=turns)
+
+
+def _pair_row(row: Json, origin: Origin, folder: Folder) -> PairRow:
+    prompt = row.get(_one_of(row, ("prompt",)))
+    said = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+    turns = place_media(row, _turns({"prompt": said}, "prompt"), folder)
+    _check_order(turns)
+    if turns[-1].role != "user":
+        raise Bad("its prompt ends with an answer", "end it with the user's turn; chosen and rejected answer it")
+    chosen, rejected = (_answer(row, key) for key in ("chosen", "rejected"))
+    if chosen == rejected:
+        raise Bad("chosen and rejected are the same", "leave the row out, it teaches nothing")
+    return PairRow(
+        origin=origin, prompt=turns, chosen=chosen, rejected=rejected, reference=_reference(row.get("reference"))
+    )
+
+
+def _one_of(row: Json, keys: tuple[str, ...]) -> str:
+    found = next((key for key in keys if row.get(key) is not None), None)
+    if found is None:
+        raise Bad(f"no {' or '.join(map(repr, keys))} in it", f"it has {', '.join(map(repr, row)) or 'no keys'}")
+    return found
+
+
+ROLES: dict[str, Role] = {
+    "system": "system", "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant",
+    "model": "assistant", "bot": "assistant",
+}  # fmt: skip
+
+
+def _turns(row: Json, key: str) -> list[RawTurn]:
+    value = row[key]
+    if not isinstance(value, list) or not value:
+        raise Bad(f"{key!r} is {_kind(value)}", "give a list of turns")
+    return [_turn(turn, f"{key}[{i}]") for i, turn in enumerate(value)]
+
+
+def _turn(turn: Any, where: str) -> RawTurn:
+    if not isinstance(turn, dict):
+        raise Bad(f"{where} is {_kind(turn)}", 'write {"role": .., "content": ..} or {"from": .., "value": ..}')
+    role = turn.get("role", turn.get("from"))
+    content = turn.get("content", turn.get("value"))
+    if not isinstance(role, str) or role.lower() not in ROLES:
+        raise Bad(f"{where} is said by {role!r}", f"name one of {', '.join(ROLES)}")
+    if isinstance(content, str):
+        return RawTurn(ROLES[role.lower()], content)
+    if not isinstance(content, list):
+        raise Bad(f"{where} has no words", "give a text as its content (or value)")
+    return _parts(ROLES[role.lower()], content, where)
+
+
+def _parts(role: Role, content: list[Any], where: str) -> RawTurn:
+    """A content of parts: each medium becomes a placeholder; those that name their file are the turn's own."""
+    text, own = "", []
+    for part in content:
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind == "text" and isinstance(part.get("text"), str):
+            text += part["text"]
+        elif kind in ("image", "video"):
+            name = part.get(kind, part.get("path"))
+            text += f"<{kind}>\n"
+            own += [Media(kind=kind, path=name)] if isinstance(name, str) else []
+        else:
+            raise Bad(f"{where} has a part of type {kind!r}", "use text, image and video")
+    return RawTurn(role, text, tuple(own))
+
+
+def _check_order(turns: tuple[Turn, ...]) -> None:
+    said = [turn for turn in turns if turn.role != "system"]
+    if any(turn.role == "system" for turn in turns[1:]):
+        raise Bad("a system turn stands after the first", "let it stand first")
+    if not said:
+        raise Bad("it has a system turn only", "add a question and its answer")
+    for number, turn in enumerate(said):
+        expected = ("user", "assistant")[number % 2]
+        if turn.role != expected:
+            raise Bad(f"turn {number + 1} is the {turn.role}'s", "let user and assistant speak in turn, the user first")
+        if not turn.text and not turn.media:
+            what = "question" if turn.role == "user" else "answer"
+            raise Bad(f"{what} {number // 2 + 1} is empty", "write it, or leave the turn out")
+
+
+def _answer(row: Json, key: str) -> str:
+    """An answer as a text, or as the one assistant turn of a list."""
+    value = row.get(_one_of(row, (key,)))
+    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict):
+        value = value[0].get("content", value[0].get("value"))
+    if not isinstance(value, str):
+        raise Bad(f"{key!r} is {_kind(value)}", "give the answer's text")
+    if not value.strip():
+        raise Bad(f"{key!r} is empty", "write the answer, or leave the row out")
+    return value.strip()
+
+
+def _reference(value: Any) -> Reference | None:
+    if value is None:
+        return None
+    if isinstance(value, dict) and isinstance(value.get("model"), str):
+        chosen, rejected = value.get("chosen_logp"), value.get("rejected_logp")
+        if _is_number(chosen) and _is_number(rejected):
+            return Reference(model=value["model"], chosen_logp=float(chosen), rejected_logp=float(rejected))
+    raise Bad(
+        "'reference' is not as `vidllm feedback` writes it",
+        'write {"model": .., "chosen_logp": .., "rejected_logp": ..} with finite numbers, or leave it out',
+    )
+
+
+def _is_number(value: object) -> TypeGuard[int | float]:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
