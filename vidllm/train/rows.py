@@ -38,15 +38,16 @@ def read_rows(path: Path | str, media: Path | str | None = None) -> ReadRows[Tra
     Raises:
         RowError: there is no such file, or nothing in it is a row.
     """
-    return _read(Path(path), media, _train_row)
+    return read_each(Path(path), media, _train_row)
 
 
 def read_pairs(path: Path | str, media: Path | str | None = None) -> ReadRows[PairRow]:
     """Preference rows; `prompt` is a text, chat messages or LLaVA's turns. Paths and errors as `read_rows`."""
-    return _read(Path(path), media, _pair_row)
+    return read_each(Path(path), media, _pair_row)
 
 
-def _read(path: Path, media: Path | str | None, build: Callable[[Json, Origin, Folder], Row]) -> ReadRows[Row]:
+def read_each(path: Path, media: Path | str | None, build: Callable[[Json, Origin, Folder], Row]) -> ReadRows[Row]:
+    """What `build` makes of every object in the file; the lines it refuses (Bad) are problems."""
     folder = Folder(Path(media) if media is not None else path.parent)
     rows: list[Row] = []
     problems: list[Problem] = []
@@ -124,18 +125,18 @@ def _kind(value: Any) -> str:
 
 
 def _train_row(row: Json, origin: Origin, folder: Folder) -> TrainRow:
-    turns = place_media(row, _turns(row, _one_of(row, ("conversations", "messages"))), folder)
-    _check_order(turns)
+    turns = place_media(row, turns_of(row, one_of(row, ("conversations", "messages"))), folder)
+    check_order(turns)
     if turns[-1].role != "assistant":
         raise Bad("it ends with a question", "add the answer, or leave the last turn out")
     return TrainRow(origin=origin, turns=turns)
 
 
 def _pair_row(row: Json, origin: Origin, folder: Folder) -> PairRow:
-    prompt = row.get(_one_of(row, ("prompt",)))
+    prompt = row.get(one_of(row, ("prompt",)))
     said = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-    turns = place_media(row, _turns({"prompt": said}, "prompt"), folder)
-    _check_order(turns)
+    turns = place_media(row, turns_of({"prompt": said}, "prompt"), folder)
+    check_order(turns)
     if turns[-1].role != "user":
         raise Bad("its prompt ends with an answer", "end it with the user's turn; chosen and rejected answer it")
     chosen, rejected = (_answer(row, key) for key in ("chosen", "rejected"))
@@ -146,7 +147,8 @@ def _pair_row(row: Json, origin: Origin, folder: Folder) -> PairRow:
     )
 
 
-def _one_of(row: Json, keys: tuple[str, ...]) -> str:
+def one_of(row: Json, keys: tuple[str, ...]) -> str:
+    """The first of `keys` that the row has. Raises Bad."""
     found = next((key for key in keys if row.get(key) is not None), None)
     if found is None:
         raise Bad(f"no {' or '.join(map(repr, keys))} in it", f"it has {', '.join(map(repr, row)) or 'no keys'}")
@@ -159,7 +161,8 @@ ROLES: dict[str, Role] = {
 }  # fmt: skip
 
 
-def _turns(row: Json, key: str) -> list[RawTurn]:
+def turns_of(row: Json, key: str) -> list[RawTurn]:
+    """The turns under `key`, placeholders still in their texts. Raises Bad."""
     value = row[key]
     if not isinstance(value, list) or not value:
         raise Bad(f"{key!r} is {_kind(value)}", "give a list of turns")
@@ -196,7 +199,8 @@ def _parts(role: Role, content: list[Any], where: str) -> RawTurn:
     return RawTurn(role, text, tuple(own))
 
 
-def _check_order(turns: tuple[Turn, ...]) -> None:
+def check_order(turns: tuple[Turn, ...]) -> None:
+    """Raises Bad unless user and assistant speak in turn, the user first."""
     said = [turn for turn in turns if turn.role != "system"]
     if any(turn.role == "system" for turn in turns[1:]):
         raise Bad("a system turn stands after the first", "let it stand first")
@@ -213,7 +217,7 @@ def _check_order(turns: tuple[Turn, ...]) -> None:
 
 def _answer(row: Json, key: str) -> str:
     """An answer as a text, or as the one assistant turn of a list."""
-    value = row.get(_one_of(row, (key,)))
+    value = row.get(one_of(row, (key,)))
     if isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict):
         value = value[0].get("content", value[0].get("value"))
     if not isinstance(value, str):
