@@ -96,6 +96,15 @@ class LineFile:
                 yield place, line
                 place += len(line) + 1
 
+    def cut(self, size: int) -> int:
+        """Keep the first `size` bytes: whole lines, told by `lines`. Returns `size`."""
+        try:
+            os.ftruncate(self._handle, size)
+        except OSError as error:
+            raise not_writable(self.name, error) from error
+        self.size = size
+        return size
+
     def close(self) -> None:
         """Sync and let go of the lock."""
         try:
@@ -139,21 +148,14 @@ class LineFile:
         start, tail = _last_line(self._handle, size)
         whole = tail.rstrip(b"\0")  # after a power cut the end may be zeros
         if not whole:
-            return self._cut(start) if tail else size
+            return self.cut(start) if tail else size
         try:
             json.loads(whole)
         except ValueError:
-            return self._cut(start)
-        self.size = self._cut(start + len(whole))
+            return self.cut(start)
+        self.size = self.cut(start + len(whole))
         self.append(b"\n")
         return self.size
-
-    def _cut(self, size: int) -> int:
-        try:
-            os.ftruncate(self._handle, size)
-        except OSError as error:
-            raise not_writable(self.name, error) from error
-        return size
 
     def _forget_half(self, size: int) -> None:
         """Take back what a full disk let through; if even that fails, the next opening does it."""

@@ -1,0 +1,319 @@
+"""One run, however it is cut: by micro-batches, by processes, by Ctrl-C, by kill -9, by a disk that spoils a file."""
+
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.train_task import Listener, Network, Parity, run
+from vidllm.errors import CheckpointError, ConfigError, NotFinite, TrainError
+from vidllm.train.ahead import Ahead
+from vidllm.train.loop import LoopOptions
+from vidllm.train.metrics import read_metrics, smoothed
+from vidllm.train.optim import OptimOptions, make_optimizer, rate_share, set_rates
+
+ROOT = Path(__file__).resolve().parents[1]
+TIMINGS = ("seconds", "tokens_per_second", "peak_memory_gib")
+
+
+def figures(folder: Path) -> list[dict[str, float]]:
+    """metrics.jsonl without what the clock says."""
+    return [{k: v for k, v in r.items() if k not in TIMINGS} for r in read_metrics(folder / "metrics.jsonl")]
+
+
+def weights(network: Network) -> dict[str, torch.Tensor]:
+    return network.state_dict()
+
+
+def same(a: Mapping[str, torch.Tensor], b: Mapping[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+class Stopping(Parity):
+    """Ctrl-C comes while step `stop` is learnt from."""
+
+    stop = 7
+
+    def after(self, record: Mapping[str, float]) -> str | None:
+        if record["step"] == self.stop:
+            os.kill(os.getpid(), signal.SIGINT)
+        return super().after(record)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Network]:
+    """A run that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("whole")
+    return folder, run(folder, Parity())[1]
+
+
+def test_it_learns_and_tells(whole: tuple[Path, Network]) -> None:
+    told = figures(whole[0])
+    assert [r["step"] for r in told] == list(range(1, 13))
+    assert told[-1]["loss"] < 0.6 < told[0]["loss"]
+    assert told[3]["epoch"] == 1
+    assert told[0]["rows"] == told[0]["weight"] == 6
+    assert told[0]["tokens"] == 6 * 8
+    assert 0 <= told[0]["right"] <= 1
+    assert (whole[0] / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert [p.name for p in sorted((whole[0] / "checkpoints").iterdir())] == ["step-00000010", "step-00000012"]
+
+
+def test_a_frozen_part_stays(whole: tuple[Path, Network]) -> None:
+    assert torch.equal(whole[1].frozen.weight, Network().frozen.weight)
+    assert not torch.equal(whole[1].head.weight, Network().head.weight)
+
+
+@pytest.mark.parametrize("stop", [1, 5, 7, 11])
+def test_ctrl_c_saves_and_the_next_run_goes_on_to_the_bit(
+    stop: int, whole: tuple[Path, Network], tmp_path: Path
+) -> None:
+    task, listener = Stopping(), Listener()
+    task.stop = stop
+    done, _ = run(tmp_path, task, listener)
+    assert (done.interrupted, done.step, done.total) == (True, stop, 12)
+    assert listener.said[-1] == "finishing this step and saving; Ctrl-C again stops at once"
+    again, after = Parity(), Listener()
+    done, network = run(tmp_path, again, after)
+    assert (done.interrupted, done.step, done.resumed) == (False, 12, stop)
+    assert after.said[0] == f"going on from {tmp_path}/checkpoints/step-{stop:08d}: {stop} of 12 steps are done"
+    assert figures(tmp_path) == figures(whole[0])
+    assert same(weights(network), weights(whole[1]))
+    assert again.heard == sum(r["right"] for r in figures(whole[0]))
+
+
+def test_a_finished_run_has_nothing_left_to_do(whole: tuple[Path, Network]) -> None:
+    task = Parity()
+    done, network = run(whole[0], task)
+    assert (done.step, done.resumed, task.seen) == (12, 12, [])
+    assert same(weights(network), weights(whole[1]))
+
+
+def test_the_size_of_a_micro_batch_changes_no_loss(tmp_path: Path) -> None:
+    run(tmp_path / "small", Parity(largest=1, aside=False), dropout=0.0)
+    run(tmp_path / "large", Parity(largest=6, aside=False), dropout=0.0)
+    for small, large in zip(figures(tmp_path / "small"), figures(tmp_path / "large"), strict=True):
+        assert small["loss"] == pytest.approx(large["loss"], abs=1e-6)
+        assert small["grad_norm"] == pytest.approx(large["grad_norm"], abs=1e-5)
+
+
+def test_threads_ahead_change_nothing(whole: tuple[Path, Network], tmp_path: Path) -> None:
+    _, network = run(tmp_path, Parity(wait=0.001), workers=2, ahead=3)
+    assert figures(tmp_path) == figures(whole[0])
+    assert same(weights(network), weights(whole[1]))
+
+
+def spoil(path: Path) -> None:
+    """Flip one bit in the middle."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+@pytest.mark.parametrize(
+    ("name", "harm", "why"),
+    [
+        ("optimizer.pt", spoil, "optimizer.pt is damaged"),
+        ("weights.pt", cut, "weights.pt is damaged"),
+        ("random.pt", Path.unlink, "random.pt is missing"),
+        ("manifest.json", cut, ""),
+        ("manifest.json", Path.unlink, "no checkpoint of vidllm (no readable manifest.json)"),
+    ],
+)
+def test_a_damaged_checkpoint_is_passed_over_aloud(
+    name: str, harm: Any, why: str, whole: tuple[Path, Network], tmp_path: Path
+) -> None:
+    run(tmp_path, Parity())
+    newest = tmp_path / "checkpoints" / "step-00000012"
+    harm(newest / name)
+    listener = Listener()
+    if not why:  # only the line feed is gone: nothing is lost
+        assert run(tmp_path, Parity(), listener)[0].resumed == 12
+        return
+    if "no checkpoint" in why:  # a folder of somebody else's is not written over
+        with pytest.raises(CheckpointError, match=r"step-00000012 is in the way and no checkpoint of vidllm"):
+            run(tmp_path, Parity(), listener)
+        assert listener.said[0] == f"{newest}: {why}; passed over"
+        return
+    done, network = run(tmp_path, Parity(), listener)
+    assert listener.said[0] == f"{newest}: {why}; passed over"
+    assert done.resumed == 10
+    assert figures(tmp_path) == figures(whole[0])
+    assert same(weights(network), weights(whole[1]))
+
+
+def test_another_run_is_refused_by_what_differs(whole: tuple[Path, Network]) -> None:
+    with pytest.raises(CheckpointError) as told:
+        run(whole[0], Parity(batch=8), optim=OptimOptions(warmup=0.2))
+    assert str(told.value) == (
+        f"{whole[0]}/checkpoints/step-00000012 was made with batch 6, now 8; steps in all 12, now 9; warmup 0.1, now "
+        "0.2: put that back to go on, or give this run another `out`"
+    )
+
+
+def test_a_row_that_is_no_number_ends_the_run_before_the_step(tmp_path: Path) -> None:
+    task = Parity(poison=(5, 17))
+    with pytest.raises(NotFinite) as told:
+        run(tmp_path, task, checkpoint_every=1)
+    step = next(i for i, step in enumerate(task.steps(0)) if {5, 17} & {n for micro in step for n in micro})
+    rows = {n for micro in task.steps(0)[step] for n in micro}
+    bad = [f"parity.jsonl:{n + 1} (row {n})" for n in (5, 17) if n in rows]
+    assert str(told.value).startswith(f"step {step + 1}: the loss is nan, because of {', '.join(bad)}; stopped before")
+    assert len(figures(tmp_path)) == step
+    kept = sorted((tmp_path / "checkpoints").glob("*"))
+    assert [p.name for p in kept[-1:]] == ([f"step-{step:08d}"] if step else [])
+
+
+def test_a_gradient_that_is_no_number_ends_it_too(tmp_path: Path) -> None:
+    class Steep(Parity):
+        def loss(self, model: Any, material: Any) -> Any:
+            part = super().loss(model, material)
+            if 9 in material[0]:
+                part.loss.register_hook(lambda gradient: gradient * math.inf)
+            return part
+
+    with pytest.raises(NotFinite, match=r"the gradient's norm is (nan|inf), because of parity.jsonl:10 \(row 9\);"):
+        run(tmp_path, Steep())
+
+
+def test_an_error_while_reading_a_row_arrives_as_it_is(tmp_path: Path) -> None:
+    class Broken(Parity):
+        def prepare(self, numbers: Any) -> Any:
+            if 4 in numbers:
+                raise TrainError("rows.jsonl:5: its clip is gone")
+            return super().prepare(numbers)
+
+    with pytest.raises(TrainError, match=r"^rows.jsonl:5: its clip is gone$"):
+        run(tmp_path, Broken(), workers=2)
+
+
+def test_no_rows_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(TrainError, match="no rows to learn from"):
+        run(tmp_path, Parity(rows=0))
+
+
+def test_steps_go_on_into_more_epochs(tmp_path: Path) -> None:
+    done, _ = run(tmp_path, Parity(), epochs=1, steps=6)
+    assert (done.step, figures(tmp_path)[-1]["epoch"]) == (6, 1.5)
+
+
+@pytest.mark.parametrize("wrong", [{"epochs": 0}, {"keep": 0}, {"device": "tpu"}, {"workers": -1}])
+def test_impossible_options_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError):
+        LoopOptions(**wrong)
+
+
+# Processes
+
+
+def started(folder: Path, *words: str, launcher: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        [sys.executable, *launcher, "-m", "tests.train_task", str(folder), *words], cwd=ROOT, env=environment,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+COMMON = ("loop.epochs=3", "loop.checkpoint_every=2", "loop.optim.warmup=0.1")
+
+
+def finished(process: subprocess.Popen[str]) -> str:
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    return out
+
+
+@pytest.mark.slow
+def test_two_processes_lose_what_one_loses(tmp_path: Path) -> None:
+    words = (*COMMON, "dropout=0.0")
+    finished(started(tmp_path / "one", *words))
+    two = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+    finished(started(tmp_path / "two", *words, "loop.device=cpu", launcher=two))
+    one, both = figures(tmp_path / "one"), figures(tmp_path / "two")
+    assert len(one) == len(both) == 12
+    for alone, shared in zip(one, both, strict=True):
+        assert alone.keys() == shared.keys()
+        assert shared["loss"] == pytest.approx(alone["loss"], abs=1e-6)
+        assert shared["grad_norm"] == pytest.approx(alone["grad_norm"], abs=1e-5)
+        assert shared["right"] == pytest.approx(alone["right"])
+
+
+@pytest.mark.slow
+def test_kill_9_at_any_instant_costs_nothing(tmp_path: Path) -> None:
+    words = (*COMMON, "wait=0.01")
+    finished(started(tmp_path / "whole", *words))
+    dice, kills = random.Random(5), 0
+    while True:
+        process = started(tmp_path / "killed", *words)
+        if kills < 4:
+            process.stdout.readline()  # type: ignore[union-attr]  # the first step of this attempt
+            time.sleep(dice.uniform(0, 0.08))
+            process.kill()
+            process.communicate()
+            kills += 1
+        else:
+            finished(process)
+            break
+    assert figures(tmp_path / "killed") == figures(tmp_path / "whole")
+    newest = [tmp_path / name / "checkpoints" / "step-00000012" / "weights.pt" for name in ("killed", "whole")]
+    killed, never = (torch.load(path, weights_only=True) for path in newest)
+    assert same(killed, never)
+    assert not list((tmp_path / "killed" / "checkpoints").glob(".part-*"))
+
+
+# Rates, and making ahead
+
+
+def test_rates_by_hand() -> None:
+    linear = OptimOptions(schedule="linear", warmup=0.3)
+    assert [rate_share(step, 10, linear) for step in range(10)] == pytest.approx(
+        [1 / 4, 2 / 4, 3 / 4, 1, 6 / 7, 5 / 7, 4 / 7, 3 / 7, 2 / 7, 1 / 7]
+    )
+    cosine = OptimOptions(schedule="cosine", warmup=0.0)
+    assert [rate_share(step, 4, cosine) for step in range(4)] == pytest.approx([1, 0.8535534, 0.5, 0.1464466])
+    assert rate_share(3, 4, OptimOptions(schedule="constant", warmup=0)) == 1
+
+
+def test_every_part_has_its_rate_and_vectors_no_decay() -> None:
+    optimizer = make_optimizer(Network().groups(), OptimOptions(weight_decay=0.1))
+    told = {group["name"]: (group["rate"], group["weight_decay"]) for group in optimizer.param_groups}
+    assert told == {"body": (3e-3, 0.1), "body/vectors": (3e-3, 0.0), "head": (1e-2, 0.1), "head/vectors": (1e-2, 0.0)}
+    assert set_rates(optimizer, 0.5) == {"body": 1.5e-3, "head": 5e-3}
+
+
+def test_nothing_that_learns_is_an_error() -> None:
+    with pytest.raises(ConfigError, match="no part learns"):
+        make_optimizer([], OptimOptions())
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_what_is_made_ahead_comes_in_order_and_is_bounded(workers: int) -> None:
+    asked: list[int] = []
+
+    def items() -> Any:
+        for number in range(20):
+            asked.append(number)
+            yield number
+
+    with Ahead(items(), lambda number: number * number, workers=workers, ahead=4) as made:
+        for number in range(10):
+            assert next(made) == number * number
+            assert len(asked) <= number + (4 if workers else 1)
+
+
+def test_a_smoothed_line_starts_at_its_first_value() -> None:
+    assert smoothed([4.0, 4.0, 4.0], 10) == pytest.approx([4, 4, 4])
+    assert smoothed([2.0, 4.0], 2) == pytest.approx([2, 10 / 3])
