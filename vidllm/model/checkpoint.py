@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 
 from vidllm.errors import ConfigError, IncompleteModel, ModelNotFound, UnsupportedModel
 from vidllm.model.attention import attend_wide
+from vidllm.model.extras import load_extras
 from vidllm.model.families import ModelSpec, load_tokenizer, read_spec
 from vidllm.model.light import fits, load_light
 from vidllm.model.lmm import ComposableLMM, VideoLMM
@@ -67,12 +68,14 @@ def load_model(
     quantize: Quantize | None = None,
     *,
     allow_pickle: bool = False,
+    light: bool = True,
 ) -> VideoLMM:
     """Load a checkpoint folder in Hugging Face layout.
 
     `device` ("cuda", "mps", "cpu") and `dtype` ("float32", "bfloat16", "float16") are chosen by `choose_device` and
     `choose_dtype` when None. `device_map` ("auto" or module -> device) spreads a model over several devices. `quantize`
-    keeps the language model's matrices in 8 or 4 bits; tower and projector stay whole.
+    keeps the language model's matrices in 8 or 4 bits; tower and projector stay whole. Without `light` a small model
+    is built on transformers' own class too: that of who will save it again.
 
     Raises:
         ModelNotFound, UnsupportedModel, IncompleteModel: one line, naming the folder and what is wrong with it.
@@ -82,7 +85,7 @@ def load_model(
     spec = read_spec(folder)
     place = choose_device(device)
     number = choose_dtype(dtype, place)
-    network = _load_network(spec, place, number, device_map, quantize, allow_pickle)
+    network = _load_network(spec, place, number, device_map, quantize, allow_pickle, light)
     tokenizer = load_tokenizer(folder)
     model = _adapt(spec, tokenizer, network, fingerprint(folder))
     log.info("model: %s", describe(model))
@@ -144,12 +147,13 @@ def _load_network(
     device_map: str | Mapping[str, str | int] | None,
     quantize: Quantize | None,
     allow_pickle: bool,
+    light: bool,
 ) -> nn.Module:
     """The network with all its weights, in evaluation mode: light where it fits, else transformers' own class."""
     _check_files(spec.folder, allow_pickle)
     config = read_json(spec.folder / "config.json") or {}
     network = None
-    if device_map is None and quantize is None and fits(spec.folder, config):
+    if light and device_map is None and quantize is None and fits(spec.folder, config):
         try:
             network = load_light(spec.folder, config, device, dtype)
         except _LOADING_ERRORS as error:
@@ -265,7 +269,9 @@ def _adapt(spec: ModelSpec, tokenizer: Tokenizer, network: nn.Module, mark: str)
         from vidllm.model.native import NativeLMM
 
         return NativeLMM(spec, tokenizer, network, mark)
-    return ComposableLMM(spec, tokenizer, network, mark)
+    table = network.get_input_embeddings().weight  # type: ignore[operator]
+    extras = load_extras(spec.folder, table.shape[1], table.device, table.dtype)
+    return ComposableLMM(spec, tokenizer, network, mark, extras=extras)
 
 
 def fingerprint(folder: Path | str) -> str:

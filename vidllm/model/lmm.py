@@ -23,6 +23,7 @@ from vidllm.model.rope import scaled_positions
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+    from vidllm.model.extras import Extras
     from vidllm.model.families import ModelSpec
     from vidllm.model.kv import State
     from vidllm.prompt import Prompt, Visual
@@ -65,7 +66,7 @@ class ComposableLMM(TextReader):
 
     `chunk` frames go through the tower at a time, which bounds the memory of long clips. Frames that differ from the
     one encoded before them by at most `same_within` grey levels in every pixel share its features (0: only frames
-    that are equal, so that nothing changes).
+    that are equal, so that nothing changes). `extras` are learned parts the network's own class has no place for.
     """
 
     def __init__(
@@ -77,13 +78,20 @@ class ComposableLMM(TextReader):
         *,
         chunk: int = 8,
         same_within: int = 0,
+        extras: Extras | None = None,
     ) -> None:
         self.parts: Parts = network.model  # type: ignore[assignment]
         super().__init__(spec, tokenizer, network, self.parts.language_model, fingerprint)
         self.chunk = chunk
         self.same_within = same_within
-        self.newline: Tensor | None = getattr(network.model, "image_newline", None)  # LLaVA-1.5 has none
+        self.extras = extras
         self._vision_key = f"{vision_key(spec, fingerprint)}|{self.dtype}"
+
+    @property
+    def newline(self) -> Tensor | None:
+        """The learned newline (D,): the family's own, else one that was taught; LLaVA-1.5 comes without."""
+        own: Tensor | None = getattr(self.parts, "image_newline", None)
+        return self.extras.newline if own is None and self.extras is not None else own
 
     @torch.inference_mode()
     def prepare(self, prompts: Sequence[Prompt], cache: FeatureCache | None = None) -> list[Ready]:
@@ -112,18 +120,27 @@ class ComposableLMM(TextReader):
         self, prompts: Sequence[Sequence[Visual]], cache: FeatureCache | None
     ) -> list[tuple[list[Tensor], int]]:
         """`encode` for the visuals of several prompts."""
+        seen = self.see(prompts, cache)
+        return [
+            ([self.tokens(visual, grid) for visual, grid in zip(visuals, grids, strict=True)], count)
+            for visuals, (grids, count) in zip(prompts, seen, strict=True)
+        ]
+
+    def see(
+        self, prompts: Sequence[Sequence[Visual]], cache: FeatureCache | None = None
+    ) -> list[tuple[list[Tensor], int]]:
+        """For each prompt the tower's features (T, P, Dv) of every visual, and how many pictures were encoded."""
         clips = [[picture for visual in visuals for picture in visual.pixels] for visuals in prompts]  # (S, S, 3) each
         encoded = encode_clips(
             clips, self.tower_features, cache=cache, context=self._vision_key, chunk=self.chunk,
             same_within=self.same_within,
         )  # fmt: skip
         tower = next(self.parts.vision_tower.parameters())
-        told = []
+        grids = []
         for visuals, (features, count) in zip(prompts, encoded, strict=True):
             rows = iter(features)
-            grids = [torch.stack([next(rows).to(tower) for _ in visual.pixels]) for visual in visuals]  # (T, P, Dv)
-            told.append(([self._tokens(visual, grid) for visual, grid in zip(visuals, grids, strict=True)], count))
-        return told
+            grids.append(([torch.stack([next(rows).to(tower) for _ in v.pixels]) for v in visuals], count))
+        return grids
 
     def embed_prompt(self, prompt: Prompt, features: Sequence[Tensor]) -> Tensor:
         """Token embeddings (1, L, D) with every visual's features (n, D) in the place its placeholders hold."""
@@ -135,11 +152,15 @@ class ComposableLMM(TextReader):
             embeddings[0, visual.position : visual.position + visual.tokens] = tokens.to(embeddings)
         return embeddings
 
-    def _tokens(self, visual: Visual, features: Tensor) -> Tensor:
-        """Patch features (T, R*C, Dv) of one visual -> its tokens (n, D).
+    def tokens(self, visual: Visual, features: Tensor) -> Tensor:
+        """The tower's features (T, P, Dv) of one visual -> its tokens (n, D), newlines and learned times included."""
+        tokens = self._laid_out(visual, features)
+        if self.extras is None or visual.kind != "frame":
+            return tokens
+        return self.extras.timed(tokens, visual.times[0])
 
-        Only a still image of one tile keeps a class token where the family keeps one; a grid has no place for it.
-        """
+    def _laid_out(self, visual: Visual, features: Tensor) -> Tensor:
+        """Only a still image of one tile keeps a class token where the family keeps one; a grid has no place for it."""
         if visual.kind == "image" and visual.grid is None:
             projected: Tensor = self.parts.multi_modal_projector(features)[0]
             return lay_out(projected[:, None], self.newline, visual.newline)

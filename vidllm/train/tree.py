@@ -124,7 +124,7 @@ class TreeAttention:
         if query.shape[0] != 1 or query.shape[2] != self.length or key.shape[2] != self.length:
             raise ValueError(f"a forest of {self.length} tokens meets queries {tuple(query.shape)} and keys "
                              f"{tuple(key.shape)}; give all of it as one row, without a cache")  # fmt: skip
-        parts = (x.split(self._lengths, dim=2) for x in (query, key, value))
+        parts = (torch.split(x, self._lengths, dim=2) for x in (query, key, value))
         seen = [_attend_tree(blocks, q, k, v, scaling) for blocks, q, k, v in zip(self._trees, *parts, strict=True)]
         return torch.cat(seen, dim=2).transpose(1, 2)
 
@@ -160,8 +160,9 @@ class _Block:
     def _mask(self, start: int, stop: int, repeat: int) -> Tensor:
         """(repeat * rows, A + stop): all ancestors, and causally the node a row is of. Made once, for all layers."""
         if (start, stop, repeat) not in self._masks:
-            own = torch.block_diag(*[torch.ones(n, n, dtype=torch.bool).tril() for n in self.lengths])
-            mask = F.pad(own[start:stop, :stop], (self.seen, 0), value=True)
+            node = torch.tensor([i for i, length in enumerate(self.lengths) for _ in range(length)])
+            own = (node[start:stop, None] == node[:stop]).tril(start)
+            mask = F.pad(own, (self.seen, 0), value=True)
             self._masks[start, stop, repeat] = mask.repeat(repeat, 1).to(self._device)
         return self._masks[start, stop, repeat]
 
@@ -197,7 +198,7 @@ def _attend_tree(blocks: Sequence[_Block], query: Tensor, key: Tensor, value: Te
     placed: list[tuple[int, Tensor]] = []
     for block in blocks:
         seen = block.attend(_take(query, block.queries), _take(key, block.keys), _take(value, block.keys), scaling)
-        pieces = seen.split([length for _, length in block.queries], dim=2)
+        pieces = torch.split(seen, [length for _, length in block.queries], dim=2)
         placed += [(start, piece) for (start, _), piece in zip(block.queries, pieces, strict=True)]
     placed.sort(key=lambda entry: entry[0])
     return torch.cat([piece for _, piece in placed], dim=2)

@@ -1,0 +1,251 @@
+"""A model that learns: the same road as asking, from pixels to hidden states, with gradients where parts may move.
+
+    Batch -> visuals (tower, frozen or not; equal pictures once) -> tokens -> language model over the forest
+          -> head on the positions that predict a target, and nowhere else -> log-probs (N,)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from vidllm.budget import Geometry
+from vidllm.errors import ConfigError, ModelError, UnsupportedModel
+from vidllm.model.checkpoint import choose_device, load_model
+from vidllm.model.extras import Extras
+from vidllm.model.families import read_spec
+from vidllm.model.lmm import ComposableLMM
+from vidllm.model.reader import check_counts
+from vidllm.train.batch import Batch, Features, Piece, Stage
+from vidllm.train.losses import answer_logps
+from vidllm.train.parts import PARTS, Extra, Lora, Part, Parts, part_of
+from vidllm.train.tree import TREE, TreeAttention
+
+if TYPE_CHECKING:
+    from vidllm.model.spec import ModelSpec
+    from vidllm.prompt import Visual
+
+NO_MASK = (1, 1, 1, 1)
+"""Shape of the mask handed over in place of one: four dimensions tell transformers to build none of its own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearnerOptions:
+    """What learns, and in which numbers."""
+
+    parts: Parts = field(default_factory=Parts)
+    lora: Lora | None = None
+    extra: Extra = field(default_factory=Extra)
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """What sums are computed in. What learns is kept in float32 either way; what is frozen, in this."""
+    gradient_checkpointing: bool = False
+    """Keep only what goes between layers and compute the rest again: less memory, a third more work."""
+    chunk: int = 8
+    """Pictures that go through the vision tower together."""
+
+
+class Learner(nn.Module):
+    """A composable family, some of its parts learning. Dropout is off; `lmm` can be asked between steps after `eval()`.
+
+    Whatever wraps it for several processes must call `forward`: all gradients flow from there.
+    """
+
+    def __init__(self, lmm: ComposableLMM, options: LearnerOptions) -> None:
+        super().__init__()
+        self.lmm = lmm
+        self.options = options
+        self.network = lmm.network
+        if lmm.extras is not None:
+            self.extras = lmm.extras
+        self.rates = options.parts.rates(lora=options.lora is not None)
+        _silence_dropout(self.network)
+        self._choose_what_learns()
+        if options.gradient_checkpointing:
+            self.network.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+        self.train()
+
+    @classmethod
+    def load(cls, folder: Path | str, options: LearnerOptions, device: str | None = None) -> Learner:
+        """A checkpoint folder, on transformers' own class, ready to learn.
+
+        Raises:
+            ModelError: as `load_model`; UnsupportedModel for a family that lays out its own frames.
+            ConfigError: a part is to learn that the model does not have.
+        """
+        folder = Path(folder)
+        spec = learned_spec(read_spec(folder), options.extra)
+        if spec.kind != "composable":
+            raise UnsupportedModel(f"{folder}: {spec.model_type} lays out its own frames and can not be taught here; "
+                                   "teach a LLaVA-like model")  # fmt: skip
+        # A language model that learns whole is read in float32, so that no bit of it is lost.
+        whole = options.parts.language_model > 0 and options.lora is None
+        number = "float32" if whole else options.dtype
+        lmm = load_model(folder, str(choose_device(device)), number, light=False)
+        assert isinstance(lmm, ComposableLMM)
+        lmm.spec, lmm.chunk = replace(spec, folder=lmm.spec.folder), options.chunk
+        lmm.extras = _with_extra(lmm, options.extra)
+        return cls(lmm, options)
+
+    @property
+    def spec(self) -> ModelSpec:
+        """What rows are planned and laid out for: with the newlines that are to be learned."""
+        return self.lmm.spec
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.lmm.device
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Log-probs (N,) float32 of all targets, in the order of `batch.targets()`."""
+        with self._numbers():
+            hidden = self._read(batch, self._tokens(batch.pieces))
+            targets = batch.targets()
+            places, ids = targets.predictors.to(self.device), targets.ids.to(self.device)
+            return answer_logps(hidden[places], self.lmm.head.weight, ids)  # type: ignore[arg-type]
+
+    def _read(self, batch: Batch, tokens: Sequence[Sequence[Tensor]]) -> Tensor:
+        """Hidden states (T, D) of the whole forest, read once."""
+        forest = batch.forest
+        self._check_window(batch)
+        hidden: Tensor = self.lmm.language(
+            inputs_embeds=self._embed(batch, tokens), position_ids=forest.positions(self.device), use_cache=False,
+            attention_mask=torch.zeros(NO_MASK, device=self.device), **{TREE: TreeAttention(forest, self.device)},
+        ).last_hidden_state  # fmt: skip
+        return hidden[0]
+
+    def _embed(self, batch: Batch, tokens: Sequence[Sequence[Tensor]]) -> Tensor:
+        """Embeddings (1, T, D), visual tokens in the places of their placeholders."""
+        ids = torch.tensor([token for piece in batch.pieces for token in piece.ids], device=self.device)
+        holes = ids == self.spec.image_token_id
+        visuals = [visual for piece in batch.pieces for visual in piece.visuals]
+        flat = [visual for piece in tokens for visual in piece]
+        check_counts(visuals, [len(visual) for visual in flat], int(holes.sum()))
+        embeddings: Tensor = self.lmm.embed(ids.masked_fill(holes, 0))  # a placeholder's id may lie beyond the table
+        if flat:
+            embeddings = embeddings.index_copy(0, holes.nonzero()[:, 0], torch.cat(flat).to(embeddings))
+        return embeddings[None]
+
+    # ------------------------------------------------------------------------------------------------- what it sees
+
+    @property
+    def stage(self) -> Stage | None:
+        """How far a visual's features can be computed once for all: None while the tower learns."""
+        if self._learns("vision_tower"):
+            return None
+        return "tower" if any(self._learns(part) for part in ("projector", "newline", "temporal")) else "tokens"
+
+    @torch.no_grad()
+    def features(self, visuals: Sequence[Visual]) -> Features:
+        """The features of a piece's visuals, as far as nothing that learns takes part, to be kept for later epochs.
+
+        Raises:
+            ConfigError: the vision tower learns.
+        """
+        if self.stage is None:
+            raise ConfigError("the vision tower learns: its features change with every step; freeze it to keep them")
+        with self._numbers():
+            grids, _ = self.lmm.see([visuals])[0]
+            if self.stage == "tower":
+                return Features(stage="tower", visuals=tuple(grids))
+            made = tuple(self.lmm.tokens(visual, grid) for visual, grid in zip(visuals, grids, strict=True))
+            return Features(stage="tokens", visuals=made)
+
+    def _tokens(self, pieces: Sequence[Piece]) -> list[list[Tensor]]:
+        """The tokens (n, D) of every piece's visuals; what is not ready goes through the tower together."""
+        fresh = [piece.visuals for piece in pieces if piece.features is None]
+        with nullcontext() if self._learns("vision_tower") else torch.no_grad():
+            seen = iter(self.lmm.see(fresh) if any(fresh) else [([], 0)] * len(fresh))
+        return [self._piece_tokens(piece, next(seen)[0] if piece.features is None else ()) for piece in pieces]
+
+    def _piece_tokens(self, piece: Piece, grids: Sequence[Tensor]) -> list[Tensor]:
+        if piece.features is not None:
+            ready = [visual.to(self.device) for visual in piece.features.visuals]
+            if piece.features.stage == "tokens":
+                return ready
+            grids = ready
+        return [self.lmm.tokens(visual, grid) for visual, grid in zip(piece.visuals, grids, strict=True)]
+
+    # ------------------------------------------------------------------------------------------------ what it learns
+
+    def _choose_what_learns(self) -> None:
+        frozen = getattr(torch, self.options.dtype)
+        missing = {part for part, rate in self.rates.items() if rate > 0}
+        for name, weight in self.named_parameters():
+            part = part_of(name)
+            weight.requires_grad_(self.rates[part] > 0)
+            weight.data = weight.data.to(torch.float32 if weight.requires_grad else frozen)
+            missing -= {part}
+        if missing:
+            raise ConfigError(f"{self.spec.folder}: the model has no {min(missing)} that could learn")
+
+    def _learns(self, part: Part) -> bool:
+        return self.rates[part] > 0
+
+    def _numbers(self) -> Any:
+        """Sums in bf16 where that was asked for; weights that learn stay in float32 beneath them."""
+        if self.options.dtype == "float32":
+            return nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16)
+
+    def groups(self, weight_decay: float = 0.0) -> list[dict[str, Any]]:
+        """Optimizer parameter groups, by part; norms and biases do not decay."""
+        groups: dict[tuple[Part, bool], list[nn.Parameter]] = {}
+        for name, weight in self.named_parameters():
+            if weight.requires_grad:
+                groups.setdefault((part_of(name), weight.dim() > 1), []).append(weight)
+        return [
+            {"name": part, "params": weights, "lr": self.rates[part], "weight_decay": weight_decay if decays else 0.0}
+            for (part, decays), weights in sorted(groups.items(), key=lambda item: PARTS.index(item[0][0]))
+        ]
+
+    def _check_window(self, batch: Batch) -> None:
+        window = self.lmm.window
+        forest = batch.forest
+        longest = max(o + n.length for o, n in zip(forest.offsets, forest.nodes, strict=True))
+        if window is not None and longest > window:
+            raise ModelError(f"a row of {longest} tokens is longer than the {window} the model looks back; shorten it")
+
+
+def learned_spec(spec: ModelSpec, extra: Extra) -> ModelSpec:
+    """`spec` as rows must be planned for it: with the newlines that are to be learned."""
+    if extra.newline is None or not isinstance(spec.geometry, Geometry):
+        return spec
+    return replace(spec, geometry=replace(spec.geometry, newline=extra.newline))
+
+
+def _with_extra(lmm: ComposableLMM, extra: Extra) -> Extras | None:
+    """The model's extras and those asked for: vectors of time begin at 0 (nothing changes), a newline as the mean word.
+
+    Raises:
+        ConfigError: it has vectors of time already, and others are asked for.
+    """
+    table: Tensor = lmm.embed.weight  # type: ignore[assignment]
+    had = lmm.extras or Extras()
+    newline, temporal, seconds = had.newline, had.temporal, had.bucket_seconds
+    if lmm.spec.newline != "none" and lmm.newline is None:
+        newline = nn.Parameter(table.detach().mean(dim=0))
+    if extra.temporal_buckets and temporal is None:
+        temporal = nn.Parameter(table.new_zeros(extra.temporal_buckets, table.shape[1]))
+        seconds = extra.bucket_seconds
+    elif extra.temporal_buckets and (len(had.temporal), seconds) != (extra.temporal_buckets, extra.bucket_seconds):  # type: ignore[arg-type]
+        raise ConfigError(f"{lmm.spec.folder}: was taught {len(had.temporal)} time buckets of {seconds:g} s; "  # type: ignore[arg-type]
+                          "name the same, or leave them out")  # fmt: skip
+    if newline is None and temporal is None:
+        return None
+    return Extras(newline=newline, temporal=temporal, bucket_seconds=seconds)
+
+
+def _silence_dropout(network: nn.Module) -> None:
+    """No dropout while training: log-probs must not depend on chance, and cached ones must hold."""
+    for module in network.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        if isinstance(getattr(module, "attention_dropout", None), float):
+            setattr(module, "attention_dropout", 0.0)  # noqa: B010 - to mypy a module's attributes are modules

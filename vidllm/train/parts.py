@@ -1,0 +1,116 @@
+"""Which parts of a model learn, each at its own rate, and how an adapter takes a language model's place.
+
+    vision_tower -> projector (newline, temporal) -> language_model, between its embeddings and its head
+
+The stages of the papers are such sets of rates: see `STAGES`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from types import MappingProxyType
+from typing import Literal, get_args
+
+from vidllm.budget import Newline
+from vidllm.errors import ConfigError
+
+Part = Literal["vision_tower", "projector", "newline", "temporal", "language_model", "embeddings"]
+PARTS: tuple[Part, ...] = get_args(Part)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """The learning rate of every part; at 0 it stays as it is."""
+
+    vision_tower: float = 0.0
+    """2e-6 beside a language model at 1e-5 in LLaVA-NeXT-Video."""
+    projector: float = 0.0
+    newline: float = 0.0
+    """The token that closes frames or rows: the family's own, or a new one, see `Extra.newline`."""
+    temporal: float = 0.0
+    """What is added to a frame's tokens by its time, see `Extra.temporal_buckets`."""
+    language_model: float = 0.0
+    """Its layers; under LoRA the adapter in their place."""
+    embeddings: float | None = None
+    """Token table and output head. None: as the language model, and left alone under LoRA."""
+
+    def __post_init__(self) -> None:
+        for name, rate in self.rates(lora=False).items():
+            if not 0 <= rate < 1:
+                raise ValueError(f"learning rate {name} {rate:g} must be at least 0 and below 1")
+
+    def rates(self, *, lora: bool) -> dict[Part, float]:
+        """The rate of every part."""
+        table = self.embeddings
+        if table is None:
+            table = 0.0 if lora else self.language_model
+        known = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {part: table if part == "embeddings" else known[part] for part in PARTS}
+
+
+STAGES: Mapping[str, Parts] = MappingProxyType({
+    "align": Parts(projector=1e-3),
+    "instruct": Parts(projector=2e-5, language_model=2e-5),
+    "video": Parts(projector=1e-5, language_model=1e-5, vision_tower=2e-6),
+})  # fmt: skip
+"""LLaVA-1.5's two stages (arXiv 2310.03744) and LLaVA-NeXT-Video's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lora:
+    """A low-rank adapter in place of the language model's own matrices (arXiv 2106.09685)."""
+
+    r: int = 16
+    """Rank."""
+    alpha: float = 32.0
+    """The adapter's sum is scaled by alpha / r."""
+    dropout: float = 0.0
+    """Of the adapter's input, while it learns. Above 0, equal log-probs are not to be expected."""
+    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    """Which matrices of each layer."""
+
+    def __post_init__(self) -> None:
+        if self.r < 1 or self.alpha <= 0:
+            raise ValueError(f"LoRA needs r of at least 1 and alpha above 0, not r={self.r}, alpha={self.alpha:g}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"LoRA dropout {self.dropout:g} must be at least 0 and below 1")
+        if not self.targets:
+            raise ValueError("LoRA needs at least one of the language model's matrices as target, such as q_proj")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extra:
+    """Parts a model is given that its family does not have; made new where the folder has none, and saved with it."""
+
+    temporal_buckets: int = 0
+    """So many learned vectors for the times of frames (as Video-LLaVA's temporal positions); 0 for none."""
+    bucket_seconds: float = 1.0
+    """Seconds of video that share one of them."""
+    newline: Newline | None = None
+    """Where newline tokens stand in videos; None as the model has it."""
+
+    def __post_init__(self) -> None:
+        if self.temporal_buckets < 0 or self.bucket_seconds <= 0:
+            raise ValueError("temporal_buckets must be at least 0 and bucket_seconds above 0")
+
+
+def part_of(name: str) -> Part:
+    """The part a parameter of the learner belongs to, by its full name.
+
+    Raises:
+        ConfigError: none of them; a family with a part nobody here knows.
+    """
+    words = name.split(".")
+    if "image_newline" in words or "newline" in words:
+        return "newline"
+    if "temporal" in words:
+        return "temporal"
+    for part, word in (("vision_tower", "vision_tower"), ("projector", "multi_modal_projector")):
+        if word in words:
+            return part  # type: ignore[return-value]
+    if "embed_tokens" in words or "lm_head" in words:
+        return "embeddings"
+    if "language_model" in words:
+        return "language_model"
+    raise ConfigError(f"no part is known for the parameter {name!r}; the parts are {', '.join(PARTS)}")
