@@ -1,0 +1,207 @@
+"""A look at a clip is taken once: its true times and what the frozen vision parts made of its frames stay on disk.
+
+    first time   plan -> decode -> encode -> keep          for every later epoch, run, task and answer of the same look
+    afterwards   plan -> recall                            nothing is decoded, nothing goes through the tower
+
+A look's key covers the file's bytes, the plan, the preprocessing and the weights that made the features, so a hit can
+not be wrong. Still pictures are cheap to open and are known by their pixels instead. Entries are checksummed; a damaged
+or half-written one counts as absent and is made again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import astuple, dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from vidllm.caches import cache_folder
+from vidllm.clip import ClipPlan, PlanOptions, Recalled
+from vidllm.errors import VideoNotFound
+from vidllm.model.features import MEBIBYTE, TensorFiles, pixel_digest
+from vidllm.train.batch import Batch, Features, Piece, Stage
+from vidllm.video.decode import FrameSet
+
+if TYPE_CHECKING:
+    from vidllm.model.spec import ModelSpec
+    from vidllm.prompt import Visual
+    from vidllm.train.learner import Learner
+
+Encode = Callable[[Sequence["Visual"]], Features]
+"""What makes features of visuals, without gradients: `Learner.features`."""
+
+READER = "cache"
+"""Who read the frames of a look that was recalled."""
+DISK_BYTES = 20_480 * MEBIBYTE
+KNOWN_FILES = 65_536
+"""Files whose digest a process remembers."""
+
+
+@dataclass
+class Tally:
+    """What a run asked the cache for: looks recalled and looks that had to be taken; visuals encoded."""
+
+    recalled: int = 0
+    missed: int = 0
+    encoded: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class ClipCache:
+    """Looks that were taken, by key. `vision` names all that made their features; see `vision_key`. Thread-safe."""
+
+    stage: Stage
+    """What is kept: features as they leave the tower, or a frame's finished tokens."""
+    vision: str
+    files: TensorFiles
+    tally: Tally = field(default_factory=Tally)
+
+    @classmethod
+    def of(cls, learner: Learner, folder: Path | None = None, disk_bytes: int = DISK_BYTES) -> ClipCache | None:
+        """The cache of what this learner sees, in `folder` (None: vidllm's own), at most `disk_bytes` of it.
+
+        None where the vision tower learns: nothing of what it makes stays true.
+        """
+        if learner.stage is None:
+            return None
+        files = TensorFiles(folder or cache_folder("clips"), disk_bytes)
+        return cls(learner.stage, vision_key(learner, learner.stage), files)
+
+    def recall(self, planned: ClipPlan, spec: ModelSpec, options: PlanOptions) -> Recalled:
+        """The look's key, and its frames without pixels where it was taken before (`clip.Known`)."""
+        key = look_key(planned, spec, options, self.vision)
+        kept = self.files.get(key)
+        counts = [frame.tokens if self.stage == "tokens" else 1 for frame in planned.plan.frames]
+        whole = {"features", "times"} <= set(kept) and len(kept["features"]) == sum(counts)
+        if not whole or len(kept["times"]) != len(counts):
+            self.tally.missed += 1
+            return Recalled(key=key)
+        self.tally.recalled += 1
+        times = kept["times"].numpy()
+        blank = np.zeros((len(times), 0, 0, 3), np.uint8)
+        frames = FrameSet(blank, times, np.asarray(planned.plan.times, np.float64), READER)
+        return Recalled(key=key, frames=frames, features=kept["features"].split(counts))
+
+    def furnish(self, batch: Batch, encode: Encode) -> Batch:
+        """The batch with the features of all its visuals: recalled, found by their pixels, or encoded now and kept.
+
+        To be called by one thread, right before the forward pass: what is not known goes through the tower here.
+        """
+        visuals = {id(visual): visual for piece in batch.pieces for visual in piece.visuals}
+        known = {name: visual.features for name, visual in visuals.items() if visual.features is not None}
+        known |= self._found({name: v for name, v in visuals.items() if name not in known and not v.key})
+        missing = {name: visual for name, visual in visuals.items() if name not in known}
+        if missing:
+            made = [tensor.detach().cpu() for tensor in encode(list(missing.values())).visuals]
+            self.tally.encoded += len(made)
+            known |= dict(zip(missing, made, strict=True))
+            self._keep([(visual, known[name]) for name, visual in missing.items()])
+        return Batch(pieces=tuple(self._furnished(piece, known) for piece in batch.pieces))
+
+    def _found(self, visuals: dict[int, Visual]) -> dict[int, Tensor]:
+        """What is kept under the pixels of these."""
+        kept = {name: self.files.get(self._pixel_key(visual)) for name, visual in visuals.items()}
+        return {name: tensors["features"] for name, tensors in kept.items() if "features" in tensors}
+
+    def _keep(self, made: Sequence[tuple[Visual, Tensor]]) -> None:
+        looks: dict[str, dict[int, tuple[Visual, Tensor]]] = {}
+        for visual, tensor in made:
+            if not visual.key:
+                self.files.put(self._pixel_key(visual), {"features": tensor})
+                continue
+            look, number, count = visual.key.split("/")
+            frames = looks.setdefault(f"{look}/{count}", {})
+            frames[int(number)] = (visual, tensor)
+        for name, frames in looks.items():
+            look, count = name.split("/")
+            if len(frames) == int(count):  # a look is kept whole
+                self._keep_look(look, [frames[number] for number in sorted(frames)])
+
+    def _keep_look(self, key: str, frames: Sequence[tuple[Visual, Tensor]]) -> None:
+        times = torch.tensor([visual.times[0] for visual, _ in frames], dtype=torch.float64)
+        self.files.put(key, {"features": torch.cat([tensor for _, tensor in frames]), "times": times})
+
+    def _furnished(self, piece: Piece, known: dict[int, Tensor]) -> Piece:
+        if not piece.visuals or piece.features is not None:
+            return piece
+        ready = tuple(known[id(visual)] for visual in piece.visuals)
+        return replace(piece, features=Features(stage=self.stage, visuals=ready))
+
+    def _pixel_key(self, visual: Visual) -> str:
+        return visual_digest(visual, self.vision)
+
+
+def look_key(planned: ClipPlan, spec: ModelSpec, options: PlanOptions, vision: str) -> str:
+    """Hex digest of everything that shapes a look's times and features.
+
+    Raises:
+        VideoNotFound: the file is gone.
+    """
+    plan = planned.plan
+    strides = tuple(frame.stride for frame in plan.frames)
+    shaping = (
+        file_digest(planned.info.path), plan.times, strides, plan.frame_size, plan.tolerance, options.reader,
+        plan.fit or spec.fit, spec.image_size, spec.newline, vision,
+    )  # fmt: skip
+    return _hex(repr(shaping))
+
+
+def visual_digest(visual: Visual, context: str = "") -> str:
+    """Hex digest that two visuals share only if a model makes the same tokens of them; `key` and pixels decide."""
+    shape = (visual.kind, visual.stride, visual.newline, visual.grid, visual.source_size, visual.times, context)
+    return _hex(visual.key + repr(shape)) if visual.key else pixel_digest(visual.pixels, repr(shape))
+
+
+def vision_key(learner: Learner, stage: Stage) -> str:
+    """Hex digest of the parts that make features up to `stage`, by their weights, and of how they are put to work."""
+    lmm, spec = learner.lmm, learner.spec
+    numbers = (learner.options.dtype, learner.device.type)
+    shaping = (stage, spec.vision_layers, spec.cls, spec.image_mean, spec.image_std, numbers)
+    digest = hashlib.blake2b(repr(shaping).encode(), digest_size=20)
+    parts: list[nn.Module] = [lmm.parts.vision_tower]
+    if stage == "tokens":
+        parts.append(lmm.parts.multi_modal_projector)
+        geometry = astuple(spec.geometry)
+        seconds = lmm.extras.bucket_seconds if lmm.extras is not None else None
+        digest.update(repr((geometry, spec.pool_before_projector, spec.image_max_tiles, seconds)).encode())
+        _digest_tensors(digest, [] if lmm.newline is None else [("newline", lmm.newline)])
+        _digest_tensors(digest, lmm.extras.state_dict().items() if lmm.extras is not None else [])
+    for part in parts:
+        _digest_tensors(digest, part.state_dict().items())
+    return digest.hexdigest()
+
+
+def _digest_tensors(digest: hashlib.blake2b, tensors: Iterable[tuple[str, Tensor]]) -> None:
+    for name, tensor in tensors:
+        digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+
+
+def file_digest(path: str) -> str:
+    """Hex digest of a file's bytes; read once per process while size and time of change stay as they are.
+
+    Raises:
+        VideoNotFound: there is no such file.
+    """
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise VideoNotFound(f"{path}: {error.strerror or error}; it was there when the rows were checked") from error
+    return _file_digest(path, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(KNOWN_FILES)
+def _file_digest(path: str, inode: int, size: int, mtime_ns: int) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=20)).hexdigest()
+
+
+def _hex(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=20).hexdigest()

@@ -1,0 +1,261 @@
+"""Preference pairs as one forest: the prompt runs once for both answers, a video once for all that is asked of it.
+
+    pair           prompt ──┬─ chosen                  two prompts about      video ──┬─ question ──┬─ chosen
+                            └─ rejected                one video                      │             └─ rejected
+                                                                                      └─ question ──┬─ ...
+    not sharing    prompt chosen | prompt rejected     the plain layout, row after row, for those who doubt
+
+Every path from a root to a leaf is computed exactly as if it stood alone. A beginning is shared only where ids *and*
+media agree: two clips of as many frames have the same ids.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, replace
+from itertools import takewhile
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from vidllm.prompt import Example, Message, Visual, build_example
+from vidllm.train.batch import Batch, Piece
+from vidllm.train.cache import visual_digest
+
+if TYPE_CHECKING:
+    from vidllm.model.chat import AnyTokenizer
+    from vidllm.model.spec import ModelSpec
+    from vidllm.train.task import Micro, Step
+
+LEAST_SHARED = 32
+"""Tokens: a shorter common beginning (the template's first words) is not worth a node of its own."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Pair:
+    """Two answers to one prompt, each as a whole conversation; ids and visuals before `start` are the same in both."""
+
+    chosen: Example
+    rejected: Example
+    start: int
+    """Index of the answers' first id."""
+
+    @property
+    def ends(self) -> tuple[int, int]:
+        """Behind the last id of each answer; what a template writes after it teaches nothing."""
+        chosen, rejected = (max(i for i, said in enumerate(e.trained) if said) for e in (self.chosen, self.rejected))
+        return chosen + 1, rejected + 1
+
+    @property
+    def rope_factor(self) -> float:
+        """Of both conversations."""
+        return self.chosen.prompt.rope_factor
+
+    @property
+    def visuals(self) -> tuple[Visual, ...]:
+        """What the prompt shows."""
+        return self.chosen.prompt.visuals
+
+
+def build_pair(
+    messages: Sequence[Message], chosen: str, rejected: str, spec: ModelSpec, tokenizer: AnyTokenizer, *,
+    rope_max: float = 2.0,
+) -> Pair:  # fmt: skip
+    """A prompt that ends with the user's turn, and two answers to it. Both get the larger RoPE factor of the two, for
+    prompt and reference must not depend on which answer follows; only the answers' own words are trained.
+
+    Raises as `build_example`.
+    """
+    both = [
+        build_example([*messages, Message("assistant", text)], spec, tokenizer, rope_max=rope_max)
+        for text in (chosen, rejected)
+    ]
+    factor = max(example.prompt.rope_factor for example in both)
+    starts = [_last_run(example.trained) for example in both]
+    start = min(starts)
+    if both[0].prompt.input_ids[:start] != both[1].prompt.input_ids[:start] or starts[0] != starts[1]:
+        raise ValueError(f"{spec.folder}: the prompt's ids depend on the answer that follows it")
+    made = [_answer_only(example, start, factor) for example in both]
+    return Pair(chosen=made[0], rejected=made[1], start=start)
+
+
+def _last_run(trained: Sequence[bool]) -> int:
+    """Where the last run of trained ids begins: the last answer."""
+    end = max(i for i, said in enumerate(trained) if said)
+    return end + 1 - sum(1 for _ in takewhile(bool, reversed(trained[: end + 1])))
+
+
+def _answer_only(example: Example, start: int, factor: float) -> Example:
+    trained = tuple(said and i >= start for i, said in enumerate(example.trained))
+    return Example(prompt=replace(example.prompt, rope_factor=factor), trained=trained)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PairBatch:
+    """N pairs laid out for one forward pass; `answers` are the pieces of each pair's chosen and rejected answer."""
+
+    batch: Batch
+    answers: tuple[tuple[int, int], ...]
+
+    def __len__(self) -> int:
+        return len(self.answers)
+
+    def summed(self, logps: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-probs (T,) of all targets -> each (N,): of the chosen and of the rejected answers."""
+        total = logps.new_zeros(len(self.batch.pieces)).index_add(0, self.batch.owner.to(logps.device), logps)
+        return self._by_pair(total)
+
+    @property
+    def tokens(self) -> tuple[Tensor, Tensor]:
+        """How many tokens each (N,) chosen and rejected answer has, the token that ends it included."""
+        return self._by_pair(torch.bincount(self.batch.owner, minlength=len(self.batch.pieces)))
+
+    def _by_pair(self, of_pieces: Tensor) -> tuple[Tensor, Tensor]:
+        places = torch.tensor(self.answers, device=of_pieces.device)
+        return of_pieces[places[:, 0]], of_pieces[places[:, 1]]
+
+
+def lay_out_pairs(pairs: Sequence[Pair], *, sharing: bool = True) -> PairBatch:
+    """Pairs as pieces of one batch. `sharing` False repeats every prompt before each of its answers."""
+    return _Planter(pairs).shared() if sharing else _apart(pairs)
+
+
+def _apart(pairs: Sequence[Pair]) -> PairBatch:
+    rows = [row for pair in pairs for row in zip((pair.chosen, pair.rejected), pair.ends, strict=True)]
+    pieces = tuple(_piece(example, 0, end, -1) for example, end in rows)
+    return PairBatch(batch=Batch(pieces=pieces), answers=tuple((2 * i, 2 * i + 1) for i in range(len(pairs))))
+
+
+class _Planter:
+    """Grows one tree for every common beginning; nodes come depth first, as `Forest` wants them."""
+
+    def __init__(self, pairs: Sequence[Pair]) -> None:
+        self._pairs = pairs
+        self._signs = [_signs(pair) for pair in pairs]
+        self._pieces: list[Piece] = []
+        self._answers: dict[int, tuple[int, int]] = {}
+
+    def shared(self) -> PairBatch:
+        self._grow(range(len(self._pairs)), 0, -1)
+        answers = tuple(self._answers[number] for number in range(len(self._pairs)))
+        return PairBatch(batch=Batch(pieces=tuple(self._pieces)), answers=answers)
+
+    def _grow(self, numbers: Sequence[int], begin: int, parent: int) -> None:
+        """Plant what these prompts have from `begin` on, below piece `parent`."""
+        for group in self._groups(numbers, begin):
+            end = self._common_end(group, begin)
+            node = self._add(self._pairs[group[0]].chosen, begin, end, parent)
+            for number in group:
+                if self._pairs[number].start == end:
+                    self._answers[number] = self._leaves(self._pairs[number], node)
+            self._grow([number for number in group if number not in self._answers], end, node)
+
+    def _groups(self, numbers: Sequence[int], begin: int) -> list[list[int]]:
+        """Prompts that go on alike for `LEAST_SHARED` tokens, or to their end."""
+        groups: dict[Hashable, list[int]] = {}
+        for number in numbers:
+            head = tuple(self._signs[number][begin : begin + LEAST_SHARED])
+            groups.setdefault((self._pairs[number].rope_factor, head), []).append(number)
+        return list(groups.values())
+
+    def _common_end(self, group: Sequence[int], begin: int) -> int:
+        first, *others = (self._signs[number] for number in group)
+        end = len(first)
+        for signs in others:
+            agree = takewhile(lambda i: first[i] == signs[i], range(begin, min(end, len(signs))))  # noqa: B023
+            end = begin + sum(1 for _ in agree)
+        return end
+
+    def _leaves(self, pair: Pair, node: int) -> tuple[int, int]:
+        ends = pair.ends
+        chosen = self._add(pair.chosen, pair.start, ends[0], node)
+        return chosen, self._add(pair.rejected, pair.start, ends[1], node)
+
+    def _add(self, example: Example, begin: int, end: int, parent: int) -> int:
+        self._pieces.append(_piece(example, begin, end, parent))
+        return len(self._pieces) - 1
+
+
+def _signs(pair: Pair) -> list[Hashable]:
+    """What the prompt has at each place: its id, or for the first token of a picture what is seen there."""
+    signs: list[Hashable] = list(pair.chosen.prompt.input_ids[: pair.start])
+    for visual in pair.visuals:
+        signs[visual.position] = visual_digest(visual)
+    return signs
+
+
+def _piece(example: Example, begin: int, end: int, parent: int) -> Piece:
+    """Ids `begin` to `end` of a conversation, and the visuals that begin among them."""
+    prompt = example.prompt
+    visuals = tuple(replace(v, position=v.position - begin) for v in prompt.visuals if begin <= v.position < end)
+    return Piece(
+        ids=prompt.input_ids[begin:end], trained=example.trained[begin:end], visuals=visuals, parent=parent,
+        rope_factor=prompt.rope_factor,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairSize:
+    """A pair in tokens: the whole `prompt`, `shown` of them visual, and both answers. Pairs of one `group` show the
+    same."""
+
+    prompt: int
+    shown: int
+    chosen: int
+    rejected: int
+    group: Hashable
+
+    @property
+    def answers(self) -> int:
+        """Both."""
+        return self.chosen + self.rejected
+
+    @classmethod
+    def of(cls, pair: Pair, group: Hashable) -> PairSize:
+        """Of a pair that is laid out."""
+        chosen, rejected = (end - pair.start for end in pair.ends)
+        shown = sum(visual.tokens for visual in pair.visuals)
+        return cls(prompt=pair.start, shown=shown, chosen=chosen, rejected=rejected, group=group)
+
+
+def plan_pairs(
+    sizes: Sequence[PairSize], *, batch: int, tokens: int, seed: int, epoch: int, sharing: bool = True
+) -> tuple[Step, ...]:
+    """Optimizer steps of `batch` pairs in micro-batches of at most `tokens` tokens; a single longer pair stands alone.
+
+    Pairs of one group follow each other, so that their video is read once; groups come in an order drawn from
+    (seed, epoch) and nothing else.
+    """
+    rng = random.Random(f"pairs {seed} {epoch}")
+    groups: dict[Hashable, list[int]] = {}
+    for number, size in enumerate(sizes):
+        groups.setdefault(size.group, []).append(number)
+    order = list(groups.values())
+    rng.shuffle(order)
+    for group in order:
+        rng.shuffle(group)
+    flat = [number for group in order for number in group]
+    steps = [flat[i : i + batch] for i in range(0, len(flat), batch)]
+    return tuple(_micro_batches(step, sizes, tokens, sharing) for step in steps)
+
+
+def _micro_batches(step: Sequence[int], sizes: Sequence[PairSize], tokens: int, sharing: bool) -> tuple[Micro, ...]:
+    micros: list[list[int]] = []
+    for number in step:
+        if micros and forest_tokens([sizes[i] for i in (*micros[-1], number)], sharing) <= tokens:
+            micros[-1].append(number)
+        else:
+            micros.append([number])
+    return tuple(tuple(micro) for micro in micros)
+
+
+def forest_tokens(sizes: Sequence[PairSize], sharing: bool = True) -> int:
+    """Tokens that these pairs are laid out in: what a group shows counts once."""
+    if not sharing:
+        return sum(2 * size.prompt + size.answers for size in sizes)
+    shown: dict[Hashable, int] = {}
+    for size in sizes:
+        shown[size.group] = max(shown.get(size.group, 0), size.shown)
+    return sum(shown.values()) + sum(size.prompt - size.shown + size.answers for size in sizes)
