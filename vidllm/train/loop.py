@@ -17,12 +17,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import psutil
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, DistributedType, broadcast_object_list, gather_object
 from torch import Tensor, nn
 
@@ -38,8 +37,6 @@ from vidllm.train.task import Micro, Part, Step, Task, Watch
 if sys.platform != "win32":
     import resource
 
-Precision = Literal["float32", "bfloat16"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class LoopOptions:
@@ -50,8 +47,6 @@ class LoopOptions:
     """Exactly so many optimizer steps, in as many epochs as that takes; null: all steps of `epochs`."""
     seed: int = 0
     optim: OptimOptions = field(default_factory=OptimOptions)
-    precision: Precision = "float32"
-    """What forward and backward compute in; weights and optimizer are float32 always."""
     device: str | None = None
     """"cpu" where a GPU is there but not wanted; null: what accelerate finds."""
     checkpoint_every: int = 200
@@ -338,12 +333,10 @@ class _Run:
 
 
 def _accelerator(options: LoopOptions) -> Accelerator:
-    # accelerate keeps the first precision it heard for the life of a process, in which several runs may follow
-    AcceleratorState._reset_state()
+    """Processes, device and FSDP as `accelerate launch` said; numbers are the learner's own business."""
     # a micro-batch of texts alone leaves the vision parts unused
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)
-    mixed = "bf16" if options.precision == "bfloat16" else "no"
-    return Accelerator(mixed_precision=mixed, cpu=options.device == "cpu", kwargs_handlers=[unused])
+    return Accelerator(cpu=options.device == "cpu", kwargs_handlers=[unused])
 
 
 @contextmanager
@@ -360,7 +353,7 @@ def _deterministic() -> Iterator[None]:
 def _shape(options: LoopOptions, total: int, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """What of the loop shapes a gradient."""
     rates = {f"rate of {group['name'].removesuffix('/vectors')}": group["rate"] for group in optimizer.param_groups}
-    plain = {"steps in all": total, "seed": options.seed, "precision": options.precision}
+    plain = {"steps in all": total, "seed": options.seed}
     return {**plain, **asdict(options.optim), **rates}
 
 

@@ -80,7 +80,7 @@ class Saves:
             except BaseException:
                 shutil.rmtree(partial, ignore_errors=True)
                 raise
-        except (OSError, RuntimeError) as error:  # torch's writer turns some of the system's errors into its own
+        except (OSError, RuntimeError) as error:
             raise CheckpointError(self._not_written(target, error)) from error
         self._prune(step)
         return target
@@ -139,7 +139,7 @@ def _fill(folder: Path, step: int, identity: Identity, contents: Mapping[str, An
     for name, content in contents.items():
         with (folder / name).open("wb") as file:
             told = _Told(file)
-            torch.save(content, told)  # type: ignore[arg-type]  # it only ever writes and flushes
+            told.save(content)
             _sync(file)
         files[name] = {"bytes": told.size, "digest": told.digest.hexdigest()}
     manifest = {"format": FORMAT, "step": step, "identity": dict(identity), "files": files}
@@ -153,14 +153,26 @@ class _Told:
     """A file that is written once, and what was written to it: told from memory, so that the disk can be doubted."""
 
     def __init__(self, file: BinaryIO) -> None:
-        self._file, self.size, self.digest = file, 0, hashlib.blake2b(digest_size=DIGEST_BYTES)
+        self._file, self.size, self.digest = file, 0, _hasher()
+        self._refused: OSError | None = None
+
+    def save(self, content: Any) -> None:
+        """Put an object there. Raises OSError."""
+        try:
+            torch.save(content, self)  # type: ignore[arg-type]  # it only ever writes and flushes
+        except RuntimeError as error:  # torch's own words for it tell of positions and not of disks
+            raise self._refused or error from error
 
     def write(self, data: Any) -> int:
         """Write and remember."""
         view = memoryview(data).cast("B")
         self.digest.update(view)
         self.size += len(view)
-        self._file.write(view)
+        try:
+            self._file.write(view)
+        except OSError as error:
+            self._refused = error
+            raise
         return len(view)
 
     def flush(self) -> None:
