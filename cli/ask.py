@@ -23,28 +23,14 @@ Sheet = Annotated[
 ]
 
 
+@options.takes(look={**options.RANGE, **options.LOOK, **options.SAYING}, place=options.PLACE)
 def ask(
     video: options.Video,
     question: options.Question,
     model: options.Model = None,
-    start: options.From = None,
-    end: options.To = None,
-    frames: options.Frames = None,
-    fps: options.Fps = None,
-    policy: options.Policy = "auto",
-    stride: options.Stride = None,
-    rope_max: options.RopeMax = 2.0,
-    max_new_tokens: options.MaxNewTokens = None,
-    temperature: options.Temperature = 0.0,
-    seed: options.Seed = 0,
-    reader: options.Reader = "auto",
-    fit: options.FitMode = None,
-    snap: options.Snap = False,
-    no_subtitles: options.NoSubtitles = False,
+    look: options.Words = options.UNSAID,
     sheet: Sheet = None,
-    device: options.Device = None,
-    dtype: options.Dtype = None,
-    quantize: options.Quantize = None,
+    place: options.Words = options.UNSAID,
     as_json: options.Json = False,
 ) -> None:
     """Answer a question about a video. The answer goes to stdout as it is written, everything else to stderr.
@@ -58,11 +44,7 @@ def ask(
     """
     check_before_loading(video, sheet)
     with Progress() as progress:
-        stream = load(model, progress, device=device, dtype=dtype, quantize=quantize).stream(
-            video, question, progress=progress.stage, start=start, end=end, frames=frames, fps=fps, policy=policy,
-            stride=stride, rope_max=rope_max, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed,
-            reader=reader, fit=fit, snap=snap, subtitles=not no_subtitles,
-        )  # fmt: skip
+        stream = load(model, progress, **place).stream(video, question, progress=progress.stage, **look)
         if not as_json:
             progress.clear()
             for piece in stream:

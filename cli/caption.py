@@ -107,6 +107,7 @@ DryRun = Annotated[
 STOPPING = "vidllm: finishing the clips in flight; Ctrl-C again stops at once"
 
 
+@options.takes(look={**options.LOOK, **options.SAYING}, place=options.PLACE)
 def caption(
     inputs: Inputs,
     output: Output,
@@ -129,23 +130,10 @@ def caption(
     retries: Retries = 2,
     limit: Limit = None,
     dry_run: DryRun = False,
-    frames: options.Frames = None,
-    fps: options.Fps = None,
-    policy: options.Policy = "auto",
-    stride: options.Stride = None,
-    rope_max: options.RopeMax = 2.0,
-    max_new_tokens: options.MaxNewTokens = None,
-    temperature: options.Temperature = 0.0,
-    seed: options.Seed = 0,
-    reader: options.Reader = "auto",
-    fit: options.FitMode = None,
-    snap: options.Snap = False,
-    no_subtitles: options.NoSubtitles = False,
+    look: options.Words = options.UNSAID,
     workers: Workers = None,
     time_limit: TimeLimit = 120.0,
-    device: options.Device = None,
-    dtype: options.Dtype = None,
-    quantize: options.Quantize = None,
+    place: options.Words = options.UNSAID,
     same_within: SameWithin = 0,
 ) -> int:
     """Caption every clip of a corpus, and account for each: ok, truncated, repetitive, duplicate, undecodable or error.
@@ -166,17 +154,11 @@ def caption(
     from vidllm.corpus.extras import Extras
     from vidllm.options import split_options
 
-    plan, generation = split_options(
-        {
-            "frames": frames, "fps": fps, "policy": policy, "stride": stride, "rope_max": rope_max,
-            "max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed, "reader": reader, "fit": fit,
-            "snap": snap, "subtitles": not no_subtitles,
-        }
-    )  # fmt: skip
+    plan, generation = split_options(look)
     wishes = CaptionOptions(
-        prompt=prompt, model=model, engine=engine, address=address, send=send, batch=batch, device=device,
-        dtype=dtype, quantize=quantize, same_within=same_within, plan=plan, generation=generation, split=split,
-        summarise=summarise, limit=limit, shard=shard, videos=videos, column=column, prompt_column=prompt_column,
+        **place, prompt=prompt, model=model, engine=engine, address=address, send=send, batch=batch,
+        same_within=same_within, plan=plan, generation=generation, split=split, summarise=summarise, limit=limit,
+        shard=shard, videos=videos, column=column, prompt_column=prompt_column,
         retry_errors=retry_errors, retries=retries, workers=workers, time_limit=time_limit,
     )  # fmt: skip
     if dry_run:

@@ -24,26 +24,12 @@ FAREWELLS = ("/bye", "/exit", "/quit")
 PROMPT = "> "
 
 
+@options.takes(look={**options.RANGE, **options.LOOK, **options.SAYING}, place=options.PLACE)
 def chat(
     video: options.Video,
     model: options.Model = None,
-    start: options.From = None,
-    end: options.To = None,
-    frames: options.Frames = None,
-    fps: options.Fps = None,
-    policy: options.Policy = "auto",
-    stride: options.Stride = None,
-    rope_max: options.RopeMax = 2.0,
-    max_new_tokens: options.MaxNewTokens = None,
-    temperature: options.Temperature = 0.0,
-    seed: options.Seed = 0,
-    reader: options.Reader = "auto",
-    fit: options.FitMode = None,
-    snap: options.Snap = False,
-    no_subtitles: options.NoSubtitles = False,
-    device: options.Device = None,
-    dtype: options.Dtype = None,
-    quantize: options.Quantize = None,
+    look: options.Words = options.UNSAID,
+    place: options.Words = options.UNSAID,
     as_json: options.Json = False,
 ) -> int:
     """Ask several questions about a video, one a line; the video is read once, so answers come fast.
@@ -58,11 +44,7 @@ def chat(
     """
     check_before_loading(video)
     with Progress() as progress:
-        session = load(model, progress, device=device, dtype=dtype, quantize=quantize).chat(
-            video, progress=progress.stage, start=start, end=end, frames=frames, fps=fps, policy=policy, stride=stride,
-            rope_max=rope_max, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed, reader=reader,
-            fit=fit, snap=snap, subtitles=not no_subtitles,
-        )  # fmt: skip
+        session = load(model, progress, **place).chat(video, progress=progress.stage, **look)
         progress.clear()
         answers: list[Answer | None] = []
         for question in _questions():

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import inspect
+from collections.abc import Callable, Mapping
+from functools import wraps
+from typing import Annotated, Any, Literal, TypeAlias, get_type_hints
 
 import typer
 
@@ -91,9 +94,7 @@ Reader = Annotated[
     Literal["auto", "pyav", "decord", "torchcodec"],
     typer.Option("--reader", help="Who decodes; auto follows the measured table."),
 ]
-NoSubtitles = Annotated[
-    bool, typer.Option("--no-subtitles", help="Leave out subtitles, beside the clip or in it.")
-]
+NoSubtitles = Annotated[bool, typer.Option("--no-subtitles", help="Leave out subtitles, beside the clip or in it.")]
 Snap = Annotated[
     bool,
     typer.Option("--snap", help="Let key frames stand in where the plan's tolerance allows: faster on long clips."),
@@ -104,3 +105,45 @@ FitMode = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 
+Words: TypeAlias = Mapping[str, Any]
+"""What was said of one group of options, by name."""
+UNSAID: Words = {}
+Group: TypeAlias = Mapping[str, tuple[Any, Any]]
+"""Options by name: what each is, and its default."""
+
+RANGE: Group = {"start": (From, None), "end": (To, None)}
+LOOK: Group = {
+    "frames": (Frames, None), "fps": (Fps, None), "policy": (Policy, "auto"), "stride": (Stride, None),
+    "rope_max": (RopeMax, 2.0), "max_new_tokens": (MaxNewTokens, None), "reader": (Reader, "auto"),
+    "fit": (FitMode, None), "snap": (Snap, False), "no_subtitles": (NoSubtitles, False),
+}  # fmt: skip
+SAYING: Group = {"temperature": (Temperature, 0.0), "seed": (Seed, 0)}
+PLACE: Group = {"device": (Device, None), "dtype": (Dtype, None), "quantize": (Quantize, None)}
+
+
+def takes(**groups: Group) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """A command's parameters of these names become the options of a group each: one word each on the command line, one
+    mapping in the command, with the names of the library's own options.
+    """
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        hints = get_type_hints(command, include_extras=True)
+        taken: dict[str, inspect.Parameter] = {}
+        for name, parameter in inspect.signature(command).parameters.items():
+            own = {name: (hints[name], parameter.default)}
+            for word, (kind, default) in groups.get(name, own).items():
+                taken[word] = inspect.Parameter(word, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
+
+        @wraps(command)
+        def run(**said: Any) -> Any:
+            told = {group: {word: said.pop(word) for word in words} for group, words in groups.items()}
+            for words in told.values():
+                if "no_subtitles" in words:
+                    words["subtitles"] = not words.pop("no_subtitles")
+            return command(**said, **told)
+
+        run.__signature__ = inspect.Signature(list(taken.values()))  # type: ignore[attr-defined]
+        run.__annotations__ = {name: parameter.annotation for name, parameter in taken.items()}
+        return run
+
+    return decorate

@@ -45,22 +45,12 @@ Context = Annotated[
 ]
 
 
+@options.takes(look={**options.RANGE, **options.LOOK})
 def plan(
     video: options.Video,
     question: options.OptionalQuestion = "",
     model: options.Model = None,
-    start: options.From = None,
-    end: options.To = None,
-    frames: options.Frames = None,
-    fps: options.Fps = None,
-    policy: options.Policy = "auto",
-    stride: options.Stride = None,
-    rope_max: options.RopeMax = 2.0,
-    max_new_tokens: options.MaxNewTokens = None,
-    reader: options.Reader = "auto",
-    fit: options.FitMode = None,
-    snap: options.Snap = False,
-    no_subtitles: options.NoSubtitles = False,
+    look: options.Words = options.UNSAID,
     grid: Grid = None,
     context: Context = None,
     as_json: options.Json = False,
@@ -76,14 +66,10 @@ def plan(
     from vidllm.clip import PlanOptions, plan_video
     from vidllm.model.families import load_tokenizer
 
-    look = PlanOptions(
-        start=start, end=end, frames=frames, fps=fps, policy=policy, stride=stride, rope_max=rope_max,
-        max_new_tokens=max_new_tokens, reader=reader, fit=fit, snap=snap, subtitles=not no_subtitles,
-    )
     spec = _spec(model, grid, context)
     tokenizer = None if grid else load_tokenizer(spec.folder)
     with Progress() as progress:
-        planned = plan_video(local_path(video, progress), question, spec, tokenizer, look)
+        planned = plan_video(local_path(video, progress), question, spec, tokenizer, PlanOptions(**look))
     if as_json:
         write_json(planned.to_dict())
     else:
