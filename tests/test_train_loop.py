@@ -1,8 +1,10 @@
 """One run, however it is cut: by micro-batches, by processes, by Ctrl-C, by kill -9, by a disk that spoils a file."""
 
+import io
 import math
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -20,6 +22,7 @@ from vidllm.train.ahead import Ahead
 from vidllm.train.loop import LoopOptions
 from vidllm.train.metrics import read_metrics, smoothed
 from vidllm.train.optim import OptimOptions, make_optimizer, rate_share, set_rates
+from vidllm.train.watch import TrainWatch, clock_time
 
 ROOT = Path(__file__).resolve().parents[1]
 TIMINGS = ("seconds", "tokens_per_second", "peak_memory_gib")
@@ -317,3 +320,53 @@ def test_what_is_made_ahead_comes_in_order_and_is_bounded(workers: int) -> None:
 def test_a_smoothed_line_starts_at_its_first_value() -> None:
     assert smoothed([4.0, 4.0, 4.0], 10) == pytest.approx([4, 4, 4])
     assert smoothed([2.0, 4.0], 2) == pytest.approx([2, 10 / 3])
+
+
+# Those who watch
+
+
+def told_by(stream: io.StringIO, seconds: list[float]) -> TrainWatch:
+    return TrainWatch(stream, clock=lambda: seconds[0])
+
+
+def record(step: int) -> dict[str, float]:
+    return {"step": step, "loss": 1.5, "tokens": 600, "peak_memory_gib": 2.0}
+
+
+def test_where_nobody_watches_a_line_now_and_then() -> None:
+    stream, now = io.StringIO(), [100.0]
+    with told_by(stream, now) as watch:
+        watch.say("going on")
+        watch.begin(40, 60)
+        for step in range(41, 61):
+            now[0] += 2
+            watch.step(record(step))
+    assert stream.getvalue().splitlines() == [
+        "going on",
+        "step 41 of 60 · loss 1.5000 · 300 tokens/s · 2.0 GiB · 0:38 left",
+        "step 56 of 60 · loss 1.5000 · 300 tokens/s · 2.0 GiB · 0:08 left",
+        "step 60 of 60 · loss 1.5000 · 300 tokens/s · 2.0 GiB",
+    ]
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_on_a_terminal_a_bar_with_lines_above_it() -> None:
+    stream = Terminal()
+    with TrainWatch(stream) as watch:
+        watch.begin(0, 2)
+        watch.step(record(1))
+        watch.say("[a line] that stays")
+        watch.step(record(2))
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue())
+    assert "[a line] that stays\n" in text
+    assert "2/2" in text
+    assert "loss 1.5000" in text
+
+
+@pytest.mark.parametrize(("seconds", "told"), [(0.4, "0:00"), (187, "3:07"), (7387, "2:03:07")])
+def test_time_left_is_for_people(seconds: float, told: str) -> None:
+    assert clock_time(seconds) == told
