@@ -46,6 +46,8 @@ class LearnerOptions:
     """What sums are computed in. What learns is kept in float32 either way; what is frozen, in this."""
     gradient_checkpointing: bool = False
     """Keep only what goes between layers and compute the rest again: less memory, a third more work."""
+    head_only: bool = True
+    """Logits of the positions that predict a target only; False: of all positions, as elsewhere."""
     chunk: int = 8
     """Pictures that go through the vision tower together."""
 
@@ -108,6 +110,8 @@ class Learner(nn.Module):
             hidden = self._read(batch, self._tokens(batch.pieces))
             targets = batch.targets()
             places, ids = targets.predictors.to(self.device), targets.ids.to(self.device)
+            if not self.options.head_only:
+                return self.lmm.head(hidden).float().log_softmax(dim=-1)[places, ids]  # type: ignore[no-any-return]
             return answer_logps(hidden[places], self.lmm.head.weight, ids)  # type: ignore[arg-type]
 
     def _read(self, batch: Batch, tokens: Sequence[Sequence[Tensor]]) -> Tensor:

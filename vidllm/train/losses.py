@@ -38,6 +38,8 @@ class PairLogps:
     ref_rejected: Tensor
     chosen_tokens: Tensor
     rejected_tokens: Tensor
+    step_chosen_tokens: float | None = None
+    """Mean tokens of the chosen answers in the whole optimizer step these pairs are a part of; None: they are all."""
 
     @property
     def logratios(self) -> tuple[Tensor, Tensor]:
@@ -97,8 +99,12 @@ class RewardShift:
     def update(self, pairs: PairLogps, beta: float) -> float:
         """Take a batch's rewards in; the mean with them."""
         rewards = beta * torch.cat([ratio.detach().float() for ratio in pairs.logratios])
-        self.count += len(rewards)
-        self.mean += (float(rewards.sum()) - len(rewards) * self.mean) / self.count
+        return self.add(float(rewards.mean()), len(rewards))
+
+    def add(self, mean: float, count: int) -> float:
+        """Take in `count` rewards of which only the mean is known; the mean with them."""
+        self.count += count
+        self.mean += count * (mean - self.mean) / self.count
         return self.mean
 
 
@@ -139,7 +145,8 @@ def _anchor(loss: PreferenceLoss, pairs: PairLogps, _: float) -> Tensor:
 
 def _sft(_: PreferenceLoss, pairs: PairLogps, __: float) -> Tensor:
     """Cross entropy of the chosen answers, per token over the whole batch."""
-    return -(pairs.chosen / pairs.chosen_tokens.sum() * len(pairs.chosen))
+    mean = pairs.step_chosen_tokens or pairs.chosen_tokens.sum() / len(pairs.chosen)
+    return -(pairs.chosen / mean)
 
 
 TERMS: dict[Term, Callable[[PreferenceLoss, PairLogps, float], Tensor]] = {

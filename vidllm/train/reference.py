@@ -1,0 +1,198 @@
+"""What the frozen model gives both answers of every pair: known before the first step, computed at most once.
+
+    recorded in the row        by the model that sampled the answers, if that is the model training starts from
+    kept on disk               from an earlier run that started from the same model
+    computed                   by the learner itself before its first step: no second model is ever in memory
+
+None of these is believed blindly: a sample is computed again, and what is off by more than rounding is thrown away.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vidllm import __version__
+from vidllm.train.cache import file_digest
+
+if TYPE_CHECKING:
+    from vidllm.clip import PlanOptions
+    from vidllm.train.row import PairRow
+
+log = logging.getLogger("vidllm")
+
+TOLERANCE = 0.01
+"""Nats a token that a recorded or kept log-prob may be off: token by token and all at once differ by rounding, in bf16
+by some thousandths."""
+SAMPLE = 4
+"""Pairs of each kind that are computed again."""
+
+
+@dataclass(frozen=True)
+class RefLogps:
+    """Summed log-probs of a pair's answers, nats."""
+
+    chosen: float
+    rejected: float
+
+    def near(self, other: RefLogps, tokens: int) -> bool:
+        """Whether both agree to rounding over so many tokens."""
+        off = max(abs(self.chosen - other.chosen), abs(self.rejected - other.rejected))
+        return off <= TOLERANCE * max(tokens, 1)
+
+
+Compute = Callable[[Sequence[int]], Mapping[int, RefLogps]]
+"""Pairs by their numbers -> what the model as it stands gives them. Called alike on every process."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """The reference of every pair, and where they come from."""
+
+    logps: Mapping[int, RefLogps]
+    recorded: int = 0
+    kept: int = 0
+    computed: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.recorded:,} from the rows, {self.kept:,} from the cache, {self.computed:,} computed"
+
+
+class References:
+    """A file of log-probs by key, for one model. Lines of several writers may mix; a damaged one counts as absent.
+
+    `path` None keeps nothing.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._known = dict(_lines(path)) if path is not None else {}
+
+    def get(self, key: str) -> RefLogps | None:
+        """What is kept under `key`."""
+        return self._known.get(key)
+
+    def add(self, found: Mapping[str, RefLogps]) -> None:
+        """Keep these. A folder that takes no more costs one warning line, and they are computed again next time."""
+        self._known |= found
+        if self._path is None or not found:
+            return
+        text = "".join(_line(key, logps) for key, logps in found.items())
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("ab") as file:
+                file.write(_fresh_line(self._path) + text.encode())
+        except OSError as error:
+            log.warning("reference cache off: %s: %s; set VIDLLM_CACHE to a folder with room", self._path,
+                        error.strerror or error)  # fmt: skip
+            self._path = None
+
+    def forget(self) -> None:
+        """Throw away what is kept: it is of another model, or of another version of the road to it."""
+        self._known = {}
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)
+
+
+def _fresh_line(path: Path) -> bytes:
+    """A line break where a writer died in the middle of a line."""
+    size = path.stat().st_size
+    if not size:
+        return b""
+    with path.open("rb") as file:
+        file.seek(size - 1)
+        return b"" if file.read() == b"\n" else b"\n"
+
+
+def _line(key: str, logps: RefLogps) -> str:
+    told = json.dumps([key, logps.chosen, logps.rejected])
+    return f"{told}\t{_check(told)}\n"
+
+
+def _check(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def _lines(path: Path) -> Iterator[tuple[str, RefLogps]]:
+    """Every whole line; a later one of the same key stands."""
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return
+    for line in content.decode(errors="replace").splitlines():
+        told, _, check = line.rpartition("\t")
+        if told and check == _check(told):
+            key, chosen, rejected = json.loads(told)
+            yield key, RefLogps(chosen, rejected)
+
+
+def reference_key(row: PairRow, plan: PlanOptions, shaping: str = "") -> str:
+    """Hex digest of what shapes a pair's tokens besides the model: texts, bytes of media, how they are looked at.
+
+    `shaping` is whatever else counts (numbers, device). Raises VideoNotFound: a medium is gone.
+    """
+    turns = [(turn.role, turn.text, [(m.kind, file_digest(m.path)) for m in turn.media]) for turn in row.prompt]
+    told = repr((__version__, shaping, turns, row.chosen, row.rejected, plan))
+    return hashlib.blake2b(told.encode(), digest_size=20).hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """Looks for the reference of every pair. `say` hears one line where something recorded or kept is not believed."""
+
+    keys: Sequence[str]
+    """Of every pair, see `reference_key`."""
+    recorded: Mapping[int, RefLogps]
+    """What rows brought along from the model training starts from."""
+    tokens: Sequence[int]
+    """Tokens of the longer answer of every pair."""
+    references: References
+    compute: Compute
+    main: bool = True
+    """Whether this process writes."""
+    say: Callable[[str], None] = field(default=log.warning)
+
+    def find(self) -> Found:
+        """The reference of every pair."""
+        kept = {n: known for n, key in enumerate(self.keys) if (known := self.references.get(key)) is not None}
+        recorded = {n: logps for n, logps in self.recorded.items() if n not in kept}
+        kept = self._believed(kept, "kept on disk")
+        recorded = self._believed(recorded, "recorded in the rows")
+        missing = [n for n in range(len(self.keys)) if n not in kept and n not in recorded]
+        computed = self.compute(missing) if missing else {}
+        if self.main:
+            self.references.add({self.keys[n]: logps for n, logps in computed.items()})
+        return Found(
+            logps=kept | recorded | dict(computed), recorded=len(recorded), kept=len(kept), computed=len(computed)
+        )
+
+    def _believed(self, claimed: Mapping[int, RefLogps], where: str) -> dict[int, RefLogps]:
+        """All that is claimed, or nothing if a sample does not hold."""
+        if not claimed:
+            return {}
+        places = sorted(claimed)
+        sample = sorted({places[i * (len(places) - 1) // max(SAMPLE - 1, 1)] for i in range(SAMPLE)})
+        true = self.compute(sample)
+        wrong = [n for n in sample if not claimed[n].near(true[n], self.tokens[n])]
+        if not wrong:
+            return dict(claimed)
+        n = wrong[0]
+        self.say(f"reference log-probs {where} are not this model's (pair {n + 1}: {claimed[n].chosen:.3f} for the "
+                 f"chosen answer, computed {true[n].chosen:.3f}); all {len(claimed):,} are computed again")  # fmt: skip
+        if where == "kept on disk" and self.main:
+            self.references.forget()
+        return {}
+
+
+def usable_records(rows: Sequence[PairRow], fingerprint: str) -> dict[int, RefLogps]:
+    """What rows recorded from exactly this model, by their numbers."""
+    return {
+        number: RefLogps(row.reference.chosen_logp, row.reference.rejected_logp)
+        for number, row in enumerate(rows)
+        if row.reference is not None and row.reference.model == fingerprint
+    }
