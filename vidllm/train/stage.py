@@ -1,0 +1,239 @@
+"""What every stage of teaching says about itself: which model, how clips are looked at, what learns, how long.
+
+`sft` and `dpo` add their rows and their loss. The keys of a stage's YAML are these fields and nothing else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import shutil
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+from torch.distributed.tensor import DTensor
+
+from vidllm.budget import Fit, Policy
+from vidllm.clip import PlanOptions
+from vidllm.errors import ConfigError
+from vidllm.model.checkpoint import fingerprint
+from vidllm.model.families import load_tokenizer, read_spec
+from vidllm.model.resolve import resolve_model
+from vidllm.train.cache import ClipCache
+from vidllm.train.learner import Learner, LearnerOptions, learned_spec
+from vidllm.train.loop import LoopOptions, Trained
+from vidllm.train.optim import OptimOptions
+from vidllm.train.parts import Extra, Lora, Parts
+from vidllm.train.saves import Identity
+from vidllm.video.decode import Reader
+from vidllm.video.guard import Limits
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+    from vidllm.model.spec import ModelSpec
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageConfig:
+    """One stage of teaching. Impossible values raise ConfigError or ValueError at birth."""
+
+    model: str | None = None
+    """Folder, Hugging Face id, built-in or built-in-images; null: $VIDLLM_MODEL, else the built-in one."""
+    out: Path
+    """The taught model's folder: `vidllm ask -m OUT`. Checkpoints, metrics.jsonl and loss.png lie in it too."""
+
+    frames: int | None = None
+    """Exactly so many frames of every clip; null: as many as asking would take."""
+    fps: float | None = None
+    policy: Policy = "auto"
+    """Which moments of a clip: as for asking."""
+    stride: int | None = None
+    """Pooling stride of every frame; null: the model's own."""
+    rope_max: float = 2.0
+    """How far positions may be scaled for a long row."""
+    reader: Reader = "auto"
+    fit: Fit | None = None
+    snap: bool = False
+    subtitles: bool = True
+    time_limit: float = 120.0
+    """Seconds one clip may take to be read."""
+
+    parts: Parts = field(default_factory=Parts)
+    """The learning rate of every part; at 0 it stays as it is."""
+    lora: Lora | None = None
+    """An adapter in place of the language model's matrices; its rate is parts.language_model."""
+    extra: Extra = field(default_factory=Extra)
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """What sums are computed in; what learns is kept in float32 either way."""
+    gradient_checkpointing: bool = False
+
+    batch: int = 32
+    """Rows to an optimizer step, on all processes together."""
+    tokens: int = 4096
+    """Most tokens that go through the model together, frames included; a longer row goes alone."""
+    epochs: int = 1
+    steps: int | None = None
+    """Exactly so many optimizer steps instead of `epochs`."""
+    optim: OptimOptions = field(default_factory=OptimOptions)
+    seed: int = 0
+
+    checkpoint_every: int = 200
+    keep: int = 2
+    """Checkpoints that stay."""
+    workers: int = 2
+    """Threads that read clips ahead."""
+    ahead: int = 4
+    """Micro-batches held ready."""
+    feature_cache: bool = True
+    """Keep what frozen vision parts make of clips on disk, so that later epochs neither decode nor encode."""
+    cache_folder: Path | None = None
+    """Where; null: vidllm's own cache folder."""
+    device: str | None = None
+    tensorboard: bool = False
+
+    def __post_init__(self) -> None:
+        if self.batch < 1 or self.tokens < 1:
+            raise ConfigError(f"batch is {self.batch} and tokens {self.tokens}; each must be at least 1")
+        _ = self.plan, self.loop
+
+    @property
+    def plan(self) -> PlanOptions:
+        """How clips are looked at, every file read in a process that can be killed."""
+        return PlanOptions(
+            frames=self.frames, fps=self.fps, policy=self.policy, stride=self.stride, rope_max=self.rope_max,
+            reader=self.reader, fit=self.fit, snap=self.snap, subtitles=self.subtitles,
+            guard=Limits(seconds=self.time_limit),
+        )  # fmt: skip
+
+    @property
+    def loop(self) -> LoopOptions:
+        """How long, how often saved."""
+        return LoopOptions(
+            epochs=self.epochs, steps=self.steps, seed=self.seed, optim=self.optim, device=self.device,
+            checkpoint_every=self.checkpoint_every, keep=self.keep, workers=self.workers, ahead=self.ahead,
+            tensorboard=self.tensorboard,
+        )  # fmt: skip
+
+    @property
+    def learning(self) -> LearnerOptions:
+        """What learns, and in which numbers."""
+        return LearnerOptions(
+            parts=self.parts, lora=self.lora, extra=self.extra, dtype=self.dtype,
+            gradient_checkpointing=self.gradient_checkpointing,
+        )  # fmt: skip
+
+    def settings(self) -> Identity:
+        """Every setting that shapes a gradient and is not told by model, rows or loop, as flat keys."""
+        return {key: value for key, value in _flat(self) if key.partition(".")[0] not in NO_MATTER}
+
+
+NO_MATTER = frozenset({
+    "model", "data", "out", "epochs", "steps", "optim", "seed", "parts", "checkpoint_every", "keep", "workers", "ahead",
+    "cache_folder", "device", "tensorboard", "time_limit",
+})  # fmt: skip
+"""Settings that a resume may change, or that something else in a run's identity stands for."""
+
+
+def _flat(value: Any, name: str = "") -> Iterable[tuple[str, str | int | float | bool | None]]:
+    for f in dataclasses.fields(value):
+        inner, path = getattr(value, f.name), f"{name}{f.name}"
+        if dataclasses.is_dataclass(inner):
+            yield from _flat(inner, f"{path}.")
+        else:
+            yield path, inner if isinstance(inner, str | int | float | bool | None) else repr(inner)
+
+
+@dataclass(frozen=True, eq=False)
+class Base:
+    """The model a stage begins from, before its weights are read."""
+
+    folder: Path
+    spec: ModelSpec
+    """As rows must be planned for it."""
+    tokenizer: Tokenizer
+    fingerprint: str
+
+    @classmethod
+    def of(cls, config: StageConfig) -> Base:
+        """Raises ModelError: one line that names the folder and what is wrong with it."""
+        folder = on_first(config, lambda: resolve_model(config.model))
+        spec = learned_spec(read_spec(folder), config.extra)
+        return cls(folder, spec, load_tokenizer(folder), on_first(config, lambda: fingerprint(folder)))
+
+
+def on_first(config: StageConfig, make: Callable[[], T]) -> T:
+    """What `make` gives on the first process, on all of them: files are read, or downloaded, once."""
+    state = _processes(config)
+    if state.num_processes == 1:
+        return make()
+    made: list[T | None] = [make() if state.is_main_process else None]
+    broadcast_object_list(made)
+    return made[0]  # type: ignore[return-value]  # the first process has put it there
+
+
+def is_first(config: StageConfig) -> bool:
+    """Whether this process is the one that tells and writes."""
+    return bool(_processes(config).is_main_process)
+
+
+def _processes(config: StageConfig) -> PartialState:
+    """What `accelerate launch` or `torchrun` made of us; one process on the device that is there without them."""
+    return PartialState(cpu=config.device == "cpu")
+
+
+def load_learner(config: StageConfig, base: Base) -> Learner:
+    """The model with what is to be learnt, on this process's device."""
+    return Learner.load(base.folder, config.learning, str(_processes(config).device))
+
+
+def open_cache(config: StageConfig, learner: Learner) -> ClipCache | None:
+    """The disk cache of looks at clips; None where it is off, or where what it would keep changes."""
+    return ClipCache.of(learner, config.cache_folder) if config.feature_cache else None
+
+
+def rows_mark(count: int, noun: str, contents: Iterable[object]) -> str:
+    """Rows by number and content, so that a checkpoint is not gone on with from others."""
+    digest = hashlib.blake2b(digest_size=6)
+    for content in contents:
+        digest.update(repr(content).encode() + b"\n")
+    return f"{count} {noun} {digest.hexdigest()}"
+
+
+MODEL_PART = ".model-part"
+
+
+def deliver(config: StageConfig, base: Base, learner: Learner, done: Trained) -> None:
+    """Put the taught model into `config.out`, on the first process; a killed one leaves no model that looks whole."""
+    if any(isinstance(weight, DTensor) for weight in learner.parameters()):  # FSDP: the whole lies in the checkpoint
+        if not is_first(config):
+            return
+        learner = Learner.load(base.folder, config.learning, "cpu")
+        assert done.checkpoint is not None
+        kept = torch.load(done.checkpoint / "weights.pt", map_location="cpu", weights_only=True)
+        learner.load_state_dict(kept, strict=False)
+    if is_first(config):
+        _put(learner, config.out)
+
+
+def _put(learner: Learner, out: Path) -> None:
+    """Everything beside its place first, then file by file; what makes a folder a model comes last and goes first."""
+    part = out / MODEL_PART
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        learner.save(part)
+        for path in out.glob("*config.json"):
+            path.unlink()
+        for path in sorted(part.iterdir(), key=lambda path: path.name.endswith("config.json")):
+            path.replace(out / path.name)
+    finally:
+        with suppress(OSError):
+            shutil.rmtree(part)
