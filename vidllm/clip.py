@@ -134,17 +134,29 @@ def _plan(
     return planned, planner
 
 
+def plan_clips(
+    videos: Sequence[Video], question: str, spec: ModelSpec, tokenizer: AnyTokenizer | None,
+    options: PlanOptions | None = None,
+) -> tuple[ClipPlan, ...]:  # fmt: skip
+    """`plan_video` for several videos of one prompt: each within an equal share of what the reply leaves."""
+    options = _shared(len(videos), spec, options or PlanOptions())
+    return tuple(plan_video(video, question, spec, tokenizer, options) for video in videos)
+
+
 def open_clips(
     videos: Sequence[Video], question: str, spec: ModelSpec, tokenizer: AnyTokenizer | None,
     options: PlanOptions | None = None, *, known: Known | None = None,
 ) -> tuple[Clip, ...]:  # fmt: skip
-    """Several videos for one prompt: each is planned within an equal share of what the reply leaves."""
-    options = options or PlanOptions()
-    room = room_of(spec, options)
-    share = (room.capacity - options.reserve - room.reply) // max(len(videos), 1)
-    reserve = options.reserve + (len(videos) - 1) * share
-    options = replace(options, reserve=reserve)
+    """Several videos for one prompt, each as `plan_clips` plans it."""
+    options = _shared(len(videos), spec, options or PlanOptions())
     return tuple(open_clip(video, question, spec, tokenizer, options, known=known) for video in videos)
+
+
+def _shared(videos: int, spec: ModelSpec, options: PlanOptions) -> PlanOptions:
+    """The options of one of so many videos: what the others may take is spoken for."""
+    room = room_of(spec, options)
+    share = (room.capacity - options.reserve - room.reply) // max(videos, 1)
+    return replace(options, reserve=options.reserve + max(videos - 1, 0) * share)
 
 
 def _probe(video: str | Path, guard: Limits | None) -> VideoInfo:

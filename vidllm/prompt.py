@@ -280,23 +280,37 @@ def _native_video(clip: Clip, spec: ModelSpec) -> _Draft:
     return _Draft((visual,), (sum(groups),) if spec.model_type == "qwen2_5_vl" else groups)
 
 
+def still_tokens(height: int, width: int, spec: ModelSpec, *, single: bool) -> int:
+    """Visual tokens of a picture of so many pixels; `single` when it is the prompt's only one."""
+    geometry = spec.geometry
+    if isinstance(geometry, NativeGeometry):
+        return geometry.image_tokens(height, width)
+    tiles = _tiles(height, width, spec, single)
+    if tiles is not None:
+        return anyres_tokens((height, width), tiles, geometry.rows, spec.image_max_tiles)
+    return geometry.rows * geometry.cols + bool(spec.image_grids) + (spec.cls == "keep")
+
+
+def _tiles(height: int, width: int, spec: ModelSpec, single: bool) -> tuple[int, int] | None:
+    """AnyRes tiles (rows, cols); None where a picture is one square. LLaVA-OneVision cuts one only when it is alone."""
+    if not spec.image_grids or not (single or spec.model_type != "llava_onevision"):
+        return None
+    return tile_grid((height, width), spec.image_size, spec.image_grids)
+
+
 def _image_visual(image: Image, spec: ModelSpec, single: bool) -> Visual:
     """A still image: whole for native families, AnyRes tiles where the family has them, else one square tile."""
     height, width = image.pixels.shape[:2]
-    geometry = spec.geometry
-    if isinstance(geometry, NativeGeometry):
-        return _still(image, image.pixels[None], geometry.image_tokens(height, width))
-    # LLaVA-OneVision cuts a picture into tiles only when it is alone.
-    if spec.image_grids and (single or spec.model_type != "llava_onevision"):
-        tiles = tile_grid((height, width), spec.image_size, spec.image_grids)
-        tokens = anyres_tokens((height, width), tiles, geometry.rows, spec.image_max_tiles)
+    tokens = still_tokens(height, width, spec, single=single)
+    if isinstance(spec.geometry, NativeGeometry):
+        return _still(image, image.pixels[None], tokens)
+    tiles = _tiles(height, width, spec, single)
+    if tiles is not None:
         visual = _still(image, cut_tiles(image.pixels, spec.image_size, tiles), tokens)
         return replace(visual, grid=tiles, newline="grid")
     fill = [255 * value for value in spec.image_mean]
     square = fit_pixels(image.pixels[None], spec.image_size, spec.fit, fill)
-    newline: Newline = "frame" if spec.image_grids else "none"
-    tokens = geometry.rows * geometry.cols + (newline == "frame") + (spec.cls == "keep")
-    return replace(_still(image, square, tokens), newline=newline)
+    return replace(_still(image, square, tokens), newline="frame" if spec.image_grids else "none")
 
 
 def _still(image: Image, pixels: NDArray[np.uint8], tokens: int) -> Visual:

@@ -36,6 +36,7 @@ RECYCLE_BYTES = 768 << 20
 """A child that holds more than this after its work is not kept."""
 RECYCLE_JOBS = 512
 IDLE_WORKERS = 2
+"""Children that wait for work between calls, unless `keep_workers` says more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +84,13 @@ def read_frames_guarded(
     return cast(FrameSet, _guarded({**job, **how}, limits))
 
 
+def keep_workers(count: int) -> None:
+    """From now on keep at least so many children between calls: as many as threads call at a time."""
+    global _kept
+    with _lock:
+        _kept = max(_kept, count)
+
+
 def close_workers() -> None:
     """End the children that wait for work; a later call starts a new one."""
     with _lock:
@@ -127,6 +135,7 @@ def error_of(name: str, message: str) -> VidllmError:
 
 _lock = threading.Lock()
 _idle: list["Worker"] = []
+_kept = IDLE_WORKERS
 
 
 def _borrow() -> "Worker":
@@ -141,7 +150,7 @@ def _borrow() -> "Worker":
 
 def _give_back(worker: "Worker") -> None:
     with _lock:
-        if len(_idle) < IDLE_WORKERS and not worker.is_spent():
+        if len(_idle) < _kept and not worker.is_spent():
             _idle.append(worker)
             return
     worker.kill()

@@ -1,0 +1,146 @@
+"""Loading: a row shows what asking shows, is as long as was said before a pixel was decoded, and fails in one line."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image as PIL
+
+from tests.planned import COMPOSABLE, spec_of
+from vidllm.clip import PlanOptions, open_clip
+from vidllm.errors import BudgetError, RowError
+from vidllm.model.families import load_tokenizer
+from vidllm.model.spec import ModelSpec
+from vidllm.prompt import Example, Message, build_prompt
+from vidllm.train.loading import Loader, load_example, open_turns
+from vidllm.train.looks import count_row
+from vidllm.train.row import Media, Origin, TrainRow, Turn
+from vidllm.video.info import probe
+
+PLAN = PlanOptions(frames=5, rope_max=8.0, guard=None)
+
+
+def row(*turns: tuple[str, str, list[Path]], line: int = 1) -> TrainRow:
+    def media(paths: list[Path]) -> tuple[Media, ...]:
+        return tuple(Media(kind="image" if p.suffix == ".png" else "video", path=str(p)) for p in paths)
+
+    made = tuple(Turn(role=role, text=text, media=media(paths)) for role, text, paths in turns)  # type: ignore[arg-type]
+    return TrainRow(origin=Origin(file="rows.jsonl", line=line, id="x"), turns=made)
+
+
+def load(row: TrainRow, spec: ModelSpec, plan: PlanOptions = PLAN) -> Example:
+    return load_example(row, spec, load_tokenizer(spec.folder), plan)
+
+
+@pytest.fixture(scope="module")
+def still(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("stills") / "c.png"
+    PIL.fromarray(np.random.default_rng(0).integers(0, 255, (90, 200, 3), np.uint8)).save(path)
+    return path
+
+
+@pytest.mark.parametrize("question", ["what happens?", "what happens at 0:01?"])
+@pytest.mark.parametrize("plan", [PLAN, PlanOptions(guard=None)], ids=["five", "default"])
+def test_a_row_shows_what_asking_shows(clips: dict[str, Path], question: str, plan: PlanOptions) -> None:
+    spec = spec_of("llava")
+    tokenizer = load_tokenizer(spec.folder)
+    clip = open_clip(clips["constant"], question, spec, tokenizer, plan)
+    asked = build_prompt([Message("user", question, (clip,))], spec, tokenizer, rope_max=8)
+    example = load(row(("user", question, [clips["constant"]]), ("assistant", "It moves.", [])), spec, plan)
+    assert example.prompt.input_ids[: asked.length] == asked.input_ids
+    for one, other in zip(example.prompt.visuals, asked.visuals, strict=True):
+        assert one.times == other.times
+        assert (one.pixels == other.pixels).all()
+
+
+@pytest.mark.parametrize("family", COMPOSABLE)
+def test_the_length_told_beforehand_is_the_length(clips: dict[str, Path], still: Path, family: str) -> None:
+    spec = spec_of(family)
+    shown = [clips["constant"], still, clips["variable"]]
+    made = row(
+        ("user", "same place?", shown), ("assistant", "No, two.", []), ("user", "and here?", [clips["late"]]),
+        ("assistant", "Neither.", []),
+    )  # fmt: skip
+    infos = [probe(clips[name]) for name in ("constant", "variable", "late")]
+    told = count_row(made.turns, infos, [(90, 200)], spec, load_tokenizer(spec.folder), PLAN)
+    assert load(made, spec).prompt.length == told
+
+
+def test_text_alone_is_a_row_too() -> None:
+    spec = spec_of("llava")
+    made = row(("user", "two and two?", []), ("assistant", "Four.", []))
+    assert load(made, spec).prompt.length == count_row(made.turns, [], [], spec, load_tokenizer(spec.folder), PLAN)
+
+
+def test_frames_give_way_to_a_long_answer_only(clips: dict[str, Path]) -> None:
+    """16 tokens a frame: in a context of 1100 all 32 fit beside a short answer, and fewer beside one of 600 tokens."""
+    spec = replace(spec_of("llava"), context=1100, stamp="none")
+    plan = PlanOptions(rope_max=1.0, guard=None)
+    question = ("user", "what happens?", [clips["constant"]])
+    short = load(row(question, ("assistant", "It moves.", [])), spec, plan)
+    long = load(row(question, ("assistant", "moves right " * 300, [])), spec, plan)
+    asked = open_clip(clips["constant"], "what happens?", spec, load_tokenizer(spec.folder), plan)
+    assert len(short.prompt.visuals) == len(asked.plan.frames)
+    assert 1 <= len(long.prompt.visuals) < len(short.prompt.visuals)
+    assert long.prompt.length <= 1100
+
+
+def test_a_row_over_the_context_is_told_before_and_when_loaded(clips: dict[str, Path]) -> None:
+    spec = spec_of("llava")
+    made = row(("user", "?", [clips["constant"]]), ("assistant", "圆" * 9000, []), line=7)
+    with pytest.raises(BudgetError, match="over context"):
+        count_row(made.turns, [probe(clips["constant"])], [], spec, load_tokenizer(spec.folder), PlanOptions())
+    with pytest.raises(RowError, match=r"^rows.jsonl:7 \(x\): .* over context"):
+        load(made, spec, PlanOptions())
+
+
+def test_answers_not_yet_said_have_their_room(clips: dict[str, Path]) -> None:
+    spec = replace(spec_of("llava"), context=1200)
+    turns = row(("user", "?", [clips["constant"]])).turns
+    tokenizer = load_tokenizer(spec.folder)
+    plan = PlanOptions(rope_max=1.0)
+    (message,) = open_turns(turns, spec, tokenizer, plan, answers=["No.", "moves right " * 300])
+    (fewer,) = message.media
+    (message,) = open_turns(turns, spec, tokenizer, plan, answers=["No.", "Yes."])
+    (more,) = message.media
+    assert len(fewer.frames.pts_seconds) < len(more.frames.pts_seconds)  # type: ignore[union-attr]
+
+
+def test_a_loader_keeps_the_order_and_names_the_poisoned(clips: dict[str, Path], tmp_path: Path) -> None:
+    spec = spec_of("llava")
+    poison = tmp_path / "poison.mp4"
+    poison.write_bytes(clips["constant"].read_bytes()[:600])
+    rows = [
+        row(("user", f"question {i}?", [clips[name]]), ("assistant", "Yes.", []), line=i)
+        for i, name in enumerate(["constant", "late", "one_frame", "variable"])
+    ]
+    rows.append(row(("user", "?", [poison]), ("assistant", "Yes.", []), line=9))
+    with Loader(rows, spec, load_tokenizer(spec.folder), PLAN, threads=3) as loader:
+        for numbers in ([0, 1, 2, 3], [3, 1, 2], [2]):
+            found = loader.examples(numbers)
+            assert all(f"question {n}?" in e.prompt.text for n, e in zip(numbers, found, strict=True))
+        with pytest.raises(RowError, match=r"^rows.jsonl:9 \(x\): .*poison.mp4"):
+            loader.examples([0, 4, 1])
+        assert len(loader.examples([0, 1])) == 2, "one poisoned clip takes nothing with it"
+
+
+def test_a_picture_that_is_none_is_one_line(tmp_path: Path) -> None:
+    broken = tmp_path / "c.png"
+    broken.write_bytes(b"\x89PNG nothing more")
+    with pytest.raises(RowError, match=r"^rows.jsonl:1 \(x\): .*not a picture"):
+        load(row(("user", "?", [broken]), ("assistant", "No.", [])), spec_of("llava"))
+
+
+def test_one_thread_gives_the_same(clips: dict[str, Path], tmp_path: Path) -> None:
+    spec = spec_of("llava")
+    copy = tmp_path / "copy.mp4"
+    shutil.copy(clips["constant"], copy)
+    rows = [row(("user", "?", [path]), ("assistant", "Yes.", [])) for path in (clips["constant"], copy)]
+    with Loader(rows, spec, load_tokenizer(spec.folder), PLAN, threads=1) as loader:
+        one, other = loader.examples([0, 1])
+    assert one.prompt.input_ids == other.prompt.input_ids
+    assert all((a.pixels == b.pixels).all() for a, b in zip(one.prompt.visuals, other.prompt.visuals, strict=True))

@@ -1,0 +1,120 @@
+"""How much of its media a row shows, settled as for asking; how long the row is, before a pixel is decoded. No torch.
+
+A user who asks the row's questions is shown certain frames; the row shows the same ones. Only where the answers are
+longer than the room that asking keeps for a reply do the frames give way to them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from vidllm.budget import LEAST_REPLY_TOKENS, REPLY_TOKENS
+from vidllm.clip import ClipPlan, PlanOptions, Video, plan_clips
+from vidllm.errors import BudgetError
+from vidllm.model.chat import AnyTokenizer, Shown, count_text_tokens, lay_out_spoken
+from vidllm.model.chat import Turn as ChatTurn
+from vidllm.model.spec import ModelSpec
+from vidllm.planning import room_of
+from vidllm.prompt import still_tokens
+from vidllm.train.row import Turn
+
+T = TypeVar("T")
+Size = tuple[int, int]
+"""Of a picture: (height, width) in pixels."""
+STILL = Shown(kind="image")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """What a row's clips are opened for: `question` (the times it names are its focus) and the room they may take.
+
+    `rest` are the text tokens beyond one prompt with that question: answers, later turns. `stills` are the visual
+    tokens of its pictures.
+    """
+
+    question: str
+    rest: int
+    stills: int
+
+    def within(self, plan: PlanOptions, take: Callable[[PlanOptions], T]) -> T:
+        """`take` under the roomiest options that the rest of the row leaves. BudgetError when none do."""
+        *wider, tightest = self._options(plan)
+        for options in wider:
+            try:
+                return take(options)
+            except BudgetError:
+                continue
+        return take(tightest)
+
+    def _options(self, plan: PlanOptions) -> list[PlanOptions]:
+        """As in asking when the answer is short; frames the user named are never fewer for an answer's sake."""
+        plan = replace(plan, reserve=plan.reserve + self.stills)
+        tight = replace(plan, max_new_tokens=self.rest)
+        if plan.frames is not None or plan.fps is not None:
+            return [tight]
+        if self.rest <= (plan.max_new_tokens or LEAST_REPLY_TOKENS):
+            return [plan]
+        return [replace(plan, max_new_tokens=max(self.rest, plan.max_new_tokens or REPLY_TOKENS)), tight]
+
+
+def look_of(
+    turns: Sequence[Turn], answers: Sequence[str], stills: Sequence[Size], spec: ModelSpec, tokenizer: AnyTokenizer
+) -> Look:
+    """The look of a conversation whose pictures have these sizes, in order. After it one of `answers` may be said."""
+    question = "\n".join(turn.text for turn in turns if turn.role == "user")
+    text = _text_tokens(turns, answers, {"image": [STILL] * len(stills), "video": []}, spec, tokenizer)
+    single = len(stills) == 1
+    return Look(
+        question=question, rest=max(text - count_text_tokens(question, spec, tokenizer), 1),
+        stills=sum(still_tokens(*size, spec, single=single) for size in stills),
+    )  # fmt: skip
+
+
+def count_row(
+    turns: Sequence[Turn], videos: Sequence[Video], stills: Sequence[Size], spec: ModelSpec, tokenizer: AnyTokenizer,
+    plan: PlanOptions, *, answers: Sequence[str] = (),
+) -> int:  # fmt: skip
+    """Tokens of the row as it will be learnt from, every visual token included; with `answers`, with the longest.
+
+    `videos` (probed or paths) and `stills` are its media in order.
+
+    Raises:
+        VideoError: a clip can not be planned.
+        BudgetError: the row does not fit the model's context; nothing would be cut.
+    """
+    look = look_of(turns, answers, stills, spec, tokenizer)
+    clips: tuple[ClipPlan, ...] = ()
+    if videos:
+        clips = look.within(plan, lambda options: plan_clips(videos, look.question, spec, tokenizer, options))
+    shown = {"image": [STILL] * len(stills), "video": [_shown(clip) for clip in clips]}
+    text = _text_tokens(turns, answers, shown, spec, tokenizer)
+    visual = look.stills + sum(clip.plan.video_tokens for clip in clips)
+    room = room_of(spec, plan)
+    if visual + text > room.capacity:
+        raise BudgetError(
+            f"{visual} visual + {text} text = {visual + text} tokens, over context {spec.context} x RoPE "
+            f"{room.largest_factor:g} = {room.capacity}"
+        )
+    return visual + text
+
+
+def _shown(clip: ClipPlan) -> Shown:
+    return Shown(kind="video", times=clip.plan.times, duration=clip.info.duration, subtitles=clip.subtitles)
+
+
+def _text_tokens(
+    turns: Sequence[Turn], answers: Sequence[str], shown: Mapping[str, Sequence[Shown]], spec: ModelSpec,
+    tokenizer: AnyTokenizer,
+) -> int:  # fmt: skip
+    """Text tokens of the conversation, ended by the longest answer; kinds of media that `shown` lacks are left out."""
+    waiting = {kind: iter(media) for kind, media in shown.items()}
+    said = []
+    for turn in turns:
+        media = [next(waiting[medium.kind], None) for medium in turn.media]
+        said.append(ChatTurn(turn.role, turn.text, tuple(medium for medium in media if medium is not None)))
+    if not answers:
+        return lay_out_spoken(said, spec, tokenizer)[0].text_tokens
+    ends = [[*said, ChatTurn("assistant", answer)] for answer in answers]
+    return max(lay_out_spoken(whole, spec, tokenizer)[0].text_tokens for whole in ends)
