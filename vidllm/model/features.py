@@ -132,15 +132,15 @@ class TensorFiles:
             return {}
         except (SafetensorError, ValueError, KeyError, OSError) as error:
             log.debug("feature cache: %s: %s", path, error)
-        self._discard(path)
+        self.drop(key)
         return {}
 
-    def _discard(self, path: Path) -> None:
+    def drop(self, key: str) -> None:
         """Remove a damaged entry, so that it is made again; in a read-only folder it just stays unused."""
         try:
-            path.unlink(missing_ok=True)
+            self._path(key).unlink(missing_ok=True)
         except OSError as error:
-            log.debug("feature cache: %s: %s", path, error)
+            log.debug("feature cache: %s: %s", key, error)
 
     def put(self, key: str, tensors: Mapping[str, Tensor]) -> None:
         """Keep `tensors` (on the CPU) under `key`, unless something is kept there."""

@@ -82,6 +82,8 @@ class ClipCache:
         whole = {"features", "times"} <= set(kept) and len(kept["features"]) == sum(counts)
         if not whole or len(kept["times"]) != len(counts):
             self.tally.missed += 1
+            if kept:
+                self.files.drop(key)
             return Recalled(key=key)
         self.tally.recalled += 1
         times = kept["times"].numpy()
@@ -97,36 +99,28 @@ class ClipCache:
         visuals = {id(visual): visual for piece in batch.pieces for visual in piece.visuals}
         known = {name: visual.features for name, visual in visuals.items() if visual.features is not None}
         known |= self._found({name: v for name, v in visuals.items() if name not in known and not v.key})
-        missing = {name: visual for name, visual in visuals.items() if name not in known}
-        if missing:
-            made = [tensor.detach().cpu() for tensor in encode(list(missing.values())).visuals]
-            self.tally.encoded += len(made)
-            known |= dict(zip(missing, made, strict=True))
-            self._keep([(visual, known[name]) for name, visual in missing.items()])
+        for look in _looks([visual for name, visual in visuals.items() if name not in known]):
+            known |= self._taken(look, encode)
         return Batch(pieces=tuple(self._furnished(piece, known) for piece in batch.pieces))
+
+    def _taken(self, look: Sequence[Visual], encode: Encode) -> dict[int, Tensor]:
+        """One look or still, encoded by itself: how many pictures share a matrix product shows in the last bits, and a
+        run that goes on with half of its looks kept must see what it would have seen."""
+        frames = {_number(visual): visual for visual in look}  # in the plain layout a frame stands there twice
+        tensors = [tensor.detach().cpu() for tensor in encode(list(frames.values())).visuals]
+        made = dict(zip(frames, tensors, strict=True))
+        self.tally.encoded += len(made)
+        if not look[0].key:
+            self.files.put(self._pixel_key(look[0]), {"features": made[0]})
+        elif len(made) == int(look[0].key.split("/")[2]):  # a look is kept whole
+            times = torch.tensor([visual.times[0] for visual in frames.values()], dtype=torch.float64)
+            self.files.put(look[0].key.split("/")[0], {"features": torch.cat(tensors), "times": times})
+        return {id(visual): made[_number(visual)] for visual in look}
 
     def _found(self, visuals: dict[int, Visual]) -> dict[int, Tensor]:
         """What is kept under the pixels of these."""
         kept = {name: self.files.get(self._pixel_key(visual)) for name, visual in visuals.items()}
         return {name: tensors["features"] for name, tensors in kept.items() if "features" in tensors}
-
-    def _keep(self, made: Sequence[tuple[Visual, Tensor]]) -> None:
-        looks: dict[str, dict[int, tuple[Visual, Tensor]]] = {}
-        for visual, tensor in made:
-            if not visual.key:
-                self.files.put(self._pixel_key(visual), {"features": tensor})
-                continue
-            look, number, count = visual.key.split("/")
-            frames = looks.setdefault(f"{look}/{count}", {})
-            frames[int(number)] = (visual, tensor)
-        for name, frames in looks.items():
-            look, count = name.split("/")
-            if len(frames) == int(count):  # a look is kept whole
-                self._keep_look(look, [frames[number] for number in sorted(frames)])
-
-    def _keep_look(self, key: str, frames: Sequence[tuple[Visual, Tensor]]) -> None:
-        times = torch.tensor([visual.times[0] for visual, _ in frames], dtype=torch.float64)
-        self.files.put(key, {"features": torch.cat([tensor for _, tensor in frames]), "times": times})
 
     def _furnished(self, piece: Piece, known: dict[int, Tensor]) -> Piece:
         if not piece.visuals or piece.features is not None:
@@ -136,6 +130,18 @@ class ClipCache:
 
     def _pixel_key(self, visual: Visual) -> str:
         return visual_digest(visual, self.vision)
+
+
+def _looks(visuals: Sequence[Visual]) -> list[list[Visual]]:
+    """Frames of one look together, in their order; stills one by one."""
+    looks: dict[str, list[Visual]] = {}
+    for place, visual in enumerate(visuals):
+        looks.setdefault(visual.key.split("/")[0] or str(place), []).append(visual)
+    return [sorted(look, key=_number) for look in looks.values()]
+
+
+def _number(visual: Visual) -> int:
+    return int(visual.key.split("/")[1]) if visual.key else 0
 
 
 def look_key(planned: ClipPlan, spec: ModelSpec, options: PlanOptions, vision: str) -> str:

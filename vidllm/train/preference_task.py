@@ -1,0 +1,252 @@
+"""DPO as a task for the loop: pairs -> one forest -> log-probs of all answers -> the loss and TRL's figures.
+
+    prepare    rows -> clips (recalled or decoded) -> ids -> forest          in threads, ahead of the model
+    loss       frozen features (recalled, or encoded once and kept) -> log-probs -> policy against reference
+
+What the reference thinks is known before the first step (`reference`); only with its cache switched off is it asked
+again for every batch.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from vidllm.errors import RowError, VidllmError
+from vidllm.train.ahead import Ahead
+from vidllm.train.loading import open_turns
+from vidllm.train.losses import PairLogps, PreferenceLoss, RewardShift
+from vidllm.train.pairs import Pair, PairBatch, PairSize, build_pair, lay_out_pairs, plan_pairs
+from vidllm.train.reference import RefLogps
+from vidllm.train.task import Micro, Part, Step
+
+if TYPE_CHECKING:
+    from vidllm.clip import PlanOptions
+    from vidllm.train.cache import ClipCache
+    from vidllm.train.learner import Learner
+    from vidllm.train.metrics import Record
+    from vidllm.train.row import PairRow
+    from vidllm.train.saves import Identity
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Material:
+    """A micro-batch of pairs, laid out; `numbers` are their rows."""
+
+    numbers: Micro
+    pairs: PairBatch
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairPortions:
+    """How many pairs go together, and how they are laid out."""
+
+    batch: int = 16
+    """Pairs of one optimizer step."""
+    tokens: int = 8192
+    """Most tokens that go through the model together; a longer pair goes alone."""
+    sharing: bool = True
+    """A prompt runs once for both answers, a video once for all its pairs; False: each answer behind its own prompt."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("batch", "tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; at least 1 is needed")
+
+
+@dataclass(kw_only=True, eq=False)
+class PreferenceTask:
+    """What the loop needs to know of DPO. `learner` is the bare one, whatever the loop wraps it in."""
+
+    rows: Sequence[PairRow]
+    sizes: Sequence[PairSize]
+    learner: Learner
+    preference: PreferenceLoss
+    portions: PairPortions
+    plan: PlanOptions
+    made_with: Identity
+    cache: ClipCache | None = None
+    references: Mapping[int, RefLogps] | None = None
+    """Of every row. None: `live` is asked in every step."""
+    live: Learner | None = None
+    """Who is asked: a frozen second model, or None for the learner without its adapter."""
+    shift: RewardShift = field(default_factory=RewardShift)
+    falling: Falling = field(default_factory=lambda: Falling())
+    _step_chosen_tokens: float | None = None
+
+    def identity(self) -> Identity:
+        """What a checkpoint must have been made with."""
+        terms = {f"loss {name}": weight for name, weight in self.preference.terms.items()}
+        plain = {"beta": self.preference.beta, "label smoothing": self.preference.label_smoothing}
+        return {**self.made_with, **terms, **plain, **asdict(self.portions)}
+
+    def steps(self, epoch: int) -> tuple[Step, ...]:
+        """An epoch's optimizer steps."""
+        portions = self.portions
+        return plan_pairs(
+            self.sizes, batch=portions.batch, tokens=portions.tokens, seed=portions.seed, epoch=epoch,
+            sharing=portions.sharing,
+        )  # fmt: skip
+
+    def weight(self, step: Step) -> float:
+        """Pairs. The loop asks this first of all when a step begins, so it is also where a step's mean is settled."""
+        numbers = [number for micro in step for number in micro]
+        self._step_chosen_tokens = sum(self.sizes[n].chosen for n in numbers) / len(numbers)
+        return len(numbers)
+
+    def name(self, number: int) -> str:
+        """File, line, id."""
+        return str(self.rows[number].origin)
+
+    def load(self, number: int) -> Pair:
+        """A row with its media open.
+
+        Raises:
+            RowError: a medium can not be read any more, or the pair does not fit; the line names file and line.
+        """
+        row, spec, tokenizer = self.rows[number], self.learner.spec, self.learner.lmm.tokenizer
+        try:
+            answers = (row.chosen, row.rejected)
+            messages = open_turns(row.prompt, spec, tokenizer, self.plan, answers=answers, known=self.cache)
+            return build_pair(messages, *answers, spec, tokenizer, rope_max=self.plan.rope_max)
+        except VidllmError as error:
+            raise RowError(f"{row.origin}: {error}") from error
+
+    def prepare(self, numbers: Micro) -> Material:
+        """A micro-batch, read and laid out."""
+        pairs = lay_out_pairs([self.load(number) for number in numbers], sharing=self.portions.sharing)
+        return Material(numbers=numbers, pairs=pairs)
+
+    def loss(self, model: nn.Module, material: Material) -> Part:
+        """The loss of a micro-batch, summed over its pairs."""
+        pairs = self._furnished(material.pairs)
+        told = self._told(model(pairs.batch), pairs, material.numbers)
+        count = len(pairs)
+        metrics = {name: (mean * count, count) for name, mean in self.preference.metrics(told).items()}
+        loss = self.preference(told, self.shift.mean) * count
+        return Part(loss=loss, weight=count, tokens=pairs.batch.length, metrics=metrics)
+
+    def after(self, record: Record) -> str | None:
+        """The mean reward moves on after a step, so that a step's loss is one however it is cut; trends are watched."""
+        mean = (record["rewards/chosen"] + record["rewards/rejected"]) / 2
+        self.shift.add(mean, 2 * int(record["weight"]))
+        return self.falling.hear(record["rewards/chosen"] / self.preference.beta)
+
+    def state(self) -> dict[str, Any]:
+        """The running mean of rewards, and what was seen of the chosen answers."""
+        return {"shift": asdict(self.shift), "falling": self.falling.state()}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state` was taken."""
+        self.shift = RewardShift(**state["shift"])
+        self.falling = Falling.of(state["falling"])
+
+    # ------------------------------------------------------------------------------------------------- the reference
+
+    @torch.no_grad()
+    def scores(self, numbers: Sequence[int], *, threads: int, done: Callable[[int], None] = lambda pairs: None,
+               share: tuple[int, int] = (0, 1)) -> dict[int, RefLogps]:  # fmt: skip
+        """What the learner as it stands gives these pairs. `share` = (i, n): every n-th micro-batch, from the i-th.
+
+        `done` hears how many pairs were read, now and then.
+        """
+        sizes = [self.sizes[number] for number in numbers]
+        everything = replace(self.portions, batch=max(len(numbers), 1))
+        steps = plan_pairs(sizes, batch=everything.batch, tokens=everything.tokens, seed=0, epoch=0,
+                           sharing=everything.sharing)  # fmt: skip
+        micros = [tuple(numbers[place] for place in micro) for step in steps for micro in step]
+        found: dict[int, RefLogps] = {}
+        with Ahead(micros[share[0] :: share[1]], self.prepare, workers=threads, ahead=2 * threads) as materials:
+            for material in materials:
+                found |= self._scored(material)
+                done(len(found))
+        return found
+
+    def _scored(self, material: Material) -> dict[int, RefLogps]:
+        pairs = self._furnished(material.pairs)
+        chosen, rejected = (logps.tolist() for logps in pairs.summed(self.learner(pairs.batch)))
+        return {n: RefLogps(c, r) for n, c, r in zip(material.numbers, chosen, rejected, strict=True)}
+
+    def _told(self, logps: Tensor, pairs: PairBatch, numbers: Micro) -> PairLogps:
+        chosen, rejected = pairs.summed(logps)
+        ref_chosen, ref_rejected = self._reference(pairs, numbers, chosen)
+        chosen_tokens, rejected_tokens = pairs.tokens
+        return PairLogps(
+            chosen=chosen, rejected=rejected, ref_chosen=ref_chosen, ref_rejected=ref_rejected,
+            chosen_tokens=chosen_tokens.to(chosen.device), rejected_tokens=rejected_tokens.to(chosen.device),
+            step_chosen_tokens=self._step_chosen_tokens,
+        )  # fmt: skip
+
+    def _reference(self, pairs: PairBatch, numbers: Micro, like: Tensor) -> tuple[Tensor, Tensor]:
+        if self.references is None:
+            return self._asked(pairs)
+        known = [self.references[number] for number in numbers]
+        return like.new_tensor([k.chosen for k in known]), like.new_tensor([k.rejected for k in known])
+
+    @torch.no_grad()
+    def _asked(self, pairs: PairBatch) -> tuple[Tensor, Tensor]:
+        """The reference as it is now: nothing of it was kept."""
+        bare: AbstractContextManager[None] = nullcontext() if self.live is not None else self.learner.reference()
+        with bare:
+            return pairs.summed((self.live or self.learner)(pairs.batch))
+
+    def _furnished(self, pairs: PairBatch) -> PairBatch:
+        if self.cache is None:
+            return pairs
+        return replace(pairs, batch=self.cache.furnish(pairs.batch, self.learner.features))
+
+
+WINDOW = 10
+"""Optimizer steps whose mean is one point of a trend."""
+FALLS = 3
+"""Windows in a row that must each be below the one before."""
+FALLEN_NATS = 1.0
+"""How far below the reference the chosen answers must be on average."""
+
+
+class Falling:
+    """Likelihood displacement: chosen answers grow less likely while the margin still grows. Said once."""
+
+    def __init__(self) -> None:
+        self._window: list[float] = []
+        self._means: deque[float] = deque(maxlen=FALLS + 1)
+        self._said = False
+
+    def hear(self, log_ratio: float) -> str | None:
+        """Take a step's mean log-ratio of the chosen answers, in nats; a warning when it has been falling."""
+        self._window.append(log_ratio)
+        if len(self._window) < WINDOW:
+            return None
+        self._means.append(sum(self._window) / WINDOW)
+        self._window = []
+        if self._said or not self._steadily() or self._means[-1] > -FALLEN_NATS:
+            return None
+        self._said = True
+        return (
+            f"logps/chosen has been falling for {FALLS * WINDOW} steps: chosen answers are now {-self._means[-1]:.1f} "
+            "nats less likely than to the reference (likelihood displacement); give `anchor` or `sft` a weight in "
+            "`loss`, raise beta, or stop earlier"
+        )
+
+    def state(self) -> dict[str, Any]:
+        """Plain values."""
+        return {"window": list(self._window), "means": list(self._means), "said": self._said}
+
+    @classmethod
+    def of(cls, state: Mapping[str, Any]) -> Falling:
+        """Go on where `state` was taken."""
+        made = cls()
+        made._window, made._said = list(state["window"]), bool(state["said"])
+        made._means.extend(state["means"])
+        return made
+
+    def _steadily(self) -> bool:
+        pairs: Iterator[tuple[float, float]] = zip(self._means, list(self._means)[1:], strict=False)
+        return len(self._means) == FALLS + 1 and all(later < before for before, later in pairs)
