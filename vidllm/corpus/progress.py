@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Protocol, TextIO
 
 from vidllm.corpus.rows import STATUSES
 
@@ -119,8 +119,15 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes}:{whole % 60:02d}"
 
 
+class Told(Protocol):
+    """How far a run is, whatever it does."""
+
+    def line(self) -> str:
+        """All of it in one line."""
+
+
 class ProgressLine:
-    """`Tally` on stderr: one line that stays in its place on a terminal, else a line every half minute."""
+    """A `Tally` on stderr: one line that stays in its place on a terminal, else a line every half minute."""
 
     def __init__(self, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self._stream = sys.stderr if stream is None else stream
@@ -129,7 +136,7 @@ class ProgressLine:
         self._next = clock() + (0.0 if self._live else PLAIN_SECONDS)
         self._shown = False
 
-    def __call__(self, tally: Tally) -> None:
+    def __call__(self, tally: Told) -> None:
         """Show it, if it is time to; cheap when it is not."""
         now = self._clock()
         if now < self._next:

@@ -1,1 +1,1 @@
-"""From questions to preference pairs: candidates of the model being taught, a judge's opinion, and who is held apart."""
+"""From questions to preference pairs: candidates of the model being taught, a judge, and who is set against whom."""

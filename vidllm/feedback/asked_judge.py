@@ -1,0 +1,215 @@
+"""A judge that is a language model: it is asked in words, at temperature 0, and every raw reply is kept.
+
+    scores    one request an answer                           score as the model gives it
+    compare   every two answers of a question, in both orders   1 + 4 x share of points: a win in both orders is a
+              point, anything else half a point for each; so that who stands first has no advantage
+
+A reply that can not be read is asked for once more, with a reminder; then it is nonsense, counted and never guessed.
+Who is asked is a `Captioner`: a model in this process or a server, the same as captions come from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import permutations
+from typing import TYPE_CHECKING, Literal
+
+from vidllm.errors import ConfigError
+from vidllm.feedback.judge import LEAST, MOST, Case, Judged, Verdict
+from vidllm.feedback.rubric import (
+    CRITERIA,
+    REMINDER,
+    Marks,
+    Winner,
+    compare_prompt,
+    explanation_of,
+    read_marks,
+    read_winner,
+    rubric_digest,
+    score_prompt,
+)
+from vidllm.options import GenerationOptions
+
+if TYPE_CHECKING:
+    from vidllm.clip import Clip
+    from vidllm.corpus.captioner import Captioner, Said
+
+Judging = Literal["scores", "compare"]
+TRIES = 2
+"""Requests for one reply: at temperature 0 only other words can bring another answer, so one reminder and no more."""
+REPLY_TOKENS = 256
+
+
+@dataclass
+class _Request:
+    """One reply that is waited for."""
+
+    ticket: int
+    place: tuple[int, ...]
+    """(i,) the score of answer i; (i, j) answer i as A against j as B."""
+    prompt: str
+    tries: int = 0
+
+
+@dataclass
+class _Sheet:
+    """One question under judgement."""
+
+    cases: Sequence[Case]
+    clip: Clip | None
+    waiting: int = 0
+    replies: dict[tuple[int, ...], list[str]] = field(default_factory=dict)
+    failures: dict[tuple[int, ...], str] = field(default_factory=dict)
+    nonsense: int = 0
+    model: str = ""
+
+
+class AskedJudge:
+    """A `Judge` over a `Captioner`; `watch` opens the clip a judge is to be shown, None shows it words only."""
+
+    def __init__(
+        self, captioner: Captioner, *, judging: Judging = "scores", watch: Callable[[Case], Clip | None] | None = None
+    ) -> None:
+        if judging not in ("scores", "compare"):
+            raise ConfigError(f"judging {judging!r} is neither scores nor compare")
+        self.name = captioner.model
+        self._captioner, self._judging, self._watch = captioner, judging, watch
+        watched = ":watches" if watch else ""
+        self.fingerprint = f"{captioner.fingerprint}:{judging}{watched}:{rubric_digest()}"
+        self._options = GenerationOptions(max_new_tokens=REPLY_TOKENS, temperature=0.0)
+        self._sheets: dict[int, _Sheet] = {}
+        self._queue: list[_Request] = []
+        self._asked: dict[int, _Request] = {}
+        self._tickets = 0
+        self._done: list[Judged] = []
+
+    def refuses(self, case: Case) -> str | None:
+        """See `Judge`."""
+        if case.evidence or case.truth or self._watch is not None:
+            return None
+        return ("has neither a caption nor a true answer to judge by; add \"caption\" to the row, give --captions of "
+                "`vidllm caption`, or let the judge --watch")  # fmt: skip
+
+    def submit(self, ticket: int, cases: Sequence[Case]) -> None:
+        """See `Judge`."""
+        sheet = _Sheet(cases, self._watch(cases[0]) if self._watch is not None else None)
+        self._sheets[ticket] = sheet
+        if self._judging == "scores":
+            asked = [_Request(ticket, (i,), score_prompt(case, watched=self._watch is not None))
+                     for i, case in enumerate(cases)]  # fmt: skip
+        else:
+            asked = [
+                _Request(ticket, (i, j), compare_prompt(cases[i], cases[j].answer, watched=self._watch is not None))
+                for i, j in permutations(range(len(cases)), 2)
+            ]
+        sheet.waiting = len(asked)
+        self._queue += asked
+        self._send()
+        if not asked:
+            self._finish(ticket)
+
+    def poll(self, wait: float) -> list[Judged]:
+        """See `Judge`."""
+        self._send()
+        for said in self._captioner.poll(0.0 if self._done else wait):
+            self._hear(said)
+        self._send()
+        done, self._done = self._done, []
+        return done
+
+    def room(self) -> bool:
+        """See `Judge`."""
+        return not self._queue and self._captioner.room() > 0
+
+    def close(self) -> None:
+        """See `Judge`."""
+        self._captioner.close()
+
+    def _send(self) -> None:
+        """Ask as much as the captioner has room for."""
+        while self._queue and self._captioner.room() > 0:
+            request = self._queue.pop(0)
+            request.tries += 1
+            self._tickets += 1
+            self._asked[self._tickets] = request
+            words = request.prompt + (REMINDER if request.tries > 1 else "")
+            self._captioner.submit(self._tickets, self._sheets[request.ticket].clip, words, self._options)
+
+    def _hear(self, said: Said) -> None:
+        """Take a reply; ask once more when it can not be read."""
+        request = self._asked.pop(said.ticket)
+        sheet = self._sheets[request.ticket]
+        sheet.model = said.model or sheet.model
+        if said.error is None:
+            sheet.replies.setdefault(request.place, []).append(said.text)
+            read = read_marks(said.text) if len(request.place) == 1 else read_winner(said.text)
+            if read is None:
+                sheet.nonsense += 1
+                if request.tries < TRIES:
+                    self._queue.insert(0, request)
+                    return
+                sheet.failures[request.place] = "the judge's reply can not be read"
+        else:
+            sheet.failures[request.place] = said.error
+        sheet.waiting -= 1
+        if not sheet.waiting:
+            self._finish(request.ticket)
+
+    def _finish(self, ticket: int) -> None:
+        sheet = self._sheets.pop(ticket)
+        if self._judging == "scores":
+            verdicts = tuple(_scored(sheet, i) for i in range(len(sheet.cases)))
+            orders = (0, 0)
+        else:
+            verdicts, orders = _compared(sheet)
+        self._done.append(
+            Judged(ticket=ticket, verdicts=verdicts, nonsense=sheet.nonsense, orders=orders, model=sheet.model)
+        )
+
+
+def _scored(sheet: _Sheet, number: int) -> Verdict:
+    place = (number,)
+    replies = tuple(sheet.replies.get(place, ()))
+    marks: Marks | None = read_marks(replies[-1]) if replies and place not in sheet.failures else None
+    if marks is None:
+        return Verdict(score=None, replies=replies, failed=sheet.failures.get(place, "no reply"))
+    return Verdict(score=marks.score, criteria=marks.criteria, explanation=marks.explanation, replies=replies)
+
+
+def _compared(sheet: _Sheet) -> tuple[tuple[Verdict, ...], tuple[int, int]]:
+    """Each answer's share of points against the others, and how many pairs came out alike in both orders."""
+    count = len(sheet.cases)
+    points: dict[int, list[float]] = {i: [] for i in range(count)}
+    alike = pairs = 0
+    for i in range(count):
+        for j in range(i + 1, count):
+            there, back = _winner(sheet, (i, j)), _winner(sheet, (j, i))
+            if there is None or back is None:
+                continue
+            pairs += 1
+            first, second = {"A": 1.0, "B": 0.0, "tie": 0.5}[there], {"A": 0.0, "B": 1.0, "tie": 0.5}[back]
+            alike += first == second
+            won = first if first == second else 0.5
+            points[i].append(won)
+            points[j].append(1.0 - won)
+    return tuple(_placed(sheet, i, points[i]) for i in range(count)), (alike, pairs)
+
+
+def _winner(sheet: _Sheet, place: tuple[int, int]) -> Winner | None:
+    replies = sheet.replies.get(place)
+    return read_winner(replies[-1]) if replies and place not in sheet.failures else None
+
+
+def _placed(sheet: _Sheet, number: int, points: Sequence[float]) -> Verdict:
+    places = [place for place in sheet.replies if number in place]
+    replies = tuple(reply for place in sorted(places) for reply in sheet.replies[place])
+    if not points:
+        causes = [cause for place, cause in sheet.failures.items() if number in place]
+        return Verdict(score=None, replies=replies, failed=causes[0] if causes else "nothing to compare it with")
+    score = LEAST + (MOST - LEAST) * sum(points) / len(points)
+    why = next((explanation_of(reply) for reply in replies if explanation_of(reply)), "")
+    return Verdict(score=score, explanation=why, replies=replies)
+
+
+__all__ = ["CRITERIA", "AskedJudge", "Judging"]

@@ -1,0 +1,33 @@
+"""Any OpenAI-compatible server as a judge: key from the environment, retries with backoff, as fast as it answers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vidllm.clip import PlanOptions, open_clip
+from vidllm.feedback.asked_judge import AskedJudge, Judging
+
+if TYPE_CHECKING:
+    from vidllm.clip import Clip
+    from vidllm.corpus.asking import HttpOptions
+    from vidllm.feedback.judge import Case
+
+
+def open_http_judge(
+    url: str, model: str | None = None, *, judging: Judging = "scores", watch: bool = False,
+    options: HttpOptions | None = None, plan: PlanOptions | None = None,
+) -> AskedJudge:  # fmt: skip
+    """The model of that name on the server at `url`, else the one it serves. `watch` sends it the clip's frames, too.
+
+    Raises ConfigError (no address, several models to choose from) or EngineError (nobody there, key refused).
+    """
+    from vidllm.corpus.http import HttpCaptioner  # brings an HTTP client, which other judges do without
+
+    captioner = HttpCaptioner.connect(url, model, options)
+
+    def look(case: Case) -> Clip | None:
+        if case.video is None:
+            return None
+        return open_clip(case.video, case.question, captioner.spec, None, plan)
+
+    return AskedJudge(captioner, judging=judging, watch=look if watch else None)

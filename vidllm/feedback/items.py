@@ -1,0 +1,234 @@
+"""What the model is asked: questions about clips, from training rows, plain questions, or a folder of clips.
+
+    rows.jsonl          conversations as `vidllm sft` reads them: every user turn is a question, the answer its truth
+                        {"id", "video", "question", "answer"?, "caption"?}: a question; so is "prompt" for "question"
+    clips/              every clip of the folder: with a file of questions (one a line) each of them, else the questions
+                        that stand in NAME.json beside a world clip
+
+Bad rows are told of with file and line, all of them, before anything is asked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vidllm.corpus.webdataset import VIDEO_SUFFIXES
+from vidllm.errors import ConfigError, RowError
+from vidllm.feedback.judge import Case
+from vidllm.train.places import Folder, place_media
+from vidllm.train.row import Bad, Media, Origin, Problem, Turn
+from vidllm.train.rows import Json, check_order, one_of, read_each, turns_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """One question: `turns` end with it. Two with equal `key` are the same question about the same files."""
+
+    origin: Origin
+    id: str
+    turns: tuple[Turn, ...]
+    truth: str | None = None
+    """The answer that the data set gives."""
+    evidence: str | None = None
+    """A detailed caption of the clip."""
+
+    @property
+    def question(self) -> str:
+        """The words of the last turn."""
+        return self.turns[-1].text
+
+    @property
+    def media(self) -> tuple[Media, ...]:
+        """All that is shown, in order."""
+        return tuple(medium for turn in self.turns for medium in turn.media)
+
+    @property
+    def key(self) -> str:
+        """32 hex digits over everything that is said and the names of what is shown."""
+        said = [[turn.role, turn.text, [[m.kind, m.path] for m in turn.media]] for turn in self.turns]
+        return hashlib.blake2b(json.dumps(said).encode(), digest_size=16).hexdigest()
+
+    def stamp(self) -> str:
+        """16 hex digits over size and time of change of the files shown: a changed clip is asked about again."""
+        seen = [(s.st_size, s.st_mtime_ns) for s in (Path(medium.path).stat() for medium in self.media)]
+        return hashlib.blake2b(repr(seen).encode(), digest_size=8).hexdigest()
+
+    def case(self, answer: str) -> Case:
+        """What a judge is given of one answer."""
+        videos = [medium.path for medium in self.media if medium.kind == "video"]
+        video = Path(videos[0]) if len(videos) == 1 == len(self.media) else None
+        return Case(
+            question=self.question, answer=answer, video=video, truth=self.truth, evidence=self.evidence
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Questions:
+    """All there is to ask: each question once, those about the same files next to each other."""
+
+    asked: tuple[Asked, ...]
+    problems: tuple[Problem, ...] = ()
+    repeated: int = 0
+    """Questions that stood there already."""
+
+
+def read_questions(
+    source: Path, *, questions: Path | None = None, media: Path | None = None, captions: Path | None = None,
+    dialogue: bool = True, limit: int | None = None,
+) -> Questions:  # fmt: skip
+    """Everything `source` asks. `captions` is an output of `vidllm caption`, whose captions are evidence.
+
+    `dialogue` False asks every turn alone, right behind its media: for models that were never taught to go on.
+
+    Raises:
+        RowError: no such file, no question in it; ConfigError: options that contradict each other.
+    """
+    if source.is_dir():
+        found, problems = _of_folder(source, questions)
+    elif questions is not None:
+        raise ConfigError(f"{source} is a file; --questions goes with a folder of clips")
+    else:
+        read = read_each(source, media, lambda row, origin, folder: _of_row(row, origin, folder, dialogue))
+        found, problems = [one for several in read.rows for one in several], list(read.problems)
+    if captions is not None:
+        found = _with_captions(found, captions)
+    if not found and not problems:
+        raise RowError(f"{source}: asks nothing; give rows of questions, or a folder of clips and --questions")
+    once = {one.key: one for one in reversed(found)}
+    ordered = _by_media([one for one in found if once.pop(one.key, None) is not None])
+    return Questions(
+        asked=tuple(ordered[:limit]), problems=tuple(problems), repeated=len(found) - len(ordered)
+    )  # fmt: skip
+
+
+def _by_media(found: Sequence[Asked]) -> list[Asked]:
+    """Those that show the same files together, in the order the files come first: a clip is then read once."""
+    first: dict[tuple[Media, ...], int] = {}
+    for one in found:
+        first.setdefault(one.media, len(first))
+    return sorted(found, key=lambda one: first[one.media])
+
+
+# ---------------------------------------------------------------------------------------------------- files of rows
+
+
+def _of_row(row: Json, origin: Origin, folder: Folder, dialogue: bool) -> tuple[Asked, ...]:
+    """The questions of one row. Raises Bad."""
+    key = one_of(row, ("question", "conversations", "messages", "prompt"))
+    said = [{"role": "user", "content": row[key]}] if isinstance(row[key], str) else row[key]
+    turns = place_media(row, turns_of({key: said}, key), folder)
+    check_order(turns)
+    evidence, answer = _text(row, "caption"), _text(row, "answer")
+    found = []
+    for number, turn in enumerate(turns):
+        if turn.role == "user":
+            after = turns[number + 1].text if number + 1 < len(turns) else answer
+            found.append((turns[: number + 1] if dialogue else _alone(turns[: number + 1]), after))
+    name = origin.id or str(origin.line)
+    return tuple(
+        Asked(origin=origin, id=name if len(found) == 1 else f"{name}/{n}", turns=asked, truth=after, evidence=evidence)
+        for n, (asked, after) in enumerate(found, 1)
+    )
+
+
+def _alone(turns: Sequence[Turn]) -> tuple[Turn, ...]:
+    """The last turn without the talk before it, showing all that was shown so far."""
+    shown = tuple(medium for turn in turns for medium in turn.media)
+    system = tuple(turn for turn in turns if turn.role == "system")
+    return (*system, Turn(role="user", text=turns[-1].text, media=shown))
+
+
+def _text(row: Json, key: str) -> str | None:
+    value = row.get(key)
+    if value is None:
+        return None
+    if not isinstance(value, str) or not value.strip():
+        raise Bad(f"{key!r} has no words", "write a text, or leave the key out")
+    return value.strip()
+
+
+# ------------------------------------------------------------------------------------------------ folders of clips
+
+
+def _of_folder(folder: Path, questions: Path | None) -> tuple[list[Asked], list[Problem]]:
+    clips = sorted(path for path in folder.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES)
+    if not clips:
+        raise RowError(f"{folder}: not one clip in it; give a folder of videos, or a JSONL of questions")
+    if questions is not None:
+        words = _lines(questions)
+        return [_of_clip(clip, n, text, None) for clip in clips for n, text in enumerate(words, 1)], []
+    found: list[Asked] = []
+    problems: list[Problem] = []
+    for clip in clips:
+        try:
+            found += [_of_clip(clip, n, text, answer) for n, (text, answer) in enumerate(_beside(clip), 1)]
+        except Bad as bad:
+            problems.append(Problem(origin=Origin(file=str(clip), line=0, id=""), what=bad.what, do=bad.do))
+    return found, problems
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        words = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise RowError(f"{path}: questions can not be read ({error}); give a text file, one question a line") from error
+    asked = [line for line in words if line]
+    if not asked:
+        raise RowError(f"{path}: no question in it; write one a line")
+    return asked
+
+
+def _of_clip(clip: Path, number: int, text: str, answer: str | None) -> Asked:
+    turn = Turn(role="user", text=text, media=(Media(kind="video", path=str(clip)),))
+    origin = Origin(file=str(clip), line=number, id="")
+    return Asked(origin=origin, id=f"{clip.stem}/{number}", turns=(turn,), truth=answer)
+
+
+def _beside(clip: Path) -> Iterator[tuple[str, str | None]]:
+    """(question, true answer) of the JSON beside a world clip. Raises Bad."""
+    path = clip.with_suffix(".json")
+    try:
+        listed = json.loads(path.read_text(encoding="utf-8"))["questions"]
+        yield from [(str(question["text"]), str(question["answer"])) for question in listed]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise Bad(f"no questions in {path.name} beside it", "give a file of them with --questions") from error
+
+
+# ------------------------------------------------------------------------------------------------------- evidence
+
+
+def _with_captions(found: Sequence[Asked], captions: Path) -> list[Asked]:
+    """The questions with the captions of their clips as evidence; a caption of the row's own stays."""
+    told = dict(_captions(captions))
+    return [
+        Asked(
+            origin=one.origin, id=one.id, turns=one.turns, truth=one.truth,
+            evidence=one.evidence or _evidence(one.media, told),
+        )
+        for one in found
+    ]  # fmt: skip
+
+
+def _evidence(media: Sequence[Media], told: Mapping[Path, str]) -> str | None:
+    texts = [told[path] for path in (Path(medium.path).resolve() for medium in media) if path in told]
+    return "\n".join(texts) or None
+
+
+def _captions(path: Path) -> Iterator[tuple[Path, str]]:
+    """(clip, caption) of every good row of a caption run."""
+    from vidllm.corpus.reading import standing_rows
+
+    for row in standing_rows(path):
+        if row.status == "ok":
+            yield Path(row.video).resolve(), row.caption
+
+
+def describe_problems(problems: Sequence[Any], most: int = 10) -> str:
+    """The problems, a line each, and how many more there are."""
+    lines = [str(problem) for problem in problems[:most]]
+    return "\n".join([*lines, *([f"and {len(problems) - most} more"] if len(problems) > most else [])])

@@ -1,0 +1,153 @@
+"""What was sampled and judged so far, a line each, in a file beside the pairs: what is in it is never done again.
+
+    pairs.jsonl              made anew from the journal at the end of every run: other pair options cost nothing
+    pairs.candidates.jsonl   {"at": "sampled", "key", "stamp", "recipe", "candidates": [..], ..}
+                             {"at": "judged", "key", "stamp", "recipe", "judge", "verdicts": [..], ..}
+                             {"at": "failed", "key", "stamp", "recipe", "error"}
+
+A line is safe from kill -9 when `LineFile.append` returns. Candidates hold for one recipe (model, sampling, look) and
+one state of the clip's file; verdicts for these candidates and one judge, evidence included.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from vidllm.errors import OutputError
+from vidllm.feedback.candidates import Candidate, Sampled
+from vidllm.feedback.items import Asked
+from vidllm.feedback.judge import Judged, Verdict
+from vidllm.linefile import LineFile
+
+Line = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Whose candidates: the question, its files as they are now, and how it is asked."""
+
+    key: str
+    stamp: str
+    recipe: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opinion:
+    """One judge's verdicts on a question's candidates, in their order."""
+
+    verdicts: tuple[Verdict, ...]
+    judge: str
+    """The judge's name."""
+    model: str
+    """Who answered, in its own words."""
+    nonsense: int = 0
+    orders: tuple[int, int] = (0, 0)
+
+
+def journal_of(output: Path) -> Path:
+    """The journal's place, beside the pairs."""
+    return output.with_name(output.stem + ".candidates.jsonl")
+
+
+class Journal:
+    """The journal of `output`, opened for writing by one run at a time; raises OutputError as `LineFile`."""
+
+    def __init__(self, output: Path) -> None:
+        if output.is_dir():
+            raise OutputError(f"{output}: is a folder; name a file such as {output}/pairs.jsonl")
+        self._file = LineFile(journal_of(output), name=output, lock=True)
+        self._sampled: dict[Slot, tuple[Sampled, str]] = {}
+        self._opinions: dict[Slot, dict[str, Opinion]] = {}
+        self._failed: dict[Slot, str] = {}
+        try:
+            for place, line in self._file.lines():
+                self._take(_parsed(line, journal_of(output), place))
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def sampled(self, slot: Slot) -> Sampled | None:
+        """The question's candidates, if it was asked."""
+        found = self._sampled.get(slot)
+        return None if found is None else found[0]
+
+    def model(self, slot: Slot) -> str:
+        """Whose log-probs the candidates have; see `Sampler.fingerprint`."""
+        return self._sampled[slot][1]
+
+    def opinion(self, slot: Slot, judge: str) -> Opinion | None:
+        """What the judge of this fingerprint said of them, if it was asked."""
+        return self._opinions.get(slot, {}).get(judge)
+
+    def opinions(self, slot: Slot) -> Mapping[str, Opinion]:
+        """Every judge's opinion, by fingerprint."""
+        return self._opinions.get(slot, {})
+
+    def error(self, slot: Slot) -> str | None:
+        """Why the question could not be asked."""
+        return self._failed.get(slot)
+
+    def add_sampled(self, slot: Slot, asked: Asked, sampled: Sampled, model: str) -> None:
+        """Candidates are there."""
+        told = {
+            "id": asked.id, "question": asked.question, "media": [medium.path for medium in asked.media],
+            "model": model, "prompt": sampled.prompt, "candidates": [c.to_dict() for c in sampled.candidates],
+            "dropped": sampled.dropped,
+        }  # fmt: skip
+        self._write("sampled", slot, told)
+
+    def add_judged(self, slot: Slot, fingerprint: str, judge: str, judged: Judged) -> None:
+        """A judge has spoken."""
+        told = {
+            "judge": fingerprint, "name": judge, "model": judged.model, "nonsense": judged.nonsense,
+            "orders": list(judged.orders), "verdicts": [verdict.to_dict() for verdict in judged.verdicts],
+        }  # fmt: skip
+        self._write("judged", slot, told)
+
+    def add_failed(self, slot: Slot, error: str) -> None:
+        """The question could not be asked."""
+        self._write("failed", slot, {"error": error})
+
+    def _write(self, kind: str, slot: Slot, told: Line) -> None:
+        line = {"at": kind, "key": slot.key, "stamp": slot.stamp, "recipe": slot.recipe, **told}
+        self._file.append(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+        self._take(line)
+
+    def _take(self, line: Line) -> None:
+        slot = Slot(line["key"], line["stamp"], line["recipe"])
+        if line["at"] == "sampled":
+            candidates = tuple(Candidate(**fields) for fields in line["candidates"])
+            found = Sampled(candidates=candidates, dropped=dict(line["dropped"]), prompt=line["prompt"])
+            self._sampled[slot] = found, line["model"]
+            self._opinions.pop(slot, None)  # said of other candidates
+            self._failed.pop(slot, None)
+        elif line["at"] == "judged":
+            self._opinions.setdefault(slot, {})[line["judge"]] = Opinion(
+                verdicts=tuple(Verdict.from_dict(verdict) for verdict in line["verdicts"]), judge=line["name"],
+                model=line["model"], nonsense=line["nonsense"], orders=(line["orders"][0], line["orders"][1]),
+            )  # fmt: skip
+        else:
+            self._failed[slot] = line["error"]
+
+
+def _parsed(line: bytes, path: Path, place: int) -> Line:
+    try:
+        value = json.loads(line)
+        if value["at"] in ("sampled", "judged", "failed"):
+            return dict(value)
+    except (ValueError, LookupError, TypeError):
+        pass
+    raise OutputError(f"{path}: byte {place} is no line of a feedback run; give the run another output")

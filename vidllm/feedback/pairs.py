@@ -1,0 +1,177 @@
+"""Judged candidates -> preference pairs. Pure: the same candidates and options give the same pairs, and reasons.
+
+    threshold   every answer of at least `threshold` against every one below it                          (LLaVA-Hound)
+    best        the best against the worst, then the next best against the next worst                    (OV-Chat)
+
+Either way: ties are no pairs (scores must differ by `margin`), what is chosen scores at least `least_chosen`, what the
+model said of a changed clip is only ever rejected, and a question gives at most `most` pairs (RLAIF-V: 2), no answer
+twice on the same side. Then lengths are rebalanced: a judge's taste for long answers must not be what is learnt.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from vidllm.errors import ConfigError
+from vidllm.feedback.candidates import SAMPLED, Candidate
+from vidllm.feedback.judge import LEAST, MOST, Verdict
+
+Rule = Literal["threshold", "best"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairOptions:
+    """Which answers become pairs."""
+
+    rule: Rule = "best"
+    threshold: float = 3.0
+    """Of the rule of that name: a positive scores at least so much, a negative less."""
+    margin: float = 1.0
+    """Scores that differ by less are a tie."""
+    least_chosen: float = 3.0
+    """Nothing worse is held up as an example; 1: anything."""
+    most: int = 2
+    """Pairs a question may give."""
+    rebalance: float | None = 0.02
+    """Largest difference of the two mean lengths, as a share of their mean; None: lengths are left as they are."""
+    most_rebalanced: float = 0.5
+    """At most such a share of the pairs is dropped for it."""
+
+    def __post_init__(self) -> None:
+        if self.rule not in ("threshold", "best"):
+            raise ConfigError(f"rule {self.rule!r} is neither best nor threshold")
+        for name in ("threshold", "least_chosen"):
+            if not LEAST <= getattr(self, name) <= MOST:
+                raise ConfigError(f"{name} is {getattr(self, name):g}; scores are {LEAST:g} to {MOST:g}")
+        if self.margin <= 0:
+            raise ConfigError(f"margin is {self.margin:g}; two answers of the same score are no pair, use 0.5 or 1")
+        if self.most < 1:
+            raise ConfigError(f"most is {self.most}; a question must be allowed at least 1 pair")
+        if self.rebalance is not None and self.rebalance < 0:
+            raise ConfigError(f"rebalance is {self.rebalance:g}; use a share such as 0.02, or none")
+        if not 0 <= self.most_rebalanced <= 1:
+            raise ConfigError(f"most_rebalanced is {self.most_rebalanced:g}; use a share of the pairs, 0 to 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """Two answers to question number `question`."""
+
+    question: int
+    chosen: Candidate
+    rejected: Candidate
+    chosen_score: float
+    rejected_score: float
+
+    @property
+    def longer(self) -> int:
+        """Tokens by which the chosen answer is longer."""
+        return self.chosen.tokens - self.rejected.tokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """A candidate with its verdict."""
+
+    candidate: Candidate
+    verdict: Verdict
+
+
+@dataclass(frozen=True, kw_only=True)
+class Paired:
+    """The pairs, and what gave none: questions by reason, and how many pairs were dropped for their lengths."""
+
+    pairs: tuple[Pair, ...]
+    dropped: dict[str, int]
+    rebalanced: int = 0
+
+
+ALIKE = "all candidates alike"
+UNJUDGED = "no verdict on two candidates"
+TIED = "all scores tied"
+NONE_GOOD = "no candidate good enough to choose"
+NONE_BAD = "no candidate bad enough to reject"
+
+
+def make_pairs(questions: Sequence[Sequence[Scored]], options: PairOptions) -> Paired:
+    """Pairs of all questions, in their order."""
+    pairs: list[Pair] = []
+    dropped: Counter[str] = Counter()
+    for number, scored in enumerate(questions):
+        found = _of_question(number, scored, options)
+        if isinstance(found, str):
+            dropped[found] += 1
+        else:
+            pairs += found
+    kept = rebalanced(pairs, options) if options.rebalance is not None else pairs
+    return Paired(pairs=tuple(kept), dropped=dict(dropped), rebalanced=len(pairs) - len(kept))
+
+
+def _of_question(number: int, scored: Sequence[Scored], options: PairOptions) -> list[Pair] | str:
+    """The pairs of one question, or why there are none."""
+    if len(scored) < 2:
+        return ALIKE
+    judged = [(s.candidate, s.verdict.score) for s in scored if s.verdict.score is not None]
+    if len(judged) < 2:
+        return UNJUDGED
+    possible = [
+        Pair(question=number, chosen=good, rejected=bad, chosen_score=high, rejected_score=low)
+        for good, high in judged
+        for bad, low in judged
+        if good.source == SAMPLED and high - low >= options.margin
+    ]
+    if not possible:
+        return TIED
+    good_enough = [pair for pair in possible if pair.chosen_score >= options.least_chosen]
+    if not good_enough:
+        return NONE_GOOD
+    if options.rule == "threshold":
+        split = options.threshold
+        good_enough = [p for p in good_enough if p.chosen_score >= split > p.rejected_score]
+    return _few(good_enough, options.most) or (
+        NONE_BAD if any(s >= options.threshold for _, s in judged) else NONE_GOOD
+    )
+
+
+def _few(pairs: Sequence[Pair], most: int) -> list[Pair]:
+    """The clearest first, of equally clear ones that whose lengths are nearest; no answer twice on one side."""
+    chosen: set[str] = set()
+    rejected: set[str] = set()
+    few: list[Pair] = []
+    for pair in sorted(pairs, key=lambda p: (p.rejected_score - p.chosen_score, abs(p.longer))):
+        fresh = pair.rejected.text not in rejected and (pair.chosen.text not in chosen or _only(pair, pairs))
+        if fresh and len(few) < most:
+            few.append(pair)
+            chosen.add(pair.chosen.text)
+            rejected.add(pair.rejected.text)
+    return few
+
+
+def _only(pair: Pair, pairs: Sequence[Pair]) -> bool:
+    """Whether its chosen answer is the only one there is to choose: then it may stand against several."""
+    return all(other.chosen.text == pair.chosen.text for other in pairs)
+
+
+def rebalanced(pairs: Sequence[Pair], options: PairOptions) -> list[Pair]:
+    """As few pairs left out as bring the mean lengths of chosen and rejected answers together (see `PairOptions`).
+
+    Those go first whose lengths differ most in the direction of the surplus: no other choice needs fewer. What would
+    turn the surplus round stays.
+    """
+    assert options.rebalance is not None
+    kept = set(range(len(pairs)))
+    surplus = sum(pair.longer for pair in pairs)
+    sign = 1 if surplus > 0 else -1
+    order = sorted(kept, key=lambda n: -sign * pairs[n].longer)
+    least_kept = len(pairs) - int(options.most_rebalanced * len(pairs))
+    for n in order:
+        total = sum(pairs[m].chosen.tokens + pairs[m].rejected.tokens for m in kept) / 2
+        if abs(surplus) <= options.rebalance * total or len(kept) <= least_kept:
+            break
+        if 0 < sign * pairs[n].longer <= 2 * abs(surplus) and abs(surplus - pairs[n].longer) < abs(surplus):
+            kept.discard(n)
+            surplus -= pairs[n].longer
+    return [pairs[n] for n in sorted(kept)]

@@ -1,0 +1,72 @@
+"""Pairs as rows that `vidllm dpo` reads, written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from vidllm.feedback.items import Asked
+from vidllm.feedback.pairs import Pair
+from vidllm.linefile import not_writable
+from vidllm.train.row import Media, Turn
+
+Row = dict[str, Any]
+
+
+def pair_row(asked: Asked, pair: Pair, id: str, *, model: str, prompt: str, judge: Row, output: Path) -> Row:
+    """The row of one pair: what is asked, the two answers, and where they and their scores come from.
+
+    `reference` is left out when the two answers were measured under different RoPE factors: a trainer gives both the
+    larger one, and must measure them itself.
+    """
+    row: Row = {"id": id, **_asking(asked, output), "chosen": pair.chosen.text, "rejected": pair.rejected.text}
+    if pair.chosen.rope_factor == pair.rejected.rope_factor:
+        logps = {"chosen_logp": pair.chosen.logp, "rejected_logp": pair.rejected.logp}
+        row["reference"] = {"model": model, **logps, "prompt": prompt}
+    scores = {"chosen": pair.chosen_score, "rejected": pair.rejected_score}
+    return row | {"scores": scores, "judge": judge, "source": pair.rejected.source}
+
+
+def _asking(asked: Asked, output: Path) -> Row:
+    """The media and the prompt. One turn about one clip is a plain text, all else chat messages with placeholders."""
+    media: Row = {}
+    if len(asked.media) == 1:
+        media[asked.media[0].kind] = _place(asked.media[0], output)
+    else:
+        for medium in asked.media:
+            media.setdefault(medium.kind + "s", []).append(_place(medium, output))
+    if len(asked.turns) == 1 and len(asked.media) <= 1:
+        return {**media, "prompt": asked.question}
+    return {**media, "prompt": [{"role": turn.role, "content": _said(turn)} for turn in asked.turns]}
+
+
+def _said(turn: Turn) -> str:
+    return "".join(f"<{medium.kind}>\n" for medium in turn.media) + turn.text
+
+
+def _place(medium: Media, output: Path) -> str:
+    """Relative to the output's folder where the file lies below it, else absolute: either is found again."""
+    path, folder = Path(medium.path).resolve(), output.parent.resolve()
+    return str(path.relative_to(folder) if path.is_relative_to(folder) else path)
+
+
+def write_rows(path: Path, rows: Sequence[Row]) -> None:
+    """Put the rows in `path`'s place in one step. Raises OutputError."""
+    write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Put a text in `path`'s place: a reader sees the old file or the new one. Raises OutputError."""
+    partial = path.with_name(path.name + ".part")
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise not_writable(path, error) from error

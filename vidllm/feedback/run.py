@@ -1,0 +1,314 @@
+"""`feedback`: questions in, preference pairs out; everything settled that can be before a model is loaded."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vidllm.corpus.recipe import NOT_SHAPING
+from vidllm.errors import ConfigError, OutputError, RowError
+from vidllm.feedback.asked_judge import Judging
+from vidllm.feedback.candidates import Sampled, SamplingOptions
+from vidllm.feedback.items import Asked, Questions, read_questions
+from vidllm.feedback.journal import Journal, Opinion, Slot, journal_of
+from vidllm.feedback.judge import Judge
+from vidllm.feedback.loop import Run, Samples, Tally, Work
+from vidllm.feedback.oracle import Oracle, judge_case
+from vidllm.feedback.pairs import Pair, PairOptions, Scored, make_pairs
+from vidllm.feedback.perturb import Change
+from vidllm.feedback.report import Agreement, Figures, Report, agree, make_report
+from vidllm.feedback.rowfile import Row, pair_row, write_rows, write_whole
+from vidllm.interrupts import Interrupts
+from vidllm.model.families import load_tokenizer, read_spec, resolve_model
+from vidllm.planning import PlanOptions
+from vidllm.video.guard import DEFAULT_LIMITS
+
+if TYPE_CHECKING:
+    from vidllm.ask import VideoModel
+    from vidllm.prompt import Message
+
+VERSION = 1
+"""Counted up when the same options come to mean other candidates."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeedbackOptions:
+    """What a person may say about a feedback run."""
+
+    model: str | None = None
+    """Who is asked: the model being taught. A folder, a Hugging Face id, None for the default one."""
+    dtype: str | None = None
+    device: str | None = None
+    judge: str = "oracle"
+    """oracle, a model (folder or id), or the address of a server."""
+    judge_model: str | None = None
+    """The server's model, where it offers several."""
+    judging: Judging = "scores"
+    watch: bool = False
+    """A model as judge is shown the clip, too."""
+    sampling: SamplingOptions = field(default_factory=SamplingOptions)
+    plan: PlanOptions = field(default_factory=lambda: PlanOptions(guard=DEFAULT_LIMITS))
+    pairs: PairOptions = field(default_factory=PairOptions)
+    changes: tuple[Change, ...] = ()
+    """Changed clips that a rejected answer may come from."""
+    questions: Path | None = None
+    media: Path | None = None
+    captions: Path | None = None
+    limit: int | None = None
+    skip_bad: bool = False
+    """Go on without the rows that are wrong."""
+    retry_errors: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeedbackDone:
+    """What a run came to. `report` is of the whole output, `tally` of this run."""
+
+    output: Path
+    report: Report
+    tally: Tally
+    interrupted: bool
+    seconds: float
+
+
+Load = Callable[[], "VideoModel"]
+
+
+def feedback(
+    source: Path, output: Path, options: FeedbackOptions | None = None, *, load: Load | None = None,
+    load_judge: Load | None = None, tell: Callable[[Tally], None] = lambda tally: None,
+    remark: Callable[[str], None] = lambda line: None, on_interrupt: Callable[[], None] = lambda: None,
+) -> FeedbackDone:  # fmt: skip
+    """Ask every question of `source`, judge the answers, and write `output` with its journal and report beside it.
+
+    `load` gives the model being taught, `load_judge` a local judge; `remark` hears of bad rows, one line each.
+    Raises RowError, ConfigError, ModelError, OutputError or EngineError before or while asking; what is done stays.
+    """
+    began = time.monotonic()
+    options = options or FeedbackOptions()
+    _check_output(source, output)
+    folder = resolve_model(options.model)
+    spec = read_spec(folder)
+    questions = read_questions(
+        source, questions=options.questions, media=options.media, captions=options.captions, dialogue=spec.dialogue,
+        limit=options.limit,
+    )  # fmt: skip
+    judge = open_judge(options, load_judge)
+    try:
+        questions = _judgeable(questions, judge, options, remark)
+        with Journal(output) as journal:
+            work = _work(questions.asked, judge, options, folder, load)
+            run = Run(work, journal, tell)
+            with Interrupts(on_interrupt) as interrupts:
+                tally = run.go(interrupts)
+            report = _write_pairs(output, work, journal, questions, options)
+        return FeedbackDone(
+            output=output, report=report, tally=tally, interrupted=interrupts.asked, seconds=time.monotonic() - began
+        )
+    finally:
+        judge.close()
+
+
+def _check_output(source: Path, output: Path) -> None:
+    if output.resolve() == source.resolve():
+        raise ConfigError(f"{output} is the input; give the pairs another name")
+    if output.is_file() and output.stat().st_size and not journal_of(output).exists():
+        raise OutputError(f"{output}: is there already, and no feedback run made it; choose another name or move it")
+
+
+def open_judge(options: FeedbackOptions, load: Load | None = None) -> Judge:
+    """The judge that the options name. Raises ConfigError, EngineError or ModelError."""
+    if options.judge == "oracle":
+        return Oracle()
+    if "://" in options.judge:
+        from vidllm.feedback.http_judge import open_http_judge
+
+        return open_http_judge(options.judge, options.judge_model, judging=options.judging, watch=options.watch)
+    from vidllm.feedback.local_judge import open_local_judge
+
+    return open_local_judge(load or (lambda: _load(options.judge, options)), judging=options.judging,
+                            watch=options.watch)  # fmt: skip
+
+
+def _load(name: str | None, options: FeedbackOptions) -> VideoModel:
+    from vidllm.ask import load
+
+    return load(name, device=options.device, dtype=options.dtype)
+
+
+def _judgeable(
+    questions: Questions, judge: Judge, options: FeedbackOptions, remark: Callable[[str], None]
+) -> Questions:
+    """The questions that can be asked and judged. Raises RowError when some can not, unless they may be skipped."""
+    refused = {one.key: why for one in questions.asked if (why := judge.refuses(one.case("")))}
+    bad = [*map(str, questions.problems), *(f"{o.origin}: {refused[o.key]}" for o in questions.asked
+                                            if o.key in refused)]  # fmt: skip
+    for line in bad[:MOST_TOLD]:
+        remark(line)
+    if len(bad) > MOST_TOLD:
+        remark(f"... and {len(bad) - MOST_TOLD:,} more")
+    asked = tuple(one for one in questions.asked if one.key not in refused)
+    if bad and not options.skip_bad:
+        raise RowError(f"{len(bad):,} of {len(bad) + len(asked):,} questions can not be asked or judged (above); mend "
+                       "them, or leave them out with --skip-bad")  # fmt: skip
+    if not asked:
+        raise RowError("no question is left to ask; see the lines above")
+    return dataclasses.replace(questions, asked=asked)
+
+
+MOST_TOLD = 20
+"""Bad rows told of one by one."""
+
+
+def _work(asked: Sequence[Asked], judge: Judge, options: FeedbackOptions, folder: Path, load: Load | None) -> Work:
+    from vidllm.model.checkpoint import fingerprint
+    from vidllm.train.loading import open_turns
+
+    recipe = recipe_digest(fingerprint(folder), options)
+    spec, tokenizer = read_spec(folder), load_tokenizer(folder)
+    plan = dataclasses.replace(options.plan, max_new_tokens=options.sampling.max_new_tokens)
+
+    def look(one: Asked) -> Sequence[Message]:
+        return open_turns(one.turns, spec, tokenizer, plan)
+
+    def sampler() -> Samples:
+        from vidllm.feedback.sampler import Sampler
+
+        model = load() if load is not None else _load(options.model, options)
+        return Sampler(model, options.sampling, rope_max=plan.rope_max)
+
+    return Work(
+        questions=asked, slots=[Slot(one.key, one.stamp(), recipe) for one in asked],
+        opinions=[_opinion_key(judge, one) for one in asked], judge=judge, look=look, sampler=sampler,
+        changes=options.changes, retry_errors=options.retry_errors,
+    )  # fmt: skip
+
+
+def recipe_digest(fingerprint: str, options: FeedbackOptions) -> str:
+    """16 hex digits over everything that shapes candidates but the question: other options, other candidates."""
+    look = {name: value for name, value in dataclasses.asdict(options.plan).items() if name not in NOT_SHAPING}
+    shaping = [VERSION, fingerprint, options.dtype, dataclasses.asdict(options.sampling), look, options.changes]
+    return hashlib.blake2b(json.dumps(shaping, sort_keys=True).encode(), digest_size=8).hexdigest()
+
+
+def _opinion_key(judge: Judge, asked: Asked) -> str:
+    """What a verdict goes under: the judge and the evidence it has; with another caption it is asked again."""
+    evidence = json.dumps([judge.fingerprint, asked.truth, asked.evidence])
+    return hashlib.blake2b(evidence.encode(), digest_size=8).hexdigest()
+
+
+# ------------------------------------------------------------------------------------------------ pairs and report
+
+
+def _write_pairs(output: Path, work: Work, journal: Journal, questions: Questions, options: FeedbackOptions) -> Report:
+    """Make the pairs of everything that is judged, write them and their report."""
+    judged = _Judged.of(work, journal)
+    paired = make_pairs(judged.scored, options.pairs)
+    unbalanced = make_pairs(judged.scored, dataclasses.replace(options.pairs, rebalance=None))
+    write_rows(output, list(_rows(paired.pairs, judged, work, journal, output)))
+    report = make_report(
+        model=options.model or "default", judge=work.judge.name,
+        questions=len(work.questions), repeated=questions.repeated, figures=judged.figures, scored=judged.scored,
+        paired=paired, unbalanced=unbalanced.pairs, agreements=judged.agreements(options.pairs.margin),
+    )  # fmt: skip
+    write_whole(output.with_name(output.stem + ".report.json"), json.dumps(report.to_dict(), indent=1) + "\n")
+    return report
+
+
+def _rows(pairs: Sequence[Pair], judged: _Judged, work: Work, journal: Journal, output: Path) -> list[Row]:
+    """The rows; a question with several pairs numbers them."""
+    count: dict[int, int] = {}
+    rows = []
+    for pair in pairs:
+        number = judged.numbers[pair.question]
+        count[number] = count.get(number, 0) + 1
+        slot, asked = work.slots[number], work.questions[number]
+        sampled, opinion = journal.sampled(slot), judged.opinions[pair.question]
+        assert sampled is not None
+        name = asked.id + (f"#{count[number]}" if count[number] > 1 else "")
+        judge = {"name": opinion.judge, "version": opinion.model or work.judge.fingerprint, "digest":
+                 work.opinions[number]}  # fmt: skip
+        rows.append(pair_row(asked, pair, name, model=journal.model(slot), prompt=sampled.prompt, judge=judge,
+                             output=output))  # fmt: skip
+    return rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Judged:
+    """The questions with candidates and this judge's verdicts, and what became of the others."""
+
+    numbers: list[int]
+    """Of the questions in `work`."""
+    scored: list[list[Scored]]
+    opinions: list[Opinion]
+    others: dict[str, list[tuple[int, Opinion]]]
+    """Opinions of other judges, by name: (place in `scored`, opinion)."""
+    figures: Figures
+    work: Work
+
+    @classmethod
+    def of(cls, work: Work, journal: Journal) -> _Judged:
+        """Gather what the journal holds of these questions."""
+        judged = cls(numbers=[], scored=[], opinions=[], others={}, figures=Figures(), work=work)
+        for number, slot in enumerate(work.slots):
+            sampled, error = journal.sampled(slot), journal.error(slot)
+            if sampled is not None:
+                judged._add(number, sampled, journal)
+            elif error is not None:
+                judged.figures.failed[_cause(error)] += 1
+            else:
+                judged.figures.remaining += 1
+        return judged
+
+    def _add(self, number: int, sampled: Sampled, journal: Journal) -> None:
+        """A question that was asked; it counts as judged when it was, or when there was nothing to tell apart."""
+        figures, slot, key = self.figures, self.work.slots[number], self.work.opinions[number]
+        figures.asked += 1
+        figures.candidates += len(sampled.candidates)
+        figures.dropped.update(sampled.dropped)
+        opinion = journal.opinion(slot, key)
+        if opinion is None and len(sampled.candidates) >= 2:
+            figures.remaining += 1
+            return
+        opinion = opinion or Opinion(verdicts=(), judge=self.work.judge.name, model="")
+        figures.judged += 1
+        figures.nonsense += opinion.nonsense
+        figures.orders = (figures.orders[0] + opinion.orders[0], figures.orders[1] + opinion.orders[1])
+        for other in (other for mark, other in journal.opinions(slot).items() if mark != key):
+            self.others.setdefault(other.judge, []).append((len(self.scored), other))
+        self.numbers.append(number)
+        self.opinions.append(opinion)
+        told = zip(sampled.candidates, opinion.verdicts, strict=False)  # a single candidate has no verdict
+        self.scored.append([Scored(candidate=candidate, verdict=verdict) for candidate, verdict in told])
+
+    def agreements(self, margin: float) -> list[Agreement]:
+        """With every other judge that was asked before, and with the oracle wherever it knows."""
+        mine = [[one.verdict.score for one in several] for several in self.scored]
+        judge = self.work.judge.name
+        found = [
+            agree(judge, [mine[at] for at, _ in told], name, [[v.score for v in o.verdicts] for _, o in told], margin)
+            for name, told in self.others.items()
+            if name != Oracle.name
+        ]
+        if judge != Oracle.name:
+            found.append(agree(judge, mine, Oracle.name, self._true(), margin))
+        return [one for one in found if one is not None]
+
+    def _true(self) -> list[list[float | None]]:
+        """The oracle's scores of all candidates; None where it does not know."""
+        return [
+            [judge_case(self.work.questions[number].case(one.candidate.text)).score for one in several]
+            for number, several in zip(self.numbers, self.scored, strict=True)
+        ]
+
+
+def _cause(error: str) -> str:
+    """An error without the clip's own name, so that equal ones are counted together."""
+    head, found, rest = error.partition(": ")
+    return rest if found and ("/" in head or "." in head) else error
