@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,16 +32,34 @@ def open_still(path: str | Path) -> Image:
 
     Raises VideoNotFound, NotAVideo (no picture, or a broken one) or LimitExceeded (more than 134 megapixels).
     """
+    from PIL import ImageOps
+
+    with _opened(path) as picture:
+        return Image(np.asarray(_on_white(ImageOps.exif_transpose(picture))), str(path))
+
+
+def still_size(path: str | Path) -> tuple[int, int]:
+    """(height, width) in pixels of the picture as `open_still` gives it, by its header alone. Raises the same."""
+    with _opened(path) as picture:
+        width, height = picture.size
+        return (width, height) if picture.getexif().get(ORIENTATION, 1) in SIDEWAYS else (height, width)
+
+
+ORIENTATION, SIDEWAYS = 0x0112, (5, 6, 7, 8)
+"""EXIF's tag for how a picture was held, and the values that swap its sides."""
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator[Picture]:
     from PIL import Image as PIL  # half a tenth of a second that asks about videos do not pay
-    from PIL import ImageOps, UnidentifiedImageError
+    from PIL import UnidentifiedImageError
 
     if Path(path).is_dir() or not Path(path).exists():
         raise VideoNotFound(f"{path}: no such picture file")
     try:
         with warnings.catch_warnings(action="ignore"), PIL.open(path) as opened:
             _check_size(path, *opened.size)
-            upright = ImageOps.exif_transpose(opened)
-            return Image(np.asarray(_on_white(upright)), str(path))
+            yield opened
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
         raise NotAVideo(f"{path}: not a picture that can be read ({str(error).splitlines()[0]})") from error
     except PIL.DecompressionBombError as error:

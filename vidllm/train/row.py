@@ -78,6 +78,11 @@ class PairRow:
         return tuple(medium for turn in self.prompt for medium in turn.media)
 
 
+def said_in(row: TrainRow | PairRow) -> tuple[tuple[Turn, ...], tuple[str, ...]]:
+    """The turns of a row, and the answers of which one follows them (none after a conversation)."""
+    return (row.turns, ()) if isinstance(row, TrainRow) else (row.prompt, (row.chosen, row.rejected))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Problem:
     """Why a row can not be learnt from, and what to do about it; str() is one line."""

@@ -1,0 +1,148 @@
+"""Before the first step: every file opened, every row counted, every fault told with file and line, and once only."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image as PIL
+
+from tests.planned import spec_of
+from vidllm.clip import PlanOptions
+from vidllm.errors import RowError
+from vidllm.model.families import load_tokenizer
+from vidllm.train.check import Checked, check
+from vidllm.train.loading import load_example
+from vidllm.train.row import TrainRow
+from vidllm.train.rows import read_pairs, read_rows
+
+PLAN = PlanOptions(frames=4)
+SPEC = spec_of("llava")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, clips: dict[str, Path]) -> Path:
+    """Media of every kind, and `rows.jsonl` with one row about each: lines 1-4 are good, 5-8 are not."""
+    whole = clips["constant"].read_bytes()
+    (tmp_path / "whole.mp4").write_bytes(whole)
+    (tmp_path / "late.mkv").write_bytes(clips["late"].read_bytes())
+    (tmp_path / "cut.mp4").write_bytes(whole[: len(whole) * 6 // 10])
+    (tmp_path / "junk.mp4").write_bytes(os.urandom(5000))
+    PIL.fromarray(np.zeros((40, 60, 3), np.uint8)).save(tmp_path / "fine.png")
+    good = (tmp_path / "fine.png").read_bytes()
+    (tmp_path / "half.png").write_bytes(good[: len(good) // 2])
+    answer = {"whole.mp4": "It moves.", "late.mkv": "It moves to the right.", "fine.png": "Black.", "": "Four."}
+    rows = [said(name, text) for name, text in answer.items()]
+    rows += [said("cut.mp4"), said("junk.mp4"), said("half.png"), said("whole.mp4", "圆" * 9000)]
+    write(tmp_path, rows)
+    return tmp_path
+
+
+def said(name: str, answer: str = "Yes.") -> dict[str, object]:
+    shown = {"image" if name.endswith("png") else "video": name} if name else {}
+    turns = [{"from": "human", "value": "what?"}, {"from": "gpt", "value": answer}]
+    return {"id": name, **shown, "conversations": turns}
+
+
+def write(folder: Path, rows: list[dict[str, object]]) -> None:
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def look(folder: Path, plan: PlanOptions = PLAN, **options: object) -> Checked[TrainRow]:
+    rows = read_rows(folder / "rows.jsonl").rows
+    return check(rows, SPEC, load_tokenizer(SPEC.folder), plan, **options)  # type: ignore[arg-type]
+
+
+def test_good_rows_have_their_true_length_and_bad_ones_a_line(folder: Path) -> None:
+    checked = look(folder)
+    assert [row.origin.line for row in checked.rows] == [1, 2, 3, 4]
+    assert checked.kinds == ("video", "video", "image", "text")
+    loaded = [load_example(row, SPEC, load_tokenizer(SPEC.folder), PLAN) for row in checked.rows]
+    assert checked.lengths == tuple(example.prompt.length for example in loaded)
+    told = [str(problem) for problem in checked.problems]
+    assert [text.partition(": ")[0] for text in told] == [
+        f"{folder}/rows.jsonl:{line} ({name})"
+        for line, name in ((5, "cut.mp4"), (6, "junk.mp4"), (7, "half.png"), (8, "whole.mp4"))
+    ]
+    for text, words in zip(told, ("cut off, ", "junk.mp4", "not a picture", "over context"), strict=True):
+        assert words in text
+        assert "\n" not in text
+
+
+def test_problems_are_refused_in_one_line(folder: Path) -> None:
+    with pytest.raises(RowError, match=r"rows.jsonl:5 .* and 3 more: mend the rows"):
+        look(folder).refuse_problems()
+
+
+def test_a_table_for_people(folder: Path) -> None:
+    lines = look(folder).lines()
+    assert [line.split()[0] for line in lines] == ["rows", "video", "image", "text", "bad"]
+    assert lines[1].split()[1] == "2"
+    assert lines[-1].split() == ["bad", "4"]
+
+
+def test_what_was_found_good_is_not_opened_again(folder: Path) -> None:
+    cache = folder / "out" / "checked.jsonl"
+    first = look(folder, cache=cache)
+    stamp = (folder / "whole.mp4").stat()
+    (folder / "whole.mp4").write_bytes(b"x" * stamp.st_size)  # same size, same time: nobody looks inside
+    os.utime(folder / "whole.mp4", ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    again = look(folder, cache=cache)
+    assert (again.lengths, again.kinds) == (first.lengths, first.kinds)
+    assert len(again.problems) == 4, "a fault is looked at anew every time"
+
+
+@pytest.mark.parametrize("change", ["file", "plan", "words"])
+def test_what_changed_is_looked_at_again(folder: Path, change: str) -> None:
+    cache = folder / "checked.jsonl"
+    first = look(folder, cache=cache)
+    if change == "file":
+        (folder / "whole.mp4").write_bytes(b"x" * 100)
+        assert [p.origin.line for p in look(folder, cache=cache).problems] == [1, 5, 6, 7, 8]
+    elif change == "plan":
+        assert look(folder, replace(PLAN, frames=8), cache=cache).lengths[0] > first.lengths[0]
+    else:
+        write(folder, [said("whole.mp4", "It moves to the right and then it stops.")])
+        assert look(folder, cache=cache).lengths[0] > first.lengths[0]
+
+
+def test_a_half_written_cache_is_mended(folder: Path) -> None:
+    cache = folder / "checked.jsonl"
+    first = look(folder, cache=cache)
+    cache.write_bytes(cache.read_bytes()[:-9])
+    assert look(folder, cache=cache).lengths == first.lengths
+
+
+def test_a_resume_starts_at_once(folder: Path) -> None:
+    """A thousand rows about one clip: looked at in one go, recalled in a fraction of it."""
+    write(folder, [said("whole.mp4", f"It moves {i} times.") for i in range(1000)])
+    cache = folder / "checked.jsonl"
+    began = time.perf_counter()
+    first = look(folder, cache=cache)
+    looked = time.perf_counter() - began
+    began = time.perf_counter()
+    again = look(folder, cache=cache)
+    recalled = time.perf_counter() - began
+    assert again.lengths == first.lengths
+    assert recalled < looked / 3
+
+
+def test_pairs_are_counted_with_their_longer_answer(folder: Path) -> None:
+    pair = {"video": "whole.mp4", "prompt": "what?", "chosen": "No.", "rejected": "It moves to the right."}
+    path = folder / "pairs.jsonl"
+    path.write_text(json.dumps(pair))
+    write(folder, [said("whole.mp4", "It moves to the right.")])
+    checked = check(read_pairs(path).rows, SPEC, load_tokenizer(SPEC.folder), PLAN)
+    assert checked.lengths == look(folder).lengths
+
+
+def test_progress_hears_of_every_row(folder: Path) -> None:
+    heard: list[tuple[int, int]] = []
+    look(folder, progress=lambda done, total: heard.append((done, total)))
+    assert heard[-1] == (8, 8)
+    assert [done for done, _ in heard] == sorted(done for done, _ in heard)

@@ -1,0 +1,193 @@
+"""All rows looked at before the first step: every file opened once, every row counted in tokens, every fault told.
+
+A run of days must not end on row 40,000 because its clip was never copied whole. What was found is kept beside the
+run's output (`lengths`), so that a resume starts at once.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+from typing import Generic, TypeVar, cast
+
+from vidllm.clip import PlanOptions
+from vidllm.errors import NotAVideo, RowError, VidllmError
+from vidllm.model.chat import AnyTokenizer
+from vidllm.model.spec import ModelSpec
+from vidllm.still import open_still, still_size
+from vidllm.train.lengths import Lengths
+from vidllm.train.looks import Size, count_row
+from vidllm.train.row import Kind, Media, PairRow, Problem, TrainRow, said_in
+from vidllm.video.guard import DEFAULT_LIMITS, Limits, keep_workers, probe_guarded, read_frames_guarded
+from vidllm.video.info import VideoInfo
+
+AnyRow = TypeVar("AnyRow", TrainRow, PairRow)
+Progress = Callable[[int, int], None]
+"""Hears (rows looked at, rows in all)."""
+INFOS = 64
+"""Packet indices kept at a time: some 50 kB for a minute of video, and a file's rows are looked at together."""
+THERE = 0.9
+"""A file that holds less than this share of the frames its header promises was not copied whole."""
+TINY = 64
+"""Longest side, in pixels, of the frames decoded to see whether a clip can be."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checked(Generic[AnyRow]):
+    """The rows that can be learnt from, and why the others can not. `lengths` and `kinds` go with `rows`."""
+
+    rows: tuple[AnyRow, ...]
+    lengths: tuple[int, ...]
+    """Tokens of each, visual ones included; of a pair, with its longer answer."""
+    kinds: tuple[Kind, ...]
+    problems: tuple[Problem, ...]
+
+    def refuse_problems(self) -> None:
+        """Raise RowError, one line, when there is any problem."""
+        if self.problems:
+            more = f" and {len(self.problems) - 1} more" if len(self.problems) > 1 else ""
+            raise RowError(f"{self.problems[0]}{more}: mend the rows, or leave them out with bad_rows=skip")
+
+    def lines(self) -> list[str]:
+        """A table for people: how many rows of each kind, and how long."""
+        told: list[str] = [f"{'rows':<8}{'number':>9}{'shortest':>10}{'median':>8}{'longest':>9}{'tokens':>14}"]
+        for kind in ("video", "image", "text"):
+            sizes = [length for length, other in zip(self.lengths, self.kinds, strict=True) if other == kind]
+            if sizes:
+                told.append(
+                    f"{kind:<8}{len(sizes):>9,}{min(sizes):>10,}{median(sizes):>8,.0f}{max(sizes):>9,}{sum(sizes):>14,}"
+                )
+        return [*told, *([f"{'bad':<8}{len(self.problems):>9,}"] if self.problems else [])]
+
+
+def check(
+    rows: Sequence[AnyRow], spec: ModelSpec, tokenizer: AnyTokenizer, plan: PlanOptions, *,
+    problems: Sequence[Problem] = (), cache: Path | None = None, decode: bool = True, threads: int = 2,
+    progress: Progress = lambda done, total: None,
+) -> Checked[AnyRow]:  # fmt: skip
+    """Look at every row: its files open (in a guarded child; with `decode` a frame in the middle and the last one are
+    decoded), and it fits the model's context as it will be loaded.
+
+    `problems` found while reading are handed on before those found here. `cache` is a file, made if it is not there.
+    Nothing is raised for a bad row; OutputError when the cache can not be written.
+    """
+    keep_workers(threads)
+    memory = Lengths(cache, spec, plan)
+    checker = _Checker(spec, tokenizer, replace(plan, guard=plan.guard or DEFAULT_LIMITS), decode)
+    found: list[int | Problem] = [0] * len(rows)
+    groups = _by_media(rows)
+    done = 0
+
+    def look(numbers: Sequence[int]) -> list[tuple[int, int | Problem]]:
+        return [(number, memory.recall(rows[number]) or checker.look(rows[number])) for number in numbers]
+
+    with ThreadPoolExecutor(max(threads, 1), thread_name_prefix="check") as pool:
+        for results in pool.map(look, groups):
+            for number, result in results:
+                found[number] = result
+                if isinstance(result, int):
+                    memory.keep(rows[number], result)
+            done += len(results)
+            progress(done, len(rows))
+    memory.close()
+    return _checked(rows, found, problems)
+
+
+def kind_of(row: TrainRow | PairRow) -> Kind:
+    """video where a row shows one, else image where it shows a picture, else text."""
+    kinds = {medium.kind for medium in row.media}
+    return "video" if "video" in kinds else "image" if kinds else "text"
+
+
+def _checked(
+    rows: Sequence[AnyRow], found: Sequence[int | Problem], problems: Sequence[Problem]
+) -> Checked[AnyRow]:
+    good = tuple(row for row, length in zip(rows, found, strict=True) if isinstance(length, int))
+    return Checked(
+        rows=good, lengths=tuple(length for length in found if isinstance(length, int)),
+        kinds=tuple(kind_of(row) for row in good),
+        problems=(*problems, *(problem for problem in found if isinstance(problem, Problem))),
+    )  # fmt: skip
+
+
+def _by_media(rows: Sequence[TrainRow | PairRow]) -> list[list[int]]:
+    """Row numbers, those of the same files together."""
+    groups: dict[tuple[Media, ...], list[int]] = {}
+    for number, row in enumerate(rows):
+        groups.setdefault(row.media, []).append(number)
+    return list(groups.values())
+
+
+class _Checker:
+    """Looks at rows, each file once; used by several threads."""
+
+    def __init__(self, spec: ModelSpec, tokenizer: AnyTokenizer, plan: PlanOptions, decode: bool) -> None:
+        self._spec, self._tokenizer, self._plan, self._decode = spec, tokenizer, plan, decode
+        self._limits = cast(Limits, plan.guard)
+        self._faults: dict[Media, str] = {}
+        self._sizes: dict[str, Size] = {}
+        self._infos: OrderedDict[str, VideoInfo] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def look(self, row: TrainRow | PairRow) -> int | Problem:
+        """The row's length in tokens, or why it can not be learnt from."""
+        turns, answers = said_in(row)
+        for medium in row.media:
+            if fault := self._fault(medium):
+                return Problem(origin=row.origin, what=fault, do="or leave the row out")
+        try:
+            videos = [self._info(m.path) for m in row.media if m.kind == "video"]
+            stills = [self._size(m.path) for m in row.media if m.kind == "image"]
+            return count_row(turns, videos, stills, self._spec, self._tokenizer, self._plan, answers=answers)
+        except VidllmError as error:
+            return Problem(origin=row.origin, what=str(error), do="shorten the row, plan fewer frames, or leave it out")
+
+    def _fault(self, medium: Media) -> str:
+        """What is wrong with a file, "" when nothing is; found once."""
+        if medium in self._faults:
+            return self._faults[medium]
+        try:
+            if medium.kind == "image":
+                self._size(medium.path)
+            else:
+                self._try_video(self._info(medium.path))
+            fault = ""
+        except VidllmError as error:
+            fault = str(error)
+        self._faults[medium] = fault
+        return fault
+
+    def _try_video(self, info: VideoInfo) -> None:
+        promised = info.num_frames_from_header
+        if promised and info.num_packets < THERE * promised:
+            there = f"{info.num_packets} of its {promised} frames are there"
+            raise NotAVideo(f"{info.path}: cut off, {there}; copy it again")
+        if self._decode:
+            times = [info.duration / 2, float(info.pts_seconds[-1])]
+            seen = read_frames_guarded(info, times, self._limits, max_side=TINY, reader=self._plan.reader)
+            if seen.notes:
+                raise NotAVideo(f"{info.path}: {seen.notes[0]}; copy or convert it again")
+
+    def _info(self, path: str) -> VideoInfo:
+        with self._lock:
+            if path in self._infos:
+                self._infos.move_to_end(path)
+                return self._infos[path]
+        info = probe_guarded(path, self._limits)
+        with self._lock:
+            self._infos[path] = info
+            if len(self._infos) > INFOS:
+                self._infos.popitem(last=False)
+        return info
+
+    def _size(self, path: str) -> Size:
+        if path in self._sizes:
+            return self._sizes[path]
+        size = open_still(path).pixels.shape[:2] if self._decode else still_size(path)
+        self._sizes[path] = size
+        return size

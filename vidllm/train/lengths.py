@@ -1,0 +1,76 @@
+"""What rows were found to be long, kept in a file beside the run's output: a resume does not look at them again."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from hashlib import blake2b
+from pathlib import Path
+
+from vidllm.clip import PlanOptions
+from vidllm.linefile import LineFile
+from vidllm.model.spec import ModelSpec
+from vidllm.train.row import PairRow, TrainRow, said_in
+
+
+class Lengths:
+    """Rows that were found good before, in a file of lines {"key", "tokens"}; `path` None remembers nothing.
+
+    A row's key covers its words, its files' sizes and times, the plan and the model's prompt; a fault is not kept.
+    """
+
+    def __init__(self, path: Path | None, spec: ModelSpec, plan: PlanOptions) -> None:
+        self._known: dict[str, int] = {}
+        shape = repr((replace(spec, folder=Path()), replace(plan, guard=None)))
+        self._salt = _digest(_folder_digest(spec.folder), shape)
+        self._stamps: dict[str, str] = {}
+        self._file = None
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = LineFile(path)
+            for _, line in self._file.lines():
+                entry = json.loads(line)
+                self._known[entry["key"]] = entry["tokens"]
+
+    def recall(self, row: TrainRow | PairRow) -> int:
+        """The row's length, 0 when it is not known."""
+        return self._known.get(self._key(row), 0) if self._known else 0
+
+    def keep(self, row: TrainRow | PairRow, tokens: int) -> None:
+        """Remember a row's length. OutputError when the disk takes no more."""
+        if self._file is not None and (key := self._key(row)) not in self._known:
+            self._known[key] = tokens
+            self._file.append(json.dumps({"key": key, "tokens": tokens}).encode() + b"\n")
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._file is not None:
+            self._file.close()
+
+    def _key(self, row: TrainRow | PairRow) -> str:
+        """Names the row by all that its length depends on."""
+        turns, answers = said_in(row)
+        words = json.dumps([[[turn.role, turn.text, len(turn.media)] for turn in turns], answers])
+        return _digest(self._salt, words, *(self._stamp(medium.path) for medium in row.media))
+
+    def _stamp(self, path: str) -> str:
+        if path not in self._stamps:
+            try:
+                stat = Path(path).stat()
+                self._stamps[path] = f"{path}|{stat.st_size}|{stat.st_mtime_ns}"
+            except OSError:
+                self._stamps[path] = f"{path}|absent"
+        return self._stamps[path]
+
+
+def _digest(*parts: str) -> str:
+    return blake2b("\0".join(parts).encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
+
+
+def _folder_digest(folder: Path) -> str:
+    """Of all that shapes a prompt in a model's folder: tokenizer, template, settings; not of its weights."""
+    digest = blake2b(digest_size=12)
+    for path in sorted(folder.glob("*")):
+        if path.suffix in (".json", ".jinja"):
+            digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()
