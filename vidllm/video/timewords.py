@@ -7,7 +7,7 @@ moment wherever it stands; an amount like `30 seconds` only in words that make i
 
 import re
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, lru_cache
 from typing import NamedTuple
 
 from vidllm.video.timephrases import AMOUNT, BLANK, CLOCK, ENGLISH, HAN, NOT_TIMES, marked
@@ -76,6 +76,7 @@ def _may_match(pattern: str, left: str) -> bool:
     return pattern.isascii() or not _is_chinese(pattern) or _is_chinese(left)
 
 
+@lru_cache(maxsize=256)
 def _is_chinese(text: str) -> bool:
     return any("\u4e00" <= char <= "\u9fff" or char == HAN[0] for char in text.replace(AMOUNT, ""))
 
