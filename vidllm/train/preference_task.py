@@ -27,7 +27,9 @@ from vidllm.train.reference import RefLogps
 from vidllm.train.task import Micro, Part, Step
 
 if TYPE_CHECKING:
-    from vidllm.clip import PlanOptions
+    from vidllm.clip import Known, PlanOptions
+    from vidllm.model.chat import AnyTokenizer
+    from vidllm.model.spec import ModelSpec
     from vidllm.train.cache import ClipCache
     from vidllm.train.learner import Learner
     from vidllm.train.metrics import Record
@@ -41,6 +43,22 @@ class Material:
 
     numbers: Micro
     pairs: PairBatch
+
+
+def load_pair(
+    row: PairRow, spec: ModelSpec, tokenizer: AnyTokenizer, plan: PlanOptions, *, known: Known | None = None
+) -> Pair:
+    """A row with its media open, once for both answers. Clips that `known` recalls are not decoded.
+
+    Raises:
+        RowError: a medium can not be read any more, or the pair does not fit; the line names file and line.
+    """
+    answers = (row.chosen, row.rejected)
+    try:
+        messages = open_turns(row.prompt, spec, tokenizer, plan, answers=answers, known=known)
+        return build_pair(messages, *answers, spec, tokenizer, rope_max=plan.rope_max)
+    except VidllmError as error:
+        raise RowError(f"{row.origin}: {error}") from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,9 +101,7 @@ class PreferenceTask:
 
     def identity(self) -> Identity:
         """What a checkpoint must have been made with."""
-        terms = {f"loss {name}": weight for name, weight in self.preference.terms.items()}
-        plain = {"beta": self.preference.beta, "label smoothing": self.preference.label_smoothing}
-        return {**self.made_with, **terms, **plain, **asdict(self.portions)}
+        return self.made_with
 
     def steps(self, epoch: int) -> tuple[Step, ...]:
         """An epoch's optimizer steps."""
@@ -106,18 +122,8 @@ class PreferenceTask:
         return str(self.rows[number].origin)
 
     def load(self, number: int) -> Pair:
-        """A row with its media open.
-
-        Raises:
-            RowError: a medium can not be read any more, or the pair does not fit; the line names file and line.
-        """
-        row, spec, tokenizer = self.rows[number], self.learner.spec, self.learner.lmm.tokenizer
-        try:
-            answers = (row.chosen, row.rejected)
-            messages = open_turns(row.prompt, spec, tokenizer, self.plan, answers=answers, known=self.cache)
-            return build_pair(messages, *answers, spec, tokenizer, rope_max=self.plan.rope_max)
-        except VidllmError as error:
-            raise RowError(f"{row.origin}: {error}") from error
+        """A row with its media open. Raises RowError."""
+        return load_pair(self.rows[number], self.learner.spec, self.learner.lmm.tokenizer, self.plan, known=self.cache)
 
     def prepare(self, numbers: Micro) -> Material:
         """A micro-batch, read and laid out."""

@@ -12,13 +12,14 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vidllm import __version__
-from vidllm.train.cache import file_digest
+from vidllm.errors import VideoNotFound
 
 if TYPE_CHECKING:
     from vidllm.clip import PlanOptions
@@ -55,12 +56,13 @@ class Found:
     """The reference of every pair, and where they come from."""
 
     logps: Mapping[int, RefLogps]
-    recorded: int = 0
-    kept: int = 0
-    computed: int = 0
+    recorded: int
+    kept: int
+    computed: frozenset[int]
+    """Numbers of the pairs that were computed now."""
 
     def __str__(self) -> str:
-        return f"{self.recorded:,} from the rows, {self.kept:,} from the cache, {self.computed:,} computed"
+        return f"{self.recorded:,} from the rows, {self.kept:,} from the cache, {len(self.computed):,} computed"
 
 
 class References:
@@ -91,12 +93,6 @@ class References:
             log.warning("reference cache off: %s: %s; set VIDLLM_CACHE to a folder with room", self._path,
                         error.strerror or error)  # fmt: skip
             self._path = None
-
-    def forget(self) -> None:
-        """Throw away what is kept: it is of another model, or of another version of the road to it."""
-        self._known = {}
-        if self._path is not None:
-            self._path.unlink(missing_ok=True)
 
 
 def _fresh_line(path: Path) -> bytes:
@@ -132,44 +128,64 @@ def _lines(path: Path) -> Iterator[tuple[str, RefLogps]]:
 
 
 def reference_key(row: PairRow, plan: PlanOptions, shaping: str = "") -> str:
-    """Hex digest of what shapes a pair's tokens besides the model: texts, bytes of media, how they are looked at.
+    """Hex digest of what shapes a pair's tokens besides the model: texts, media, how they are looked at.
 
-    `shaping` is whatever else counts (numbers, device). Raises VideoNotFound: a medium is gone.
+    `shaping` is whatever else counts (numbers, device). A large file is represented by its size and samples: to read
+    all bytes of all videos before the first step would take longer than what is saved; and what is kept is tried.
+
+    Raises:
+        VideoNotFound: a medium is gone.
     """
-    turns = [(turn.role, turn.text, [(m.kind, file_digest(m.path)) for m in turn.media]) for turn in row.prompt]
-    told = repr((__version__, shaping, turns, row.chosen, row.rejected, plan))
+    turns = [(turn.role, turn.text, [(m.kind, sampled_digest(m.path)) for m in turn.media]) for turn in row.prompt]
+    told = repr((__version__, shaping, turns, row.chosen, row.rejected, replace(plan, guard=None)))
     return hashlib.blake2b(told.encode(), digest_size=20).hexdigest()
+
+
+WHOLE_BYTES = 2**18
+"""A file up to this size is digested whole."""
+SAMPLES, SAMPLE_BYTES = 16, 2**12
+
+
+def sampled_digest(path: str) -> str:
+    """Hex digest of a file's size and of samples spread over it evenly. Raises VideoNotFound."""
+    try:
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            digest = hashlib.blake2b(f"{size}|".encode(), digest_size=20)
+            if size <= WHOLE_BYTES:
+                digest.update(file.read())
+            else:
+                for sample in range(SAMPLES):
+                    file.seek((size - SAMPLE_BYTES) * sample // (SAMPLES - 1))
+                    digest.update(file.read(SAMPLE_BYTES))
+    except OSError as error:
+        raise VideoNotFound(f"{path}: {error.strerror or error}; it was there when the rows were checked") from error
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
-    """Looks for the reference of every pair. `say` hears one line where something recorded or kept is not believed."""
+    """The search for the reference of every pair. All processes hold the same values and go the same way."""
 
-    keys: Sequence[str]
-    """Of every pair, see `reference_key`."""
+    kept: Mapping[int, RefLogps]
+    """What an earlier run left, by the numbers of pairs."""
     recorded: Mapping[int, RefLogps]
     """What rows brought along from the model training starts from."""
     tokens: Sequence[int]
     """Tokens of the longer answer of every pair."""
-    references: References
     compute: Compute
-    main: bool = True
-    """Whether this process writes."""
-    say: Callable[[str], None] = field(default=log.warning)
+    say: Callable[[str], None]
+    """Hears a line where something kept or recorded is not believed."""
 
     def find(self) -> Found:
         """The reference of every pair."""
-        kept = {n: known for n, key in enumerate(self.keys) if (known := self.references.get(key)) is not None}
-        recorded = {n: logps for n, logps in self.recorded.items() if n not in kept}
-        kept = self._believed(kept, "kept on disk")
-        recorded = self._believed(recorded, "recorded in the rows")
-        missing = [n for n in range(len(self.keys)) if n not in kept and n not in recorded]
+        kept = self._believed(self.kept, "kept on disk")
+        fresh = {number: logps for number, logps in self.recorded.items() if number not in kept}
+        recorded = self._believed(fresh, "recorded in the rows")
+        missing = [n for n in range(len(self.tokens)) if n not in kept and n not in recorded]
         computed = self.compute(missing) if missing else {}
-        if self.main:
-            self.references.add({self.keys[n]: logps for n, logps in computed.items()})
-        return Found(
-            logps=kept | recorded | dict(computed), recorded=len(recorded), kept=len(kept), computed=len(computed)
-        )
+        return Found(logps=kept | recorded | dict(computed), kept=len(kept), recorded=len(recorded),
+                     computed=frozenset(computed))  # fmt: skip
 
     def _believed(self, claimed: Mapping[int, RefLogps], where: str) -> dict[int, RefLogps]:
         """All that is claimed, or nothing if a sample does not hold."""
@@ -184,8 +200,6 @@ class Search:
         n = wrong[0]
         self.say(f"reference log-probs {where} are not this model's (pair {n + 1}: {claimed[n].chosen:.3f} for the "
                  f"chosen answer, computed {true[n].chosen:.3f}); all {len(claimed):,} are computed again")  # fmt: skip
-        if where == "kept on disk" and self.main:
-            self.references.forget()
         return {}
 
 

@@ -1,0 +1,289 @@
+"""Direct preference optimisation: pairs of answers about videos in, a model that would rather give the better one out.
+
+    rows -> checked, every one -> reference log-probs, once -> steps -> forests of shared prompts -> policy : reference
+
+Every shortcut has a switch (`sharing`, `head_only`, `feature_cache`, `reference_cache`) and gives what the plain
+computation gives. Rewards, margins and log-probs are told under TRL's names.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Literal
+
+from accelerate import PartialState
+from accelerate.utils import gather_object
+
+from vidllm.caches import cache_folder
+from vidllm.clip import PlanOptions
+from vidllm.errors import ConfigError, RowError
+from vidllm.model.chat import AnyTokenizer
+from vidllm.model.spec import ModelSpec
+from vidllm.prompt import Message
+from vidllm.train.check import check
+from vidllm.train.learner import Learner, LearnerOptions
+from vidllm.train.loop import Trained, train
+from vidllm.train.losses import DPO, MPO, PreferenceLoss, Term
+from vidllm.train.pairs import PairSize, build_pair, forest_tokens, plan_pairs
+from vidllm.train.parts import Parts
+from vidllm.train.preference_task import PairPortions, PreferenceTask, load_pair
+from vidllm.train.reference import Found, References, RefLogps, Search, reference_key, usable_records
+from vidllm.train.row import PairRow, Problem
+from vidllm.train.rows import read_pairs
+from vidllm.train.stage import Base, StageConfig, deliver, is_first, load_learner, on_first, open_cache, rows_mark
+from vidllm.train.task import Step, Watch
+from vidllm.video.guard import keep_workers
+from vidllm.video.timecode import find_focus
+
+ANY_DURATION = 1e6
+"""Seconds of a clip nobody opened: whatever time a question names lies in it."""
+PRESETS: Mapping[str, Mapping[Term, float]] = MappingProxyType({"dpo": DPO, "mpo": MPO})
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairSource:
+    """A file of preference rows."""
+
+    path: Path
+    media: Path | None = None
+    """Folder that paths of videos and pictures are relative to; null: the file's own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DpoConfig(StageConfig):
+    """The keys of a `dpo` YAML: those of every stage, and these."""
+
+    data: tuple[PairSource, ...]
+    loss: Literal["dpo", "mpo"] | dict[str, float] = "dpo"
+    """Terms and their weights, of sigmoid, hinge, ipo, robust, bco, anchor, sft; or a name: dpo is {sigmoid: 1}, mpo
+    {sigmoid: 0.8, bco: 0.2, sft: 1}."""
+    beta: float = 0.1
+    """Scale of the implicit reward: the smaller, the further the model may go from the reference."""
+    label_smoothing: float = 0.0
+    """Share of labels taken to be flipped (terms sigmoid and robust)."""
+    anchor: float = 0.0
+    """Weight of a term that keeps the chosen answers as likely as they were, beside those of `loss`."""
+    parts: Parts = field(default_factory=lambda: Parts(language_model=5e-7))
+    batch: int = 16
+    """Pairs to an optimizer step, on all processes together."""
+    tokens: int = 8192
+    """Most tokens that go through the model together, prompts and answers; a longer pair goes alone."""
+    sharing: bool = True
+    """A prompt runs once for both answers, a video once for all its pairs; false: each answer behind its own prompt."""
+    head_only: bool = True
+    """Logits of the answers' positions only; false: of all positions."""
+    reference_cache: bool = True
+    """Ask the reference once, before the first step, and keep what it says on disk; false: in every step again."""
+    skip_bad: bool = False
+    """Leave out rows that can not be learnt from (each is told) instead of stopping before step 0."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.data:
+            raise ConfigError("data is empty; name at least one file of pairs: data: [{path: pairs.jsonl}]")
+        _ = self.preference
+
+    @property
+    def preference(self) -> PreferenceLoss:
+        """The loss. Raises ConfigError: no such term, or an impossible number."""
+        terms: dict[str, float] = dict(PRESETS[self.loss] if isinstance(self.loss, str) else self.loss)
+        if self.anchor:
+            terms["anchor"] = self.anchor
+        return PreferenceLoss(terms=terms, beta=self.beta, label_smoothing=self.label_smoothing)  # type: ignore[arg-type]
+
+    @property
+    def portions(self) -> PairPortions:
+        """How many pairs go together."""
+        return PairPortions(batch=self.batch, tokens=self.tokens, sharing=self.sharing, seed=self.seed)
+
+    @property
+    def learning(self) -> LearnerOptions:
+        """What learns, and in which numbers."""
+        return replace(super().learning, head_only=self.head_only)
+
+
+@dataclass(frozen=True, eq=False)
+class Contest:
+    """Pairs that can all be learnt from, and the model they were checked for."""
+
+    base: Base
+    rows: tuple[PairRow, ...]
+    sizes: tuple[PairSize, ...]
+    problems: tuple[Problem, ...]
+
+    def steps(self, config: DpoConfig, epoch: int) -> tuple[Step, ...]:
+        """An epoch's optimizer steps."""
+        return plan_pairs(
+            self.sizes, batch=config.batch, tokens=config.tokens, seed=config.seed, epoch=epoch, sharing=config.sharing
+        )
+
+
+def read_contest(config: DpoConfig, say: Callable[[str], None]) -> Contest:
+    """Every pair read and looked at, each file opened; `say` hears what is wrong with any.
+
+    Raises:
+        RowError: a pair can not be learnt from and `skip_bad` is false, or no pair is left.
+        ModelError: the model's folder is not what it should be.
+    """
+    base = Base.of(config)
+    return on_first(config, lambda: _read(config, base, say))
+
+
+def _read(config: DpoConfig, base: Base, say: Callable[[str], None]) -> Contest:
+    from vidllm.train.sft import tell_problems
+
+    read = [read_pairs(source.path, source.media) for source in config.data]
+    rows = [row for file in read for row in file.rows]
+    found = [problem for file in read for problem in file.problems]
+    checked = check(rows, base.spec, base.tokenizer, config.plan, problems=found)
+    tell_problems(checked.problems, say, skip=config.skip_bad)
+    if not checked.rows:
+        raise RowError(f"{config.data[0].path}: no pair is left to learn from; mend the rows that are told above")
+    sizes = tuple(
+        size_pair(row, length, base.spec, base.tokenizer, config.plan)
+        for row, length in zip(checked.rows, checked.lengths, strict=True)
+    )
+    return Contest(base, checked.rows, sizes, checked.problems)
+
+
+def size_pair(row: PairRow, length: int, spec: ModelSpec, tokenizer: AnyTokenizer, plan: PlanOptions) -> PairSize:
+    """A pair of `length` tokens with its longer answer, taken apart; nothing is opened for it."""
+    words = [Message(turn.role, turn.text) for turn in row.prompt]
+    text = PairSize.of(build_pair(words, row.chosen, row.rejected, spec, tokenizer, rope_max=plan.rope_max), "")
+    prompt = max(length - max(text.chosen, text.rejected), text.prompt)
+    question = "\n".join(turn.text for turn in row.prompt if turn.role == "user")
+    return replace(text, prompt=prompt, shown=prompt - text.prompt, group=_shown(row, question, plan))
+
+
+def _shown(row: PairRow, question: str, plan: PlanOptions) -> Hashable:
+    """Equal for pairs that see the same frames: those of the same media, unless the question's times pick them."""
+    focused = plan.policy in ("auto", "focus") and find_focus(question, ANY_DURATION) is not None
+    return tuple((m.kind, m.path) for m in row.media) or row.origin, question if focused else ""
+
+
+def run_dpo(config: DpoConfig, watch: Watch) -> Trained:
+    """Teach, from the newest checkpoint under `config.out` if there is one, and put the model there when it is done.
+
+    Raises:
+        RowError, ModelError, ConfigError: before the first step, one line.
+        CheckpointError, NotFinite: see `train`.
+    """
+    say = watch.say if is_first(config) else _nobody
+    contest = read_contest(config, say)
+    for line in describe(config, contest):
+        say(line)
+    task = make_task(config, contest, say)
+    done = train(task, task.learner, task.learner.groups(), config.loop, config.out, watch)
+    if done.step == done.total:
+        deliver(config, contest.base, task.learner, done)
+    return done
+
+
+def _nobody(text: str) -> None:
+    """Other processes say nothing: all of them have the same to say."""
+
+
+def make_task(config: DpoConfig, contest: Contest, say: Callable[[str], None]) -> PreferenceTask:
+    """The task of these pairs with its learner, the reference's log-probs known.
+
+    Raises:
+        ModelError: the weights are not what they should be.
+        RowError: the reference gives a pair no number.
+    """
+    learner = load_learner(config, contest.base)
+    keep_workers(max(1, config.workers))
+    contents = ((row.prompt, row.chosen, row.rejected) for row in contest.rows)
+    mark = {"model": contest.base.fingerprint[:12], "pairs": rows_mark(len(contest.rows), "pairs", contents)}
+    task = PreferenceTask(
+        rows=contest.rows, sizes=contest.sizes, learner=learner, preference=config.preference,
+        portions=config.portions, plan=config.plan, made_with={**mark, **config.settings()},
+        cache=open_cache(config, learner),
+    )  # fmt: skip
+    if config.reference_cache:
+        task.references = _known(config, contest, task, say)
+    elif config.lora is None:
+        task.live = _frozen(config, contest.base)
+    return task
+
+
+def _frozen(config: DpoConfig, base: Base) -> Learner:
+    """A second copy of the model, which stays as it is."""
+    frozen = replace(config, parts=Parts(), lora=None, gradient_checkpointing=False)
+    return load_learner(frozen, base)
+
+
+def _known(
+    config: DpoConfig, contest: Contest, task: PreferenceTask, say: Callable[[str], None]
+) -> Mapping[int, RefLogps]:
+    """The reference's log-probs of every pair."""
+    state = PartialState(cpu=config.device == "cpu")
+    share = (state.process_index, state.num_processes)
+
+    def compute(numbers: Sequence[int]) -> Mapping[int, RefLogps]:
+        mine = task.scores(numbers, threads=config.workers, share=share)
+        return dict(gather_object(list(mine.items()))) if share[1] > 1 else mine
+
+    shaping = f"{config.dtype}|{task.learner.device.type}|{config.extra}"
+    keys = on_first(config, lambda: [reference_key(row, config.plan, shaping) for row in contest.rows])
+    file = References(_reference_file(config, contest.base))
+    search = Search(
+        kept=on_first(config, lambda: {n: known for n, key in enumerate(keys) if (known := file.get(key))}),
+        recorded=_recorded(contest), tokens=[max(size.chosen, size.rejected) for size in contest.sizes],
+        compute=compute, say=say,
+    )  # fmt: skip
+    found = search.find()
+    _check_finite(found, contest)
+    if is_first(config):
+        file.add({keys[n]: found.logps[n] for n in found.computed})
+    say(f"reference {found}")
+    return found.logps
+
+
+def _recorded(contest: Contest) -> dict[int, RefLogps]:
+    """What rows recorded from this very model. Not where positions are scaled: the scale was each answer's own then."""
+    usable = usable_records(contest.rows, contest.base.fingerprint)
+    context = contest.base.spec.context
+    return {n: logps for n, logps in usable.items() if contest.sizes[n].prompt + contest.sizes[n].answers <= context}
+
+
+def _reference_file(config: DpoConfig, base: Base) -> Path:
+    name = f"{base.fingerprint}.jsonl"
+    return cache_folder("references") / name if config.cache_folder is None else config.cache_folder / name
+
+
+def _check_finite(found: Found, contest: Contest) -> None:
+    for number, logps in found.logps.items():
+        if not (math.isfinite(logps.chosen) and math.isfinite(logps.rejected)):
+            raise RowError(f"{contest.rows[number].origin}: the reference gives its answers no finite log-probs "
+                           f"({logps.chosen}, {logps.rejected}); leave the row out, or use dtype float32")  # fmt: skip
+
+
+def describe(config: DpoConfig, contest: Contest) -> list[str]:
+    """The pairs and what an epoch of them costs, in a few lines."""
+    sizes, steps = contest.sizes, contest.steps(config, 0)
+    groups = len({size.group for size in sizes})
+    longest = max(size.prompt + size.answers for size in sizes)
+    plain, laid = (
+        sum(forest_tokens([sizes[n] for n in micro], sharing) for step in steps for micro in step)
+        for sharing in (False, config.sharing)
+    )
+    lines = [
+        f"pairs     {len(sizes):,}, showing {groups:,} different things; the longest has {longest:,} tokens",
+        f"an epoch  {len(steps):,} steps of {config.batch}, in {sum(map(len, steps)):,} micro-batches of at most "
+        f"{config.tokens:,} tokens",
+        f"tokens    {laid:,} an epoch; {plain:,} if nothing were shared",
+    ]  # fmt: skip
+    return [*lines, f"left out  {len(contest.problems):,} rows"] if contest.problems else lines
+
+
+def shown_batch(config: DpoConfig, contest: Contest, *, colour: bool) -> str:
+    """The first micro-batch of the first step as a person can read it, answer by answer, what is learnt set apart."""
+    from vidllm.train.show import show_batch
+
+    base, numbers = contest.base, contest.steps(config, 0)[0][0]
+    pairs = [load_pair(contest.rows[number], base.spec, base.tokenizer, config.plan) for number in numbers]
+    return show_batch([e for pair in pairs for e in (pair.chosen, pair.rejected)], base.tokenizer, colour=colour)
