@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from tests.test_lmm import tiny
 from vidllm.errors import ConfigError, IncompleteModel, ModelNotFound, NotAVisionModel, UnsupportedModel, VidllmError
 from vidllm.model import checkpoint
+from vidllm.model import fingerprint as fingerprint_room
 from vidllm.model.checkpoint import choose_device, choose_dtype, describe, fingerprint, load_model, stop_ids
 
 __all__ = ["tiny"]  # the fixture
@@ -172,12 +173,16 @@ def test_the_fingerprint_sees_weights_config_processor_and_template(llava: Path)
 
 
 def test_the_fingerprint_of_a_large_file_samples_it(llava: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint, "WHOLE_FILE_BYTES", 1024)
+    """Every matrix is looked at: a projector taught alone makes another model."""
+    monkeypatch.setattr(fingerprint_room, "WHOLE_FILE_BYTES", 1024)
     before = fingerprint(llava)
     assert before == fingerprint(llava)
-    weights = load_file(llava / "model.safetensors")
-    save_file({name: weight * 1.01 for name, weight in weights.items()}, llava / "model.safetensors", {"format": "pt"})
-    assert fingerprint(llava) != before
+    for part in ("vision_tower", "multi_modal_projector", "lm_head"):
+        weights = load_file(llava / "model.safetensors")
+        taught = {name: weight * 1.01 if part in name else weight for name, weight in weights.items()}
+        save_file(taught, llava / "model.safetensors", {"format": "pt"})
+        assert fingerprint(llava) != before
+        before = fingerprint(llava)
 
 
 def test_stop_ids(llava: Path) -> None:

@@ -1,5 +1,7 @@
-"""The learner walks the road that asking walks: same log-probs, transformers' loss, and gradients only where they may be."""
+"""The learner walks the road of asking: same log-probs, transformers' loss, gradients only where they may be."""
 
+import json
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -8,16 +10,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tests import tiny_models
 from tests.test_lmm import clip_pixels, image_prompt, load, pictures, reference, video_prompt
-from vidllm.errors import ConfigError, UnsupportedModel
+from vidllm.config import load_config
+from vidllm.errors import CheckpointError, ConfigError, IncompleteModel, ModelNotFound, UnsupportedModel
+from vidllm.model.anyres import anyres_tokens, tile_grid
+from vidllm.model.checkpoint import fingerprint, stop_ids
 from vidllm.model.lmm import ComposableLMM
+from vidllm.model.resolve import builtin_folder
 from vidllm.prompt import Prompt
 from vidllm.train.batch import Batch, Piece
 from vidllm.train.learner import Learner, LearnerOptions
-from vidllm.train.parts import Extra, Parts
+from vidllm.train.parts import STAGES, Extra, Lora, Parts, part_of
 
 TOLERANCE = 1e-4
 COMPOSABLE = ("llava", "vipllava", "llava_next", "llava_next_video", "llava_onevision")
@@ -84,3 +91,464 @@ def test_log_probs_are_those_of_asking(name: str, tiny: Callable[[str], Path]) -
     expected = torch.cat([asked(model, prompt, answer) for prompt in prompts])
     found = learner(Batch(pieces=tuple(piece_with(prompt, answer) for prompt in prompts)))
     torch.testing.assert_close(found.detach(), expected, atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["llava_next", "llava_next_video", "llava_onevision"])
+def test_anyres_stills_too(name: str, tiny: Callable[[str], Path]) -> None:
+    """Two pictures cut into tiles, the second in the middle of a dialogue that another video follows."""
+    model, learner = load(tiny(name)), learner_of(tiny(name))
+    answer = answer_ids(model)
+    prompts = [still_prompt(model, pictures(1, 100, 300)[0]), still_prompt(model, pictures(1, 400, 90, seed=4)[0])]
+    prompts.append(video_prompt(model, frames_of(model, 2), [2, 2]))
+    expected = torch.cat([asked(model, prompt, answer) for prompt in prompts])
+    found = learner(Batch(pieces=tuple(piece_with(prompt, answer) for prompt in prompts)))
+    torch.testing.assert_close(found.detach(), expected, atol=TOLERANCE, rtol=0)
+
+
+def still_prompt(model: ComposableLMM, image: Any) -> Prompt:
+    """USER: a picture, a question, ASSISTANT: as one AnyRes visual."""
+    spec = model.spec
+    grid = tile_grid(image.shape[:2], spec.image_size, spec.image_grids)
+    side = spec.image_size // spec.patch_size
+    count = anyres_tokens(image.shape[:2], grid, side, spec.image_max_tiles)
+    after = model.tokenizer.encode("\nwhat is this? ASSISTANT:", add_special_tokens=False).ids
+    return image_prompt(model, [1, 2, *[spec.image_token_id] * count, *after], image)
+
+
+def transformers_loss(learner: Learner, piece: Piece, pixels: Tensor) -> tuple[Any, Tensor]:
+    """transformers' own network and its own loss for one picture and an answer."""
+    network = reference(learner.lmm)
+    ids = torch.tensor([piece.ids])
+    labels = torch.where(torch.tensor([piece.trained]), ids, -100)
+    return network, network(input_ids=ids, pixel_values=pixels, labels=labels).loss
+
+
+@pytest.mark.parametrize("name", ["llava", "vipllava"])
+def test_loss_and_all_gradients_are_transformers(name: str, tiny: Callable[[str], Path]) -> None:
+    """The whole model learns, tower included: its loss and every gradient as transformers' own forward has them."""
+    learner = learner_of(tiny(name), parts=Parts(vision_tower=1e-4, projector=1e-3, language_model=1e-3))
+    image = pictures(1, 112, 112)
+    ids = [1, *[learner.spec.image_token_id] * 64, *answer_ids(learner.lmm, " what is this? ASSISTANT:")]
+    piece = piece_with(image_prompt(learner.lmm, ids, image[0]), answer_ids(learner.lmm))
+    network, expected = transformers_loss(learner, piece, clip_pixels(learner.lmm, image))
+    loss = -learner(Batch(pieces=(piece,))).mean()
+    torch.testing.assert_close(loss, expected, atol=1e-5, rtol=0)
+    loss.backward()
+    expected.backward()
+    theirs = {n: p.grad for n, p in network.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
+    mine = {n: p.grad for n, p in learner.network.named_parameters() if p.grad is not None}
+    assert set(mine) == set(theirs)
+    assert {part_of(n) for n in mine} == {"vision_tower", "projector", "language_model", "embeddings"}
+    for weight, gradient in theirs.items():
+        torch.testing.assert_close(mine[weight], gradient, atol=1e-5, rtol=1e-4)
+
+
+def small_batch(learner: Learner, frames: Any = None) -> Batch:
+    """A video with its answer, and one of text alone."""
+    frames = frames_of(learner.lmm, 3) if frames is None else frames
+    prompt = video_prompt(learner.lmm, frames, [2] * len(frames))
+    answer = answer_ids(learner.lmm)
+    text = answer_ids(learner.lmm, "USER: describe the video. ASSISTANT:")
+    words = Piece(ids=(*text, *answer), trained=(*[False] * len(text), *[True] * len(answer)))
+    return Batch(pieces=(piece_with(prompt, answer), words))
+
+
+def taught(learner: Learner, batch: Batch, steps: int = 2) -> Learner:
+    """A few steps of plain gradient descent, every part at a rate that shows."""
+    optimizer = torch.optim.SGD([{**group, "lr": 0.5} for group in learner.groups()])
+    for _ in range(steps):
+        optimizer.zero_grad()
+        (-learner(batch).mean()).backward()
+        optimizer.step()
+    return learner
+
+
+@pytest.mark.parametrize("part", ["vision_tower", "projector", "language_model", "embeddings"])
+def test_a_part_learns_alone_and_the_rest_stays_bit_for_bit(part: Any, tiny: Callable[[str], Path]) -> None:
+    learner = learner_of(
+        tiny("llava"), parts=Parts(**{part: 1e-3, **({} if part == "embeddings" else {"embeddings": 0})})
+    )
+    before = {name: weight.clone() for name, weight in learner.named_parameters()}
+    taught(learner, small_batch(learner))
+    moved = {name for name, weight in learner.named_parameters() if not torch.equal(weight, before[name])}
+    assert {part_of(name) for name in moved} == {part}
+    assert {group["name"] for group in learner.groups()} == {part}
+
+
+def test_rates_decay_and_names_of_the_groups(tiny: Callable[[str], Path]) -> None:
+    learner = learner_of(tiny("llava_next"), parts=Parts(projector=1e-3, language_model=2e-5, newline=1e-4))
+    groups = learner.groups(weight_decay=0.1)
+    rates = {(group["name"], group["lr"], group["weight_decay"]) for group in groups}
+    assert rates == {("projector", 1e-3, 0.1), ("projector", 1e-3, 0.0), ("newline", 1e-4, 0.0),
+                     ("language_model", 2e-5, 0.1), ("language_model", 2e-5, 0.0),
+                     ("embeddings", 2e-5, 0.1)}  # fmt: skip
+    names = {id(weight): name for name, weight in learner.named_parameters()}
+    assert all(weight.dim() > 1 for group in groups if group["weight_decay"] for weight in group["params"])
+    assert sorted(names[id(w)] for group in groups for w in group["params"]) == sorted(
+        name for name, weight in learner.named_parameters() if weight.requires_grad
+    )
+
+
+def gradients(learner: Learner, batch: Batch) -> dict[str, Tensor]:
+    learner.zero_grad(set_to_none=True)
+    (-learner(batch).mean()).backward()
+    return {name: w.grad.clone() for name, w in learner.named_parameters() if w.grad is not None}
+
+
+def test_checkpointing_changes_no_gradient(tiny: Callable[[str], Path]) -> None:
+    everything = Parts(vision_tower=1e-4, projector=1e-3, language_model=1e-3)
+    plain, saving = (learner_of(tiny("llava"), parts=everything, gradient_checkpointing=on) for on in (False, True))
+    batch = small_batch(plain)
+    calls = count_calls(saving.lmm.language.layers[0].mlp)  # type: ignore[index,union-attr]
+    expected, found = gradients(plain, batch), gradients(saving, batch)
+    assert calls == [1, 1]  # once on the way there, once on the way back
+    assert expected.keys() == found.keys()
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, atol=1e-6, rtol=1e-5)
+
+
+def count_calls(module: Any) -> list[int]:
+    """Grows by the batch size of each call of `module`."""
+    calls: list[int] = []
+    module.register_forward_pre_hook(lambda _, inputs: calls.append(len(inputs[0])))
+    return calls
+
+
+def test_equal_frames_are_encoded_once(tiny: Callable[[str], Path]) -> None:
+    """Six frames, three of them alike, in two samples of one batch: four pictures go through the tower; and of a tower
+    that learns, all copies contribute to its gradient."""
+    frames = frames_of(load(tiny("llava")), 4)
+    frames = frames[[0, 1, 1, 2, 1, 3]]
+    for parts in (WHOLE, replace(WHOLE, vision_tower=1e-4)):
+        learner = learner_of(tiny("llava"), parts=parts)
+        answer = answer_ids(learner.lmm)
+        pieces = [piece_with(video_prompt(learner.lmm, part, [2] * 3), answer) for part in (frames[:3], frames[3:])]
+        calls = count_calls(learner.lmm.parts.vision_tower.pre_layrnorm)
+        once = gradients(learner, Batch(pieces=tuple(pieces)))
+        assert sum(calls) == 4
+        learner.lmm.see = lambda prompts, cache=None, see=learner.lmm.see: [  # type: ignore[method-assign,misc]
+            see([[visual]])[0] if len(visuals) == 1 else ([see([[v]])[0][0][0] for v in visuals], 0)
+            for visuals in prompts for visual in visuals[:1]
+        ]  # fmt: skip
+        apart = gradients(learner, Batch(pieces=tuple(pieces)))
+        assert sum(calls) == 4 + 6
+        for name, gradient in apart.items():
+            torch.testing.assert_close(once[name], gradient, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("parts", "stage"), [(Parts(language_model=1e-3), "tokens"), (WHOLE, "tower")])
+def test_features_that_are_ready_are_taken(parts: Parts, stage: str, tiny: Callable[[str], Path]) -> None:
+    """Log-probs and gradients as with pixels, which are not even there."""
+    learner = learner_of(tiny("llava_onevision"), parts=parts)
+    batch = small_batch(learner)
+    expected, gradient = learner(batch), gradients(learner, batch)
+    known = learner.features(batch.pieces[0].visuals)
+    assert learner.stage == known.stage == stage
+    blind = tuple(replace(v, pixels=np.zeros((0, 0, 0, 3), np.uint8)) for v in batch.pieces[0].visuals)
+    ready = Batch(pieces=(replace(batch.pieces[0], visuals=blind, features=known), batch.pieces[1]))
+    calls = count_calls(learner.lmm.parts.vision_tower.embeddings)
+    assert torch.equal(learner(ready), expected)
+    for name, value in gradients(learner, ready).items():
+        assert torch.equal(value, gradient[name])
+    assert calls == []
+
+
+def test_a_tower_that_learns_has_no_features_to_keep(tiny: Callable[[str], Path]) -> None:
+    learner = learner_of(tiny("llava"), parts=Parts(vision_tower=1e-5))
+    assert learner.stage is None
+    with pytest.raises(ConfigError, match="vision tower learns"):
+        learner.features(small_batch(learner).pieces[0].visuals)
+
+
+def test_text_alone_gives_every_part_a_gradient_of_zero(tiny: Callable[[str], Path]) -> None:
+    """Processes that wait for each other's gradients must not wait for ever when one of them sees no video."""
+    learner = learner_of(
+        tiny("llava_next"), parts=Parts(vision_tower=1e-5, projector=1e-3, newline=1e-3, language_model=1e-3)
+    )
+    found = gradients(learner, Batch(pieces=small_batch(learner).pieces[1:]))
+    assert set(found) == {name for name, weight in learner.named_parameters() if weight.requires_grad}
+    for name, gradient in found.items():
+        assert bool(gradient.any()) == (part_of(name) in ("language_model", "embeddings"))
+
+
+def test_bf16_keeps_what_learns_in_float32(tiny: Callable[[str], Path]) -> None:
+    whole = learner_of(tiny("llava"))
+    half = learner_of(tiny("llava"), dtype="bfloat16")
+    dtypes = {part_of(name): weight.dtype for name, weight in half.named_parameters()}
+    assert dtypes["vision_tower"] == torch.bfloat16
+    assert dtypes["projector"] == dtypes["language_model"] == torch.float32
+    batch = small_batch(whole)
+    torch.testing.assert_close(half(batch), whole(batch), atol=0.15, rtol=0.05)
+    assert all(gradient.isfinite().all() for gradient in gradients(half, batch).values())
+
+
+# ------------------------------------------------------------------------------------------------------ saved and asked
+
+
+def assert_asks_alike(learner: Learner, model: ComposableLMM, tolerance: float = TOLERANCE) -> None:
+    """Log-probs of an answer from the learner, and from a model that was loaded to be asked."""
+    prompt = video_prompt(model, frames_of(model, 3), [2, 2, 2], factor=1.5)
+    answer = answer_ids(model)
+    found = learner(Batch(pieces=(piece_with(prompt, answer),))).detach()
+    torch.testing.assert_close(asked(model, prompt, answer), found, atol=tolerance, rtol=0)
+
+
+@pytest.mark.parametrize("name", COMPOSABLE)
+def test_a_saved_model_is_asked_as_it_learned(name: str, tiny: Callable[[str], Path], tmp_path: Path) -> None:
+    learner = learner_of(tiny(name), parts=replace(WHOLE, vision_tower=1e-3))
+    taught(learner, small_batch(learner))
+    learner.save(tmp_path / "out")
+    model = load(tmp_path / "out")
+    assert_asks_alike(learner, model)
+    assert replace(model.spec, folder=Path()) == replace(learner.spec, folder=Path())
+    assert stop_ids(tmp_path / "out", model.tokenizer) == stop_ids(tiny(name), model.tokenizer)
+    files = {path.name for path in tiny(name).iterdir()}
+    assert files <= {path.name for path in (tmp_path / "out").iterdir()}
+    assert fingerprint(tmp_path / "out") != fingerprint(tiny(name))
+
+
+def test_transformers_loads_what_was_saved(tiny: Callable[[str], Path], tmp_path: Path) -> None:
+    from transformers import AutoProcessor
+
+    learner = learner_of(tiny("llava"))
+    taught(learner, small_batch(learner)).save(tmp_path, dtype=torch.bfloat16)
+    theirs = reference(load(tmp_path))
+    for name, weight in theirs.named_parameters():
+        torch.testing.assert_close(weight, dict(learner.network.named_parameters())[name].bfloat16().float())
+    assert json.loads((tmp_path / "config.json").read_text())["dtype"] == "bfloat16"
+    assert AutoProcessor.from_pretrained(tmp_path)
+
+
+def test_the_built_in_model_is_taught_and_saved(tmp_path: Path) -> None:
+    """Tied embeddings stay tied and are written once; the small reader without transformers loads the result."""
+    learner = Learner.load(builtin_folder(), LearnerOptions(parts=WHOLE), device="cpu")
+    batch = small_batch(learner)
+    optimizer = torch.optim.SGD(learner.groups(), lr=1e-3)
+    (-learner(batch).mean()).backward()
+    optimizer.step()
+    learner.save(tmp_path, dtype=torch.float32)
+    names = set(load_file(tmp_path / "model.safetensors"))
+    assert len([name for name in names if "lm_head" in name or "embed_tokens" in name]) == 1
+    assert_asks_alike(learner, load(tmp_path))
+    learner.save(tmp_path)
+    assert load_file(tmp_path / "model.safetensors").popitem()[1].dtype == torch.bfloat16  # as it came
+
+
+LOW_RANK = Parts(language_model=1e-3)
+
+
+def adapted(folder: Path, **more: Any) -> Learner:
+    """An adapter of rank 4 that has learned something."""
+    learner = learner_of(folder, **{"parts": LOW_RANK, "lora": Lora(r=4, alpha=8), **more})
+    return taught(learner, small_batch(learner), steps=3)
+
+
+@pytest.mark.parametrize("name", ["llava", "llava_onevision"])
+def test_an_adapter_begins_as_nothing_and_is_its_own_reference(name: str, tiny: Callable[[str], Path]) -> None:
+    learner = learner_of(tiny(name), parts=LOW_RANK, lora=Lora(r=4, alpha=8))
+    batch = small_batch(learner)
+    base = learner_of(tiny(name))(batch).detach()
+    torch.testing.assert_close(learner(batch).detach(), base, atol=1e-6, rtol=0)
+    trainable = {name for name, weight in learner.named_parameters() if weight.requires_grad}
+    assert len(trainable) == 2 * 2 * 7  # two matrices for each of seven, in two layers
+    assert all(".lora_" in name for name in trainable)
+    taught(learner, batch)
+    assert (learner(batch) - base).abs().max() > 1e-2
+    with learner.reference(), torch.no_grad():
+        torch.testing.assert_close(learner(batch), base, atol=1e-6, rtol=0)
+    assert {name for name, weight in learner.named_parameters() if weight.requires_grad} == trainable
+
+
+@pytest.mark.parametrize("more", [{"parts": replace(LOW_RANK, projector=1e-3), "lora": Lora(r=4)}, {"parts": LOW_RANK}])
+def test_who_changes_otherwise_is_no_reference(more: Any, tiny: Callable[[str], Path]) -> None:
+    with pytest.raises(ConfigError, match="no reference for itself"), learner_of(tiny("llava"), **more).reference():
+        pass
+
+
+@pytest.mark.parametrize("name", ["llava", "llava_next_video", "llava_onevision"])
+@pytest.mark.parametrize("merge", [False, True])
+def test_an_adapter_is_asked_as_it_learned(name: str, merge: bool, tiny: Callable[[str], Path], tmp_path: Path) -> None:
+    """Low-rank matrices, and a projector that learned whole beside them."""
+    learner = adapted(tiny(name), parts=replace(LOW_RANK, projector=1e-3))
+    learner.save(tmp_path, merge=merge)
+    model = load(tmp_path)
+    assert_asks_alike(learner, model)
+    assert (tmp_path / "adapter_model.safetensors").exists() != merge
+    assert (tmp_path / "model.safetensors").exists() == merge
+    base = load(tiny(name))
+    prompt = video_prompt(base, frames_of(base, 2), [2, 2])
+    assert (model.prefill(prompt).logits - base.prefill(prompt).logits).abs().max() > 1e-2
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # peft asks transformers for an attribute it renamed
+def test_peft_loads_the_adapter(tiny: Callable[[str], Path], tmp_path: Path) -> None:
+    from peft import PeftModel
+
+    learner = adapted(tiny("llava"))
+    learner.save(tmp_path)
+    network = PeftModel.from_pretrained(reference(load(tiny("llava"))), tmp_path).eval()
+    prompt = video_prompt(learner.lmm, frames_of(learner.lmm, 1), [1])
+    with torch.no_grad():
+        theirs = network(
+            input_ids=torch.tensor([prompt.input_ids]), pixel_values=clip_pixels(learner.lmm, frames_of(learner.lmm, 1))
+        )
+    torch.testing.assert_close(load(tmp_path).prefill(prompt).logits, theirs.logits[0, -1], atol=TOLERANCE, rtol=0)
+
+
+def test_an_adapter_on_an_adapter(tiny: Callable[[str], Path], tmp_path: Path) -> None:
+    """Supervised, then by preference: the second adapter's reference is the first."""
+    first = adapted(tiny("llava"))
+    first.save(tmp_path / "sft")
+    second = adapted(tmp_path / "sft")
+    batch = small_batch(second)
+    with second.reference(), torch.no_grad():
+        torch.testing.assert_close(second(batch), first(batch), atol=1e-5, rtol=0)
+    second.save(tmp_path / "dpo")
+    assert_asks_alike(second, load(tmp_path / "dpo"))
+    second.save(tmp_path / "merged", merge=True)
+    shutil.rmtree(tmp_path / "sft")
+    assert_asks_alike(second, load(tmp_path / "merged"))
+
+
+def test_an_adapter_without_its_base_says_so(tiny: Callable[[str], Path], tmp_path: Path) -> None:
+    shutil.copytree(tiny("llava"), tmp_path / "base")
+    adapted(tmp_path / "base").save(tmp_path / "out")
+    known = fingerprint(tmp_path / "out")
+    (tmp_path / "base").rename(tmp_path / "moved")
+    with pytest.raises(ModelNotFound, match=r"an adapter of .*base, which is not there; put it back"):
+        load(tmp_path / "out")
+    reference_file = tmp_path / "out" / "vidllm_adapter.json"
+    reference_file.write_text(reference_file.read_text().replace(str(tmp_path / "base"), str(tmp_path / "moved")))
+    assert fingerprint(tmp_path / "out") == known == load(tmp_path / "out").fingerprint
+    config = json.loads((tmp_path / "moved" / "config.json").read_text())
+    (tmp_path / "moved" / "config.json").write_text(json.dumps({**config, "image_seq_length": 65}))
+    with pytest.raises(IncompleteModel, match="an adapter of another model"):
+        load(tmp_path / "out")
+
+
+def test_a_damaged_adapter_is_one_line(tiny: Callable[[str], Path], tmp_path: Path) -> None:
+    learner = adapted(tiny("llava"))
+    for name, words in [("adapter_model.safetensors", "can not be read"), ("adapter_config.json", "do not belong")]:
+        learner.save(tmp_path)
+        (tmp_path / name).write_text("{}")
+        with pytest.raises(IncompleteModel, match=words):
+            load(tmp_path)
+        (tmp_path / name).unlink()
+        with pytest.raises(IncompleteModel, match=f"without its {name}"):
+            load(tmp_path)
+
+
+def test_saving_over_another_kind_of_model_leaves_nothing_of_it(tiny: Callable[[str], Path], tmp_path: Path) -> None:
+    learner = adapted(tiny("llava"), extra=Extra(temporal_buckets=4), parts=replace(LOW_RANK, temporal=1e-3))
+    (tmp_path / ".part-model-killed").mkdir()
+    (tmp_path / "metrics.jsonl").write_text("kept\n")
+    learner.save(tmp_path, merge=True)
+    learner.save(tmp_path)
+    assert not list(tmp_path.glob(".part*")) + list(tmp_path.glob("model*"))
+    assert (tmp_path / "metrics.jsonl").read_text() == "kept\n"
+    plain = learner_of(tiny("llava"))
+    plain.save(tmp_path)
+    assert not list(tmp_path.glob("*adapter*")) + list(tmp_path.glob("extras*"))
+    assert_asks_alike(plain, load(tmp_path))
+
+
+def test_a_folder_that_takes_nothing(tiny: Callable[[str], Path], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CheckpointError, match="could not be saved"):
+        learner_of(tiny("llava")).save(tmp_path / "file")
+
+
+# ------------------------------------------------------------------------------------------- parts beyond the family
+
+
+def test_times_begin_as_nothing_and_are_asked_with(tiny: Callable[[str], Path], tmp_path: Path) -> None:
+    """Four buckets of two seconds: frames at 0 and 1 s share one, all from 6 s on share the last."""
+    learner = learner_of(tiny("llava"), parts=Parts(temporal=1e-2), extra=Extra(temporal_buckets=4, bucket_seconds=2.0))
+    batch = small_batch(learner, frames_of(learner.lmm, 9))
+    torch.testing.assert_close(learner(batch), learner_of(tiny("llava"))(batch), atol=1e-6, rtol=0)
+    taught(learner, batch)
+    table = learner.lmm.extras.temporal  # type: ignore[union-attr]
+    assert table is not None
+    assert (table.abs().max(dim=1).values > 1e-4).all()
+    learner.save(tmp_path)
+    model = load(tmp_path)
+    assert_asks_alike(learner, model)
+    frame = video_prompt(model, frames_of(model, 1), [2]).visuals[0]
+    plain = load(tiny("llava")).encode([frame])[0][0]
+    for seconds, bucket in [(0.0, 0), (1.9, 0), (2.0, 1), (6.5, 3), (500.0, 3)]:
+        tokens = model.encode([replace(frame, times=(seconds,))])[0][0]
+        torch.testing.assert_close(tokens - plain, table[bucket].detach().expand_as(plain), atol=1e-5, rtol=0)
+    again = learner_of(tmp_path, parts=Parts(temporal=1e-2))
+    assert torch.equal(again.lmm.extras.temporal, table)  # type: ignore[union-attr,arg-type]
+    with pytest.raises(ConfigError, match="4 time buckets of 2 s"):
+        learner_of(tmp_path, parts=Parts(temporal=1e-2), extra=Extra(temporal_buckets=8))
+
+
+@pytest.mark.parametrize("name", ["llava", "llava_next"])
+@pytest.mark.parametrize("mode", ["frame", "grid"])
+def test_newlines_that_were_taught_are_counted_and_shown(
+    name: str, mode: Any, tiny: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """LLaVA-1.5 gets its first newline token; LLaVA-NeXT's own, of still pictures, comes to stand in videos."""
+    learner = learner_of(tiny(name), parts=Parts(newline=1e-2), extra=Extra(newline=mode))
+    before = load(tiny(name)).spec.geometry.frame_tokens([2, 2])  # type: ignore[union-attr]
+    assert learner.spec.newline == mode
+    taught(learner, small_batch(learner))
+    learner.save(tmp_path)
+    model = load(tmp_path)
+    assert model.spec.newline == mode
+    grown = model.spec.geometry.frame_tokens([2, 2])  # type: ignore[union-attr]
+    assert [a - b for a, b in zip(grown, before, strict=True)] == {"frame": [1, 1], "grid": [4, 4]}[mode]
+    torch.testing.assert_close(model.newline, learner.lmm.newline)
+    assert_asks_alike(learner, model)
+
+
+def test_extras_of_another_model_are_refused(tiny: Callable[[str], Path], tmp_path: Path) -> None:
+    shutil.copytree(tiny("llava"), tmp_path / "out")
+    for weights, words in [
+        ({"temporal": torch.zeros(4, 7)}, "7 wide, the model 32"),
+        ({"colour": torch.zeros(4, 32)}, "'colour', which nobody here knows"),
+    ]:
+        save_file(weights, tmp_path / "out" / "extras.safetensors", {"bucket_seconds": "1.0"})
+        with pytest.raises(IncompleteModel, match=words):
+            load(tmp_path / "out")
+    (tmp_path / "out" / "extras.safetensors").write_text("torn")
+    with pytest.raises(IncompleteModel, match="can not be read"):
+        load(tmp_path / "out")
+
+
+# ------------------------------------------------------------------------------------------------------ what is refused
+
+
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "smolvlm"])
+def test_native_families_are_one_line(name: str, tiny: Callable[[str], Path]) -> None:
+    with pytest.raises(UnsupportedModel, match=f"{name} lays out its own frames"):
+        learner_of(tiny(name))
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"parts": Parts(temporal=1e-3)}, "no temporal that could learn"),
+        ({"parts": Parts(newline=1e-3)}, "no newline that could learn"),
+        ({"parts": LOW_RANK, "lora": Lora(targets=("q_proj", "fc1"))}, "'fc1' is no matrix of the language model"),
+        ({"lora": Lora()}, "no language_model rate"),
+        ({"parts": Parts()}, "nothing learns"),
+    ],
+)
+def test_what_can_not_learn(more: Any, words: str, tiny: Callable[[str], Path]) -> None:
+    with pytest.raises(ConfigError, match=words):
+        learner_of(tiny("llava"), **{"parts": Parts(projector=1e-3), **more})
+
+
+def test_parts_in_a_config_file(tmp_path: Path) -> None:
+    path = tmp_path / "sft.yaml"
+    path.write_text("parts: {projector: 1e-3, langauge_model: 2e-5}\n")
+    with pytest.raises(ConfigError, match=r"unknown key 'langauge_model'; did you mean 'language_model'"):
+        load_config(LearnerOptions, path)
+    path.write_text("parts: {projector: 1e-3}\nlora: {r: 0}\n")
+    with pytest.raises(ConfigError, match="r of at least 1"):
+        load_config(LearnerOptions, path)
+    with pytest.raises(ConfigError, match="learning rate projector 2 must"):
+        load_config(LearnerOptions, None, ["parts.projector=2"])
+    assert load_config(LearnerOptions, None, ["parts.projector=1e-3"]).parts == STAGES["align"]

@@ -6,7 +6,6 @@ a pickle can run code. `trust_remote_code` does not exist here.
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import logging
 import sys
@@ -19,10 +18,13 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
-from vidllm.errors import ConfigError, IncompleteModel, ModelNotFound, UnsupportedModel
+from vidllm.errors import ConfigError, IncompleteModel, UnsupportedModel
+from vidllm.model.adapter import FILE as ADAPTER_FILE
+from vidllm.model.adapter import Base, base_folder, merge_adapter, read_base
 from vidllm.model.attention import attend_wide
 from vidllm.model.extras import load_extras
 from vidllm.model.families import ModelSpec, load_tokenizer, read_spec
+from vidllm.model.fingerprint import fingerprint as fingerprint
 from vidllm.model.light import fits, load_light
 from vidllm.model.lmm import ComposableLMM, VideoLMM
 from vidllm.model.spec import read_json
@@ -53,11 +55,6 @@ _LOADING_ERRORS = (
     StrictDataclassError,
 )  # fmt: skip
 """What a damaged or contradictory checkpoint makes transformers raise."""
-
-WHOLE_FILE_BYTES = 64 * 2**20
-"""A weight file up to this size is digested whole, a larger one by header and samples."""
-SAMPLES = 64
-SAMPLE_BYTES = 4096
 
 
 def load_model(
@@ -150,6 +147,8 @@ def _load_network(
     light: bool,
 ) -> nn.Module:
     """The network with all its weights, in evaluation mode: light where it fits, else transformers' own class."""
+    if (base := read_base(spec.folder)) is not None:
+        return _load_adapted(spec.folder, base, device, dtype, device_map, quantize, allow_pickle)
     _check_files(spec.folder, allow_pickle)
     config = read_json(spec.folder / "config.json") or {}
     network = None
@@ -173,6 +172,27 @@ def _load_network(
     return network
 
 
+def _load_adapted(
+    folder: Path,
+    base: Base,
+    device: torch.device,
+    dtype: torch.dtype,
+    device_map: str | Mapping[str, str | int] | None,
+    quantize: Quantize | None,
+    allow_pickle: bool,
+) -> nn.Module:
+    """The base of the adapter in `folder`, if it is still the one it was made on, with the adapter put in."""
+    if quantize is not None:
+        raise ConfigError(f"{folder}: an adapter can not be put into quantized weights; save it merged first")
+    place = base_folder(folder, base)
+    if fingerprint(place) != base.base_fingerprint:
+        raise IncompleteModel(f"{folder}: an adapter of another model than {place} is now; name the right one as "
+                              f'"base" in {ADAPTER_FILE}')  # fmt: skip
+    network = _load_network(read_spec(place), device, dtype, device_map, None, allow_pickle, light=False)
+    merge_adapter(network, folder)
+    return network
+
+
 def _language(network: Any) -> nn.Module:
     """The part that reads embeddings: SmolVLM calls it by another name than the rest."""
     model = network.model
@@ -184,7 +204,7 @@ def _load_transformers(spec: ModelSpec, options: Mapping[str, Any]) -> nn.Module
     # Mismatched sizes are let pass so that they are reported, and refused in one line.
     always = {"local_files_only": True, "output_loading_info": True, "ignore_mismatched_sizes": True}
     try:
-        with _quiet():
+        with quiet():
             network, report = _network_class(spec).from_pretrained(spec.folder, **always, **options)
     except _LOADING_ERRORS as error:
         raise IncompleteModel(f"{spec.folder}: {_one_line(error)}; download the model again") from error
@@ -193,7 +213,7 @@ def _load_transformers(spec: ModelSpec, options: Mapping[str, Any]) -> nn.Module
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No tables of keys from transformers (what is wrong is said in one line), no bar where nobody watches."""
     from transformers.utils import logging
 
@@ -272,43 +292,6 @@ def _adapt(spec: ModelSpec, tokenizer: Tokenizer, network: nn.Module, mark: str)
     table = network.get_input_embeddings().weight  # type: ignore[operator]
     extras = load_extras(spec.folder, table.shape[1], table.device, table.dtype)
     return ComposableLMM(spec, tokenizer, network, mark, extras=extras)
-
-
-def fingerprint(folder: Path | str) -> str:
-    """Hex digest of everything in a checkpoint that shapes its answers: JSON files, templates and weights.
-
-    A weight file over 64 MiB is represented by its size, its safetensors header (names, shapes, dtypes, offsets) and
-    64 samples of 4 KiB spread evenly: a different fine-tune changes every matrix, so it can not be missed, while one
-    flipped bit could. Smaller files are digested whole.
-
-    Raises:
-        ModelNotFound: the folder holds no weights.
-    """
-    folder = Path(folder)
-    weights = sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")])
-    if not weights:
-        raise ModelNotFound(f"{folder}: no weights (*.safetensors) in it")
-    digest = hashlib.blake2b(digest_size=20)
-    for path in sorted(folder.iterdir()):
-        if path.suffix in (".json", ".jinja", ".model", ".txt") and not path.name.endswith(".index.json"):
-            digest.update(path.name.encode() + path.read_bytes())
-    for path in weights:
-        _digest_weights(digest, path)
-    return digest.hexdigest()
-
-
-def _digest_weights(digest: hashlib.blake2b, path: Path) -> None:
-    size = path.stat().st_size
-    digest.update(f"{path.name}|{size}|".encode())
-    with path.open("rb") as file:
-        if size <= WHOLE_FILE_BYTES:
-            digest.update(file.read())
-            return
-        header = int.from_bytes(file.read(8), "little")
-        digest.update(file.read(min(header, 2**24)))
-        for sample in range(SAMPLES):
-            file.seek((size - SAMPLE_BYTES) * sample // (SAMPLES - 1))
-            digest.update(file.read(SAMPLE_BYTES))
 
 
 def _one_line(error: BaseException) -> str:

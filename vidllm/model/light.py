@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from vidllm.model.extras import FILE as EXTRAS
 from vidllm.model.kv import Past
 
 Json = Mapping[str, Any]
@@ -102,7 +103,7 @@ _RENAMED = (
 
 def _weights(folder: Path, dtype: torch.dtype) -> dict[str, Tensor]:
     weights = {}
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in sorted(set(folder.glob("*.safetensors")) - {folder / EXTRAS}):
         for name, weight in load_file(path).items():
             for old, new in _RENAMED:
                 name = new + name.removeprefix(old) if name.startswith(old) else name

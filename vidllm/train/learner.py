@@ -6,14 +6,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from vidllm.budget import Geometry
 from vidllm.errors import ConfigError, ModelError, UnsupportedModel
@@ -22,6 +24,7 @@ from vidllm.model.extras import Extras
 from vidllm.model.families import read_spec
 from vidllm.model.lmm import ComposableLMM
 from vidllm.model.reader import check_counts
+from vidllm.train.adapters import add_lora, base_name, save_adapter, save_whole, without_lora
 from vidllm.train.batch import Batch, Features, Piece, Stage
 from vidllm.train.losses import answer_logps
 from vidllm.train.parts import PARTS, Extra, Lora, Part, Parts, part_of
@@ -51,6 +54,14 @@ class LearnerOptions:
     chunk: int = 8
     """Pictures that go through the vision tower together."""
 
+    def __post_init__(self) -> None:
+        rates = self.parts.rates(lora=self.lora is not None)
+        if self.lora is not None and not rates["language_model"]:
+            raise ConfigError("an adapter is asked for and no language_model rate; add for example "
+                              "parts.language_model=1e-4")  # fmt: skip
+        if not any(rates.values()):
+            raise ConfigError("nothing learns: give a part a rate, for example parts.projector=1e-3")
+
 
 class Learner(nn.Module):
     """A composable family, some of its parts learning. Dropout is off; `lmm` can be asked between steps after `eval()`.
@@ -67,9 +78,11 @@ class Learner(nn.Module):
             self.extras = lmm.extras
         self.rates = options.parts.rates(lora=options.lora is not None)
         _silence_dropout(self.network)
+        if options.lora is not None:
+            add_lora(self.network, options.lora, base_name(lmm.spec.folder))
         self._choose_what_learns()
         if options.gradient_checkpointing:
-            self.network.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+            _keep_only_between_layers(self.network)
         self.train()
 
     @classmethod
@@ -108,6 +121,7 @@ class Learner(nn.Module):
         """Log-probs (N,) float32 of all targets, in the order of `batch.targets()`."""
         with self._numbers():
             hidden = self._read(batch, self._tokens(batch.pieces))
+            hidden = hidden + self._idle(batch.pieces).to(hidden)
             targets = batch.targets()
             places, ids = targets.predictors.to(self.device), targets.ids.to(self.device)
             if not self.options.head_only:
@@ -179,18 +193,39 @@ class Learner(nn.Module):
     # ------------------------------------------------------------------------------------------------ what it learns
 
     def _choose_what_learns(self) -> None:
-        frozen = getattr(torch, self.options.dtype)
+        frozen, low_rank = getattr(torch, self.options.dtype), self.options.lora is not None
         missing = {part for part, rate in self.rates.items() if rate > 0}
+        idle = self._beyond_the_features() if self._learns("vision_tower") else set()
         for name, weight in self.named_parameters():
             part = part_of(name)
-            weight.requires_grad_(self.rates[part] > 0)
+            weight.requires_grad_(self._learns(part) and weight not in idle)
+            if low_rank and part == "language_model" and ".lora_" not in name:
+                weight.requires_grad_(False)
             weight.data = weight.data.to(torch.float32 if weight.requires_grad else frozen)
             missing -= {part}
         if missing:
-            raise ConfigError(f"{self.spec.folder}: the model has no {min(missing)} that could learn")
+            raise ConfigError(f"{self.spec.folder}: the model has no {min(missing)} that could learn; see `extra`")
+
+    def _beyond_the_features(self) -> set[nn.Parameter]:
+        """The tower's weights behind the layer its features come from: nothing would ever teach them."""
+        tower = self.lmm.parts.vision_tower.requires_grad_(True)
+        side = self.spec.image_size
+        with torch.enable_grad():
+            features = self.lmm.tower_features(torch.zeros(1, side, side, 3, dtype=torch.uint8))
+        weights = list(tower.parameters())
+        reached = torch.autograd.grad(features.sum(), weights, allow_unused=True)
+        return {weight for weight, gradient in zip(weights, reached, strict=True) if gradient is None}
 
     def _learns(self, part: Part) -> bool:
         return self.rates[part] > 0
+
+    def _idle(self, pieces: Sequence[Piece]) -> Tensor:
+        """0, as a sum over what learns and this batch does not use: every weight has a gradient on every process."""
+        visuals = [visual for piece in pieces for visual in piece.visuals]
+        used = {"language_model", "embeddings"} | ({"vision_tower", "projector"} if visuals else set())
+        used |= {"newline"} if any(visual.newline != "none" for visual in visuals) else set()
+        weights = [p for n, p in self.named_parameters() if p.requires_grad and part_of(n) not in used]
+        return torch.stack([0.0 * weight.sum() for weight in weights]).sum() if weights else torch.zeros(())
 
     def _numbers(self) -> Any:
         """Sums in bf16 where that was asked for; weights that learn stay in float32 beneath them."""
@@ -208,6 +243,40 @@ class Learner(nn.Module):
             {"name": part, "params": weights, "lr": self.rates[part], "weight_decay": weight_decay if decays else 0.0}
             for (part, decays), weights in sorted(groups.items(), key=lambda item: PARTS.index(item[0][0]))
         ]
+
+    @contextmanager
+    def reference(self) -> Iterator[None]:
+        """Inside it the model is what it was before it learned, because its adapter is left out.
+
+        Raises:
+            ConfigError: it has no adapter, or learns with other parts too: what it was is gone.
+        """
+        others = [part for part in PARTS if part != "language_model" and self._learns(part)]
+        if self.options.lora is None or others:
+            what = f"the {others[0]} learns whole" if others else "it has no adapter"
+            raise ConfigError(f"the model is no reference for itself: {what}; teach lora alone, or name a reference")
+        with without_lora(self.network):
+            yield
+
+    # ----------------------------------------------------------------------------------------------- what is kept of it
+
+    def save(
+        self, folder: Path | str, *, merge: bool = False, dtype: torch.dtype | None = None,
+        weights: Mapping[str, Tensor] | None = None,
+    ) -> None:  # fmt: skip
+        """Write a folder that `vidllm ask -m` loads: under LoRA the adapter and where its base lies, else all of it.
+
+        `merge` adds the adapter into the weights and writes all. `dtype` of whole weights; None as the model came.
+        `weights` are those to write, by the names of `state_dict`, where they were gathered from several processes.
+
+        Raises:
+            CheckpointError: the folder can not be written.
+        """
+        own = {name.removeprefix("network."): weight for name, weight in (weights or self.state_dict()).items()}
+        if self.options.lora is not None and not merge:
+            learned = {name for name, weight in self.network.named_parameters() if weight.requires_grad}
+            return save_adapter(self.lmm, Path(folder), own, learned)
+        save_whole(self.lmm, Path(folder), own, dtype)
 
     def _check_window(self, batch: Batch) -> None:
         window = self.lmm.window
@@ -246,10 +315,19 @@ def _with_extra(lmm: ComposableLMM, extra: Extra) -> Extras | None:
     return Extras(newline=newline, temporal=temporal, bucket_seconds=seconds)
 
 
+def _keep_only_between_layers(network: nn.Module) -> None:
+    """Activations inside a layer are computed again on the way back. What transformers calls this method changed its
+    name within one major version; what it sets did not."""
+    again = partial(checkpoint, use_reentrant=False)
+    for module in network.modules():
+        if hasattr(module, "gradient_checkpointing"):
+            vars(module).update(gradient_checkpointing=True, _gradient_checkpointing_func=again)
+
+
 def _silence_dropout(network: nn.Module) -> None:
     """No dropout while training: log-probs must not depend on chance, and cached ones must hold."""
     for module in network.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
         if isinstance(getattr(module, "attention_dropout", None), float):
-            setattr(module, "attention_dropout", 0.0)  # noqa: B010 - to mypy a module's attributes are modules
+            vars(module).update(attention_dropout=0.0)

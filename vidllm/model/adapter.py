@@ -1,0 +1,131 @@
+"""An adapter folder: everything of a model but its base weights, which are found where it says and checked.
+
+    config, tokenizer, processor, vidllm.json     as the base has them: planning and prompts need nothing else
+    adapter_config.json, adapter_model.safetensors     low-rank matrices as peft writes them
+    learned.safetensors     parts that learned whole beside them
+    extras.safetensors      see `extras`
+    vidllm_adapter.json     which base, and its fingerprint
+
+A base may be an adapter folder itself: what was learned first is put in first. Loading adds the matrices into the
+weights they adapt, so that asking costs what it always costs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from vidllm.config import from_mapping
+from vidllm.errors import ConfigError, IncompleteModel, ModelNotFound
+from vidllm.model.resolve import resolve_model
+from vidllm.model.spec import read_json
+
+FILE = "vidllm_adapter.json"
+CONFIG_FILE = "adapter_config.json"
+WEIGHTS_FILE = "adapter_model.safetensors"
+LEARNED_FILE = "learned.safetensors"
+PEFT_PREFIX = "base_model.model."
+"""What peft's weight files put before a module's own name."""
+
+NAMES_A_PLACE = {FILE: "base", CONFIG_FILE: "base_model_name_or_path"}
+"""File -> its key that says where the base lies; where that is makes no other model."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Base:
+    """What an adapter was made on: a folder or a Hub id, and the fingerprint it must have."""
+
+    base: str
+    base_fingerprint: str
+
+    def write(self, folder: Path) -> None:
+        """Into an adapter folder."""
+        (folder / FILE).write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+
+
+def read_base(folder: Path) -> Base | None:
+    """What the adapter in `folder` was made on; None when it is no adapter folder.
+
+    Raises:
+        IncompleteModel: the file that says so is damaged, or part of the adapter is missing.
+    """
+    values = read_json(folder / FILE)
+    if values is None:
+        return None
+    try:
+        base = from_mapping(Base, values, where=str(folder / FILE))
+    except ConfigError as error:
+        raise IncompleteModel(f"{error}; save the adapter again") from error
+    for name in (CONFIG_FILE, WEIGHTS_FILE):
+        if not (folder / name).is_file():
+            raise IncompleteModel(f"{folder}: an adapter without its {name}; save or copy it again")
+    return base
+
+
+def base_folder(folder: Path, base: Base) -> Path:
+    """Where the base of the adapter in `folder` lies.
+
+    Raises:
+        ModelNotFound: it is not there any more.
+    """
+    try:
+        return resolve_model(base.base)
+    except ModelNotFound as error:
+        raise ModelNotFound(
+            f"{folder}: an adapter of {base.base}, which is not there; put it back, or name its new place as \"base\" "
+            f"in {FILE}"
+        ) from error
+
+
+def merge_adapter(network: nn.Module, folder: Path) -> None:
+    """Put what `folder` learned into the base's weights, in place: low-rank sums added, whole parts replaced.
+
+    Raises:
+        IncompleteModel: a file is damaged, or adapts matrices this network does not have.
+    """
+    config = read_json(folder / CONFIG_FILE) or {}
+    places = {name.removeprefix("model."): weight for name, weight in network.named_parameters()}
+    with torch.no_grad():
+        for name, delta in _deltas(_read(folder / WEIGHTS_FILE), config, folder).items():
+            weight = _place(places, name, delta.shape, folder)
+            weight.copy_(weight.float() + delta.to(weight.device))
+        if (folder / LEARNED_FILE).is_file():
+            for name, learned in _read(folder / LEARNED_FILE).items():
+                _place(places, name, learned.shape, folder).copy_(learned)
+
+
+def _deltas(weights: Mapping[str, Tensor], config: Mapping[str, object], folder: Path) -> dict[str, Tensor]:
+    """Name of a matrix -> what is added to it: alpha / r times B A, in float32."""
+    try:
+        scale = float(config["lora_alpha"]) / int(config["r"])  # type: ignore[arg-type,call-overload]
+        downs = [name for name in weights if name.endswith(".lora_A.weight")]
+        return {
+            name.removeprefix(PEFT_PREFIX).replace(".lora_A.", "."):
+                scale * weights[name.replace(".lora_A.", ".lora_B.")].float() @ weights[name].float()
+            for name in downs
+        }  # fmt: skip
+    except (KeyError, TypeError, ValueError, RuntimeError, ZeroDivisionError) as error:
+        raise IncompleteModel(f"{folder}: {CONFIG_FILE} and {WEIGHTS_FILE} do not belong together ({error!r}); "
+                              "save the adapter again") from error  # fmt: skip
+
+
+def _place(places: Mapping[str, Tensor], name: str, shape: torch.Size, folder: Path) -> Tensor:
+    weight = places.get(name.removeprefix("model."))
+    if weight is None or weight.shape != shape:
+        has = "none" if weight is None else str(tuple(weight.shape))
+        raise IncompleteModel(f"{folder}: adapts {name} {tuple(shape)}, the base has {has}; it is of another model")
+    return weight
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise IncompleteModel(f"{path}: can not be read ({error}); save or copy the adapter again") from error

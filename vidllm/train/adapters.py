@@ -1,0 +1,218 @@
+"""Low-rank adapters inside a network, and models written as folders that are asked with `-m FOLDER` and nothing else.
+
+    whole     weights as the family's own class saves them, config, tokenizer, processor, vidllm.json, extras
+    adapter   the same without the base's weights, which are named and checked: see `vidllm.model.adapter`
+
+A folder without config.json is no model: it goes first and comes back last, so that a half-written one is never loaded.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from vidllm.errors import CheckpointError, ConfigError
+from vidllm.model import adapter as adapter_files
+from vidllm.model import extras as extras_files
+from vidllm.model.checkpoint import fingerprint, quiet
+from vidllm.model.families import read_spec
+from vidllm.model.fingerprint import DESCRIBING
+from vidllm.model.spec import read_json
+from vidllm.train.parts import Lora
+
+if TYPE_CHECKING:
+    from vidllm.model.lmm import ComposableLMM
+
+ADAPTER = "default"
+"""peft's name for the only adapter there is."""
+PARTIAL = ".part-model"
+_HUB_FOLDER = re.compile(r"models--(.+?)--(.+)")
+
+
+def add_lora(network: nn.Module, lora: Lora, base: str) -> None:
+    """Put an adapter beside the language model's matrices, in place; everything else stays as it is.
+
+    Raises:
+        ConfigError: a target names no matrix of the language model.
+    """
+    from peft import LoraConfig, inject_adapter_in_model
+
+    known = {name.rpartition(".")[2] for name, module in network.named_modules()
+             if isinstance(module, nn.Linear) and ".language_model." in f".{name}"}  # fmt: skip
+    if unknown := [target for target in lora.targets if target not in known]:
+        raise ConfigError(f"LoRA target {unknown[0]!r} is no matrix of the language model; "
+                          f"there are {', '.join(sorted(known))}")  # fmt: skip
+    pattern = rf"(.*\.)?language_model\..*\.({'|'.join(map(re.escape, lora.targets))})"
+    config = LoraConfig(
+        r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=pattern, bias="none",  # type: ignore[arg-type]
+        base_model_name_or_path=base,
+    )  # fmt: skip
+    inject_adapter_in_model(config, network, adapter_name=ADAPTER)
+
+
+def lora_layers(network: nn.Module) -> dict[str, Any]:
+    """The adapted matrices by name."""
+    return {name: module for name, module in network.named_modules() if hasattr(module, "lora_A")}
+
+
+@contextmanager
+def without_lora(network: nn.Module) -> Iterator[None]:
+    """Inside it the network is as it was before it was adapted."""
+    layers = lora_layers(network).values()
+    for layer in layers:
+        layer.enable_adapters(False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.enable_adapters(True)
+
+
+def base_name(folder: Path) -> str:
+    """How others find this base: its Hub id where it lies in the Hub's cache, else its full path."""
+    for part in folder.resolve().parts:
+        if found := _HUB_FOLDER.fullmatch(part):
+            return f"{found[1]}/{found[2]}"
+    return str(folder.resolve())
+
+
+# ---------------------------------------------------------------------------------------------------------- writing
+
+
+def save_whole(lmm: ComposableLMM, folder: Path, weights: Mapping[str, Tensor], dtype: torch.dtype | None) -> None:
+    """Write a complete model; an adapter is added into its matrices first.
+
+    `weights` are the network's, by name. `dtype` None is that of the model it came from.
+
+    Raises:
+        CheckpointError: the folder can not be written; what was there before is lost at most in part, never half right.
+    """
+    config = read_json(lmm.spec.folder / "config.json") or {}
+    kept = dtype or _stored_dtype(config)
+    merged = _merged(weights, lora_layers(lmm.network))
+    with _writing(folder) as part:
+        network: Any = lmm.network
+        with quiet():
+            network.save_pretrained(part, state_dict=_cast(merged, kept))
+        (part / "generation_config.json").unlink(missing_ok=True)  # the model's own, if it has one, is copied below
+        _describe(lmm, part, {**config, "dtype": str(kept)[6:]})
+        if lmm.extras is not None:
+            lmm.extras.save(part, kept)
+
+
+def save_adapter(lmm: ComposableLMM, folder: Path, weights: Mapping[str, Tensor], learned: set[str]) -> None:
+    """Write what was learned and where its base lies. `learned` names the parts of the network that learned whole.
+
+    Raises:
+        CheckpointError: as `save_whole`.
+    """
+    low_rank = {
+        adapter_files.PEFT_PREFIX + name.replace(f".{ADAPTER}.", "."): tensor
+        for name, tensor in weights.items() if ".lora_" in name
+    }  # fmt: skip
+    whole = {name: tensor for name, tensor in weights.items() if name in learned and ".lora_" not in name}
+    base = adapter_files.Base(base=base_name(lmm.spec.folder), base_fingerprint=fingerprint(lmm.spec.folder))
+    with _writing(folder) as part:
+        _describe(lmm, part, read_json(lmm.spec.folder / "config.json") or {})
+        _peft_config(lmm.network).save_pretrained(part)
+        save_file(_cast(low_rank), part / adapter_files.WEIGHTS_FILE, {"format": "pt"})
+        if whole:
+            save_file(_cast(whole), part / adapter_files.LEARNED_FILE, {"format": "pt"})
+        if lmm.extras is not None:
+            lmm.extras.save(part)
+        base.write(part)
+
+
+def _peft_config(network: Any) -> Any:
+    return network.peft_config[ADAPTER]
+
+
+def _stored_dtype(config: Mapping[str, Any]) -> torch.dtype:
+    """The dtype a checkpoint's config says its weights have, under either spelling; float32 when it does not say."""
+    name = config.get("dtype") or config.get("torch_dtype") or (config.get("text_config") or {}).get("dtype")
+    return {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(str(name), torch.float32)
+
+
+def _merged(weights: Mapping[str, Tensor], layers: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Weights under the names the network had before it was adapted, the adapter's sums added in float32."""
+    plain = {name.replace(".base_layer.", "."): weight for name, weight in weights.items() if ".lora_" not in name}
+    for name, layer in layers.items():
+        down, up = (weights[f"{name}.lora_{side}.{ADAPTER}.weight"].float() for side in "AB")
+        plain[f"{name}.weight"] = plain[f"{name}.weight"].float() + layer.scaling[ADAPTER] * up @ down
+    return plain
+
+
+def _cast(weights: Mapping[str, Tensor], dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+    """Copies on the CPU; what was one tensor under two names still is, so that it is written once."""
+    made: dict[tuple[int, torch.Size], Tensor] = {}
+    for weight in weights.values():
+        if (key := (weight.data_ptr(), weight.shape)) not in made:
+            made[key] = weight.detach().to("cpu", dtype).contiguous()
+    return {name: made[weight.data_ptr(), weight.shape] for name, weight in weights.items()}
+
+
+def _describe(lmm: ComposableLMM, part: Path, config: Mapping[str, Any]) -> None:
+    """All that is not weights, as the model had it: another tool, or a later vidllm, must find nothing missing."""
+    source = lmm.spec.folder
+    ours = {*adapter_files.NAMES_A_PLACE, "config.json"}
+    for path in sorted(source.iterdir()):
+        if path.suffix in DESCRIBING and not path.name.endswith(".index.json") and path.name not in ours:
+            shutil.copyfile(path, part / path.name)
+    (part / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    _describe_newline(lmm, part / "vidllm.json")
+
+
+def _describe_newline(lmm: ComposableLMM, path: Path) -> None:
+    """A newline mode that was taught is said in vidllm.json: rows of questions must be counted with it."""
+    if lmm.spec.newline != read_spec(lmm.spec.folder).newline:
+        said = read_json(path) or {}
+        path.write_text(json.dumps({**said, "newline": lmm.spec.newline}, indent=1) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[Path]:
+    """A folder beside the model's files to write into; on leaving they take the old ones' places, config.json last."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for left in folder.glob(PARTIAL + "*"):  # by a run that was killed
+            shutil.rmtree(left)
+        part = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=folder))
+        try:
+            yield part
+            _put(part, folder)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+    except OSError as error:
+        raise CheckpointError(f"{folder}: the model could not be saved ({error.strerror or error}); "
+                              "make room and run again: checkpoints are kept") from error  # fmt: skip
+
+
+def _put(part: Path, folder: Path) -> None:
+    made = {path.name for path in part.iterdir()}
+    (folder / "config.json").unlink(missing_ok=True)
+    stale = {adapter_files.WEIGHTS_FILE, adapter_files.LEARNED_FILE, adapter_files.FILE, adapter_files.CONFIG_FILE,
+             extras_files.FILE}  # fmt: skip
+    for path in folder.iterdir():
+        if path.is_file() and path.name not in made and (path.name in stale or path.name.startswith("model")):
+            path.unlink()
+    for name in sorted(made - {"config.json"}):
+        _place(part / name, folder / name)
+    _place(part / "config.json", folder / "config.json")
+
+
+def _place(source: Path, target: Path) -> None:
+    """On the disk before it is seen: a power cut leaves the old file or the new one."""
+    with source.open("rb") as file:
+        os.fsync(file.fileno())
+    source.replace(target)
