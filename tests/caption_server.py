@@ -189,8 +189,8 @@ class Server(ThreadingHTTPServer):
         """Nothing: clients that go away are what is being tested."""
 
 
-def main() -> None:
-    """Serve until killed."""
+def serve(handler: type[Handler]) -> None:
+    """Serve until killed, with the options of the command line."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--slots", type=int, default=64)
     parser.add_argument("--crowd", type=int, default=10**9)
@@ -199,11 +199,11 @@ def main() -> None:
     parser.add_argument("--model", default="seer")
     parser.add_argument("--key")
     parser.add_argument("--no-list", action="store_true")
-    Handler.state = State(parser.parse_args())
-    server = Server(("127.0.0.1", Handler.state.options.port), Handler)
+    handler.state = State(parser.parse_args())
+    server = Server(("127.0.0.1", handler.state.options.port), handler)
     print(server.server_address[1], flush=True)
     server.serve_forever()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(serve(Handler))

@@ -145,14 +145,14 @@ def real_clip(real_clips: Path) -> Callable[[str], Path]:
 
 
 class Servers:
-    """Chat servers that see (`tests.caption_server`), each in its own process."""
+    """Chat servers, each in its own process: those that see (`tests.caption_server`), or another module's."""
 
     def __init__(self) -> None:
         self.processes: list[subprocess.Popen[str]] = []
 
-    def __call__(self, *words: str) -> str:
+    def __call__(self, *words: str, module: str = "tests.caption_server") -> str:
         """Start one with these words; its address."""
-        command = [sys.executable, "-m", "tests.caption_server", *words]
+        command = [sys.executable, "-m", module, *words]
         process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
         self.processes.append(process)
         assert process.stdout is not None

@@ -272,7 +272,7 @@ class Oracle:
 
     def submit(self, ticket: int, cases: Sequence[Case]) -> None:
         """See `Judge`."""
-        self._done.append(Judged(ticket=ticket, verdicts=tuple(judge_case(case) for case in cases), model=self.name))
+        self._done.append(Judged(ticket=ticket, verdicts=tuple(judge_case(case) for case in cases)))
 
     def poll(self, wait: float) -> list[Judged]:
         """See `Judge`."""

@@ -1,0 +1,241 @@
+"""Judges that are asked in words: a real server in its own process, honest, biased, busy or babbling; and a model."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+import vidllm
+from tests.conftest import Servers
+from vidllm.corpus.asking import HttpOptions
+from vidllm.errors import ConfigError, EngineError
+from vidllm.feedback.asked_judge import AskedJudge
+from vidllm.feedback.http_judge import open_http_judge
+from vidllm.feedback.judge import Case, Judge, Judged, Verdict
+from vidllm.feedback.local_judge import open_local_judge
+from vidllm.feedback.rubric import compare_prompt, read_marks, read_winner, score_prompt
+
+PATIENT_SECONDS = 120.0
+CAPTION = "A red circle moves right, then a blue square disappears."
+MODULE = "tests.judge_server"
+
+
+def case(answer: str, **given: Any) -> Case:
+    return Case(question="what happens?", answer=answer, **{"evidence": CAPTION, **given})
+
+
+def judge_all(judge: Judge, *groups: Sequence[Case]) -> list[Judged]:
+    """Every group's verdicts, in the order of the groups."""
+    done: list[Judged] = []
+    for ticket, cases in enumerate(groups):
+        judge.submit(ticket, cases)
+    deadline = time.monotonic() + PATIENT_SECONDS
+    while len(done) < len(groups) and time.monotonic() < deadline:
+        done += judge.poll(0.05)
+    return sorted(done, key=lambda judged: judged.ticket)
+
+
+@pytest.fixture
+def connect() -> Iterator[Callable[..., AskedJudge]]:
+    """Open a server's judge, quickly disappointed; closed at the end."""
+    opened: list[AskedJudge] = []
+
+    def to(url: str, *, options: HttpOptions | None = None, **wishes: Any) -> AskedJudge:
+        patience = options or HttpOptions(request_seconds=30.0, absent_seconds=1.0, attempts=2)
+        opened.append(open_http_judge(url, options=patience, **wishes))
+        return opened[-1]
+
+    yield to
+    for judge in opened:
+        judge.close()
+
+
+# ------------------------------------------------------------------------------------------------ what a reply says
+
+
+@pytest.mark.parametrize(
+    ("reply", "score"),
+    [
+        ("Explanation: fine.\nRelevance: 5\nAccuracy: 4\nClarity: 5\nCompleteness: 3\nScore: 4", 4),
+        ("**Score:** 4/5", 4), ("- Score: **2**", 2), ("Score: 3.5", 3.5), ("score = 5 out of 5", 5),
+        ('{"relevance": 5, "accuracy": 1, "score": 2, "explanation": "no"}', 2),
+        ('```json\n{"Score": 3}\n```', 3), ("<think>Score: 1? no.</think>\nScore: 4", 4),
+        ("Score: 4\nSo I say it again: Score: 4", 4),
+        ("Score: 7", None), ("Score: 0", None), ("Score: <1-5>", None), ("Score: 1-5", None),
+        ("Score: 4 Score: 2", None),
+        ("I like it.", None), ("", None), ('{"score": "high"}', None), ("4", None), ("Score: 45", None),
+        ('{"score": true}', None),
+    ],
+)  # fmt: skip
+def test_a_score_is_read_or_it_is_nonsense(reply: str, score: float | None) -> None:
+    marks = read_marks(reply)
+    assert (marks.score if marks else None) == score
+
+
+def test_marks_hold_the_criteria_and_the_explanation() -> None:
+    marks = read_marks("Explanation: a star was invented.\nRelevance: 5\nAccuracy: 1\nClarity: 9\nScore: 2")
+    assert marks is not None
+    assert dict(marks.criteria) == {"relevance": 5, "accuracy": 1}  # nine is no mark
+    assert marks.explanation == "a star was invented."
+
+
+@pytest.mark.parametrize(
+    ("reply", "winner"),
+    [("Explanation: x\nBetter: A", "A"), ("**Better:** B", "B"), ("Better: tie", "tie"), ("better: Answer B", "B"),
+     ('{"better": "A"}', "A"), ("Better: A\nBetter: B", None), ("A is better", None), ("Better: C", None), ("", None)],
+)  # fmt: skip
+def test_a_winner_is_read_or_it_is_nonsense(reply: str, winner: str | None) -> None:
+    assert read_winner(reply) == winner
+
+
+def test_prompts_hold_the_evidence_and_the_answers_in_their_order() -> None:
+    asked = score_prompt(case("It {moves}.", truth="The red circle moves right."))
+    assert CAPTION in asked
+    assert "The red circle moves right." in asked
+    assert "It {moves}." in asked
+    both = compare_prompt(case("first"), "second")
+    assert both.index("first\n=====") < both.index("second\n=====")
+
+
+# --------------------------------------------------------------------------------------------------------- a server
+
+
+def test_a_server_scores_each_answer_and_every_reply_is_kept(
+    serve: Servers, connect: Callable[..., AskedJudge]
+) -> None:
+    judge = connect(serve("--model", "wise", module=MODULE))
+    (judged,) = judge_all(judge, [case(f"quality {n}") for n in (5, 1, 3)])
+    assert [verdict.score for verdict in judged.verdicts] == [5, 1, 3]
+    assert dict(judged.verdicts[0].criteria) == {
+        "relevance": 5, "accuracy": 5, "clarity": 5, "completeness": 5
+    }  # fmt: skip
+    assert judged.verdicts[1].explanation == "held against the caption."
+    assert judged.verdicts[2].replies[0].endswith("Score: 3")
+    assert (judge.name, judged.model) == ("wise", "wise-0613")
+    assert judged.nonsense == 0
+
+
+def test_nonsense_is_asked_for_once_more_then_counted_and_never_guessed(
+    serve: Servers, connect: Callable[..., AskedJudge]
+) -> None:
+    judge = connect(serve(module=MODULE))
+    babble, slip = case("quality 4 do=mumble"), case("quality 4 do=mumble:1")
+    (judged,) = judge_all(judge, [babble, slip, case("quality 2")])
+    assert [verdict.score for verdict in judged.verdicts] == [None, 4, 2]
+    assert judged.verdicts[0].failed == "the judge's reply can not be read"
+    assert [len(verdict.replies) for verdict in judged.verdicts] == [2, 2, 1]
+    assert judged.nonsense == 3
+
+
+def test_a_busy_and_failing_server_is_asked_again_and_a_refusal_costs_one_answer(
+    serve: Servers, connect: Callable[..., AskedJudge]
+) -> None:
+    url = serve(module=MODULE)
+    judge = connect(url)
+    (judged,) = judge_all(judge, [case("quality 5"), case("quality 4 do=429:2"), case("quality 3 do=500:1"),
+                                  case("quality 2 do=400")])  # fmt: skip
+    assert [verdict.score for verdict in judged.verdicts] == [5, 4, 3, None]
+    assert "400" in (judged.verdicts[3].failed or "")
+    assert httpx2.get(f"{url}/stats").json()["requests"] == 4 + 2 + 1
+
+
+def test_two_orders_cancel_a_taste_for_what_stands_first(serve: Servers, connect: Callable[..., AskedJudge]) -> None:
+    fair = connect(serve(module=MODULE), judging="compare")
+    cases = [case(f"quality {n}") for n in (2, 5, 2, 4)]
+    (judged,) = judge_all(fair, cases)
+    assert [verdict.score for verdict in judged.verdicts] == pytest.approx([1 + 4 * p / 3 for p in (0.5, 3, 0.5, 2)])
+    assert judged.orders == (6, 6)
+    biased = connect(serve("--biased", module=MODULE), judging="compare")
+    (judged,) = judge_all(biased, cases)
+    assert [verdict.score for verdict in judged.verdicts] == [3, 3, 3, 3]  # all tied: it gives no pair
+    assert judged.orders == (0, 6)
+
+
+def test_many_questions_are_judged_side_by_side(serve: Servers, connect: Callable[..., AskedJudge]) -> None:
+    url = serve("--seconds", "0.1", module=MODULE)
+    judge = connect(url)
+    groups = [[case(f"quality {1 + (n + i) % 5} of {n}") for i in range(3)] for n in range(8)]
+    done = judge_all(judge, *groups)
+    assert [[v.score for v in judged.verdicts] for judged in done] == [
+        [1 + (n + i) % 5 for i in range(3)] for n in range(8)
+    ]
+    assert httpx2.get(f"{url}/stats").json()["most"] > 1
+
+
+def test_the_key_comes_from_the_environment(
+    serve: Servers, connect: Callable[..., AskedJudge], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = serve("--key", "s3cret", module=MODULE)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.delenv("VIDLLM_API_KEY", raising=False)
+    with pytest.raises(EngineError, match="VIDLLM_API_KEY"):
+        connect(url)
+    monkeypatch.setenv("VIDLLM_API_KEY", "s3cret")
+    (judged,) = judge_all(connect(url), [case("quality 5")])
+    assert judged.verdicts[0].score == 5
+    assert "s3cret" not in json.dumps(judged.verdicts[0].to_dict())
+
+
+def test_a_server_that_goes_away_ends_the_run_with_one_line(serve: Servers, connect: Callable[..., AskedJudge]) -> None:
+    judge = connect(serve(module=MODULE))
+    judge_all(judge, [case("quality 5")])
+    serve.close()
+    with pytest.raises(EngineError, match="nothing answers"):
+        judge_all(judge, [case("quality 4")])
+
+
+def test_nobody_there_or_no_address_is_known_at_once(connect: Callable[..., AskedJudge]) -> None:
+    with pytest.raises(EngineError, match="nothing answers"):
+        connect("http://127.0.0.1:9/v1")
+    with pytest.raises(ConfigError, match="no address"):
+        connect("ftp://somewhere")
+
+
+def test_a_judge_without_evidence_refuses_before_it_is_asked(
+    serve: Servers, connect: Callable[..., AskedJudge]
+) -> None:
+    url = serve(module=MODULE)
+    blind = connect(url)
+    assert "caption" in (blind.refuses(case("x", evidence=None)) or "")
+    assert blind.refuses(case("x", evidence=None, truth="Two.")) is None
+    assert connect(url, watch=True).refuses(case("x", evidence=None)) is None
+
+
+def test_a_watching_judge_is_sent_the_frames(
+    serve: Servers, connect: Callable[..., AskedJudge], clips: dict[str, Path]
+) -> None:
+    """The caption server answers with what it saw: no marks, so nonsense, but kept word for word."""
+    judge = connect(serve(), watch=True)
+    (judged,) = judge_all(judge, [case("x", video=clips["constant"], evidence=None)])
+    assert judged.verdicts[0].score is None
+    told = json.loads(judged.verdicts[0].replies[0])
+    assert len(told["codes"]) > 2
+    assert told["codes"] == sorted(told["codes"])
+    assert "which you are shown" in told["prompt"]
+    assert told["options"]["temperature"] == 0.0
+
+
+# ------------------------------------------------------------------------------------------------- a model, a verdict
+
+
+def test_a_local_model_is_asked_and_its_nonsense_is_no_verdict() -> None:
+    """The built-in model can not judge: it says so by replies without a score, and none is made up."""
+    judge = open_local_judge(lambda: vidllm.load(dtype="float32"))
+    (judged,) = judge_all(judge, [case("The red circle moves right."), case("Nothing happens.")])
+    assert all(verdict.score is None and verdict.replies for verdict in judged.verdicts)
+    assert judged.nonsense == 4
+
+
+def test_a_verdict_is_within_the_scale_or_says_why_not() -> None:
+    with pytest.raises(ValueError, match="1 to 5"):
+        Verdict(score=6.0)
+    with pytest.raises(ValueError, match="says why"):
+        Verdict(score=None)
+    kept = Verdict(score=2.5, criteria=(("accuracy", 2.0),), explanation="so", replies=("a", "b"))
+    assert Verdict.from_dict(json.loads(json.dumps(kept.to_dict()))) == kept
