@@ -103,9 +103,6 @@ class Parity:
         loss = F.cross_entropy(logits, kinds, reduction="sum")
         return Part(loss=loss, weight=len(kinds), tokens=rows.numel(), metrics={"right": (right, len(kinds))})
 
-    def weight(self, step: Step) -> float:
-        return sum(map(len, step))
-
     def name(self, number: int) -> str:
         return f"parity.jsonl:{number + 1} (row {number})"
 

@@ -1,6 +1,6 @@
 """The loop: micro-batches -> gradients -> one optimizer step, and after any end the same run goes on to the bit.
 
-    step      every micro-batch's summed loss / the whole step's weight -> backward ... -> clip -> AdamW
+    step      every micro-batch's summed loss -> backward ... -> / the whole step's weight -> clip -> AdamW
     processes the micro-batches of a step are dealt out in turn; a step's loss is the same however many share it
     an end    Ctrl-C finishes the step and saves; kill -9 costs the steps since the last checkpoint; a loss or gradient
               that is no number ends the run before the optimizer has seen it
@@ -199,14 +199,11 @@ class _Run:
     def _step(self, at: _At, materials: Iterator[Any]) -> dict[str, float]:
         """One optimizer step; its figures, the same on every process."""
         began = time.perf_counter()
-        weight = self._task.weight(at.step)
         mine = self._share(at.step)
-        parts = [self._backward(next(materials), weight, counts, i == len(mine) - 1)
-                 for i, (_, counts) in enumerate(mine)]  # fmt: skip
-        clip = self._options.optim.clip
-        norm = float(self._accelerator.clip_grad_norm_(self._params, math.inf if clip is None else clip))
+        parts = [self._backward(next(materials), counts, i == len(mine) - 1) for i, (_, counts) in enumerate(mine)]
         sums = self._added_up([part for part, (_, counts) in zip(parts, mine, strict=True) if counts])
-        loss = sums.pop("loss")[0] / weight
+        total, weight = sums.pop("loss")
+        loss, norm = total / weight, self._scale(weight)
         if not (math.isfinite(loss) and math.isfinite(norm)):
             self._refuse(at, loss, norm)
         rates = set_rates(self._optimizer, rate_share(at.number, self._course.total, self._options.optim))
@@ -221,15 +218,21 @@ class _Run:
             "tokens_per_second": round(tokens / seconds, 1), "peak_memory_gib": round(_peak_memory() / 2**30, 3),
         }  # fmt: skip
 
-    def _backward(self, material: Any, weight: float, counts: bool, last: bool) -> Part:
+    def _backward(self, material: Any, counts: bool, last: bool) -> Part:
         """Gradients of one micro-batch; of one that only keeps other processes company, none."""
-        # Gradients are averaged over processes, so each one's share is told that much louder.
-        louder = self._world / weight if counts else 0.0
         quiet: AbstractContextManager[Any] = nullcontext() if last else self._accelerator.no_sync(self._model)
         with quiet:
             part = self._task.loss(self._model, material)
-            self._accelerator.backward(part.loss * louder)
+            self._accelerator.backward(part.loss if counts else part.loss * 0.0)
         return part
+
+    def _scale(self, weight: float) -> float:
+        """Gradients of a sum become those of the mean over the whole step, and no longer than they may; their norm."""
+        clip = self._options.optim.clip
+        for parameter in self._params:
+            if parameter.grad is not None:
+                parameter.grad.mul_(self._world / weight)  # processes' gradients were averaged
+        return float(self._accelerator.clip_grad_norm_(self._params, math.inf if clip is None else clip))
 
     def _added_up(self, parts: Sequence[Part]) -> dict[str, tuple[float, float]]:
         """name -> (sum, count) over all processes, added in the order of processes; with `loss` and `tokens`."""

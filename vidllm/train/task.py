@@ -22,9 +22,9 @@ class Part:
     """What a micro-batch gave."""
 
     loss: Tensor
-    """(), summed over what it is a mean of: the loop divides by the whole step's weight."""
+    """(), summed over `weight` things: the loop makes it the mean over the whole step, on all processes."""
     weight: float
-    """This micro-batch's share of `Task.weight`, in the same unit."""
+    """How many: trained tokens, or pairs."""
     tokens: int = 0
     """That went through the language model, visual ones included."""
     metrics: Mapping[str, tuple[float | Tensor, float]] = field(default_factory=dict)
@@ -45,9 +45,6 @@ class Task(Protocol):
 
     def loss(self, model: nn.Module, material: Any) -> Part:
         """Its loss. `model` may be wrapped for several processes: it is called, once, and nothing else of it used."""
-
-    def weight(self, step: Step) -> float:
-        """What a step's summed loss is divided by, known before it: trained tokens, or pairs."""
 
     def name(self, number: int) -> str:
         """A row, for a person: file, line, id."""
