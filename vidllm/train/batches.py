@@ -16,10 +16,8 @@ import heapq
 from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
-import numpy as np
-from numpy.typing import NDArray
-
 from vidllm.errors import ConfigError
+from vidllm.train.order import shuffled
 from vidllm.train.row import Kind
 
 Strategy = Literal["mixed", "separate", "video_only"]
@@ -58,10 +56,10 @@ def plan_steps(
         raise ConfigError(f"no row to learn from under strategy {strategy}; give rows that show a video, or use mixed")
     steps = []
     for number, group in enumerate(groups):
-        order = _shuffled(group, seed, epoch, number)
+        order = shuffled(group, seed, epoch, number)
         steps += [order[i : i + batch] for i in range(0, len(order), batch)]
     if len(groups) > 1:
-        steps = [steps[i] for i in _shuffled(range(len(steps)), seed, epoch, len(groups))]
+        steps = [steps[i] for i in shuffled(range(len(steps)), seed, epoch, len(groups))]
     portion = _packed if packing else _alike
     return tuple(portion(step, lengths, tokens) for step in steps)
 
@@ -74,28 +72,6 @@ def _groups(kinds: Sequence[Kind], strategy: Strategy) -> list[list[int]]:
     if strategy == "mixed":
         return [list(range(len(kinds)))]
     return [videos, *([i for i, kind in enumerate(kinds) if kind == other] for other in ("image", "text"))]
-
-
-def _shuffled(rows: Sequence[int], seed: int, epoch: int, salt: int) -> list[int]:
-    """The rows in an order that only the numbers decide: sorted by a mix of each place with seed, epoch and salt."""
-    places = np.arange(len(rows), dtype=np.uint64)
-    key = np.uint64(0)
-    for number in (seed, epoch, salt):
-        key = _mixed(np.asarray([key ^ np.uint64(number & _WORD)]))[0]
-    order = np.argsort(_mixed(places * _GOLDEN ^ key), kind="stable")
-    return [rows[i] for i in order]
-
-
-_WORD = (1 << 64) - 1
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-
-
-def _mixed(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """splitmix64's finisher: every bit of a word changes about half of the bits of its mix."""
-    words = words + _GOLDEN
-    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return words ^ (words >> np.uint64(31))
 
 
 def _packed(rows: Sequence[int], lengths: Sequence[int], tokens: int) -> Step:

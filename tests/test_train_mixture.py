@@ -1,0 +1,81 @@
+"""Mixtures: what is drawn of each source, how often, and always the same for one seed."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from vidllm.errors import ConfigError
+from vidllm.train.mixture import Mixture, Source, draw, load_mixture, mixture_of, read_mixture
+from vidllm.train.rows import TrainRow, read_rows
+
+
+def write(path: Path, count: int, *, bad: int = 0) -> Path:
+    turns = [{"from": "human", "value": "?"}, {"from": "gpt", "value": "Yes."}]
+    rows = [{"id": f"{path.stem}{i}", "conversations": turns} for i in range(count)] + [{"id": "bad"}] * bad
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def ids(rows: tuple[TrainRow, ...]) -> list[str]:
+    return [row.origin.id for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("sampling", "weight", "count"),
+    [
+        ("all", 1, 40), ("first:7", 1, 7), ("first:10%", 1, 4), ("random:7", 1, 7), ("random:25%", 1, 10),
+        ("random:2.5%", 1, 1), ("first:100", 1, 40), ("all", 2, 80), ("all", 0.5, 20), ("first:10", 1.5, 15),
+    ],
+)  # fmt: skip
+def test_how_many_rows_are_drawn(tmp_path: Path, sampling: str, weight: float, count: int) -> None:
+    path = write(tmp_path / "a.jsonl", 40)
+    source = Source(path=path, sampling=sampling, weight=weight)
+    drawn = draw(read_rows(path).rows, source, 0)
+    assert len(drawn) == count
+    times = Counter(ids(drawn)).values()
+    assert max(times) - min(times) <= 1
+    assert [int(name[1:]) for name in ids(drawn)] == sorted(int(name[1:]) for name in ids(drawn))
+
+
+def test_random_is_a_function_of_the_seed(tmp_path: Path) -> None:
+    rows = read_rows(write(tmp_path / "a.jsonl", 1000)).rows
+    source = Source(path=tmp_path / "a.jsonl", sampling="random:100")
+    assert draw(rows, source, 3) == draw(rows, source, 3)
+    both = set(ids(draw(rows, source, 3))) & set(ids(draw(rows, source, 4)))
+    assert 0 < len(both) < 40, "two draws of a tenth share about a hundredth"
+
+
+def test_a_mixture_reads_all_sources_and_all_their_problems(tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl", 4)
+    write(tmp_path / "b.jsonl", 4, bad=2)
+    sources = "sources:\n- {path: a.jsonl, weight: 2}\n- {path: b.jsonl, sampling: 'first:1'}\n"
+    (tmp_path / "mix.yaml").write_text(sources)
+    read = read_mixture(load_mixture(tmp_path / "mix.yaml"))
+    assert ids(read.rows) == ["a0", "a0", "a1", "a1", "a2", "a2", "a3", "a3", "b0"]
+    assert [problem.origin.line for problem in read.problems] == [5, 6]
+
+
+def test_one_file_is_a_mixture_too(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", 2)
+    assert mixture_of(path) == Mixture(sources=(Source(path=path),))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("sources: []", "sources is empty"),
+        ("sources:\n- {path: a.jsonl, sampling: last:3}", "sampling 'last:3' is none of"),
+        ("sources:\n- {path: a.jsonl, sampling: 'random:101%'}", "is none of all"),
+        ("sources:\n- {path: a.jsonl, weight: 0}", "weight is 0"),
+        ("sources:\n- {path: a.jsonl, wieght: 2}", "did you mean 'weight'"),
+        ("sources:\n- {media: x}", "'path' is missing"),
+    ],
+)
+def test_a_bad_mixture_is_one_line(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "mix.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=said):
+        load_mixture(tmp_path / "mix.yaml")

@@ -1,0 +1,119 @@
+"""A mixture: several files of rows, how many of each, how often. What is drawn depends on the seed and nothing else.
+
+    sources:
+      - {path: images.json, media: /data/coco, sampling: "random:20%"}
+      - {path: videos.jsonl, weight: 2}
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from vidllm.config import from_mapping, load_config
+from vidllm.errors import ConfigError
+from vidllm.train.order import shuffled
+from vidllm.train.row import PairRow, Problem, ReadRows, TrainRow
+from vidllm.train.rows import read_pairs, read_rows
+
+AnyRow = TypeVar("AnyRow", TrainRow, PairRow)
+SAMPLING = re.compile(r"all|(first|random):(\d+(?:\.\d+)?)(%?)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """One file of rows."""
+
+    path: Path
+    media: Path | None = None
+    """Folder that paths of media are relative to; None: the file's own."""
+    sampling: str = "all"
+    """all, first:N, first:P%, random:N or random:P% of its rows."""
+    weight: float = 1.0
+    """How often an epoch sees each row of the sample: 2 twice, 0.5 half of them."""
+
+    def __post_init__(self) -> None:
+        share = _share(self.sampling)
+        if share is None:
+            raise ValueError(f"sampling {self.sampling!r} is none of all, first:N, first:P%, random:N, random:P%")
+        if not self.weight > 0:
+            raise ValueError(f"weight is {self.weight}; leave the source out, or give it more than 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mixture:
+    """Sources in the order they are read."""
+
+    sources: tuple[Source, ...]
+
+
+def load_mixture(path: Path) -> Mixture:
+    """A YAML file with `sources`; paths in it are relative to its folder. ConfigError for what is no mixture."""
+    mixture = load_config(Mixture, path)
+    if not mixture.sources:
+        raise ConfigError(f"{path}: sources is empty; name at least one file of rows")
+    return Mixture(sources=tuple(_below(source, path.parent) for source in mixture.sources))
+
+
+def read_mixture(mixture: Mixture, *, seed: int = 0) -> ReadRows[TrainRow]:
+    """The rows of all sources, drawn and repeated, and the problems of all. Raises RowError as `read_rows`."""
+    return _read(mixture, seed, read_rows)
+
+
+def read_pair_mixture(mixture: Mixture, *, seed: int = 0) -> ReadRows[PairRow]:
+    """As `read_mixture`, of preferences."""
+    return _read(mixture, seed, read_pairs)
+
+
+def mixture_of(path: Path, media: Path | None = None) -> Mixture:
+    """What a user means by one path: a YAML mixture, or a single file of rows."""
+    if path.suffix in (".yaml", ".yml"):
+        return load_mixture(path)
+    return Mixture(sources=(from_mapping(Source, {"path": path, "media": media}, where=str(path)),))
+
+
+def draw(rows: Sequence[AnyRow], source: Source, seed: int) -> tuple[AnyRow, ...]:
+    """The rows of a source that an epoch sees, in the file's order; a row of weight 2 stands twice."""
+    kept = _sample(range(len(rows)), source.sampling, seed)
+    whole, part = divmod(source.weight, 1)
+    extra = _sample(kept, f"random:{part * 100:.6f}%", seed + 1) if part else []
+    times = {**dict.fromkeys(kept, int(whole))}
+    for number in extra:
+        times[number] += 1
+    return tuple(rows[number] for number in kept for _ in range(times[number]))
+
+
+def _read(mixture: Mixture, seed: int, read: Callable[[Path, Path | None], ReadRows[AnyRow]]) -> ReadRows[AnyRow]:
+    rows: list[AnyRow] = []
+    problems: list[Problem] = []
+    for number, source in enumerate(mixture.sources):
+        found = read(source.path, source.media)
+        rows += draw(found.rows, source, seed * len(mixture.sources) + number)
+        problems += found.problems
+    return ReadRows(rows=tuple(rows), problems=tuple(problems))
+
+
+def _share(sampling: str) -> tuple[str, float, bool] | None:
+    """(which, how many, whether that is a percentage); None for what is no sampling."""
+    match = SAMPLING.fullmatch(sampling)
+    if match is None:
+        return None
+    which, number, percent = match[1] or "first", float(match[2] or 100), bool(match[3]) or not match[1]
+    return (which, number, percent) if number <= 100 or not percent else None
+
+
+def _sample(rows: Sequence[int], sampling: str, seed: int) -> list[int]:
+    """The rows that a sampling keeps, in their order."""
+    share = _share(sampling)
+    assert share is not None
+    which, number, percent = share
+    count = min(len(rows), round(len(rows) * number / 100) if percent else int(number))
+    return list(rows[:count]) if which == "first" else sorted(shuffled(rows, seed)[:count])
+
+
+def _below(source: Source, folder: Path) -> Source:
+    media = None if source.media is None else folder / source.media
+    return Source(path=folder / source.path, media=media, sampling=source.sampling, weight=source.weight)
