@@ -1,7 +1,10 @@
 """The learner walks the road of asking: same log-probs, transformers' loss, gradients only where they may be."""
 
 import json
+import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tests import tiny_models
+from tests.conftest import ROOT
 from tests.test_lmm import clip_pixels, image_prompt, load, pictures, reference, video_prompt
 from vidllm.config import load_config
 from vidllm.errors import CheckpointError, ConfigError, IncompleteModel, ModelNotFound, UnsupportedModel
@@ -456,6 +460,33 @@ def test_a_folder_that_takes_nothing(tiny: Callable[[str], Path], tmp_path: Path
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointError, match="could not be saved"):
         learner_of(tiny("llava")).save(tmp_path / "file")
+
+
+FULL_DISK = """
+import resource, sys
+from vidllm.errors import CheckpointError
+from vidllm.train.learner import Learner, LearnerOptions
+from vidllm.train.parts import Lora, Parts
+lora = Lora(r=4) if sys.argv[3] == "adapter" else None
+learner = Learner.load(sys.argv[1], LearnerOptions(parts=Parts(language_model=1e-3), lora=lora), device="cpu")
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+try:
+    learner.save(sys.argv[2])
+except CheckpointError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("kind", ["whole", "adapter"])
+def test_a_disk_that_is_full_leaves_the_last_model(kind: str, tiny: Callable[[str], Path], tmp_path: Path) -> None:
+    """No file may grow beyond 20 kB: one line, and what was saved before is still there, and loads."""
+    learner_of(tiny("llava")).save(tmp_path / "out")
+    before = fingerprint(tmp_path / "out")
+    command = [sys.executable, "-c", FULL_DISK, str(tiny("llava")), str(tmp_path / "out"), kind]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120, cwd=ROOT)
+    assert re.fullmatch(r".*/out: the model could not be saved \(.*\); make room and run again: .*\n", done.stdout)
+    assert fingerprint(tmp_path / "out") == before == load(tmp_path / "out").fingerprint
+    assert not list((tmp_path / "out").glob(".part*"))
 
 
 # ------------------------------------------------------------------------------------------- parts beyond the family

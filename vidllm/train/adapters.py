@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -90,19 +91,17 @@ def base_name(folder: Path) -> str:
 # ---------------------------------------------------------------------------------------------------------- writing
 
 
-def save_whole(lmm: ComposableLMM, folder: Path, weights: Mapping[str, Tensor], dtype: torch.dtype | None) -> None:
-    """Write a complete model; an adapter is added into its matrices first.
-
-    `weights` are the network's, by name. `dtype` None is that of the model it came from.
+def save_whole(lmm: ComposableLMM, folder: Path, dtype: torch.dtype | None = None) -> None:
+    """Write a complete model; an adapter is added into its matrices. `dtype` None is that of the model it came from.
 
     Raises:
         CheckpointError: the folder can not be written; what was there before is lost at most in part, never half right.
     """
     config = read_json(lmm.spec.folder / "config.json") or {}
     kept = dtype or _stored_dtype(config)
-    merged = _merged(weights, lora_layers(lmm.network))
+    network: Any = lmm.network
+    merged = _merged(network.state_dict(), lora_layers(network))
     with _writing(folder) as part:
-        network: Any = lmm.network
         with quiet():
             network.save_pretrained(part, state_dict=_cast(merged, kept))
         (part / "generation_config.json").unlink(missing_ok=True)  # the model's own, if it has one, is copied below
@@ -111,17 +110,18 @@ def save_whole(lmm: ComposableLMM, folder: Path, weights: Mapping[str, Tensor], 
             lmm.extras.save(part, kept)
 
 
-def save_adapter(lmm: ComposableLMM, folder: Path, weights: Mapping[str, Tensor], learned: set[str]) -> None:
-    """Write what was learned and where its base lies. `learned` names the parts of the network that learned whole.
+def save_adapter(lmm: ComposableLMM, folder: Path) -> None:
+    """Write what was learned, low-rank matrices and whole parts, and where the base lies.
 
     Raises:
         CheckpointError: as `save_whole`.
     """
+    learned = {name: weight.detach() for name, weight in lmm.network.named_parameters() if weight.requires_grad}
     low_rank = {
-        adapter_files.PEFT_PREFIX + name.replace(f".{ADAPTER}.", "."): tensor
-        for name, tensor in weights.items() if ".lora_" in name
+        adapter_files.PEFT_PREFIX + name.replace(f".{ADAPTER}.", "."): weight
+        for name, weight in learned.items() if ".lora_" in name
     }  # fmt: skip
-    whole = {name: tensor for name, tensor in weights.items() if name in learned and ".lora_" not in name}
+    whole = {name: weight for name, weight in learned.items() if ".lora_" not in name}
     base = adapter_files.Base(base=base_name(lmm.spec.folder), base_fingerprint=fingerprint(lmm.spec.folder))
     with _writing(folder) as part:
         _describe(lmm, part, read_json(lmm.spec.folder / "config.json") or {})
@@ -193,9 +193,10 @@ def _writing(folder: Path) -> Iterator[Path]:
             _put(part, folder)
         finally:
             shutil.rmtree(part, ignore_errors=True)
-    except OSError as error:
-        raise CheckpointError(f"{folder}: the model could not be saved ({error.strerror or error}); "
-                              "make room and run again: checkpoints are kept") from error  # fmt: skip
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise CheckpointError(f"{folder}: the model could not be saved ({reason}); make room and run again: "
+                              "checkpoints are kept") from error  # fmt: skip
 
 
 def _put(part: Path, folder: Path) -> None:
@@ -209,6 +210,11 @@ def _put(part: Path, folder: Path) -> None:
     for name in sorted(made - {"config.json"}):
         _place(part / name, folder / name)
     _place(part / "config.json", folder / "config.json")
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _place(source: Path, target: Path) -> None:

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -260,23 +260,18 @@ class Learner(nn.Module):
 
     # ----------------------------------------------------------------------------------------------- what is kept of it
 
-    def save(
-        self, folder: Path | str, *, merge: bool = False, dtype: torch.dtype | None = None,
-        weights: Mapping[str, Tensor] | None = None,
-    ) -> None:  # fmt: skip
+    def save(self, folder: Path | str, *, merge: bool = False, dtype: torch.dtype | None = None) -> None:
         """Write a folder that `vidllm ask -m` loads: under LoRA the adapter and where its base lies, else all of it.
 
         `merge` adds the adapter into the weights and writes all. `dtype` of whole weights; None as the model came.
-        `weights` are those to write, by the names of `state_dict`, where they were gathered from several processes.
+        Other files in the folder stay; an older model there is replaced, and never half of it.
 
         Raises:
             CheckpointError: the folder can not be written.
         """
-        own = {name.removeprefix("network."): weight for name, weight in (weights or self.state_dict()).items()}
         if self.options.lora is not None and not merge:
-            learned = {name for name, weight in self.network.named_parameters() if weight.requires_grad}
-            return save_adapter(self.lmm, Path(folder), own, learned)
-        save_whole(self.lmm, Path(folder), own, dtype)
+            return save_adapter(self.lmm, Path(folder))
+        save_whole(self.lmm, Path(folder), dtype)
 
     def _check_window(self, batch: Batch) -> None:
         window = self.lmm.window
