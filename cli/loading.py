@@ -29,6 +29,14 @@ def _hear_warnings() -> None:
     logging.getLogger("vidllm").handlers = [Notes(logging.WARNING)]
 
 
+def quiet_libraries() -> None:
+    """Our lines only: warnings of this library as notes, none of other libraries' tables, no bars where nobody looks."""
+    _hear_warnings()
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    if not sys.stderr.isatty():
+        _disable_bars()
+
+
 def load(
     model: str | None,
     progress: Progress,
@@ -40,10 +48,7 @@ def load(
     """The model named, else the default one; says on stderr where it runs, and of the built-in one what it knows."""
     from vidllm.model.families import resolve_model
 
-    _hear_warnings()
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    if not sys.stderr.isatty():
-        _disable_bars()
+    quiet_libraries()
     progress("looking for the model")
     resolve_model(model)  # a download keeps its own bars on a terminal: gigabytes want a percentage
     _disable_bars()

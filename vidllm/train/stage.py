@@ -7,16 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import shutil
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, parse_flag_from_env
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.tensor import DTensor
 
 from vidllm.budget import Fit, Policy
@@ -27,7 +25,7 @@ from vidllm.model.families import load_tokenizer, read_spec
 from vidllm.model.resolve import resolve_model
 from vidllm.train.cache import ClipCache
 from vidllm.train.learner import Learner, LearnerOptions, learned_spec
-from vidllm.train.loop import LoopOptions, Trained
+from vidllm.train.loop import LoopOptions
 from vidllm.train.optim import OptimOptions
 from vidllm.train.parts import Extra, Lora, Parts
 from vidllm.train.saves import Identity
@@ -72,6 +70,8 @@ class StageConfig:
     lora: Lora | None = None
     """An adapter in place of the language model's matrices; its rate is parts.language_model."""
     extra: Extra = field(default_factory=Extra)
+    merge: bool = False
+    """Save the adapter added into the weights, as a whole model, instead of beside its base."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """What sums are computed in; what learns is kept in float32 either way."""
     gradient_checkpointing: bool = False
@@ -137,8 +137,8 @@ class StageConfig:
 
 
 NO_MATTER = frozenset({
-    "model", "data", "out", "epochs", "steps", "optim", "seed", "parts", "checkpoint_every", "keep", "workers", "ahead",
-    "cache_folder", "device", "tensorboard", "time_limit",
+    "model", "data", "out", "merge", "bad_rows", "epochs", "steps", "optim", "seed", "parts", "checkpoint_every",
+    "keep", "workers", "ahead", "cache_folder", "device", "tensorboard", "time_limit",
 })  # fmt: skip
 """Settings that a resume may change, or that something else in a run's identity stands for."""
 
@@ -196,8 +196,12 @@ def load_learner(config: StageConfig, base: Base) -> Learner:
 
 
 def open_cache(config: StageConfig, learner: Learner) -> ClipCache | None:
-    """The disk cache of looks at clips; None where it is off, or where what it would keep changes."""
-    return ClipCache.of(learner, config.cache_folder) if config.feature_cache else None
+    """The disk cache of looks at clips; None where it is off, where what it would keep changes, and under FSDP, which
+    lets no process encode by itself.
+    """
+    if not config.feature_cache or parse_flag_from_env("ACCELERATE_USE_FSDP"):
+        return None
+    return ClipCache.of(learner, config.cache_folder)
 
 
 def rows_mark(count: int, noun: str, contents: Iterable[object]) -> str:
@@ -208,32 +212,15 @@ def rows_mark(count: int, noun: str, contents: Iterable[object]) -> str:
     return f"{count} {noun} {digest.hexdigest()}"
 
 
-MODEL_PART = ".model-part"
+def deliver(config: StageConfig, learner: Learner) -> None:
+    """Put the taught model into `config.out`, from the first process; every process calls it.
 
-
-def deliver(config: StageConfig, base: Base, learner: Learner, done: Trained) -> None:
-    """Put the taught model into `config.out`, on the first process; a killed one leaves no model that looks whole."""
-    if any(isinstance(weight, DTensor) for weight in learner.parameters()):  # FSDP: the whole lies in the checkpoint
-        if not is_first(config):
-            return
-        learner = Learner.load(base.folder, config.learning, "cpu")
-        assert done.checkpoint is not None
-        kept = torch.load(done.checkpoint / "weights.pt", map_location="cpu", weights_only=True)
-        learner.load_state_dict(kept, strict=False)
+    Raises:
+        CheckpointError: it can not be written.
+    """
+    more: dict[str, Any] = {}
+    if any(isinstance(weight, DTensor) for weight in learner.parameters()):  # FSDP: every process holds a share
+        whole = StateDictOptions(full_state_dict=True, cpu_offload=True)
+        more["weights"] = get_model_state_dict(learner, options=whole)
     if is_first(config):
-        _put(learner, config.out)
-
-
-def _put(learner: Learner, out: Path) -> None:
-    """Everything beside its place first, then file by file; what makes a folder a model comes last and goes first."""
-    part = out / MODEL_PART
-    shutil.rmtree(part, ignore_errors=True)
-    try:
-        learner.save(part)
-        for path in out.glob("*config.json"):
-            path.unlink()
-        for path in sorted(part.iterdir(), key=lambda path: path.name.endswith("config.json")):
-            path.replace(out / path.name)
-    finally:
-        with suppress(OSError):
-            shutil.rmtree(part)
+        learner.save(config.out, merge=config.merge, **more)

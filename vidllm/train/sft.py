@@ -1,0 +1,224 @@
+"""Supervised tuning: conversations about videos and pictures in, a model that says the assistant's words out.
+
+    rows -> checked, every one -> steps by true length -> packed micro-batches -> log-probs of the assistant's tokens
+
+A step's loss is the mean over all its trained tokens, whichever micro-batches and processes they fall on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from vidllm.errors import ConfigError, RowError
+from vidllm.train.batch import Batch, pack
+from vidllm.train.batches import Step, Strategy, plan_steps
+from vidllm.train.cache import ClipCache
+from vidllm.train.check import Checked, Progress, check
+from vidllm.train.learner import Learner
+from vidllm.train.loading import Loader
+from vidllm.train.loop import Trained, train
+from vidllm.train.metrics import Record
+from vidllm.train.mixture import Mixture, Source, mixture_of, read_mixture
+from vidllm.train.row import Kind, TrainRow
+from vidllm.train.saves import Identity
+from vidllm.train.show import show_batch
+from vidllm.train.stage import Base, StageConfig, deliver, is_first, load_learner, on_first, open_cache, rows_mark
+from vidllm.train.task import Micro, Part, Watch
+
+
+@dataclass(frozen=True, kw_only=True)
+class SftConfig(StageConfig):
+    """The keys of an `sft` YAML: those of every stage, and these."""
+
+    data: tuple[Source, ...] | Path
+    """Files of rows and how much is taken of each; or one file of rows, or a YAML that lists `sources`."""
+    strategy: Strategy = "mixed"
+    """Videos, pictures and texts mixed in every step, every step of one kind, or rows with a video only."""
+    packing: bool = True
+    """Fill micro-batches with rows of any length, none seeing another; else only rows of about one length."""
+    bad_rows: Literal["stop", "skip"] = "stop"
+    """What rows that can not be learnt from do, all of them told: stop the run before it begins, or stay out."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.data == ():
+            raise ConfigError("data is empty; name at least one file of rows, for example data=rows.jsonl")
+
+    @property
+    def mixture(self) -> Mixture:
+        """`data` as a mixture. Raises ConfigError for a YAML file that is none."""
+        return mixture_of(self.data) if isinstance(self.data, Path) else Mixture(sources=self.data)
+
+
+@dataclass(frozen=True, eq=False)
+class Lesson:
+    """Rows that can all be learnt from, their lengths, and the model they were checked for."""
+
+    base: Base
+    checked: Checked[TrainRow]
+
+    def steps(self, config: SftConfig, epoch: int) -> tuple[Step, ...]:
+        """An epoch's optimizer steps."""
+        return plan_steps(
+            self.checked.lengths, self.checked.kinds, batch=config.batch, tokens=config.tokens,
+            strategy=config.strategy, packing=config.packing, seed=config.seed, epoch=epoch,
+        )  # fmt: skip
+
+
+def read_lesson(
+    config: SftConfig,
+    say: Callable[[str], None],
+    *,
+    remember: bool = True,
+    progress: Progress = lambda done, rows: None,
+) -> Lesson:
+    """Read and check every row, before a weight is loaded. What is wrong is said row by row, and ends the run unless
+    `bad_rows` is skip. With `remember` what was found is kept in `config.out`, so that a resume need not look again.
+
+    Raises:
+        RowError: a row can not be learnt from, or none is left.
+        ModelError: the model's folder is not what it should be.
+    """
+    base = Base.of(config)
+    kept = config.out / "checked.jsonl" if remember else None
+    checked = on_first(config, lambda: _checked(config, base, kept, progress))
+    for problem in checked.problems:
+        say(str(problem))
+    if config.bad_rows == "stop":
+        checked.refuse_problems()
+    if not checked.rows:
+        raise RowError("no row is left to learn from; name files with good ones")
+    return Lesson(base, checked)
+
+
+def _checked(config: SftConfig, base: Base, kept: Path | None, progress: Progress) -> Checked[TrainRow]:
+    read = read_mixture(config.mixture, seed=config.seed)
+    return check(
+        read.rows, base.spec, base.tokenizer, config.plan, problems=read.problems, cache=kept,
+        threads=max(1, config.workers), progress=progress,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Material:
+    """A micro-batch, laid out."""
+
+    batch: Batch
+    kinds: tuple[Kind, ...]
+    """Of each piece."""
+
+
+@dataclass(eq=False)
+class SftTask:
+    """The assistant's words of every row, each token as much as any other. `learner` is the bare one."""
+
+    config: SftConfig
+    lesson: Lesson
+    learner: Learner
+    loader: Loader
+    cache: ClipCache | None = None
+
+    def identity(self) -> Identity:
+        """Model, rows and settings."""
+        lesson = self.lesson
+        contents = (row.turns for row in lesson.checked.rows)
+        mark = rows_mark(len(lesson.checked.rows), "rows", contents)
+        return {"model": lesson.base.fingerprint[:12], "rows": mark, **self.config.settings()}
+
+    def steps(self, epoch: int) -> tuple[Step, ...]:
+        """As the lesson plans them."""
+        return self.lesson.steps(self.config, epoch)
+
+    def prepare(self, numbers: Micro) -> Material:
+        """Rows opened and packed. Raises RowError."""
+        kinds = tuple(self.lesson.checked.kinds[number] for number in numbers)
+        return Material(pack(self.loader.examples(numbers)), kinds)
+
+    def loss(self, model: nn.Module, material: Material) -> Part:
+        """Negative log-probs, summed over the micro-batch's trained tokens."""
+        batch = material.batch
+        if self.cache is not None:
+            batch = self.cache.furnish(batch, self.learner.features)
+        losses = -model(batch)
+        by_kind = _by_kind(losses.detach(), batch.owner, material.kinds)
+        return Part(loss=losses.sum(), weight=len(losses), tokens=batch.length, metrics=by_kind)
+
+    def name(self, number: int) -> str:
+        """File, line and id."""
+        return str(self.lesson.checked.rows[number].origin)
+
+    def after(self, record: Record) -> str | None:
+        """Nothing to say."""
+        return None
+
+    def state(self) -> Mapping[str, Any]:
+        """Nothing besides the weights."""
+        return {}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Nothing to restore."""
+
+
+def _by_kind(losses: Tensor, owners: Tensor, kinds: Sequence[Kind]) -> dict[str, tuple[float, float]]:
+    """loss/video, loss/image, loss/text: sums and counts of the tokens of each; named only where rows differ."""
+    sums = losses.new_zeros(len(kinds)).index_add(0, owners.to(losses.device), losses).tolist()
+    counts = torch.bincount(owners, minlength=len(kinds)).tolist()
+    told: dict[str, tuple[float, float]] = {}
+    for kind, total, count in zip(kinds, sums, counts, strict=True):
+        before = told.get(f"loss/{kind}", (0.0, 0.0))
+        told[f"loss/{kind}"] = (before[0] + total, before[1] + count)
+    return told
+
+
+def run_sft(config: SftConfig, watch: Watch) -> Trained:
+    """Teach, from the newest checkpoint under `config.out` if there is one, and put the model there when it is done.
+
+    Raises:
+        RowError, ModelError, ConfigError: before the first step, one line.
+        CheckpointError, NotFinite: see `train`.
+    """
+    say = watch.say if is_first(config) else _nobody
+    lesson = read_lesson(config, say)
+    for line in describe(config, lesson):
+        say(line)
+    learner = load_learner(config, lesson.base)
+    with loader_of(config, lesson, cache := open_cache(config, learner)) as loader:
+        task = SftTask(config, lesson, learner, loader, cache)
+        done = train(task, learner, learner.groups(), config.loop, config.out, watch)
+    if done.step == done.total:
+        deliver(config, learner)
+    return done
+
+
+def _nobody(text: str) -> None:
+    """Other processes say nothing: all of them have the same to say."""
+
+
+def loader_of(config: SftConfig, lesson: Lesson, cache: ClipCache | None = None) -> Loader:
+    """What opens the lesson's rows."""
+    base = lesson.base
+    return Loader(
+        lesson.checked.rows, base.spec, base.tokenizer, config.plan, known=cache, threads=max(1, config.workers)
+    )
+
+
+def describe(config: SftConfig, lesson: Lesson) -> list[str]:
+    """The rows and what an epoch of them costs, in a few lines."""
+    steps = lesson.steps(config, 0)
+    micros = sum(map(len, steps))
+    full = sum(lesson.checked.lengths) / micros
+    told = f"an epoch: {len(steps):,} steps of {config.batch} rows, {micros:,} micro-batches of some {full:,.0f} tokens"
+    return [*lesson.checked.lines(), told]
+
+
+def shown_batch(config: SftConfig, lesson: Lesson, *, colour: bool) -> str:
+    """The first micro-batch of the first step as a person can read it, what is learnt set apart."""
+    with loader_of(config, lesson) as loader:
+        examples = loader.examples(lesson.steps(config, 0)[0][0])
+    return show_batch(examples, lesson.base.tokenizer, colour=colour)
