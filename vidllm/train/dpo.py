@@ -24,16 +24,16 @@ from vidllm.errors import ConfigError, RowError
 from vidllm.model.chat import AnyTokenizer
 from vidllm.model.spec import ModelSpec
 from vidllm.prompt import Message
-from vidllm.train.check import check
+from vidllm.train.check import Checked, Progress, check
 from vidllm.train.learner import Learner, LearnerOptions
 from vidllm.train.loop import Trained, train
 from vidllm.train.losses import DPO, MPO, PreferenceLoss, Term
+from vidllm.train.mixture import Mixture, Source, mixture_of, read_pair_mixture
 from vidllm.train.pairs import PairSize, build_pair, forest_tokens, plan_pairs
 from vidllm.train.parts import Parts
 from vidllm.train.preference_task import PairPortions, PreferenceTask, load_pair
 from vidllm.train.reference import Found, References, RefLogps, Search, reference_key, usable_records
-from vidllm.train.row import PairRow, Problem
-from vidllm.train.rows import read_pairs
+from vidllm.train.row import PairRow
 from vidllm.train.stage import Base, StageConfig, deliver, is_first, load_learner, on_first, open_cache, rows_mark
 from vidllm.train.task import Step, Watch
 from vidllm.video.guard import keep_workers
@@ -45,19 +45,11 @@ PRESETS: Mapping[str, Mapping[Term, float]] = MappingProxyType({"dpo": DPO, "mpo
 
 
 @dataclass(frozen=True, kw_only=True)
-class PairSource:
-    """A file of preference rows."""
-
-    path: Path
-    media: Path | None = None
-    """Folder that paths of videos and pictures are relative to; null: the file's own."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class DpoConfig(StageConfig):
     """The keys of a `dpo` YAML: those of every stage, and these."""
 
-    data: tuple[PairSource, ...]
+    data: tuple[Source, ...] | Path
+    """Files of pairs and how much is taken of each; or one file of pairs, or a YAML that lists `sources`."""
     loss: Literal["dpo", "mpo"] | dict[str, float] = "dpo"
     """Terms and their weights, of sigmoid, hinge, ipo, robust, bco, anchor, sft; or a name: dpo is {sigmoid: 1}, mpo
     {sigmoid: 0.8, bco: 0.2, sft: 1}."""
@@ -78,14 +70,19 @@ class DpoConfig(StageConfig):
     """Logits of the answers' positions only; false: of all positions."""
     reference_cache: bool = True
     """Ask the reference once, before the first step, and keep what it says on disk; false: in every step again."""
-    skip_bad: bool = False
-    """Leave out rows that can not be learnt from (each is told) instead of stopping before step 0."""
+    bad_rows: Literal["stop", "skip"] = "stop"
+    """What rows that can not be learnt from do, all of them told: stop the run before it begins, or stay out."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.data:
-            raise ConfigError("data is empty; name at least one file of pairs: data: [{path: pairs.jsonl}]")
+        if self.data == ():
+            raise ConfigError("data is empty; name at least one file of pairs, for example data=pairs.jsonl")
         _ = self.preference
+
+    @property
+    def mixture(self) -> Mixture:
+        """`data` as a mixture. Raises ConfigError for a YAML file that is none."""
+        return mixture_of(self.data) if isinstance(self.data, Path) else Mixture(sources=self.data)
 
     @property
     def preference(self) -> PreferenceLoss:
@@ -108,12 +105,16 @@ class DpoConfig(StageConfig):
 
 @dataclass(frozen=True, eq=False)
 class Contest:
-    """Pairs that can all be learnt from, and the model they were checked for."""
+    """Pairs that can all be learnt from, their sizes, and the model they were checked for."""
 
     base: Base
-    rows: tuple[PairRow, ...]
+    checked: Checked[PairRow]
     sizes: tuple[PairSize, ...]
-    problems: tuple[Problem, ...]
+
+    @property
+    def rows(self) -> tuple[PairRow, ...]:
+        """The pairs."""
+        return self.checked.rows
 
     def steps(self, config: DpoConfig, epoch: int) -> tuple[Step, ...]:
         """An epoch's optimizer steps."""
@@ -122,32 +123,38 @@ class Contest:
         )
 
 
-def read_contest(config: DpoConfig, say: Callable[[str], None]) -> Contest:
-    """Every pair read and looked at, each file opened; `say` hears what is wrong with any.
+def read_contest(
+    config: DpoConfig, say: Callable[[str], None], *, progress: Progress = lambda done, rows: None
+) -> Contest:
+    """Read and check every pair, before a weight is loaded. What is wrong is said row by row, and ends the run unless
+    `bad_rows` is skip.
 
     Raises:
-        RowError: a pair can not be learnt from and `skip_bad` is false, or no pair is left.
+        RowError: a pair can not be learnt from, or none is left.
         ModelError: the model's folder is not what it should be.
     """
     base = Base.of(config)
-    return on_first(config, lambda: _read(config, base, say))
-
-
-def _read(config: DpoConfig, base: Base, say: Callable[[str], None]) -> Contest:
-    from vidllm.train.sft import tell_problems
-
-    read = [read_pairs(source.path, source.media) for source in config.data]
-    rows = [row for file in read for row in file.rows]
-    found = [problem for file in read for problem in file.problems]
-    checked = check(rows, base.spec, base.tokenizer, config.plan, problems=found)
-    tell_problems(checked.problems, say, skip=config.skip_bad)
+    checked = on_first(config, lambda: _checked(config, base, progress))
+    for problem in checked.problems:
+        say(str(problem))
+    if config.bad_rows == "stop":
+        checked.refuse_problems()
     if not checked.rows:
-        raise RowError(f"{config.data[0].path}: no pair is left to learn from; mend the rows that are told above")
+        raise RowError("no pair is left to learn from; name files with good ones")
     sizes = tuple(
         size_pair(row, length, base.spec, base.tokenizer, config.plan)
         for row, length in zip(checked.rows, checked.lengths, strict=True)
     )
-    return Contest(base, checked.rows, sizes, checked.problems)
+    return Contest(base, checked, sizes)
+
+
+def _checked(config: DpoConfig, base: Base, progress: Progress) -> Checked[PairRow]:
+    read = read_pair_mixture(config.mixture, seed=config.seed)
+    config.out.mkdir(parents=True, exist_ok=True)
+    return check(
+        read.rows, base.spec, base.tokenizer, config.plan, problems=read.problems,
+        cache=config.out / "checked.jsonl", threads=max(1, config.workers), progress=progress,
+    )  # fmt: skip
 
 
 def size_pair(row: PairRow, length: int, spec: ModelSpec, tokenizer: AnyTokenizer, plan: PlanOptions) -> PairSize:
@@ -179,7 +186,7 @@ def run_dpo(config: DpoConfig, watch: Watch) -> Trained:
     task = make_task(config, contest, say)
     done = train(task, task.learner, task.learner.groups(), config.loop, config.out, watch)
     if done.step == done.total:
-        deliver(config, contest.base, task.learner, done)
+        deliver(config, task.learner)
     return done
 
 
@@ -212,8 +219,7 @@ def make_task(config: DpoConfig, contest: Contest, say: Callable[[str], None]) -
 
 def _frozen(config: DpoConfig, base: Base) -> Learner:
     """A second copy of the model, which stays as it is."""
-    frozen = replace(config, parts=Parts(), lora=None, gradient_checkpointing=False)
-    return load_learner(frozen, base)
+    return load_learner(replace(config, gradient_checkpointing=False), base).requires_grad_(False)
 
 
 def _known(
@@ -265,19 +271,16 @@ def _check_finite(found: Found, contest: Contest) -> None:
 def describe(config: DpoConfig, contest: Contest) -> list[str]:
     """The pairs and what an epoch of them costs, in a few lines."""
     sizes, steps = contest.sizes, contest.steps(config, 0)
-    groups = len({size.group for size in sizes})
-    longest = max(size.prompt + size.answers for size in sizes)
     plain, laid = (
         sum(forest_tokens([sizes[n] for n in micro], sharing) for step in steps for micro in step)
         for sharing in (False, config.sharing)
     )
-    lines = [
-        f"pairs     {len(sizes):,}, showing {groups:,} different things; the longest has {longest:,} tokens",
-        f"an epoch  {len(steps):,} steps of {config.batch}, in {sum(map(len, steps)):,} micro-batches of at most "
-        f"{config.tokens:,} tokens",
-        f"tokens    {laid:,} an epoch; {plain:,} if nothing were shared",
-    ]  # fmt: skip
-    return [*lines, f"left out  {len(contest.problems):,} rows"] if contest.problems else lines
+    groups = len({size.group for size in sizes})
+    return [
+        *contest.checked.lines(),
+        f"an epoch: {len(steps):,} steps of {config.batch} pairs, {sum(map(len, steps)):,} micro-batches; {groups:,} "
+        f"different looks, {laid:,} tokens ({plain:,} if each answer stood behind its own prompt)",
+    ]
 
 
 def shown_batch(config: DpoConfig, contest: Contest, *, colour: bool) -> str:

@@ -11,7 +11,6 @@ media agree: two clips of as many frames have the same ids.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
@@ -23,11 +22,12 @@ from torch import Tensor
 from vidllm.prompt import Example, Message, Visual, build_example
 from vidllm.train.batch import Batch, Piece
 from vidllm.train.cache import visual_digest
+from vidllm.train.order import shuffled
 
 if TYPE_CHECKING:
     from vidllm.model.chat import AnyTokenizer
     from vidllm.model.spec import ModelSpec
-    from vidllm.train.task import Micro, Step
+    from vidllm.train.task import Step
 
 LEAST_SHARED = 32
 """Tokens: a shorter common beginning (the template's first words) is not worth a node of its own."""
@@ -220,6 +220,20 @@ class PairSize:
         return cls(prompt=pair.start, shown=shown, chosen=chosen, rejected=rejected, group=group)
 
 
+class PairMicro(tuple[int, ...]):
+    """Numbers of pairs that go through the model together, as a part of a step."""
+
+    step_chosen_tokens: float
+    """Mean tokens of the chosen answers in the whole step: what the term `sft` divides by, however a step is cut."""
+
+    @classmethod
+    def of(cls, numbers: Sequence[int], step_chosen_tokens: float) -> PairMicro:
+        """These pairs of that step."""
+        made = cls(numbers)
+        made.step_chosen_tokens = step_chosen_tokens
+        return made
+
+
 def plan_pairs(
     sizes: Sequence[PairSize], *, batch: int, tokens: int, seed: int, epoch: int, sharing: bool = True
 ) -> tuple[Step, ...]:
@@ -228,27 +242,25 @@ def plan_pairs(
     Pairs of one group follow each other, so that their video is read once; groups come in an order drawn from
     (seed, epoch) and nothing else.
     """
-    rng = random.Random(f"pairs {seed} {epoch}")
     groups: dict[Hashable, list[int]] = {}
     for number, size in enumerate(sizes):
         groups.setdefault(size.group, []).append(number)
-    order = list(groups.values())
-    rng.shuffle(order)
-    for group in order:
-        rng.shuffle(group)
+    found = list(groups.values())
+    order = [shuffled(found[place], seed, epoch, place) for place in shuffled(range(len(found)), seed, epoch)]
     flat = [number for group in order for number in group]
     steps = [flat[i : i + batch] for i in range(0, len(flat), batch)]
     return tuple(_micro_batches(step, sizes, tokens, sharing) for step in steps)
 
 
-def _micro_batches(step: Sequence[int], sizes: Sequence[PairSize], tokens: int, sharing: bool) -> tuple[Micro, ...]:
+def _micro_batches(step: Sequence[int], sizes: Sequence[PairSize], tokens: int, sharing: bool) -> tuple[PairMicro, ...]:
     micros: list[list[int]] = []
     for number in step:
         if micros and forest_tokens([sizes[i] for i in (*micros[-1], number)], sharing) <= tokens:
             micros[-1].append(number)
         else:
             micros.append([number])
-    return tuple(tuple(micro) for micro in micros)
+    mean = sum(sizes[number].chosen for number in step) / max(len(step), 1)
+    return tuple(PairMicro.of(micro, mean) for micro in micros)
 
 
 def forest_tokens(sizes: Sequence[PairSize], sharing: bool = True) -> int:

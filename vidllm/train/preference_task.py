@@ -22,7 +22,7 @@ from vidllm.errors import RowError, VidllmError
 from vidllm.train.ahead import Ahead
 from vidllm.train.loading import open_turns
 from vidllm.train.losses import PairLogps, PreferenceLoss, RewardShift
-from vidllm.train.pairs import Pair, PairBatch, PairSize, build_pair, lay_out_pairs, plan_pairs
+from vidllm.train.pairs import Pair, PairBatch, PairMicro, PairSize, build_pair, lay_out_pairs, plan_pairs
 from vidllm.train.reference import RefLogps
 from vidllm.train.task import Micro, Part, Step
 
@@ -97,7 +97,6 @@ class PreferenceTask:
     """Who is asked: a frozen second model, or None for the learner without its adapter."""
     shift: RewardShift = field(default_factory=RewardShift)
     falling: Falling = field(default_factory=lambda: Falling())
-    _step_chosen_tokens: float | None = None
 
     def identity(self) -> Identity:
         """What a checkpoint must have been made with."""
@@ -110,12 +109,6 @@ class PreferenceTask:
             self.sizes, batch=portions.batch, tokens=portions.tokens, seed=portions.seed, epoch=epoch,
             sharing=portions.sharing,
         )  # fmt: skip
-
-    def weight(self, step: Step) -> float:
-        """Pairs. The loop asks this first of all when a step begins, so it is also where a step's mean is settled."""
-        numbers = [number for micro in step for number in micro]
-        self._step_chosen_tokens = sum(self.sizes[n].chosen for n in numbers) / len(numbers)
-        return len(numbers)
 
     def name(self, number: int) -> str:
         """File, line, id."""
@@ -167,7 +160,7 @@ class PreferenceTask:
         everything = replace(self.portions, batch=max(len(numbers), 1))
         steps = plan_pairs(sizes, batch=everything.batch, tokens=everything.tokens, seed=0, epoch=0,
                            sharing=everything.sharing)  # fmt: skip
-        micros = [tuple(numbers[place] for place in micro) for step in steps for micro in step]
+        micros: list[Micro] = [tuple(numbers[place] for place in micro) for step in steps for micro in step]
         found: dict[int, RefLogps] = {}
         with Ahead(micros[share[0] :: share[1]], self.prepare, workers=threads, ahead=2 * threads) as materials:
             for material in materials:
@@ -187,7 +180,7 @@ class PreferenceTask:
         return PairLogps(
             chosen=chosen, rejected=rejected, ref_chosen=ref_chosen, ref_rejected=ref_rejected,
             chosen_tokens=chosen_tokens.to(chosen.device), rejected_tokens=rejected_tokens.to(chosen.device),
-            step_chosen_tokens=self._step_chosen_tokens,
+            step_chosen_tokens=numbers.step_chosen_tokens if isinstance(numbers, PairMicro) else None,
         )  # fmt: skip
 
     def _reference(self, pairs: PairBatch, numbers: Micro, like: Tensor) -> tuple[Tensor, Tensor]:
