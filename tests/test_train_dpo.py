@@ -184,8 +184,8 @@ def test_lora_is_its_own_reference(config: DpoConfig) -> None:
     live = task_of(replace(config, lora=Lora(r=4), reference_cache=False))
     assert live.live is None
     known = task_of(replace(config, lora=Lora(r=4)))
-    for task in (live, known):
-        nudge(task)
+    nudge(known)
+    live.learner.load_state_dict(known.learner.state_dict())
     expected, gradients = loss_and_gradients(known, ALL)
     assert expected != pytest.approx(math.log(2), abs=1e-4)
     loss, others = loss_and_gradients(live, ALL)
