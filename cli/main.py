@@ -11,7 +11,7 @@ import typer
 from vidllm import __version__
 from vidllm.errors import VidllmError
 
-from . import ask, caption, caption_verify, chat, doctor, dpo, feedback, frames, plan, sft, world
+from . import ask, caption, caption_verify, chat, doctor, dpo, feedback, frames, instruct, plan, sft, world
 from .output import READER_LEFT, one_line, silence_stdout, write
 
 app = typer.Typer(
@@ -51,6 +51,7 @@ app.command(short_help="Answer a question about a video.")(ask.ask)
 app.command(short_help="Several questions about one video.")(chat.chat)
 app.command(short_help="Caption a corpus: batched, resumable, every clip accounted for.")(caption.caption)
 app.command(short_help="Prove that every clip of a caption run ended in one status.")(caption_verify.caption_verify)
+app.command(short_help="Rows to learn from, of scripted clips or of captions.")(instruct.instruct)
 app.command(short_help="Teach a model from conversations about videos and pictures.")(sft.sft)
 app.command(short_help="Preference pairs from the model's own answers, judged.")(feedback.feedback)
 app.command(short_help="Teach a model which of two answers is the better one.")(dpo.dpo)

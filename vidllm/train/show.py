@@ -23,7 +23,8 @@ def show_batch(examples: Sequence[Example], tokenizer: AnyTokenizer, *, colour: 
     [36 visual]. What stands in the marks, the token that ends the turn included, is what the loss sees.
     """
     page = StringIO()
-    console = Console(file=page, force_terminal=colour, color_system="standard" if colour else None, width=120)
+    console = Console(file=page, force_terminal=colour, color_system="standard" if colour else None, width=120,
+                      highlight=False)  # fmt: skip
     for number, example in enumerate(examples, 1):
         console.print(Text(_headline(number, example), style="bold"), soft_wrap=True)
         console.print(_painted(example, tokenizer, colour), soft_wrap=True)

@@ -1,0 +1,229 @@
+"""Instruction rows: of scripts, with answers that a person could check against the script; of captions, by a server."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.conftest import ROOT
+from vidllm.errors import ConfigError, RowError
+from vidllm.feedback.tutor import KINDS
+from vidllm.train.instruct import InstructOptions, instruct
+from vidllm.train.lessons import FAMILIES, clip_lessons, picture_lessons
+from vidllm.train.rows import read_rows
+from vidllm.world.generate import generator, make_script
+from vidllm.world.make import make_clips
+from vidllm.world.questions import visible
+from vidllm.world.script import Script
+from vidllm_cli.main import main
+
+SCRIPTS = [make_script("user", seed) for seed in range(40)]
+
+
+@pytest.fixture(scope="module")
+def clips_made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("world")
+    make_clips(2, 3, folder)
+    return folder
+
+
+def lessons(script: Script, family: str, seed: int = 0) -> dict[str, str]:
+    return {q.text: q.answer for q in clip_lessons(script, generator("t", seed)) if q.family == family}
+
+
+@pytest.mark.parametrize("script", SCRIPTS[:15], ids=lambda script: script.seed)
+def test_events_that_never_happen_are_probed_as_often_as_those_that_do(script: Script) -> None:
+    asked = [q for q in clip_lessons(script, generator("t", 1)) if q.family == "happens"]
+    phrases = {event.phrase for event in script.events}
+    assert {q.answer for q in asked} == {"Yes.", "No."}
+    for question in asked:
+        if question.answer == "Yes.":
+            continue
+        assert not any(phrase in question.text for phrase in phrases), "that did happen"
+
+
+@pytest.mark.parametrize("script", SCRIPTS[:15], ids=lambda script: script.seed)
+def test_reasoning_is_right(script: Script) -> None:
+    numbers = ("Zero.", "One.", "Two.", "Three.", "Four.", "Five.")
+    for text, answer in lessons(script, "reasoning").items():
+        if text.startswith("how many objects"):
+            assert answer == numbers[len(visible(script, script.duration))]
+        elif text.startswith("how "):
+            assert answer == numbers[len(script.events)]
+        elif " before the " in text:
+            starts = [e.start for e in script.events if e.name in text]
+            assert answer in ("Yes.", "No.")
+            assert len(starts) >= 1
+
+
+def test_before_is_told_from_after() -> None:
+    said: Counter[str] = Counter()
+    for script in SCRIPTS:
+        names = {event.phrase: event.start for event in script.events}
+        for text, answer in lessons(script, "reasoning").items():
+            if not text.startswith("is it true that the "):
+                continue
+            first, second = text.removeprefix("is it true that the ").removesuffix("?").split(" before the ")
+            assert (names[first] < names[second]) == (answer == "Yes."), text
+            said[answer] += 1
+    assert min(said["Yes."], said["No."]) > 0.3 * sum(said.values())
+
+
+def test_times_in_a_timeline_are_the_events_starts() -> None:
+    for script in SCRIPTS:
+        (told,) = lessons(script, "timeline").values()
+        assert told.count("At ") == len(script.events)
+        assert told.startswith(f"At 0:{int(script.events[0].start):02d} the {script.events[0].phrase}.")
+
+
+def test_a_picture_is_not_asked_about_times() -> None:
+    for script in SCRIPTS:
+        asked = picture_lessons(script, 5.0, generator("t", 2))
+        assert not any("0:05" in q.text or "happens" in q.text for q in asked)
+        assert {q.family for q in asked} <= {"picture", "count", "colour", "shape", "where", "exists"}
+
+
+def test_rows_are_rows(clips_made: Path, tmp_path: Path) -> None:
+    output = tmp_path / "rows.jsonl"
+    done = instruct(clips_made, output, InstructOptions(per_clip=20, images=2))
+    read = read_rows(output)
+    assert not read.problems
+    assert len(read.rows) == done.rows == sum(done.families.values())
+    assert {m.kind for row in read.rows for m in row.media} == {"video", "image"}
+    assert len({row.origin.id for row in read.rows}) == done.rows
+    assert set(done.families) <= set(FAMILIES)
+    for row in read.rows:
+        if row.media[0].kind == "image":
+            assert np.asarray(Image.open(row.media[0].path)).shape[2] == 3
+
+
+def test_the_same_command_gives_the_same_bytes(clips_made: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        instruct(clips_made, tmp_path / name / "rows.jsonl", InstructOptions(images=1))
+    assert (tmp_path / "a/rows.jsonl").read_bytes() == (tmp_path / "b/rows.jsonl").read_bytes()
+    instruct(clips_made, tmp_path / "c" / "rows.jsonl", InstructOptions(images=1, seed=1))
+    assert (tmp_path / "a/rows.jsonl").read_bytes() != (tmp_path / "c/rows.jsonl").read_bytes()
+
+
+def test_dialogues_and_chosen_families(clips_made: Path, tmp_path: Path) -> None:
+    wishes = InstructOptions(per_clip=6, turns=3, families=("describe", "when", "what"))
+    instruct(clips_made, tmp_path / "rows.jsonl", wishes)
+    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    assert {family for row in rows for family in row["families"]} <= {"describe", "when", "what"}
+    assert any(len(row["conversations"]) == 6 for row in rows)
+    assert all(sum("<video>" in turn["value"] for turn in row["conversations"]) == 1 for row in rows)
+
+
+def test_what_can_not_be_made_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(RowError, match="vidllm world make"):
+        instruct(tmp_path, tmp_path / "rows.jsonl", InstructOptions())
+    (tmp_path / "a.mp4").touch()
+    (tmp_path / "a.json").write_text("{}")
+    with pytest.raises(RowError, match="no script of a clip"):
+        instruct(tmp_path, tmp_path / "rows.jsonl", InstructOptions())
+    with pytest.raises(ConfigError, match="no questions of family"):
+        InstructOptions(families=("colours",))
+    assert not (tmp_path / "rows.jsonl").exists()
+
+
+# ------------------------------------------------------------------------------------------------------- from captions
+
+
+@pytest.fixture
+def writer() -> Iterator[str]:
+    """The address of a server that writes."""
+    command = [sys.executable, "-m", "tests.tutor_server"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    yield f"http://127.0.0.1:{process.stdout.readline().strip()}"
+    process.kill()
+    process.wait()
+    process.stdout.close()
+
+
+def captions(folder: Path, *rows: dict[str, Any]) -> Path:
+    for row in rows:
+        (folder / row["video"]).touch()
+    path = folder / "captions.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def run(folder: Path, writer: str, *more: str) -> tuple[int, list[dict[str, Any]]]:
+    output = folder / "out" / "rows.jsonl"
+    words = ["instruct", "--from", str(folder / "captions.jsonl"), "--endpoint", writer, "-o", str(output), *more]
+    code = main(words)
+    return code, [json.loads(line) for line in output.read_text().splitlines()] if output.exists() else []
+
+
+def requests(writer: str) -> int:
+    with urllib.request.urlopen(f"{writer}/asked") as reply:
+        return int(json.load(reply)["requests"])
+
+
+def test_a_caption_becomes_three_kinds_of_rows(tmp_path: Path, writer: str, capsys: pytest.CaptureFixture[str]) -> None:
+    ball = {"id": "x", "video": "a.mp4", "caption": "A red ball {rolls}."}
+    captions(tmp_path, ball, {"video": "b.mp4", "caption": "Rain."})
+    code, rows = run(tmp_path, writer)
+    assert code == 0
+    assert {row["id"] for row in rows} == {f"{name}/{kind}" for name in ("x", "2") for kind in KINDS}
+    assert all("A red ball {rolls}." in row["prompt"] for row in rows if row["id"].startswith("x/"))
+    assert {row["model"] for row in rows} == {"writer-1"}
+    assert not read_rows(tmp_path / "out" / "rows.jsonl").problems
+    assert "6 rows written, 0 were there" in capsys.readouterr().out
+    code, again = run(tmp_path, writer)
+    assert (code, again) == (0, rows)
+    assert requests(writer) == 6, "what is there is not asked for again"
+
+
+def test_a_bad_reply_is_asked_for_again_and_then_told(
+    tmp_path: Path, writer: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    orders = {"ok": "once", "no": "prose", "tell": "notes", "few": "short", "cut": "cut"}
+    captions(tmp_path, *({"id": name, "video": "a.mp4", "caption": f"do={order}"} for name, order in orders.items()))
+    code, rows = run(tmp_path, writer, "--kinds", "conversation")
+    told = capsys.readouterr().err
+    assert code == 1
+    assert [row["id"] for row in rows] == ["ok/conversation"]
+    for words in ("no/conversation: the reply can not be used (no JSON in it)", "it speaks of 'caption'", "1 questions",
+                  "cut off"):  # fmt: skip
+        assert words in told
+    assert requests(writer) == 2 * 5
+
+
+def test_captions_nothing_can_be_made_of_are_counted(
+    tmp_path: Path, writer: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more: dict[str, dict[str, Any]] = {
+        "a": {"status": "ok"}, "b": {"status": "error"}, "c": {"caption": " "}, "d": {"start": 3.0, "end": 5.0}, "e": {}
+    }  # fmt: skip
+    rain = {"caption": "Rain."}
+    path = captions(tmp_path, *({"id": name, "video": f"{name}.mp4", **rain, **told} for name, told in more.items()))
+    (tmp_path / "e.mp4").unlink()
+    code, rows = run(tmp_path, writer, "--kinds", "detail")
+    told = capsys.readouterr().err
+    assert (code, [row["id"] for row in rows]) == (0, ["a/detail"])
+    reasons = ("its caption is error", "its caption is empty", "it is about a part of its clip", "its clip is not")
+    for reason in reasons:
+        assert f"1 captions were left out: {reason}" in told
+    path.write_text("{}\n")
+    assert run(tmp_path, writer)[0] == 1
+    assert 'no line with "video" and "caption"' in capsys.readouterr().err
+
+
+def test_the_commands_own_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["instruct", "-o", str(tmp_path / "r.jsonl")]) == 1
+    assert main(["instruct", "-o", str(tmp_path / "r.jsonl"), "--from", "c.jsonl"]) == 1
+    told = capsys.readouterr().err
+    assert "name a folder of scripted clips" in told
+    assert "--from needs --endpoint" in told

@@ -1,0 +1,284 @@
+"""Instruction rows from captions: a language model that reads a clip's caption writes what is said about the clip.
+
+    conversation   some questions and answers, one row of several turns
+    detail         one long description
+    reasoning      one question that takes a step of thought, and its answer
+
+The model never sees the clip: it is told to ask only what the caption settles, and a reply that speaks of a caption
+instead of a video is asked for again, once. Every row keeps the words it was asked for with and who answered.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from vidllm.errors import ConfigError, RowError
+from vidllm.linefile import LineFile
+from vidllm.options import GenerationOptions
+
+if TYPE_CHECKING:
+    from vidllm.corpus.captioner import Captioner, Said
+
+Kind = Literal["conversation", "detail", "reasoning"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+TRIES = 2
+POLL_SECONDS = 0.2
+LEAST_QUESTIONS = 2
+
+_NOTES = """These are notes of what can be seen in a video, from its beginning to its end:
+
+{caption}
+
+"""
+_MANNER = """
+Ask and answer only what the notes settle; leave out what would be a guess. Write as if you had watched the video \
+yourself: never mention notes, a caption or a text.
+"""
+PROMPTS: Mapping[Kind, str] = {
+    "conversation": _NOTES + "Write a conversation between a person who asks about the video and an assistant who "
+    "watches it with them: {count} questions, each with its answer. Ask of different things: what there is, how many, "
+    "which colours, where, what happens, in which order." + _MANNER + 'Reply with a JSON list and nothing else: '
+    '[{{"question": "...", "answer": "..."}}, ...]',
+    "detail": _NOTES + "Describe the video in detail, in the order in which things happen: who or what is there and "
+    "where, what it looks like, what it does and what changes." + _MANNER
+    + "Reply with the description and nothing else.",
+    "reasoning": _NOTES + "Write one question about the video that takes a step of thought to answer: why something "
+    "happens, what follows from it, how one thing bears on another, what is likely to come next. Then answer it, step "
+    "by step, from what can be seen." + _MANNER + 'Reply with a JSON object and nothing else: '
+    '{{"question": "...", "answer": "..."}}',
+}  # fmt: skip
+REMINDER = "\n\nYour last reply could not be used. Keep to the form that is asked for, and speak of the video only."
+DETAIL = (
+    "Describe the video in detail.", "What happens in this video? Tell me everything you can see.",
+    "Give a detailed account of the video.", "Please watch the video and describe it closely.",
+    "Walk me through this video from beginning to end.",
+)  # fmt: skip
+SPEAKS_OF_NOTES = re.compile(r"\b(?:captions?|(?:the|these|your) notes|(?:the|this) (?:text|description))\b", re.I)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TutorOptions:
+    """What is asked for of each caption."""
+
+    kinds: tuple[Kind, ...] = KINDS
+    questions: int = 4
+    """Of a conversation."""
+    temperature: float = 0.7
+    seed: int = 0
+    max_new_tokens: int = 1024
+
+    def __post_init__(self) -> None:
+        unknown = [kind for kind in self.kinds if kind not in KINDS]
+        if unknown or not self.kinds:
+            raise ConfigError(f"kinds are {', '.join(KINDS)}, not {', '.join(unknown) or 'none'}")
+        if self.questions < LEAST_QUESTIONS:
+            raise ConfigError(f"questions is {self.questions}; a conversation has at least {LEAST_QUESTIONS}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tutored:
+    """How a run ended."""
+
+    written: int
+    already: int
+    """Rows that stood in the output before."""
+    left_out: Counter[str]
+    """Captions nothing was asked about, by reason."""
+    failed: tuple[str, ...]
+    """Rows that could not be had, a line each; the next run asks for them again."""
+
+
+@dataclass
+class _Task:
+    """One row that is wanted."""
+
+    id: str
+    video: str
+    kind: Kind
+    prompt: str
+    tries: int = 0
+
+
+@dataclass
+class _Work:
+    """What is wanted, and what became of the rest."""
+
+    tasks: list[_Task] = field(default_factory=list)
+    already: int = 0
+    left_out: Counter[str] = field(default_factory=Counter)
+
+
+def tutor(
+    captions: Path, output: Path, captioner: Captioner, options: TutorOptions, *, media: Path | None = None,
+    tell: Callable[[int, int], None] = lambda done, total: None,
+) -> Tutored:  # fmt: skip
+    """Ask for the rows of every good caption in `captions` and append them to `output` (JSONL); what stands there is
+    not asked for again. `tell` hears how many of how many are settled.
+
+    Raises:
+        RowError: no such file of captions, or no caption in it.
+        EngineError: the server is gone; what was answered is kept.
+        OutputError: the output can not be written.
+    """
+    output.parent.mkdir(parents=True, exist_ok=True)
+    file = LineFile(output, lock=True)
+    try:
+        done = {json.loads(line).get("id") for _, line in file.lines()}
+        work = _work(captions, output, done, options, media)
+
+        def keep(row: dict[str, Any]) -> None:
+            file.append(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+
+        failed = _converse(work.tasks, captioner, options, keep, tell)
+    finally:
+        file.close()
+    return Tutored(
+        written=len(work.tasks) - len(failed), already=work.already, left_out=work.left_out, failed=tuple(failed)
+    )
+
+
+def _converse(
+    tasks: Sequence[_Task], captioner: Captioner, options: TutorOptions, keep: Callable[[dict[str, Any]], None],
+    tell: Callable[[int, int], None],
+) -> list[str]:  # fmt: skip
+    """Ask as fast as the captioner has room; rows are kept as they come. Returns what could not be had."""
+    waiting, asked, failed = deque(tasks), dict[int, _Task](), list[str]()
+    settled = tickets = 0
+    while waiting or asked:
+        while waiting and captioner.room() > 0:
+            tickets += 1
+            asked[tickets] = waiting.popleft()
+            _ask(captioner, tickets, asked[tickets], options)
+        for said in captioner.poll(POLL_SECONDS):
+            task = asked.pop(said.ticket)
+            row, fault = _heard(task, said)
+            if row is None and said.error is None and task.tries < TRIES:
+                waiting.appendleft(task)
+                continue
+            if row is not None:
+                keep(row)
+            else:
+                failed.append(f"{task.id}: {fault}")
+            settled += 1
+            tell(settled, len(tasks))
+    return failed
+
+
+def _ask(captioner: Captioner, ticket: int, task: _Task, options: TutorOptions) -> None:
+    """Another try has other words and another seed."""
+    task.tries += 1
+    prompt = task.prompt + (REMINDER if task.tries > 1 else "")
+    seed = (int(blake2b(task.id.encode(), digest_size=4).hexdigest(), 16) + options.seed + task.tries) % 2**31
+    captioner.submit(ticket, None, prompt, GenerationOptions(
+        max_new_tokens=options.max_new_tokens, temperature=options.temperature, seed=seed,
+    ))  # fmt: skip
+
+
+def _work(captions: Path, output: Path, done: set[str], options: TutorOptions, media: Path | None) -> _Work:
+    work = _Work()
+    for number, row in _captions(captions):
+        reason, video = _usable(row, captions, media)
+        if reason:
+            work.left_out[reason] += 1
+            continue
+        for kind in options.kinds:
+            name = f"{row.get('id') or number}/{kind}"
+            if name in done:
+                work.already += 1
+                continue
+            prompt = PROMPTS[kind].format(caption=row["caption"].strip(), count=options.questions)
+            work.tasks.append(_Task(name, os.path.relpath(video, output.parent), kind, prompt))
+    return work
+
+
+def _captions(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """(line, row) of every line that is an object with a caption."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise RowError(f"{path}: can not be read as captions ({error}); give the output of `vidllm caption`") from error
+    found = 0
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line) if line.strip() else None
+        except ValueError:
+            row = None
+        if isinstance(row, dict) and isinstance(row.get("caption"), str) and isinstance(row.get("video"), str):
+            found += 1
+            yield number, row
+    if not found:
+        raise RowError(f'{path}: no line with "video" and "caption" in it; give the output of `vidllm caption`')
+
+
+def _usable(row: Mapping[str, Any], captions: Path, media: Path | None) -> tuple[str, Path]:
+    """Why nothing can be asked about a caption ("" when it can), and where its clip lies."""
+    places = [Path(row["video"]), captions.parent / row["video"], *([media / row["video"]] if media else [])]
+    video = next((place for place in places if place.is_file()), places[0])
+    if row.get("status", "ok") not in ("ok", "duplicate"):
+        return f"its caption is {row['status']}", video
+    if not row["caption"].strip():
+        return "its caption is empty", video
+    if row.get("start") is not None or row.get("end") is not None:
+        return "it is about a part of its clip", video
+    return ("" if video.is_file() else "its clip is not there"), video
+
+
+def _heard(task: _Task, said: Said) -> tuple[dict[str, Any] | None, str]:
+    """The row that a reply makes; else why it makes none."""
+    if said.error is not None:
+        return None, said.error
+    if said.finish_reason == "length":
+        return None, "the reply was cut off; allow it more --max-new-tokens"
+    try:
+        turns = _turns(task, said.text)
+    except ValueError as error:
+        return None, f"the reply can not be used ({error})"
+    conversations: list[dict[str, str]] = []
+    for question, answer in turns:
+        shown = "" if conversations else "<video>\n"
+        conversations += [{"from": "human", "value": shown + question}, {"from": "gpt", "value": answer}]
+    row = {"id": task.id, "video": Path(task.video).as_posix(), "conversations": conversations, "kind": task.kind}
+    return {**row, "prompt": task.prompt, "model": said.model}, ""
+
+
+def _turns(task: _Task, text: str) -> list[tuple[str, str]]:
+    """(question, answer) of every turn. Raises ValueError for what is none."""
+    if task.kind == "detail":
+        place = int(blake2b(task.id.encode(), digest_size=4).hexdigest(), 16)
+        turns = [(DETAIL[place % len(DETAIL)], text.strip())]
+    else:
+        value = _json_in(text, "[]" if task.kind == "conversation" else "{}")
+        turns = [_turn(item) for item in (value if isinstance(value, list) else [value])]
+        if task.kind == "conversation" and len(turns) < LEAST_QUESTIONS:
+            raise ValueError(f"{len(turns)} questions")
+    for question, answer in turns:
+        if not question or not answer:
+            raise ValueError("a question or an answer is empty")
+        if spoken := SPEAKS_OF_NOTES.search(f"{question} {answer}"):
+            raise ValueError(f"it speaks of {spoken[0]!r}")
+        if "<video>" in question + answer or "<image>" in question + answer:
+            raise ValueError("it holds a placeholder")
+    return turns
+
+
+def _turn(item: Any) -> tuple[str, str]:
+    if not isinstance(item, dict) or not all(isinstance(item.get(key), str) for key in ("question", "answer")):
+        raise ValueError('no "question" and "answer"')
+    return item["question"].strip(), item["answer"].strip()
+
+
+def _json_in(text: str, brackets: str) -> Any:
+    """The JSON between the first and the last of these brackets: models put words and fences around it."""
+    first, last = text.find(brackets[0]), text.rfind(brackets[1])
+    if first < 0 or last < first:
+        raise ValueError("no JSON in it")
+    return json.loads(text[first : last + 1])
+

@@ -1,0 +1,153 @@
+"""Instruction rows from scripted clips: questions by template, answers by the script, pictures from the clip itself.
+
+    clips/7.mp4 + 7.json ──> {"id": "7/00", "video": "clips/7.mp4", "conversations": [..], "families": ["when"]}
+                         ──> {"id": "7/p0/00", "image": "rows.images/7-0012.png", ..}
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vidllm.errors import ConfigError, RowError
+from vidllm.train.lessons import FAMILIES, choose, clip_lessons, picture_lessons
+from vidllm.video.decode import read_frames
+from vidllm.world.generate import generator
+from vidllm.world.questions import Question, pick_moments, steady
+from vidllm.world.script import Script
+
+Row = dict[str, Any]
+PICTURE_QUESTIONS = 4
+"""Most questions about one picture."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InstructOptions:
+    """How much is asked of every clip."""
+
+    per_clip: int = 8
+    """Questions about the video, families in turn; 0: none."""
+    images: int = 0
+    """Frames written out as pictures, each asked about."""
+    turns: int = 1
+    """Questions in one row, as a dialogue."""
+    families: tuple[str, ...] = ()
+    """Only these; empty: all."""
+    seed: int = 0
+    """The same seed asks the same questions."""
+
+    def __post_init__(self) -> None:
+        if self.per_clip < 0 or self.images < 0 or self.turns < 1 or not (self.per_clip or self.images):
+            raise ConfigError("nothing would be asked; give --per-clip or --images at least 1, and --turns at least 1")
+        for family in self.families:
+            if family not in FAMILIES:
+                raise ConfigError(f"no questions of family {family!r}; there are {', '.join(FAMILIES)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Instructed:
+    """What was written."""
+
+    clips: int
+    rows: int
+    families: Counter[str]
+    """Questions of each family."""
+    bare: tuple[Path, ...]
+    """Videos without a script beside them: nothing is known of them."""
+
+
+def instruct(
+    folder: Path, output: Path, options: InstructOptions, *, progress: Callable[[int, int], None] = lambda done, n: None
+) -> Instructed:
+    """Rows about every scripted clip of `folder` into `output` (JSONL), which appears when it is whole.
+
+    Pictures go into a folder beside it. The same clips and options give the same bytes. `progress` hears how many clips
+    of how many are done.
+
+    Raises:
+        RowError: no scripted clip in the folder, or a script that is none.
+    """
+    videos = sorted(folder.glob("*.mp4"))
+    scripted = [video for video in videos if video.with_suffix(".json").is_file()]
+    if not scripted:
+        raise RowError(f"{folder}: no mp4 with its script beside it; make some with `vidllm world make -o {folder}`")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    partial = output.with_name(output.name + ".part")
+    families: Counter[str] = Counter()
+    rows = 0
+    with partial.open("w", encoding="utf-8") as file:
+        for number, video in enumerate(scripted):
+            for row in rows_of(video, output, options):
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                families.update(row["families"])
+                rows += 1
+            progress(number + 1, len(scripted))
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(output)
+    bare = tuple(video for video in videos if video not in set(scripted))
+    return Instructed(clips=len(scripted), rows=rows, families=families, bare=bare)
+
+
+def rows_of(video: Path, output: Path, options: InstructOptions) -> Iterator[Row]:
+    """The rows about one clip; its pictures are written beside `output`."""
+    script = _script(video.with_suffix(".json"))
+    rng = generator(f"instruct {options.seed}", _number(video.stem))
+    asked = choose(_of(options, clip_lessons(script, rng)), options.per_clip, rng)
+    yield from _rows(video.stem, "video", os.path.relpath(video, output.parent), asked, options.turns)
+    moments = [moment for moment in pick_moments(script, 0.0, options.images * 3, rng) if steady(script, moment)]
+    for number, (moment, picture) in enumerate(_pictures(video, output, moments[: options.images])):
+        lessons = choose(_of(options, picture_lessons(script, moment, rng)), PICTURE_QUESTIONS, rng)
+        path = os.path.relpath(picture, output.parent)
+        yield from _rows(f"{video.stem}/p{number}", "image", path, lessons, options.turns)
+
+
+def _of(options: InstructOptions, questions: Sequence[Question]) -> list[Question]:
+    return [question for question in questions if not options.families or question.family in options.families]
+
+
+def _rows(name: str, kind: str, path: str, asked: Sequence[Question], turns: int) -> Iterator[Row]:
+    for number, start in enumerate(range(0, len(asked), turns)):
+        said: list[dict[str, str]] = []
+        for question in asked[start : start + turns]:
+            shown = "" if said else f"<{kind}>\n"
+            said += [{"from": "human", "value": shown + question.text}, {"from": "gpt", "value": question.answer}]
+        families = [question.family for question in asked[start : start + turns]]
+        yield {"id": f"{name}/{number:02d}", kind: Path(path).as_posix(), "conversations": said, "families": families}
+
+
+def _pictures(video: Path, output: Path, moments: Sequence[float]) -> Iterator[tuple[float, Path]]:
+    """Frames on screen at these moments as PNG files; those that are there already are kept."""
+    from PIL import Image
+
+    folder = output.with_suffix(".images")
+    paths = [folder / f"{video.stem}-{moment:04.0f}.png" for moment in moments]
+    missing = [moment for moment, path in zip(moments, paths, strict=True) if not path.is_file()]
+    if missing:
+        folder.mkdir(parents=True, exist_ok=True)
+        frames = dict(zip(missing, read_frames(video, missing).pixels, strict=True))
+        for moment, path in zip(moments, paths, strict=True):
+            if moment in frames:
+                partial = path.with_suffix(".part")
+                Image.fromarray(np.ascontiguousarray(frames[moment])).save(partial, "PNG")
+                partial.replace(path)
+    return zip(moments, paths, strict=True)
+
+
+def _script(path: Path) -> Script:
+    try:
+        return Script.load(path)
+    except (ValueError, KeyError, TypeError) as error:
+        raise RowError(f"{path}: no script of a clip ({error}); make the clip again, or take it out") from error
+
+
+def _number(stem: str) -> int:
+    """A clip's own number, or one made of its name."""
+    return int(stem) if stem.isdecimal() else int.from_bytes(stem.encode()[-7:], "big")
