@@ -75,12 +75,14 @@ def _look(config: SftConfig, show: bool) -> int:
 
 def _teach(config: SftConfig) -> int:
     from vidllm.train.sft import run_sft
+    from vidllm.train.stage import is_first, leave
     from vidllm.train.watch import TrainWatch
 
     with TrainWatch() as watch:
         done = run_sft(config, watch)
-    if done.interrupted:
+    if is_first(config) and done.interrupted:
         note(f"stopped after step {done.step:,} of {done.total:,}; run the same command again to go on")
-        return INTERRUPTED
-    note(f"{config.out}: taught in {done.total:,} steps; ask it: vidllm ask VIDEO QUESTION -m {config.out}")
-    return 0
+    elif is_first(config):
+        note(f"{config.out}: taught in {done.total:,} steps; ask it: vidllm ask VIDEO QUESTION -m {config.out}")
+    leave(config)
+    return INTERRUPTED if done.interrupted else 0

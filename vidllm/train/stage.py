@@ -185,6 +185,11 @@ def is_first(config: StageConfig) -> bool:
     return bool(_processes(config).is_main_process)
 
 
+def leave(config: StageConfig) -> None:
+    """Part from the other processes, the work being done."""
+    _processes(config).destroy_process_group()
+
+
 def _processes(config: StageConfig) -> PartialState:
     """What `accelerate launch` or `torchrun` made of us; one process on the device that is there without them."""
     return PartialState(cpu=config.device == "cpu")

@@ -1,0 +1,327 @@
+"""`vidllm sft` from rows to a model that is asked: through the command line, on tiny checkpoints and real clips."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import math
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from tests import tiny_models
+from tests.train_task import Listener
+from vidllm.config import load_config
+from vidllm.errors import ConfigError
+from vidllm.train import sft
+from vidllm.train.metrics import read_metrics
+from vidllm.train.sft import SftConfig, read_lesson, run_sft
+from vidllm_cli.main import main
+
+ROOT = Path(__file__).resolve().parents[1]
+TIMINGS = ("seconds", "tokens_per_second", "peak_memory_gib")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny LLaVA that knows nothing."""
+    return tiny_models.llava(tmp_path_factory.mktemp("llava"))
+
+
+@pytest.fixture(scope="module")
+def rows(clips: Mapping[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eleven rows: six with a video, three with a picture, two of text alone; one has two turns."""
+    folder = tmp_path_factory.mktemp("rows")
+    Image.new("RGB", (64, 48), (200, 30, 30)).save(folder / "red.png")
+    lines: list[dict[str, Any]] = []
+    for number in range(6):
+        video = str(clips["constant" if number % 2 else "intra"])
+        turns = [
+            ("human", f"<video>\nwhat is frame {number}?"),
+            ("gpt", "The red circle " + "moves right. " * (1 + number)),
+        ]
+        turns += [("human", "sure?"), ("gpt", "Yes.")] if number == 3 else []
+        lines.append({"id": f"v{number}", "video": video, "conversations": said(turns)})
+    for number in range(3):
+        turns = [("human", "<image>\nwhat colour is it?"), ("gpt", "Red." if number else "It is red, all of it.")]
+        lines.append({"id": f"i{number}", "image": "red.png", "conversations": said(turns)})
+    for number in range(2):
+        lines.append({"id": f"t{number}", "conversations": said([("human", "who are you?"), ("gpt", "A model.")])})
+    path = folder / "rows.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def said(turns: list[tuple[str, str]]) -> list[dict[str, str]]:
+    return [{"from": who, "value": what} for who, what in turns]
+
+
+BASE: dict[str, Any] = {
+    "frames": 3, "stride": 4, "policy": "uniform", "batch": 4, "tokens": 300, "steps": 5, "checkpoint_every": 2,
+    "workers": 1, "parts": {"projector": 1e-3, "language_model": 1e-3}, "optim": {"warmup": 0.2},
+}  # fmt: skip
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path, model: Path, rows: Path) -> Write:
+    """A config file in this test's folder; what is said changes the tests' common one."""
+
+    def make(name: str = "sft.yaml", **more: Any) -> Path:
+        path = tmp_path / name
+        common = {"model": str(model), "data": str(rows), "out": str(tmp_path / "out")}
+        path.write_text(yaml.safe_dump({**BASE, **common, "cache_folder": str(tmp_path / "cache"), **more}))
+        return path
+
+    return make
+
+
+def vidllm(*words: str | Path) -> tuple[int, str, str]:
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main([str(word) for word in words])
+    return code, out.getvalue(), err.getvalue()
+
+
+def figures(folder: Path) -> list[dict[str, float]]:
+    return [{k: v for k, v in r.items() if k not in TIMINGS} for r in read_metrics(folder / "metrics.jsonl")]
+
+
+def taught(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def same(a: Mapping[str, torch.Tensor], b: Mapping[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_rows_in_a_model_that_is_asked_out(
+    write: Write, tmp_path: Path, model: Path, clips: Mapping[str, Path]
+) -> None:
+    code, out, err = vidllm("sft", write())
+    assert (code, out) == (0, ""), err
+    assert re.search(r"^video +6 ", err, re.MULTILINE)
+    assert re.search(r"^image +3 ", err, re.MULTILINE)
+    assert f"{tmp_path}/out: taught in 5 steps" in err
+    told = figures(tmp_path / "out")
+    assert told[-1]["loss"] < told[0]["loss"]
+    assert {"loss/video", "rate/projector", "rate/language_model"} <= told[0].keys()
+    before, after = load_file(model / "model.safetensors"), taught(tmp_path / "out")
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert not any("vision_tower" in name for name in moved)
+    assert any("multi_modal_projector" in name for name in moved)
+    assert any("language_model" in name for name in moved)
+    code, answer, err = vidllm(
+        "ask", clips["constant"], "what is frame 1?", "-m", tmp_path / "out", "--dtype", "float32"
+    )
+    assert code == 0, err
+    assert answer
+
+
+def test_the_first_loss_is_what_asking_would_have_lost(write: Write, tmp_path: Path, model: Path) -> None:
+    """Per token, against transformers' own class and its own loss, on a row of text alone."""
+    from transformers import LlavaForConditionalGeneration
+
+    config = load_config(SftConfig, write(steps=1, batch=1, data=str(text_row(tmp_path))))
+    run_sft(config, Listener())
+    [told] = figures(tmp_path / "out")
+    lesson = read_lesson(config, print, remember=False)
+    with sft.loader_of(config, lesson) as loader:
+        [example] = loader.examples([0])
+    ids = torch.tensor([example.prompt.input_ids])
+    labels = torch.where(torch.tensor([example.trained]), ids, -100)
+    with torch.no_grad():
+        loss = LlavaForConditionalGeneration.from_pretrained(model)(input_ids=ids, labels=labels).loss
+    assert told["loss"] == pytest.approx(loss.item(), abs=1e-5)
+    assert told["weight"] == sum(example.trained)
+
+
+def text_row(folder: Path) -> Path:
+    path = folder / "text.jsonl"
+    path.write_text(json.dumps({"conversations": said([("human", "who are you?"), ("gpt", "A model of few words.")])}))
+    return path
+
+
+def test_an_interrupted_run_goes_on_to_the_bit(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C after step 3; the second half recalls looks that the first half had to take."""
+    assert vidllm("sft", write("whole.yaml", out=str(tmp_path / "whole"), cache_folder=str(tmp_path / "other")))[0] == 0
+    after = sft.SftTask.after
+
+    def stop(self: sft.SftTask, record: Mapping[str, float]) -> str | None:
+        if record["step"] == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return after(self, record)
+
+    monkeypatch.setattr(sft.SftTask, "after", stop)
+    code, _, err = vidllm("sft", write())
+    assert code == 130
+    assert "stopped after step 3 of 5; run the same command again to go on" in err
+    assert not (tmp_path / "out" / "config.json").exists()
+    monkeypatch.undo()
+    code, _, err = vidllm("sft", write())
+    assert code == 0
+    assert "going on from" in err
+    assert figures(tmp_path / "out") == figures(tmp_path / "whole")
+    assert same(taught(tmp_path / "out"), taught(tmp_path / "whole"))
+
+
+def test_other_settings_are_refused_in_one_line(write: Write, tmp_path: Path) -> None:
+    assert vidllm("sft", write())[0] == 0
+    code, _, err = vidllm("sft", write(), "frames=2", "parts.projector=2e-3", "keep=7")
+    assert code == 1
+    assert err.splitlines()[-1] == (
+        f"vidllm: {tmp_path}/out/checkpoints/step-00000005 was made with frames 3, now 2; rate of projector 0.001, now "
+        "0.002: put that back to go on, or give this run another `out`"
+    )
+
+
+def test_another_model_or_other_rows_are_refused(write: Write, tmp_path: Path, rows: Path) -> None:
+    assert vidllm("sft", write())[0] == 0
+    fewer = rows.with_name("fewer.jsonl")
+    fewer.write_text("".join(rows.read_text().splitlines(keepends=True)[:-1]))
+    other = tiny_models.vipllava(tmp_path / "vip")
+    for word, told in (
+        (f"data={fewer}", r"rows 11 rows \w+, now 10 rows \w+"),
+        (f"model={other}", r"model \w+, now \w+"),
+    ):
+        code, _, err = vidllm("sft", write(), word)
+        assert code == 1
+        assert re.search(told, err.splitlines()[-1]), err
+
+
+def test_bad_rows_end_it_before_the_first_step(write: Write, tmp_path: Path, rows: Path) -> None:
+    bad = rows.with_name("bad.jsonl")
+    lines = rows.read_text().splitlines()
+    lines[1] = json.dumps({"id": "lost", "video": "nowhere.mp4", "conversations": said([("human", "?"), ("gpt", "!")])})
+    lines[4] = lines[4][:-3]
+    bad.write_text("\n".join(lines) + "\n")
+    code, _, err = vidllm("sft", write(), f"data={bad}")
+    assert code == 1
+    assert f"{bad}:2 (lost): no file {bad.parent}/nowhere.mp4" in err
+    assert f"{bad}:5: no valid JSON" in err
+    assert not (tmp_path / "out" / "metrics.jsonl").exists()
+    code, _, err = vidllm("sft", write(), f"data={bad}", "bad_rows=skip")
+    assert code == 0, err
+    assert re.search(r"^bad +2$", err, re.MULTILINE)
+
+
+def test_dry_run_writes_nothing(write: Write, tmp_path: Path) -> None:
+    code, out, _ = vidllm("sft", write(), "--dry-run")
+    assert code == 0
+    assert re.search(r"^an epoch: 3 steps of 4 rows, \d+ micro-batches of some \d+ tokens$", out, re.MULTILINE)
+    assert not (tmp_path / "out").exists()
+
+
+def test_show_batch_sets_what_is_learnt_apart(write: Write, tmp_path: Path) -> None:
+    code, out, err = vidllm("sft", write(), "--show-batch")
+    assert code == 0, err
+    assert "learnt" in out
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("word", "told"),
+    [
+        ("btach=8", "unknown key 'btach'; did you mean 'batch'?"),
+        ("parts.projecter=1", "unknown key 'projecter'; did you mean 'projector'?"),
+        ("strategy=random", "strategy is 'random'; choose one of mixed, separate, video_only"),
+        ("frames=0", "frames must be at least 1, got 0"),
+        ("optim.warmup=2", "warmup 2 must be a share of all steps"),
+        ("keep=0", "keep is 0; at least 1 is needed"),
+        ("data=nowhere.jsonl", "nowhere.jsonl: no such file of rows"),
+        ("parts={}", "nothing learns"),
+        ("model=/nowhere/at/all", "/nowhere/at/all: no such folder"),
+        ("parts.newline=1e-3", "the model has no newline that could learn"),
+    ],
+)
+def test_a_wrong_config_is_one_line(word: str, told: str, write: Write) -> None:
+    code, _, err = vidllm("sft", write(), word)
+    assert code == 1
+    assert told in err.splitlines()[-1]
+
+
+def test_a_missing_config_is_one_line(tmp_path: Path) -> None:
+    code, _, err = vidllm("sft", tmp_path / "none.yaml")
+    assert code == 1
+    assert (
+        err.strip()
+        == f"vidllm: {tmp_path}/none.yaml: can not be read (No such file or directory); name an existing YAML file"
+    )
+
+
+def test_a_weight_that_is_no_number_is_traced_to_the_row_that_met_it(
+    write: Write, tmp_path: Path, model: Path, rows: Path
+) -> None:
+    """One word's embedding is damaged: only the row that says it can not be learnt from."""
+    config = load_config(SftConfig, write())
+    lesson = read_lesson(config, print, remember=False)
+    with sft.loader_of(config, lesson) as loader:
+        said_by = [set(example.prompt.input_ids) for example in loader.examples(range(11))]
+    word = min(said_by[6] - set().union(*said_by[:6], *said_by[7:]))
+    damaged = tmp_path / "damaged"
+    shutil.copytree(model, damaged)
+    weights = load_file(damaged / "model.safetensors")
+    [table] = [name for name in weights if "embed_tokens" in name]
+    weights[table][word] = math.nan
+    save_file(weights, damaged / "model.safetensors", {"format": "pt"})
+    code, _, err = vidllm("sft", write(), f"model={damaged}")
+    assert code == 1
+    assert f"the loss is nan, because of {rows}:7 (i0); stopped before the optimizer took it" in err.splitlines()[-1]
+
+
+def test_lora_leaves_an_adapter_that_is_asked(write: Write, tmp_path: Path, clips: Mapping[str, Path]) -> None:
+    code, _, err = vidllm("sft", write(lora={"r": 4, "alpha": 8}, parts={"language_model": 1e-3}))
+    assert code == 0, err
+    assert (tmp_path / "out" / "adapter_config.json").exists()
+    assert not (tmp_path / "out" / "model.safetensors").exists()
+    code, answer, err = vidllm("ask", clips["constant"], "what?", "-m", tmp_path / "out", "--dtype", "float32")
+    assert (code, bool(answer)) == (0, True), err
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "configs").glob("*.yaml")))
+def test_every_stage_that_ships_is_a_config(name: str) -> None:
+    values = yaml.safe_load((ROOT / "configs" / name).read_text())
+    if "data" in values and "parts" in values and "beta" not in values and "preference" not in values:
+        load_config(SftConfig, ROOT / "configs" / name)
+    elif name == "fsdp.yaml":
+        assert values["distributed_type"] == "FSDP"
+
+
+def test_data_must_be_named(write: Write) -> None:
+    with pytest.raises(ConfigError, match="data is empty"):
+        load_config(SftConfig, write(data=[]))
+
+
+@pytest.mark.slow
+def test_two_processes_lose_what_one_loses(write: Write, tmp_path: Path) -> None:
+    """Micro-batches of several kinds dealt out: one process may see texts while the other sees videos."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    for name, launch in (("one", ()), ("two", ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"))):
+        config = write(f"{name}.yaml", out=str(tmp_path / name), tokens=80, device="cpu", parts={
+            "projector": 1e-3, "language_model": 1e-3, "vision_tower": 1e-4,
+        })  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, *launch, "-m", "vidllm_cli.main", "sft", str(config)], cwd=ROOT, env=environment,
+            capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.count("taught in 5 steps") == 1
+    one, two = figures(tmp_path / "one"), figures(tmp_path / "two")
+    assert len(one) == 5
+    for alone, shared in zip(one, two, strict=True):
+        assert shared["loss"] == pytest.approx(alone["loss"], abs=1e-6)
+        assert shared["grad_norm"] == pytest.approx(alone["grad_norm"], rel=1e-4)
+    assert (tmp_path / "two" / "model.safetensors").exists()
