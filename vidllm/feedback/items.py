@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,8 +49,16 @@ class Asked:
 
     @property
     def key(self) -> str:
-        """32 hex digits over everything that is said and the names of what is shown."""
-        said = [[turn.role, turn.text, [[m.kind, m.path] for m in turn.media]] for turn in self.turns]
+        """32 hex digits over everything that is said and the paths of what is shown."""
+        return self._digest(lambda path: path)
+
+    @property
+    def draw(self) -> str:
+        """As `key`, of the files' names alone: what seeds its draws, so that another folder gives the same answers."""
+        return self._digest(lambda path: Path(path).name)
+
+    def _digest(self, name: Callable[[str], str]) -> str:
+        said = [[turn.role, turn.text, [[m.kind, name(m.path)] for m in turn.media]] for turn in self.turns]
         return hashlib.blake2b(json.dumps(said).encode(), digest_size=16).hexdigest()
 
     def stamp(self) -> str:

@@ -169,7 +169,7 @@ class Run:
             if isinstance(opened, str):
                 raise VideoError(opened)
             self._sampler = self._sampler or self._work.sampler()
-            sampled = self._sampler.sample(opened, slot.key, list(self._changed(opened, slot.key)))
+            sampled = self._sampler.sample(opened, asked.draw, list(self._changed(opened, asked.draw)))
         except (VideoError, BudgetError) as error:
             self._journal.add_failed(slot, str(error))
             self.tally.failed += 1

@@ -31,6 +31,7 @@ from vidllm.video.guard import DEFAULT_LIMITS
 
 if TYPE_CHECKING:
     from vidllm.ask import VideoModel
+    from vidllm.corpus.asking import HttpOptions
     from vidllm.prompt import Message
 
 VERSION = 1
@@ -52,6 +53,8 @@ class FeedbackOptions:
     judging: Judging = "scores"
     watch: bool = False
     """A model as judge is shown the clip, too."""
+    patience: HttpOptions | None = None
+    """With a server as judge; None: as captions have it."""
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
     plan: PlanOptions = field(default_factory=lambda: PlanOptions(guard=DEFAULT_LIMITS))
     pairs: PairOptions = field(default_factory=PairOptions)
@@ -129,7 +132,9 @@ def open_judge(options: FeedbackOptions, load: Load | None = None) -> Judge:
     if "://" in options.judge:
         from vidllm.feedback.http_judge import open_http_judge
 
-        return open_http_judge(options.judge, options.judge_model, judging=options.judging, watch=options.watch)
+        return open_http_judge(
+            options.judge, options.judge_model, judging=options.judging, watch=options.watch, options=options.patience
+        )
     from vidllm.feedback.local_judge import open_local_judge
 
     return open_local_judge(load or (lambda: _load(options.judge, options)), judging=options.judging,

@@ -21,6 +21,7 @@ from torch import Tensor
 from vidllm.engine import Past, Reply, Written, read, shared_prefix
 from vidllm.errors import ModelError
 from vidllm.feedback.candidates import SAMPLED, Candidate, Sampled, SamplingOptions
+from vidllm.model.kv import writable
 from vidllm.model.memory import free_bytes
 from vidllm.model.reader import TextReader
 from vidllm.model.rope import scaled_positions
@@ -44,7 +45,10 @@ class Sampler:
             raise ModelError(f"{model.name}: its family gives no log-probs of an answer; use another model")
         self._model, self._lmm, self._options = model, model.lmm, options
         self._rope_max = rope_max
-        self._past: Past | None = None
+        self._shown: Past | None = None
+        """What was read of the clip that is being asked about."""
+        self._state: tuple[Prompt, State] | None = None
+        """The question read last, and the state behind it."""
 
     @property
     def fingerprint(self) -> str:
@@ -59,11 +63,11 @@ class Sampler:
         `others` are (source, the same messages about a changed clip): one answer each, whose `logp` is that of saying
         it about the clip as it is. Raises BudgetError, ModelError.
         """
-        # What is read last is the clip as it is: all candidates are measured behind it.
-        asides = [(source, w) for source, changed in others for w in self._draw(changed, f"{key}/{source}", 1)]
-        told = [(SAMPLED, written) for written in self._draw(messages, key, self._options.k)]
-        kept, dropped = _distinct([*told, *asides])
         prompt = self._prompt(messages)
+        # Changed clips first: what is read last is the clip as it is, behind which all candidates are measured.
+        asides = [(s, w) for s, changed in others for w in self._draw(self._prompt(changed), f"{key}/{s}", 1)]
+        told = [(SAMPLED, written) for written in self._draw(prompt, key, self._options.k)]
+        kept, dropped = _distinct([*told, *asides])
         scored = tuple(self._score(messages, prompt, text, source) for text, source in kept)
         return Sampled(candidates=scored, dropped=dropped, prompt=prompt_digest(prompt))
 
@@ -74,17 +78,24 @@ class Sampler:
         )  # fmt: skip
 
     def _read(self, prompt: Prompt) -> State:
-        """The state behind the prompt; what the last prompt began with alike is not read again."""
-        past, self._past = self._past, None
-        if past is not None and not shared_prefix(past, prompt):
-            past = None  # its memory is free before the new prompt takes its own
-        if past is None or past.ids != prompt.input_ids:
-            past = read(self._lmm, prompt, cache=self._model.cache, past=past)
-        self._past = past
-        return past.state
+        """The state behind the prompt, read in two parts: all that is shown, once for all its questions, then the rest.
 
-    def _draw(self, messages: Sequence[Message], key: str, count: int) -> list[Written]:
-        prompt = self._prompt(messages)
+        Always in two parts, so that log-probs are the same to the last bit whatever was asked before.
+        """
+        if self._state is not None and self._state[0] is prompt:
+            return self._state[1]
+        end = _end_of_visuals(prompt) or prompt.length - 1
+        known = self._shown
+        if known is None or len(known.ids) != end or shared_prefix(known, prompt) != end:
+            self._state = self._shown = known = None  # their memory is free before the new prompt takes its own
+            shown = replace(prompt, input_ids=prompt.input_ids[:end])
+            self._shown = read(self._lmm, shown, cache=self._model.cache)
+        assert self._shown is not None
+        begun = self._lmm.rewind(self._shown.state)
+        self._state = prompt, self._lmm.extend(begun, prompt.input_ids[begun.length :])
+        return self._state[1]
+
+    def _draw(self, prompt: Prompt, key: str, count: int) -> list[Written]:
         state = self._read(prompt)
         seeds = [seed_of(self._options.seed, key, number) for number in range(count)]
         return draw(self._lmm, state, [self._options.generation(seed, prompt.max_new_tokens) for seed in seeds])
@@ -95,7 +106,8 @@ class Sampler:
         )
         ids, factor = answer_ids(example, prompt), example.prompt.rope_factor
         # An example keeps no room for a longer reply, so its positions may need less stretching than the prompt's.
-        state = self._read(replace(prompt, rope_factor=factor))
+        same = factor == prompt.rope_factor
+        state = self._read(prompt if same else replace(prompt, rope_factor=factor))
         logp = answer_logp(self._lmm, state, ids)
         return Candidate(text=text, logp=logp, tokens=len(ids), source=source, rope_factor=factor)
 
@@ -118,6 +130,12 @@ def answer_ids(example: Example, prompt: Prompt) -> tuple[int, ...]:
                          "template prints a prompt otherwise once it is answered")  # fmt: skip
     rest = zip(example.prompt.input_ids[start:], example.trained[start:], strict=True)
     return tuple(token for token, trained in rest if trained)
+
+
+def _end_of_visuals(prompt: Prompt) -> int:
+    """The index behind the last token that stands for a picture; 0 where there is none."""
+    visual = {prompt.spec.image_token_id, prompt.spec.video_token_id}
+    return max((i + 1 for i, token in enumerate(prompt.input_ids) if token in visual), default=0)
 
 
 def prompt_digest(prompt: Prompt) -> str:
@@ -210,7 +228,7 @@ def _write_alone(model: TextReader, state: State, reply: Reply) -> None:
     while reply.finish_reason is None:
         told = model.extend(told, reply.token_ids[-1:])
         reply.push(reply.choose(told.logits))
-    model.rewind(state)
+    told.kv.rewind(state.length)
 
 
 @torch.inference_mode()
@@ -221,11 +239,11 @@ def answer_logp(model: TextReader, state: State, ids: Sequence[int]) -> float:
     if len(ids) > 1:
         positions = scaled_positions(state.length + state.position_offset, len(ids) - 1, state.rope_factor,
                                      model.device)  # fmt: skip
+        kv = writable(state)
         hidden: Tensor = model.language(
-            inputs_embeds=model.embed(targets[None, :-1]), position_ids=positions, past_key_values=state.kv,
-            use_cache=True,
-        ).last_hidden_state  # fmt: skip
-        model.rewind(state)
+            inputs_embeds=model.embed(targets[None, :-1]), position_ids=positions, past_key_values=kv, use_cache=True
+        ).last_hidden_state
+        kv.rewind(state.length)
         logits.append(model.head(hidden[0]).float())
     found = torch.log_softmax(torch.cat(logits), dim=-1).gather(-1, targets[:, None])
     return float(found.sum())

@@ -1,0 +1,364 @@
+"""`vidllm feedback` from end to end on real clips with the built-in model: pairs, resumption, kills, bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import vidllm
+from tests.conftest import ROOT, Servers
+from vidllm.ask import VideoModel
+from vidllm.corpus.asking import HttpOptions
+from vidllm.corpus.item import Item
+from vidllm.corpus.rows import CaptionRow
+from vidllm.errors import ConfigError, EngineError, OutputError, RowError
+from vidllm.feedback.candidates import Candidate, SamplingOptions
+from vidllm.feedback.items import read_questions
+from vidllm.feedback.journal import Journal, Slot, journal_of
+from vidllm.feedback.oracle import Oracle, grade
+from vidllm.feedback.pairs import Pair, PairOptions
+from vidllm.feedback.report import lines
+from vidllm.feedback.rowfile import pair_row, write_rows
+from vidllm.feedback.run import FeedbackDone, FeedbackOptions, feedback
+from vidllm.model.features import FeatureCache
+from vidllm.planning import PlanOptions
+from vidllm.train.rows import read_pairs
+from vidllm.world.generate import make_script
+from vidllm.world.make import save_truth, write_video
+from vidllm.world.script import Script
+
+OPTIONS = FeedbackOptions(
+    dtype="float32", plan=PlanOptions(), limit=6, sampling=SamplingOptions(k=6, temperature=1.5),
+    pairs=PairOptions(rebalance=None),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two clips of 8 seconds with their scripts and questions."""
+    folder = tmp_path_factory.mktemp("world")
+    for seed in (1, 2):
+        script = make_script("feedback", seed, shortest=8, longest=8)
+        write_video(script, folder / f"{seed}.mp4")
+        save_truth(script, folder / f"{seed}.json", seed)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model() -> VideoModel:
+    return vidllm.load(dtype="float32", cache=FeatureCache(folder=None))
+
+
+@pytest.fixture
+def run(model: VideoModel, world: Path, tmp_path: Path) -> Callable[..., FeedbackDone]:
+    """Run on the world's clips into pairs.jsonl; words change the options."""
+
+    def feed(source: Path = world, output: str = "pairs.jsonl", load: Any = None, **words: Any) -> FeedbackDone:
+        return feedback(source, tmp_path / output, replace(OPTIONS, **words), load=load or (lambda: model))
+
+    return feed
+
+
+def no_model() -> VideoModel:
+    raise AssertionError("this run must not load the model")
+
+
+def journal_lines(output: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in journal_of(output).read_text(encoding="utf-8").splitlines()]
+
+
+# --------------------------------------------------------------------------------------------------- the whole road
+
+
+def test_pairs_are_right_by_the_script_and_rows_are_what_training_reads(
+    run: Callable[..., FeedbackDone], world: Path, model: VideoModel
+) -> None:
+    done = run()
+    assert (done.report.questions, done.report.asked, done.report.judged) == (6, 6, 6)
+    rows = read_pairs(done.output)
+    assert not rows.problems
+    assert len(rows.rows) == done.report.pairs > 0
+    for row in rows.rows:
+        script = Script.load(Path(row.media[0].path).with_suffix(".json"))
+        chosen, rejected = (grade(row.prompt[-1].text, text, script).score for text in (row.chosen, row.rejected))
+        assert chosen is not None
+        assert rejected is not None
+        assert chosen >= 3.0
+        assert chosen - rejected >= 1.0
+        assert row.reference is not None
+        assert row.reference.model == f"{model.lmm.fingerprint}|float32"
+        assert row.reference.chosen_logp < 0
+    raw = [json.loads(line) for line in done.output.read_text(encoding="utf-8").splitlines()]
+    assert {row["judge"]["name"] for row in raw} == {"oracle"}
+    assert all(row["judge"]["version"] == Oracle.fingerprint for row in raw)
+    assert len({row["id"] for row in raw}) == len(raw)
+    told = "\n".join(lines(done.report))
+    assert "oracle" in told
+    assert json.loads(done.output.with_name("pairs.report.json").read_text(encoding="utf-8"))["pairs"] == len(raw)
+
+
+def test_a_run_again_asks_nothing_and_other_pairs_cost_nothing(run: Callable[..., FeedbackDone]) -> None:
+    first = run()
+    before = journal_of(first.output).read_bytes()
+    again = run(load=no_model)
+    assert again.report == first.report
+    assert again.tally.before == 6
+    strict = run(load=no_model, pairs=PairOptions(rebalance=None, most=1, least_chosen=5.0))
+    assert 0 < strict.report.pairs < first.report.pairs
+    assert journal_of(first.output).read_bytes() == before
+    colder = run(sampling=SamplingOptions(k=2, temperature=0.7), limit=2)
+    assert colder.tally.sampled == 2
+
+
+def test_changed_clips_give_rejected_answers(run: Callable[..., FeedbackDone]) -> None:
+    done = run(changes=("blank", "shuffled"), sampling=SamplingOptions(k=2, temperature=0.7))
+    rows = [json.loads(line) for line in done.output.read_text(encoding="utf-8").splitlines()]
+    sources = Counter(row["source"] for row in rows)
+    assert sources["blank"] > 0
+    candidates = [c for line in journal_lines(done.output) if line["at"] == "sampled" for c in line["candidates"]]
+    chosen = {row["chosen"] for row in rows}
+    assert chosen <= {c["text"] for c in candidates if c["source"] == "sample"}
+
+
+def test_another_judge_reads_the_same_candidates_and_is_held_against_the_oracle(
+    run: Callable[..., FeedbackDone], serve: Servers
+) -> None:
+    run()
+    served = run(judge=serve(module="tests.judge_server"), load=no_model)  # says 3 of everything
+    assert served.report.pairs == 0
+    assert served.report.judge == "seer"
+    (agreement,) = served.report.agreements
+    assert (agreement.other, agreement.alike, agreement.against) == ("oracle", 0, 0)
+    marks = [line for line in journal_lines(served.output) if line["at"] == "judged" and line["name"] == "seer"]
+    assert all(v["replies"][0].endswith("Score: 3") for line in marks for v in line["verdicts"])
+    assert all(line["model"] == "seer-0613" for line in marks)
+
+
+# ------------------------------------------------------------------------------------------- what stops a run, and how
+
+
+def command(world: Path, output: Path, *words: str) -> list[str]:
+    return [sys.executable, "-m", "vidllm_cli.main", "feedback", str(world), "-o", str(output), "--dtype", "float32",
+            "--temperature", "1.5", "-k", "3", "--limit", "6", "--rebalance", "-1", *words]  # fmt: skip
+
+
+def wait_for_lines(output: Path, count: int, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        if journal_of(output).exists() and journal_of(output).read_bytes().count(b"\n") >= count:
+            return
+        time.sleep(0.005)
+
+
+def test_kills_lose_at_most_the_question_in_flight_and_judge_none_twice(world: Path, tmp_path: Path) -> None:
+    output = tmp_path / "pairs.jsonl"
+    for lines_before in (1, 5):
+        process = subprocess.Popen(command(world, output), cwd=ROOT, stdout=subprocess.DEVNULL,
+                                   stderr=subprocess.DEVNULL)  # fmt: skip
+        wait_for_lines(output, lines_before, process)
+        process.kill()
+        process.wait()
+    assert not output.exists()
+    assert subprocess.run(command(world, output), cwd=ROOT, capture_output=True, check=True).returncode == 0
+    told = Counter((line["at"], line["key"]) for line in journal_lines(output))
+    assert max(told.values()) == 1
+    assert sum(at == "sampled" for at, _ in told) == 6
+    whole = tmp_path / "whole.jsonl"
+    subprocess.run(command(world, whole), cwd=ROOT, capture_output=True, check=True)
+    assert output.read_bytes() == whole.read_bytes()
+
+
+def test_ctrl_c_finishes_what_is_in_flight_and_says_how_to_go_on(world: Path, tmp_path: Path) -> None:
+    output = tmp_path / "pairs.jsonl"
+    process = subprocess.Popen(command(world, output), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    wait_for_lines(output, 2, process)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert b"run the same command again to go on" in said
+    told = Counter(line["at"] for line in journal_lines(output))
+    assert told["judged"] < 6
+    assert output.exists()  # the pairs of what is done
+
+
+def test_a_dead_judge_ends_the_run_and_what_was_asked_is_kept(
+    run: Callable[..., FeedbackDone], serve: Servers, tmp_path: Path, world: Path, model: VideoModel
+) -> None:
+    url = serve("--seconds", "0.05", module="tests.judge_server")
+
+    def load() -> VideoModel:
+        serve.close()  # it goes as soon as there is something to judge
+        return model
+
+    with pytest.raises(EngineError, match="nothing answers"):
+        run(judge=url, load=load, patience=HttpOptions(absent_seconds=0.5))
+    told = journal_lines(tmp_path / "pairs.jsonl")
+    assert told
+    assert all(line["at"] == "sampled" for line in told)
+    again = run(load=lambda: model)
+    told = journal_lines(again.output)
+    assert Counter(line["key"] for line in told if line["at"] == "sampled").most_common(1)[0][1] == 1
+    assert again.report.judged == 6
+
+
+def test_one_writer_at_a_time(run: Callable[..., FeedbackDone], tmp_path: Path) -> None:
+    with Journal(tmp_path / "pairs.jsonl"), pytest.raises(OutputError, match="another run"):
+        run()
+
+
+# ------------------------------------------------------------------------------------------------------ what is asked
+
+
+def write(path: Path, *rows: object) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def test_rows_questions_and_talks_are_asked(world: Path, tmp_path: Path) -> None:
+    video = str(world / "1.mp4")
+    source = write(
+        tmp_path / "rows.jsonl",
+        {"id": "q", "video": video, "question": "what happens?", "answer": "Much.", "caption": "A clip."},
+        {"id": "t", "video": video, "conversations": [
+            {"from": "human", "value": "<video>\nwhat happens first?"}, {"from": "gpt", "value": "This."},
+            {"from": "human", "value": "and then?"}, {"from": "gpt", "value": "That."}]},
+        {"id": "again", "video": video, "prompt": "what happens?"},
+    )  # fmt: skip
+    found = read_questions(source)
+    assert [(one.id, one.question, one.truth, one.evidence) for one in found.asked] == [
+        ("q", "what happens?", "Much.", "A clip."), ("t/1", "what happens first?", "This.", None),
+        ("t/2", "and then?", "That.", None),
+    ]  # fmt: skip
+    assert found.repeated == 1
+    assert [turn.text for turn in found.asked[2].turns] == ["what happens first?", "This.", "and then?"]
+    alone = read_questions(source, dialogue=False).asked[2]
+    assert [turn.text for turn in alone.turns] == ["and then?"]
+    assert [medium.path for medium in alone.media] == [video]
+
+
+def test_pairs_of_talks_and_several_media_are_read_as_they_were_asked(world: Path, tmp_path: Path) -> None:
+    one, other = "1.mp4", str(world / "2.mp4")
+    source = write(
+        world / "rows.jsonl",
+        {"id": "two", "videos": [one, other], "prompt": "<video>\n<video>\nwhich is shorter?"},
+        {"id": "talk", "video": one, "messages": [
+            {"role": "system", "content": "Be brief."}, {"role": "user", "content": "<video>\nwhat happens?"},
+            {"role": "assistant", "content": "A ring grows."}, {"role": "user", "content": "and then?"}]},
+        {"id": "plain", "video": one, "prompt": "what happens?"},
+    )  # fmt: skip
+    output = tmp_path / "pairs.jsonl"
+    good, bad = Candidate(text="yes", logp=-1.0, tokens=2), Candidate(text="no", logp=-2.0, tokens=2)
+    pair = Pair(question=0, chosen=good, rejected=bad, chosen_score=5.0, rejected_score=1.0)
+    asked = {one.id: one for one in read_questions(source).asked}
+    told = [asked["two"], asked["talk/2"], asked["plain"]]
+    write_rows(output, [pair_row(o, pair, o.id, model="m", prompt="p", judge={}, output=output) for o in told])
+    read = read_pairs(output)
+    assert not read.problems
+    for row, one_asked in zip(read.rows, told, strict=True):
+        assert [(t.role, t.text) for t in row.prompt] == [(t.role, t.text) for t in one_asked.turns]
+        assert [Path(m.path).name for m in row.media] == [Path(m.path).name for m in one_asked.media]
+    assert asked["two"].case("x").video is None  # the oracle would not know which
+    assert "script" in (Oracle().refuses(asked["two"].case("x")) or "")
+
+
+def test_a_reference_measured_under_two_factors_is_left_to_the_trainer(world: Path, tmp_path: Path) -> None:
+    asked = read_questions(world).asked[0]
+    good = Candidate(text="yes", logp=-1.0, tokens=2, rope_factor=1.5)
+    pair = Pair(question=0, chosen=good, rejected=Candidate(text="no", logp=-2.0, tokens=2), chosen_score=5.0,
+                rejected_score=1.0)  # fmt: skip
+    assert "reference" not in pair_row(asked, pair, "x", model="m", prompt="p", judge={}, output=tmp_path / "o.jsonl")
+
+
+def test_a_folder_is_asked_a_file_of_questions(world: Path, tmp_path: Path) -> None:
+    words = tmp_path / "ask.txt"
+    words.write_text("what happens?\n\nhow does it end?\n", encoding="utf-8")
+    found = read_questions(world, questions=words)
+    assert [(one.id, one.question) for one in found.asked] == [
+        ("1/1", "what happens?"), ("1/2", "how does it end?"), ("2/1", "what happens?"), ("2/2", "how does it end?")
+    ]  # fmt: skip
+
+
+def test_captions_of_a_run_are_evidence(world: Path, tmp_path: Path) -> None:
+    item = Item(video=str(world / "1.mp4"), path=str(world / "1.mp4"))
+    row = CaptionRow.of(item, id="0" * 32, recipe="0" * 16, status="ok", stamp="0" * 16)
+    captions = write(tmp_path / "captions.jsonl", replace(row, caption="A ring grows.").to_dict())
+    found = read_questions(world, captions=captions).asked
+    assert {one.evidence for one in found if one.media[0].path.endswith("1.mp4")} == {"A ring grows."}
+    assert {one.evidence for one in found if one.media[0].path.endswith("2.mp4")} == {None}
+
+
+def test_every_bad_row_is_told_with_its_line_before_anything_is_asked(
+    world: Path, tmp_path: Path, run: Callable[..., FeedbackDone], model: VideoModel
+) -> None:
+    video = str(world / "1.mp4")
+    source = write(
+        tmp_path / "rows.jsonl",
+        {"id": "ok", "video": video, "question": "what happens first?"},
+        {"id": "gone", "video": "nowhere.mp4", "question": "what happens?"},
+        {"id": "mute", "video": video},
+        {"id": "blind", "question": "<video>\nwhat happens?"},
+        {"id": "odd", "video": video, "question": "what is love?"},
+        "text",
+    )
+    told: list[str] = []
+    output = tmp_path / "pairs.jsonl"
+    with pytest.raises(RowError, match="5 of 6 questions"):
+        feedback(source, output, OPTIONS, load=no_model, remark=told.append)
+    for line, name in ((2, "gone"), (3, "mute"), (4, "blind"), (5, "odd"), (6, "")):
+        assert any(f"rows.jsonl:{line}" in said and name in said for said in told), line
+    assert not journal_of(output).exists()
+    done = feedback(source, output, replace(OPTIONS, skip_bad=True), load=lambda: model, remark=told.append)
+    assert done.report.asked == 1
+
+
+def test_a_clip_that_breaks_costs_its_own_questions(
+    run: Callable[..., FeedbackDone], world: Path, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes((world / "1.mp4").read_bytes()[:900])
+    (tmp_path / "broken.json").write_bytes((world / "1.json").read_bytes())
+    source = write(tmp_path / "rows.jsonl", {"video": str(broken), "question": "what happens first?"},
+                   {"video": str(world / "1.mp4"), "question": "what happens first?"})  # fmt: skip
+    done = run(source=source)
+    assert (done.report.asked, sum(done.report.failed.values())) == (1, 1)
+    assert run(source=source, load=no_model).tally.failed == 0  # not tried again ...
+    broken.write_bytes((world / "1.mp4").read_bytes())
+    assert run(source=source).report.asked == 2  # ... unless the file has changed
+
+
+def test_impossible_wishes_are_one_line(run: Callable[..., FeedbackDone], world: Path, tmp_path: Path) -> None:
+    taken = tmp_path / "pairs.jsonl"
+    taken.write_text("precious\n", encoding="utf-8")
+    with pytest.raises(OutputError, match="no feedback run made it"):
+        run()
+    assert taken.read_text(encoding="utf-8") == "precious\n"
+    rows = write(tmp_path / "rows.jsonl", {"video": str(world / "1.mp4"), "question": "what happens first?"})
+    with pytest.raises(ConfigError, match="is the input"):
+        run(source=rows, output="rows.jsonl")
+    with pytest.raises(RowError, match="no such file"):
+        run(source=tmp_path / "absent.jsonl", output="other.jsonl")
+    with pytest.raises(ConfigError, match="folder of clips"):
+        run(source=rows, output="other.jsonl", questions=rows)
+    strange = write(tmp_path / "strange.candidates.jsonl", {"at": "lunch"})
+    with pytest.raises(OutputError, match=r"strange.candidates.jsonl: byte 0"):
+        run(output="strange.jsonl")
+    assert strange.exists()
+
+
+def test_a_slot_is_the_question_its_files_and_its_recipe(world: Path) -> None:
+    first, *rest = read_questions(world).asked
+    assert len({one.key for one in (first, *rest)}) == 1 + len(rest)
+    before = Slot(first.key, first.stamp(), "r")
+    os.utime(first.media[0].path, (1, 1))
+    assert Slot(first.key, first.stamp(), "r") != before
