@@ -5,8 +5,7 @@
                                                                                       └─ question ──┬─ ...
     not sharing    prompt chosen | prompt rejected     the plain layout, row after row, for those who doubt
 
-Every path from a root to a leaf is computed exactly as if it stood alone. A beginning is shared only where ids *and*
-media agree: two clips of as many frames have the same ids.
+What is shared, and when, is `sharing`'s business.
 """
 
 from __future__ import annotations
@@ -20,17 +19,14 @@ import torch
 from torch import Tensor
 
 from vidllm.prompt import Example, Message, Visual, build_example
-from vidllm.train.batch import Batch, Piece
-from vidllm.train.cache import visual_digest
+from vidllm.train.batch import Batch
 from vidllm.train.order import shuffled
+from vidllm.train.sharing import Stem, plant
 
 if TYPE_CHECKING:
     from vidllm.model.chat import AnyTokenizer
     from vidllm.model.spec import ModelSpec
     from vidllm.train.task import Step
-
-LEAST_SHARED = 32
-"""Tokens: a shorter common beginning (the template's first words) is not worth a node of its own."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -119,81 +115,12 @@ class PairBatch:
 
 def lay_out_pairs(pairs: Sequence[Pair], *, sharing: bool = True) -> PairBatch:
     """Pairs as pieces of one batch. `sharing` False repeats every prompt before each of its answers."""
-    return _Planter(pairs).shared() if sharing else _apart(pairs)
-
-
-def _apart(pairs: Sequence[Pair]) -> PairBatch:
-    rows = [row for pair in pairs for row in zip((pair.chosen, pair.rejected), pair.ends, strict=True)]
-    pieces = tuple(_piece(example, 0, end, -1) for example, end in rows)
-    return PairBatch(batch=Batch(pieces=pieces), answers=tuple((2 * i, 2 * i + 1) for i in range(len(pairs))))
-
-
-class _Planter:
-    """Grows one tree for every common beginning; nodes come depth first, as `Forest` wants them."""
-
-    def __init__(self, pairs: Sequence[Pair]) -> None:
-        self._pairs = pairs
-        self._signs = [_signs(pair) for pair in pairs]
-        self._pieces: list[Piece] = []
-        self._answers: dict[int, tuple[int, int]] = {}
-
-    def shared(self) -> PairBatch:
-        self._grow(range(len(self._pairs)), 0, -1)
-        answers = tuple(self._answers[number] for number in range(len(self._pairs)))
-        return PairBatch(batch=Batch(pieces=tuple(self._pieces)), answers=answers)
-
-    def _grow(self, numbers: Sequence[int], begin: int, parent: int) -> None:
-        """Plant what these prompts have from `begin` on, below piece `parent`."""
-        for group in self._groups(numbers, begin):
-            end = self._common_end(group, begin)
-            node = self._add(self._pairs[group[0]].chosen, begin, end, parent)
-            for number in group:
-                if self._pairs[number].start == end:
-                    self._answers[number] = self._leaves(self._pairs[number], node)
-            self._grow([number for number in group if number not in self._answers], end, node)
-
-    def _groups(self, numbers: Sequence[int], begin: int) -> list[list[int]]:
-        """Prompts that go on alike for `LEAST_SHARED` tokens, or to their end."""
-        groups: dict[Hashable, list[int]] = {}
-        for number in numbers:
-            head = tuple(self._signs[number][begin : begin + LEAST_SHARED])
-            groups.setdefault((self._pairs[number].rope_factor, head), []).append(number)
-        return list(groups.values())
-
-    def _common_end(self, group: Sequence[int], begin: int) -> int:
-        first, *others = (self._signs[number] for number in group)
-        end = len(first)
-        for signs in others:
-            agree = takewhile(lambda i: first[i] == signs[i], range(begin, min(end, len(signs))))  # noqa: B023
-            end = begin + sum(1 for _ in agree)
-        return end
-
-    def _leaves(self, pair: Pair, node: int) -> tuple[int, int]:
-        ends = pair.ends
-        chosen = self._add(pair.chosen, pair.start, ends[0], node)
-        return chosen, self._add(pair.rejected, pair.start, ends[1], node)
-
-    def _add(self, example: Example, begin: int, end: int, parent: int) -> int:
-        self._pieces.append(_piece(example, begin, end, parent))
-        return len(self._pieces) - 1
-
-
-def _signs(pair: Pair) -> list[Hashable]:
-    """What the prompt has at each place: its id, or for the first token of a picture what is seen there."""
-    signs: list[Hashable] = list(pair.chosen.prompt.input_ids[: pair.start])
-    for visual in pair.visuals:
-        signs[visual.position] = visual_digest(visual)
-    return signs
-
-
-def _piece(example: Example, begin: int, end: int, parent: int) -> Piece:
-    """Ids `begin` to `end` of a conversation, and the visuals that begin among them."""
-    prompt = example.prompt
-    visuals = tuple(replace(v, position=v.position - begin) for v in prompt.visuals if begin <= v.position < end)
-    return Piece(
-        ids=prompt.input_ids[begin:end], trained=example.trained[begin:end], visuals=visuals, parent=parent,
-        rope_factor=prompt.rope_factor,
-    )  # fmt: skip
+    stems = [
+        Stem(length=pair.start, ends=tuple(zip((pair.chosen, pair.rejected), pair.ends, strict=True))) for pair in pairs
+    ]
+    planted = plant(stems, sharing=sharing)
+    answers = tuple((chosen, rejected) for chosen, rejected in planted.leaves)
+    return PairBatch(batch=Batch(pieces=planted.pieces), answers=answers)
 
 
 @dataclass(frozen=True, kw_only=True)
