@@ -11,6 +11,7 @@ from vidllm.feedback.claims import read_claim, read_claims
 from vidllm.feedback.judge import Case
 from vidllm.feedback.oracle import MISSED, NEAREST_WRONG, Oracle, grade, hold_against, names_seen
 from vidllm.feedback.truth import find_truth
+from vidllm.train.lessons import clip_lessons
 from vidllm.world.generate import generator, make_script
 from vidllm.world.make import save_truth
 from vidllm.world.questions import (
@@ -46,7 +47,7 @@ def score(question: str, answer: str, script: Script = HAND) -> float:
 def asked(seed: int) -> tuple[Script, list[Question]]:
     """A clip, and questions of every family about it in all their wordings, by chance."""
     script, rng = make_script("oracle", seed), generator("oracle questions", seed)
-    found = clip_questions(script, rng)
+    found = [*clip_questions(script, rng), *clip_lessons(script, rng)]
     for moment in pick_moments(script, 0.0, 4, rng):
         found += moment_questions(script, moment, rng)
     span = span_question(script, 3, 9, rng)
@@ -61,7 +62,7 @@ def test_every_wording_is_understood_and_its_true_answer_scores_five() -> None:
             families.add(question.family)
             assert score(question.text, question.answer, script) == 5.0, question
     assert families >= {"what", "span", "when", "count", "colour", "shape", "where", "exists", "first", "order",
-                        "describe"}  # fmt: skip
+                        "describe", "timeline", "happens", "reasoning"}  # fmt: skip
 
 
 def test_an_answer_that_is_true_of_another_question_scores_below_three() -> None:
@@ -125,6 +126,14 @@ def test_a_time_scores_by_its_distance(answer: str, expected: float) -> None:
 )  # fmt: skip
 def test_measures_by_hand(question: str, answer: str, expected: float) -> None:
     assert score(question, answer) == expected
+
+
+def test_a_timeline_needs_its_times() -> None:
+    events = ("red circle moves right", "blue square disappears", "red circle turns green")
+    true, wrong = (" ".join(f"At {t} the {e}." for t, e in zip(times, events, strict=True))
+                   for times in (("0:02", "0:08", "0:14"), ("0:02", "0:18", "0:01")))  # fmt: skip
+    assert score("what happens, and at which times?", true) == 5.0
+    assert score("what happens, and at which times?", wrong) == pytest.approx(1 + 4 * (1 + 1 / 3) / 2, abs=1e-3)
 
 
 def test_a_question_without_a_truth_has_no_score_but_a_reason() -> None:

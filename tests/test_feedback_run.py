@@ -97,7 +97,7 @@ def test_pairs_are_right_by_the_script_and_rows_are_what_training_reads(
         assert chosen >= 3.0
         assert chosen - rejected >= 1.0
         assert row.reference is not None
-        assert row.reference.model == f"{model.lmm.fingerprint}|float32"
+        assert row.reference.model == model.lmm.fingerprint
         assert row.reference.chosen_logp < 0
     raw = [json.loads(line) for line in done.output.read_text(encoding="utf-8").splitlines()]
     assert {row["judge"]["name"] for row in raw} == {"oracle"}

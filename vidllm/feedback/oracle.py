@@ -5,6 +5,7 @@ is better than to invent one: what a preference pair teaches is mostly not to te
 
     what, order   right 5 · nothing told where something happens 2 · another event 1 to 2.5 · an event invented 1
     describe, span   1 + 4 x F, F weighs hallucinated events four times missed ones, and order counts
+    timeline   the same, half of it for the times
     when   5 at the second, 4 and 3 within one and two of it, 2 within five    count   5, one off 2
     where  5, the row or the column 2    colour, shape, exists, first   5 or 1
 
@@ -33,6 +34,8 @@ NEAREST_WRONG = 2.5
 """What a wrong answer can reach at most: below it lies the middle of the scale, above it only what is right."""
 PRECISION_WEIGHT = 0.5
 """Beta of F: what is invented weighs four times (1 / beta^2) what is left out."""
+NEAR_SECONDS = 1.0
+"""A time of a timeline that is off by no more is right."""
 ORDER_WEIGHT = 0.25
 """What events told in a wrong order cost at most, of F."""
 
@@ -186,6 +189,20 @@ def _grade_description(truth: Truth, answer: str, script: Script) -> Graded:
     return LEAST + (MOST - LEAST) * quality, scaled, f"{why}; true: {tell(truth.events)}"
 
 
+def _grade_timeline(truth: Truth, answer: str, script: Script) -> Graded:
+    """As a description; an event told at a wrong time is half right."""
+    score, criteria, why = _grade_description(truth, answer, script)
+    right = timed = 0
+    for sentence in re.split(r"(?<=[.!?;])\s+", answer):
+        claims, times = read_claims(sentence).claims, find_times(sentence)
+        if len(claims) == 1 and (events := [e for e in truth.events if claims[0].fits(e)]):
+            right += 1
+            timed += len(times) == 1 and any(abs(times[0].seconds - int(e.start)) <= NEAR_SECONDS for e in events)
+    share = timed / right if right else 1.0
+    criteria["times"] = round(LEAST + (MOST - LEAST) * share, 3)
+    return LEAST + (score - LEAST) * (1 + share) / 2, criteria, why
+
+
 def _grade_time(truth: Truth, answer: str, _: Script) -> Graded:
     said = find_times(answer)
     why = "true: " + " or ".join(f"{second:g} s" for second in truth.seconds)
@@ -245,6 +262,7 @@ def _grade_first(truth: Truth, answer: str, _: Script) -> Graded:
 
 _MEASURES: dict[str, Callable[[Truth, str, Script], Graded]] = {
     "what": _grade_event, "order": _grade_event, "describe": _grade_description, "span": _grade_description,
+    "timeline": _grade_timeline,
     "when": _grade_time, "count": _grade_count, "where": _grade_place, "colour": _grade_word(COLOURS),
     "shape": _grade_word(SHAPES), "exists": _grade_word(("yes", "no")), "first": _grade_first,
 }  # fmt: skip

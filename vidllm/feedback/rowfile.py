@@ -25,7 +25,8 @@ def pair_row(asked: Asked, pair: Pair, id: str, *, model: str, prompt: str, judg
     row: Row = {"id": id, **_asking(asked, output), "chosen": pair.chosen.text, "rejected": pair.rejected.text}
     if pair.chosen.rope_factor == pair.rejected.rope_factor:
         logps = {"chosen_logp": pair.chosen.logp, "rejected_logp": pair.rejected.logp}
-        row["reference"] = {"model": model, **logps, "prompt": prompt}
+        weights, _, dtype = model.partition("|")
+        row["reference"] = {"model": weights, "dtype": dtype, **logps, "prompt": prompt}
     scores = {"chosen": pair.chosen_score, "rejected": pair.rejected_score}
     return row | {"scores": scores, "judge": judge, "source": pair.rejected.source}
 

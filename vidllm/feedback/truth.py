@@ -1,6 +1,7 @@
 """What a question about a world clip asks, in any of its wordings, and what the script says to that.
 
-Each family's wordings (`world.questions`) become patterns, so a question needs no label: its words are enough.
+Each family's wordings (`world.questions`, `train.lessons`) become patterns, so a question needs no label: its words are
+enough.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from vidllm.feedback.claims import Claim, read_claim
+from vidllm.train import lessons
 from vidllm.video.timecode import find_times
 from vidllm.world import questions as world
 from vidllm.world.script import Event, Script, Thing
@@ -25,7 +27,7 @@ class Truth:
 
     family: str
     events: tuple[Event, ...] = ()
-    """describe, span: all of them, in order. what, order: the one, or none when nothing happens."""
+    """describe, timeline, span: all of them, in order. what, order: the one, or none when nothing happens."""
     also: tuple[Event, ...] = ()
     """what: an event so near that telling it is no mistake."""
     nothing_too: bool = False
@@ -34,7 +36,7 @@ class Truth:
     """when: the starts, any of which will do."""
     count: int | None = None
     word: str = ""
-    """colour, shape, where, exists: the answer, in lower case."""
+    """colour, shape, where, exists (and all else that is yes or no): the answer, in lower case."""
     other: Event | None = None
     """first: the one that comes later."""
 
@@ -55,7 +57,8 @@ def _patterns() -> tuple[tuple[str, re.Pattern[str]], ...]:
         ("first event", world.FIRST), ("last event", world.LAST), ("before", world.BEFORE), ("after", world.AFTER),
         ("first", world.FIRST_OF), ("describe", world.DESCRIBE), ("span", world.WHAT_SPAN), ("what", world.WHAT),
         ("when", world.WHEN), ("count", world.COUNT), ("colour", world.COLOUR), ("where", world.WHERE),
-        ("shape", world.SHAPE), ("exists", world.EXISTS),
+        ("shape", world.SHAPE), ("exists", world.EXISTS), ("timeline", lessons.TIMELINE), ("happens", lessons.HAPPENS),
+        ("is before", lessons.BEFORE), ("events", lessons.EVENTS), ("left", lessons.LEFT), ("does", lessons.DOES),
     )  # fmt: skip
     return tuple((family, _pattern(wording)) for family, ways in wordings for wording in ways)
 
@@ -131,6 +134,37 @@ def _first(holes: Holes, script: Script) -> Truth | None:
     return Truth(family="first", events=(one,), other=two)
 
 
+def _timeline(_: Holes, script: Script) -> Truth | None:
+    return Truth(family="timeline", events=script.events)
+
+
+def _happens(holes: Holes, script: Script) -> Truth | None:
+    claim = read_claim(holes.get("e") or holes["s"])
+    if claim is None:
+        return None
+    return Truth(family="exists", word="yes" if any(claim.fits(event) for event in script.events) else "no")
+
+
+def _is_before(holes: Holes, script: Script) -> Truth | None:
+    one, two = _named(holes.get("a") or holes["s"], script), _named(holes["b"], script)
+    if len(one) != 1 or len(two) != 1:
+        return None
+    return Truth(family="exists", word="yes" if one[0].start < two[0].start else "no")
+
+
+def _events(_: Holes, script: Script) -> Truth | None:
+    return Truth(family="count", count=len(script.events))
+
+
+def _left(_: Holes, script: Script) -> Truth | None:
+    return Truth(family="count", count=len(world.visible(script, script.duration)))
+
+
+def _does(holes: Holes, script: Script) -> Truth | None:
+    events = tuple(event for event in script.events if event.name == holes["o"].casefold())
+    return Truth(family="span", events=events) if events else None
+
+
 def _end_of(index: int) -> Callable[[Holes, Script], Truth | None]:
     return lambda _, script: Truth(family="order", events=(script.events[index],)) if script.events else None
 
@@ -150,7 +184,8 @@ def _neighbour(step: int) -> Callable[[Holes, Script], Truth | None]:
 _PROGRAMS: dict[str, Callable[[Holes, Script], Truth | None]] = {
     "what": _what, "span": _span, "describe": _describe, "when": _when, "count": _count, "colour": _colour,
     "shape": _shape, "where": _where, "exists": _exists, "first": _first, "first event": _end_of(0),
-    "last event": _end_of(-1), "before": _neighbour(-1), "after": _neighbour(1),
+    "last event": _end_of(-1), "before": _neighbour(-1), "after": _neighbour(1), "timeline": _timeline, "happens": _happens,
+    "is before": _is_before, "events": _events, "left": _left, "does": _does,
 }  # fmt: skip
 
 
