@@ -19,7 +19,7 @@ from tests.conftest import ROOT
 from vidllm.errors import ConfigError, RowError
 from vidllm.feedback.tutor import KINDS
 from vidllm.train.instruct import InstructOptions, instruct
-from vidllm.train.lessons import FAMILIES, clip_lessons, picture_lessons
+from vidllm.train.lessons import FAMILIES, choose, clip_lessons, picture_lessons
 from vidllm.train.rows import read_rows
 from vidllm.world.generate import generator, make_script
 from vidllm.world.make import make_clips
@@ -227,3 +227,14 @@ def test_the_commands_own_errors(tmp_path: Path, capsys: pytest.CaptureFixture[s
     told = capsys.readouterr().err
     assert "name a folder of scripted clips" in told
     assert "--from needs --endpoint" in told
+
+
+def test_a_clips_questions_are_of_many_kinds() -> None:
+    """Families in turn: eight questions are of eight families, and none is rare over many clips."""
+    seen: Counter[str] = Counter()
+    for script in SCRIPTS:
+        chosen = choose(clip_lessons(script, generator("t", 3)), 8, generator("t", 4))
+        families = [question.family for question in chosen]
+        assert len(set(families)) == min(8, len({q.family for q in clip_lessons(script, generator("t", 3))}))
+        seen.update(families)
+    assert min(seen[family] for family in FAMILIES if family != "picture") >= len(SCRIPTS) // 5

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import combinations
+from itertools import combinations, zip_longest
 
 import numpy as np
 
@@ -88,13 +88,10 @@ def choose(questions: Sequence[Question], count: int, rng: np.random.Generator) 
     by_family: dict[str, list[Question]] = {}
     for place in rng.permutation(len(questions)):
         by_family.setdefault(questions[place].family, []).append(questions[place])
-    chosen: list[Question] = []
-    while by_family and len(chosen) < count:
-        for family in list(by_family):
-            chosen.append(by_family[family].pop())
-            if not by_family[family]:
-                del by_family[family]
-    return chosen[:count]
+    families = list(by_family.values())
+    order = [families[place] for place in rng.permutation(len(families))]
+    rounds = zip_longest(*order)  # one of each family, then a second of each that has one, ...
+    return [question for each in rounds for question in each if question is not None][:count]
 
 
 def _pick(ways: Sequence[str], rng: np.random.Generator) -> str:
