@@ -184,8 +184,8 @@ def _neighbour(step: int) -> Callable[[Holes, Script], Truth | None]:
 _PROGRAMS: dict[str, Callable[[Holes, Script], Truth | None]] = {
     "what": _what, "span": _span, "describe": _describe, "when": _when, "count": _count, "colour": _colour,
     "shape": _shape, "where": _where, "exists": _exists, "first": _first, "first event": _end_of(0),
-    "last event": _end_of(-1), "before": _neighbour(-1), "after": _neighbour(1), "timeline": _timeline, "happens": _happens,
-    "is before": _is_before, "events": _events, "left": _left, "does": _does,
+    "last event": _end_of(-1), "before": _neighbour(-1), "after": _neighbour(1), "timeline": _timeline,
+    "happens": _happens, "is before": _is_before, "events": _events, "left": _left, "does": _does,
 }  # fmt: skip
 
 
