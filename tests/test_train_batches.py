@@ -5,13 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections import Counter
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vidllm.errors import ConfigError
-from vidllm.train.batches import LIKE, Step, plan_steps
+from vidllm.train.batches import LIKE, Step, View, plan_steps
 from vidllm.train.row import Kind
 
 ROWS = st.lists(st.tuples(st.integers(1, 5000), st.sampled_from(["video", "image", "text"])), min_size=1, max_size=120)
@@ -115,3 +116,33 @@ def test_packing_takes_fewer_portions_than_padding() -> None:
 def test_impossible_numbers_are_refused(change: dict[str, int]) -> None:
     with pytest.raises(ConfigError, match="must be at least 1"):
         plan_steps([1], ["text"], **({"batch": 1, "tokens": 1} | change))  # type: ignore[arg-type]
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(1, 400), st.integers(0, 5)), min_size=1, max_size=80), st.integers(1, 40),
+    st.integers(1, 3000), st.integers(),
+)  # fmt: skip
+def test_what_rows_show_counts_once(rows: list[tuple[int, int]], batch: int, tokens: int, seed: int) -> None:
+    """Rows of 500 tokens shown and some of their own about six videos."""
+    shown = 500
+    together = [View(video, shown) for _, video in rows]
+    lengths = [shown + own for own, _ in rows]
+    steps = plan_steps(lengths, ["video"] * len(rows), batch=batch, tokens=tokens, seed=seed, together=together)
+    assert sorted(row for step in steps for row in rows_of(step)) == list(range(len(rows)))
+    for step in steps:
+        assert len(rows_of(step)) <= batch
+        for portion in step:
+            own = sum(lengths[row] - shown for row in portion)
+            videos = {together[row].of for row in portion}
+            assert len(portion) == 1 or own + shown * len(videos) <= tokens
+
+
+def test_rows_about_one_video_stay_together_and_videos_mix() -> None:
+    together = [View(row // 20, 100) for row in range(100)]
+    steps = plan_steps([120] * 100, ["video"] * 100, batch=16, tokens=10_000, together=together)
+    order = [row // 20 for step in steps for row in rows_of(step)]
+    assert sum(a != b for a, b in pairwise(order)) < 20, "bunches of up to eight"
+    assert any(len({row // 20 for row in rows_of(step)}) > 1 for step in steps)
+    again = plan_steps([120] * 100, ["video"] * 100, batch=16, tokens=10_000, together=together, epoch=1)
+    assert again != steps

@@ -325,3 +325,20 @@ def test_two_processes_lose_what_one_loses(write: Write, tmp_path: Path) -> None
         assert shared["loss"] == pytest.approx(alone["loss"], abs=1e-6)
         assert shared["grad_norm"] == pytest.approx(alone["grad_norm"], rel=1e-4)
     assert (tmp_path / "two" / "model.safetensors").exists()
+
+
+def test_a_video_is_read_once_for_all_rows_about_it(write: Write, tmp_path: Path) -> None:
+    """The same eleven rows in one step: the same loss, and gradients that leave the same weights, from fewer tokens."""
+    told = {}
+    for sharing in (True, False):
+        out = tmp_path / f"sharing-{sharing}"
+        config = write(f"{sharing}.yaml", out=str(out), sharing=sharing, batch=11, tokens=4000, steps=1)
+        code, _, err = vidllm("sft", config)
+        assert code == 0, err
+        told[sharing] = figures(out)[0], taught(out)
+    (shared, weights), (alone, others) = told[True], told[False]
+    assert shared["loss"] == pytest.approx(alone["loss"], abs=1e-5)
+    assert shared["grad_norm"] == pytest.approx(alone["grad_norm"], rel=1e-4)
+    assert shared["weight"] == alone["weight"], "as many words are learnt"
+    assert shared["tokens"] < 0.8 * alone["tokens"]
+    assert all(torch.allclose(weights[name], others[name], atol=2e-4) for name in others)

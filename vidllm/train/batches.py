@@ -6,6 +6,8 @@
 The order is a function of (seed, epoch) alone, whatever the machine, the number of processes and numpy's version: the
 place of a run in its data is (epoch, step) and nothing else.
 
+Rows that show the same may be kept together (`together`), so that what they show is read once for all of them.
+
 Rows are drawn by chance; only inside a step are they sorted by length. Sorting across steps would sort images from
 videos too, which is what the published ablation warns of: batches split by kind score 3.00, mixed ones 3.32.
 """
@@ -13,7 +15,9 @@ videos too, which is what the published ablation warns of: batches split by kind
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
 from typing import Literal, TypeAlias
 
 from vidllm.errors import ConfigError
@@ -24,8 +28,18 @@ Strategy = Literal["mixed", "separate", "video_only"]
 """Kinds together in a step, every step of one kind, or rows with a video only."""
 Step: TypeAlias = tuple[tuple[int, ...], ...]
 
+TOGETHER = 8
+"""Rows about one video that follow each other in a step, at most: a step of one video would teach little else."""
 LIKE = 0.75
 """Without packing the shortest row of a micro-batch has at least this share of the longest one's tokens."""
+
+
+@dataclass(frozen=True)
+class View:
+    """What a row shows: equal `of` for rows that see the same frames, which are `tokens` of each row's length."""
+
+    of: Hashable
+    tokens: int
 
 
 def plan_steps(
@@ -38,11 +52,13 @@ def plan_steps(
     packing: bool = True,
     seed: int = 0,
     epoch: int = 0,
+    together: Sequence[View] | None = None,
 ) -> tuple[Step, ...]:
     """Every row of the strategy exactly once, `batch` to a step (the last step of a kind may have fewer).
 
     With `packing` a micro-batch holds any rows up to `tokens` in all, filled about evenly; without, rows of about one
-    length, counted as if padded to the longest. A row longer than `tokens` stands alone.
+    length, counted as if padded to the longest. A row longer than `tokens` stands alone. With `together` (and packing)
+    rows that show the same stay side by side, up to `TOGETHER` of them, and what they show counts once.
 
     Raises:
         ConfigError: an impossible batch or number of tokens, or no row for the strategy.
@@ -56,12 +72,44 @@ def plan_steps(
         raise ConfigError(f"no row to learn from under strategy {strategy}; give rows that show a video, or use mixed")
     steps = []
     for number, group in enumerate(groups):
-        order = shuffled(group, seed, epoch, number)
+        order = _mixed(group, together, seed, epoch, number)
         steps += [order[i : i + batch] for i in range(0, len(order), batch)]
     if len(groups) > 1:
         steps = [steps[i] for i in shuffled(range(len(steps)), seed, epoch, len(groups))]
+    if together and packing:
+        return tuple(_packed_together(step, lengths, together, tokens) for step in steps)
     portion = _packed if packing else _alike
     return tuple(portion(step, lengths, tokens) for step in steps)
+
+
+def _mixed(rows: Sequence[int], together: Sequence[View] | None, *numbers: int) -> list[int]:
+    """The rows in an order by chance; with `together` those that show the same follow each other, a few at a time."""
+    if not together:
+        return shuffled(rows, *numbers)
+    showing: dict[Hashable, list[int]] = {}
+    for row in shuffled(rows, *numbers):
+        showing.setdefault(together[row].of, []).append(row)
+    bunches = [found[i : i + TOGETHER] for found in showing.values() for i in range(0, len(found), TOGETHER)]
+    return [row for place in shuffled(range(len(bunches)), *numbers) for row in bunches[place]]
+
+
+def _packed_together(rows: Sequence[int], lengths: Sequence[int], together: Sequence[View], tokens: int) -> Step:
+    """As `_packed`, of bunches in place of rows; a bunch above the budget is cut."""
+    bunches: list[list[int]] = []
+    sizes: list[int] = []
+    for _, same in groupby(rows, key=lambda row: together[row].of):
+        fits = False
+        for row in same:
+            own = lengths[row] - together[row].tokens
+            if fits and sizes[-1] + own <= tokens:
+                bunches[-1].append(row)
+                sizes[-1] += own
+            else:
+                bunches.append([row])
+                sizes.append(lengths[row])
+            fits = True
+    packed = _packed(range(len(bunches)), sizes, tokens)
+    return tuple(tuple(row for bunch in portion for row in bunches[bunch]) for portion in packed)
 
 
 def _groups(kinds: Sequence[Kind], strategy: Strategy) -> list[list[int]]:

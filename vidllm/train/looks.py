@@ -6,7 +6,7 @@ longer than the room that asking keeps for a reply do the frames give way to the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -18,12 +18,17 @@ from vidllm.model.chat import Turn as ChatTurn
 from vidllm.model.spec import ModelSpec
 from vidllm.planning import room_of
 from vidllm.prompt import still_tokens
-from vidllm.train.row import Turn
+from vidllm.train.batches import View
+from vidllm.train.row import PairRow, TrainRow, Turn
+from vidllm.video.timecode import find_focus
 
 T = TypeVar("T")
 Size = tuple[int, int]
 """Of a picture: (height, width) in pixels."""
 STILL = Shown(kind="image")
+NOTHING: Mapping[str, Sequence[Shown]] = {"image": (), "video": ()}
+ANY_DURATION = 1e6
+"""Seconds: whether a question names a time does not depend on a clip's length."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +75,20 @@ def look_of(
         question=question, rest=max(text - count_text_tokens(question, spec, tokenizer), 1),
         stills=sum(still_tokens(*size, spec, single=single) for size in stills),
     )  # fmt: skip
+
+
+def same_look(row: TrainRow | PairRow, question: str, plan: PlanOptions) -> Hashable:
+    """Equal for rows that see the same frames: those of the same media, unless the times that the question names pick
+    them.
+    """
+    focused = plan.policy in ("auto", "focus") and find_focus(question, ANY_DURATION) is not None
+    return tuple((medium.kind, medium.path) for medium in row.media) or row.origin, question if focused else ""
+
+
+def shown_in(row: TrainRow, length: int, spec: ModelSpec, tokenizer: AnyTokenizer, plan: PlanOptions) -> View:
+    """What a row of `length` tokens shows, and what that takes of it, stamps included; nothing is opened for it."""
+    question = "\n".join(turn.text for turn in row.turns if turn.role == "user")
+    return View(same_look(row, question, plan), length - _text_tokens(row.turns, (), NOTHING, spec, tokenizer))
 
 
 def count_row(

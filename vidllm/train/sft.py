@@ -16,17 +16,20 @@ import torch
 from torch import Tensor, nn
 
 from vidllm.errors import ConfigError, RowError
-from vidllm.train.batch import Batch, pack
-from vidllm.train.batches import Step, Strategy, plan_steps
+from vidllm.prompt import Example
+from vidllm.train.batch import Batch
+from vidllm.train.batches import Step, Strategy, View, plan_steps
 from vidllm.train.cache import ClipCache
 from vidllm.train.check import Checked, Progress, check
 from vidllm.train.learner import Learner
 from vidllm.train.loading import Loader
+from vidllm.train.looks import shown_in
 from vidllm.train.loop import Trained, train
 from vidllm.train.metrics import Record
 from vidllm.train.mixture import Mixture, Source, mixture_of, read_mixture
 from vidllm.train.row import Kind, TrainRow
 from vidllm.train.saves import Identity
+from vidllm.train.sharing import Stem, plant
 from vidllm.train.show import show_batch
 from vidllm.train.stage import Base, StageConfig, deliver, is_first, load_learner, on_first, open_cache, rows_mark
 from vidllm.train.task import Micro, Part, Watch
@@ -40,6 +43,8 @@ class SftConfig(StageConfig):
     """Files of rows and how much is taken of each; or one file of rows, or a YAML that lists `sources`."""
     strategy: Strategy = "mixed"
     """Videos, pictures and texts mixed in every step, every step of one kind, or rows with a video only."""
+    sharing: bool = True
+    """Read a video once for several rows about it, exactly as if each stood alone; needs packing."""
     packing: bool = True
     """Fill micro-batches with rows of any length, none seeing another; else only rows of about one length."""
     bad_rows: Literal["stop", "skip"] = "stop"
@@ -62,12 +67,15 @@ class Lesson:
 
     base: Base
     checked: Checked[TrainRow]
+    together: tuple[View, ...] | None = None
+    """What each row shows, where rows that show the same are read together."""
 
     def steps(self, config: SftConfig, epoch: int) -> tuple[Step, ...]:
         """An epoch's optimizer steps."""
         return plan_steps(
             self.checked.lengths, self.checked.kinds, batch=config.batch, tokens=config.tokens,
             strategy=config.strategy, packing=config.packing, seed=config.seed, epoch=epoch,
+            together=self.together,
         )  # fmt: skip
 
 
@@ -94,7 +102,16 @@ def read_lesson(
         checked.refuse_problems()
     if not checked.rows:
         raise RowError("no row is left to learn from; name files with good ones")
-    return Lesson(base, checked)
+    return Lesson(base, checked, _together(config, base, checked))
+
+
+def _together(config: SftConfig, base: Base, checked: Checked[TrainRow]) -> tuple[View, ...] | None:
+    if not (config.sharing and config.packing):
+        return None
+    return tuple(
+        shown_in(row, length, base.spec, base.tokenizer, config.plan)
+        for row, length in zip(checked.rows, checked.lengths, strict=True)
+    )
 
 
 def _checked(config: SftConfig, base: Base, kept: Path | None, progress: Progress) -> Checked[TrainRow]:
@@ -111,7 +128,7 @@ class Material:
 
     batch: Batch
     kinds: tuple[Kind, ...]
-    """Of each piece."""
+    """Of each piece; only those with targets count."""
 
 
 @dataclass(eq=False)
@@ -137,8 +154,11 @@ class SftTask:
 
     def prepare(self, numbers: Micro) -> Material:
         """Rows opened and packed. Raises RowError."""
-        kinds = tuple(self.lesson.checked.kinds[number] for number in numbers)
-        return Material(pack(self.loader.examples(numbers)), kinds)
+        kinds = [self.lesson.checked.kinds[number] for number in numbers]
+        planted = plant([_stem(example) for example in self.loader.examples(numbers)], sharing=self.config.sharing)
+        of_pieces = dict(zip((leaf for [leaf] in planted.leaves), kinds, strict=True))
+        batch = Batch(pieces=planted.pieces)
+        return Material(batch, tuple(of_pieces.get(piece, kinds[0]) for piece in range(len(batch.pieces))))
 
     def loss(self, model: nn.Module, material: Material) -> Part:
         """Negative log-probs, summed over the micro-batch's trained tokens."""
@@ -163,6 +183,11 @@ class SftTask:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Nothing to restore."""
+
+
+def _stem(example: Example) -> Stem:
+    """All before the first word that is learnt may be shared."""
+    return Stem(length=example.trained.index(True), ends=((example, len(example.trained)),))
 
 
 def _by_kind(losses: Tensor, owners: Tensor, kinds: Sequence[Kind]) -> dict[str, tuple[float, float]]:
