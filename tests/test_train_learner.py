@@ -17,10 +17,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tests import tiny_models
-from tests.conftest import ROOT
+from tests.conftest import ROOT, write_clip
 from tests.test_lmm import clip_pixels, image_prompt, load, pictures, reference, video_prompt
 from vidllm.config import load_config
-from vidllm.errors import CheckpointError, ConfigError, IncompleteModel, ModelNotFound, UnsupportedModel
+from vidllm.errors import CheckpointError, ConfigError, IncompleteModel, ModelError, ModelNotFound, UnsupportedModel
 from vidllm.model.anyres import anyres_tokens, tile_grid
 from vidllm.model.checkpoint import fingerprint, stop_ids
 from vidllm.model.lmm import ComposableLMM
@@ -29,6 +29,7 @@ from vidllm.prompt import Prompt
 from vidllm.train.batch import Batch, Piece
 from vidllm.train.learner import Learner, LearnerOptions
 from vidllm.train.parts import STAGES, Extra, Lora, Parts, part_of
+from vidllm_cli import main as command_line
 
 TOLERANCE = 1e-4
 COMPOSABLE = ("llava", "vipllava", "llava_next", "llava_next_video", "llava_onevision")
@@ -304,10 +305,11 @@ def test_a_saved_model_is_asked_as_it_learned(name: str, tiny: Callable[[str], P
     learner.save(tmp_path / "out")
     model = load(tmp_path / "out")
     assert_asks_alike(learner, model)
-    assert replace(model.spec, folder=Path()) == replace(learner.spec, folder=Path())
+    assert replace(model.spec, folder=Path()) == replace(learner.spec, folder=Path(), as_said=True)
     assert stop_ids(tmp_path / "out", model.tokenizer) == stop_ids(tiny(name), model.tokenizer)
     files = {path.name for path in tiny(name).iterdir()}
     assert files <= {path.name for path in (tmp_path / "out").iterdir()}
+    assert len({path.stat().st_mode for path in (tmp_path / "out").iterdir()}) == 1
     assert fingerprint(tmp_path / "out") != fingerprint(tiny(name))
 
 
@@ -336,6 +338,24 @@ def test_the_built_in_model_is_taught_and_saved(tmp_path: Path) -> None:
     assert_asks_alike(learner, load(tmp_path))
     learner.save(tmp_path)
     assert load_file(tmp_path / "model.safetensors").popitem()[1].dtype == torch.bfloat16  # as it came
+
+
+def test_dropout_is_off_unless_an_adapter_asks_for_it(tiny: Callable[[str], Path], tmp_path: Path) -> None:
+    shutil.copytree(tiny("llava"), tmp_path / "base")
+    config = json.loads((tmp_path / "base" / "config.json").read_text())
+    config["text_config"]["attention_dropout"] = config["vision_config"]["attention_dropout"] = 0.5
+    (tmp_path / "base" / "config.json").write_text(json.dumps(config))
+    learner = learner_of(tmp_path / "base")
+    batch = small_batch(learner)
+    assert learner.training
+    assert torch.equal(learner(batch), learner_of(tiny("llava"))(batch))
+    adapter = learner_of(tmp_path / "base", parts=LOW_RANK, lora=Lora(r=4, dropout=0.5))
+    taught(adapter, batch)
+    assert not torch.equal(adapter(batch), adapter(batch))
+    with adapter.reference():
+        assert torch.equal(adapter(batch), adapter(batch))
+    adapter.eval()
+    assert torch.equal(adapter(batch), adapter(batch))
 
 
 LOW_RANK = Parts(language_model=1e-3)
@@ -412,6 +432,43 @@ def test_an_adapter_on_an_adapter(tiny: Callable[[str], Path], tmp_path: Path) -
     second.save(tmp_path / "merged", merge=True)
     shutil.rmtree(tmp_path / "sft")
     assert_asks_alike(second, load(tmp_path / "merged"))
+
+
+def test_two_adapters_begin_alike_whatever_was_drawn_before(tiny: Callable[[str], Path]) -> None:
+    weights = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        learner = learner_of(tiny("llava"), parts=LOW_RANK, lora=Lora(r=4))
+        weights.append([w.detach().clone() for n, w in learner.named_parameters() if ".lora_" in n])
+        assert not torch.equal(torch.rand(3), torch.rand(3, generator=torch.Generator().manual_seed(0)))
+    assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))
+
+
+def test_a_row_longer_than_a_sliding_window_is_refused(tiny: Callable[[str], Path]) -> None:
+    learner = learner_of(tiny("llava"))
+    batch = small_batch(learner)
+    learner.lmm.language.config.sliding_window = batch.length  # type: ignore[union-attr]
+    assert learner(batch).isfinite().all()
+    learner.lmm.language.config.sliding_window = 20  # type: ignore[union-attr]
+    with pytest.raises(ModelError, match="longer than the 20 the model looks back"):
+        learner(batch)
+
+
+def test_a_taught_adapter_at_the_command_line(
+    tiny: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`vidllm ask -m OUT` needs nothing else; without the base it is one line and exit code 1."""
+    shutil.copytree(tiny("llava"), tmp_path / "base")
+    adapted(tmp_path / "base").save(tmp_path / "out")
+    clip = write_clip(tmp_path / "clip.mp4", [number / 5 for number in range(10)])
+    words = ["ask", str(clip), "what happens?", "-m", str(tmp_path / "out"), "--frames", "2",
+             "--max-new-tokens", "3", "--device", "cpu", "--dtype", "float32"]  # fmt: skip
+    assert command_line.main(words) == 0
+    assert capsys.readouterr().out.strip()
+    shutil.rmtree(tmp_path / "base")
+    assert command_line.main(words) == 1
+    said = capsys.readouterr().err
+    assert re.fullmatch(r"vidllm: \S+out: an adapter of \S+base, which is not there; .*\n", said)
 
 
 def test_an_adapter_without_its_base_says_so(tiny: Callable[[str], Path], tmp_path: Path) -> None:

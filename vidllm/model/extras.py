@@ -7,6 +7,7 @@ They lie in `extras.safetensors` beside the weights, made by training and found 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -40,11 +41,9 @@ class Extras(nn.Module):
         bucket = min(int(seconds / self.bucket_seconds), len(self.temporal) - 1)
         return tokens + self.temporal[bucket].to(tokens)
 
-    def save(self, folder: Path, dtype: torch.dtype | None = None) -> None:
-        """Write the parts there are; none, no file."""
-        kept = {name: p.detach().cpu().to(dtype or p.dtype).contiguous() for name, p in self.named_parameters()}
-        if kept:
-            save_file(kept, folder / FILE, {"bucket_seconds": repr(self.bucket_seconds)})
+    def save(self, folder: Path, weights: Mapping[str, Tensor]) -> None:
+        """Write `weights`, this module's as they are to be kept."""
+        save_file(dict(weights), folder / FILE, {"bucket_seconds": repr(self.bucket_seconds)})
 
 
 def load_extras(folder: Path, width: int, device: torch.device | str, dtype: torch.dtype) -> Extras | None:

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 ADAPTER = "default"
 """peft's name for the only adapter there is."""
 PARTIAL = ".part-model"
+NETWORK, EXTRAS = "network.", "extras."
+"""What the names of a learner's weights begin with."""
 _HUB_FOLDER = re.compile(r"models--(.+?)--(.+)")
 
 
@@ -59,7 +61,10 @@ def add_lora(network: nn.Module, lora: Lora, base: str) -> None:
         r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=pattern, bias="none",  # type: ignore[arg-type]
         base_model_name_or_path=base,
     )  # fmt: skip
-    inject_adapter_in_model(config, network, adapter_name=ADAPTER)
+    cards = {weight.device.index for weight in network.parameters() if weight.device.type == "cuda"}
+    with torch.random.fork_rng(devices=sorted(cards)):  # all runs, and all processes of one, begin alike
+        torch.manual_seed(0)
+        inject_adapter_in_model(config, network, adapter_name=ADAPTER)
 
 
 def lora_layers(network: nn.Module) -> dict[str, Any]:
@@ -91,8 +96,12 @@ def base_name(folder: Path) -> str:
 # ---------------------------------------------------------------------------------------------------------- writing
 
 
-def save_whole(lmm: ComposableLMM, folder: Path, dtype: torch.dtype | None = None) -> None:
+def save_whole(
+    lmm: ComposableLMM, folder: Path, weights: Mapping[str, Tensor], dtype: torch.dtype | None = None
+) -> None:
     """Write a complete model; an adapter is added into its matrices. `dtype` None is that of the model it came from.
+
+    `weights` are those of the network and of the extras, by the learner's names.
 
     Raises:
         CheckpointError: the folder can not be written; what was there before is lost at most in part, never half right.
@@ -100,23 +109,23 @@ def save_whole(lmm: ComposableLMM, folder: Path, dtype: torch.dtype | None = Non
     config = read_json(lmm.spec.folder / "config.json") or {}
     kept = dtype or _stored_dtype(config)
     network: Any = lmm.network
-    merged = _merged(network.state_dict(), lora_layers(network))
+    merged = _merged(_under(NETWORK, weights), lora_layers(network))
     with _writing(folder) as part:
         with quiet():
             network.save_pretrained(part, state_dict=_cast(merged, kept))
         (part / "generation_config.json").unlink(missing_ok=True)  # the model's own, if it has one, is copied below
         _describe(lmm, part, {**config, "dtype": str(kept)[6:]})
         if lmm.extras is not None:
-            lmm.extras.save(part, kept)
+            lmm.extras.save(part, _cast(_under(EXTRAS, weights), kept))
 
 
-def save_adapter(lmm: ComposableLMM, folder: Path) -> None:
-    """Write what was learned, low-rank matrices and whole parts, and where the base lies.
+def save_adapter(lmm: ComposableLMM, folder: Path, weights: Mapping[str, Tensor]) -> None:
+    """Write what was learned (`weights`, by the learner's names; all extras) and where the base lies.
 
     Raises:
         CheckpointError: as `save_whole`.
     """
-    learned = {name: weight.detach() for name, weight in lmm.network.named_parameters() if weight.requires_grad}
+    learned = _under(NETWORK, weights)
     low_rank = {
         adapter_files.PEFT_PREFIX + name.replace(f".{ADAPTER}.", "."): weight
         for name, weight in learned.items() if ".lora_" in name
@@ -130,8 +139,13 @@ def save_adapter(lmm: ComposableLMM, folder: Path) -> None:
         if whole:
             save_file(_cast(whole), part / adapter_files.LEARNED_FILE, {"format": "pt"})
         if lmm.extras is not None:
-            lmm.extras.save(part)
+            lmm.extras.save(part, _cast(_under(EXTRAS, weights)))
         base.write(part)
+
+
+def _under(prefix: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Those of one of the learner's modules, by that module's names."""
+    return {name.removeprefix(prefix): weight for name, weight in weights.items() if name.startswith(prefix)}
 
 
 def _peft_config(network: Any) -> Any:
@@ -170,14 +184,15 @@ def _describe(lmm: ComposableLMM, part: Path, config: Mapping[str, Any]) -> None
         if path.suffix in DESCRIBING and not path.name.endswith(".index.json") and path.name not in ours:
             shutil.copyfile(path, part / path.name)
     (part / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    _describe_newline(lmm, part / "vidllm.json")
+    _describe_layout(lmm, part / "vidllm.json")
 
 
-def _describe_newline(lmm: ComposableLMM, path: Path) -> None:
-    """A newline mode that was taught is said in vidllm.json: rows of questions must be counted with it."""
+def _describe_layout(lmm: ComposableLMM, path: Path) -> None:
+    """What rows were laid out with must be asked with: newlines in videos, earlier answers as the model said them."""
+    said = {**(read_json(path) or {}), "as_said": True}
     if lmm.spec.newline != read_spec(lmm.spec.folder).newline:
-        said = read_json(path) or {}
-        path.write_text(json.dumps({**said, "newline": lmm.spec.newline}, indent=1) + "\n", encoding="utf-8")
+        said["newline"] = lmm.spec.newline
+    path.write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
 
 
 @contextmanager
@@ -201,6 +216,9 @@ def _writing(folder: Path) -> Iterator[Path]:
 
 def _put(part: Path, folder: Path) -> None:
     made = {path.name for path in part.iterdir()}
+    readable = (part / "config.json").stat().st_mode  # weights are written for their owner's eyes only otherwise
+    for name in made:
+        (part / name).chmod(readable)
     (folder / "config.json").unlink(missing_ok=True)
     stale = {adapter_files.WEIGHTS_FILE, adapter_files.LEARNED_FILE, adapter_files.FILE, adapter_files.CONFIG_FILE,
              extras_files.FILE}  # fmt: skip

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -121,7 +121,6 @@ class Learner(nn.Module):
         """Log-probs (N,) float32 of all targets, in the order of `batch.targets()`."""
         with self._numbers():
             hidden = self._read(batch, self._tokens(batch.pieces))
-            hidden = hidden + self._idle(batch.pieces).to(hidden)
             targets = batch.targets()
             places, ids = targets.predictors.to(self.device), targets.ids.to(self.device)
             if not self.options.head_only:
@@ -148,7 +147,7 @@ class Learner(nn.Module):
         embeddings: Tensor = self.lmm.embed(ids.masked_fill(holes, 0))  # a placeholder's id may lie beyond the table
         if flat:
             embeddings = embeddings.index_copy(0, holes.nonzero()[:, 0], torch.cat(flat).to(embeddings))
-        return embeddings[None]
+        return embeddings[None] + self._idle(batch.pieces).to(embeddings)
 
     # ------------------------------------------------------------------------------------------------- what it sees
 
@@ -220,7 +219,10 @@ class Learner(nn.Module):
         return self.rates[part] > 0
 
     def _idle(self, pieces: Sequence[Piece]) -> Tensor:
-        """0, as a sum over what learns and this batch does not use: every weight has a gradient on every process."""
+        """0, as a sum over what learns and this batch does not use: every weight has a gradient on every process.
+
+        It joins before the first layer, so that all processes send gradients in one order, and wait for the same ones.
+        """
         visuals = [visual for piece in pieces for visual in piece.visuals]
         used = {"language_model", "embeddings"} | ({"vision_tower", "projector"} if visuals else set())
         used |= {"newline"} if any(visual.newline != "none" for visual in visuals) else set()
@@ -260,18 +262,25 @@ class Learner(nn.Module):
 
     # ----------------------------------------------------------------------------------------------- what is kept of it
 
-    def save(self, folder: Path | str, *, merge: bool = False, dtype: torch.dtype | None = None) -> None:
+    def save(
+        self, folder: Path | str, *, merge: bool = False, dtype: torch.dtype | None = None,
+        weights: Mapping[str, Tensor] | None = None,
+    ) -> None:  # fmt: skip
         """Write a folder that `vidllm ask -m` loads: under LoRA the adapter and where its base lies, else all of it.
 
         `merge` adds the adapter into the weights and writes all. `dtype` of whole weights; None as the model came.
-        Other files in the folder stay; an older model there is replaced, and never half of it.
+        `weights` is the whole `state_dict` where it had to be gathered from several processes. Other files in the
+        folder stay; an older model there is replaced, and never half of it.
 
         Raises:
             CheckpointError: the folder can not be written.
         """
+        own = dict(self.state_dict()) if weights is None else weights
         if self.options.lora is not None and not merge:
-            return save_adapter(self.lmm, Path(folder))
-        save_whole(self.lmm, Path(folder), dtype)
+            learned = {name for name, weight in self.named_parameters() if weight.requires_grad}
+            kept = {n: weight for n, weight in own.items() if n in learned or part_of(n) in ("newline", "temporal")}
+            return save_adapter(self.lmm, Path(folder), kept)
+        save_whole(self.lmm, Path(folder), own, dtype)
 
     def _check_window(self, batch: Batch) -> None:
         window = self.lmm.window
@@ -324,5 +333,5 @@ def _silence_dropout(network: nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-        if isinstance(getattr(module, "attention_dropout", None), float):
-            vars(module).update(attention_dropout=0.0)
+        own = vars(module)  # attention keeps its rate as a number, under one name or another
+        own.update({name: 0.0 for name, value in own.items() if "dropout" in name and isinstance(value, float)})
