@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import vidllm
 from tests import tiny_models
 from vidllm.config import load_config
 from vidllm.errors import ConfigError, RowError
-from vidllm.train.dpo import DpoConfig, make_task, read_contest, run_dpo
+from vidllm.train.dpo import DpoConfig, make_task, read_contest, run_dpo, settle_reference
 from vidllm.train.losses import PreferenceLoss
 from vidllm.train.metrics import Record
 from vidllm.train.mixture import Source
@@ -88,8 +88,11 @@ def silent(text: str) -> None:
     """Nobody is told."""
 
 
-def task_of(config: DpoConfig) -> PreferenceTask:
-    return make_task(config, read_contest(config, silent), silent)
+def task_of(config: DpoConfig, say: Callable[[str], None] = silent) -> PreferenceTask:
+    contest = read_contest(config, silent)
+    task = make_task(config, contest)
+    settle_reference(config, contest, task, say)
+    return task
 
 
 def loss_and_gradients(task: PreferenceTask, *micros: Micro) -> tuple[float, dict[str, Tensor]]:
@@ -222,7 +225,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_bit(config: DpoConfig) -> None:
 def test_what_was_learnt_once_is_not_computed_again(config: DpoConfig) -> None:
     heard = Heard()
     task_of(config)
-    task = make_task(config, read_contest(config, silent), heard.say)
+    task = task_of(config, heard.say)
     assert heard.said == ["reference 0 from the rows, 5 from the cache, 0 computed"]
     assert task.cache is not None
     assert task.cache.tally.missed == 0
@@ -237,12 +240,12 @@ def test_kept_references_of_another_model_are_computed_again(config: DpoConfig) 
     file.unlink()
     References(file).add(dict.fromkeys(keys, RefLogps(-1.0, -2.0)))
     heard = Heard()
-    again = make_task(config, read_contest(config, silent), heard.say)
+    again = task_of(config, heard.say)
     assert "kept on disk are not this model's" in heard.said[0]
     assert heard.said[-1] == "reference 0 from the rows, 0 from the cache, 5 computed"
     assert again.references == task.references
     heard = Heard()
-    make_task(config, read_contest(config, silent), heard.say)
+    task_of(config, heard.say)
     assert "5 from the cache" in heard.said[-1]
 
 
@@ -262,7 +265,7 @@ def test_recorded_references_are_tried(config: DpoConfig, clips: dict[str, Path]
     source = Source(path=path, media=clips["constant"].parent)
     heard = Heard()
     fresh = replace(config, data=(source,), cache_folder=tmp_path / "fresh")
-    made = make_task(fresh, read_contest(fresh, silent), heard.say)
+    made = task_of(fresh, heard.say)
     if off:
         assert "recorded in the rows are not this model's" in heard.said[0]
         assert heard.said[-1] == "reference 0 from the rows, 0 from the cache, 5 computed"

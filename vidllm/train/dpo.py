@@ -183,7 +183,8 @@ def run_dpo(config: DpoConfig, watch: Watch) -> Trained:
     contest = read_contest(config, say)
     for line in describe(config, contest):
         say(line)
-    task = make_task(config, contest, say)
+    task = make_task(config, contest)
+    settle_reference(config, contest, task, say)
     done = train(task, task.learner, task.learner.groups(), config.loop, config.out, watch)
     if done.step == done.total:
         deliver(config, task.learner)
@@ -194,27 +195,33 @@ def _nobody(text: str) -> None:
     """Other processes say nothing: all of them have the same to say."""
 
 
-def make_task(config: DpoConfig, contest: Contest, say: Callable[[str], None]) -> PreferenceTask:
-    """The task of these pairs with its learner, the reference's log-probs known.
+def make_task(config: DpoConfig, contest: Contest) -> PreferenceTask:
+    """The task of these pairs with its learner; the reference was not asked yet.
 
     Raises:
         ModelError: the weights are not what they should be.
-        RowError: the reference gives a pair no number.
     """
     learner = load_learner(config, contest.base)
     keep_workers(max(1, config.workers))
     contents = ((row.prompt, row.chosen, row.rejected) for row in contest.rows)
     mark = {"model": contest.base.fingerprint[:12], "pairs": rows_mark(len(contest.rows), "pairs", contents)}
-    task = PreferenceTask(
+    return PreferenceTask(
         rows=contest.rows, sizes=contest.sizes, learner=learner, preference=config.preference,
         portions=config.portions, plan=config.plan, made_with={**mark, **config.settings()},
         cache=open_cache(config, learner),
     )  # fmt: skip
+
+
+def settle_reference(config: DpoConfig, contest: Contest, task: PreferenceTask, say: Callable[[str], None]) -> None:
+    """Let the task know what the reference gives every pair, or whom to ask in every step.
+
+    Raises:
+        RowError: the reference gives a pair no number.
+    """
     if config.reference_cache:
         task.references = _known(config, contest, task, say)
     elif config.lora is None:
         task.live = _frozen(config, contest.base)
-    return task
 
 
 def _frozen(config: DpoConfig, base: Base) -> Learner:
