@@ -19,6 +19,7 @@ from vidllm.prompt import Example, Message, build_prompt
 from vidllm.train.loading import Loader, load_example, open_turns
 from vidllm.train.looks import count_row
 from vidllm.train.row import Media, Origin, TrainRow, Turn
+from vidllm.train.shelf import Shelf
 from vidllm.video.info import probe
 
 PLAN = PlanOptions(frames=5, rope_max=8.0, guard=None)
@@ -144,3 +145,28 @@ def test_one_thread_gives_the_same(clips: dict[str, Path], tmp_path: Path) -> No
         one, other = loader.examples([0, 1])
     assert one.prompt.input_ids == other.prompt.input_ids
     assert all((a.pixels == b.pixels).all() for a, b in zip(one.prompt.visuals, other.prompt.visuals, strict=True))
+
+
+def test_a_file_is_opened_once_for_the_rows_that_show_it(clips: dict[str, Path], still: Path, tmp_path: Path) -> None:
+    """After the first row the files are gone, and the second sees the same."""
+    spec = spec_of("llava")
+    film, photo = tmp_path / "film.mp4", tmp_path / "photo.png"
+    shutil.copy(clips["constant"], film)
+    shutil.copy(still, photo)
+    shelf = Shelf()
+    first, second = (row(("user", text, [film, photo]), ("assistant", "Yes.", [])) for text in ("one?", "two?"))
+    one = load_example(first, spec, load_tokenizer(spec.folder), PLAN, known=shelf)
+    film.unlink()
+    photo.unlink()
+    two = load_example(second, spec, load_tokenizer(spec.folder), PLAN, known=shelf)
+    assert all((a.pixels == b.pixels).all() for a, b in zip(one.prompt.visuals, two.prompt.visuals, strict=True))
+
+
+def test_rows_about_one_file_keep_their_places(clips: dict[str, Path]) -> None:
+    spec = spec_of("llava")
+    names = ["constant", "late", "constant", "variable", "late", "constant"]
+    rows = [row(("user", f"question {i}?", [clips[n]]), ("assistant", "Yes.", [])) for i, n in enumerate(names)]
+    for threads in (1, 3):
+        with Loader(rows, spec, load_tokenizer(spec.folder), PLAN, threads=threads) as loader:
+            found = loader.examples([5, 0, 1, 4, 2, 3])
+        assert [f"question {n}?" in e.prompt.text for n, e in zip([5, 0, 1, 4, 2, 3], found, strict=True)] == [True] * 6

@@ -112,7 +112,7 @@ def open_clip(
     planned, planner = _plan(video, question, spec, tokenizer, options)
     began = time.perf_counter()
     recalled = known.recall(planned, spec, options) if known is not None else Recalled()
-    frames = recalled.frames if recalled.frames is not None else _read(planned.info, planned.plan, options)
+    frames = recalled.frames if recalled.frames is not None else read_planned(planned, options)
     decode_seconds = time.perf_counter() - began
     return Clip(
         info=planned.info, plan=planner.seen(planned.plan, frames), frames=frames, focus=planned.focus,
@@ -125,7 +125,7 @@ def _plan(
     video: Video, question: str, spec: ModelSpec, tokenizer: AnyTokenizer | None, options: PlanOptions
 ) -> tuple[ClipPlan, Planner]:
     began = time.perf_counter()
-    info = video if isinstance(video, VideoInfo) else _probe(video, options.guard)
+    info = video if isinstance(video, VideoInfo) else probe_video(video, options.guard)
     probe_seconds = time.perf_counter() - began
     planner = Planner.of(info, question, spec, tokenizer, options)
     planned = ClipPlan(
@@ -159,7 +159,8 @@ def _shared(videos: int, spec: ModelSpec, options: PlanOptions) -> PlanOptions:
     return replace(options, reserve=options.reserve + max(videos - 1, 0) * share)
 
 
-def _probe(video: str | Path, guard: Limits | None) -> VideoInfo:
+def probe_video(video: str | Path, guard: Limits | None) -> VideoInfo:
+    """The clip's packet index; with `guard` read in a child that can be killed. Raises VideoError."""
     if guard is None:
         return probe(video)
     from vidllm.video.guard import probe_guarded
@@ -167,7 +168,9 @@ def _probe(video: str | Path, guard: Limits | None) -> VideoInfo:
     return probe_guarded(video, guard)
 
 
-def _read(info: VideoInfo, plan: TokenPlan, options: PlanOptions) -> FrameSet:
+def read_planned(planned: ClipPlan, options: PlanOptions) -> FrameSet:
+    """The frames of a plan, read as the options say. Raises what the reader raises."""
+    info, plan = planned.info, planned.plan
     if options.guard is None and options.reader != "decord":
         return read_frames(info, plan.times, size=plan.frame_size, reader=options.reader, tolerance=plan.tolerance)
     # decord can spin for ever on a header that over-reports: it never runs where it could not be killed

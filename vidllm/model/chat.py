@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
@@ -324,9 +325,15 @@ def _content_string(turn: Turn, text: str, spec: ModelSpec) -> str:
 
 def _quietener(spec: ModelSpec, tokenizer: Tokenizer) -> Callable[[str], str]:
     """A special token written in someone's text is text: broken by a space, or it would act as what it names."""
-    special = {t.content for t in tokenizer.get_added_tokens_decoder().values() if t.special} | set(_markers(spec))
-    pattern = re.compile("|".join(re.escape(t) for t in sorted(special, key=len, reverse=True) if len(t) > 1))
+    pattern = _special_pattern(tokenizer, tokenizer.get_vocab_size(), _markers(spec))
     return lambda text: pattern.sub(lambda match: f"{match[0][0]} {match[0][1:]}", text)
+
+
+@lru_cache(maxsize=4)  # listing the added tokens takes a millisecond, and every turn of every row needs them
+def _special_pattern(tokenizer: Tokenizer, size: int, markers: tuple[str, ...]) -> re.Pattern[str]:
+    """`size` is that of the vocabulary: a tokenizer that was given more tokens is looked at again."""
+    special = {t.content for t in tokenizer.get_added_tokens_decoder().values() if t.special} | set(markers)
+    return re.compile("|".join(re.escape(t) for t in sorted(special, key=len, reverse=True) if len(t) > 1))
 
 
 def _begins_with_bos(text: str, folder: Path) -> bool:

@@ -142,12 +142,27 @@ def _cached_tokenizer(path: Path, modified: int) -> Tokenizer:
 
 def stop_ids(folder: Path | str, tokenizer: Tokenizer) -> tuple[int, ...]:
     """Every token id that ends an answer: those of generation_config.json, else the tokenizer's end of sequence."""
-    named = (read_json(Path(folder) / "generation_config.json") or {}).get("eos_token_id")
+    folder = Path(folder)
+    files = (folder / "generation_config.json", folder / "tokenizer_config.json")
+    return _stop_ids(folder, tokenizer, tuple(changed_at(path) for path in files))
+
+
+@lru_cache(maxsize=8)
+def _stop_ids(folder: Path, tokenizer: Tokenizer, changed: tuple[int, ...]) -> tuple[int, ...]:
+    named = (read_json(folder / "generation_config.json") or {}).get("eos_token_id")
     if named is not None:
         return (named,) if isinstance(named, int) else tuple(named)
-    text = (read_json(Path(folder) / "tokenizer_config.json") or {}).get("eos_token")
+    text = (read_json(folder / "tokenizer_config.json") or {}).get("eos_token")
     found = tokenizer.token_to_id(text["content"] if isinstance(text, dict) else text) if text else None
     return () if found is None else (found,)
+
+
+def changed_at(path: Path) -> int:
+    """When the file was last written, in nanoseconds; 0 when there is none."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

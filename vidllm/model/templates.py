@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vidllm.model.spec import ModelSpec, read_json
+from vidllm.model.spec import ModelSpec, changed_at, read_json
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -16,6 +16,11 @@ if TYPE_CHECKING:
 
 def special_tokens(folder: Path) -> dict[str, str]:
     """bos_token, eos_token and their like from tokenizer_config.json, as chat templates name them."""
+    return dict(_special_tokens(folder, changed_at(folder / "tokenizer_config.json")))
+
+
+@lru_cache(maxsize=8)  # every turn of every row asks for them
+def _special_tokens(folder: Path, changed: int) -> dict[str, str]:
     config = read_json(folder / "tokenizer_config.json") or {}
     named = {key: value.get("content") if isinstance(value, dict) else value for key, value in config.items()}
     return {key: value for key, value in named.items() if key.endswith("_token") and isinstance(value, str)}
@@ -23,7 +28,7 @@ def special_tokens(folder: Path) -> dict[str, str]:
 
 def chat_template(spec: ModelSpec, *, video: bool) -> str:
     """The checkpoint's own jinja template, else its family's. `video`: whether the conversation shows one."""
-    own = _own_template(spec.folder)
+    own = _own_template(spec.folder, tuple(changed_at(spec.folder / name) for name in _TEMPLATE_FILES))
     # SmolVLM checkpoints were published with templates that know no video; its processor, too, then takes its own.
     if own is not None and not (video and spec.model_type == "smolvlm"):
         return own
@@ -32,12 +37,16 @@ def chat_template(spec: ModelSpec, *, video: bool) -> str:
     return _TEXT_TEMPLATES.get(spec.text_type, _VICUNA)
 
 
-def _own_template(folder: Path) -> str | None:
-    jinja = folder / "chat_template.jinja"
+_TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json", "processor_config.json", "tokenizer_config.json")
+
+
+@lru_cache(maxsize=8)
+def _own_template(folder: Path, changed: tuple[int, ...]) -> str | None:
+    jinja, *others = (folder / name for name in _TEMPLATE_FILES)
     if jinja.is_file():
         return jinja.read_text(encoding="utf-8")
-    for name in ("chat_template.json", "processor_config.json", "tokenizer_config.json"):
-        template = (read_json(folder / name) or {}).get("chat_template")
+    for path in others:
+        template = (read_json(path) or {}).get("chat_template")
         if isinstance(template, list):  # several named ones
             template = next((t["template"] for t in template if t.get("name") == "default"), None)
         if isinstance(template, str):

@@ -13,9 +13,9 @@ from vidllm.errors import RowError, VidllmError
 from vidllm.model.chat import AnyTokenizer
 from vidllm.model.spec import ModelSpec
 from vidllm.prompt import Example, Image, Message, build_example
-from vidllm.still import open_still
 from vidllm.train.looks import look_of
-from vidllm.train.row import TrainRow, Turn
+from vidllm.train.row import Media, TrainRow, Turn
+from vidllm.train.shelf import Shelf
 from vidllm.video.guard import DEFAULT_LIMITS, keep_workers
 
 
@@ -40,15 +40,17 @@ def open_turns(
 ) -> tuple[Message, ...]:  # fmt: skip
     """The turns as messages, media open. `answers` are what may be said after them: the longest must fit.
 
-    Raises VideoError or BudgetError, which do not know the row.
+    With a `Shelf` as `known` a file is opened once for all rows that are loaded with it. Raises VideoError or
+    BudgetError, which do not know the row.
     """
-    stills = [open_still(m.path) for turn in turns for m in turn.media if m.kind == "image"]
-    videos = [m.path for turn in turns for m in turn.media if m.kind == "video"]
+    shelf = known if isinstance(known, Shelf) else Shelf(known)
+    stills = [shelf.still(m.path) for turn in turns for m in turn.media if m.kind == "image"]
+    videos = [shelf.video(m.path, plan.guard) for turn in turns for m in turn.media if m.kind == "video"]
     look = look_of(turns, answers, [still.pixels.shape[:2] for still in stills], spec, tokenizer)
     clips: tuple[Clip, ...] = ()
     if videos:
         clips = look.within(
-            plan, lambda options: open_clips(videos, look.question, spec, tokenizer, options, known=known)
+            plan, lambda options: open_clips(videos, look.question, spec, tokenizer, options, known=shelf)
         )
     waiting: dict[str, Iterator[Clip | Image]] = {"image": iter(stills), "video": iter(clips)}
     return tuple(Message(turn.role, turn.text, tuple(next(waiting[m.kind]) for m in turn.media)) for turn in turns)
@@ -72,10 +74,19 @@ class Loader:
         keep_workers(max(threads, 1))
 
     def examples(self, numbers: Sequence[int]) -> list[Example]:
-        """The rows of these numbers, in order. Raises RowError for the first of them that can not be read."""
-        if self._threads is None:
-            return [self._load(number) for number in numbers]
-        return [future.result() for future in [self._threads.submit(self._load, number) for number in numbers]]
+        """The rows of these numbers, in order; a file that several of them show is opened once.
+
+        Raises RowError for the first that can not be read.
+        """
+        groups: dict[tuple[Media, ...], list[int]] = {}
+        for place, number in enumerate(numbers):
+            groups.setdefault(self.rows[number].media, []).append(place)
+        jobs = [[numbers[place] for place in places] for places in groups.values()]
+        loaded = map(self._load, jobs) if self._threads is None else self._threads.map(self._load, jobs)
+        made: dict[int, Example | RowError] = {}
+        for places, examples in zip(groups.values(), loaded, strict=True):
+            made.update(zip(places, examples, strict=True))
+        return [_whole(made[place]) for place in range(len(numbers))]
 
     def close(self) -> None:
         """Wait for what is being read and end the threads."""
@@ -90,5 +101,19 @@ class Loader:
     ) -> None:
         self.close()
 
-    def _load(self, number: int) -> Example:
-        return load_example(self.rows[number], self._spec, self._tokenizer, self._plan, known=self._known)
+    def _load(self, numbers: Sequence[int]) -> list[Example | RowError]:
+        """Rows about the same files, each as it is or why it is not."""
+        shelf = Shelf(self._known)
+        made: list[Example | RowError] = []
+        for number in numbers:
+            try:
+                made.append(load_example(self.rows[number], self._spec, self._tokenizer, self._plan, known=shelf))
+            except RowError as error:
+                made.append(error)
+        return made
+
+
+def _whole(example: Example | RowError) -> Example:
+    if isinstance(example, RowError):
+        raise example
+    return example

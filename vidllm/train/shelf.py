@@ -1,0 +1,51 @@
+"""Files that several rows show, opened once: probed once, and decoded once where the rows look at the same moments."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from vidllm.clip import ClipPlan, Known, PlanOptions, Recalled, probe_video, read_planned
+from vidllm.model.spec import ModelSpec
+from vidllm.prompt import Image
+from vidllm.still import open_still
+from vidllm.video.decode import FrameSet
+from vidllm.video.guard import Limits
+from vidllm.video.info import VideoInfo
+
+Seen = tuple[str, tuple[float, ...], tuple[int, int] | None]
+"""A file, the moments asked for, and the size they were scaled to."""
+
+
+class Shelf:
+    """A `Known` that remembers what it had to read, for the few rows it lives for; `known` is asked first.
+
+    Used by one thread. What it hands out is shared: nobody may write into the pixels.
+    """
+
+    def __init__(self, known: Known | None = None) -> None:
+        self._known = known
+        self._infos: dict[str, VideoInfo] = {}
+        self._frames: dict[Seen, FrameSet] = {}
+        self._stills: dict[str, Image] = {}
+
+    def video(self, path: str, guard: Limits | None) -> VideoInfo:
+        """The clip, probed. Raises VideoError."""
+        if path not in self._infos:
+            self._infos[path] = probe_video(path, guard)
+        return self._infos[path]
+
+    def still(self, path: str) -> Image:
+        """The picture, open. Raises VideoError."""
+        if path not in self._stills:
+            self._stills[path] = open_still(path)
+        return self._stills[path]
+
+    def recall(self, planned: ClipPlan, spec: ModelSpec, options: PlanOptions) -> Recalled:
+        """What is known of this look; its frames, if they are not, are read here. Raises VideoError."""
+        found = self._known.recall(planned, spec, options) if self._known is not None else Recalled()
+        if found.frames is not None:
+            return found
+        seen = (planned.info.path, planned.plan.times, planned.plan.frame_size)
+        if seen not in self._frames:
+            self._frames[seen] = read_planned(planned, options)
+        return replace(found, frames=self._frames[seen])
