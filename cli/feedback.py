@@ -75,7 +75,7 @@ Captions = Annotated[
 ]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="Only the first N questions.")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out rows that are wrong; each is told of.")]
-RetryErrors = Annotated[bool, typer.Option("--retry-errors", help="Ask again what could not be asked before.")]
+RetryErrors = Annotated[bool, typer.Option("--retry-errors", help="Again what could not be asked or judged before.")]
 STOPPING = "vidllm: finishing the question in flight; Ctrl-C again stops at once"
 INTERRUPTED = 130
 """128 + SIGINT, as every command ends that a person stopped."""
@@ -196,6 +196,8 @@ def _code(done: FeedbackDone) -> int:
     failed = sum(report.failed.values())
     if failed:
         note(f"{failed:,} of {report.questions:,} questions could not be asked; --retry-errors tries them again")
+    if report.unjudged:
+        note(f"{sum(report.unjudged.values()):,} answers have no verdict; --retry-errors asks the judge again")
     if not report.pairs:
         note("no pair came out: raise --temperature or -k for answers that differ, or lower --margin or --least-chosen")
     return 1 if failed or report.unjudged or not report.pairs else 0

@@ -234,7 +234,7 @@ def test_a_server_that_only_fails_ends_the_run_before_all_are_errors(
     serve: Servers, connect: Callable[..., HttpCaptioner]
 ) -> None:
     captioner = connect(serve(), attempts=1, in_a_row=3)
-    with pytest.raises(EngineError, match=r"3 clips in a row got no caption.*--retry-errors"):
+    with pytest.raises(EngineError, match=r"3 requests in a row got no answer.*--retry-errors"):
         say_all(captioner, {n: (None, f"clip {n} do=500") for n in range(50)})
 
 

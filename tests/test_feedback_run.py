@@ -23,6 +23,7 @@ from vidllm.corpus.asking import HttpOptions
 from vidllm.corpus.item import Item
 from vidllm.corpus.rows import CaptionRow
 from vidllm.errors import ConfigError, EngineError, OutputError, RowError
+from vidllm.feedback import rubric
 from vidllm.feedback.candidates import Candidate, SamplingOptions
 from vidllm.feedback.items import read_questions
 from vidllm.feedback.journal import Journal, Slot, journal_of
@@ -36,6 +37,7 @@ from vidllm.planning import PlanOptions
 from vidllm.train.rows import read_pairs
 from vidllm.world.generate import make_script
 from vidllm.world.make import save_truth, write_video
+from vidllm.world.questions import tell
 from vidllm.world.script import Script
 
 OPTIONS = FeedbackOptions(
@@ -212,6 +214,24 @@ def test_a_dead_judge_ends_the_run_and_what_was_asked_is_kept(
     assert again.report.judged == 6
 
 
+def test_answers_without_a_verdict_are_judged_again_when_asked_for(
+    run: Callable[..., FeedbackDone], serve: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vidllm.feedback.rubric.SCORE", "do=mumble " + rubric.SCORE)
+    url = serve(module="tests.judge_server")
+    babbled = run(judge=url)
+    unjudged = babbled.report.unjudged["the judge's reply can not be read"]
+    assert 0 < unjudged <= babbled.report.candidates  # a single answer to a question is not judged
+    assert babbled.report.nonsense == 2 * unjudged
+    assert babbled.report.dropped_questions["no verdict on two candidates"] > 0
+    assert run(judge=url, load=no_model).report.nonsense == babbled.report.nonsense  # nobody was asked again
+    before = len(journal_lines(babbled.output))
+    run(judge=url, load=no_model, retry_errors=True)
+    assert len(journal_lines(babbled.output)) == before + sum(
+        line["at"] == "judged" for line in journal_lines(babbled.output)[:before]
+    )
+
+
 def test_one_writer_at_a_time(run: Callable[..., FeedbackDone], tmp_path: Path) -> None:
     with Journal(tmp_path / "pairs.jsonl"), pytest.raises(OutputError, match="another run"):
         run()
@@ -295,7 +315,8 @@ def test_captions_of_a_run_are_evidence(world: Path, tmp_path: Path) -> None:
     captions = write(tmp_path / "captions.jsonl", replace(row, caption="A ring grows.").to_dict())
     found = read_questions(world, captions=captions).asked
     assert {one.evidence for one in found if one.media[0].path.endswith("1.mp4")} == {"A ring grows."}
-    assert {one.evidence for one in found if one.media[0].path.endswith("2.mp4")} == {None}
+    told = tell(Script.load(world / "2.json").events)
+    assert {one.evidence for one in found if one.media[0].path.endswith("2.mp4")} == {told}  # what the script says
 
 
 def test_every_bad_row_is_told_with_its_line_before_anything_is_asked(

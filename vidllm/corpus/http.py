@@ -222,12 +222,12 @@ class HttpCaptioner:
         return Unable(error.cause) if self._has_answered else self._failure(error, 1)
 
     def _failure(self, error: Unable, tries: int) -> Unable | EngineError:
-        """This clip got no caption; after many in a row the run ends, before a whole corpus becomes errors."""
+        """This request got no answer; after many in a row the run ends, before a whole corpus becomes errors."""
         self._failed_in_a_row += 1
         cause = error.cause + (f", {tries} times" if tries > 1 else "")
         if self._failed_in_a_row >= self._options.in_a_row:
             return EngineError(
-                f"{self._endpoint}: {self._failed_in_a_row} clips in a row got no caption, the last because {cause}; "
+                f"{self._endpoint}: {self._failed_in_a_row} requests in a row got no answer, the last because {cause}; "
                 "when the server is well, run the same command again with --retry-errors"
             )
         return Unable(cause)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from itertools import permutations
 from typing import TYPE_CHECKING, Literal
 
-from vidllm.errors import ConfigError
+from vidllm.errors import ConfigError, VidllmError
 from vidllm.feedback.judge import LEAST, MOST, Case, Judged, Verdict
 from vidllm.feedback.rubric import (
     CRITERIA,
@@ -93,7 +93,12 @@ class AskedJudge:
 
     def submit(self, ticket: int, cases: Sequence[Case]) -> None:
         """See `Judge`."""
-        sheet = _Sheet(cases, self._watch(cases[0]) if self._watch is not None else None)
+        try:
+            sheet = _Sheet(cases, self._watch(cases[0]) if self._watch is not None else None)
+        except VidllmError as error:  # the judge takes other frames than the model: it may fail where that did not
+            blind = Verdict(score=None, failed=f"the judge can not be shown the clip: {error}")
+            self._done.append(Judged(ticket=ticket, verdicts=(blind,) * len(cases)))
+            return
         self._sheets[ticket] = sheet
         if self._judging == "scores":
             asked = [_Request(ticket, (i,), score_prompt(case, watched=self._watch is not None))

@@ -15,7 +15,6 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from vidllm.corpus.webdataset import VIDEO_SUFFIXES
 from vidllm.errors import ConfigError, RowError
@@ -174,7 +173,9 @@ def _of_folder(folder: Path, questions: Path | None) -> tuple[list[Asked], list[
     problems: list[Problem] = []
     for clip in clips:
         try:
-            found += [_of_clip(clip, n, text, answer) for n, (text, answer) in enumerate(_beside(clip), 1)]
+            listed = _beside(clip)
+            told = next((answer for family, _, answer in listed if family == "describe"), None)
+            found += [_of_clip(clip, n, text, answer, told) for n, (_, text, answer) in enumerate(listed, 1)]
         except Bad as bad:
             problems.append(Problem(origin=Origin(file=str(clip), line=0, id=""), what=bad.what, do=bad.do))
     return found, problems
@@ -191,18 +192,18 @@ def _lines(path: Path) -> list[str]:
     return asked
 
 
-def _of_clip(clip: Path, number: int, text: str, answer: str | None) -> Asked:
+def _of_clip(clip: Path, number: int, text: str, answer: str | None, evidence: str | None = None) -> Asked:
     turn = Turn(role="user", text=text, media=(Media(kind="video", path=str(clip)),))
     origin = Origin(file=str(clip), line=number, id="")
-    return Asked(origin=origin, id=f"{clip.stem}/{number}", turns=(turn,), truth=answer)
+    return Asked(origin=origin, id=f"{clip.stem}/{number}", turns=(turn,), truth=answer, evidence=evidence)
 
 
-def _beside(clip: Path) -> Iterator[tuple[str, str | None]]:
-    """(question, true answer) of the JSON beside a world clip. Raises Bad."""
+def _beside(clip: Path) -> list[tuple[str, str, str]]:
+    """(family, question, true answer) of the JSON beside a world clip. Raises Bad."""
     path = clip.with_suffix(".json")
     try:
         listed = json.loads(path.read_text(encoding="utf-8"))["questions"]
-        yield from [(str(question["text"]), str(question["answer"])) for question in listed]
+        return [(str(asked["family"]), str(asked["text"]), str(asked["answer"])) for asked in listed]
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise Bad(f"no questions in {path.name} beside it", "give a file of them with --questions") from error
 
@@ -211,12 +212,12 @@ def _beside(clip: Path) -> Iterator[tuple[str, str | None]]:
 
 
 def _with_captions(found: Sequence[Asked], captions: Path) -> list[Asked]:
-    """The questions with the captions of their clips as evidence; a caption of the row's own stays."""
+    """The questions with the captions of their clips as evidence; what a row brings stays where there is none."""
     told = dict(_captions(captions))
     return [
         Asked(
             origin=one.origin, id=one.id, turns=one.turns, truth=one.truth,
-            evidence=one.evidence or _evidence(one.media, told),
+            evidence=_evidence(one.media, told) or one.evidence,
         )
         for one in found
     ]  # fmt: skip
@@ -234,9 +235,3 @@ def _captions(path: Path) -> Iterator[tuple[Path, str]]:
     for row in standing_rows(path):
         if row.status == "ok":
             yield Path(row.video).resolve(), row.caption
-
-
-def describe_problems(problems: Sequence[Any], most: int = 10) -> str:
-    """The problems, a line each, and how many more there are."""
-    lines = [str(problem) for problem in problems[:most]]
-    return "\n".join([*lines, *([f"and {len(problems) - most} more"] if len(problems) > most else [])])

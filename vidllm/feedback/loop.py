@@ -100,6 +100,7 @@ class Work:
     """Called when the first question has to be asked: a run that only judges loads no model."""
     changes: tuple[Change, ...] = ()
     retry_errors: bool = False
+    """Also what could not be asked, and answers without a verdict."""
 
 
 class Run:
@@ -134,8 +135,10 @@ class Run:
         sampled = self._journal.sampled(slot)
         if sampled is None:
             return False
-        judged = self._journal.opinion(slot, self._work.opinions[number]) is not None
-        return judged or len(sampled.candidates) < 2
+        opinion = self._journal.opinion(slot, self._work.opinions[number])
+        if opinion is None:
+            return len(sampled.candidates) < 2
+        return not (self._work.retry_errors and any(verdict.failed for verdict in opinion.verdicts))
 
     def _open(self, number: int) -> Sequence[Message] | str:
         """The question with its clips open, or why that can not be."""
