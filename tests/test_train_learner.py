@@ -454,6 +454,14 @@ def test_a_row_longer_than_a_sliding_window_is_refused(tiny: Callable[[str], Pat
         learner(batch)
 
 
+def test_layers_that_attend_otherwise_are_refused(tiny: Callable[[str], Path]) -> None:
+    """They would not look along the tree, and packed samples would see each other."""
+    learner = learner_of(tiny("llava"))
+    learner.lmm.language.config._attn_implementation = "eager"  # type: ignore[union-attr]
+    with pytest.raises(UnsupportedModel, match="2 of its layers do not attend by SDPA"):
+        learner(small_batch(learner))
+
+
 def test_a_taught_adapter_at_the_command_line(
     tiny: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

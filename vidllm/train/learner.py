@@ -129,24 +129,30 @@ class Learner(nn.Module):
 
     def _read(self, batch: Batch, tokens: Sequence[Sequence[Tensor]]) -> Tensor:
         """Hidden states (T, D) of the whole forest, read once."""
-        forest = batch.forest
         self._check_window(batch)
+        along = TreeAttention(batch.forest, self.device)
         hidden: Tensor = self.lmm.language(
-            inputs_embeds=self._embed(batch, tokens), position_ids=forest.positions(self.device), use_cache=False,
-            attention_mask=torch.zeros(NO_MASK, device=self.device), **{TREE: TreeAttention(forest, self.device)},
+            inputs_embeds=self._embed(batch, tokens), position_ids=batch.forest.positions(self.device),
+            attention_mask=torch.zeros(NO_MASK, device=self.device), use_cache=False, **{TREE: along},
         ).last_hidden_state  # fmt: skip
+        if along.calls != self.lmm.layers:
+            other = self.lmm.layers - along.calls
+            raise UnsupportedModel(f"{self.spec.folder}: {other} of its layers do not attend by SDPA and would mix "
+                                   "samples; teach a model whose config does not forbid it")  # fmt: skip
         return hidden[0]
 
     def _embed(self, batch: Batch, tokens: Sequence[Sequence[Tensor]]) -> Tensor:
         """Embeddings (1, T, D), visual tokens in the places of their placeholders."""
-        ids = torch.tensor([token for piece in batch.pieces for token in piece.ids], device=self.device)
-        holes = ids == self.spec.image_token_id
+        ids = torch.tensor([token for piece in batch.pieces for token in piece.ids])
+        holes = ids == self.spec.image_token_id  # on the CPU: counting them on a GPU would wait for it
         visuals = [visual for piece in batch.pieces for visual in piece.visuals]
         flat = [visual for piece in tokens for visual in piece]
         check_counts(visuals, [len(visual) for visual in flat], int(holes.sum()))
-        embeddings: Tensor = self.lmm.embed(ids.masked_fill(holes, 0))  # a placeholder's id may lie beyond the table
+        known = ids.masked_fill(holes, 0)  # a placeholder's id may lie beyond the table
+        embeddings: Tensor = self.lmm.embed(known.to(self.device))
         if flat:
-            embeddings = embeddings.index_copy(0, holes.nonzero()[:, 0], torch.cat(flat).to(embeddings))
+            places = holes.nonzero()[:, 0].to(self.device)
+            embeddings = embeddings.index_copy(0, places, torch.cat(flat).to(embeddings))
         return embeddings[None] + self._idle(batch.pieces).to(embeddings)
 
     # ------------------------------------------------------------------------------------------------- what it sees

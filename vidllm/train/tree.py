@@ -113,6 +113,8 @@ class TreeAttention:
 
     def __init__(self, forest: Forest, device: torch.device | str | None = None) -> None:
         self.length = forest.length
+        self.calls = 0
+        """Layers that have looked along it: one that attends otherwise would let samples see each other."""
         firsts = [i for i, node in enumerate(forest.nodes) if node.parent < 0]
         bounds = [*firsts, len(forest.nodes)]
         trees = [range(a, b) for a, b in pairwise(bounds)]
@@ -124,6 +126,7 @@ class TreeAttention:
         if query.shape[0] != 1 or query.shape[2] != self.length or key.shape[2] != self.length:
             raise ValueError(f"a forest of {self.length} tokens meets queries {tuple(query.shape)} and keys "
                              f"{tuple(key.shape)}; give all of it as one row, without a cache")  # fmt: skip
+        self.calls += 1
         parts = (torch.split(x, self._lengths, dim=2) for x in (query, key, value))
         seen = [_attend_tree(blocks, q, k, v, scaling) for blocks, q, k, v in zip(self._trees, *parts, strict=True)]
         return torch.cat(seen, dim=2).transpose(1, 2)
