@@ -60,7 +60,7 @@ def test_a_question_gives_at_most_so_many_pairs_and_no_answer_twice_on_a_side() 
 
 
 def test_the_only_good_answer_may_stand_against_several() -> None:
-    assert told([scored(5, 1, 2, 1.5)], FREE) == [("a0", "a1"), ("a0", "a3")]
+    assert told([scored(5, 1, 2.5, 1.5)], FREE) == [("a0", "a1"), ("a0", "a3")]
 
 
 def test_the_threshold_separates_positives_from_negatives() -> None:
@@ -87,6 +87,8 @@ def test_what_was_said_of_a_changed_clip_is_only_ever_rejected() -> None:
 
 def test_of_equally_clear_pairs_lengths_decide() -> None:
     assert told([scored(5, 1, 1, tokens=(10, 40, 11))], replace(FREE, most=1)) == [("a0", "a2")]
+    assert told([scored(5, 1.5, 1.9, tokens=(10, 40, 11))], replace(FREE, most=1)) == [("a0", "a2")]
+    assert told([scored(5, 1, 1.9, tokens=(10, 40, 11))], replace(FREE, most=1)) == [("a0", "a1")]
 
 
 def pairs_of(*lengths: tuple[int, int]) -> list[Pair]:

@@ -10,6 +10,7 @@ twice on the same side. Then lengths are rebalanced: a judge's taste for long an
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -65,6 +66,11 @@ class Pair:
     rejected: Candidate
     chosen_score: float
     rejected_score: float
+
+    @property
+    def gap(self) -> float:
+        """By how much the chosen answer scores more."""
+        return self.chosen_score - self.rejected_score
 
     @property
     def longer(self) -> int:
@@ -131,19 +137,20 @@ def _of_question(number: int, scored: Sequence[Scored], options: PairOptions) ->
     if options.rule == "threshold":
         split = options.threshold
         good_enough = [p for p in good_enough if p.chosen_score >= split > p.rejected_score]
-    return _few(good_enough, options.most) or (
-        NONE_BAD if any(s >= options.threshold for _, s in judged) else NONE_GOOD
-    )
+    return _few(good_enough, options) or (NONE_BAD if any(s >= options.threshold for _, s in judged) else NONE_GOOD)
 
 
-def _few(pairs: Sequence[Pair], most: int) -> list[Pair]:
-    """The clearest first, of equally clear ones that whose lengths are nearest; no answer twice on one side."""
+def _few(pairs: Sequence[Pair], options: PairOptions) -> list[Pair]:
+    """The clearest first, of equally clear ones that whose lengths are nearest; no answer twice on one side.
+
+    Gaps that hold as many margins are equally clear: where a bad answer is about as bad, length should not tell.
+    """
     chosen: set[str] = set()
     rejected: set[str] = set()
     few: list[Pair] = []
-    for pair in sorted(pairs, key=lambda p: (p.rejected_score - p.chosen_score, abs(p.longer))):
+    for pair in sorted(pairs, key=lambda p: (-math.floor(p.gap / options.margin + 1e-9), abs(p.longer), -p.gap)):
         fresh = pair.rejected.text not in rejected and (pair.chosen.text not in chosen or _only(pair, pairs))
-        if fresh and len(few) < most:
+        if fresh and len(few) < options.most:
             few.append(pair)
             chosen.add(pair.chosen.text)
             rejected.add(pair.rejected.text)

@@ -107,7 +107,7 @@ def make_report(
         candidates=figures.candidates, pairs=len(paired.pairs),
         sources=dict(Counter(pair.rejected.source for pair in paired.pairs)), histogram=_histogram(every),
         criteria=_criteria(every), lengths=_lengths(paired.pairs), unbalanced=_lengths(unbalanced),
-        gap=_mean([pair.chosen_score - pair.rejected_score for pair in paired.pairs]), agreements=tuple(agreements),
+        gap=_mean([pair.gap for pair in paired.pairs]), agreements=tuple(agreements),
         both_orders=figures.orders, nonsense=figures.nonsense, dropped_candidates=dict(figures.dropped),
         dropped_questions=paired.dropped, dropped_pairs=paired.rebalanced,
         unjudged=dict(Counter(one.verdict.failed for one in every if one.verdict.failed)),

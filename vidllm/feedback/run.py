@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ from vidllm.feedback.report import Agreement, Figures, Report, agree, make_repor
 from vidllm.feedback.rowfile import Row, pair_row, write_rows, write_whole
 from vidllm.interrupts import Interrupts
 from vidllm.model.families import load_tokenizer, read_spec, resolve_model
+from vidllm.model.resolve import ENVIRONMENT
 from vidllm.planning import PlanOptions
 from vidllm.video.guard import DEFAULT_LIMITS
 
@@ -218,7 +220,7 @@ def _write_pairs(output: Path, work: Work, journal: Journal, questions: Question
     unbalanced = make_pairs(judged.scored, dataclasses.replace(options.pairs, rebalance=None))
     write_rows(output, list(_rows(paired.pairs, judged, work, journal, output)))
     report = make_report(
-        model=options.model or "default", judge=work.judge.name,
+        model=str(options.model or os.environ.get(ENVIRONMENT) or "built-in"), judge=work.judge.name,
         questions=len(work.questions), repeated=questions.repeated, figures=judged.figures, scored=judged.scored,
         paired=paired, unbalanced=unbalanced.pairs, agreements=judged.agreements(options.pairs.margin),
     )  # fmt: skip
