@@ -22,7 +22,8 @@ from tests.test_lmm import clip_pixels, image_prompt, load, pictures, reference,
 from vidllm.config import load_config
 from vidllm.errors import CheckpointError, ConfigError, IncompleteModel, ModelError, ModelNotFound, UnsupportedModel
 from vidllm.model.anyres import anyres_tokens, tile_grid
-from vidllm.model.checkpoint import fingerprint, stop_ids
+from vidllm.model.checkpoint import fingerprint, load_model, stop_ids
+from vidllm.model.light import LightLlava
 from vidllm.model.lmm import ComposableLMM
 from vidllm.model.resolve import builtin_folder
 from vidllm.prompt import Prompt
@@ -241,6 +242,15 @@ def test_equal_frames_are_encoded_once(tiny: Callable[[str], Path]) -> None:
             torch.testing.assert_close(once[name], gradient, atol=1e-5, rtol=1e-4)
 
 
+def test_the_head_on_all_positions_gives_the_same(tiny: Callable[[str], Path]) -> None:
+    plain, whole = learner_of(tiny("llava")), learner_of(tiny("llava"), head_only=False)
+    batch = small_batch(plain)
+    torch.testing.assert_close(plain(batch), whole(batch), atol=1e-6, rtol=0)
+    expected = gradients(whole, batch)
+    for name, gradient in gradients(plain, batch).items():
+        torch.testing.assert_close(gradient, expected[name], atol=1e-6, rtol=1e-5)
+
+
 @pytest.mark.parametrize(("parts", "stage"), [(Parts(language_model=1e-3), "tokens"), (WHOLE, "tower")])
 def test_features_that_are_ready_are_taken(parts: Parts, stage: str, tiny: Callable[[str], Path]) -> None:
     """Log-probs and gradients as with pixels, which are not even there."""
@@ -417,6 +427,21 @@ def test_peft_loads_the_adapter(tiny: Callable[[str], Path], tmp_path: Path) -> 
             input_ids=torch.tensor([prompt.input_ids]), pixel_values=clip_pixels(learner.lmm, frames_of(learner.lmm, 1))
         )
     torch.testing.assert_close(load(tmp_path).prefill(prompt).logits, theirs.logits[0, -1], atol=TOLERANCE, rtol=0)
+
+
+def test_an_adapter_of_the_built_in_model_is_read_without_transformers(tmp_path: Path) -> None:
+    """Its head is tied to the token table, which learned whole beside the adapter."""
+    options = LearnerOptions(parts=replace(LOW_RANK, embeddings=1e-3), lora=Lora(r=4, alpha=8))
+    learner = Learner.load(builtin_folder(), options, device="cpu")
+    optimizer = torch.optim.SGD(learner.groups(), lr=1e-3)
+    for _ in range(2):
+        (-learner(small_batch(learner)).mean()).backward()
+        optimizer.step()
+    learner.save(tmp_path)
+    model = load(tmp_path)
+    assert isinstance(model.network, LightLlava)
+    assert_asks_alike(learner, model)
+    assert_asks_alike(learner, load_model(tmp_path, "cpu", "float32", light=False))  # type: ignore[arg-type]
 
 
 def test_an_adapter_on_an_adapter(tiny: Callable[[str], Path], tmp_path: Path) -> None:

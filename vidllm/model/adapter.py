@@ -33,6 +33,7 @@ WEIGHTS_FILE = "adapter_model.safetensors"
 LEARNED_FILE = "learned.safetensors"
 PEFT_PREFIX = "base_model.model."
 """What peft's weight files put before a module's own name."""
+TABLE, HEAD = "language_model.embed_tokens.weight", "lm_head.weight"
 
 NAMES_A_PLACE = {FILE: "base", CONFIG_FILE: "base_model_name_or_path"}
 """File -> its key that says where the base lies; where that is makes no other model."""
@@ -97,8 +98,16 @@ def merge_adapter(network: nn.Module, folder: Path) -> None:
             weight = _place(places, name, delta.shape, folder)
             weight.copy_(weight.float() + delta.to(weight.device))
         if (folder / LEARNED_FILE).is_file():
-            for name, learned in _read(folder / LEARNED_FILE).items():
+            for name, learned in _tied(_read(folder / LEARNED_FILE), places).items():
                 _place(places, name, learned.shape, folder).copy_(learned)
+
+
+def _tied(learned: dict[str, Tensor], places: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A head that learned as the token table it is tied to; the small reader may keep the two apart."""
+    table = learned.get(f"model.{TABLE}")
+    if table is not None and HEAD not in learned and HEAD in places:
+        learned[HEAD] = table
+    return learned
 
 
 def _deltas(weights: Mapping[str, Tensor], config: Mapping[str, object], folder: Path) -> dict[str, Tensor]:

@@ -148,7 +148,7 @@ def _load_network(
 ) -> nn.Module:
     """The network with all its weights, in evaluation mode: light where it fits, else transformers' own class."""
     if (base := read_base(spec.folder)) is not None:
-        return _load_adapted(spec.folder, base, device, dtype, device_map, quantize, allow_pickle)
+        return _load_adapted(spec.folder, base, device, dtype, device_map, quantize, allow_pickle, light)
     _check_files(spec.folder, allow_pickle)
     config = read_json(spec.folder / "config.json") or {}
     network = None
@@ -180,6 +180,7 @@ def _load_adapted(
     device_map: str | Mapping[str, str | int] | None,
     quantize: Quantize | None,
     allow_pickle: bool,
+    light: bool,
 ) -> nn.Module:
     """The base of the adapter in `folder`, if it is still the one it was made on, with the adapter put in."""
     if quantize is not None:
@@ -188,7 +189,7 @@ def _load_adapted(
     if fingerprint(place) != base.base_fingerprint:
         raise IncompleteModel(f"{folder}: an adapter of another model than {place} is now; name the right one as "
                               f'"base" in {ADAPTER_FILE}')  # fmt: skip
-    network = _load_network(read_spec(place), device, dtype, device_map, None, allow_pickle, light=False)
+    network = _load_network(read_spec(place), device, dtype, device_map, None, allow_pickle, light)
     merge_adapter(network, folder)
     return network
 
