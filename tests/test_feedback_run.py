@@ -110,6 +110,12 @@ def test_pairs_are_right_by_the_script_and_rows_are_what_training_reads(
     assert json.loads(done.output.with_name("pairs.report.json").read_text(encoding="utf-8"))["pairs"] == len(raw)
 
 
+def test_as_many_frames_as_are_named_leave_room_for_whole_answers(run: Callable[..., FeedbackDone]) -> None:
+    done = run(plan=PlanOptions(frames=16, policy="uniform"), limit=3)
+    assert done.report.candidates > 0
+    assert "cut off" not in done.report.dropped_candidates
+
+
 def test_a_run_again_asks_nothing_and_other_pairs_cost_nothing(run: Callable[..., FeedbackDone]) -> None:
     first = run()
     before = journal_of(first.output).read_bytes()

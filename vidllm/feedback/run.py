@@ -179,16 +179,15 @@ def _work(asked: Sequence[Asked], judge: Judge, options: FeedbackOptions, folder
 
     recipe = recipe_digest(fingerprint(folder), options)
     spec, tokenizer = read_spec(folder), load_tokenizer(folder)
-    plan = dataclasses.replace(options.plan, max_new_tokens=options.sampling.max_new_tokens)
 
     def look(one: Asked) -> Sequence[Message]:
-        return open_turns(one.turns, spec, tokenizer, plan)
+        return open_turns(one.turns, spec, tokenizer, options.plan)
 
     def sampler() -> Samples:
         from vidllm.feedback.sampler import Sampler
 
         model = load() if load is not None else _load(options.model, options)
-        return Sampler(model, options.sampling, rope_max=plan.rope_max)
+        return Sampler(model, options.sampling, rope_max=options.plan.rope_max)
 
     return Work(
         questions=asked, slots=[Slot(one.key, one.stamp(), recipe) for one in asked],
