@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -145,3 +146,53 @@ def test_a_model_that_never_stops_can_not_be_taught(tmp_path_factory: pytest.Tem
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     with pytest.raises(IncompleteModel, match="no token ends an answer"):
         example_of(replace(spec, folder=folder), [Message("user", "?"), Message("assistant", "Two.")])
+
+
+MISTRAL = (
+    "{% for m in messages %}{% if m.role == 'user' %}[INST] "
+    "{% for c in m.content if c.type == 'image' %}{{ '<image>\\n' }}{% endfor %}"
+    "{% for c in m.content if c.type == 'text' %}{{ c.text }}{% endfor %} [/INST]{% else %} "
+    "{% for c in m.content if c.type == 'text' %}{% generation %}{{ c.text }}{% endgeneration %}{% endfor %}</s> "
+    "{% endif %}{% endfor %}"
+)
+LLAMA3 = (
+    "{% for m in messages %}{{ '<|' + m.role + '|>\\n\\n' }}"
+    "{% for c in m.content if c.type == 'image' %}<image>{% endfor %}"
+    "{% for c in m.content if c.type == 'text' %}{{ c.text | trim }}{% endfor %}</s>{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>\\n\\n' }}{% endif %}"
+)
+TEXT_ONLY = (
+    "{% for m in messages %}{% if m.role == 'user' %}Q: {{ m.content }}\nA:"
+    "{% else %} {{ m.content }}\n{% endif %}{% endfor %}"
+)
+FORGETFUL = (
+    "{% for m in messages %}{% if m.role == 'user' or loop.last %}{{ m.role }}: {% for c in m.content %}"
+    "{{ '<image>' if c.type == 'image' else c.text }}{% endfor %}\n{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
+
+
+def with_template(template: str, folder: Path) -> ModelSpec:
+    spec = spec_of("llava")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).write_bytes((spec.folder / name).read_bytes())
+    (folder / "chat_template.jinja").write_text(template)
+    return replace(spec, folder=folder, as_said=True)
+
+
+@pytest.mark.parametrize("template", [MISTRAL, LLAMA3, TEXT_ONLY], ids=["mistral", "llama3", "text-only"])
+def test_templates_of_other_models(template: str, tmp_path: Path) -> None:
+    spec = with_template(template, tmp_path)
+    messages = [m for m in dialogue(spec) if m.role != "system"]
+    example = example_of(spec, messages)
+    assert [text.strip() for text in said_in(example)] == [f"{answer}</s>" for answer in ANSWERS]
+    for turn in (1, 3, 5):
+        prompt = build_prompt(messages[:turn], spec, load_tokenizer(spec.folder), rope_max=8, max_new_tokens=8)
+        assert example.prompt.input_ids[: prompt.length] == prompt.input_ids
+        assert example.trained[prompt.length]
+
+
+def test_a_template_that_forgets_answers_can_not_be_taught(tmp_path: Path) -> None:
+    spec = with_template(FORGETFUL, tmp_path)
+    with pytest.raises(IncompleteModel, match="can not be taught .it prints 1 of 3 answers"):
+        example_of(spec, [m for m in dialogue(spec) if m.role != "system"])

@@ -32,6 +32,9 @@ def mark_spoken(turns: Sequence[Turn], render: Render, ends: Sequence[str], *, r
     """
     marked = [_marked(turn) for turn in turns]
     whole = render(marked, reply)
+    answers = sum(turn.role == "assistant" for turn in turns)
+    if whole.count(OPEN) != answers or whole.count(CLOSE) != answers:
+        raise ValueError(f"it prints {whole.count(OPEN)} of {answers} answers")
     said, done = "", 0
     for number, turn in enumerate(marked):
         if turn.role != "assistant":
