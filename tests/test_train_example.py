@@ -194,5 +194,5 @@ def test_templates_of_other_models(template: str, tmp_path: Path) -> None:
 
 def test_a_template_that_forgets_answers_can_not_be_taught(tmp_path: Path) -> None:
     spec = with_template(FORGETFUL, tmp_path)
-    with pytest.raises(IncompleteModel, match="can not be taught .it prints 1 of 3 answers"):
+    with pytest.raises(IncompleteModel, match=r"can not be taught \(it prints 1 of 3 answers\)"):
         example_of(spec, [m for m in dialogue(spec) if m.role != "system"])
