@@ -113,7 +113,7 @@ class Bench:
 
     def make_rows(self) -> None:
         """Instruction rows about the training clips, and about pictures cut out of them."""
-        for name, words in (("videos", ()), ("pictures", ("--images",))):
+        for name, words in (("videos", ()), ("pictures", ("--per-clip", "0", "--images", "2"))):
             if not (self.folder / f"{name}.jsonl").exists():
                 vidllm("instruct", str(self.folder / "train"), "-o", str(self.folder / f"{name}.jsonl"), *words)
 

@@ -505,11 +505,14 @@ def test_links_lead_from_words_to_the_cells_of_their_object(tokenizer: Tokenizer
     for rows in batch.groups:
         for kind, links in rows.links.items():
             visual = rows.slots[links.row, links.key] >= 0
-            assert bool((visual if kind != "stamp" else ~visual).all())
+            assert bool((~visual if kind in ("stamp", "clock") else visual).all())
             assert bool((links.key < links.query).all())
-            assert bool((rows.labels[links.row, links.query] != IGNORE).all()) == (kind == "answer")
+            said = rows.labels[links.row, links.query]
+            assert bool((said != IGNORE).all()) == (kind in ("answer", "clock"))
+            if kind == "clock":
+                assert bool((said == rows.ids[links.row, links.key]).all()), "a time is copied from where it stands"
             kinds.add(kind)
-    assert kinds == {"stamp", "before", "answer"}
+    assert kinds == {"stamp", "before", "answer", "clock"}
 
 
 def test_a_link_is_missed_by_what_attention_gives_elsewhere() -> None:

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 from transformers import (
     CLIPVisionModel,
     LlamaConfig,
+    LlamaModel,
     LlavaConfig,
     LlavaForConditionalGeneration,
     PreTrainedTokenizerFast,
@@ -36,7 +37,7 @@ from vidllm.world.vocabulary import ACTIONS, COLOURS, SHAPES
 CONTEXT = 1024
 MOTION_SCALE = (0.1, 0.1, 0.2, 0.5)
 """What counts as much of a `Motion`."""
-CHANGES_WEIGHT, LINKS_WEIGHT = 1.0, 0.3
+CHANGES_WEIGHT, LINKS_WEIGHT, CLOCK_WEIGHT = 1.0, 0.3, 0.3
 """Of what is told besides answers, beside an answer's token's 1."""
 
 
@@ -158,25 +159,35 @@ class ChangeHeads(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.norm = nn.RMSNorm(width)
-        self.out = nn.Linear(width, len(ACTIONS) + 1 + len(COLOURS) + len(SHAPES) + len(MOTION_SCALE))
+        self.early = nn.Linear(width, len(MOTION_SCALE))
+        self.out = nn.Linear(width, len(ACTIONS) + 1 + len(COLOURS) + len(SHAPES) + len(MOTION_SCALE) + 1)
 
-    def loss(self, hidden: Tensor, codes: Tensor, motions: Tensor) -> tuple[Tensor, float]:
-        """Hidden states (N, D), change codes (N,), motions (N, 4) -> the loss, and the share of changes told right."""
-        action, colour, shape, motion = self.out(self.norm(hidden.float())).split(
-            [len(ACTIONS) + 1, len(COLOURS), len(SHAPES), len(MOTION_SCALE)], -1
+    def loss(self, early: Tensor, hidden: Tensor, codes: Tensor, motions: Tensor) -> tuple[Tensor, float]:
+        """Hidden states (N, D) of two layers, change codes (N,), motions (N, 4) -> the loss, the share told right.
+
+        The earlier layer tells motions only: the next one compares them with those a frame earlier.
+        """
+        action, colour, shape, motion, begun = self.out(self.norm(hidden.float())).split(
+            [len(ACTIONS) + 1, len(COLOURS), len(SHAPES), len(MOTION_SCALE), 1], -1
         )
         happened = codes > 0
         number = (codes - 1).clamp(min=0)
-        kind = torch.where(happened, number // (len(COLOURS) * len(SHAPES)) + 1, 0)
+        action_number = number // (len(COLOURS) * len(SHAPES))
+        began = happened & (action_number >= len(ACTIONS))
+        kind = torch.where(happened, action_number % len(ACTIONS) + 1, 0)
         whose_colour, whose_shape = number // len(SHAPES) % len(COLOURS), number % len(SHAPES)
         rare = torch.ones(len(ACTIONS) + 1)
         rare[0] = 0.3  # most frames bring nothing new
         total = F.cross_entropy(action, kind, weight=rare)
-        total = total + 2 * F.smooth_l1_loss(motion, motions / torch.tensor(MOTION_SCALE), beta=0.3)
+        wanted = motions / torch.tensor(MOTION_SCALE)
+        for told in (motion, self.early(self.norm(early.float()))):
+            total = total + 2 * F.smooth_l1_loss(told, wanted, beta=0.3)
         if happened.any():
+            total = total + F.binary_cross_entropy_with_logits(begun[happened, 0], began[happened].float())
             total = total + F.cross_entropy(colour[happened], whose_colour[happened])
             total = total + F.cross_entropy(shape[happened], whose_shape[happened])
-        right = (action.argmax(-1) == kind) & (colour.argmax(-1) == whose_colour) & (shape.argmax(-1) == whose_shape)
+        right = (action.argmax(-1) == kind) & ((begun[:, 0] > 0) == began)
+        right &= (colour.argmax(-1) == whose_colour) & (shape.argmax(-1) == whose_shape)
         return total, right[happened].float().mean().item()
 
 
@@ -268,26 +279,43 @@ def train_step(
 ) -> tuple[float, float, float]:
     """One optimizer step over a batch: the mean loss of an answer's token, of links, and the changes told right."""
     table = visual_table(model, batch.frames)
-    pairs, middles, codes, motions, misses = [], [], [], [], []
+    pairs, earlies, middles, codes, motions, timed, stamps, misses = [], [], [], [], [], [], [], []
     for rows in batch.groups:
         trace = Trace()
         pairs.append(answer_logits(model, table, rows, trace))
         told = rows.changes != IGNORE
-        middles.append(trace.hidden[len(trace.hidden) // 2][told])
+        middle = len(trace.hidden) // 2
+        earlies.append(trace.hidden[middle - 1][told])
+        middles.append(trace.hidden[middle][told])
+        stamped = rows.stamps != IGNORE
+        timed.append(trace.hidden[middle][stamped])
+        stamps.append(rows.stamps[stamped])
         codes.append(rows.changes[told])
         motions.append(rows.motions[told])
         misses.append(links_missed(rows, trace))
+    clock = _clock_missed(model, torch.cat(timed), torch.cat(stamps))
     answers = F.cross_entropy(torch.cat([logits for logits, _ in pairs]), torch.cat([labels for _, labels in pairs]))
-    seen = [torch.cat(parts) for parts in (middles, codes, motions)]
-    changes, right = heads.loss(*seen) if len(seen[1]) else (0.0, math.nan)
+    seen = [torch.cat(parts) for parts in (earlies, middles, codes, motions)]
+    changes, right = heads.loss(*seen) if len(seen[2]) else (0.0, math.nan)
     missed = torch.stack(misses).mean()
     for optimizer in optimizers:
         optimizer.zero_grad()
-    (answers + CHANGES_WEIGHT * changes + LINKS_WEIGHT * missed).backward()  # type: ignore[no-untyped-call]
+    (answers + CHANGES_WEIGHT * changes + LINKS_WEIGHT * missed + CLOCK_WEIGHT * clock).backward()  # type: ignore[no-untyped-call]
     nn.utils.clip_grad_norm_([p for o in optimizers for group in o.param_groups for p in group["params"]], 1.0)
     for optimizer in optimizers:
         optimizer.step()
     return answers.item(), missed.item(), right
+
+
+def _clock_missed(model: LlavaForConditionalGeneration, hidden: Tensor, stamps: Tensor) -> Tensor:
+    """How badly an object's tokens, (N, D) in the middle of the language model, tell their frame's time (N,): read off
+    with the head itself, so that what looks at the object later finds the time spelled as it is said.
+    """
+    if not len(stamps):
+        return torch.zeros(())
+    norm = cast("LlamaModel", model.model.language_model).norm
+    logits = F.linear(norm(hidden.float()), model.lm_head.weight)
+    return F.cross_entropy(logits, stamps)
 
 
 def links_missed(rows: Rows, trace: Trace) -> Tensor:

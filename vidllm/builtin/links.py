@@ -19,15 +19,17 @@ from torch import Tensor
 from vidllm.world.questions import Question, base_form, reading_order
 from vidllm.world.script import Event, Script, Thing
 
-Kind = Literal["stamp", "before", "answer"]
+Kind = Literal["stamp", "before", "answer", "clock"]
 """stamp: an object's token to its frame's time. before: to the same object a frame earlier. answer: a word being said
-to the object it is about, in the frames that show it."""
+to the object it is about, in the frames that show it. clock: what says a time to the stamp of the frame it says."""
 HEADS: dict[Kind, tuple[tuple[float, int], ...]] = {
     "stamp": ((1 / 6, 0),),
-    "before": ((2 / 6, 0),),
+    "before": ((2 / 6, 0), (3 / 6, 0)),
     "answer": ((4 / 6, 0), (5 / 6, 0)),
+    "clock": ((5 / 6, 1),),
 }
-"""Which heads are told: (depth in the language model, number)."""
+"""Which heads are told: (depth in the language model, number). Looking back twice tells a change that goes on from one
+that begins: the second look finds what the first has told of the frame before."""
 Motion = tuple[float, float, float, float]
 """What an object has done since the frame before: x, y (of the picture's sides), log radius, opacity."""
 Aim = tuple[int, int]
@@ -48,6 +50,8 @@ class Spot:
     reach: tuple[float, float]
     """Its core's extent to each side, fractions of the width and the height."""
     event: Event | None = None
+    began: bool = False
+    """Whether the event has begun since the frame before."""
     motion: Motion = (0.0, 0.0, 0.0, 0.0)
 
     def cell(self, cells: int) -> int:
@@ -120,7 +124,7 @@ def _spots_since(script: Script, before: float, now: float) -> tuple[Spot, ...]:
             continue
         core = CORE * thing.radius * short
         spot = Spot(
-            thing=number, x=thing.x, y=thing.y, event=mine,
+            thing=number, x=thing.x, y=thing.y, event=mine, began=mine is not None and mine.start >= before,
             reach=(core / script.canvas.width, core / script.canvas.height),
             motion=(thing.x - old.x, thing.y - old.y, math.log(thing.radius / old.radius), faded[1] - faded[0]),
         )  # fmt: skip
@@ -164,6 +168,8 @@ def _shown(script: Script, event: Event, asked: Question, times: NDArray[np.floa
     if asked.moment is not None:
         moment = asked.moment
         during = sorted(during, key=lambda n: abs(float(times[n]) - moment))[:NEAREST]
+    elif asked.family == "when":
+        during = during[:1]  # its start is asked for
     return frozenset((n, event.thing) for n in during)
 
 

@@ -76,6 +76,8 @@ class Rows:
     """At the token that holds an object's centre: `change_code` of what it has been doing, else IGNORE."""
     motions: Tensor
     """(R, T, 4) float32: there, how it has moved, grown and faded; see `Motion`."""
+    stamps: Tensor
+    """At the same tokens: the last token of their frame's stamp, else IGNORE."""
     links: dict[Kind, Links]
     """Which token ought to look at which."""
     scale: Tensor
@@ -103,6 +105,8 @@ class _Planes:
     labels: list[int] = field(default_factory=list)
     changes: dict[int, int] = field(default_factory=dict)
     """Position -> `change_code`."""
+    stamps: dict[int, int] = field(default_factory=dict)
+    """Position -> the last token of its frame's stamp."""
     motions: dict[int, Motion] = field(default_factory=dict)
     links: list[Link] = field(default_factory=list)
 
@@ -257,16 +261,28 @@ def _row(album: Album, plan: SamplePlan, asked: Sequence[Question], fine: int, c
         for t, is_fine in zip(plan.times, plan.fine, strict=True)
     )
     times = np.asarray(plan.times)
-    return Row(seen, tuple(asked), spots(album.script, times), tuple(aims(album.script, q, times) for q in asked))
+    found = tuple(aims(album.script, q, times) for q in asked)
+    told = tuple(_as_seen(q, aimed, plan.times) for q, aimed in zip(asked, found, strict=True))
+    return Row(seen, told, spots(album.script, times), found)
 
 
-def change_code(event: Event | None) -> int:
-    """0: nothing; else 1 + (action, colour, shape of the object as it was called) as one number."""
+def _as_seen(asked: Question, aimed: Sequence[frozenset[Aim]], times: Sequence[float]) -> Question:
+    """When an event starts, as the frames tell it: by the first that shows it. The true second lies up to one interval
+    before that, and nobody could say where.
+    """
+    if asked.family != "when" or not aimed or not aimed[0]:
+        return asked
+    return replace(asked, answer=f"At {format_time(times[min(n for n, _ in aimed[0])])}.")
+
+
+def change_code(event: Event | None, began: bool = False) -> int:
+    """0: nothing; else 1 + (begun since the frame before, action, colour, shape as it was called) as one number."""
     if event is None:
         return 0
     colour, shape = event.name.split()
     numbers = ACTIONS.index(event.action), COLOURS.index(cast(Colour, colour)), SHAPES.index(cast(Shape, shape))
-    return 1 + (numbers[0] * len(COLOURS) + numbers[1]) * len(SHAPES) + numbers[2]
+    action = began * len(ACTIONS) + numbers[0]
+    return 1 + (action * len(COLOURS) + numbers[1]) * len(SHAPES) + numbers[2]
 
 
 def slot_base(frames: int) -> dict[int, int]:
@@ -313,44 +329,51 @@ class Collator:
         """One row; `offset` is the number of the clip's first picture among all of the batch."""
         planes = _Planes()
         planes.add([self.bos, *self.ids("USER: ")])
-        shown = self._show(planes, row, base, offset)
+        shown, stamps = self._show(planes, row, base, offset)
         planes.add(self.ids("\n"))
         prefix = len(planes.ids)
         for number, asked in enumerate(row.asked, 1):
             question, answer = self.ids(asked.text + " ASSISTANT:"), [*self.ids(" " + asked.answer), self.eos]
             labels = [IGNORE] * (len(question) - 1) + answer + [IGNORE]
-            self._aim(planes, row.aims[number - 1], shown, len(planes.ids) + len(question) - 1, answer)
+            self._aim(planes, row.aims[number - 1], shown, stamps, len(planes.ids) + len(question) - 1, answer)
             planes.add(question + answer, start=prefix, block=number, labels=labels)
         return planes
 
-    def _show(self, planes: _Planes, row: Row, base: dict[int, int], offset: int) -> list[dict[int, list[int]]]:
-        """Lay the frames, with what is told of their objects; per frame, the positions of each object's tokens."""
+    def _show(
+        self, planes: _Planes, row: Row, base: dict[int, int], offset: int
+    ) -> tuple[list[dict[int, list[int]]], list[range]]:
+        """Lay the frames, with what is told of their objects; per frame, where each object's tokens and its stamp are.
+        """
         shown: list[dict[int, list[int]]] = []
+        stamps: list[range] = []
         for n, (number, stride, stamp) in enumerate(row.seen):
             tokens = (GRID // stride) ** 2
             first = base[stride] + (offset + number) * tokens
             stamped = len(planes.ids)
             planes.add(self.ids(stamp) if stamp else [])
             start = len(planes.ids)
+            stamps.append(range(stamped, start))
             planes.add([self.image] * tokens, slots=range(first, first + tokens))
             cells = GRID // stride
             shown.append({s.thing: [start + cell for cell in s.cells(cells)] for s in row.spots[n]})
             for spot in row.spots[n]:
                 position = start + spot.cell(cells)
                 if n:
-                    planes.changes[position] = change_code(spot.event)
+                    planes.changes[position] = change_code(spot.event, spot.began)
                     planes.motions[position] = spot.motion
                     if spot.thing in shown[n - 1]:
                         planes.links.append(Link("before", position, tuple(shown[n - 1][spot.thing])))
                 if start > stamped:
+                    planes.stamps[position] = planes.ids[start - 1]
                     planes.links.append(Link("stamp", position, tuple(range(stamped, start))))
-        return shown
+        return shown, stamps
 
     def _aim(
         self,
         planes: _Planes,
         aimed: Sequence[frozenset[Aim]],
         shown: Sequence[dict[int, list[int]]],
+        stamps: Sequence[range],
         first: int,
         answer: Sequence[int],
     ) -> None:
@@ -362,6 +385,9 @@ class Collator:
             keys = [key for n, thing in sorted(aimed[sentence]) for key in shown[n].get(thing, ())]
             if keys:
                 planes.links.append(Link("answer", position, tuple(keys)))
+            said = [key for n, _ in aimed[sentence] for key in stamps[n] if planes.ids[key] == token]
+            if said:
+                planes.links.append(Link("clock", position, tuple(sorted(said))))
             sentence += token == self.period
 
 
@@ -376,11 +402,13 @@ def _pad(laid: Sequence[tuple[_Planes, tuple[str, ...]]], scales: Sequence[float
             padded[r, : len(values)] = torch.tensor(values)
         return padded
 
-    changes = torch.full((len(laid), length), IGNORE)
+    changes, stamps = (torch.full((len(laid), length), IGNORE) for _ in range(2))
     motions = torch.zeros(len(laid), length, 4)
     for r, (planes, _) in enumerate(laid):
         for position, code in planes.changes.items():
             changes[r, position], motions[r, position] = code, torch.tensor(planes.motions[position])
+        for position, token in planes.stamps.items():
+            stamps[r, position] = token
     return Rows(
         ids=plane("ids", 0),
         slots=plane("slots", -1),
@@ -389,6 +417,7 @@ def _pad(laid: Sequence[tuple[_Planes, tuple[str, ...]]], scales: Sequence[float
         labels=plane("labels", IGNORE),
         changes=changes,
         motions=motions,
+        stamps=stamps,
         links=padded_links([planes.links for planes, _ in laid]),
         scale=torch.tensor(scales),
         families=tuple(families for _, families in laid),
