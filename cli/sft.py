@@ -78,8 +78,12 @@ def _teach(config: SftConfig) -> int:
     from vidllm.train.stage import is_first, leave
     from vidllm.train.watch import TrainWatch
 
-    with TrainWatch() as watch:
-        done = run_sft(config, watch)
+    try:
+        with TrainWatch() as watch:
+            done = run_sft(config, watch)
+    except KeyboardInterrupt:
+        note("stopped at once; run the same command again to go on from the last checkpoint")
+        raise
     if is_first(config) and done.interrupted:
         note(f"stopped after step {done.step:,} of {done.total:,}; run the same command again to go on")
     elif is_first(config):

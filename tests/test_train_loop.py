@@ -17,10 +17,10 @@ import pytest
 import torch
 
 from tests.train_task import Listener, Network, Parity, run
-from vidllm.errors import CheckpointError, ConfigError, NotFinite, TrainError
+from vidllm.errors import CheckpointError, ConfigError, NotFinite, OutputError, TrainError
 from vidllm.train.ahead import Ahead
 from vidllm.train.loop import LoopOptions
-from vidllm.train.metrics import read_metrics, smoothed
+from vidllm.train.metrics import Metrics, read_metrics, smoothed
 from vidllm.train.optim import OptimOptions, make_optimizer, rate_share, set_rates
 from vidllm.train.watch import TrainWatch, clock_time
 
@@ -208,6 +208,20 @@ def test_no_rows_is_an_error(tmp_path: Path) -> None:
         run(tmp_path, Parity(rows=0))
 
 
+def test_two_runs_do_not_write_into_one_folder(tmp_path: Path) -> None:
+    other = Metrics(tmp_path, after=0)
+    with pytest.raises(OutputError, match="another run is writing it"):
+        run(tmp_path, Parity())
+    other.close()
+    assert run(tmp_path, Parity())[0].step == 12
+
+
+def test_a_last_line_cut_short_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2}\n{"ste')
+    assert read_metrics(path) == [{"step": 1}, {"step": 2}]
+
+
 def test_steps_go_on_into_more_epochs(tmp_path: Path) -> None:
     done, _ = run(tmp_path, Parity(), epochs=1, steps=6)
     assert (done.step, figures(tmp_path)[-1]["epoch"]) == (6, 1.5)
@@ -252,6 +266,9 @@ def test_two_processes_lose_what_one_loses(tmp_path: Path) -> None:
         assert shared["loss"] == pytest.approx(alone["loss"], abs=1e-6)
         assert shared["grad_norm"] == pytest.approx(alone["grad_norm"], abs=1e-5)
         assert shared["right"] == pytest.approx(alone["right"])
+    told = Listener()
+    run(tmp_path / "two", Parity(), told, checkpoint_every=2)  # the run of two is over; one looks at what it left
+    assert "made with processes 2, now 1: losses agree to rounding" in told.said[1]
 
 
 @pytest.mark.slow

@@ -27,7 +27,7 @@ WIDTH = 8
 
 
 class Network(nn.Module):
-    """Two parts at two rates, one part that is frozen, one that only even micro-batches use."""
+    """Two parts at two rates, one part that is frozen, one that only even micro-batches move."""
 
     def __init__(self, dropout: float = 0.1) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class Network(nn.Module):
     def forward(self, rows: Tensor, aside: bool) -> Tensor:
         """(N, WIDTH) -> (N, 2)."""
         hidden = self.body(self.frozen(rows))
-        return self.head(hidden + self.aside(hidden) if aside else hidden)
+        return self.head(hidden + self.aside(hidden) * (1.0 if aside else 0.0))
 
     def groups(self) -> list[dict[str, Any]]:
         """As `Learner.groups` gives them."""

@@ -22,7 +22,7 @@ from typing import Any
 import psutil
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, DistributedType, broadcast_object_list, gather_object
+from accelerate.utils import DistributedType, broadcast_object_list, gather_object
 from torch import Tensor, nn
 
 from vidllm.errors import CheckpointError, ConfigError, NotFinite, TrainError
@@ -337,9 +337,7 @@ class _Run:
 
 def _accelerator(options: LoopOptions) -> Accelerator:
     """Processes, device and FSDP as `accelerate launch` said; numbers are the learner's own business."""
-    # a micro-batch of texts alone leaves the vision parts unused
-    unused = DistributedDataParallelKwargs(find_unused_parameters=True)
-    return Accelerator(cpu=options.device == "cpu", kwargs_handlers=[unused])
+    return Accelerator(cpu=options.device == "cpu")
 
 
 @contextmanager

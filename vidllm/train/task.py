@@ -44,7 +44,10 @@ class Task(Protocol):
         """A micro-batch, read and laid out. Called ahead from threads; draws no random numbers of the process."""
 
     def loss(self, model: nn.Module, material: Any) -> Part:
-        """Its loss. `model` may be wrapped for several processes: it is called, once, and nothing else of it used."""
+        """Its loss. `model` may be wrapped for several processes: it is called, once, and nothing else of it used.
+
+        Every weight that learns must take part in the call (a zero will do), or processes wait for each other.
+        """
 
     def name(self, number: int) -> str:
         """A row, for a person: file, line, id."""
