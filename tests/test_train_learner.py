@@ -29,6 +29,7 @@ from vidllm.model.light import LightLlava
 from vidllm.model.lmm import ComposableLMM
 from vidllm.model.resolve import builtin_folder
 from vidllm.prompt import Message, Prompt, build_example, build_prompt
+from vidllm.train.adapters import lora_layers
 from vidllm.train.batch import Batch, Piece, pack
 from vidllm.train.learner import Learner, LearnerOptions
 from vidllm.train.parts import STAGES, Extra, Lora, Parts, part_of
@@ -370,8 +371,46 @@ def test_the_built_in_model_is_taught_and_saved(tmp_path: Path) -> None:
     names = set(load_file(tmp_path / "model.safetensors"))
     assert len([name for name in names if "lm_head" in name or "embed_tokens" in name]) == 1
     assert_asks_alike(learner, load(tmp_path))
+    learner.save(tmp_path, dtype=torch.bfloat16)
+    assert {weight.dtype for weight in load_file(tmp_path / "model.safetensors").values()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("lora", [None, Lora(r=4, alpha=8)])
+def test_sums_in_bf16_cost_a_saved_model_nothing(
+    lora: Lora | None, tiny: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """A model that came in float32: what did not learn is saved to the bit, what an adapter adapts with exact sums."""
+    parts = LOW_RANK if lora else Parts(projector=1e-3)
+    learner = learner_of(tiny("llava"), dtype="bfloat16", parts=parts, lora=lora)
+    taught(learner, small_batch(learner))
+    learner.save(tmp_path, merge=True)
+    before, after = (dict(reference(load(folder)).named_parameters()) for folder in (tiny("llava"), tmp_path))
+    moved = {name for name, weight in before.items() if not torch.equal(weight, after[name])}
+    if lora is None:
+        assert {part_of(name) for name in moved} == {"projector"}
+        return
+    assert len(moved) == 14
+    for name, layer in lora_layers(learner.network).items():
+        expected = before[f"{name}.weight"] + layer.get_delta_weight("default")
+        torch.testing.assert_close(after[f"{name}.weight"], expected, atol=1e-7, rtol=1e-6)
+
+
+def test_a_step_too_small_for_bf16_is_not_lost(tmp_path: Path) -> None:
+    """What learned is kept in float32 though the model came in bf16; the tower, which did not, as it came."""
+    learner = Learner.load(builtin_folder(), LearnerOptions(parts=WHOLE), device="cpu")
+    before = {name: weight.detach().clone() for name, weight in learner.network.named_parameters()}
+    with torch.no_grad():
+        for weight in learner.parameters():
+            if weight.requires_grad:
+                weight.mul_(1 + 2**-12)
     learner.save(tmp_path)
-    assert load_file(tmp_path / "model.safetensors").popitem()[1].dtype == torch.bfloat16  # as it came
+    dtypes = {part_of(name): weight.dtype for name, weight in load_file(tmp_path / "model.safetensors").items()}
+    assert dtypes == {"vision_tower": torch.bfloat16, "projector": torch.float32, "language_model": torch.float32,
+                      "embeddings": torch.float32}  # fmt: skip
+    assert json.loads((tmp_path / "config.json").read_text())["dtype"] == "float32"
+    for name, weight in reference(load(tmp_path)).named_parameters():
+        grown = part_of(name) != "vision_tower"
+        torch.testing.assert_close(weight, before[name] * (1 + grown * 2**-12), atol=0, rtol=1e-7)
 
 
 def test_dropout_is_off_unless_an_adapter_asks_for_it(tiny: Callable[[str], Path], tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from vidllm.errors import CheckpointError, ConfigError
 from vidllm.model import adapter as adapter_files
 from vidllm.model import extras as extras_files
-from vidllm.model.checkpoint import fingerprint, quiet
+from vidllm.model.checkpoint import fingerprint, load_model, quiet
 from vidllm.model.families import read_spec
 from vidllm.model.fingerprint import DESCRIBING
 from vidllm.model.spec import read_json
@@ -97,26 +97,34 @@ def base_name(folder: Path) -> str:
 
 
 def save_whole(
-    lmm: ComposableLMM, folder: Path, weights: Mapping[str, Tensor], dtype: torch.dtype | None = None
+    lmm: ComposableLMM, folder: Path, weights: Mapping[str, Tensor], learned: Set[str], dtype: torch.dtype | None = None
 ) -> None:
-    """Write a complete model; an adapter is added into its matrices. `dtype` None is that of the model it came from.
+    """Write a complete model; an adapter is added into its matrices.
 
-    `weights` are those of the network and of the extras, by the learner's names.
+    `weights` are those of the network and of the extras, and `learned` those of them that learned, by the learner's
+    names. With `dtype` None these are kept in float32 and the rest as it came: a step of preference tuning is smaller
+    than what bf16 can tell from the weight it began with, and would be rounded away.
 
     Raises:
         CheckpointError: the folder can not be written; what was there before is lost at most in part, never half right.
     """
     config = read_json(lmm.spec.folder / "config.json") or {}
-    kept = dtype or _stored_dtype(config)
     network: Any = lmm.network
-    merged = _merged(_under(NETWORK, weights), lora_layers(network))
+    layers = lora_layers(network)
+    plain = {name.replace(".base_layer.", "."): weight for name, weight in _under(NETWORK, weights).items()}
+    whole = {name.removeprefix(NETWORK) for name in learned}
+    changed = whole | {f"{name}.weight" for name in layers}
+    came = _as_they_came(lmm, plain, _stored_dtype(config))
+    merged = _merged({**plain, **{name: weight for name, weight in came.items() if name not in whole}}, layers)
+    made = _cast(merged, dtype or _stored_dtype(config), frozenset() if dtype else changed)
+    widest = max((weight.dtype for weight in made.values()), key=lambda kind: kind.itemsize)
     with _writing(folder) as part:
         with quiet():
-            network.save_pretrained(part, state_dict=_cast(merged, kept))
+            network.save_pretrained(part, state_dict=made)
         (part / "generation_config.json").unlink(missing_ok=True)  # the model's own, if it has one, is copied below
-        _describe(lmm, part, {**config, "dtype": str(kept)[6:]})
+        _describe(lmm, part, {**config, "dtype": str(widest)[6:]})
         if lmm.extras is not None:
-            lmm.extras.save(part, _cast(_under(EXTRAS, weights), kept))
+            lmm.extras.save(part, _cast(_under(EXTRAS, weights), dtype or torch.float32))
 
 
 def save_adapter(lmm: ComposableLMM, folder: Path, weights: Mapping[str, Tensor]) -> None:
@@ -158,22 +166,35 @@ def _stored_dtype(config: Mapping[str, Any]) -> torch.dtype:
     return {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(str(name), torch.float32)
 
 
+def _as_they_came(lmm: ComposableLMM, weights: Mapping[str, Tensor], stored: torch.dtype) -> dict[str, Tensor]:
+    """The network's weights read again, where sums in bf16 have cost those that do not learn some of their bits."""
+    if stored == torch.bfloat16 or all(weight.dtype != torch.bfloat16 for weight in weights.values()):
+        return {}
+    again: Any = load_model(lmm.spec.folder, "cpu", "float32", light=False)
+    return dict(again.network.state_dict())
+
+
 def _merged(weights: Mapping[str, Tensor], layers: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Weights under the names the network had before it was adapted, the adapter's sums added in float32."""
-    plain = {name.replace(".base_layer.", "."): weight for name, weight in weights.items() if ".lora_" not in name}
+    """Weights with the adapter's sums added in float32, and its own matrices gone."""
+    plain = {name: weight for name, weight in weights.items() if ".lora_" not in name}
     for name, layer in layers.items():
-        down, up = (weights[f"{name}.lora_{side}.{ADAPTER}.weight"].float() for side in "AB")
-        plain[f"{name}.weight"] = plain[f"{name}.weight"].float() + layer.scaling[ADAPTER] * up @ down
+        down, up = (weights[f"{name}.lora_{side}.{ADAPTER}.weight"].float().cpu() for side in "AB")
+        plain[f"{name}.weight"] = plain[f"{name}.weight"].float().cpu() + layer.scaling[ADAPTER] * up @ down
     return plain
 
 
-def _cast(weights: Mapping[str, Tensor], dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
-    """Copies on the CPU; what was one tensor under two names still is, so that it is written once."""
+def _cast(
+    weights: Mapping[str, Tensor], dtype: torch.dtype = torch.float32, wide: Set[str] = frozenset()
+) -> dict[str, Tensor]:
+    """Copies on the CPU, those named in `wide` in float32; what was one tensor under two names still is."""
+    keys = {name: (weight.data_ptr(), weight.shape) for name, weight in weights.items()}
+    widened = {keys[name] for name in wide & keys.keys()}
     made: dict[tuple[int, torch.Size], Tensor] = {}
-    for weight in weights.values():
-        if (key := (weight.data_ptr(), weight.shape)) not in made:
-            made[key] = weight.detach().to("cpu", dtype).contiguous()
-    return {name: made[weight.data_ptr(), weight.shape] for name, weight in weights.items()}
+    for name, weight in weights.items():
+        if (key := keys[name]) not in made:
+            kind = torch.float32 if key in widened else dtype
+            made[key] = weight.detach().to("cpu", kind).contiguous()
+    return {name: made[keys[name]] for name in weights}
 
 
 def _describe(lmm: ComposableLMM, part: Path, config: Mapping[str, Any]) -> None:

@@ -274,7 +274,8 @@ class Learner(nn.Module):
     ) -> None:  # fmt: skip
         """Write a folder that `vidllm ask -m` loads: under LoRA the adapter and where its base lies, else all of it.
 
-        `merge` adds the adapter into the weights and writes all. `dtype` of whole weights; None as the model came.
+        `merge` adds the adapter into the weights and writes all. `dtype` is that of whole weights; None keeps
+        what learned in float32 and the rest as it came.
         `weights` is the whole `state_dict` where it had to be gathered from several processes. Other files in the
         folder stay; an older model there is replaced, and never half of it.
 
@@ -282,11 +283,11 @@ class Learner(nn.Module):
             CheckpointError: the folder can not be written.
         """
         own = dict(self.state_dict()) if weights is None else weights
+        learned = {name for name, weight in self.named_parameters() if weight.requires_grad}
         if self.options.lora is not None and not merge:
-            learned = {name for name, weight in self.named_parameters() if weight.requires_grad}
             kept = {n: weight for n, weight in own.items() if n in learned or part_of(n) in ("newline", "temporal")}
             return save_adapter(self.lmm, Path(folder), kept)
-        save_whole(self.lmm, Path(folder), own, dtype)
+        save_whole(self.lmm, Path(folder), own, learned, dtype)
 
     def _check_window(self, batch: Batch) -> None:
         window = self.lmm.window
