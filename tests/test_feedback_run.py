@@ -39,6 +39,7 @@ from vidllm.world.generate import make_script
 from vidllm.world.make import save_truth, write_video
 from vidllm.world.questions import tell
 from vidllm.world.script import Script
+from vidllm_cli.main import main
 
 OPTIONS = FeedbackOptions(
     dtype="float32", plan=PlanOptions(), limit=6, sampling=SamplingOptions(k=6, temperature=1.5),
@@ -151,6 +152,24 @@ def test_another_judge_reads_the_same_candidates_and_is_held_against_the_oracle(
     marks = [line for line in journal_lines(served.output) if line["at"] == "judged" and line["name"] == "seer"]
     assert all(v["replies"][0].endswith("Score: 3") for line in marks for v in line["verdicts"])
     assert all(line["model"] == "seer-0613" for line in marks)
+
+
+def test_the_command_prints_its_report_and_ends_with_the_truth(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["feedback", str(world), "-o", str(tmp_path / "pairs.jsonl"), "--dtype", "float32", "--temperature", "1.5",
+             "-k", "6", "--limit", "6"]  # fmt: skip
+    assert main([*words, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["questions"], told["judge"]) == (6, "oracle")
+    assert main(words) == 0
+    assert f"pairs        {told['pairs']}" in capsys.readouterr().out
+    assert main([*words, "--margin", "4.5"]) == 1  # scores lie at most four apart
+    assert "no pair came out" in capsys.readouterr().err
+    assert main([*words, "--margin", "0"]) == 1
+    assert "margin is 0" in capsys.readouterr().err
+    assert main([*words, "--perturb", "slowed"]) == 1
+    assert main([*words, "--pairs", "worst"]) == 2
 
 
 # ------------------------------------------------------------------------------------------- what stops a run, and how

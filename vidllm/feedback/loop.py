@@ -80,6 +80,7 @@ class Tally:
             parts.append(f"{pace:.2f} questions/s, {self.candidates / self.sampled:.1f} answers each")
         if (eta := self.eta_seconds) is not None:
             parts.append(f"{duration(eta)} left")
+        parts += [f"{self.in_work:,} with the judge"] if self.in_work else []
         parts += [f"{self.failed:,} failed"] if self.failed else []
         parts += [f"{self.before:,} done before"] if self.before else []
         return " · ".join(parts)

@@ -27,8 +27,10 @@ from vidllm.feedback.report import Agreement, Figures, Report, agree, make_repor
 from vidllm.feedback.rowfile import Row, pair_row, write_rows, write_whole
 from vidllm.interrupts import Interrupts
 from vidllm.model.families import load_tokenizer, read_spec, resolve_model
+from vidllm.model.fingerprint import fingerprint
 from vidllm.model.resolve import ENVIRONMENT
 from vidllm.planning import PlanOptions
+from vidllm.train.loading import open_turns
 from vidllm.video.guard import DEFAULT_LIMITS
 
 if TYPE_CHECKING:
@@ -174,9 +176,6 @@ MOST_TOLD = 20
 
 
 def _work(asked: Sequence[Asked], judge: Judge, options: FeedbackOptions, folder: Path, load: Load | None) -> Work:
-    from vidllm.model.checkpoint import fingerprint
-    from vidllm.train.loading import open_turns
-
     recipe = recipe_digest(fingerprint(folder), options)
     spec, tokenizer = read_spec(folder), load_tokenizer(folder)
 
