@@ -93,6 +93,14 @@ def test_a_json_list_knows_the_lines_of_its_rows(media: Path) -> None:
     assert [row.origin.id for row in read.rows] == ["1", "1"]
 
 
+def test_the_items_of_a_list_on_one_line_have_numbers(media: Path) -> None:
+    path = media / "rows.json"
+    path.write_text(json.dumps([{"video": "a.mp4", "conversations": [HUMAN, GPT]}, {"conversations": []}]))
+    read = read_rows(path)
+    assert str(read.rows[0].origin) == f"{path}:1 (item 1)"
+    assert str(read.problems[0]).startswith(f"{path}:1 (item 2): ")
+
+
 def test_media_lie_in_the_folder_named(tmp_path: Path, media: Path) -> None:
     elsewhere = tmp_path / "lists"
     elsewhere.mkdir()

@@ -28,9 +28,7 @@ class Lengths:
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = LineFile(path)
-            for _, line in self._file.lines():
-                entry = json.loads(line)
-                self._known[entry["key"]] = entry["tokens"]
+            self._known = dict(filter(None, (_entry(line) for _, line in self._file.lines())))
 
     def recall(self, row: TrainRow | PairRow) -> int:
         """The row's length, 0 when it is not known."""
@@ -61,6 +59,15 @@ class Lengths:
             except OSError:
                 self._stamps[path] = f"{path}|absent"
         return self._stamps[path]
+
+
+def _entry(line: bytes) -> tuple[str, int] | None:
+    """A row's key and length; None for a line that is neither: its row is looked at again."""
+    try:
+        entry = json.loads(line)
+        return str(entry["key"]), int(entry["tokens"])
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def _digest(*parts: str) -> str:

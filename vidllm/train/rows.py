@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping
+from itertools import count
 from pathlib import Path
 from typing import Any, TypeGuard, TypeVar
 
@@ -51,8 +52,8 @@ def read_each(path: Path, media: Path | str | None, build: Callable[[Json, Origi
     folder = Folder(Path(media) if media is not None else path.parent)
     rows: list[Row] = []
     problems: list[Problem] = []
-    for line, value in _values(path):
-        origin = Origin(file=str(path), line=line, id=_id(value))
+    for line, name, value in _values(path):
+        origin = Origin(file=str(path), line=line, id=_id(value) or name)
         try:
             if isinstance(value, Bad):
                 raise value
@@ -66,8 +67,10 @@ def read_each(path: Path, media: Path | str | None, build: Callable[[Json, Origi
     return ReadRows(rows=tuple(rows), problems=tuple(problems))
 
 
-def _values(path: Path) -> Iterator[tuple[int, Any]]:
-    """(line, parsed value) of every row, or Bad where it is no JSON."""
+def _values(path: Path) -> Iterator[tuple[int, str, Any]]:
+    """(line, name, parsed value) of every row, or Bad where it is no JSON. The items of a list, which may all stand on
+    one line, are named by number.
+    """
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
@@ -79,10 +82,10 @@ def _values(path: Path) -> Iterator[tuple[int, Any]]:
     return _items(text) if text.lstrip()[:1] == "[" else _lines(text)
 
 
-def _lines(text: str) -> Iterator[tuple[int, Any]]:
+def _lines(text: str) -> Iterator[tuple[int, str, Any]]:
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
-            yield number, _parsed(line)
+            yield number, "", _parsed(line)
 
 
 def _parsed(line: str) -> Any:
@@ -92,10 +95,10 @@ def _parsed(line: str) -> Any:
         return Bad(f"no valid JSON ({error})", "write one whole JSON object on the line, or a list of them in the file")
 
 
-def _items(text: str) -> Iterator[tuple[int, Any]]:
+def _items(text: str) -> Iterator[tuple[int, str, Any]]:
     """The items of a JSON list, one by one, so that each knows its line."""
     decoder, at, line, seen = json.JSONDecoder(), text.index("[") + 1, 1, 0
-    while True:
+    for number in count(1):
         at = _skip(text, at, ", \t\r\n")
         line, seen = line + text.count("\n", seen, at), at
         if text.startswith("]", at):
@@ -103,9 +106,9 @@ def _items(text: str) -> Iterator[tuple[int, Any]]:
         try:
             value, at = decoder.raw_decode(text, at)
         except ValueError as error:
-            yield line, Bad(f"no valid JSON ({error})", "mend the list here; what follows was not read")
+            yield line, f"item {number}", Bad(f"no valid JSON ({error})", "mend it here; what follows was not read")
             return
-        yield line, value
+        yield line, f"item {number}", value
 
 
 def _skip(text: str, at: int, letters: str) -> int:
