@@ -1,9 +1,10 @@
 """A chat server that judges, honestly or not; otherwise as `caption_server`: busy, broken and strict on demand.
 
-    python -m tests.judge_server [--biased] [all options of caption_server]
+    python -m tests.judge_server [--biased] [--short] [all options of caption_server]
 
 The quality of an answer is the number behind "quality" in it, 3 where there is none; scores are that number, and of two
-answers the better one wins. `--biased`: the one that stands first always wins. Orders in an answer as in
+answers the better one wins. `--biased`: the one that stands first always wins. `--short`: the quality is 5 for up to
+five words and 1 for more. Orders in an answer as in
 `caption_server`, and besides: `do=mumble` replies in free words without a score, `do=mumble:1` only the first time.
 """
 
@@ -24,11 +25,12 @@ class Judge(Handler):
     """One connection."""
 
     biased = False
+    short = False
 
     def complete(self, body: dict[str, Any], prompt: str) -> None:
         with self.state.slots:
             time.sleep(self.state.options.seconds)
-        qualities = [quality(answer) for answer in BETWEEN.findall(seen(body)["prompt"])]
+        qualities = [self.quality(answer) for answer in BETWEEN.findall(seen(body)["prompt"])]
         if self.state.shall("mumble", prompt.partition("\n\nYour last reply")[0]):
             content = "Well, it depends: I would give it something between 3 and 4 out of 5."
         elif len(qualities) == 2:
@@ -40,21 +42,22 @@ class Judge(Handler):
         self.answer(200, {"object": "chat.completion", "model": f"{body['model']}-0613", "choices": [
             {"index": 0, "message": message, "finish_reason": "stop"}]})  # fmt: skip
 
+    def quality(self, answer: str) -> int:
+        if self.short:
+            return 5 if len(answer.split()) <= 5 else 1
+        found = re.search(r"quality (\d)", answer)
+        return int(found[1]) if found else 3
+
     def winner(self, one: int, other: int) -> str:
         if self.biased:
             return "A"
         return "tie" if one == other else "A" if one > other else "B"
 
 
-def quality(answer: str) -> int:
-    found = re.search(r"quality (\d)", answer)
-    return int(found[1]) if found else 3
-
-
 def main() -> None:
     """Serve until killed."""
-    Judge.biased = "--biased" in sys.argv
-    sys.argv = [word for word in sys.argv if word != "--biased"]
+    Judge.biased, Judge.short = "--biased" in sys.argv, "--short" in sys.argv
+    sys.argv = [word for word in sys.argv if word not in ("--biased", "--short")]
     serve(Judge)
 
 

@@ -154,6 +154,23 @@ def test_another_judge_reads_the_same_candidates_and_is_held_against_the_oracle(
     assert all(line["model"] == "seer-0613" for line in marks)
 
 
+@pytest.mark.parametrize("judging", ["scores", "compare"])
+def test_a_servers_taste_becomes_pairs(run: Callable[..., FeedbackDone], serve: Servers, judging: Any) -> None:
+    """A judge that likes five words and no more: that is what its pairs say, and the oracle does not agree with it."""
+    taste = serve("--short", module="tests.judge_server")
+    asked = {"sampling": SamplingOptions(k=4, temperature=2.0), "limit": 4}
+    done = run(judge=taste, judging=judging, pairs=PairOptions(rebalance=None, margin=2.0, most=9), **asked)
+    rows = [json.loads(line) for line in done.output.read_text(encoding="utf-8").splitlines()]
+    assert rows
+    assert all(len(row["chosen"].split()) <= 5 < len(row["rejected"].split()) for row in rows)
+    assert {(row["judge"]["name"], row["judge"]["version"]) for row in rows} == {("seer", "seer-0613")}
+    (agreement,) = done.report.agreements
+    assert agreement.alike + agreement.against + agreement.undecided > 0
+    alike, compared = done.report.both_orders
+    assert alike == compared
+    assert (compared > 0) == (judging == "compare")
+
+
 def test_the_command_prints_its_report_and_ends_with_the_truth(
     world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
