@@ -16,6 +16,7 @@ from vidllm.errors import BudgetError, RowError
 from vidllm.model.families import load_tokenizer
 from vidllm.model.spec import ModelSpec
 from vidllm.prompt import Example, Message, build_prompt
+from vidllm.train.ahead import Ahead
 from vidllm.train.loading import Loader, load_example, open_turns
 from vidllm.train.looks import count_row
 from vidllm.train.row import Media, Origin, TrainRow, Turn
@@ -170,3 +171,20 @@ def test_rows_about_one_file_keep_their_places(clips: dict[str, Path]) -> None:
         with Loader(rows, spec, load_tokenizer(spec.folder), PLAN, threads=threads) as loader:
             found = loader.examples([5, 0, 1, 4, 2, 3])
         assert [f"question {n}?" in e.prompt.text for n, e in zip([5, 0, 1, 4, 2, 3], found, strict=True)] == [True] * 6
+
+
+def test_portions_made_ahead_by_several_threads_are_those_made_in_turn(clips: dict[str, Path]) -> None:
+    spec = spec_of("llava")
+    names = ["constant", "late", "variable", "one_frame"] * 3
+    rows = [row(("user", f"question {i}?", [clips[n]]), ("assistant", "Yes.", [])) for i, n in enumerate(names)]
+    portions = [(0, 5, 7), (3,), (1, 2, 4, 8), (6, 11), (9, 10)]
+    with Loader(rows, spec, load_tokenizer(spec.folder), PLAN, threads=2) as loader:
+        plain = [loader.examples(portion) for portion in portions]
+        with Ahead(portions, loader.examples, workers=3, ahead=4) as ahead:
+            for expected, made in zip(plain, ahead, strict=True):
+                assert [e.prompt.input_ids for e in made] == [e.prompt.input_ids for e in expected]
+                assert all(
+                    (a.pixels == b.pixels).all()
+                    for one, other in zip(made, expected, strict=True)
+                    for a, b in zip(one.prompt.visuals, other.prompt.visuals, strict=True)
+                )
