@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .output import note, write
-from .sft import INTERRUPTED, Assignments, Config, DryRun, ShowBatch
+from .progress import Progress
+from .sft import Assignments, Config, DryRun, ShowBatch, teach
 
 if TYPE_CHECKING:
     from vidllm.train.dpo import DpoConfig
@@ -33,7 +34,11 @@ def dpo(config: Config, assignments: Assignments = None, show_batch: ShowBatch =
 
     quiet_libraries()
     wishes = load_config(DpoConfig, config, assignments or ())
-    return _look(wishes, show_batch) if dry_run or show_batch else _teach(wishes)
+    if dry_run or show_batch:
+        return _look(wishes, show_batch)
+    from vidllm.train.dpo import run_dpo
+
+    return teach(wishes, run_dpo)
 
 
 def _look(config: DpoConfig, show: bool) -> int:
@@ -41,20 +46,10 @@ def _look(config: DpoConfig, show: bool) -> int:
 
     from vidllm.train.dpo import describe, read_contest, shown_batch
 
-    contest = read_contest(config, note)
+    with Progress() as progress:
+        contest = read_contest(
+            config, note, remember=False, progress=lambda done, rows: progress(f"checking pair {done:,} of {rows:,}")
+        )
     told = shown_batch(config, contest, colour=sys.stdout.isatty()) if show else "\n".join(describe(config, contest))
     write(told.rstrip("\n") + "\n")
-    return 0
-
-
-def _teach(config: DpoConfig) -> int:
-    from vidllm.train.dpo import run_dpo
-    from vidllm.train.watch import TrainWatch
-
-    with TrainWatch() as watch:
-        done = run_dpo(config, watch)
-    if done.interrupted:
-        note(f"stopped after step {done.step:,} of {done.total:,}; run the same command again to go on")
-        return INTERRUPTED
-    note(f"{config.out}: taught in {done.total:,} steps; ask it: vidllm ask VIDEO QUESTION -m {config.out}")
     return 0

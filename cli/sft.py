@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
@@ -11,7 +11,14 @@ from .output import note, write
 from .progress import Progress
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vidllm.train.loop import Trained
     from vidllm.train.sft import SftConfig
+    from vidllm.train.stage import StageConfig
+    from vidllm.train.task import Watch
+
+AnyStage = TypeVar("AnyStage", bound="StageConfig")
 
 Config = Annotated[
     Path, typer.Argument(metavar="CONFIG.yaml", help="A stage, such as those in configs/.", show_default=False)
@@ -55,7 +62,9 @@ def sft(config: Config, assignments: Assignments = None, show_batch: ShowBatch =
     wishes = load_config(SftConfig, config, assignments or ())
     if dry_run or show_batch:
         return _look(wishes, show_batch)
-    return _teach(wishes)
+    from vidllm.train.sft import run_sft
+
+    return teach(wishes, run_sft)
 
 
 def _look(config: SftConfig, show: bool) -> int:
@@ -73,14 +82,14 @@ def _look(config: SftConfig, show: bool) -> int:
     return 0
 
 
-def _teach(config: SftConfig) -> int:
-    from vidllm.train.sft import run_sft
+def teach(config: AnyStage, run: Callable[[AnyStage, Watch], Trained]) -> int:
+    """Run a stage before a person's eyes; its exit code."""
     from vidllm.train.stage import is_first, leave
     from vidllm.train.watch import TrainWatch
 
     try:
         with TrainWatch() as watch:
-            done = run_sft(config, watch)
+            done = run(config, watch)
     except KeyboardInterrupt:
         note("stopped at once; run the same command again to go on from the last checkpoint")
         raise

@@ -2,12 +2,16 @@
 
 import json
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from torch import Tensor
 
 import vidllm
@@ -23,6 +27,7 @@ from vidllm.train.parts import Lora, Parts
 from vidllm.train.preference_task import FALLS, WINDOW, Falling, PreferenceTask
 from vidllm.train.reference import References, RefLogps
 from vidllm.train.task import Micro
+from vidllm_cli.main import main
 
 ROWS = (
     ("a", "constant.mp4", "what happens at 0:01?", "The red circle moves right.", "Nothing happens."),
@@ -353,3 +358,61 @@ def test_shipped_configs_are_whole(name: str) -> None:
     assert isinstance(config.preference, PreferenceLoss)
     assert config.beta == 0.1
     assert config.parts.vision_tower == config.parts.projector == 0
+
+
+def as_yaml(config: DpoConfig, path: Path, **more: object) -> Path:
+    """The config as a file that says the same."""
+    data = config.data
+    assert isinstance(data, tuple)
+    told = {
+        "model": config.model, "data": [{"path": str(source.path), "media": str(source.media)} for source in data],
+        "out": str(config.out), "frames": 3, "batch": config.batch, "tokens": config.tokens, "steps": config.steps,
+        "workers": 0, "device": "cpu", "cache_folder": str(config.cache_folder), "parts": {"language_model": 1e-3},
+        **more,
+    }  # fmt: skip
+    path.write_text(yaml.safe_dump(told))
+    return path
+
+
+def test_two_processes_learn_what_one_learns(config: DpoConfig, tmp_path: Path) -> None:
+    """Also the terms that look at a whole step: BCO's shift and the mean over the chosen answers' tokens."""
+    told: dict[str, list[Record]] = {}
+    root = Path(__file__).resolve().parents[1]
+    for name, launch in (("one", ()), ("two", ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"))):
+        path = as_yaml(
+            config, tmp_path / f"{name}.yaml", out=str(tmp_path / name), loss="mpo", tokens=60,
+            cache_folder=str(tmp_path / f"cache-{name}"),
+        )  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, *launch, "-m", "vidllm_cli.main", "dpo", str(path)], cwd=root, capture_output=True,
+            text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.count("taught in 4 steps") == 1
+        assert done.stderr.count("5 computed") == 1
+        lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+        told[name] = [json.loads(line) for line in lines]
+    for alone, shared in zip(told["one"], told["two"], strict=True):
+        for figure in ("loss", "rewards/chosen", "logps/rejected"):
+            assert shared[figure] == pytest.approx(alone[figure], abs=1e-5)
+
+
+def test_the_command_says_what_an_epoch_costs(
+    config: DpoConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = as_yaml(config, tmp_path / "dpo.yaml")
+    assert main(["dpo", str(path), "--dry-run"]) == 0
+    told = capsys.readouterr().out
+    assert "an epoch: 2 steps of 3 pairs" in told
+    assert "tokens (" in told
+    assert main(["dpo", str(path), "--show-batch"]) == 0
+    assert "The red circle moves right." in capsys.readouterr().out
+    assert not config.out.exists()
+
+
+def test_a_misspelt_key_is_one_line(config: DpoConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = as_yaml(config, tmp_path / "dpo.yaml")
+    assert main(["dpo", str(path), "refrence_cache=false"]) == 1
+    told = capsys.readouterr().err.strip()
+    assert "did you mean 'reference_cache'?" in told
+    assert "\n" not in told

@@ -89,7 +89,7 @@ class ClipCache:
         times = kept["times"].numpy()
         blank = np.zeros((len(times), 0, 0, 3), np.uint8)
         frames = FrameSet(blank, times, np.asarray(planned.plan.times, np.float64), READER)
-        return Recalled(key=key, frames=frames, features=kept["features"].split(counts))
+        return Recalled(key=key, frames=frames, features=torch.split(kept["features"], counts))
 
     def furnish(self, batch: Batch, encode: Encode) -> Batch:
         """The batch with the features of all its visuals: recalled, found by their pixels, or encoded now and kept.

@@ -87,7 +87,8 @@ class DpoConfig(StageConfig):
     @property
     def preference(self) -> PreferenceLoss:
         """The loss. Raises ConfigError: no such term, or an impossible number."""
-        terms: dict[str, float] = dict(PRESETS[self.loss] if isinstance(self.loss, str) else self.loss)
+        chosen = PRESETS[self.loss] if isinstance(self.loss, str) else self.loss
+        terms = {str(term): weight for term, weight in chosen.items()}
         if self.anchor:
             terms["anchor"] = self.anchor
         return PreferenceLoss(terms=terms, beta=self.beta, label_smoothing=self.label_smoothing)  # type: ignore[arg-type]
@@ -124,17 +125,22 @@ class Contest:
 
 
 def read_contest(
-    config: DpoConfig, say: Callable[[str], None], *, progress: Progress = lambda done, rows: None
+    config: DpoConfig,
+    say: Callable[[str], None],
+    *,
+    remember: bool = True,
+    progress: Progress = lambda done, rows: None,
 ) -> Contest:
     """Read and check every pair, before a weight is loaded. What is wrong is said row by row, and ends the run unless
-    `bad_rows` is skip.
+    `bad_rows` is skip. With `remember` what was found is kept in `config.out`, so that a resume need not look again.
 
     Raises:
         RowError: a pair can not be learnt from, or none is left.
         ModelError: the model's folder is not what it should be.
     """
     base = Base.of(config)
-    checked = on_first(config, lambda: _checked(config, base, progress))
+    kept = config.out / "checked.jsonl" if remember else None
+    checked = on_first(config, lambda: _checked(config, base, kept, progress))
     for problem in checked.problems:
         say(str(problem))
     if config.bad_rows == "stop":
@@ -148,12 +154,11 @@ def read_contest(
     return Contest(base, checked, sizes)
 
 
-def _checked(config: DpoConfig, base: Base, progress: Progress) -> Checked[PairRow]:
+def _checked(config: DpoConfig, base: Base, kept: Path | None, progress: Progress) -> Checked[PairRow]:
     read = read_pair_mixture(config.mixture, seed=config.seed)
-    config.out.mkdir(parents=True, exist_ok=True)
     return check(
-        read.rows, base.spec, base.tokenizer, config.plan, problems=read.problems,
-        cache=config.out / "checked.jsonl", threads=max(1, config.workers), progress=progress,
+        read.rows, base.spec, base.tokenizer, config.plan, problems=read.problems, cache=kept,
+        threads=max(1, config.workers), progress=progress,
     )  # fmt: skip
 
 

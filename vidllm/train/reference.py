@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("vidllm")
 
-TOLERANCE = 0.01
-"""Nats a token that a recorded or kept log-prob may be off: token by token and all at once differ by rounding, in bf16
-by some thousandths."""
+TOLERANCE = 0.05
+"""Nats a token that a recorded or kept log-prob may be off: answers sampled in bf16, token by token, were some
+hundredths off what float32 gives them at once. Another model is off by more, if not on every pair."""
 SAMPLE = 4
 """Pairs of each kind that are computed again."""
 
