@@ -68,7 +68,7 @@ CASES = (
 """Twenty steps of the first are the curve that is compared."""
 MODELS: dict[str, tuple[tuple[int, int], tuple[int, int]]] = {
     "small": ((384, 12), (256, 6)),
-    "large": ((384, 12), (768, 10)),
+    "large": ((384, 12), (640, 8)),
 }
 """(width, layers) of the CLIP tower and of the Llama; 32,000 tokens in the vocabulary."""
 
