@@ -31,6 +31,8 @@ from vidllm.model.fingerprint import fingerprint
 from vidllm.model.resolve import ENVIRONMENT
 from vidllm.planning import PlanOptions
 from vidllm.train.loading import open_turns
+from vidllm.train.row import Media
+from vidllm.train.shelf import Shelf
 from vidllm.video.guard import DEFAULT_LIMITS
 
 if TYPE_CHECKING:
@@ -177,10 +179,6 @@ MOST_TOLD = 20
 
 def _work(asked: Sequence[Asked], judge: Judge, options: FeedbackOptions, folder: Path, load: Load | None) -> Work:
     recipe = recipe_digest(fingerprint(folder), options)
-    spec, tokenizer = read_spec(folder), load_tokenizer(folder)
-
-    def look(one: Asked) -> Sequence[Message]:
-        return open_turns(one.turns, spec, tokenizer, options.plan)
 
     def sampler() -> Samples:
         from vidllm.feedback.sampler import Sampler
@@ -190,9 +188,29 @@ def _work(asked: Sequence[Asked], judge: Judge, options: FeedbackOptions, folder
 
     return Work(
         questions=asked, slots=[Slot(one.key, one.stamp(), recipe) for one in asked],
-        opinions=[_opinion_key(judge, one) for one in asked], judge=judge, look=look, sampler=sampler,
-        changes=options.changes, retry_errors=options.retry_errors,
+        opinions=[_opinion_key(judge, one) for one in asked], judge=judge, look=_Opener(folder, options.plan),
+        sampler=sampler, changes=options.changes, retry_errors=options.retry_errors,
     )  # fmt: skip
+
+
+class _Opener:
+    """Opens the clips of questions that come sorted by clip: one that several look at alike is decoded once."""
+
+    def __init__(self, folder: Path, plan: PlanOptions) -> None:
+        self._spec, self._tokenizer, self._plan = read_spec(folder), load_tokenizer(folder), plan
+        self._media: tuple[Media, ...] = ()
+        self._shelf, self._left = Shelf(), 0
+
+    def __call__(self, one: Asked) -> Sequence[Message]:
+        """The question as messages. Raises VideoError or BudgetError."""
+        if one.media != self._media or not self._left:
+            self._media, self._shelf, self._left = one.media, Shelf(), MOST_SHELVED
+        self._left -= 1
+        return open_turns(one.turns, self._spec, self._tokenizer, self._plan, known=self._shelf)
+
+
+MOST_SHELVED = 16
+"""Questions that share what was decoded for them: looks at many moments must not pile up."""
 
 
 def recipe_digest(fingerprint: str, options: FeedbackOptions) -> str:
