@@ -718,6 +718,7 @@ def test_native_families_are_one_line(name: str, tiny: Callable[[str], Path]) ->
     ("more", "words"),
     [
         ({"parts": Parts(temporal=1e-3)}, "no temporal that could learn"),
+        ({"extra": Extra(temporal_buckets=4)}, "no rate; add for example parts.temporal"),
         ({"parts": Parts(newline=1e-3)}, "no newline that could learn"),
         ({"parts": LOW_RANK, "lora": Lora(targets=("q_proj", "fc1"))}, "'fc1' is no matrix of the language model"),
         ({"lora": Lora()}, "no language_model rate"),

@@ -59,6 +59,9 @@ class LearnerOptions:
         if self.lora is not None and not rates["language_model"]:
             raise ConfigError("an adapter is asked for and no language_model rate; add for example "
                               "parts.language_model=1e-4")  # fmt: skip
+        if self.extra.temporal_buckets and not rates["temporal"]:
+            raise ConfigError("extra.temporal_buckets makes vectors that are nothing before they learn, and they have "
+                              "no rate; add for example parts.temporal=1e-4")  # fmt: skip
         if not any(rates.values()):
             raise ConfigError("nothing learns: give a part a rate, for example parts.projector=1e-3")
 
