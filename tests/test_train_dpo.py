@@ -5,7 +5,7 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -416,3 +416,25 @@ def test_a_misspelt_key_is_one_line(config: DpoConfig, tmp_path: Path, capsys: p
     told = capsys.readouterr().err.strip()
     assert "did you mean 'reference_cache'?" in told
     assert "\n" not in told
+
+
+def test_a_reference_pass_that_was_killed_goes_on(config: DpoConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the bit: what a pair is given does not depend on which others were left."""
+    config = replace(config, tokens=60)
+    whole = task_of(replace(config, cache_folder=Path(str(config.cache_folder)) / "whole")).references
+    kept: list[int] = []
+    add = References.add
+
+    def killed(file: References, found: Mapping[str, RefLogps]) -> None:
+        add(file, found)
+        kept.append(len(found))
+        if sum(kept) > 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(References, "add", killed)
+        with pytest.raises(KeyboardInterrupt):
+            task_of(config)
+    heard = Heard()
+    assert task_of(config, heard.say).references == whole
+    assert heard.said[-1] == f"reference 0 from the rows, {sum(kept)} from the cache, {len(ROWS) - sum(kept)} computed"

@@ -9,6 +9,7 @@ computation gives. Rewards, margins and log-probs are told under TRL's names.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -237,28 +238,46 @@ def _frozen(config: DpoConfig, base: Base) -> Learner:
 def _known(
     config: DpoConfig, contest: Contest, task: PreferenceTask, say: Callable[[str], None]
 ) -> Mapping[int, RefLogps]:
-    """The reference's log-probs of every pair."""
+    """The reference's log-probs of every pair; each is on disk as soon as it was computed."""
     state = PartialState(cpu=config.device == "cpu")
-    share = (state.process_index, state.num_processes)
-
-    def compute(numbers: Sequence[int]) -> Mapping[int, RefLogps]:
-        mine = task.scores(numbers, threads=config.workers, share=share)
-        return dict(gather_object(list(mine.items()))) if share[1] > 1 else mine
-
     shaping = f"{config.dtype}|{task.learner.device.type}|{config.extra}"
     keys = on_first(config, lambda: [reference_key(row, config.plan, shaping) for row in contest.rows])
     file = References(_reference_file(config, contest.base))
-    search = Search(
+    told = _Told(say)
+
+    def compute(numbers: Sequence[int], keep: bool) -> Mapping[int, RefLogps]:
+        def heard(scored: Mapping[int, RefLogps]) -> None:
+            if keep:
+                file.add({keys[number]: logps for number, logps in scored.items()})
+                told(len(scored) * state.num_processes, len(numbers))
+
+        mine = task.scores(numbers, heard, threads=config.workers, share=(state.process_index, state.num_processes))
+        return dict(gather_object(list(mine.items()))) if state.num_processes > 1 else mine
+
+    found = Search(
         kept=on_first(config, lambda: {n: known for n, key in enumerate(keys) if (known := file.get(key))}),
         recorded=_recorded(contest), tokens=[max(size.chosen, size.rejected) for size in contest.sizes],
         compute=compute, say=say,
-    )  # fmt: skip
-    found = search.find()
+    ).find()  # fmt: skip
     _check_finite(found, contest)
-    if is_first(config):
-        file.add({keys[n]: found.logps[n] for n in found.computed})
     say(f"reference {found}")
     return found.logps
+
+
+TOLD_SECONDS = 30.0
+
+
+class _Told:
+    """How far the reference's pass is, now and then."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say, self._done, self._next = say, 0, time.monotonic() + TOLD_SECONDS
+
+    def __call__(self, more: int, total: int) -> None:
+        self._done += more
+        if time.monotonic() > self._next:
+            self._next = time.monotonic() + TOLD_SECONDS
+            self._say(f"reference {min(self._done, total):,} of {total:,} pairs")
 
 
 def _recorded(contest: Contest) -> dict[int, RefLogps]:

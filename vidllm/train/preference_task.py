@@ -150,22 +150,27 @@ class PreferenceTask:
     # ------------------------------------------------------------------------------------------------- the reference
 
     @torch.no_grad()
-    def scores(self, numbers: Sequence[int], *, threads: int, done: Callable[[int], None] = lambda pairs: None,
-               share: tuple[int, int] = (0, 1)) -> dict[int, RefLogps]:  # fmt: skip
+    def scores(
+        self, numbers: Sequence[int], heard: Callable[[Mapping[int, RefLogps]], None], *, threads: int,
+        share: tuple[int, int] = (0, 1),
+    ) -> dict[int, RefLogps]:  # fmt: skip
         """What the learner as it stands gives these pairs. `share` = (i, n): every n-th micro-batch, from the i-th.
 
-        `done` hears how many pairs were read, now and then.
+        `heard` gets each micro-batch's as they come. Micro-batches are those of all pairs, whichever are asked for: a
+        pair's last bits are the same when a pass goes on that was killed half-way.
         """
-        sizes = [self.sizes[number] for number in numbers]
-        everything = replace(self.portions, batch=max(len(numbers), 1))
-        steps = plan_pairs(sizes, batch=everything.batch, tokens=everything.tokens, seed=0, epoch=0,
-                           sharing=everything.sharing)  # fmt: skip
-        micros: list[Micro] = [tuple(numbers[place] for place in micro) for step in steps for micro in step]
+        wanted = set(numbers)
+        everything = plan_pairs(
+            self.sizes, batch=max(len(self.sizes), 1), tokens=self.portions.tokens, seed=0, epoch=0,
+            sharing=self.portions.sharing,
+        )  # fmt: skip
+        micros = [micro for step in everything for micro in step if wanted & set(micro)]
         found: dict[int, RefLogps] = {}
         with Ahead(micros[share[0] :: share[1]], self.prepare, workers=threads, ahead=2 * threads) as materials:
             for material in materials:
-                found |= self._scored(material)
-                done(len(found))
+                scored = {n: logps for n, logps in self._scored(material).items() if n in wanted}
+                heard(scored)
+                found |= scored
         return found
 
     def _scored(self, material: Material) -> dict[int, RefLogps]:

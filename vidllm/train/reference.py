@@ -47,8 +47,9 @@ class RefLogps:
         return off <= TOLERANCE * max(tokens, 1)
 
 
-Compute = Callable[[Sequence[int]], Mapping[int, RefLogps]]
-"""Pairs by their numbers -> what the model as it stands gives them. Called alike on every process."""
+Compute = Callable[[Sequence[int], bool], Mapping[int, RefLogps]]
+"""Pairs by their numbers, and whether to keep what is found on disk -> what the model as it stands gives them. Called
+alike on every process."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,7 +184,7 @@ class Search:
         fresh = {number: logps for number, logps in self.recorded.items() if number not in kept}
         recorded = self._believed(fresh, "recorded in the rows")
         missing = [n for n in range(len(self.tokens)) if n not in kept and n not in recorded]
-        computed = self.compute(missing) if missing else {}
+        computed = self.compute(missing, True) if missing else {}
         return Found(logps=kept | recorded | dict(computed), kept=len(kept), recorded=len(recorded),
                      computed=frozenset(computed))  # fmt: skip
 
@@ -193,7 +194,7 @@ class Search:
             return {}
         places = sorted(claimed)
         sample = sorted({places[i * (len(places) - 1) // max(SAMPLE - 1, 1)] for i in range(SAMPLE)})
-        true = self.compute(sample)
+        true = self.compute(sample, False)
         wrong = [n for n in sample if not claimed[n].near(true[n], self.tokens[n])]
         if not wrong:
             return dict(claimed)
