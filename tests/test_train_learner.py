@@ -609,6 +609,16 @@ def test_saving_over_another_kind_of_model_leaves_nothing_of_it(tiny: Callable[[
     assert_asks_alike(plain, load(tmp_path))
 
 
+def test_an_adapter_never_takes_the_place_of_its_base(tiny: Callable[[str], Path], tmp_path: Path) -> None:
+    shutil.copytree(tiny("llava"), tmp_path / "base")
+    with pytest.raises(CheckpointError, match="holds the model this adapter needs"):
+        adapted(tmp_path / "base").save(tmp_path / "base")
+    assert load(tmp_path / "base").fingerprint == fingerprint(tiny("llava"))
+    again = learner_of(tmp_path / "base")
+    taught(again, small_batch(again)).save(tmp_path / "base")  # a whole one may
+    assert_asks_alike(again, load(tmp_path / "base"))
+
+
 def test_a_folder_that_takes_nothing(tiny: Callable[[str], Path], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointError, match="could not be saved"):

@@ -24,19 +24,16 @@ from torch import Tensor, nn
 
 from vidllm.config import from_mapping
 from vidllm.errors import ConfigError, IncompleteModel, ModelNotFound
+from vidllm.model.fingerprint import ADAPTER_FILE as FILE
+from vidllm.model.fingerprint import PEFT_FILE as CONFIG_FILE
 from vidllm.model.resolve import resolve_model
 from vidllm.model.spec import read_json
 
-FILE = "vidllm_adapter.json"
-CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 LEARNED_FILE = "learned.safetensors"
 PEFT_PREFIX = "base_model.model."
 """What peft's weight files put before a module's own name."""
 TABLE, HEAD = "language_model.embed_tokens.weight", "lm_head.weight"
-
-NAMES_A_PLACE = {FILE: "base", CONFIG_FILE: "base_model_name_or_path"}
-"""File -> its key that says where the base lies; where that is makes no other model."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,11 +19,11 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
 from vidllm.errors import ConfigError, IncompleteModel, UnsupportedModel
-from vidllm.model.adapter import FILE as ADAPTER_FILE
 from vidllm.model.adapter import Base, base_folder, merge_adapter, read_base
 from vidllm.model.attention import attend_wide
 from vidllm.model.extras import load_extras
 from vidllm.model.families import ModelSpec, load_tokenizer, read_spec
+from vidllm.model.fingerprint import ADAPTER_FILE
 from vidllm.model.fingerprint import fingerprint as fingerprint
 from vidllm.model.light import fits, load_light
 from vidllm.model.lmm import ComposableLMM, VideoLMM

@@ -8,13 +8,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vidllm.errors import ModelNotFound
-from vidllm.model.adapter import NAMES_A_PLACE
 from vidllm.model.spec import read_json
 
 WHOLE_FILE_BYTES = 64 * 2**20
 """A weight file up to this size is digested whole, a larger one by header and samples."""
 DESCRIBING = (".json", ".jinja", ".model", ".txt")
 """Suffixes of the files that describe a model beside its weights."""
+ADAPTER_FILE = "vidllm_adapter.json"
+PEFT_FILE = "adapter_config.json"
+NAMES_A_PLACE = {ADAPTER_FILE: "base", PEFT_FILE: "base_model_name_or_path"}
+"""File -> its key that says where an adapter's base lies; where that is makes no other model."""
 SAMPLE_BYTES = 4096
 PICKLE_SAMPLES = 64
 

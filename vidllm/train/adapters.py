@@ -26,9 +26,9 @@ from torch import Tensor, nn
 from vidllm.errors import CheckpointError, ConfigError
 from vidllm.model import adapter as adapter_files
 from vidllm.model import extras as extras_files
-from vidllm.model.checkpoint import fingerprint, load_model, quiet
+from vidllm.model.checkpoint import load_model, quiet
 from vidllm.model.families import read_spec
-from vidllm.model.fingerprint import DESCRIBING
+from vidllm.model.fingerprint import ADAPTER_FILE, DESCRIBING, NAMES_A_PLACE, PEFT_FILE
 from vidllm.model.spec import read_json
 from vidllm.train.parts import Lora
 
@@ -131,7 +131,7 @@ def save_adapter(lmm: ComposableLMM, folder: Path, weights: Mapping[str, Tensor]
     """Write what was learned (`weights`, by the learner's names; all extras) and where the base lies.
 
     Raises:
-        CheckpointError: as `save_whole`.
+        CheckpointError: as `save_whole`; or `folder` is the base's own.
     """
     learned = _under(NETWORK, weights)
     low_rank = {
@@ -139,7 +139,9 @@ def save_adapter(lmm: ComposableLMM, folder: Path, weights: Mapping[str, Tensor]
         for name, weight in learned.items() if ".lora_" in name
     }  # fmt: skip
     whole = {name: weight for name, weight in learned.items() if ".lora_" not in name}
-    base = adapter_files.Base(base=base_name(lmm.spec.folder), base_fingerprint=fingerprint(lmm.spec.folder))
+    if folder.resolve() == lmm.spec.folder.resolve():
+        raise CheckpointError(f"{folder}: holds the model this adapter needs, and would take its place; save elsewhere")
+    base = adapter_files.Base(base=base_name(lmm.spec.folder), base_fingerprint=lmm.fingerprint)
     with _writing(folder) as part:
         _describe(lmm, part, read_json(lmm.spec.folder / "config.json") or {})
         _peft_config(lmm.network).save_pretrained(part)
@@ -200,7 +202,7 @@ def _cast(
 def _describe(lmm: ComposableLMM, part: Path, config: Mapping[str, Any]) -> None:
     """All that is not weights, as the model had it: another tool, or a later vidllm, must find nothing missing."""
     source = lmm.spec.folder
-    ours = {*adapter_files.NAMES_A_PLACE, "config.json"}
+    ours = {*NAMES_A_PLACE, "config.json"}
     for path in sorted(source.iterdir()):
         if path.suffix in DESCRIBING and not path.name.endswith(".index.json") and path.name not in ours:
             shutil.copyfile(path, part / path.name)
@@ -241,7 +243,7 @@ def _put(part: Path, folder: Path) -> None:
     for name in made:
         (part / name).chmod(readable)
     (folder / "config.json").unlink(missing_ok=True)
-    stale = {adapter_files.WEIGHTS_FILE, adapter_files.LEARNED_FILE, adapter_files.FILE, adapter_files.CONFIG_FILE,
+    stale = {adapter_files.WEIGHTS_FILE, adapter_files.LEARNED_FILE, ADAPTER_FILE, PEFT_FILE,
              extras_files.FILE}  # fmt: skip
     for path in folder.iterdir():
         if path.is_file() and path.name not in made and (path.name in stale or path.name.startswith("model")):
