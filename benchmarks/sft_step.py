@@ -1,13 +1,15 @@
 """Supervised tuning beside transformers' Trainer: the same rows, frames, trained tokens, weights and numbers (float32).
 
     python benchmarks/sft_step.py                    a mixture of texts, pictures and clips of different lengths
+    python benchmarks/sft_step.py --questions 1      no two rows about the same clip
     python benchmarks/sft_step.py --rows 16          a first look
 
 Rows are laid out once, before the clock starts: token ids, what is learnt, and pixels lie in memory for both. Frames
 keep all their tokens (stride 1), as transformers' LLaVA has no other way, so that both read exactly the same ids. The
 Trainer gets its own padding collator and the class that transformers has for this model; its best batch size and its
 grouping by length are looked for. Both leave the vision tower as it is; the projector and the language model learn.
-Every contestant runs in a process of its own: seconds of training only, peak memory of the process.
+Every contestant runs in a process of its own, on one thread: processor seconds of training only (other work on the
+machine then changes little), and the peak memory of the process.
 """
 
 from __future__ import annotations
@@ -56,26 +58,29 @@ CONTESTANTS: dict[str, dict[str, Any]] = {
 }
 
 
-def write_rows(folder: Path, count: int) -> Path:
-    """A quarter texts, a quarter stills, half clips of 10 to 60 s, each with a true answer."""
+def write_rows(folder: Path, count: int, questions: int) -> Path:
+    """A quarter of the rows texts, a quarter about stills, half about clips of 10 to 60 s, `questions` about each."""
+    lines = []
+    for number, path in enumerate(make_clips(-(-count // questions), SEED, folder)):
+        kind = ("text", "image", "video", "video")[number % 4]
+        shown = {"text": {}, "image": {"image": f"{path.stem}.png"}, "video": {"video": path.name}}[kind]
+        if kind == "image":
+            write_still(path)
+        for asked in json.loads(path.with_suffix(".json").read_text())["questions"][:questions]:
+            turns = [{"from": "human", "value": asked["text"]}, {"from": "gpt", "value": asked["answer"]}]
+            lines.append(json.dumps({"id": f"{path.stem}-{len(lines)}", "conversations": turns, **shown}))
+    target = folder / "rows.jsonl"
+    target.write_text("\n".join(lines[:count]) + "\n")
+    return target
+
+
+def write_still(path: Path) -> None:
+    """The clip's first frame, as a picture beside it."""
     import av
     from PIL import Image
 
-    lines = []
-    for number, path in enumerate(make_clips(count, SEED, folder)):
-        asked = json.loads(path.with_suffix(".json").read_text())["questions"][number % 4]
-        turns = [{"from": "human", "value": asked["text"]}, {"from": "gpt", "value": asked["answer"]}]
-        shown = {"video": path.name}
-        if number % 4 == 0:
-            shown = {}
-        elif number % 4 == 1:
-            with av.open(str(path)) as clip:
-                Image.fromarray(next(clip.decode(video=0)).to_ndarray(format="rgb24")).save(path.with_suffix(".png"))
-            shown = {"image": path.with_suffix(".png").name}
-        lines.append(json.dumps({"id": path.stem, "conversations": turns, **shown}))
-    target = folder / "rows.jsonl"
-    target.write_text("\n".join(lines) + "\n")
-    return target
+    with av.open(str(path)) as clip:
+        Image.fromarray(next(clip.decode(video=0)).to_ndarray(format="rgb24")).save(path.with_suffix(".png"))
 
 
 def longer_model(folder: Path) -> Path:
@@ -139,9 +144,9 @@ def learn_ours(folder: Path, examples: Sequence[Example], said: dict[str, Any]) 
             for micro in step:
                 cache.furnish(task.prepare(micro).batch, learner.features)
     loss = first_loss(task, learner)
-    began = time.perf_counter()
+    began = time.process_time()
     train(task, learner, learner.groups(), config.loop, config.out, Quiet())
-    return {"seconds": time.perf_counter() - began, "loss": loss, "tokens": sum(lesson.checked.lengths)}
+    return {"seconds": time.process_time() - began, "loss": loss}
 
 
 def first_loss(task: SftTask, learner: Any) -> float:
@@ -180,7 +185,6 @@ def learn_theirs(folder: Path, examples: Sequence[Example], said: dict[str, Any]
     model.model.vision_tower.requires_grad_(False)
     with torch.no_grad():
         loss = model(**pad(examples[:4], spec)).loss.item()
-    rows: Any = Rows(examples)
     arguments = TrainingArguments(
         output_dir=str(folder / "theirs"), per_device_train_batch_size=said["rows"],
         gradient_accumulation_steps=BATCH // said["rows"], num_train_epochs=1, learning_rate=RATE, max_grad_norm=1.0,
@@ -188,16 +192,18 @@ def learn_theirs(folder: Path, examples: Sequence[Example], said: dict[str, Any]
         use_cpu=True, remove_unused_columns=False, dataloader_num_workers=0, dataloader_pin_memory=False,
         disable_tqdm=True, train_sampling_strategy="group_by_length" if said.get("grouped") else "random",
     )  # fmt: skip
-    trainer = Trainer(model, args=arguments, train_dataset=rows, data_collator=lambda some: pad(some, spec))
-    began = time.perf_counter()
+
+    def collate(rows: list[dict[str, Any]]) -> dict[str, Tensor]:
+        return pad([row["example"] for row in rows], spec)
+
+    trainer = Trainer(model, args=arguments, train_dataset=Rows(examples), data_collator=collate)
+    began = time.process_time()
     trainer.train()
-    return {"seconds": time.perf_counter() - began, "loss": loss}
+    return {"seconds": time.process_time() - began, "loss": loss}
 
 
-class Rows(torch.utils.data.Dataset[Example]):
-    """Examples for a Trainer; their lengths where it groups by them."""
-
-    column_names = ("length",)
+class Rows(torch.utils.data.Dataset[dict[str, Any]]):
+    """Examples for a Trainer, which takes a row's length from its `input_ids`."""
 
     def __init__(self, examples: Sequence[Example]) -> None:
         self._examples = examples
@@ -205,15 +211,14 @@ class Rows(torch.utils.data.Dataset[Example]):
     def __len__(self) -> int:
         return len(self._examples)
 
-    def __getitem__(self, key: Any) -> Any:
-        if key == "length":
-            return [example.prompt.length for example in self._examples]
-        return self._examples[key]
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        example = self._examples[number]
+        return {"input_ids": example.prompt.input_ids, "example": example}
 
 
 def compete(folder: Path, name: str) -> None:
     """One contestant in this process; its figures on stdout."""
-    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    torch.set_num_threads(1)
     examples = pickle.loads((folder / "examples.pickle").read_bytes())
     said = CONTESTANTS[name]
     told = (learn_theirs if "rows" in said else learn_ours)(folder, examples, said)
@@ -231,12 +236,12 @@ def lay_out(folder: Path) -> list[Example]:
     return examples
 
 
-def run(folder: Path, name: str, threads: int) -> dict[str, Any]:
+def run(folder: Path, name: str) -> dict[str, Any]:
     """A contestant's figures."""
     shutil.rmtree(folder / "ours", ignore_errors=True)
     done = subprocess.run(
         [sys.executable, __file__, "--work", name, "--folder", str(folder)], cwd=ROOT, text=True, capture_output=True,
-        env=os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(ROOT)},
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
     if not lines:
@@ -250,31 +255,32 @@ def main() -> None:
     """The table."""
     arguments = argparse.ArgumentParser()
     arguments.add_argument("--rows", type=int, default=64)
-    arguments.add_argument("--threads", type=int, default=1)
+    arguments.add_argument("--questions", type=int, default=3, help="rows about each clip, still or script")
     arguments.add_argument("--work")
     arguments.add_argument("--folder", type=Path)
     said = arguments.parse_args()
     if said.work:
         return compete(said.folder, said.work)
-    with tempfile.TemporaryDirectory(prefix="sft_step.") as name:
-        folder = Path(name)
+    with tempfile.TemporaryDirectory(prefix="sft_step.") as place:
+        folder = Path(place)
         longer_model(folder / "model")
-        write_rows(folder / "clips", said.rows)
+        write_rows(folder / "clips", said.rows, said.questions)
         examples = lay_out(folder)
-        found = {contestant: run(folder, contestant, said.threads) for contestant in CONTESTANTS}
+        found = {contestant: run(folder, contestant) for contestant in CONTESTANTS}
     lengths = sorted(example.prompt.length for example in examples)
     theirs = min(told["seconds"] for contestant, told in found.items() if contestant.startswith("Trainer"))
     table = [
-        {"": contestant, "rows a second": len(examples) / told["seconds"], "times the best Trainer":
+        {"": contestant, "rows a processor second": len(examples) / told["seconds"], "times the best Trainer":
          theirs / told["seconds"], "peak memory, GiB": told["peak"], "loss before": f"{told['loss']:.6f}"}
         for contestant, told in found.items()
     ]  # fmt: skip
     notes = [
         f"{len(lengths)} rows of {lengths[0]} to {lengths[-1]} tokens, median {lengths[len(lengths) // 2]}; "
-        f"{BATCH} rows to a step, {said.threads} thread(s), float32, vision tower frozen",
+        f"{said.questions} about each clip; {BATCH} rows to a step, one thread, float32, vision tower frozen",
         "loss before: of the first four rows, before anything is learnt: both compute the same thing",
     ]
-    report.write("sft_step", "Supervised tuning beside transformers' Trainer", table, notes)
+    name = "sft_step" if said.questions == 3 else f"sft_step_{said.questions}"
+    report.write(name, "Supervised tuning beside transformers' Trainer", table, notes)
 
 
 if __name__ == "__main__":

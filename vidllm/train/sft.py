@@ -31,7 +31,17 @@ from vidllm.train.row import Kind, TrainRow
 from vidllm.train.saves import Identity
 from vidllm.train.sharing import Stem, plant
 from vidllm.train.show import show_batch
-from vidllm.train.stage import Base, StageConfig, deliver, is_first, load_learner, on_first, open_cache, rows_mark
+from vidllm.train.stage import (
+    Base,
+    StageConfig,
+    deliver,
+    is_first,
+    keep_config,
+    load_learner,
+    on_first,
+    open_cache,
+    rows_mark,
+)
 from vidllm.train.task import Micro, Part, Watch
 
 
@@ -216,6 +226,7 @@ def run_sft(config: SftConfig, watch: Watch) -> Trained:
     with loader_of(config, lesson, cache := open_cache(config, learner)) as loader:
         task = SftTask(config, lesson, learner, loader, cache)
         done = train(task, learner, learner.groups(), config.loop, config.out, watch)
+    keep_config(config, "sft.yaml")
     if done.step == done.total:
         deliver(config, learner)
     return done

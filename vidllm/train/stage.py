@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -183,6 +183,24 @@ def on_first(config: StageConfig, make: Callable[[], T]) -> T:
 def is_first(config: StageConfig) -> bool:
     """Whether this process is the one that tells and writes."""
     return bool(_processes(config).is_main_process)
+
+
+def keep_config(config: StageConfig, name: str) -> None:
+    """Write the config as it was understood into `config.out`, where it can be run again from."""
+    import yaml
+
+    if is_first(config):
+        config.out.mkdir(parents=True, exist_ok=True)
+        text = yaml.safe_dump(_plain(dataclasses.asdict(config)), sort_keys=False, allow_unicode=True)
+        (config.out / name).write_text(text, encoding="utf-8")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    return str(value) if isinstance(value, Path) else value
 
 
 def leave(config: StageConfig) -> None:
