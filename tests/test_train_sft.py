@@ -253,6 +253,18 @@ def test_a_wrong_config_is_one_line(word: str, told: str, write: Write) -> None:
     assert told in err.splitlines()[-1]
 
 
+def test_the_model_it_begins_from_is_not_written_over(write: Write, model: Path) -> None:
+    code, _, err = vidllm("sft", write(), f"out={model}")
+    assert code == 1
+    assert "a stage can not write over the model it begins from" in err.splitlines()[-1]
+    assert not (model / "metrics.jsonl").exists()
+
+
+def test_weights_are_kept_as_asked_for(write: Write, tmp_path: Path) -> None:
+    assert vidllm("sft", write(), "steps=1", "save_dtype=bfloat16")[0] == 0
+    assert {tensor.dtype for tensor in taught(tmp_path / "out").values()} == {torch.bfloat16}
+
+
 def test_a_missing_config_is_one_line(tmp_path: Path) -> None:
     code, _, err = vidllm("sft", tmp_path / "none.yaml")
     assert code == 1

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, parse_flag_from_env
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
@@ -72,6 +73,9 @@ class StageConfig:
     extra: Extra = field(default_factory=Extra)
     merge: bool = False
     """Save the adapter added into the weights, as a whole model, instead of beside its base."""
+    save_dtype: Literal["float32", "bfloat16"] | None = None
+    """Of a whole model's weights; null: what was learnt in float32, the rest as it came. A short run's small steps are
+    rounded away by bfloat16."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """What sums are computed in; what learns is kept in float32 either way."""
     gradient_checkpointing: bool = False
@@ -137,8 +141,8 @@ class StageConfig:
 
 
 NO_MATTER = frozenset({
-    "model", "data", "out", "merge", "bad_rows", "epochs", "steps", "optim", "seed", "parts", "checkpoint_every",
-    "keep", "workers", "ahead", "cache_folder", "device", "tensorboard", "time_limit",
+    "model", "data", "out", "merge", "save_dtype", "bad_rows", "epochs", "steps", "optim", "seed", "parts",
+    "checkpoint_every", "keep", "workers", "ahead", "cache_folder", "device", "tensorboard", "time_limit",
 })  # fmt: skip
 """Settings that a resume may change, or that something else in a run's identity stands for."""
 
@@ -164,8 +168,10 @@ class Base:
 
     @classmethod
     def of(cls, config: StageConfig) -> Base:
-        """Raises ModelError: one line that names the folder and what is wrong with it."""
+        """Raises ModelError or ConfigError: one line that names the folder and what is wrong with it."""
         folder = on_first(config, lambda: resolve_model(config.model))
+        if folder.resolve() == config.out.resolve():
+            raise ConfigError(f"{config.out}: a stage can not write over the model it begins from; name another `out`")
         spec = learned_spec(read_spec(folder), config.extra)
         return cls(folder, spec, load_tokenizer(folder), on_first(config, lambda: fingerprint(folder)))
 
@@ -246,4 +252,5 @@ def deliver(config: StageConfig, learner: Learner) -> None:
         whole = StateDictOptions(full_state_dict=True, cpu_offload=True)
         more["weights"] = get_model_state_dict(learner, options=whole)
     if is_first(config):
-        learner.save(config.out, merge=config.merge, **more)
+        kept = None if config.save_dtype is None else getattr(torch, config.save_dtype)
+        learner.save(config.out, merge=config.merge, dtype=kept, **more)
