@@ -1,0 +1,70 @@
+"""Two processes share one batch, the first a video, the second text alone: their gradients against one process's.
+
+    torchrun --nproc-per-node 2 -m tests.train_processes FOLDER ddp|fsdp
+
+The first prints the largest difference as a share of the gradient's largest entry, one line for each set of parts.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from tests.test_train_learner import learner_of, small_batch
+from vidllm.train.batch import Batch
+from vidllm.train.learner import Learner
+from vidllm.train.parts import Lora, Parts
+
+SETS: tuple[dict[str, Any], ...] = (
+    {"parts": Parts(vision_tower=1e-4, projector=1e-3, language_model=1e-3)},
+    {"parts": Parts(projector=1e-3, language_model=1e-3), "lora": Lora(r=4), "gradient_checkpointing": True},
+)
+
+
+def main(folder: Path, wrapper: str) -> None:
+    """Every set of parts, wrapped so."""
+    dist.init_process_group("gloo")
+    for options in SETS:
+        worst = difference(folder, wrapper, options)
+        if dist.get_rank() == 0:
+            print(worst, flush=True)
+    dist.destroy_process_group()
+
+
+def difference(folder: Path, wrapper: str, options: dict[str, Any]) -> float:
+    """How far the gradients of both together are from those of one that has it all."""
+    learner, alone = learner_of(folder, **options), learner_of(folder, **options)
+    batch = small_batch(learner)
+    (-alone(batch).sum()).backward()
+    mine = Batch(pieces=batch.pieces[dist.get_rank() :][:1])
+    model = wrapped(learner, wrapper)  # held until the gradients are there: DDP sums them only while it lives
+    (-model(mine).sum() * dist.get_world_size()).backward()
+    expected = {name: weight.grad for name, weight in alone.named_parameters() if weight.grad is not None}
+    worst = 0.0
+    for name, weight in learner.named_parameters():
+        if weight.requires_grad:
+            found: Any = weight.grad
+            found = found.full_tensor() if wrapper == "fsdp" else found
+            largest = float(expected[name].abs().max())
+            worst = max(worst, float((found - expected[name]).abs().max()) / (largest + 1e-6))
+    return worst
+
+
+def wrapped(learner: Learner, wrapper: str) -> nn.Module:
+    """As accelerate would wrap it."""
+    if wrapper == "ddp":
+        return nn.parallel.DistributedDataParallel(learner)
+    from torch.distributed.fsdp import fully_shard
+
+    for layer in learner.lmm.language.layers:  # type: ignore[union-attr]
+        fully_shard(layer)
+    fully_shard(learner)
+    return learner
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main(Path(sys.argv[1]), sys.argv[2])
