@@ -115,6 +115,16 @@ def test_the_same_command_gives_the_same_bytes(clips_made: Path, tmp_path: Path)
     assert (tmp_path / "a/rows.jsonl").read_bytes() != (tmp_path / "c/rows.jsonl").read_bytes()
 
 
+def test_other_rows_are_never_written_over(clips_made: Path, tmp_path: Path) -> None:
+    rows, paid = tmp_path / "rows.jsonl", tmp_path / "paid.jsonl"
+    instruct(clips_made, rows, InstructOptions())
+    instruct(clips_made, rows, InstructOptions(seed=1))
+    paid.write_text('{"id": "a model wrote this"}\n')
+    with pytest.raises(RowError, match="holds other rows"):
+        instruct(clips_made, paid, InstructOptions())
+    assert paid.read_text() == '{"id": "a model wrote this"}\n'
+
+
 def test_dialogues_and_chosen_families(clips_made: Path, tmp_path: Path) -> None:
     wishes = InstructOptions(per_clip=6, turns=3, families=("describe", "when", "what"))
     instruct(clips_made, tmp_path / "rows.jsonl", wishes)

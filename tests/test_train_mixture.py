@@ -49,14 +49,17 @@ def test_random_is_a_function_of_the_seed(tmp_path: Path) -> None:
     assert 0 < len(both) < 40, "two draws of a tenth share about a hundredth"
 
 
-def test_a_mixture_reads_all_sources_and_all_their_problems(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("taken", "told"), [("first:1", []), ("first:5", [5]), ("all", [5, 6])])
+def test_a_mixture_reads_all_sources_and_the_problems_of_what_it_takes(
+    tmp_path: Path, taken: str, told: list[int]
+) -> None:
     write(tmp_path / "a.jsonl", 4)
     write(tmp_path / "b.jsonl", 4, bad=2)
-    sources = "sources:\n- {path: a.jsonl, weight: 2}\n- {path: b.jsonl, sampling: 'first:1'}\n"
+    sources = f"sources:\n- {{path: a.jsonl, weight: 2}}\n- {{path: b.jsonl, sampling: '{taken}'}}\n"
     (tmp_path / "mix.yaml").write_text(sources)
     read = read_mixture(load_mixture(tmp_path / "mix.yaml"))
-    assert ids(read.rows) == ["a0", "a0", "a1", "a1", "a2", "a2", "a3", "a3", "b0"]
-    assert [problem.origin.line for problem in read.problems] == [5, 6]
+    assert ids(read.rows)[:9] == ["a0", "a0", "a1", "a1", "a2", "a2", "a3", "a3", "b0"]
+    assert [problem.origin.line for problem in read.problems] == told
 
 
 def test_one_file_is_a_mixture_too(tmp_path: Path) -> None:

@@ -93,6 +93,14 @@ def test_a_json_list_knows_the_lines_of_its_rows(media: Path) -> None:
     assert [row.origin.id for row in read.rows] == ["1", "1"]
 
 
+def test_a_second_list_behind_the_first_is_told_of(media: Path) -> None:
+    row = json.dumps({"id": "a", "conversations": [{"from": "human", "value": "?"}, {"from": "gpt", "value": "!"}]})
+    (media / "two.json").write_text(f"[{row}]\n[{row}, {row}]\n")
+    read = read_rows(media / "two.json")
+    assert len(read.rows) == 1
+    assert "more stands behind the list" in str(read.problems[0])
+
+
 def test_the_items_of_a_list_on_one_line_have_numbers(media: Path) -> None:
     path = media / "rows.json"
     path.write_text(json.dumps([{"video": "a.mp4", "conversations": [HUMAN, GPT]}, {"conversations": []}]))

@@ -20,7 +20,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from vidllm.errors import ConfigError, RowError
+from vidllm.errors import ConfigError, OutputError, RowError
 from vidllm.linefile import LineFile
 from vidllm.options import GenerationOptions
 
@@ -128,10 +128,12 @@ def tutor(
         EngineError: the server is gone; what was answered is kept.
         OutputError: the output can not be written.
     """
+    if output.exists() and output.samefile(captions):
+        raise OutputError(f"{output}: holds the captions; give the rows another name")
     output.parent.mkdir(parents=True, exist_ok=True)
     file = LineFile(output, lock=True)
     try:
-        done = {json.loads(line).get("id") for _, line in file.lines()}
+        done = {_id_of(line, output) for _, line in file.lines()}
         work = _work(captions, output, done, options, media)
 
         def keep(row: dict[str, Any]) -> None:
@@ -143,6 +145,14 @@ def tutor(
     return Tutored(
         written=len(work.tasks) - len(failed), already=work.already, left_out=work.left_out, failed=tuple(failed)
     )
+
+
+def _id_of(line: bytes, output: Path) -> str:
+    """The id of a row that was written before. Raises OutputError for what is no row: it was not written here."""
+    try:
+        return str(json.loads(line)["id"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise OutputError(f"{output}: holds lines that are no rows of instruct; give the rows another name") from error
 
 
 def _converse(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -22,11 +22,12 @@ from accelerate.utils import gather_object
 from vidllm.caches import cache_folder
 from vidllm.clip import PlanOptions
 from vidllm.errors import ConfigError, RowError
-from vidllm.model.chat import AnyTokenizer
+from vidllm.model.chat import AnyTokenizer, count_text_tokens
 from vidllm.model.spec import ModelSpec
 from vidllm.prompt import Message
 from vidllm.train.check import Checked, Progress, check
 from vidllm.train.learner import Learner, LearnerOptions
+from vidllm.train.looks import same_look
 from vidllm.train.loop import Trained, train
 from vidllm.train.losses import DPO, MPO, PreferenceLoss, Term
 from vidllm.train.mixture import Mixture, Source, mixture_of, read_pair_mixture
@@ -38,10 +39,7 @@ from vidllm.train.row import PairRow
 from vidllm.train.stage import Base, StageConfig, deliver, is_first, load_learner, on_first, open_cache, rows_mark
 from vidllm.train.task import Step, Watch
 from vidllm.video.guard import keep_workers
-from vidllm.video.timecode import find_focus
 
-ANY_DURATION = 1e6
-"""Seconds of a clip nobody opened: whatever time a question names lies in it."""
 PRESETS: Mapping[str, Mapping[Term, float]] = MappingProxyType({"dpo": DPO, "mpo": MPO})
 
 
@@ -169,13 +167,9 @@ def size_pair(row: PairRow, length: int, spec: ModelSpec, tokenizer: AnyTokenize
     text = PairSize.of(build_pair(words, row.chosen, row.rejected, spec, tokenizer, rope_max=plan.rope_max), "")
     prompt = max(length - max(text.chosen, text.rejected), text.prompt)
     question = "\n".join(turn.text for turn in row.prompt if turn.role == "user")
-    return replace(text, prompt=prompt, shown=prompt - text.prompt, group=_shown(row, question, plan))
-
-
-def _shown(row: PairRow, question: str, plan: PlanOptions) -> Hashable:
-    """Equal for pairs that see the same frames: those of the same media, unless the question's times pick them."""
-    focused = plan.policy in ("auto", "focus") and find_focus(question, ANY_DURATION) is not None
-    return tuple((m.kind, m.path) for m in row.media) or row.origin, question if focused else ""
+    rest = text.prompt + max(text.chosen, text.rejected) - count_text_tokens(question, spec, tokenizer)
+    group = same_look(row, question, plan, rest=rest, length=length, context=spec.context)
+    return replace(text, prompt=prompt, shown=prompt - text.prompt, group=group)
 
 
 def run_dpo(config: DpoConfig, watch: Watch) -> Trained:

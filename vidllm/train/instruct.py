@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections import Counter
@@ -78,6 +79,7 @@ def instruct(
     scripted = [video for video in videos if video.with_suffix(".json").is_file()]
     if not scripted:
         raise RowError(f"{folder}: no mp4 with its script beside it; make some with `vidllm world make -o {folder}`")
+    _check_output(output)
     output.parent.mkdir(parents=True, exist_ok=True)
     partial = output.with_name(output.name + ".part")
     families: Counter[str] = Counter()
@@ -94,6 +96,14 @@ def instruct(
     partial.replace(output)
     bare = tuple(video for video in videos if video not in set(scripted))
     return Instructed(clips=len(scripted), rows=rows, families=families, bare=bare)
+
+
+def _check_output(output: Path) -> None:
+    """Only rows that were made so before are written over: a language model's may have cost money."""
+    if output.is_file() and output.stat().st_size:
+        with output.open(encoding="utf-8", errors="replace") as file:
+            if '"families": ' not in file.readline():
+                raise RowError(f"{output}: is there already and holds other rows; give the new ones another name")
 
 
 def rows_of(video: Path, output: Path, options: InstructOptions) -> Iterator[Row]:
@@ -128,7 +138,8 @@ def _pictures(video: Path, output: Path, moments: Sequence[float]) -> Iterator[t
     from PIL import Image
 
     folder = output.with_suffix(".images")
-    paths = [folder / f"{video.stem}-{moment:04.0f}.png" for moment in moments]
+    mark = hashlib.blake2b(video.with_suffix(".json").read_bytes(), digest_size=4).hexdigest()  # stems may be equal
+    paths = [folder / f"{video.stem}-{mark}-{moment:04.0f}.png" for moment in moments]
     missing = [moment for moment, path in zip(moments, paths, strict=True) if not path.is_file()]
     if missing:
         folder.mkdir(parents=True, exist_ok=True)

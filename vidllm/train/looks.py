@@ -77,18 +77,26 @@ def look_of(
     )  # fmt: skip
 
 
-def same_look(row: TrainRow | PairRow, question: str, plan: PlanOptions) -> Hashable:
-    """Equal for rows that see the same frames: those of the same media, unless the times that the question names pick
-    them.
+def same_look(
+    row: TrainRow | PairRow, question: str, plan: PlanOptions, *, rest: int, length: int, context: int
+) -> Hashable:
+    """Equal for rows that see the same frames at the same positions: those of the same media, unless the times that the
+    question names pick the frames, answers (`rest`, see `Look`) that are too long for a common look, or the row's own
+    RoPE factor, which follows from its `length` where that is above the `context`.
     """
+    media = tuple((medium.kind, medium.path) for medium in row.media) or row.origin
     focused = plan.policy in ("auto", "focus") and find_focus(question, ANY_DURATION) is not None
-    return tuple((medium.kind, medium.path) for medium in row.media) or row.origin, question if focused else ""
+    named = plan.frames is not None or plan.fps is not None
+    pressed = not named and rest > (plan.max_new_tokens or LEAST_REPLY_TOKENS)
+    return media, question if focused else "", rest if pressed else 0, length if length > context else 0
 
 
 def shown_in(row: TrainRow, length: int, spec: ModelSpec, tokenizer: AnyTokenizer, plan: PlanOptions) -> View:
     """What a row of `length` tokens shows, and what that takes of it, stamps included; nothing is opened for it."""
     question = "\n".join(turn.text for turn in row.turns if turn.role == "user")
-    return View(same_look(row, question, plan), length - _text_tokens(row.turns, (), NOTHING, spec, tokenizer))
+    text = _text_tokens(row.turns, (), NOTHING, spec, tokenizer)
+    rest = text - count_text_tokens(question, spec, tokenizer)
+    return View(same_look(row, question, plan, rest=rest, length=length, context=spec.context), length - text)
 
 
 def count_row(

@@ -20,6 +20,7 @@ from vidllm.train.row import PairRow, Problem, ReadRows, TrainRow
 from vidllm.train.rows import read_pairs, read_rows
 
 AnyRow = TypeVar("AnyRow", TrainRow, PairRow)
+T = TypeVar("T")
 SAMPLING = re.compile(r"all|(first|random):(\d+(?:\.\d+)?)(%?)")
 
 
@@ -59,7 +60,7 @@ def load_mixture(path: Path) -> Mixture:
 
 
 def read_mixture(mixture: Mixture, *, seed: int = 0) -> ReadRows[TrainRow]:
-    """The rows of all sources, drawn and repeated, and the problems of all. Raises RowError as `read_rows`."""
+    """The rows of all sources, drawn and repeated, and the problems of those drawn. Raises RowError as `read_rows`."""
     return _read(mixture, seed, read_rows)
 
 
@@ -75,7 +76,7 @@ def mixture_of(path: Path, media: Path | None = None) -> Mixture:
     return Mixture(sources=(from_mapping(Source, {"path": path, "media": media}, where=str(path)),))
 
 
-def draw(rows: Sequence[AnyRow], source: Source, seed: int) -> tuple[AnyRow, ...]:
+def draw(rows: Sequence[T], source: Source, seed: int) -> tuple[T, ...]:
     """The rows of a source that an epoch sees, in the file's order; a row of weight 2 stands twice."""
     kept = _sample(range(len(rows)), source.sampling, seed)
     whole, part = divmod(source.weight, 1)
@@ -90,10 +91,20 @@ def _read(mixture: Mixture, seed: int, read: Callable[[Path, Path | None], ReadR
     rows: list[AnyRow] = []
     problems: list[Problem] = []
     for number, source in enumerate(mixture.sources):
-        found = read(source.path, source.media)
-        rows += draw(found.rows, source, seed * len(mixture.sources) + number)
-        problems += found.problems
+        found: ReadRows[AnyRow] = read(source.path, source.media)
+        places = sorted(range(len(found.rows) + len(found.problems)), key=lambda place: _line(found, place))
+        for place in draw(places, source, seed * len(mixture.sources) + number):
+            if place < len(found.rows):
+                rows.append(found.rows[place])
+            elif (problem := found.problems[place - len(found.rows)]) not in problems:
+                problems.append(problem)
     return ReadRows(rows=tuple(rows), problems=tuple(problems))
+
+
+def _line(found: ReadRows[AnyRow], place: int) -> int:
+    """Where in the file a row stands, or, counted on behind the rows, a problem."""
+    rows = len(found.rows)
+    return found.rows[place].origin.line if place < rows else found.problems[place - rows].origin.line
 
 
 def _share(sampling: str) -> tuple[str, float, bool] | None:

@@ -102,6 +102,8 @@ def _items(text: str) -> Iterator[tuple[int, str, Any]]:
         at = _skip(text, at, ", \t\r\n")
         line, seen = line + text.count("\n", seen, at), at
         if text.startswith("]", at):
+            if text[at + 1 :].strip():
+                yield line, "", Bad("more stands behind the list", "put all rows into one list, or one a line")
             return
         try:
             value, at = decoder.raw_decode(text, at)
