@@ -32,7 +32,7 @@ from vidllm.prompt import Message, Prompt, build_example, build_prompt
 from vidllm.train.adapters import lora_layers
 from vidllm.train.batch import Batch, Piece, pack
 from vidllm.train.learner import Learner, LearnerOptions
-from vidllm.train.parts import STAGES, Extra, Lora, Parts, part_of
+from vidllm.train.parts import Extra, Lora, Parts, part_of
 from vidllm_cli import main as command_line
 
 TOLERANCE = 1e-4
@@ -206,15 +206,13 @@ def test_a_part_learns_alone_and_the_rest_stays_bit_for_bit(part: Any, tiny: Cal
     assert {group["name"] for group in learner.groups()} == {part}
 
 
-def test_rates_decay_and_names_of_the_groups(tiny: Callable[[str], Path]) -> None:
+def test_groups_are_the_parts_with_their_rates(tiny: Callable[[str], Path]) -> None:
     learner = learner_of(tiny("llava_next"), parts=Parts(projector=1e-3, language_model=2e-5, newline=1e-4))
-    groups = learner.groups(weight_decay=0.1)
-    rates = {(group["name"], group["lr"], group["weight_decay"]) for group in groups}
-    assert rates == {("projector", 1e-3, 0.1), ("projector", 1e-3, 0.0), ("newline", 1e-4, 0.0),
-                     ("language_model", 2e-5, 0.1), ("language_model", 2e-5, 0.0),
-                     ("embeddings", 2e-5, 0.1)}  # fmt: skip
+    groups = learner.groups()
+    assert [(group["name"], group["lr"]) for group in groups] == [
+        ("projector", 1e-3), ("newline", 1e-4), ("language_model", 2e-5), ("embeddings", 2e-5),
+    ]  # fmt: skip
     names = {id(weight): name for name, weight in learner.named_parameters()}
-    assert all(weight.dim() > 1 for group in groups if group["weight_decay"] for weight in group["params"])
     assert sorted(names[id(w)] for group in groups for w in group["params"]) == sorted(
         name for name, weight in learner.named_parameters() if weight.requires_grad
     )
@@ -610,11 +608,13 @@ def test_a_damaged_adapter_is_one_line(tiny: Callable[[str], Path], tmp_path: Pa
 def test_saving_over_another_kind_of_model_leaves_nothing_of_it(tiny: Callable[[str], Path], tmp_path: Path) -> None:
     learner = adapted(tiny("llava"), extra=Extra(temporal_buckets=4), parts=replace(LOW_RANK, temporal=1e-3))
     (tmp_path / ".part-model-killed").mkdir()
-    (tmp_path / "metrics.jsonl").write_text("kept\n")
+    for name in ("metrics.jsonl", "model_card.md", "model.png"):
+        (tmp_path / name).write_text("kept\n")
     learner.save(tmp_path, merge=True)
     learner.save(tmp_path)
-    assert not list(tmp_path.glob(".part*")) + list(tmp_path.glob("model*"))
-    assert (tmp_path / "metrics.jsonl").read_text() == "kept\n"
+    assert not list(tmp_path.glob(".part*")) + list(tmp_path.glob("model*.safetensors"))
+    for name in ("metrics.jsonl", "model_card.md", "model.png"):
+        assert (tmp_path / name).read_text() == "kept\n"
     plain = learner_of(tiny("llava"))
     plain.save(tmp_path)
     assert not list(tmp_path.glob("*adapter*")) + list(tmp_path.glob("extras*"))
@@ -623,8 +623,16 @@ def test_saving_over_another_kind_of_model_leaves_nothing_of_it(tiny: Callable[[
 
 def test_an_adapter_never_takes_the_place_of_its_base(tiny: Callable[[str], Path], tmp_path: Path) -> None:
     shutil.copytree(tiny("llava"), tmp_path / "base")
-    with pytest.raises(CheckpointError, match="holds the model this adapter needs"):
-        adapted(tmp_path / "base").save(tmp_path / "base")
+    first = adapted(tmp_path / "base")
+    with pytest.raises(ConfigError, match="can not write over the model it begins from"):
+        first.save(tmp_path / "base")
+    first.save(tmp_path / "sft")
+    second = adapted(tmp_path / "sft")
+    for merge in (False, True):
+        with pytest.raises(ConfigError, match="nor over one that model is an adapter of"):
+            second.save(tmp_path / "base", merge=merge)
+    second.save(tmp_path / "sft", merge=True)  # whole: nothing beneath it is needed any more
+    assert_asks_alike(second, load(tmp_path / "sft"))
     assert load(tmp_path / "base").fingerprint == fingerprint(tiny("llava"))
     again = learner_of(tmp_path / "base")
     taught(again, small_batch(again)).save(tmp_path / "base")  # a whole one may
@@ -762,4 +770,4 @@ def test_parts_in_a_config_file(tmp_path: Path) -> None:
         load_config(LearnerOptions, path)
     with pytest.raises(ConfigError, match="learning rate projector 2 must"):
         load_config(LearnerOptions, None, ["parts.projector=2"])
-    assert load_config(LearnerOptions, None, ["parts.projector=1e-3"]).parts == STAGES["align"]
+    assert load_config(LearnerOptions, None, ["parts.projector=1e-3"]).parts == Parts(projector=1e-3)

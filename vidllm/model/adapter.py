@@ -82,6 +82,19 @@ def base_folder(folder: Path, base: Base) -> Path:
         ) from error
 
 
+def bases(folder: Path) -> list[Path]:
+    """The folders a model can not be loaded without besides its own, nearest first; none for a whole model.
+
+    Raises:
+        ModelNotFound, IncompleteModel: one of them is missing or damaged.
+    """
+    base = read_base(folder)
+    if base is None:
+        return []
+    below = base_folder(folder, base)
+    return [below, *bases(below)]
+
+
 def merge_adapter(network: nn.Module, folder: Path) -> None:
     """Put what `folder` learned into the base's weights, in place: low-rank sums added, whole parts replaced.
 

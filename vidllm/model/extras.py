@@ -46,6 +46,15 @@ class Extras(nn.Module):
         save_file(dict(weights), folder / FILE, {"bucket_seconds": repr(self.bucket_seconds)})
 
 
+def has_extra(folder: Path, name: str) -> bool:
+    """Whether the model in `folder` was taught this one; of a damaged file, no: loading explains it."""
+    try:
+        with safe_open(folder / FILE, framework="pt") as file:
+            return name in file.keys()  # noqa: SIM118 - no mapping
+    except (OSError, SafetensorError):
+        return False
+
+
 def load_extras(folder: Path, width: int, device: torch.device | str, dtype: torch.dtype) -> Extras | None:
     """What `folder` holds of them; None for nothing.
 

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from vidllm.errors import CheckpointError, ConfigError
 from vidllm.model import adapter as adapter_files
 from vidllm.model import extras as extras_files
+from vidllm.model.adapter import bases
 from vidllm.model.checkpoint import load_model, quiet
 from vidllm.model.families import read_spec
 from vidllm.model.fingerprint import ADAPTER_FILE, DESCRIBING, NAMES_A_PLACE, PEFT_FILE
@@ -38,6 +39,9 @@ if TYPE_CHECKING:
 ADAPTER = "default"
 """peft's name for the only adapter there is."""
 PARTIAL = ".part-model"
+OF_A_MODEL = ("model*.safetensors", "model*.safetensors.index.json", adapter_files.WEIGHTS_FILE,
+              adapter_files.LEARNED_FILE, extras_files.FILE, ADAPTER_FILE, PEFT_FILE)  # fmt: skip
+"""What an older model may have left in a folder and a newer one must not be loaded with."""
 NETWORK, EXTRAS = "network.", "extras."
 """What the names of a learner's weights begin with."""
 _HUB_FOLDER = re.compile(r"models--(.+?)--(.+)")
@@ -93,6 +97,15 @@ def base_name(folder: Path) -> str:
     return str(folder.resolve())
 
 
+def check_place(folder: Path, model: Path, *, adapter: bool) -> None:
+    """Raise ConfigError when what is saved into `folder` would destroy a base: `model` itself may be written over by
+    a whole model, but not by an adapter of it, and no folder that `model` is an adapter of by either."""
+    needed = [*bases(model), *([model] if adapter else [])]
+    if folder.resolve() in {base.resolve() for base in needed}:
+        raise ConfigError(f"{folder}: a stage can not write over the model it begins from, nor over one that "
+                          "model is an adapter of; name another `out`")  # fmt: skip
+
+
 # ---------------------------------------------------------------------------------------------------------- writing
 
 
@@ -107,6 +120,7 @@ def save_whole(
 
     Raises:
         CheckpointError: the folder can not be written; what was there before is lost at most in part, never half right.
+        ConfigError: see `check_place`.
     """
     config = read_json(lmm.spec.folder / "config.json") or {}
     network: Any = lmm.network
@@ -117,6 +131,7 @@ def save_whole(
     came = _as_they_came(lmm, plain, _stored_dtype(config))
     merged = _merged({**plain, **{name: weight for name, weight in came.items() if name not in whole}}, layers)
     made = _cast(merged, dtype or _stored_dtype(config), frozenset() if dtype else changed)
+    check_place(folder, lmm.spec.folder, adapter=False)
     widest = max((weight.dtype for weight in made.values()), key=lambda kind: kind.itemsize)
     with _writing(folder) as part:
         with quiet():
@@ -131,7 +146,7 @@ def save_adapter(lmm: ComposableLMM, folder: Path, weights: Mapping[str, Tensor]
     """Write what was learned (`weights`, by the learner's names; all extras) and where the base lies.
 
     Raises:
-        CheckpointError: as `save_whole`; or `folder` is the base's own.
+        CheckpointError, ConfigError: as `save_whole`.
     """
     learned = _under(NETWORK, weights)
     low_rank = {
@@ -139,9 +154,8 @@ def save_adapter(lmm: ComposableLMM, folder: Path, weights: Mapping[str, Tensor]
         for name, weight in learned.items() if ".lora_" in name
     }  # fmt: skip
     whole = {name: weight for name, weight in learned.items() if ".lora_" not in name}
-    if folder.resolve() == lmm.spec.folder.resolve():
-        raise CheckpointError(f"{folder}: holds the model this adapter needs, and would take its place; save elsewhere")
     base = adapter_files.Base(base=base_name(lmm.spec.folder), base_fingerprint=lmm.fingerprint)
+    check_place(folder, lmm.spec.folder, adapter=True)
     with _writing(folder) as part:
         _describe(lmm, part, read_json(lmm.spec.folder / "config.json") or {})
         _peft_config(lmm.network).save_pretrained(part)
@@ -243,10 +257,8 @@ def _put(part: Path, folder: Path) -> None:
     for name in made:
         (part / name).chmod(readable)
     (folder / "config.json").unlink(missing_ok=True)
-    stale = {adapter_files.WEIGHTS_FILE, adapter_files.LEARNED_FILE, ADAPTER_FILE, PEFT_FILE,
-             extras_files.FILE}  # fmt: skip
-    for path in folder.iterdir():
-        if path.is_file() and path.name not in made and (path.name in stale or path.name.startswith("model")):
+    for path in {path for pattern in OF_A_MODEL for path in folder.glob(pattern)}:
+        if path.name not in made:
             path.unlink()
     for name in sorted(made - {"config.json"}):
         _place(part / name, folder / name)

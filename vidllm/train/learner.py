@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from vidllm.budget import Geometry
 from vidllm.errors import ConfigError, ModelError, UnsupportedModel
 from vidllm.model.checkpoint import choose_device, load_model
-from vidllm.model.extras import Extras
+from vidllm.model.extras import Extras, has_extra
 from vidllm.model.families import read_spec
 from vidllm.model.lmm import ComposableLMM
 from vidllm.model.reader import check_counts
@@ -98,9 +98,7 @@ class Learner(nn.Module):
         """
         folder = Path(folder)
         spec = learned_spec(read_spec(folder), options.extra)
-        if spec.kind != "composable":
-            raise UnsupportedModel(f"{folder}: {spec.model_type} lays out its own frames and can not be taught here; "
-                                   "teach a LLaVA-like model")  # fmt: skip
+        check_parts(spec, options)
         # A language model that learns whole is read in float32, so that no bit of it is lost.
         whole = options.parts.language_model > 0 and options.lora is None
         number = "float32" if whole else options.dtype
@@ -212,7 +210,7 @@ class Learner(nn.Module):
             weight.data = weight.data.to(torch.float32 if weight.requires_grad else frozen)
             missing -= {part}
         if missing:
-            raise ConfigError(f"{self.spec.folder}: the model has no {min(missing)} that could learn; see `extra`")
+            raise ConfigError(_no_part(self.spec, min(missing)))
 
     def _beyond_the_features(self) -> set[nn.Parameter]:
         """The tower's weights behind the layer its features come from: nothing would ever teach them."""
@@ -244,16 +242,13 @@ class Learner(nn.Module):
             return nullcontext()
         return torch.autocast(self.device.type, torch.bfloat16)
 
-    def groups(self, weight_decay: float = 0.0) -> list[dict[str, Any]]:
-        """Optimizer parameter groups, by part; norms and biases do not decay."""
-        groups: dict[tuple[Part, bool], list[nn.Parameter]] = {}
+    def groups(self) -> list[dict[str, Any]]:
+        """What learns, as optimizer parameter groups: {"name", "params", "lr"} for each part."""
+        groups: dict[Part, list[nn.Parameter]] = {}
         for name, weight in self.named_parameters():
             if weight.requires_grad:
-                groups.setdefault((part_of(name), weight.dim() > 1), []).append(weight)
-        return [
-            {"name": part, "params": weights, "lr": self.rates[part], "weight_decay": weight_decay if decays else 0.0}
-            for (part, decays), weights in sorted(groups.items(), key=lambda item: PARTS.index(item[0][0]))
-        ]
+                groups.setdefault(part_of(name), []).append(weight)
+        return [{"name": part, "params": groups[part], "lr": self.rates[part]} for part in PARTS if part in groups]
 
     @contextmanager
     def reference(self) -> Iterator[None]:
@@ -305,6 +300,28 @@ def learned_spec(spec: ModelSpec, extra: Extra) -> ModelSpec:
     if extra.newline is None or not isinstance(spec.geometry, Geometry):
         return spec
     return replace(spec, geometry=replace(spec.geometry, newline=extra.newline))
+
+
+def check_parts(spec: ModelSpec, options: LearnerOptions) -> None:
+    """Whether the model of `spec` (as `learned_spec` gives it) can be taught so, told before its weights are read.
+
+    Raises:
+        UnsupportedModel: its family lays out its own frames.
+        ConfigError: a part is to learn that it does not have.
+    """
+    if spec.kind != "composable":
+        raise UnsupportedModel(f"{spec.folder}: {spec.model_type} lays out its own frames and can not be taught here; "
+                               "teach a LLaVA-like model")  # fmt: skip
+    own_newline = bool(spec.image_grids) or spec.newline != "none"  # families that cut pictures into tiles have one
+    if options.parts.newline and not own_newline and not has_extra(spec.folder, "newline"):
+        raise ConfigError(_no_part(spec, "newline"))
+    if options.parts.temporal and not options.extra.temporal_buckets and not has_extra(spec.folder, "temporal"):
+        raise ConfigError(_no_part(spec, "temporal"))
+
+
+def _no_part(spec: ModelSpec, part: Part) -> str:
+    more = {"newline": "; extra.newline=frame makes one", "temporal": "; extra.temporal_buckets=64 makes one"}
+    return f"{spec.folder}: the model has no {part} that could learn{more.get(part, '')}"
 
 
 def _with_extra(lmm: ComposableLMM, extra: Extra) -> Extras | None:

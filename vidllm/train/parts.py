@@ -2,14 +2,12 @@
 
     vision_tower -> projector (newline, temporal) -> language_model, between its embeddings and its head
 
-The stages of the papers are such sets of rates: see `STAGES`.
+The stages of the papers are such sets of rates; configs/ has them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from types import MappingProxyType
 from typing import Literal, get_args
 
 from vidllm.budget import Newline
@@ -47,14 +45,6 @@ class Parts:
             table = 0.0 if lora else self.language_model
         known = {f.name: getattr(self, f.name) for f in fields(self)}
         return {part: table if part == "embeddings" else known[part] for part in PARTS}
-
-
-STAGES: Mapping[str, Parts] = MappingProxyType({
-    "align": Parts(projector=1e-3),
-    "instruct": Parts(projector=2e-5, language_model=2e-5),
-    "video": Parts(projector=1e-5, language_model=1e-5, vision_tower=2e-6),
-})  # fmt: skip
-"""LLaVA-1.5's two stages (arXiv 2310.03744) and LLaVA-NeXT-Video's."""
 
 
 @dataclass(frozen=True, kw_only=True)

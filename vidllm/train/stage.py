@@ -24,8 +24,9 @@ from vidllm.errors import ConfigError
 from vidllm.model.checkpoint import fingerprint
 from vidllm.model.families import load_tokenizer, read_spec
 from vidllm.model.resolve import resolve_model
+from vidllm.train.adapters import check_place
 from vidllm.train.cache import ClipCache
-from vidllm.train.learner import Learner, LearnerOptions, learned_spec
+from vidllm.train.learner import Learner, LearnerOptions, check_parts, learned_spec
 from vidllm.train.loop import LoopOptions
 from vidllm.train.optim import OptimOptions
 from vidllm.train.parts import Extra, Lora, Parts
@@ -170,9 +171,9 @@ class Base:
     def of(cls, config: StageConfig) -> Base:
         """Raises ModelError or ConfigError: one line that names the folder and what is wrong with it."""
         folder = on_first(config, lambda: resolve_model(config.model))
-        if folder.resolve() == config.out.resolve():
-            raise ConfigError(f"{config.out}: a stage can not write over the model it begins from; name another `out`")
+        check_place(config.out, folder, adapter=True)
         spec = learned_spec(read_spec(folder), config.extra)
+        check_parts(spec, config.learning)
         return cls(folder, spec, load_tokenizer(folder), on_first(config, lambda: fingerprint(folder)))
 
 
