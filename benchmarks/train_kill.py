@@ -82,7 +82,6 @@ class Bench:
         """`vidllm sft` in a process of its own (a fork: what it imports is imported already); its id."""
         child = os.fork()
         if child == 0:
-            os.setsid()
             log = os.open(f"{out}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             os.dup2(log, 1)
             os.dup2(log, 2)
@@ -100,7 +99,7 @@ class Bench:
         child, moment = self.start(out), self.dice.choice(MOMENTS)
         ended = self.wait(child, out, moment)
         if not ended:
-            os.killpg(child, signal.SIGKILL)
+            os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
             self.kills[moment] += 1
             self.look(out)
