@@ -73,7 +73,7 @@ def test_a_look_is_neither_decoded_nor_encoded_twice(
     def never(*_: object, **__: object) -> None:
         raise AssertionError("this look was taken before")
 
-    monkeypatch.setattr(vidllm.clip, "_read", never)
+    monkeypatch.setattr(vidllm.clip, "read_planned", never)
     later = ClipCache.of(learner, tmp_path)  # as another run would have it
     assert later is not None
     clip = look(clips["variable"], learner, later)
