@@ -10,6 +10,7 @@ import shutil
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import CLIPImageProcessor, CLIPVisionModel, LlavaForConditionalGeneration, PreTrainedTokenizerFast
@@ -88,6 +89,9 @@ def export(model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerF
     """
     if target.exists():
         shutil.rmtree(target)
+    configs: list[Any] = [model.config, model.config.vision_config, model.config.text_config]
+    for config in configs:
+        config._name_or_path = ""  # where the parts lay on the machine that trained them
     model.bfloat16().save_pretrained(target)
     tokenizer.save_pretrained(target)
     size = {"height": IMAGE_SIDE, "width": IMAGE_SIDE}
