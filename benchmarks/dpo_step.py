@@ -63,7 +63,7 @@ class Case:
 CASES = (
     Case("small-600", "small", 4, 10),
     Case("small-2000", "small", 13, 4),
-    Case("small-4000", "small", 27, 3),
+    Case("small-4000", "small", 27, 2),
     Case("large-2000", "large", 13, 2),
     Case("tiny-600", "tiny", 4, 10),
 )
