@@ -30,7 +30,7 @@ def _hear_warnings() -> None:
 
 
 def quiet_libraries() -> None:
-    """Our lines only: warnings of this library as notes, none of other libraries' tables, no bars where nobody looks."""
+    """Our lines only: warnings of this library as notes, none of other libraries' tables, no bars unwatched."""
     _hear_warnings()
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     if not sys.stderr.isatty():
