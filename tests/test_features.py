@@ -84,16 +84,22 @@ def test_memory_is_capped_and_forgets_the_least_recently_used() -> None:
 
 def test_disk_is_capped_and_forgets_the_least_recently_used(tmp_path: Path) -> None:
     one = torch.ones(1000)  # 4000 bytes and a header
+    theirs = tmp_path / "video" / "model.safetensors"  # a folder the user named may hold other things
+    theirs.parent.mkdir()
+    theirs.write_bytes(bytes(50_000))
+    os.utime(theirs, (10, 10))
     cache = FeatureCache(tmp_path, memory_bytes=0, disk_bytes=5 * 4200)
     for age, name in enumerate("abcde"):
-        cache.put(name, one)
-        os.utime(entries(tmp_path)[age], (1000 + age, 1000 + age))
-    assert cache.get("a") is not None  # used now: no longer the oldest
-    cache.put("f", one)
+        cache.put(name * 40, one)
+        os.utime(tmp_path / (name * 2) / f"{name * 40}.safetensors", (1000 + age, 1000 + age))
+    assert cache.get("a" * 40) is not None  # used now: no longer the oldest
+    cache.put("f" * 40, one)
+    assert theirs.is_file()
+    theirs.unlink()
     left = {path.stem for path in entries(tmp_path)}
-    assert "a" in left
-    assert "f" in left
-    assert "b" not in left
+    assert "a" * 40 in left
+    assert "f" * 40 in left
+    assert "b" * 40 not in left
     assert sum(path.stat().st_size for path in entries(tmp_path)) <= 5 * 4200
 
 

@@ -204,7 +204,9 @@ def test_a_judge_without_evidence_refuses_before_it_is_asked(
     blind = connect(url)
     assert "caption" in (blind.refuses(case("x", evidence=None)) or "")
     assert blind.refuses(case("x", evidence=None, truth="Two.")) is None
-    assert connect(url, watch=True).refuses(case("x", evidence=None)) is None
+    watching = connect(url, watch=True)
+    assert watching.refuses(case("x", evidence=None, video=Path("clip.mp4"))) is None
+    assert "caption" in (watching.refuses(case("x", evidence=None)) or ""), "a picture is no clip to be shown"
 
 
 def test_a_watching_judge_is_sent_the_frames(

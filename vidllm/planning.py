@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
@@ -69,6 +70,12 @@ class PlanOptions:
                 raise ConfigError(f"{name} must be at least {least}, got {value}")
         if self.fps is not None and not self.fps > 0:
             raise ConfigError(f"fps must be positive, got {self.fps}")
+
+    @property
+    def look(self) -> str:
+        """16 hex digits over what decides which frames are shown, and how; room and limits do not count."""
+        unlooked = replace(self, guard=None, max_new_tokens=None, reserve=0)
+        return hashlib.blake2b(repr(unlooked).encode(), digest_size=8).hexdigest()
 
 
 def room_of(spec: ModelSpec, options: PlanOptions) -> Room:

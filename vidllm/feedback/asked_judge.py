@@ -86,7 +86,7 @@ class AskedJudge:
 
     def refuses(self, case: Case) -> str | None:
         """See `Judge`."""
-        if case.evidence or case.truth or self._watch is not None:
+        if case.evidence or case.truth or (self._watch is not None and case.video is not None):
             return None
         return ("has neither a caption nor a true answer to judge by; add \"caption\" to the row, give --captions of "
                 "`vidllm caption`, or let the judge --watch")  # fmt: skip

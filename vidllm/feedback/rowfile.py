@@ -16,7 +16,9 @@ from vidllm.train.row import Media, Turn
 Row = dict[str, Any]
 
 
-def pair_row(asked: Asked, pair: Pair, id: str, *, model: str, prompt: str, judge: Row, output: Path) -> Row:
+def pair_row(
+    asked: Asked, pair: Pair, id: str, *, model: str, prompt: str, judge: Row, output: Path, look: str | None = None
+) -> Row:
     """The row of one pair: what is asked, the two answers, and where they and their scores come from.
 
     `reference` is left out when the two answers were measured under different RoPE factors: a trainer gives both the
@@ -26,7 +28,7 @@ def pair_row(asked: Asked, pair: Pair, id: str, *, model: str, prompt: str, judg
     if pair.chosen.rope_factor == pair.rejected.rope_factor:
         logps = {"chosen_logp": pair.chosen.logp, "rejected_logp": pair.rejected.logp}
         weights, _, dtype = model.partition("|")
-        row["reference"] = {"model": weights, "dtype": dtype, **logps, "prompt": prompt}
+        row["reference"] = {"model": weights, "dtype": dtype, **logps, "prompt": prompt, "look": look}
     scores = {"chosen": pair.chosen_score, "rejected": pair.rejected_score}
     return row | {"scores": scores, "judge": judge, "source": pair.rejected.source}
 

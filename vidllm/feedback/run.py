@@ -234,7 +234,7 @@ def _write_pairs(output: Path, work: Work, journal: Journal, questions: Question
     judged = _Judged.of(work, journal)
     paired = make_pairs(judged.scored, options.pairs)
     unbalanced = make_pairs(judged.scored, dataclasses.replace(options.pairs, rebalance=None))
-    write_rows(output, list(_rows(paired.pairs, judged, work, journal, output)))
+    write_rows(output, list(_rows(paired.pairs, judged, work, journal, output, options.plan.look)))
     report = make_report(
         model=str(options.model or os.environ.get(ENVIRONMENT) or "built-in"), judge=work.judge.name,
         questions=len(work.questions), repeated=questions.repeated, figures=judged.figures, scored=judged.scored,
@@ -244,7 +244,9 @@ def _write_pairs(output: Path, work: Work, journal: Journal, questions: Question
     return report
 
 
-def _rows(pairs: Sequence[Pair], judged: _Judged, work: Work, journal: Journal, output: Path) -> list[Row]:
+def _rows(
+    pairs: Sequence[Pair], judged: _Judged, work: Work, journal: Journal, output: Path, look: str
+) -> list[Row]:
     """The rows; a question with several pairs numbers them."""
     count: dict[int, int] = {}
     rows = []
@@ -258,7 +260,7 @@ def _rows(pairs: Sequence[Pair], judged: _Judged, work: Work, journal: Journal, 
         judge = {"name": opinion.judge, "version": opinion.model or work.judge.fingerprint, "digest":
                  work.opinions[number]}  # fmt: skip
         rows.append(pair_row(asked, pair, name, model=journal.model(slot), prompt=sampled.prompt, judge=judge,
-                             output=output))  # fmt: skip
+                             output=output, look=look))  # fmt: skip
     return rows
 
 

@@ -103,6 +103,10 @@ class FeatureCache:
             self._used -= self._memory.popitem(last=False)[1].nbytes
 
 
+HEX = "[0-9a-f]"
+"""One digit of a key, as a pattern of file names."""
+
+
 class TensorFiles:
     """Named tensors by key, one safetensors file per entry; safe to share between threads and processes.
 
@@ -174,7 +178,7 @@ class TensorFiles:
     def _entries(self) -> list[tuple[float, int, Path]]:
         """(time of last use, bytes, path) of every entry; one removed meanwhile by another process is left out."""
         found = []
-        for path in self.folder.glob("*/*"):
+        for path in self.folder.glob(f"{HEX * 2}/{HEX * 40}.safetensors"):  # the rest is not ours
             try:
                 status = path.stat()
             except FileNotFoundError:

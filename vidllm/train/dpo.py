@@ -32,7 +32,7 @@ from vidllm.train.loop import Trained, train
 from vidllm.train.losses import DPO, MPO, PreferenceLoss, Term
 from vidllm.train.mixture import Mixture, Source, mixture_of, read_pair_mixture
 from vidllm.train.pairs import PairSize, build_pair, forest_tokens, plan_pairs
-from vidllm.train.parts import Parts
+from vidllm.train.parts import Extra, Parts
 from vidllm.train.preference_task import PairPortions, PreferenceTask, load_pair
 from vidllm.train.reference import Found, References, RefLogps, Search, reference_key, usable_records
 from vidllm.train.row import PairRow
@@ -220,8 +220,14 @@ def settle_reference(config: DpoConfig, contest: Contest, task: PreferenceTask, 
     """
     if config.reference_cache:
         task.references = _known(config, contest, task, say)
-    elif config.lora is None:
+    elif config.lora is None or _others_learn(config):
         task.live = _frozen(config, contest.base)
+
+
+def _others_learn(config: DpoConfig) -> bool:
+    """Whether more learns than the adapter: what the model was is not found by leaving that out."""
+    rates = config.parts.rates(lora=config.lora is not None)
+    return any(rate > 0 for part, rate in rates.items() if part != "language_model")
 
 
 def _frozen(config: DpoConfig, base: Base) -> Learner:
@@ -250,7 +256,7 @@ def _known(
 
     found = Search(
         kept=on_first(config, lambda: {n: known for n, key in enumerate(keys) if (known := file.get(key))}),
-        recorded=_recorded(contest), tokens=[max(size.chosen, size.rejected) for size in contest.sizes],
+        recorded=_recorded(config, contest), tokens=[max(size.chosen, size.rejected) for size in contest.sizes],
         compute=compute, say=say,
     ).find()  # fmt: skip
     _check_finite(found, contest)
@@ -274,9 +280,13 @@ class _Told:
             self._say(f"reference {min(self._done, total):,} of {total:,} pairs")
 
 
-def _recorded(contest: Contest) -> dict[int, RefLogps]:
-    """What rows recorded from this very model. Not where positions are scaled: the scale was each answer's own then."""
-    usable = usable_records(contest.rows, contest.base.fingerprint)
+def _recorded(config: DpoConfig, contest: Contest) -> dict[int, RefLogps]:
+    """What rows recorded from this very model. Not where positions are scaled: the scale was each answer's own then;
+    not where newlines or vectors of time are to be learned: they were not there.
+    """
+    if config.extra != Extra():
+        return {}
+    usable = usable_records(contest.rows, contest.base.fingerprint, config.dtype, config.plan.look)
     context = contest.base.spec.context
     return {n: logps for n, logps in usable.items() if contest.sizes[n].prompt + contest.sizes[n].answers <= context}
 

@@ -65,6 +65,8 @@ class PreferenceLoss:
         unknown = sorted(set(self.terms) - set(TERMS))
         if unknown or not self.terms:
             raise ConfigError(f"no loss is called {', '.join(unknown) or '(none given)'}; there are {', '.join(TERMS)}")
+        if not all(weight > 0 for weight in self.terms.values()):
+            raise ConfigError(f"loss weights {dict(self.terms)} must be above 0: less would teach the opposite")
         if self.beta <= 0:
             raise ConfigError(f"beta {self.beta:g} must be above 0; 0.1 is usual")
         if not 0 <= self.label_smoothing < 0.5:

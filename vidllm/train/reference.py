@@ -204,10 +204,10 @@ class Search:
         return {}
 
 
-def usable_records(rows: Sequence[PairRow], fingerprint: str) -> dict[int, RefLogps]:
-    """What rows recorded from exactly this model, by their numbers."""
+def usable_records(rows: Sequence[PairRow], fingerprint: str, dtype: str, look: str) -> dict[int, RefLogps]:
+    """What rows recorded from exactly this model, in these numbers, of clips shown like this; by their numbers."""
     return {
         number: RefLogps(row.reference.chosen_logp, row.reference.rejected_logp)
         for number, row in enumerate(rows)
-        if row.reference is not None and row.reference.model == fingerprint
+        if row.reference is not None and row.reference.is_of(fingerprint, dtype, look)
     }

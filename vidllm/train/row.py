@@ -60,6 +60,14 @@ class Reference:
     model: str
     chosen_logp: float
     rejected_logp: float
+    dtype: str | None = None
+    """The numbers they were computed in, where that was noted."""
+    look: str | None = None
+    """`PlanOptions.look` under which the clip was shown, where that was noted."""
+
+    def is_of(self, model: str, dtype: str, look: str) -> bool:
+        """Whether this model gives the same answers the same log-probs, as far as was noted."""
+        return self.model == model and self.dtype in (None, dtype) and self.look in (None, look)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -238,7 +238,8 @@ def _reference(value: Any) -> Reference | None:
     if isinstance(value, dict) and isinstance(value.get("model"), str):
         chosen, rejected = value.get("chosen_logp"), value.get("rejected_logp")
         if _is_number(chosen) and _is_number(rejected):
-            return Reference(model=value["model"], chosen_logp=float(chosen), rejected_logp=float(rejected))
+            noted = {key: str(value[key]) for key in ("dtype", "look") if value.get(key)}
+            return Reference(model=value["model"], chosen_logp=float(chosen), rejected_logp=float(rejected), **noted)
     raise Bad(
         "'reference' is not as `vidllm feedback` writes it",
         'write {"model": .., "chosen_logp": .., "rejected_logp": ..} with finite numbers, or leave it out',
