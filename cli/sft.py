@@ -43,7 +43,7 @@ def sft(config: Config, assignments: Assignments = None, show_batch: ShowBatch =
     \b
     Examples:
       vidllm sft configs/quick_sft.yaml                                minutes on two cores
-      vidllm sft configs/video.yaml model=llava-hf/llava-1.5-7b-hf out=taught
+      vidllm sft configs/video.yaml model=llava-hf/llava-v1.6-vicuna-7b-hf out=taught
       vidllm sft configs/video_lora.yaml batch=16 parts.language_model=1e-4
       vidllm sft configs/video.yaml --dry-run                          every row checked, nothing written
       vidllm sft configs/video.yaml --show-batch                       what is learnt, and what is only read
