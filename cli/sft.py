@@ -97,5 +97,5 @@ def teach(config: AnyStage, run: Callable[[AnyStage, Watch], Trained]) -> int:
         note(f"stopped after step {done.step:,} of {done.total:,}; run the same command again to go on")
     elif is_first(config):
         note(f"{config.out}: taught in {done.total:,} steps; ask it: vidllm ask VIDEO QUESTION -m {config.out}")
-    leave(config)
+    leave()
     return INTERRUPTED if done.interrupted else 0

@@ -17,6 +17,7 @@ from tests.test_train_learner import learner_of, small_batch
 from vidllm.train.batch import Batch
 from vidllm.train.learner import Learner
 from vidllm.train.parts import Lora, Parts
+from vidllm.train.stage import leave
 
 SETS: tuple[dict[str, Any], ...] = (
     {"parts": Parts(vision_tower=1e-4, projector=1e-3, language_model=1e-3)},
@@ -31,7 +32,7 @@ def main(folder: Path, wrapper: str) -> None:
         worst = difference(folder, wrapper, options)
         if dist.get_rank() == 0:
             print(worst, flush=True)
-    dist.destroy_process_group()
+    leave()
 
 
 def difference(folder: Path, wrapper: str, options: dict[str, Any]) -> float:

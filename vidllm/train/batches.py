@@ -29,7 +29,9 @@ Strategy = Literal["mixed", "separate", "video_only"]
 Step: TypeAlias = tuple[tuple[int, ...], ...]
 
 TOGETHER = 8
-"""Rows about one video that follow each other in a step, at most: a step of one video would teach little else."""
+"""Rows about one video that follow each other, at most, and never more than a quarter of a step: a step of one video
+would teach little else, and steps of one kind are what `mixed` is there to avoid.
+"""
 LIKE = 0.75
 """Without packing the shortest row of a micro-batch has at least this share of the longest one's tokens."""
 
@@ -58,7 +60,8 @@ def plan_steps(
 
     With `packing` a micro-batch holds any rows up to `tokens` in all, filled about evenly; without, rows of about one
     length, counted as if padded to the longest. A row longer than `tokens` stands alone. With `together` (and packing)
-    rows that show the same stay side by side, up to `TOGETHER` of them, and what they show counts once.
+    rows that show the same stay side by side, up to `TOGETHER` of them and a quarter of a step; what they show counts
+    once.
 
     Raises:
         ConfigError: an impossible batch or number of tokens, or no row for the strategy.
@@ -72,7 +75,7 @@ def plan_steps(
         raise ConfigError(f"no row to learn from under strategy {strategy}; give rows that show a video, or use mixed")
     steps = []
     for number, group in enumerate(groups):
-        order = _mixed(group, together, seed, epoch, number)
+        order = _mixed(group, together, max(1, min(TOGETHER, batch // 4)), seed, epoch, number)
         steps += [order[i : i + batch] for i in range(0, len(order), batch)]
     if len(groups) > 1:
         steps = [steps[i] for i in shuffled(range(len(steps)), seed, epoch, len(groups))]
@@ -82,14 +85,14 @@ def plan_steps(
     return tuple(portion(step, lengths, tokens) for step in steps)
 
 
-def _mixed(rows: Sequence[int], together: Sequence[View] | None, *numbers: int) -> list[int]:
-    """The rows in an order by chance; with `together` those that show the same follow each other, a few at a time."""
+def _mixed(rows: Sequence[int], together: Sequence[View] | None, most: int, *numbers: int) -> list[int]:
+    """The rows in an order by chance; with `together` those that show the same follow each other, `most` at a time."""
     if not together:
         return shuffled(rows, *numbers)
     showing: dict[Hashable, list[int]] = {}
     for row in shuffled(rows, *numbers):
         showing.setdefault(together[row].of, []).append(row)
-    bunches = [found[i : i + TOGETHER] for found in showing.values() for i in range(0, len(found), TOGETHER)]
+    bunches = [found[i : i + most] for found in showing.values() for i in range(0, len(found), most)]
     return [row for place in shuffled(range(len(bunches)), *numbers) for row in bunches[place]]
 
 

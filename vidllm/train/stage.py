@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
+import torch.distributed as dist
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, parse_flag_from_env
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
@@ -210,9 +212,16 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def leave(config: StageConfig) -> None:
-    """Part from the other processes, the work being done."""
-    _processes(config).destroy_process_group()
+def leave() -> None:
+    """Part from the other processes, the work being done; every process calls it.
+
+    A wrapped model that waits for the garbage collector holds the group's threads beyond the group's end, and a process
+    that ends with them aborts. One that left while another was still at work would cost that one its result.
+    """
+    gc.collect()
+    if dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
 
 
 def _processes(config: StageConfig) -> PartialState:
