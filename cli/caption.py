@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from . import options
-from .output import note, write
+from .output import INTERRUPTED, note, write
 
 if TYPE_CHECKING:
     from vidllm.ask import VideoModel
@@ -187,10 +187,6 @@ def _caption(inputs: list[str], output: Path, wishes: CaptionOptions, extras: Ex
         for told in write_extras(done, extras):
             note(told)
     return INTERRUPTED if done.interrupted else 1 if done.failed else 0
-
-
-INTERRUPTED = 130
-"""128 + SIGINT, as every command ends that a person stopped."""
 
 
 def _model(wishes: CaptionOptions) -> VideoModel:

@@ -2,14 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from .output import note, write
-from .progress import Progress
-from .sft import Assignments, Config, DryRun, ShowBatch, teach
-
-if TYPE_CHECKING:
-    from vidllm.train.dpo import DpoConfig
+from .teaching import Assignments, Config, DryRun, ShowBatch, preview, settled, teach
 
 
 def dpo(config: Config, assignments: Assignments = None, show_batch: ShowBatch = False, dry_run: DryRun = False) -> int:
@@ -27,29 +20,9 @@ def dpo(config: Config, assignments: Assignments = None, show_batch: ShowBatch =
     goes on from the last checkpoint, to the bit; Ctrl-C finishes a step and saves.
     Exit code: 0 when every step is done, 1 when it could not be, 130 after Ctrl-C.
     """
-    from vidllm.config import load_config
-    from vidllm.train.dpo import DpoConfig
+    from vidllm.train.dpo import DpoConfig, describe, read_contest, run_dpo, shown_batch
 
-    from .loading import quiet_libraries
-
-    quiet_libraries()
-    wishes = load_config(DpoConfig, config, assignments or ())
+    wishes = settled(DpoConfig, config, assignments)
     if dry_run or show_batch:
-        return _look(wishes, show_batch)
-    from vidllm.train.dpo import run_dpo
-
+        return preview(wishes, read_contest, describe, shown_batch, show=show_batch)
     return teach(wishes, run_dpo)
-
-
-def _look(config: DpoConfig, show: bool) -> int:
-    import sys
-
-    from vidllm.train.dpo import describe, read_contest, shown_batch
-
-    with Progress() as progress:
-        contest = read_contest(
-            config, note, remember=False, progress=lambda done, rows: progress(f"checking pair {done:,} of {rows:,}")
-        )
-    told = shown_batch(config, contest, colour=sys.stdout.isatty()) if show else "\n".join(describe(config, contest))
-    write(told.rstrip("\n") + "\n")
-    return 0

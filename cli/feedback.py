@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from . import options
-from .output import note, write, write_json
+from .output import INTERRUPTED, note, write, write_json
 
 if TYPE_CHECKING:
     from vidllm.ask import VideoModel
@@ -77,8 +77,6 @@ Limit = Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out rows that are wrong; each is told of.")]
 RetryErrors = Annotated[bool, typer.Option("--retry-errors", help="Again what could not be asked or judged before.")]
 STOPPING = "vidllm: finishing the question in flight; Ctrl-C again stops at once"
-INTERRUPTED = 130
-"""128 + SIGINT, as every command ends that a person stopped."""
 
 
 def feedback(

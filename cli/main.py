@@ -12,7 +12,7 @@ from vidllm import __version__
 from vidllm.errors import VidllmError
 
 from . import ask, caption, caption_verify, chat, doctor, dpo, feedback, frames, instruct, plan, sft, world
-from .output import READER_LEFT, one_line, silence_stdout, write
+from .output import INTERRUPTED, READER_LEFT, one_line, silence_stdout, write
 
 app = typer.Typer(
     name="vidllm",
@@ -59,9 +59,6 @@ app.command(short_help="What ask would look at, and what it costs.")(plan.plan)
 app.command(short_help="The frames themselves: pictures, or a contact sheet.")(frames.frames)
 app.add_typer(world.app, name="world", short_help="Scripted clips with exact truth.")
 app.command(short_help="What works here, and how to get what does not.")(doctor.doctor)
-
-INTERRUPTED = 130
-"""128 + SIGINT, what a shell expects of a program ended by Ctrl-C."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

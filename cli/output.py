@@ -19,6 +19,8 @@ def write(text: str) -> None:
         raise typer.Exit(READER_LEFT) from None
 
 
+INTERRUPTED = 130
+"""128 + SIGINT, as every command ends that a person stopped."""
 READER_LEFT = 128 + 13
 """128 + SIGPIPE, how a shell sees a program whose reader went away."""
 

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
-from typing import Generic, TypeVar, cast
+from typing import Generic, cast
 
 from vidllm.clip import PlanOptions
 from vidllm.errors import NotAVideo, RowError, VidllmError
@@ -22,11 +22,10 @@ from vidllm.model.spec import ModelSpec
 from vidllm.still import open_still, still_size
 from vidllm.train.lengths import Lengths
 from vidllm.train.looks import Size, count_row
-from vidllm.train.row import Kind, Media, PairRow, Problem, TrainRow, said_in
+from vidllm.train.row import AnyRow, Kind, Media, PairRow, Problem, TrainRow, said_in
 from vidllm.video.guard import DEFAULT_LIMITS, Limits, keep_workers, probe_guarded, read_frames_guarded
 from vidllm.video.info import VideoInfo
 
-AnyRow = TypeVar("AnyRow", TrainRow, PairRow)
 Progress = Callable[[int, int], None]
 """Hears (rows looked at, rows in all)."""
 INFOS = 64

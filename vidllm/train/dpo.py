@@ -21,22 +21,32 @@ from accelerate.utils import gather_object
 
 from vidllm.caches import cache_folder
 from vidllm.clip import PlanOptions
-from vidllm.errors import ConfigError, RowError
+from vidllm.errors import RowError
 from vidllm.model.chat import AnyTokenizer, count_text_tokens
 from vidllm.model.spec import ModelSpec
 from vidllm.prompt import Message
-from vidllm.train.check import Checked, Progress, check
+from vidllm.train.check import Checked, Progress
 from vidllm.train.learner import Learner, LearnerOptions
 from vidllm.train.looks import same_look
 from vidllm.train.loop import Trained, train
 from vidllm.train.losses import DPO, MPO, PreferenceLoss, Term
-from vidllm.train.mixture import Mixture, Source, mixture_of, read_pair_mixture
+from vidllm.train.mixture import read_pair_mixture
 from vidllm.train.pairs import PairSize, build_pair, forest_tokens, plan_pairs
 from vidllm.train.parts import Extra, Parts
 from vidllm.train.preference_task import PairPortions, PreferenceTask, load_pair
 from vidllm.train.reference import Found, References, RefLogps, Search, reference_key, usable_records
 from vidllm.train.row import PairRow
-from vidllm.train.stage import Base, StageConfig, deliver, is_first, load_learner, on_first, open_cache, rows_mark
+from vidllm.train.stage import (
+    Base,
+    StageConfig,
+    check_rows,
+    deliver,
+    load_learner,
+    on_first,
+    open_cache,
+    rows_mark,
+    voice,
+)
 from vidllm.train.task import Step, Watch
 from vidllm.video.guard import keep_workers
 
@@ -47,8 +57,6 @@ PRESETS: Mapping[str, Mapping[Term, float]] = MappingProxyType({"dpo": DPO, "mpo
 class DpoConfig(StageConfig):
     """The keys of a `dpo` YAML: those of every stage, and these."""
 
-    data: tuple[Source, ...] | Path
-    """Files of pairs and how much is taken of each; or one file of pairs, or a YAML that lists `sources`."""
     loss: Literal["dpo", "mpo"] | dict[str, float] = "dpo"
     """Terms and their weights, of sigmoid, hinge, ipo, robust, bco, anchor, sft; or a name: dpo is {sigmoid: 1}, mpo
     {sigmoid: 0.8, bco: 0.2, sft: 1}."""
@@ -69,19 +77,10 @@ class DpoConfig(StageConfig):
     """Logits of the answers' positions only; false: of all positions."""
     reference_cache: bool = True
     """Ask the reference once, before the first step, and keep what it says on disk; false: in every step again."""
-    bad_rows: Literal["stop", "skip"] = "stop"
-    """What rows that can not be learnt from do, all of them told: stop the run before it begins, or stay out."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.data == ():
-            raise ConfigError("data is empty; name at least one file of pairs, for example data=pairs.jsonl")
         _ = self.preference
-
-    @property
-    def mixture(self) -> Mixture:
-        """`data` as a mixture. Raises ConfigError for a YAML file that is none."""
-        return mixture_of(self.data) if isinstance(self.data, Path) else Mixture(sources=self.data)
 
     @property
     def preference(self) -> PreferenceLoss:
@@ -130,35 +129,19 @@ def read_contest(
     remember: bool = True,
     progress: Progress = lambda done, rows: None,
 ) -> Contest:
-    """Read and check every pair, before a weight is loaded. What is wrong is said row by row, and ends the run unless
-    `bad_rows` is skip. With `remember` what was found is kept in `config.out`, so that a resume need not look again.
+    """Read and check every pair, before a weight is loaded. See `check_rows`.
 
     Raises:
         RowError: a pair can not be learnt from, or none is left.
         ModelError: the model's folder is not what it should be.
     """
     base = Base.of(config)
-    kept = config.out / "checked.jsonl" if remember else None
-    checked = on_first(config, lambda: _checked(config, base, kept, progress))
-    for problem in checked.problems:
-        say(str(problem))
-    if config.bad_rows == "stop":
-        checked.refuse_problems()
-    if not checked.rows:
-        raise RowError("no pair is left to learn from; name files with good ones")
+    checked = check_rows(config, base, read_pair_mixture, say, remember=remember, progress=progress)
     sizes = tuple(
         size_pair(row, length, base.spec, base.tokenizer, config.plan)
         for row, length in zip(checked.rows, checked.lengths, strict=True)
     )
     return Contest(base, checked, sizes)
-
-
-def _checked(config: DpoConfig, base: Base, kept: Path | None, progress: Progress) -> Checked[PairRow]:
-    read = read_pair_mixture(config.mixture, seed=config.seed)
-    return check(
-        read.rows, base.spec, base.tokenizer, config.plan, problems=read.problems, cache=kept,
-        threads=max(1, config.workers), progress=progress,
-    )  # fmt: skip
 
 
 def size_pair(row: PairRow, length: int, spec: ModelSpec, tokenizer: AnyTokenizer, plan: PlanOptions) -> PairSize:
@@ -179,7 +162,7 @@ def run_dpo(config: DpoConfig, watch: Watch) -> Trained:
         RowError, ModelError, ConfigError: before the first step, one line.
         CheckpointError, NotFinite: see `train`.
     """
-    say = watch.say if is_first(config) else _nobody
+    say = voice(config, watch)
     contest = read_contest(config, say)
     for line in describe(config, contest):
         say(line)
@@ -189,10 +172,6 @@ def run_dpo(config: DpoConfig, watch: Watch) -> Trained:
     if done.step == done.total:
         deliver(config, task.learner)
     return done
-
-
-def _nobody(text: str) -> None:
-    """Other processes say nothing: all of them have the same to say."""
 
 
 def make_task(config: DpoConfig, contest: Contest) -> PreferenceTask:
@@ -243,7 +222,7 @@ def _known(
     shaping = f"{config.dtype}|{task.learner.device.type}|{config.extra}"
     keys = on_first(config, lambda: [reference_key(row, config.plan, shaping) for row in contest.rows])
     file = References(_reference_file(config, contest.base))
-    told = _Told(say)
+    told = _PairsDone(say)
 
     def compute(numbers: Sequence[int], keep: bool) -> Mapping[int, RefLogps]:
         def heard(scored: Mapping[int, RefLogps]) -> None:
@@ -267,7 +246,7 @@ def _known(
 TOLD_SECONDS = 30.0
 
 
-class _Told:
+class _PairsDone:
     """How far the reference's pass is, now and then."""
 
     def __init__(self, say: Callable[[str], None]) -> None:

@@ -16,10 +16,9 @@ from typing import TypeVar
 from vidllm.config import from_mapping, load_config
 from vidllm.errors import ConfigError
 from vidllm.train.order import shuffled
-from vidllm.train.row import PairRow, Problem, ReadRows, TrainRow
+from vidllm.train.row import AnyRow, PairRow, Problem, ReadRows, TrainRow
 from vidllm.train.rows import read_pairs, read_rows
 
-AnyRow = TypeVar("AnyRow", TrainRow, PairRow)
 T = TypeVar("T")
 SAMPLING = re.compile(r"all|(first|random):(\d+(?:\.\d+)?)(%?)")
 
@@ -59,12 +58,12 @@ def load_mixture(path: Path) -> Mixture:
     return Mixture(sources=tuple(_below(source, path.parent) for source in mixture.sources))
 
 
-def read_mixture(mixture: Mixture, *, seed: int = 0) -> ReadRows[TrainRow]:
+def read_mixture(mixture: Mixture, seed: int = 0) -> ReadRows[TrainRow]:
     """The rows of all sources, drawn and repeated, and the problems of those drawn. Raises RowError as `read_rows`."""
     return _read(mixture, seed, read_rows)
 
 
-def read_pair_mixture(mixture: Mixture, *, seed: int = 0) -> ReadRows[PairRow]:
+def read_pair_mixture(mixture: Mixture, seed: int = 0) -> ReadRows[PairRow]:
     """As `read_mixture`, of preferences."""
     return _read(mixture, seed, read_pairs)
 

@@ -86,6 +86,9 @@ class PairRow:
         return tuple(medium for turn in self.prompt for medium in turn.media)
 
 
+AnyRow = TypeVar("AnyRow", TrainRow, PairRow)
+
+
 def said_in(row: TrainRow | PairRow) -> tuple[tuple[Turn, ...], tuple[str, ...]]:
     """The turns of a row, and the answers of which one follows them (none after a conversation)."""
     return (row.turns, ()) if isinstance(row, TrainRow) else (row.prompt, (row.chosen, row.rejected))

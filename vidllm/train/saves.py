@@ -138,7 +138,7 @@ def _fill(folder: Path, step: int, identity: Identity, contents: Mapping[str, An
     files = {}
     for name, content in contents.items():
         with (folder / name).open("wb") as file:
-            told = _Told(file)
+            told = _DigestedFile(file)
             told.save(content)
             _sync(file)
         files[name] = {"bytes": told.size, "digest": told.digest.hexdigest()}
@@ -149,7 +149,7 @@ def _fill(folder: Path, step: int, identity: Identity, contents: Mapping[str, An
     _sync_folder(folder)
 
 
-class _Told:
+class _DigestedFile:
     """A file that is written once, and what was written to it: told from memory, so that the disk can be doubted."""
 
     def __init__(self, file: BinaryIO) -> None:

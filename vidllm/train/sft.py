@@ -9,24 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from vidllm.errors import ConfigError, RowError
 from vidllm.prompt import Example
 from vidllm.train.batch import Batch
 from vidllm.train.batches import Step, Strategy, View, plan_steps
 from vidllm.train.cache import ClipCache
-from vidllm.train.check import Checked, Progress, check
+from vidllm.train.check import Checked, Progress
 from vidllm.train.learner import Learner
 from vidllm.train.loading import Loader
 from vidllm.train.looks import shown_in
 from vidllm.train.loop import Trained, train
 from vidllm.train.metrics import Record
-from vidllm.train.mixture import Mixture, Source, mixture_of, read_mixture
+from vidllm.train.mixture import read_mixture
 from vidllm.train.row import Kind, TrainRow
 from vidllm.train.saves import Identity
 from vidllm.train.sharing import Stem, plant
@@ -34,13 +32,13 @@ from vidllm.train.show import show_batch
 from vidllm.train.stage import (
     Base,
     StageConfig,
+    check_rows,
     deliver,
-    is_first,
     keep_config,
     load_learner,
-    on_first,
     open_cache,
     rows_mark,
+    voice,
 )
 from vidllm.train.task import Micro, Part, Watch
 
@@ -49,26 +47,12 @@ from vidllm.train.task import Micro, Part, Watch
 class SftConfig(StageConfig):
     """The keys of an `sft` YAML: those of every stage, and these."""
 
-    data: tuple[Source, ...] | Path
-    """Files of rows and how much is taken of each; or one file of rows, or a YAML that lists `sources`."""
     strategy: Strategy = "mixed"
     """Videos, pictures and texts mixed in every step, every step of one kind, or rows with a video only."""
     sharing: bool = True
     """Read a video once for several rows about it, exactly as if each stood alone; needs packing."""
     packing: bool = True
     """Fill micro-batches with rows of any length, none seeing another; else only rows of about one length."""
-    bad_rows: Literal["stop", "skip"] = "stop"
-    """What rows that can not be learnt from do, all of them told: stop the run before it begins, or stay out."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.data == ():
-            raise ConfigError("data is empty; name at least one file of rows, for example data=rows.jsonl")
-
-    @property
-    def mixture(self) -> Mixture:
-        """`data` as a mixture. Raises ConfigError for a YAML file that is none."""
-        return mixture_of(self.data) if isinstance(self.data, Path) else Mixture(sources=self.data)
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,22 +80,14 @@ def read_lesson(
     remember: bool = True,
     progress: Progress = lambda done, rows: None,
 ) -> Lesson:
-    """Read and check every row, before a weight is loaded. What is wrong is said row by row, and ends the run unless
-    `bad_rows` is skip. With `remember` what was found is kept in `config.out`, so that a resume need not look again.
+    """Read and check every row, before a weight is loaded. See `check_rows`.
 
     Raises:
         RowError: a row can not be learnt from, or none is left.
         ModelError: the model's folder is not what it should be.
     """
     base = Base.of(config)
-    kept = config.out / "checked.jsonl" if remember else None
-    checked = on_first(config, lambda: _checked(config, base, kept, progress))
-    for problem in checked.problems:
-        say(str(problem))
-    if config.bad_rows == "stop":
-        checked.refuse_problems()
-    if not checked.rows:
-        raise RowError("no row is left to learn from; name files with good ones")
+    checked = check_rows(config, base, read_mixture, say, remember=remember, progress=progress)
     return Lesson(base, checked, _together(config, base, checked))
 
 
@@ -122,14 +98,6 @@ def _together(config: SftConfig, base: Base, checked: Checked[TrainRow]) -> tupl
         shown_in(row, length, base.spec, base.tokenizer, config.plan)
         for row, length in zip(checked.rows, checked.lengths, strict=True)
     )
-
-
-def _checked(config: SftConfig, base: Base, kept: Path | None, progress: Progress) -> Checked[TrainRow]:
-    read = read_mixture(config.mixture, seed=config.seed)
-    return check(
-        read.rows, base.spec, base.tokenizer, config.plan, problems=read.problems, cache=kept,
-        threads=max(1, config.workers), progress=progress,
-    )  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -218,7 +186,7 @@ def run_sft(config: SftConfig, watch: Watch) -> Trained:
         RowError, ModelError, ConfigError: before the first step, one line.
         CheckpointError, NotFinite: see `train`.
     """
-    say = watch.say if is_first(config) else _nobody
+    say = voice(config, watch)
     lesson = read_lesson(config, say)
     for line in describe(config, lesson):
         say(line)
@@ -230,10 +198,6 @@ def run_sft(config: SftConfig, watch: Watch) -> Trained:
     if done.step == done.total:
         deliver(config, learner)
     return done
-
-
-def _nobody(text: str) -> None:
-    """Other processes say nothing: all of them have the same to say."""
 
 
 def loader_of(config: SftConfig, lesson: Lesson, cache: ClipCache | None = None) -> Loader:

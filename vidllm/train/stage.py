@@ -1,6 +1,7 @@
 """What every stage of teaching says about itself: which model, how clips are looked at, what learns, how long.
 
-`sft` and `dpo` add their rows and their loss. The keys of a stage's YAML are these fields and nothing else.
+`sft` and `dpo` add how their rows are read, and their loss. The keys of a stage's YAML are these fields and
+no others.
 """
 
 from __future__ import annotations
@@ -22,16 +23,19 @@ from torch.distributed.tensor import DTensor
 
 from vidllm.budget import Fit, Policy
 from vidllm.clip import PlanOptions
-from vidllm.errors import ConfigError
+from vidllm.errors import ConfigError, RowError
 from vidllm.model.checkpoint import fingerprint
 from vidllm.model.families import load_tokenizer, read_spec
 from vidllm.model.resolve import resolve_model
 from vidllm.train.adapters import check_place
 from vidllm.train.cache import ClipCache
+from vidllm.train.check import Checked, Progress, check
 from vidllm.train.learner import Learner, LearnerOptions, check_parts, learned_spec
 from vidllm.train.loop import LoopOptions
+from vidllm.train.mixture import Mixture, Source, mixture_of
 from vidllm.train.optim import OptimOptions
 from vidllm.train.parts import Extra, Lora, Parts
+from vidllm.train.row import AnyRow, ReadRows
 from vidllm.train.saves import Identity
 from vidllm.video.decode import Reader
 from vidllm.video.guard import Limits
@@ -40,6 +44,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
     from vidllm.model.spec import ModelSpec
+    from vidllm.train.task import Watch
 
 T = TypeVar("T")
 
@@ -50,6 +55,10 @@ class StageConfig:
 
     model: str | None = None
     """Folder, Hugging Face id, built-in or built-in-images; null: $VIDLLM_MODEL, else the built-in one."""
+    data: tuple[Source, ...] | Path
+    """Files of rows (for `dpo`: of pairs) and how much is taken of each; or one such file; or a YAML with `sources`."""
+    bad_rows: Literal["stop", "skip"] = "stop"
+    """What rows that can not be learnt from do, all of them told: stop the run before it begins, or stay out."""
     out: Path
     """The taught model's folder: `vidllm ask -m OUT`. Checkpoints, metrics.jsonl and loss.png lie in it too."""
 
@@ -110,7 +119,14 @@ class StageConfig:
     def __post_init__(self) -> None:
         if self.batch < 1 or self.tokens < 1:
             raise ConfigError(f"batch is {self.batch} and tokens {self.tokens}; each must be at least 1")
+        if self.data == ():
+            raise ConfigError("data is empty; name at least one file of rows, for example data=rows.jsonl")
         _ = self.plan, self.loop
+
+    @property
+    def mixture(self) -> Mixture:
+        """`data` as a mixture. Raises ConfigError for a YAML file that is none."""
+        return mixture_of(self.data) if isinstance(self.data, Path) else Mixture(sources=self.data)
 
     @property
     def plan(self) -> PlanOptions:
@@ -192,6 +208,41 @@ def on_first(config: StageConfig, make: Callable[[], T]) -> T:
 def is_first(config: StageConfig) -> bool:
     """Whether this process is the one that tells and writes."""
     return bool(_processes(config).is_main_process)
+
+
+def voice(config: StageConfig, watch: Watch) -> Callable[[str], None]:
+    """What tells a person: the first process's; the others have the same to say, and keep silent."""
+    return watch.say if is_first(config) else lambda text: None
+
+
+def check_rows(
+    config: StageConfig, base: Base, read: Callable[[Mixture, int], ReadRows[AnyRow]], say: Callable[[str], None], *,
+    remember: bool = True, progress: Progress = lambda done, rows: None,
+) -> Checked[AnyRow]:  # fmt: skip
+    """Every row, read (`read` is given the mixture and the seed) and checked before a weight is loaded.
+
+    What is wrong is said row by row, and ends the run unless `bad_rows` is skip. With `remember` what was found is kept
+    in `config.out`, so that a resume need not look again.
+
+    Raises:
+        RowError: a row can not be learnt from, or none is left.
+    """
+
+    def look() -> Checked[AnyRow]:
+        found = read(config.mixture, config.seed)
+        return check(
+            found.rows, base.spec, base.tokenizer, config.plan, problems=found.problems,
+            cache=config.out / "checked.jsonl" if remember else None, threads=max(1, config.workers), progress=progress,
+        )  # fmt: skip
+
+    checked = on_first(config, look)
+    for problem in checked.problems:
+        say(str(problem))
+    if config.bad_rows == "stop":
+        checked.refuse_problems()
+    if not checked.rows:
+        raise RowError("no row is left to learn from; name files with good ones")
+    return checked
 
 
 def keep_config(config: StageConfig, name: str) -> None:
