@@ -17,7 +17,7 @@ from torch import Tensor
 import vidllm
 from tests import tiny_models
 from vidllm.config import load_config
-from vidllm.errors import ConfigError, RowError
+from vidllm.errors import CheckpointError, ConfigError, RowError
 from vidllm.train.dpo import DpoConfig, make_task, read_contest, run_dpo, settle_reference
 from vidllm.train.losses import PreferenceLoss
 from vidllm.train.metrics import Record
@@ -222,6 +222,10 @@ def test_a_run_that_was_stopped_goes_on_to_the_bit(config: DpoConfig) -> None:
     again = replace(config, out=config.out.with_name("again"))
     with pytest.raises(KeyboardInterrupt):
         run_dpo(again, stopped)
+    assert load_config(DpoConfig, again.out / "dpo.yaml") == again
+    with pytest.raises(CheckpointError, match="frames 3, now 2"):
+        run_dpo(replace(again, frames=2), Heard())
+    assert load_config(DpoConfig, again.out / "dpo.yaml") == again, "a run that is refused leaves it"
     run_dpo(again, rest)
     assert rest.resumed >= 1
     assert stopped.losses[: rest.resumed] + rest.losses == whole.losses

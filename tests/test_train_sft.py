@@ -188,6 +188,36 @@ def test_other_settings_are_refused_in_one_line(write: Write, tmp_path: Path) ->
     )
 
 
+def test_out_says_how_it_is_taught_from_the_first_step_on(write: Write, tmp_path: Path) -> None:
+    """Of a run that was stopped, too; a run that is refused leaves the other's config as it was."""
+    kept = tmp_path / "out" / "sft.yaml"
+    config = load_config(SftConfig, write())
+    with pytest.raises(KeyboardInterrupt):
+        run_sft(config, Stopped(after=3))
+    assert load_config(SftConfig, kept) == config
+    told = kept.read_bytes()
+    code, _, err = vidllm("sft", write(), "frames=2")
+    assert code == 1
+    assert "was made with frames 3, now 2" in err
+    assert kept.read_bytes() == told
+    code, _, err = vidllm("sft", kept, "keep=7")
+    assert code == 0, err
+    assert "2 of 5 steps are done" in err
+    assert load_config(SftConfig, kept).keep == 7
+
+
+class Stopped(Listener):
+    """Ends the process's work in the middle of a run."""
+
+    def __init__(self, after: int) -> None:
+        super().__init__()
+        self._after = after
+
+    def step(self, record: Mapping[str, float]) -> None:
+        if record["step"] == self._after:
+            raise KeyboardInterrupt
+
+
 def test_another_model_or_other_rows_are_refused(write: Write, tmp_path: Path, rows: Path) -> None:
     assert vidllm("sft", write())[0] == 0
     fewer = rows.with_name("fewer.jsonl")
@@ -213,6 +243,7 @@ def test_bad_rows_end_it_before_the_first_step(write: Write, tmp_path: Path, row
     assert f"{bad}:2 (lost): no file {bad.parent}/nowhere.mp4" in err
     assert f"{bad}:5: no valid JSON" in err
     assert not (tmp_path / "out" / "metrics.jsonl").exists()
+    assert not (tmp_path / "out" / "sft.yaml").exists()
     code, _, err = vidllm("sft", write(), f"data={bad}", "bad_rows=skip")
     assert code == 0, err
     assert re.search(r"^bad +2$", err, re.MULTILINE)

@@ -178,6 +178,20 @@ def _last_line(handle: int, size: int) -> tuple[int, bytes]:
     return 0, tail
 
 
+def write_whole(path: Path, text: str) -> None:
+    """Put a text in `path`'s place: a reader sees the old file or the new one. Raises OutputError."""
+    partial = path.with_name(path.name + ".part")
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise not_writable(path, error) from error
+
+
 def not_writable(path: Path, error: OSError) -> OutputError:
     """What to tell of a file that takes no more, by the system's reason."""
     reason = error.strerror or str(error)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from vidllm.feedback.items import Asked
 from vidllm.feedback.pairs import Pair
-from vidllm.linefile import not_writable
+from vidllm.linefile import write_whole
 from vidllm.train.row import Media, Turn
 
 Row = dict[str, Any]
@@ -59,17 +58,3 @@ def _place(medium: Media, output: Path) -> str:
 def write_rows(path: Path, rows: Sequence[Row]) -> None:
     """Put the rows in `path`'s place in one step. Raises OutputError."""
     write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Put a text in `path`'s place: a reader sees the old file or the new one. Raises OutputError."""
-    partial = path.with_name(path.name + ".part")
-    try:
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise not_writable(path, error) from error

@@ -24,8 +24,9 @@ from vidllm.feedback.oracle import Oracle, judge_case
 from vidllm.feedback.pairs import Pair, PairOptions, Scored, make_pairs
 from vidllm.feedback.perturb import Change
 from vidllm.feedback.report import Agreement, Figures, Report, agree, make_report
-from vidllm.feedback.rowfile import Row, pair_row, write_rows, write_whole
+from vidllm.feedback.rowfile import Row, pair_row, write_rows
 from vidllm.interrupts import Interrupts
+from vidllm.linefile import write_whole
 from vidllm.model.families import load_tokenizer, read_spec, resolve_model
 from vidllm.model.fingerprint import fingerprint
 from vidllm.model.resolve import ENVIRONMENT

@@ -41,6 +41,7 @@ from vidllm.train.stage import (
     StageConfig,
     check_rows,
     deliver,
+    keep_config,
     load_learner,
     on_first,
     open_cache,
@@ -168,7 +169,8 @@ def run_dpo(config: DpoConfig, watch: Watch) -> Trained:
         say(line)
     task = make_task(config, contest)
     settle_reference(config, contest, task, say)
-    done = train(task, task.learner, task.learner.groups(), config.loop, config.out, watch)
+    done = train(task, task.learner, task.learner.groups(), config.loop, config.out, watch,
+                 begun=lambda: keep_config(config, "dpo.yaml"))  # fmt: skip
     if done.step == done.total:
         deliver(config, task.learner)
     return done

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -89,10 +89,13 @@ def train(
     options: LoopOptions,
     folder: Path,
     watch: Watch,
+    *,
+    begun: Callable[[], None] = lambda: None,
 ) -> Trained:
     """Teach `learner` until the last step, from the newest whole checkpoint under `folder` if there is one.
 
     `groups`: {"name", "params", "lr"} for each part that learns. Writes `folder`/checkpoints, metrics.jsonl, loss.png.
+    `begun` is called on every process once nothing refuses the run any more, before the first step.
 
     Raises:
         CheckpointError: a checkpoint can not be written, or is of another run; the line says what differs.
@@ -100,7 +103,7 @@ def train(
         TrainError: nothing to learn from.
     """
     with _deterministic():
-        return _Run(task, learner, groups, options, folder, watch).go()
+        return _Run(task, learner, groups, options, folder, watch).go(begun)
 
 
 @dataclass(frozen=True)
@@ -163,9 +166,10 @@ class _Run:
         self._params = [p for group in self._optimizer.param_groups for p in group["params"]]
         self._saves = Saves(folder / "checkpoints", keep=options.keep, say=self._say)
 
-    def go(self) -> Trained:
+    def go(self, begun: Callable[[], None]) -> Trained:
         """From the newest checkpoint to the end, or to Ctrl-C."""
         start = self._resume()
+        begun()
         metrics = Metrics(self._folder, after=start, tensorboard=self._options.tensorboard) if self._main else None
         try:
             with Interrupts(self._stopping) as interrupts:

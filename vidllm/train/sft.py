@@ -193,8 +193,8 @@ def run_sft(config: SftConfig, watch: Watch) -> Trained:
     learner = load_learner(config, lesson.base)
     with loader_of(config, lesson, cache := open_cache(config, learner)) as loader:
         task = SftTask(config, lesson, learner, loader, cache)
-        done = train(task, learner, learner.groups(), config.loop, config.out, watch)
-    keep_config(config, "sft.yaml")
+        done = train(task, learner, learner.groups(), config.loop, config.out, watch,
+                     begun=lambda: keep_config(config, "sft.yaml"))  # fmt: skip
     if done.step == done.total:
         deliver(config, learner)
     return done

@@ -24,6 +24,7 @@ from torch.distributed.tensor import DTensor
 from vidllm.budget import Fit, Policy
 from vidllm.clip import PlanOptions
 from vidllm.errors import ConfigError, RowError
+from vidllm.linefile import write_whole
 from vidllm.model.checkpoint import fingerprint
 from vidllm.model.families import load_tokenizer, read_spec
 from vidllm.model.resolve import resolve_model
@@ -246,13 +247,17 @@ def check_rows(
 
 
 def keep_config(config: StageConfig, name: str) -> None:
-    """Write the config as it was understood into `config.out`, where it can be run again from."""
+    """Write the config as it was understood into `config.out`, from the first process: it can be run again from there.
+
+    Raises:
+        OutputError: it can not be written.
+    """
     import yaml
 
     if is_first(config):
         config.out.mkdir(parents=True, exist_ok=True)
-        text = yaml.safe_dump(_plain(dataclasses.asdict(config)), sort_keys=False, allow_unicode=True)
-        (config.out / name).write_text(text, encoding="utf-8")
+        write_whole(config.out / name, yaml.safe_dump(_plain(dataclasses.asdict(config)), sort_keys=False,
+                                                      allow_unicode=True))  # fmt: skip
 
 
 def _plain(value: Any) -> Any:
