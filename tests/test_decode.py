@@ -4,6 +4,7 @@ import importlib.util
 import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from vidllm.video.decode import READERS, FrameSet, read_frames
 from vidllm.video.info import VideoInfo, probe
 from vidllm.video.picture import Orientation, Painter, fitted_size
 from vidllm.video.read_decord import leading_frames
-from vidllm.video.read_pyav import plan_runs
+from vidllm.video.runs import plan_runs, share
 
 SIDE = 112
 RIVALS_TOLERANCE = 12.0  # mean absolute difference: other readers scale with another filter, but show the same frame
@@ -112,14 +113,30 @@ def loads(reader: str) -> bool:
     return True
 
 
+@pytest.fixture
+def on_cores(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Read as on a machine of so many cores, where even small clips are worth sharing among them."""
+
+    def bound(cores: int) -> None:
+        monkeypatch.setattr("vidllm.video.read_pyav.usable_cores", lambda: cores)
+        monkeypatch.setattr("vidllm.video.runs.WORTH_SHARING", 0)
+
+    return bound
+
+
+@pytest.mark.parametrize("cores", [1, 3])
 @pytest.mark.parametrize("name", MADE_NAMES)
-def test_made_clips_pixel_for_pixel(clips: dict[str, Path], name: str) -> None:
+def test_made_clips_pixel_for_pixel(
+    clips: dict[str, Path], name: str, cores: int, on_cores: Callable[[int], None]
+) -> None:
+    on_cores(cores)
     check_against_truth(clips[name], "pyav", np.array_equal)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in REAL_NAMES if name not in LONG])
-def test_real_clips_pixel_for_pixel(real_clips: Path, name: str) -> None:
+def test_real_clips_pixel_for_pixel(real_clips: Path, name: str, on_cores: Callable[[int], None]) -> None:
+    on_cores(2)
     try:
         probe(real_clips / name)
     except VideoError:
@@ -267,6 +284,28 @@ def test_leading_frames_of_an_open_group_start_one_group_earlier(clips: dict[str
     for index in leading:
         (run,) = plan_runs(info, np.array([index]))
         assert info.access_points[run.access, 1] <= info.pts[index]
+
+
+@pytest.mark.parametrize("threads", [2, 3, 4])
+def test_threads_share_whole_groups_of_about_equal_weight(clips: dict[str, Path], threads: int) -> None:
+    info = probe(clips["constant"])
+    assert len(info.access_points) >= threads, "a clip of several groups"
+    wanted = np.arange(info.num_frames)
+    shares = share(replace(info, coded_width=4000, coded_height=4000), wanted, threads)
+    assert len(shares) == threads
+    assert sorted(np.concatenate(shares)) == wanted.tolist()
+    owners = [{run.access for index in part for run in plan_runs(info, np.array([index]))} for part in shares]
+    assert sum(map(len, owners)) == len(set().union(*owners)), "no group is decoded twice"
+
+
+def test_little_work_and_one_group_are_not_shared(clips: dict[str, Path]) -> None:
+    info = probe(clips["constant"])
+    assert len(share(info, np.arange(info.num_frames), 2)) == 1, "opening it again would cost more"
+    large = replace(info, coded_width=4000, coded_height=4000)
+    assert len(share(large, np.array([1, 2, 3]), 2)) == 1, "one group"
+    assert len(share(large, np.array([9, 49]), 1)) == 1, "one core"
+    lopsided = replace(large, packet_sizes=np.where(np.arange(info.num_frames) < 10, 10_000, 1))
+    assert len(share(lopsided, np.array([9, 19, 29]), 2)) == 1, "one thread would have nearly all of it"
 
 
 @pytest.mark.parametrize("times", [[], [float("nan")], [float("inf")]])

@@ -181,7 +181,7 @@ class Worker:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             bufsize=0,
-            env=_environment(),
+            env=child_environment(),
             start_new_session=True,
         )
         self._jobs = 0
@@ -224,7 +224,7 @@ class Worker:
                 pipe.close()
 
 
-def _environment() -> dict[str, str]:
+def child_environment() -> dict[str, str]:
     """This process's, with this vidllm first on the path."""
     home = str(Path(vidllm.errors.__file__).parent.parent)
     paths = [home, *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -257,7 +257,7 @@ class _Watch:
         self._thread.join()
         if self._reason is not None:
             return LimitExceeded(f"{path}: {self._reason}")
-        return VideoError(f"{path}: the decoder crashed ({_status_name(status)}); convert the clip, it may be damaged")
+        return VideoError(f"{path}: the decoder crashed ({status_name(status)}); convert the clip, it may be damaged")
 
     def _watch(self) -> None:
         while not self._over.wait(WATCH_SECONDS):
@@ -281,7 +281,7 @@ def _resident_bytes(pid: int) -> int:
         return 0
 
 
-def _status_name(status: int) -> str:
+def status_name(status: int) -> str:
     if status >= 0:
         return f"exit status {status}"
     try:

@@ -39,7 +39,7 @@ def main() -> None:
 
 def serve(do: Do) -> None:
     """Answer jobs from stdin with `do` until it closes: the whole of a child process, whatever its work."""
-    jobs, replies = _private_streams()
+    jobs, replies = private_streams()
     _no_core_dumps()
     threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     wire.send(replies, "ready")
@@ -118,7 +118,7 @@ def probed(path: str, stream: int | None) -> VideoInfo:
     return _kept[key]
 
 
-def _private_streams() -> tuple[BinaryIO, BinaryIO]:
+def private_streams() -> tuple[BinaryIO, BinaryIO]:
     """Unbuffered copies of stdin and stdout; the well-known numbers then lead nowhere."""
     jobs = os.fdopen(os.dup(0), "rb", buffering=0)
     replies = os.fdopen(os.dup(1), "wb", buffering=0)

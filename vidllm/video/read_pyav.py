@@ -12,9 +12,13 @@ anything fails to come the clip is decoded from its start, keeping what can be k
 from __future__ import annotations  # PyAV's Packet is generic for the type checker only
 
 import os
+from collections import deque
 from collections.abc import Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
+from itertools import repeat
+from threading import Event
 
 import av.error
 import numpy as np
@@ -29,25 +33,16 @@ from vidllm.video.container import SELF_DESCRIBING, VideoPacket, as_video_error,
 from vidllm.video.harvest import Harvest
 from vidllm.video.info import VideoInfo
 from vidllm.video.picture import Orientation, Painter
+from vidllm.video.runs import Run, plan_runs, share
 
 SEEK_PACKETS = 64  # a gap shorter than this is demuxed and dropped: cheaper than a seek and the re-reading after it
-MERGE_PACKETS = 4  # a gap shorter than this is decoded: cheaper than draining and refilling the decoder
 # Codecs whose packets are not read for `droppable`, but whose decoder can leave out unreferenced frames exactly.
 DECODER_SKIPS = frozenset({"mpeg4", "mpeg2video", "mpeg1video"})
 MAX_THREADS = 4  # more only adds memory: 64 frames of a clip are read, not a film
 # Decoders that end and begin all their threads at every seek: 16 frames of a 6-minute clip 245 ms with, 57 without.
 SLOW_TO_START = frozenset({"av1"})
+PAINTED_ASIDE = 4  # whole frames that wait for their scaling
 BACK_OFF = (0, 1, 2, 4, 8)  # access points to step back when a seek lands behind its target
-
-
-@dataclass(frozen=True)
-class Run:
-    """Packets to feed from one access point: ranks `start` to `stop`, both included, for the frames `wanted`."""
-
-    access: int
-    start: int
-    stop: int
-    wanted: tuple[int, ...]
 
 
 class _Lost(Exception):
@@ -59,50 +54,29 @@ def read_pyav(info: VideoInfo, wanted: NDArray[np.int64], size: tuple[int, int])
 
     Raises NoFrames when nothing decodes, NotAVideo or VideoError when the file can no longer be opened.
     """
-    painter = Painter(size, Orientation(info.rotation, info.mirrored))
     if info.has_true_pts:
         try:
-            return _read_runs(info, wanted, size, painter)
+            return _read_runs(info, wanted, size)
         except _Lost:
             pass
     try:
-        return _read_all(info, wanted, size, painter)
+        return _read_all(info, wanted, size, _painter(info, size))
     except av.error.FFmpegError as error:  # scaling failed: a pixel format or size FFmpeg can not convert
         raise as_video_error(info.path, error) from error
 
 
-def decoder_threads() -> int:
-    """One more than this process may use cores, so that none idles while a frame waits for the one it refers to."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def usable_cores() -> int:
+    """Of this process, which may be bound to fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def frame_threads(cores: int) -> int:
+    """For one decoder: one more than cores, so that none idles while a frame waits for the one it refers to."""
     return 1 if cores == 1 else min(MAX_THREADS, cores + 1)
 
 
-def plan_runs(info: VideoInfo, wanted: NDArray[np.int64]) -> list[Run]:
-    """Group the wanted frames by the access point each must be decoded from; near runs become one.
-
-    A frame starts at the last access point before it in decoding *and* presentation order: frames that lead an open
-    GOP come after its key packet but refer to frames before it.
-    """
-    runs: list[Run] = []
-    by_rank = wanted[np.argsort(info.decode_ranks[wanted], kind="stable")]
-    for index in by_rank.tolist():
-        rank, pts = int(info.decode_ranks[index]), int(info.pts[index])
-        access = _access_for(info, rank, pts)
-        start = int(info.access_points[access, 0])
-        if runs and start <= runs[-1].stop + MERGE_PACKETS:
-            last = runs[-1]
-            runs[-1] = Run(last.access, last.start, max(rank, last.stop), (*last.wanted, index))
-        else:
-            runs.append(Run(access, start, rank, (index,)))
-    return runs
-
-
-def _access_for(info: VideoInfo, rank: int, pts: int) -> int:
-    ranks = info.access_points[:, 0]
-    access = int(np.searchsorted(ranks, rank, side="right")) - 1
-    while access > 0 and info.access_points[access, 1] > pts:
-        access -= 1
-    return max(access, 0)
+def _painter(info: VideoInfo, size: tuple[int, int]) -> Painter:
+    return Painter(size, Orientation(info.rotation, info.mirrored))
 
 
 class _Tape:
@@ -174,29 +148,95 @@ class _Tape:
         return None
 
 
-def _read_runs(info: VideoInfo, wanted: NDArray[np.int64], size: tuple[int, int], painter: Painter) -> Harvest:
-    """The short way: only the packets the wanted frames need. Raises _Lost as soon as it does not work out."""
+def _read_runs(info: VideoInfo, wanted: NDArray[np.int64], size: tuple[int, int]) -> Harvest:
+    """The short way: only the packets the wanted frames need, groups of pictures side by side where there are several.
+
+    Raises _Lost as soon as it does not work out.
+    """
     pixels = np.empty((len(wanted), *size, 3), np.uint8)
-    place = {int(info.pts[index]): row for row, index in enumerate(wanted.tolist())}
-    runs = plan_runs(info, wanted)
-    restarts = len(runs) > 1 and info.codec in SLOW_TO_START
-    tape = _Tape(info, threads=1 if restarts else decoder_threads())
-    try:
-        for run in runs:
-            missing = {int(info.pts[index]) for index in run.wanted}
-            for frame in _frames_of_run(info, tape, run):
-                if frame.pts in missing:
-                    missing.discard(frame.pts)
-                    if frame.is_corrupt:
-                        raise _Lost
-                    painter.paint(frame, pixels[place[frame.pts]])
-            if missing:
-                raise _Lost
-    except (av.error.FFmpegError, ValueError) as error:
-        raise _Lost from error
-    finally:
-        tape.close()
+    canvas = _Canvas(info, size, {int(info.pts[index]): pixels[row] for row, index in enumerate(wanted.tolist())})
+    cores = usable_cores()
+    shares = share(info, wanted, min(MAX_THREADS, cores))
+    if len(shares) == 1:
+        canvas.fill(wanted, frame_threads(cores))
+    else:
+        canvas.fill_together(shares)
     return Harvest(pixels, info.pts[wanted], np.zeros(len(wanted), np.bool_))
+
+
+@dataclass(frozen=True, eq=False)
+class _Canvas:
+    """Where each wanted picture goes, by its time in ticks: (H, W, 3), `size` being (H, W)."""
+
+    info: VideoInfo
+    size: tuple[int, int]
+    places: dict[int, NDArray[np.uint8]]
+    given_up: Event = field(default_factory=Event)
+    """What one thread has lost the others need not go on with."""
+
+    def fill_together(self, shares: list[NDArray[np.int64]]) -> None:
+        """Each share in a thread of its own. Raises _Lost."""
+        with ThreadPoolExecutor(len(shares)) as pool:
+            try:
+                list(pool.map(self.fill, shares, repeat(1)))
+            except BaseException:
+                self.given_up.set()
+                raise
+
+    def fill(self, wanted: NDArray[np.int64], threads: int) -> None:
+        """Decode and paint `wanted` through a tape and a painter of its own. Raises _Lost."""
+        runs = plan_runs(self.info, wanted)
+        restarts = len(runs) > 1 and self.info.codec in SLOW_TO_START
+        brush = _Brush(_painter(self.info, self.size), aside=threads > 1)
+        with closing(_Tape(self.info, threads=1 if restarts else threads)) as tape, brush:
+            try:
+                for run in runs:
+                    self._fill_run(tape, run, brush)
+                brush.dry()
+            except (av.error.FFmpegError, ValueError) as error:
+                raise _Lost from error
+
+    def _fill_run(self, tape: _Tape, run: Run, brush: _Brush) -> None:
+        missing = {int(self.info.pts[index]) for index in run.wanted}
+        for frame in _frames_of_run(self.info, tape, run):
+            if self.given_up.is_set():
+                raise _Lost
+            if frame.pts in missing:
+                missing.discard(frame.pts)
+                if frame.is_corrupt:
+                    raise _Lost
+                brush.paint(frame, self.places[frame.pts])
+        if missing:
+            raise _Lost
+
+
+class _Brush:
+    """A painter that may work `aside`, so that the threads of a decoder are fed while it paints."""
+
+    def __init__(self, painter: Painter, *, aside: bool) -> None:
+        self._painter, self._wet = painter, deque[Future[None]]()
+        self._pool = ThreadPoolExecutor(1) if aside else None
+
+    def __enter__(self) -> _Brush:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool:
+            self._pool.shutdown()
+
+    def paint(self, frame: VideoFrame, out: NDArray[np.uint8]) -> None:
+        """Fill `out` (H, W, 3), now or soon; full frames are not piled up."""
+        if self._pool is None:
+            self._painter.paint(frame, out)
+            return
+        self._wet.append(self._pool.submit(self._painter.paint, frame, out))
+        if len(self._wet) > PAINTED_ASIDE:
+            self._wet.popleft().result()
+
+    def dry(self) -> None:
+        """Wait for what is still being painted. Raises what the painter raised."""
+        while self._wet:
+            self._wet.popleft().result()
 
 
 def _frames_of_run(info: VideoInfo, tape: _Tape, run: Run) -> Iterator[VideoFrame]:
