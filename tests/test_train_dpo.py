@@ -16,8 +16,10 @@ from torch import Tensor
 
 import vidllm
 from tests import tiny_models
+from vidllm.clip import ClipPlan, PlanOptions, read_planned
 from vidllm.config import load_config
 from vidllm.errors import CheckpointError, ConfigError, RowError
+from vidllm.train import shelf
 from vidllm.train.dpo import DpoConfig, make_task, read_contest, run_dpo, settle_reference
 from vidllm.train.losses import PreferenceLoss
 from vidllm.train.metrics import Record
@@ -27,6 +29,7 @@ from vidllm.train.parts import Lora, Parts
 from vidllm.train.preference_task import FALLS, WINDOW, Falling, PreferenceTask
 from vidllm.train.reference import References, RefLogps
 from vidllm.train.task import Micro
+from vidllm.video.decode import FrameSet
 from vidllm_cli.main import main
 
 ROWS = (
@@ -164,8 +167,7 @@ def test_plain_is_what_transformers_computes(config: DpoConfig, plain: tuple[flo
 def _by_transformers(task: PreferenceTask) -> Tensor:
     """(N, 2): summed log-probs of chosen and rejected."""
     rows = []
-    for number in ALL:
-        pair = task.load(number)
+    for pair in task.load(ALL):
         for example, end in zip((pair.chosen, pair.rejected), pair.ends, strict=True):
             features, _ = task.learner.lmm.encode(example.prompt.visuals)
             embeds = task.learner.lmm.embed_prompt(example.prompt, features)
@@ -239,6 +241,20 @@ def test_what_was_learnt_once_is_not_computed_again(config: DpoConfig) -> None:
     assert task.cache is not None
     assert task.cache.tally.missed == 0
     assert task.cache.tally.encoded == 0
+
+
+def test_a_clip_is_read_once_for_the_pairs_about_it(config: DpoConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With every cache off, in every micro-batch again, but not for each of its pairs."""
+    read: list[str] = []
+
+    def reading(planned: ClipPlan, options: PlanOptions) -> FrameSet:
+        read.append(Path(planned.info.path).name)
+        return read_planned(planned, options)
+
+    monkeypatch.setattr(shelf, "read_planned", reading)
+    task = task_of(replace(config, policy="uniform", feature_cache=False, reference_cache=False))
+    assert len(task.prepare(ALL).pairs) == 5
+    assert read == ["constant.mp4", "variable.mkv"]
 
 
 def test_kept_references_of_another_model_are_computed_again(config: DpoConfig) -> None:

@@ -24,6 +24,7 @@ from vidllm.train.loading import open_turns
 from vidllm.train.losses import PairLogps, PreferenceLoss, RewardShift
 from vidllm.train.pairs import Pair, PairBatch, PairMicro, PairSize, build_pair, lay_out_pairs, plan_pairs
 from vidllm.train.reference import RefLogps
+from vidllm.train.shelf import Shelf
 from vidllm.train.task import Micro, Part, Step
 
 if TYPE_CHECKING:
@@ -114,13 +115,14 @@ class PreferenceTask:
         """File, line, id."""
         return str(self.rows[number].origin)
 
-    def load(self, number: int) -> Pair:
-        """A row with its media open. Raises RowError."""
-        return load_pair(self.rows[number], self.learner.spec, self.learner.lmm.tokenizer, self.plan, known=self.cache)
+    def load(self, numbers: Sequence[int]) -> list[Pair]:
+        """Rows with their media open; a file that several of them show is opened once. Raises RowError."""
+        spec, tokenizer, shelf = self.learner.spec, self.learner.lmm.tokenizer, Shelf(self.cache)
+        return [load_pair(self.rows[number], spec, tokenizer, self.plan, known=shelf) for number in numbers]
 
     def prepare(self, numbers: Micro) -> Material:
         """A micro-batch, read and laid out."""
-        pairs = lay_out_pairs([self.load(number) for number in numbers], sharing=self.portions.sharing)
+        pairs = lay_out_pairs(self.load(numbers), sharing=self.portions.sharing)
         return Material(numbers=numbers, pairs=pairs)
 
     def loss(self, model: nn.Module, material: Material) -> Part:
