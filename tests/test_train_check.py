@@ -132,6 +132,19 @@ def test_a_resume_starts_at_once(folder: Path) -> None:
     assert recalled < looked / 3
 
 
+def test_rows_longer_than_the_model_looks_back_are_told(folder: Path) -> None:
+    """Whether or not their length was found by an earlier look."""
+    cache = folder / "checked.jsonl"
+    longest = max(look(folder, cache=cache).lengths)
+    assert len(look(folder, cache=cache, window=longest).problems) == 4
+    checked = look(folder, cache=cache, window=longest - 1)
+    assert max(checked.lengths) < longest
+    told = [str(problem) for problem in checked.problems if "looks back" in problem.what]
+    assert told
+    assert told[0].endswith(f": {longest} tokens, and the model looks back {longest - 1}; shorten the row, plan fewer "
+                            "frames, or leave it out")  # fmt: skip
+
+
 def test_pairs_are_counted_with_their_longer_answer(folder: Path) -> None:
     pair = {"video": "whole.mp4", "prompt": "what?", "chosen": "No.", "rejected": "It moves to the right."}
     path = folder / "pairs.jsonl"

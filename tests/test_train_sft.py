@@ -249,6 +249,24 @@ def test_bad_rows_end_it_before_the_first_step(write: Write, tmp_path: Path, row
     assert re.search(r"^bad +2$", err, re.MULTILINE)
 
 
+def test_a_model_that_looks_back_less_refuses_long_rows_before_its_weights_are_read(
+    write: Write, tmp_path: Path, model: Path
+) -> None:
+    """The folder's weights can not be read: the rows are refused all the same."""
+    config = json.loads((model / "config.json").read_text())
+    config["text_config"] |= {"model_type": "mistral", "sliding_window": 60}
+    bare = tmp_path / "mistral"
+    shutil.copytree(model, bare)
+    (bare / "model.safetensors").write_bytes(b"no weights")
+    (bare / "config.json").write_text(json.dumps(config))
+    code, _, err = vidllm("sft", write(), f"model={bare}")
+    assert code == 1
+    assert re.search(r"tokens, and the model looks back 60; .* and \d+ more: mend the rows", err.splitlines()[-1])
+    config["text_config"]["sliding_window"] = None
+    (bare / "config.json").write_text(json.dumps(config))
+    assert vidllm("sft", write(), f"model={bare}", "--dry-run")[0] == 0
+
+
 def test_dry_run_writes_nothing(write: Write, tmp_path: Path) -> None:
     code, out, _ = vidllm("sft", write(), "--dry-run")
     assert code == 0

@@ -28,6 +28,11 @@ REPLY_ROOM = 320
 """Tokens of KV buffer beyond the prompt taken at prefill: the default reply of 256 and a short follow-up."""
 
 
+def sliding_window(config: Any) -> int | None:
+    """Tokens that the language model of this config looks back; None: all of them."""
+    return getattr(config, "sliding_window", None)
+
+
 WIDE_BYTES = 2 * 2**30
 """Keys and values kept in float32 on a CPU that computes in bf16, at most. One query row against bf16 keys takes
 PyTorch's CPU attention 7 times as long as against float32 ones (width 64, 500 to 2000 tokens), at prefill it is even;
@@ -151,8 +156,7 @@ class TextReader(ABC):
     @property
     def window(self) -> int | None:
         """Tokens a layer looks back where the model has a sliding window: longer rows can not be read together."""
-        config: Any = getattr(self.language, "config", None)
-        return getattr(config, "sliding_window", None)
+        return sliding_window(getattr(self.language, "config", None))
 
     @property
     def batches(self) -> bool:

@@ -34,6 +34,7 @@ THERE = 0.9
 """A file that holds less than this share of the frames its header promises was not copied whole."""
 TINY = 64
 """Longest side, in pixels, of the frames decoded to see whether a clip can be."""
+SHORTEN = "shorten the row, plan fewer frames, or leave it out"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,11 +67,11 @@ class Checked(Generic[AnyRow]):
 
 def check(
     rows: Sequence[AnyRow], spec: ModelSpec, tokenizer: AnyTokenizer, plan: PlanOptions, *,
-    problems: Sequence[Problem] = (), cache: Path | None = None, decode: bool = True, threads: int = 2,
-    progress: Progress = lambda done, total: None,
+    window: int | None = None, problems: Sequence[Problem] = (), cache: Path | None = None, decode: bool = True,
+    threads: int = 2, progress: Progress = lambda done, total: None,
 ) -> Checked[AnyRow]:  # fmt: skip
     """Look at every row: its files open (in a guarded child; with `decode` a frame in the middle and the last one are
-    decoded), and it fits the model's context as it will be loaded.
+    decoded), and it fits the model's context as it will be loaded, and the `window` that the model looks back.
 
     `problems` found while reading are handed on before those found here. `cache` is a file, made if it is not there.
     Nothing is raised for a bad row; OutputError when the cache can not be written.
@@ -83,7 +84,8 @@ def check(
     done = 0
 
     def look(numbers: Sequence[int]) -> list[tuple[int, int | Problem]]:
-        return [(number, memory.recall(rows[number]) or checker.look(rows[number])) for number in numbers]
+        found = [(number, memory.recall(rows[number]) or checker.look(rows[number])) for number in numbers]
+        return [(number, _within(window, rows[number], result)) for number, result in found]
 
     with ThreadPoolExecutor(max(threads, 1), thread_name_prefix="check") as pool:
         for results in pool.map(look, groups):
@@ -101,6 +103,13 @@ def kind_of(row: TrainRow | PairRow) -> Kind:
     """video where a row shows one, else image where it shows a picture, else text."""
     kinds = {medium.kind for medium in row.media}
     return "video" if "video" in kinds else "image" if kinds else "text"
+
+
+def _within(window: int | None, row: TrainRow | PairRow, found: int | Problem) -> int | Problem:
+    """The row's length, if a model that looks back `window` tokens can read it in one go."""
+    if window is None or isinstance(found, Problem) or found <= window:
+        return found
+    return Problem(origin=row.origin, what=f"{found} tokens, and the model looks back {window}", do=SHORTEN)
 
 
 def _checked(
@@ -144,7 +153,7 @@ class _Checker:
             stills = [self._size(m.path) for m in row.media if m.kind == "image"]
             return count_row(turns, videos, stills, self._spec, self._tokenizer, self._plan, answers=answers)
         except VidllmError as error:
-            return Problem(origin=row.origin, what=str(error), do="shorten the row, plan fewer frames, or leave it out")
+            return Problem(origin=row.origin, what=str(error), do=SHORTEN)
 
     def _fault(self, medium: Media) -> str:
         """What is wrong with a file, "" when nothing is; found once."""

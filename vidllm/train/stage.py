@@ -20,6 +20,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, parse_flag_from_env
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.tensor import DTensor
+from transformers import AutoConfig
 
 from vidllm.budget import Fit, Policy
 from vidllm.clip import PlanOptions
@@ -27,6 +28,7 @@ from vidllm.errors import ConfigError, RowError
 from vidllm.linefile import write_whole
 from vidllm.model.checkpoint import fingerprint
 from vidllm.model.families import load_tokenizer, read_spec
+from vidllm.model.reader import sliding_window
 from vidllm.model.resolve import resolve_model
 from vidllm.train.adapters import check_place
 from vidllm.train.cache import ClipCache
@@ -185,6 +187,8 @@ class Base:
     """As rows must be planned for it."""
     tokenizer: Tokenizer
     fingerprint: str
+    window: int | None = None
+    """Tokens that its language model looks back, where that is not all: a longer row can not be learnt from."""
 
     @classmethod
     def of(cls, config: StageConfig) -> Base:
@@ -193,7 +197,8 @@ class Base:
         check_place(config.out, folder, adapter=True)
         spec = learned_spec(read_spec(folder), config.extra)
         check_parts(spec, config.learning)
-        return cls(folder, spec, load_tokenizer(folder), on_first(config, lambda: fingerprint(folder)))
+        window = sliding_window(AutoConfig.from_pretrained(folder).get_text_config())
+        return cls(folder, spec, load_tokenizer(folder), on_first(config, lambda: fingerprint(folder)), window)
 
 
 def on_first(config: StageConfig, make: Callable[[], T]) -> T:
@@ -232,7 +237,7 @@ def check_rows(
     def look() -> Checked[AnyRow]:
         found = read(config.mixture, config.seed)
         return check(
-            found.rows, base.spec, base.tokenizer, config.plan, problems=found.problems,
+            found.rows, base.spec, base.tokenizer, config.plan, window=base.window, problems=found.problems,
             cache=config.out / "checked.jsonl" if remember else None, threads=max(1, config.workers), progress=progress,
         )  # fmt: skip
 
