@@ -289,6 +289,7 @@ def test_show_batch_sets_what_is_learnt_apart(write: Write, tmp_path: Path) -> N
         ("strategy=random", "strategy is 'random'; choose one of mixed, separate, video_only"),
         ("frames=0", "frames must be at least 1, got 0"),
         ("optim.warmup=2", "warmup 2 must be a share of all steps"),
+        ("cache_gib=0", "cache_gib is 0; give it room, or say feature_cache=false"),
         ("keep=0", "keep is 0; at least 1 is needed"),
         ("data=nowhere.jsonl", "nowhere.jsonl: no such file of rows"),
         ("parts={}", "nothing learns"),
@@ -307,6 +308,17 @@ def test_the_model_it_begins_from_is_not_written_over(write: Write, model: Path)
     assert code == 1
     assert "a stage can not write over the model it begins from" in err.splitlines()[-1]
     assert not (model / "metrics.jsonl").exists()
+
+
+def test_the_cache_keeps_to_its_room(write: Write, tmp_path: Path) -> None:
+    """Where nothing but the look at hand has room older ones go, and the run ends as it would have."""
+    kept = {}
+    for name, gib in (("roomy", 1.0), ("tight", 1e-6)):
+        cache, out = tmp_path / f"cache-{name}", tmp_path / name
+        assert vidllm("sft", write(f"{name}.yaml", out=str(out), cache_folder=str(cache), cache_gib=gib))[0] == 0
+        kept[name] = len(list(cache.rglob("*.safetensors")))
+    assert kept["tight"] == 1 < kept["roomy"]
+    assert same(taught(tmp_path / "tight"), taught(tmp_path / "roomy"))
 
 
 def test_weights_are_kept_as_asked_for(write: Write, tmp_path: Path) -> None:

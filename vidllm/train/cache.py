@@ -39,7 +39,9 @@ Encode = Callable[[Sequence["Visual"]], Features]
 
 READER = "cache"
 """Who read the frames of a look that was recalled."""
-DISK_BYTES = 20_480 * MEBIBYTE
+GIBIBYTE = 1024 * MEBIBYTE
+DISK_GIB = 20.0
+"""Of features; those used longest ago go first."""
 KNOWN_FILES = 65_536
 """Files whose digest a process remembers."""
 
@@ -64,14 +66,14 @@ class ClipCache:
     tally: Tally = field(default_factory=Tally)
 
     @classmethod
-    def of(cls, learner: Learner, folder: Path | None = None, disk_bytes: int = DISK_BYTES) -> ClipCache | None:
-        """The cache of what this learner sees, in `folder` (None: vidllm's own), at most `disk_bytes` of it.
+    def of(cls, learner: Learner, folder: Path | None = None, disk_gib: float = DISK_GIB) -> ClipCache | None:
+        """The cache of what this learner sees, in `folder` (None: vidllm's own), at most `disk_gib` GiB of it.
 
         None where the vision tower learns: nothing of what it makes stays true.
         """
         if learner.stage is None:
             return None
-        files = TensorFiles(folder or cache_folder("clips"), disk_bytes)
+        files = TensorFiles(folder or cache_folder("clips"), int(disk_gib * GIBIBYTE))
         return cls(learner.stage, vision_key(learner, learner.stage), files)
 
     def recall(self, planned: ClipPlan, spec: ModelSpec, options: PlanOptions) -> Recalled:

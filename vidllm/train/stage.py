@@ -31,7 +31,7 @@ from vidllm.model.families import load_tokenizer, read_spec
 from vidllm.model.reader import sliding_window
 from vidllm.model.resolve import resolve_model
 from vidllm.train.adapters import check_place
-from vidllm.train.cache import ClipCache
+from vidllm.train.cache import DISK_GIB, ClipCache
 from vidllm.train.check import Checked, Progress, check
 from vidllm.train.learner import Learner, LearnerOptions, check_parts, learned_spec
 from vidllm.train.loop import LoopOptions
@@ -116,12 +116,16 @@ class StageConfig:
     """Keep what frozen vision parts make of clips on disk, so that later epochs neither decode nor encode."""
     cache_folder: Path | None = None
     """Where; null: vidllm's own cache folder."""
+    cache_gib: float = DISK_GIB
+    """At most so many GiB of features; the looks used longest ago make room."""
     device: str | None = None
     tensorboard: bool = False
 
     def __post_init__(self) -> None:
         if self.batch < 1 or self.tokens < 1:
             raise ConfigError(f"batch is {self.batch} and tokens {self.tokens}; each must be at least 1")
+        if not self.cache_gib > 0:
+            raise ConfigError(f"cache_gib is {self.cache_gib:g}; give it room, or say feature_cache=false")
         if self.data == ():
             raise ConfigError("data is empty; name at least one file of rows, for example data=rows.jsonl")
         _ = self.plan, self.loop
@@ -164,7 +168,7 @@ class StageConfig:
 
 NO_MATTER = frozenset({
     "model", "data", "out", "merge", "save_dtype", "bad_rows", "epochs", "steps", "optim", "seed", "parts",
-    "checkpoint_every", "keep", "workers", "ahead", "cache_folder", "device", "tensorboard", "time_limit",
+    "checkpoint_every", "keep", "workers", "ahead", "cache_folder", "cache_gib", "device", "tensorboard", "time_limit",
 })  # fmt: skip
 """Settings that a resume may change, or that something else in a run's identity stands for."""
 
@@ -301,7 +305,7 @@ def open_cache(config: StageConfig, learner: Learner) -> ClipCache | None:
     """
     if not config.feature_cache or parse_flag_from_env("ACCELERATE_USE_FSDP"):
         return None
-    return ClipCache.of(learner, config.cache_folder)
+    return ClipCache.of(learner, config.cache_folder, config.cache_gib)
 
 
 def rows_mark(count: int, noun: str, contents: Iterable[object]) -> str:
