@@ -11,7 +11,6 @@ from . import options
 from .output import INTERRUPTED, note, write
 
 if TYPE_CHECKING:
-    from vidllm.ask import VideoModel
     from vidllm.corpus.caption import CaptionOptions, CaptionReport
     from vidllm.corpus.extras import Extras
 
@@ -38,6 +37,11 @@ Batch = Annotated[
     int | None,
     typer.Option("--batch", min=1, metavar="N", help="Answers written side by side. Default: what memory allows."),
 ]
+Replicas = Annotated[
+    int | None,
+    typer.Option("--replicas", min=1, metavar="N",
+                 help="Model processes side by side. Default: one a GPU; on a CPU one a core, as memory allows."),
+]  # fmt: skip
 Engine = Annotated[
     str,
     typer.Option("--engine", metavar="E", help="local, ray, or the address of an OpenAI-compatible server."),
@@ -114,6 +118,7 @@ def caption(
     prompt: Prompt = None,
     model: options.Model = None,
     batch: Batch = None,
+    replicas: Replicas = None,
     engine: Engine = "local",
     address: Address = None,
     send: Send = "images",
@@ -157,8 +162,8 @@ def caption(
     plan, generation = split_options(look)
     wishes = CaptionOptions(
         **place, prompt=prompt, model=model, engine=engine, address=address, send=send, batch=batch,
-        same_within=same_within, plan=plan, generation=generation, split=split, summarise=summarise, limit=limit,
-        shard=shard, videos=videos, column=column, prompt_column=prompt_column,
+        replicas=replicas, same_within=same_within, plan=plan, generation=generation, split=split,
+        summarise=summarise, limit=limit, shard=shard, videos=videos, column=column, prompt_column=prompt_column,
         retry_errors=retry_errors, retries=retries, workers=workers, time_limit=time_limit,
     )  # fmt: skip
     if dry_run:
@@ -174,8 +179,7 @@ def _caption(inputs: list[str], output: Path, wishes: CaptionOptions, extras: Ex
     line = ProgressLine()
     try:
         done = run(
-            inputs, output, wishes, model=lambda: _model(wishes), tell=line,
-            on_interrupt=lambda: line.say(STOPPING), remark=line.say,
+            inputs, output, wishes, tell=line, on_interrupt=lambda: line.say(STOPPING), remark=line.say,
         )  # fmt: skip
     except KeyboardInterrupt:
         line.clear()
@@ -187,16 +191,6 @@ def _caption(inputs: list[str], output: Path, wishes: CaptionOptions, extras: Ex
         for told in write_extras(done, extras):
             note(told)
     return INTERRUPTED if done.interrupted else 1 if done.failed else 0
-
-
-def _model(wishes: CaptionOptions) -> VideoModel:
-    """The local engine's model, loaded with our own line of progress; other engines have theirs elsewhere."""
-    from .loading import load
-    from .progress import Progress
-
-    with Progress() as progress:
-        name = None if wishes.model is None else str(wishes.model)
-        return load(name, progress, device=wishes.device, dtype=wishes.dtype, quantize=wishes.quantize)
 
 
 def _remark(done: CaptionReport) -> None:
@@ -221,7 +215,7 @@ def _estimate(inputs: list[str], output: Path, wishes: CaptionOptions) -> int:
     from vidllm.corpus.progress import ProgressLine
 
     line = ProgressLine()
-    found = dry_run(inputs, output, wishes, model=lambda: _model(wishes), tell=line, remark=line.say)
+    found = dry_run(inputs, output, wishes, tell=line, remark=line.say)
     line.clear()
     for told in found.lines():
         write(told + "\n")

@@ -12,12 +12,6 @@ from .progress import Progress
 if TYPE_CHECKING:
     from vidllm.ask import VideoModel
 
-BUILTIN = (
-    "vidllm: the built-in model only knows synthetic shapes (`vidllm world make`); "
-    "for real videos name a Hugging Face id or a folder: -m llava-hf/LLaVA-NeXT-Video-7B-hf"
-)
-
-
 def _hear_warnings() -> None:
     """The library's warnings become lines beside our own."""
     import logging  # not on the way to --help
@@ -46,7 +40,7 @@ def load(
     quantize: Literal["int8", "int4"] | None = None,
 ) -> VideoModel:
     """The model named, else the default one; says on stderr where it runs, and of the built-in one what it knows."""
-    from vidllm.model.families import resolve_model
+    from vidllm.model.resolve import ABOUT_BUILTIN, resolve_model
 
     quiet_libraries()
     progress("looking for the model")
@@ -62,7 +56,7 @@ def load(
         quantize=quantize, progress=progress.stage,
     )  # fmt: skip
     progress.clear()
-    note(BUILTIN if loaded.is_builtin else f"{loaded.name}: {describe(loaded.lmm)}")
+    note(ABOUT_BUILTIN if loaded.is_builtin else f"{loaded.name}: {describe(loaded.lmm)}")
     return loaded
 
 

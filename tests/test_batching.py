@@ -334,11 +334,11 @@ def test_buffers_that_do_not_fit_are_halved(tiny: Tiny, monkeypatch: pytest.Monk
 
 
 def test_what_the_machine_says_of_its_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from vidllm.model import memory
+    from vidllm.model import machine, memory
 
     free = memory.free_bytes(torch.device("cpu"))
     assert 0 < free < 2**50
-    monkeypatch.setattr(memory, "CONTAINER", tmp_path)
+    monkeypatch.setattr(machine, "CONTAINER", tmp_path)
     (tmp_path / "memory.max").write_text("3000\n")
     (tmp_path / "memory.current").write_text("1000\n")
     assert memory.free_bytes(torch.device("cpu")) == 2000

@@ -46,9 +46,9 @@ def test_device_and_dtype_are_said(tiny: Tiny) -> None:
 
 def test_the_default_dtype_follows_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu = torch.device("cpu")
-    monkeypatch.setattr(checkpoint, "_cpu_multiplies_bf16", lambda: True)
+    monkeypatch.setattr(checkpoint, "cpu_multiplies_bf16", lambda: True)
     assert choose_dtype(None, cpu) == torch.bfloat16
-    monkeypatch.setattr(checkpoint, "_cpu_multiplies_bf16", lambda: False)
+    monkeypatch.setattr(checkpoint, "cpu_multiplies_bf16", lambda: False)
     assert choose_dtype(None, cpu) == torch.float32
     assert choose_dtype(None, torch.device("mps")) == torch.float16
     assert choose_dtype("float16", cpu) == torch.float16

@@ -11,7 +11,6 @@ Torch is imported when a model is loaded, not with this file.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -23,7 +22,7 @@ from vidllm.budget import LEAST_REPLY_TOKENS
 from vidllm.clip import Clip, ClipPlan, PlanOptions, open_clips, plan_video
 from vidllm.errors import BudgetError, ConfigError
 from vidllm.model.families import ModelSpec, load_tokenizer, read_spec, resolve_model
-from vidllm.model.resolve import BUILTIN, ENVIRONMENT, builtin_folder
+from vidllm.model.resolve import BUILTIN, builtin_folder, model_name
 from vidllm.options import AskOptions, split_options
 from vidllm.prompt import Image, Message, Prompt, Role, build_prompt
 from vidllm.still import is_still, open_still
@@ -76,8 +75,7 @@ def load(
     from vidllm.model.features import FeatureCache
 
     lmm = load_model(folder, device, dtype, device_map, quantize)
-    name = str(model or os.environ.get(ENVIRONMENT) or "built-in")
-    return VideoModel(lmm, name, FeatureCache() if cache == "auto" else cache)
+    return VideoModel(lmm, model_name(model), FeatureCache() if cache == "auto" else cache)
 
 
 def plan(

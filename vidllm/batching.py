@@ -123,12 +123,16 @@ class Batcher:
     """Continuous batching over one model: `submit` as many prompts as you like, `step` until nothing is left.
 
     `slots` rows run at a time; None: as many as pay off on this device and fit into free memory. When memory runs out
-    it goes down. Belongs to one thread. After an exception (Ctrl-C) every row is as before the step.
+    it goes down. `share` of the device's memory is this batcher's, where several processes stand on one device.
+    Belongs to one thread. After an exception (Ctrl-C) every row is as before the step.
     """
 
-    def __init__(self, model: VideoLMM, *, slots: int | None = None, cache: FeatureCache | None = None) -> None:
+    def __init__(
+        self, model: VideoLMM, *, slots: int | None = None, cache: FeatureCache | None = None, share: float = 1.0
+    ) -> None:
         if slots is not None and slots < 1:
             raise ValueError(f"slots is {slots}; at least one row must run")
+        self._share = share * MEMORY_SHARE
         self._model = model
         self._cache = cache
         self._reader = model if isinstance(model, TextReader) and model.batches else None
@@ -282,7 +286,7 @@ class Batcher:
             self._buffers = Slots(reader.layers, 1, capacity, wide_bytes=reader.wide_bytes)
         elif capacity > buffers.capacity:
             taken = buffers.rows * buffers.token_bytes
-            if capacity * taken > MEMORY_SHARE * (free_bytes(reader.device) + buffers.capacity * taken):
+            if capacity * taken > self._share * (free_bytes(reader.device) + buffers.capacity * taken):
                 return False
             buffers.resize(buffers.rows, capacity)
         return True
@@ -293,7 +297,7 @@ class Batcher:
         if buffers is None or buffers.rows >= self._limit:
             return
         if not self._is_asked:
-            room = MEMORY_SHARE * free_bytes(self._model.device)
+            room = self._share * free_bytes(self._model.device)
             self._limit = max(1, min(self._limit, int(room / (buffers.token_bytes * buffers.capacity))))
         while buffers.rows < self._limit:
             try:

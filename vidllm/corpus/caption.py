@@ -9,16 +9,13 @@ Calling it again goes on where it ended: what is finished under the same recipe 
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias
-
-import psutil
+from typing import TYPE_CHECKING, Literal
 
 from vidllm.corpus.captioner import Engine
 from vidllm.corpus.dryrun import Estimate, estimate
@@ -33,19 +30,19 @@ from vidllm.corpus.scenes import check_split
 from vidllm.corpus.workers import AHEAD_BYTES
 from vidllm.errors import ConfigError, CorpusError, InputError
 from vidllm.interrupts import Interrupts
+from vidllm.model.machine import cores, free_memory_bytes
 from vidllm.options import GenerationOptions
 from vidllm.planning import PlanOptions
 from vidllm.video.guard import Limits
 
 if TYPE_CHECKING:
-    from vidllm.ask import Progress, VideoModel
+    from vidllm.ask import VideoModel
     from vidllm.corpus.captioner import Captioner
     from vidllm.corpus.endpoint import Form
     from vidllm.corpus.item import Item
     from vidllm.corpus.progress import Tally
     from vidllm.corpus.rows import Status
 
-Loaded: TypeAlias = "VideoModel | Callable[[], VideoModel]"
 MOST_WORKERS = 16
 MOST_AHEAD_BYTES = 4 << 30
 TIME_LIMIT_SECONDS = 120.0
@@ -66,7 +63,9 @@ class CaptionOptions:
     send: Form = "images"
     """How a server is shown the frames: `images`, or `video` as one JPEG sequence (vLLM)."""
     batch: int | None = None
-    """Answers written side by side; None: what memory has room for."""
+    """Answers written side by side by each replica; None: what memory has room for."""
+    replicas: int | None = None
+    """Model processes of the local engine; None: one a GPU, on a CPU one a core as far as memory and 16 go."""
     device: str | None = None
     dtype: str | None = None
     quantize: Literal["int8", "int4"] | None = None
@@ -99,10 +98,13 @@ class CaptionOptions:
     def __post_init__(self) -> None:
         if self.engine not in ("local", "ray") and "://" not in self.engine:
             raise ConfigError(f"engine {self.engine!r} is unknown; use local, ray or the http address of a server")
-        for name, least in (("batch", 1), ("workers", 1), ("retries", 0), ("limit", 1), ("same_within", 0)):
+        least_of = {"batch": 1, "replicas": 1, "workers": 1, "retries": 0, "limit": 1, "same_within": 0}
+        for name, least in least_of.items():
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ConfigError(f"{name} must be at least {least}, got {value}")
+        if self.replicas is not None and self.engine != "local":
+            raise ConfigError(f"replicas are the local engine's; {self.engine} has its own, leave them out")
         if not self.time_limit > 0:
             raise ConfigError(f"time_limit must be positive, got {self.time_limit:g} s")
         if self.summarise and self.split == "none":
@@ -121,8 +123,7 @@ class CaptionOptions:
     @property
     def workers_now(self) -> int:
         """Decode processes here."""
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return self.workers or min(cores, MOST_WORKERS)
+        return self.workers or min(cores(), MOST_WORKERS)
 
     def look(self, captioner: Captioner) -> Look:
         """How this run looks at a clip."""
@@ -136,7 +137,7 @@ class CaptionOptions:
 
     def run_options(self) -> RunOptions:
         """The part that says how to go about it."""
-        ahead = min(max(psutil.virtual_memory().available // 8, AHEAD_BYTES), MOST_AHEAD_BYTES)
+        ahead = min(max(free_memory_bytes() // 8, AHEAD_BYTES), MOST_AHEAD_BYTES)
         return RunOptions(
             workers=self.workers_now, ahead_bytes=ahead, retries=self.retries,
             roomy=self.plan.max_new_tokens is None, split=None if self.split == "none" else self.split,
@@ -172,23 +173,23 @@ def caption(
     output: str | Path,
     options: CaptionOptions | None = None,
     *,
-    model: Loaded | None = None,
+    model: VideoModel | None = None,
     tell: Callable[[Tally], None] = lambda tally: None,
     on_interrupt: Callable[[], None] = lambda: None,
     remark: Callable[[str], None] = lambda line: None,
-    progress: Progress | None = None,
 ) -> CaptionReport:
     """Caption every clip of `inputs` (files, folders, globs, data sets, `-` for stdin) into `output`.
 
-    `model` is one that is loaded already, or what loads it once inputs and options are known to be good. `tell` hears
-    how far it is, many times a second. Ctrl-C finishes the clips in flight (`on_interrupt` is called at once), a second
-    one raises KeyboardInterrupt; either way the output is whole and the next call goes on from there.
+    `model` is one that is loaded already, and answers in this process; without it model processes of their own are
+    started when there is a clip to caption. `tell` hears how far it is, many times a second, `remark` a line now and
+    then (about the model, what is odd in the inputs). Ctrl-C finishes the clips in flight (`on_interrupt` is called at
+    once), a second one raises KeyboardInterrupt; either way the output is whole and the next call goes on from there.
 
-    Raises ConfigError, CorpusError, ModelError or EngineError before the first clip; a clip's own failure is a row.
+    Raises ConfigError, CorpusError, ModelError or EngineError before the first row; a clip's own failure is a row.
     """
     options = options or CaptionOptions()
     items = _items(inputs, options, remark)
-    engine = open_engine(options, model, progress)
+    engine = open_engine(options, model, remark)
     try:
         return _run(items, _Count(_named(inputs), options), Path(output), options, engine, tell, on_interrupt)
     finally:
@@ -200,14 +201,14 @@ def dry_run(
     output: str | Path,
     options: CaptionOptions | None = None,
     *,
-    model: Loaded | None = None,
+    model: VideoModel | None = None,
     tell: Callable[[Tally], None] = lambda tally: None,
     remark: Callable[[str], None] = lambda line: None,
 ) -> Estimate:
     """What `caption` would do, and about how long that would take; no row is written. Raises as `caption`."""
     options, output = options or CaptionOptions(), Path(output)
     items = _items(inputs, options, remark)
-    engine = open_engine(options, model)
+    engine = open_engine(options, model, remark)
     try:
         look, run_options = options.look(engine.captioner), options.run_options()
         if not output.exists():
@@ -276,8 +277,10 @@ def _run(
         )  # fmt: skip
 
 
-def open_engine(options: CaptionOptions, model: Loaded | None = None, progress: Progress | None = None) -> Engine:
-    """Load the model, or reach the server or cluster. Raises ModelError, EngineError or ConfigError."""
+def open_engine(
+    options: CaptionOptions, model: VideoModel | None = None, remark: Callable[[str], None] = lambda line: None
+) -> Engine:
+    """Find the model, or reach the server or cluster. Raises ModelError, EngineError or ConfigError."""
     if "://" in options.engine:
         from vidllm.corpus.asking import HttpOptions
         from vidllm.corpus.http import HttpCaptioner
@@ -288,6 +291,10 @@ def open_engine(options: CaptionOptions, model: Loaded | None = None, progress: 
         from vidllm.corpus.ray import open_ray
 
         return open_ray(options)
-    from vidllm.corpus.local import open_local
+    if model is not None:
+        from vidllm.corpus.local import open_local
 
-    return Engine(open_local(options, model() if callable(model) else model, progress))
+        return Engine(open_local(options, model))
+    from vidllm.corpus.places import open_replicas
+
+    return Engine(open_replicas(options, remark))

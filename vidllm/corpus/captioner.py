@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from vidllm.answer import Usage
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from vidllm.answer import Usage
     from vidllm.clip import Clip
     from vidllm.corpus.workers import Decoding
     from vidllm.model.spec import ModelSpec

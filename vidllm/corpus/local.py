@@ -11,34 +11,47 @@ from vidllm.errors import BudgetError, ConfigError, VidllmError
 from vidllm.prompt import Message, Prompt, build_prompt
 
 if TYPE_CHECKING:
-    from vidllm.ask import Progress, VideoModel
+    from vidllm.ask import VideoModel
     from vidllm.batching import Finished
     from vidllm.clip import Clip
     from vidllm.corpus.caption import CaptionOptions
+    from vidllm.model.spec import ModelSpec
     from vidllm.options import GenerationOptions
 
 
+def identity(fingerprint: str, spec: ModelSpec, precision: str, same_within: int) -> str:
+    """A `Captioner.fingerprint`: everything of a model here that shapes its captions.
+
+    Raises ConfigError when frames that are nearly alike can not share features in this family.
+    """
+    if same_within and spec.kind == "native":
+        raise ConfigError(f"{spec.folder}: its family encodes frames by itself; leave --same-within out")
+    return f"{fingerprint}|{precision}" + (f"|same {same_within}" if same_within else "")
+
+
 class LocalCaptioner:
-    """A Captioner over `batching.Batcher`. `slots`: answers written side by side; None: what memory has room for."""
+    """A Captioner over `batching.Batcher`. `slots`: answers written side by side; None: what memory has room for.
+
+    `share`: see `Batcher`.
+    """
 
     name = "local"
 
     def __init__(
-        self, model: VideoModel, *, slots: int | None = None, quantize: str | None = None, same_within: int = 0
-    ) -> None:
+        self, model: VideoModel, *, slots: int | None = None, quantize: str | None = None, same_within: int = 0,
+        share: float = 1.0,
+    ) -> None:  # fmt: skip
         from vidllm.batching import Batcher
         from vidllm.model.lmm import ComposableLMM
 
         self.model = model.name
         precision = quantize or str(model.lmm.dtype).removeprefix("torch.")
-        self.fingerprint = f"{model.lmm.fingerprint}|{precision}" + (f"|same {same_within}" if same_within else "")
+        self.fingerprint = identity(model.lmm.fingerprint, model.spec, precision, same_within)
         if isinstance(model.lmm, ComposableLMM):
             model.lmm.same_within = same_within
-        elif same_within:
-            raise ConfigError(f"{model.name}: its family encodes frames by itself; leave --same-within out")
         self.spec = model.spec
         self._tokenizer = model.lmm.tokenizer
-        self._batcher = Batcher(model.lmm, slots=slots)
+        self._batcher = Batcher(model.lmm, slots=slots, share=share)
         self._prompts: dict[int, Prompt] = {}
         self._refused: list[Said] = []
 
@@ -60,10 +73,14 @@ class LocalCaptioner:
             said += [self._said(finished) for finished in self._batcher.step()]
         return said
 
+    @property
+    def capacity(self) -> int:
+        """Clips it takes at a time; half as many again as slots: one that becomes free is filled in the same step."""
+        return self._batcher.slots + self._batcher.slots // 2 + 1
+
     def room(self) -> int:
-        """Slots that are free, and half as many again waiting: a slot that becomes free is filled in the same step."""
-        batcher = self._batcher
-        return batcher.slots + batcher.slots // 2 + 1 - batcher.running - batcher.waiting
+        """See `Captioner`."""
+        return self.capacity - self._batcher.running - self._batcher.waiting
 
     def close(self) -> None:
         """Nothing runs by itself here."""
@@ -95,15 +112,20 @@ class LocalCaptioner:
         )  # fmt: skip
 
 
-def open_local(
-    options: CaptionOptions, model: VideoModel | None = None, progress: Progress | None = None
-) -> LocalCaptioner:
-    """The options' model (or `model`, loaded already) in this process. Raises ModelError or ConfigError."""
+def load_wanted(options: CaptionOptions) -> VideoModel:
+    """The options' model in this process. Raises ModelError or ConfigError."""
     from vidllm.ask import load
 
     spread = options.device == "auto"
-    model = model or load(
+    return load(
         options.model, device=None if spread else options.device, device_map="auto" if spread else None,
-        dtype=options.dtype, quantize=options.quantize, cache=None, progress=progress,
+        dtype=options.dtype, quantize=options.quantize, cache=None,
     )  # fmt: skip
-    return LocalCaptioner(model, slots=options.batch, quantize=options.quantize, same_within=options.same_within)
+
+
+def open_local(options: CaptionOptions, model: VideoModel | None = None, *, share: float = 1.0) -> LocalCaptioner:
+    """The options' model (or `model`, loaded already) as a Captioner. Raises ModelError or ConfigError."""
+    return LocalCaptioner(
+        model or load_wanted(options), slots=options.batch, quantize=options.quantize,
+        same_within=options.same_within, share=share,
+    )  # fmt: skip

@@ -27,6 +27,7 @@ from vidllm.model.fingerprint import ADAPTER_FILE
 from vidllm.model.fingerprint import fingerprint as fingerprint
 from vidllm.model.light import fits, load_light
 from vidllm.model.lmm import ComposableLMM, VideoLMM
+from vidllm.model.machine import cpu_multiplies_bf16
 from vidllm.model.spec import read_json
 from vidllm.model.spec import stop_ids as stop_ids
 
@@ -127,14 +128,10 @@ def choose_dtype(dtype: str | None, device: torch.device) -> torch.dtype:
             raise ConfigError(f"dtype {dtype!r} is none of {', '.join(names)}")
         return names[dtype]
     if device.type == "cpu":
-        return torch.bfloat16 if _cpu_multiplies_bf16() else torch.float32
+        return torch.bfloat16 if cpu_multiplies_bf16() else torch.float32
     if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
         return torch.bfloat16
     return torch.float16
-
-
-def _cpu_multiplies_bf16() -> bool:
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def _load_network(

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
-import psutil
 import torch
 
-CONTAINER = Path("/sys/fs/cgroup")
-"""Where Linux tells a container its limits."""
+from vidllm.model.machine import free_memory_bytes
 
 _SIGNS = ("can't allocate memory", "not enough memory", "out of memory", "unable to allocate")
 """What torch and numpy say when an allocation fails, in lower case."""
@@ -20,16 +15,7 @@ def free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         idle = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0]) + idle
-    return min(int(psutil.virtual_memory().available), _container_bytes())
-
-
-def _container_bytes() -> int:
-    """What a container's own limit leaves; a number beyond any memory where there is none."""
-    try:
-        most = int((CONTAINER / "memory.max").read_text())  # the word "max" where nothing is limited
-        return most - int((CONTAINER / "memory.current").read_text())
-    except (OSError, ValueError):
-        return sys.maxsize
+    return free_memory_bytes()
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -17,6 +17,16 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 BUILTIN = {"built-in": "weights", "built-in-images": "image"}
 """Models that ship, by name: the video model, and the image model it was made from."""
+ABOUT_BUILTIN = (
+    "vidllm: the built-in model only knows synthetic shapes (`vidllm world make`); "
+    "for real videos name a Hugging Face id or a folder: -m llava-hf/LLaVA-NeXT-Video-7B-hf"
+)
+"""What its user must know."""
+
+
+def model_name(model: str | Path | None) -> str:
+    """How people call it: as named, else $VIDLLM_MODEL, else built-in."""
+    return str(model or os.environ.get(ENVIRONMENT) or "built-in")
 
 
 def builtin_folder(name: str = "built-in") -> Path:
@@ -33,7 +43,7 @@ def resolve_model(name: str | None) -> Path:
         ModelNotFound: neither a folder nor a Hub id that can be reached (the message says which, and what to do).
         IncompleteModel: the built-in weights did not come with this installation.
     """
-    name = name or os.environ.get(ENVIRONMENT) or "built-in"
+    name = model_name(name)
     if name in BUILTIN:
         return _builtin(name)
     folder = Path(name).expanduser()

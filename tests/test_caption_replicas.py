@@ -1,0 +1,307 @@
+"""The local engine's model processes: they say what one model says, and one that dies costs nobody a caption."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+import vidllm
+from vidllm.corpus import places as room
+from vidllm.corpus.caption import CaptionOptions, CaptionReport, caption
+from vidllm.corpus.places import places
+from vidllm.corpus.replicas import Replicas
+from vidllm.errors import ConfigError, EngineError, IncompleteModel, VidllmError
+from vidllm.model.resolve import builtin_folder
+from vidllm.world.make import make_clips
+
+CLIPS = 12
+TWO = CaptionOptions(replicas=2, dtype="float32", device="cpu", retries=0, batch=2)
+Row = dict[str, Any]
+
+pytestmark = pytest.mark.skipif(
+    not (builtin_folder() / "config.json").exists(), reason="the built-in model is not in this checkout"
+)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("world")
+    make_clips(CLIPS, 61_000, folder)
+    for truth in folder.glob("*.json"):
+        truth.unlink()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def alone(world: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Row]:
+    """Every clip's row, by one model in this process."""
+    output = tmp_path_factory.mktemp("alone") / "out.jsonl"
+    model = vidllm.load(builtin_folder("built-in"), dtype="float32", device="cpu", cache=None)
+    caption(world, output, CaptionOptions(retries=0, batch=2), model=model)
+    return rows_of(output)
+
+
+@pytest.fixture(autouse=True)
+def _built_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VIDLLM_MODEL", raising=False)
+
+
+def rows_of(output: Path) -> dict[str, Row]:
+    rows = [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
+    assert len({row["video"] for row in rows}) == len(rows), "a clip has two rows"
+    return {row["video"]: row for row in rows}
+
+
+def said(rows: dict[str, Row]) -> dict[str, Any]:
+    """What was said of each clip, and as what it counts."""
+    parts = ("caption", "recipe", "usage", "finish_reason", "frames", "engine")
+    return {video: [row[part] for part in parts] for video, row in rows.items()}
+
+
+def replicas_of(parent: int) -> list[psutil.Process]:
+    return [child for child in psutil.Process(parent).children() if "model_child" in " ".join(child.cmdline())]
+
+
+def wait_for(happens: Callable[[], object], seconds: float = 120.0) -> None:
+    until = time.monotonic() + seconds
+    while not happens():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+# -------------------------------------------------------------------------------------------------- as one model says
+
+
+def test_two_replicas_say_what_one_model_says_under_the_same_recipe(
+    world: Path, alone: dict[str, Row], tmp_path: Path
+) -> None:
+    output, remarks, in_hand = tmp_path / "out.jsonl", [], []
+
+    def tell(tally: object) -> None:
+        in_hand.append(len(replicas_of(os.getpid())))
+
+    report = caption(world, output, TWO, tell=tell, remark=remarks.append)
+    assert report.counts.total() == CLIPS
+    assert said(rows_of(output)) == said(alone)
+    assert max(in_hand) == 2
+    assert len(remarks) == 1, "two replicas are one model"
+    assert "built-in" in remarks[0]
+    assert not replicas_of(os.getpid())
+    assert {row["model"] for row in rows_of(output).values()} == {"built-in"}
+
+
+def test_one_clip_starts_one_replica(world: Path, tmp_path: Path) -> None:
+    seen: list[int] = []
+    first = sorted(world.glob("*.mp4"))[0]
+    caption(first, tmp_path / "out.jsonl", TWO, tell=lambda tally: seen.append(len(replicas_of(os.getpid()))))
+    assert max(seen) == 1
+
+
+def test_where_nothing_is_left_to_do_no_model_is_loaded(world: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out.jsonl"
+    caption(world, output, TWO)
+    code = "import sys; sys.modules['torch'] = None; from vidllm_cli.main import main; sys.exit(main(sys.argv[1:]))"
+    words = ["caption", str(world), "-o", str(output), "--device", "cpu", "--dtype", "float32", "--retries", "0"]
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert f"nothing new; {CLIPS} done before" in done.stderr
+
+
+# ------------------------------------------------------------------------------------------------------- those that die
+
+
+def caption_and(disturb: Callable[[Replicas], None], world: Path, output: Path) -> CaptionReport:
+    """Caption, and let `disturb` see the captioner again and again from a thread of its own."""
+    stop, captioners = threading.Event(), []
+    start = Replicas.__init__
+
+    def watched(self: Replicas, *args: Any, **more: Any) -> None:
+        start(self, *args, **more)
+        captioners.append(self)
+
+    def run() -> None:
+        while not stop.wait(0.005):
+            for captioner in captioners:
+                disturb(captioner)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Replicas, "__init__", watched)
+            return caption(world, output, TWO, remark=REMARKS.append)
+    finally:
+        stop.set()
+        thread.join()
+
+
+REMARKS: list[str] = []
+
+
+def test_a_killed_replica_costs_no_clip(world: Path, alone: dict[str, Row], tmp_path: Path) -> None:
+    output, killed = tmp_path / "out.jsonl", []
+    REMARKS.clear()
+
+    def kill_one_at_work(captioner: Replicas) -> None:
+        busy = [one for one in list(captioner._replicas) if one.capacity and one.jobs]
+        if busy and not killed and output.exists() and output.read_bytes().count(b"\n") >= 2:
+            killed.append(busy[0].process.pid)
+            os.kill(busy[0].process.pid, signal.SIGKILL)
+
+    report = caption_and(kill_one_at_work, world, output)
+    assert len(killed) == 1
+    assert report.failed == 0
+    assert said(rows_of(output)) == said(alone)
+    assert any("SIGKILL" in line and "again" in line for line in REMARKS)
+
+
+def test_a_clip_that_kills_replicas_costs_its_own_row(world: Path, alone: dict[str, Row], tmp_path: Path) -> None:
+    """Whoever has the poison in hand dies: first with others beside it, then alone."""
+    output, poison = tmp_path / "out.jsonl", sorted(world.glob("*.mp4"))[5]
+    killed: list[int] = []
+
+    def strike(captioner: Replicas) -> None:
+        for one in list(captioner._replicas):
+            clips = [job.clip for job in list(one.jobs.values())]
+            has_it = any(clip is not None and clip.info.path == str(poison) for clip in clips)
+            if has_it and one.capacity and one.process.pid not in killed:
+                killed.append(one.process.pid)
+                os.kill(one.process.pid, signal.SIGKILL)
+
+    report = caption_and(strike, world, output)
+    rows = rows_of(output)
+    assert len(killed) == 2
+    assert report.counts["error"] == 1
+    assert "ended with it in hand" in rows.pop(str(poison))["error"]
+    assert said(rows) == {video: row for video, row in said(alone).items() if video != str(poison)}
+
+
+def test_replicas_that_do_nothing_but_die_end_the_run_in_one_line(world: Path, tmp_path: Path) -> None:
+    def kill_all(captioner: Replicas) -> None:
+        for one in list(captioner._replicas):
+            one.process.kill()
+
+    with pytest.raises(EngineError, match="SIGKILL.*run the same command again"):
+        caption_and(kill_all, world, tmp_path / "out.jsonl")
+    assert not replicas_of(os.getpid())
+
+
+def test_a_model_that_can_not_be_loaded_is_its_own_error(world: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "model"
+    shutil.copytree(builtin_folder(), broken)
+    for weights in broken.glob("*.safetensors"):
+        weights.write_bytes(weights.read_bytes()[:5000])
+    with pytest.raises(IncompleteModel):
+        caption(world, tmp_path / "out.jsonl", CaptionOptions(model=broken, replicas=2, device="cpu"))
+    assert not (tmp_path / "out.jsonl").exists() or not (tmp_path / "out.jsonl").read_bytes()
+
+
+# -------------------------------------------------------------------------------------------------------- and the end
+
+
+def started(world: Path, output: Path, *words: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "vidllm_cli.main", "caption", str(world), "-o", str(output), "--replicas", "2"]
+    command += ["--batch", "1", *words]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_ctrl_c_leaves_no_replica_and_the_next_run_goes_on(world: Path, tmp_path: Path, times: int) -> None:
+    output = tmp_path / "out.jsonl"
+    process = started(world, output)
+    wait_for(lambda: output.exists() and output.read_bytes().count(b"\n") >= 1)
+    children = replicas_of(process.pid)
+    for _ in range(times):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.05)
+    _, told = process.communicate(timeout=120)
+    assert process.returncode == 130, told
+    assert "run the same command again" in told
+    assert "Traceback" not in told
+    assert children
+    assert not any(child.is_running() for child in children)
+    process = started(world, output)
+    process.communicate(timeout=300)
+    assert len(rows_of(output)) == CLIPS
+
+
+def test_replicas_end_with_a_killed_parent(world: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out.jsonl"
+    process = started(world, output)
+    wait_for(lambda: output.exists() and output.read_bytes().count(b"\n") >= 1)
+    children = replicas_of(process.pid)
+    process.kill()
+    process.communicate(timeout=60)
+    assert children
+    wait_for(lambda: not any(child.is_running() and child.status() != "zombie" for child in children), 60)
+
+
+# ----------------------------------------------------------------------------------------------------- how many, where
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], None]:
+    """A machine of so many cores and free GB."""
+
+    def is_so(cores: int, free_gb: int) -> None:
+        monkeypatch.setattr(room, "cores", lambda: cores)
+        monkeypatch.setattr(room, "free_memory_bytes", lambda: free_gb << 30)
+
+    return is_so
+
+
+@pytest.mark.parametrize(
+    ("cores", "free_gb", "replicas", "threads"),
+    [(1, 8, 1, 1), (2, 8, 2, 1), (2, 2, 1, 2), (16, 64, 16, 1), (64, 256, 16, 4), (8, 7, 3, 2)],
+)
+def test_a_cpu_has_as_many_replicas_as_cores_and_memory_carry(
+    machine: Callable[[int, int], None], cores: int, free_gb: int, replicas: int, threads: int
+) -> None:
+    machine(cores, free_gb)
+    found = places("cpu", None, builtin_folder())
+    assert [(place.device, place.threads, place.share) for place in found] == [("cpu", threads, 1 / replicas)] * replicas
+
+
+def test_a_large_model_has_one_replica_of_all_threads(machine: Callable[[int, int], None], tmp_path: Path) -> None:
+    machine(16, 64)
+    with (tmp_path / "model.safetensors").open("wb") as file:
+        file.truncate(14 << 30)
+    assert [(place.threads, place.share) for place in places("cpu", None, tmp_path)] == [(16, 1.0)]
+
+
+def test_as_many_as_asked_for(machine: Callable[[int, int], None]) -> None:
+    machine(8, 64)
+    assert [place.threads for place in places("cpu", 3, builtin_folder())] == [2, 2, 2]
+
+
+def test_every_gpu_has_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 8)
+    found = places("cuda", None, builtin_folder())
+    assert [(place.device, place.share) for place in found] == [(f"cuda:{number}", 1.0) for number in range(8)]
+    assert [place.device for place in places("cuda:5", None, builtin_folder())] == ["cuda:5"]
+    shared = places("cuda", 12, builtin_folder())
+    assert [place.device for place in shared[7:9]] == ["cuda:7", "cuda:0"]
+    assert {place.share for place in shared} == {0.5}
+
+
+def test_what_can_not_be_is_one_line(world: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="leave --replicas out"):
+        places("auto", 2, builtin_folder())
+    with pytest.raises(ConfigError, match="local engine"):
+        CaptionOptions(engine="ray", replicas=2)
+    for wrong in (CaptionOptions(device="cuda:77"), CaptionOptions(device="tpu"), CaptionOptions(model="no/such/model")):
+        with pytest.raises(VidllmError):
+            caption(world, tmp_path / "out.jsonl", wrong)
+        assert not (tmp_path / "out.jsonl").exists()

@@ -1,0 +1,53 @@
+"""What this machine can compute on, told without torch where that is certain."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from pathlib import Path
+
+import psutil
+
+CONTAINER = Path("/sys/fs/cgroup")
+"""Where Linux tells a container its limits."""
+CPUINFO = Path("/proc/cpuinfo")
+FAST_BF16 = frozenset({"avx512_bf16", "amx_tile"})
+"""Flags of a processor that multiplies bfloat16 itself."""
+GPU_DEVICES = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/kfd", "/dev/dxg")
+"""One of these is there wherever an x86 Linux lets a process use a GPU."""
+
+
+def cores() -> int:
+    """Processor cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def has_no_gpu() -> bool:
+    """True when there is certainly none; False when only torch can tell."""
+    plain = sys.platform == "linux" and platform.machine() == "x86_64"
+    return plain and not any(Path(device).exists() for device in GPU_DEVICES)
+
+
+def cpu_multiplies_bf16() -> bool:
+    """Whether bfloat16 matrix products are faster than float32 ones here. Loads torch where Linux does not tell."""
+    if sys.platform == "linux" and platform.machine() == "x86_64":
+        flags = next((line for line in CPUINFO.read_text().splitlines() if line.startswith("flags")), "")
+        return not FAST_BF16.isdisjoint(flags.split())
+    import torch
+
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def free_memory_bytes() -> int:
+    """Main memory that could be allocated now, under the container's own limit too."""
+    return min(int(psutil.virtual_memory().available), _container_bytes())
+
+
+def _container_bytes() -> int:
+    """What a container's own limit leaves; a number beyond any memory where there is none."""
+    try:
+        most = int((CONTAINER / "memory.max").read_text())  # the word "max" where nothing is limited
+        return most - int((CONTAINER / "memory.current").read_text())
+    except (OSError, ValueError):
+        return sys.maxsize
