@@ -166,19 +166,19 @@ def rebalanced(pairs: Sequence[Pair], options: PairOptions) -> list[Pair]:
     """As few pairs left out as bring the mean lengths of chosen and rejected answers together (see `PairOptions`).
 
     Those go first whose lengths differ most in the direction of the surplus: no other choice needs fewer. What would
-    turn the surplus round stays.
+    leave as large a one the other way stays.
     """
     assert options.rebalance is not None
-    kept = set(range(len(pairs)))
+    dropped: set[int] = set()
     surplus = sum(pair.longer for pair in pairs)
+    tokens = sum(pair.chosen.tokens + pair.rejected.tokens for pair in pairs)
     sign = 1 if surplus > 0 else -1
-    order = sorted(kept, key=lambda n: -sign * pairs[n].longer)
-    least_kept = len(pairs) - int(options.most_rebalanced * len(pairs))
-    for n in order:
-        total = sum(pairs[m].chosen.tokens + pairs[m].rejected.tokens for m in kept) / 2
-        if abs(surplus) <= options.rebalance * total or len(kept) <= least_kept:
+    most = int(options.most_rebalanced * len(pairs))
+    for n in sorted(range(len(pairs)), key=lambda n: -sign * pairs[n].longer):
+        if abs(surplus) <= options.rebalance * tokens / 2 or len(dropped) >= most:
             break
-        if 0 < sign * pairs[n].longer <= 2 * abs(surplus) and abs(surplus - pairs[n].longer) < abs(surplus):
-            kept.discard(n)
+        if sign * pairs[n].longer > 0 and abs(surplus - pairs[n].longer) < abs(surplus):
+            dropped.add(n)
             surplus -= pairs[n].longer
-    return [pairs[n] for n in sorted(kept)]
+            tokens -= pairs[n].chosen.tokens + pairs[n].rejected.tokens
+    return [pair for n, pair in enumerate(pairs) if n not in dropped]
