@@ -21,23 +21,11 @@ from transformers import PreTrainedTokenizerFast as Tokenizer
 import vidllm
 from vidllm.builtin import recipe as recipes
 from vidllm.builtin.align import AlignStage, Words, targets
+from vidllm.builtin.collate import IGNORE, STRIDES, Batch, Collator, TrainingRows, change_code, slot_base
 from vidllm.builtin.language import AnswerStage, LanguageShape, answer_logits, calibrate, new_model, score, visual_table
 from vidllm.builtin.lean import hidden_states
 from vidllm.builtin.links import Link, aims, padded_links, spots
-from vidllm.builtin.rows import (
-    COARSE_STRIDE,
-    FINE_STRIDE,
-    IGNORE,
-    STRIDES,
-    Batch,
-    Collator,
-    Row,
-    TrainingRows,
-    change_code,
-    clip_rows,
-    slot_base,
-    still_rows,
-)
+from vidllm.builtin.rows import COARSE_STRIDE, FINE_STRIDE, Row, clip_rows, still_rows
 from vidllm.builtin.stills import GRID, PATCH, Still, draw_still
 from vidllm.builtin.stills import NOTHING as UNLABELLED
 from vidllm.builtin.vision import VisionStage, normalise, vision_config

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
-from vidllm.builtin.rows import STRIDES
+from vidllm.builtin.collate import STRIDES
 from vidllm.builtin.stills import GRID, NOTHING, Stills
 from vidllm.builtin.vision import normalise
 from vidllm.world.vocabulary import COLOURS, SHAPES

@@ -26,9 +26,10 @@ from transformers import (
 )
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
+from vidllm.builtin.collate import IGNORE, STRIDES, Batch, Collator, Rows, TrainingRows
 from vidllm.builtin.lean import Trace, hidden_states
 from vidllm.builtin.links import HEADS
-from vidllm.builtin.rows import IGNORE, STRIDES, Batch, Collator, Rows, TrainingRows, clip_rows
+from vidllm.builtin.rows import clip_rows
 from vidllm.builtin.stills import GRID
 from vidllm.builtin.vision import normalise
 from vidllm.builtin.words import IMAGE
