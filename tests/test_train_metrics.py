@@ -1,0 +1,38 @@
+"""What a run tells on TensorBoard; metrics.jsonl and loss.png are held to it with the loop that writes them."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from vidllm.errors import ConfigError
+from vidllm.train.metrics import Metrics, read_metrics
+
+
+def told(folder: Path, name: str) -> list[tuple[int, float]]:
+    """(step, value) as TensorBoard itself reads them."""
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    events = accumulator.EventAccumulator(str(folder / "tensorboard"))
+    events.Reload()
+    return [(event.step, event.value) for event in events.Scalars(name)]
+
+
+def write(folder: Path, after: int, steps: range, loss: float) -> None:
+    metrics = Metrics(folder, after=after, tensorboard=True)
+    for step in steps:
+        metrics.add({"step": step, "epoch": 0, "loss": loss, "grad_norm": 1.0, "rate/projector": 1e-3})
+    metrics.close()
+
+
+def test_steps_taken_again_stand_once_on_the_board(tmp_path: Path) -> None:
+    """A run that goes on from its checkpoint at step 2 had told of steps 3 and 4 before it was killed."""
+    write(tmp_path, 0, range(1, 5), loss=1.0)
+    write(tmp_path, 2, range(3, 6), loss=0.5)
+    assert told(tmp_path, "loss") == [(1, 1.0), (2, 1.0), (3, 0.5), (4, 0.5), (5, 0.5)]
+    assert [(line["step"], line["loss"]) for line in read_metrics(tmp_path / "metrics.jsonl")] == told(tmp_path, "loss")
+
+
+def test_a_board_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(ConfigError, match=r"pip install .*vidllm\[tensorboard\]"):
+        Metrics(tmp_path, after=0, tensorboard=True)
