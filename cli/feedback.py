@@ -77,8 +77,21 @@ Limit = Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out rows that are wrong; each is told of.")]
 RetryErrors = Annotated[bool, typer.Option("--retry-errors", help="Again what could not be asked or judged before.")]
 STOPPING = "vidllm: finishing the question in flight; Ctrl-C again stops at once"
+LOOK = {word: kind for word, kind in options.LOOK.items() if word != "max_new_tokens"}
+"""How long an answer may be is said with how it is drawn; the clip is looked at alike."""
+SAMPLING: options.Group = {
+    "k": (Candidates, 5), "temperature": (Temperature, 1.0), "top_p": (TopP, 1.0), "seed": (options.Seed, 0),
+    "max_new_tokens": (options.MaxNewTokens, None),
+}  # fmt: skip
+PAIRS: options.Group = {
+    "rule": (Rule, "best"), "threshold": (Threshold, 3.0), "margin": (Margin, 1.0), "least_chosen": (LeastChosen, 3.0),
+    "most": (Most, 2), "rebalance": (Rebalance, 0.02),
+}  # fmt: skip
+PLACE = {word: kind for word, kind in options.PLACE.items() if word != "quantize"}
+"""Log-probs are recorded of the model that will be taught, and that one is not quantized."""
 
 
+@options.takes(sampling=SAMPLING, pairs=PAIRS, look=LOOK, place=PLACE)
 def feedback(
     source: Input,
     output: Output,
@@ -87,34 +100,17 @@ def feedback(
     judge_model: JudgeModel = None,
     judging: Judging = "scores",
     watch: Watch = False,
-    candidates: Candidates = 5,
-    temperature: Temperature = 1.0,
-    top_p: TopP = 1.0,
-    seed: options.Seed = 0,
-    max_new_tokens: options.MaxNewTokens = None,
+    sampling: options.Words = options.UNSAID,
     perturb: Perturb = "none",
-    rule: Rule = "best",
-    threshold: Threshold = 3.0,
-    margin: Margin = 1.0,
-    least_chosen: LeastChosen = 3.0,
-    most: Most = 2,
-    rebalance: Rebalance = 0.02,
+    pairs: options.Words = options.UNSAID,
     questions: QuestionsFile = None,
     media: Media = None,
     captions: Captions = None,
     limit: Limit = None,
     skip_bad: SkipBad = False,
     retry_errors: RetryErrors = False,
-    frames: options.Frames = None,
-    fps: options.Fps = None,
-    policy: options.Policy = "auto",
-    stride: options.Stride = None,
-    rope_max: options.RopeMax = 2.0,
-    reader: options.Reader = "auto",
-    fit: options.FitMode = None,
-    no_subtitles: options.NoSubtitles = False,
-    device: options.Device = None,
-    dtype: options.Dtype = None,
+    look: options.Words = options.UNSAID,
+    place: options.Words = options.UNSAID,
     json: options.Json = False,
 ) -> int:
     """Preference pairs: the model answers each question k times, a judge scores the answers, good stands against bad.
@@ -142,21 +138,12 @@ def feedback(
     from vidllm.planning import PlanOptions
     from vidllm.video.guard import DEFAULT_LIMITS
 
+    rebalance = None if pairs["rebalance"] < 0 else pairs["rebalance"]
     wishes = FeedbackOptions(
-        model=model, device=device, dtype=dtype, judge=judge, judge_model=judge_model, judging=judging, watch=watch,
-        sampling=SamplingOptions(
-            k=candidates, temperature=temperature, top_p=top_p, seed=seed, max_new_tokens=max_new_tokens
-        ),
-        plan=PlanOptions(
-            frames=frames, fps=fps, policy=policy, stride=stride, rope_max=rope_max, reader=reader, fit=fit,
-            subtitles=not no_subtitles, guard=DEFAULT_LIMITS,
-        ),
-        pairs=PairOptions(
-            rule=rule, threshold=threshold, margin=margin, least_chosen=least_chosen, most=most,
-            rebalance=None if rebalance < 0 else rebalance,
-        ),
-        changes=parse_changes(perturb), questions=questions, media=media, captions=captions, limit=limit,
-        skip_bad=skip_bad, retry_errors=retry_errors,
+        **place, model=model, judge=judge, judge_model=judge_model, judging=judging, watch=watch,
+        sampling=SamplingOptions(**sampling), plan=PlanOptions(**look, guard=DEFAULT_LIMITS),
+        pairs=PairOptions(**{**pairs, "rebalance": rebalance}), changes=parse_changes(perturb), questions=questions,
+        media=media, captions=captions, limit=limit, skip_bad=skip_bad, retry_errors=retry_errors,
     )  # fmt: skip
     return _feedback(source, output, wishes, as_json=json)
 
