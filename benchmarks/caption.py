@@ -12,13 +12,18 @@ loop      what people write: open the file, decode it frame by frame, keep the w
           asks for is added to it, or it would read 4 to 16 times the tokens.
 static    the same, clips loaded one after the other, then answered in left-padded batches. Batch sizes are tried on the
           first clips and the best one runs.
-vidllm    `vidllm.caption`, the whole pipeline: identity, planning, decoding in worker processes, rows written.
-near 8    the same, frames of one clip that differ by at most 8 of 255 grey levels anywhere being encoded once
+vidllm    `vidllm.caption`, the whole pipeline: identity, planning, decoding in worker processes, answers by replicas of
+          the model, rows written. Its processes stand ready, as the other contenders' models are loaded.
+cold      the same from nothing: the replicas start, load torch and the model, and end.
+one       the same with the model in this process instead, under torch's own choice of threads.
+near 8    as vidllm, frames of one clip that differ by at most 8 of 255 grey levels anywhere being encoded once
           (by default only equal ones are); its captions may differ, and the table says how many did.
-engine    only what the model does, frames being at hand: `generate` one by one, in static batches, and the Batcher.
+engine    only what the model does, frames being at hand: `generate` one by one, in static batches, the Batcher, and
+          the replicas.
 
-Overlap is the pipeline's wall time over the larger of its parts, decoding alone and the model alone, each with the same
-threads and processes; both share the same cores, so 1 can be reached only where one part leaves cores idle.
+Overlap is the pipeline's wall time over the larger of its parts, decoding alone and the replicas alone, each with the
+same processes. Both share the same cores: where neither leaves one idle, their processor seconds together over the
+cores are the floor, which stands beside it. Processor seconds are those of all processes, and hardly mind a neighbour.
 
 A contender's resized pixels are timed and then replaced by those vidllm saw: scalers round differently, and captions
 could not be compared.
@@ -27,7 +32,9 @@ could not be compared.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import os
 import random
 import sys
 import tempfile
@@ -40,6 +47,7 @@ from typing import Any
 
 import av
 import numpy as np
+import psutil
 import report
 import torch
 from numpy.typing import NDArray
@@ -56,8 +64,15 @@ from vidllm.batching import Batcher  # noqa: E402
 from vidllm.clip import Clip, PlanOptions, open_clip  # noqa: E402
 from vidllm.corpus.caption import CaptionOptions, caption  # noqa: E402
 from vidllm.corpus.inputs import admit  # noqa: E402
+from vidllm.corpus.ledger import Ledger  # noqa: E402
 from vidllm.corpus.local import LocalCaptioner  # noqa: E402
+from vidllm.corpus.output import Output  # noqa: E402
+from vidllm.corpus.places import open_replicas  # noqa: E402
+from vidllm.corpus.replicas import Replicas  # noqa: E402
+from vidllm.corpus.run import Run  # noqa: E402
 from vidllm.corpus.workers import DecodePool  # noqa: E402
+from vidllm.interrupts import Interrupts  # noqa: E402
+from vidllm.model.machine import cores  # noqa: E402
 from vidllm.model.pooling import pool  # noqa: E402
 from vidllm.options import GenerationOptions  # noqa: E402
 from vidllm.prompt import Message, Prompt, build_prompt  # noqa: E402
@@ -67,6 +82,8 @@ PROMPT = "describe the video."
 BATCHES = (2, 4, 8, 16, 32)
 TRIED_CLIPS = 32
 """Clips on which batch sizes are tried."""
+WARMING_CLIPS = 16
+"""Through the replicas, until all of them are loaded, before any clock runs."""
 SEED = 90_000
 """Of the first world clip."""
 NATURAL = ROOT.parent / "shared" / "videos" / "natural"
@@ -110,6 +127,8 @@ class Result:
     name: str
     note: str = ""
     seconds: list[float] = field(default_factory=list)
+    processor: list[float] = field(default_factory=list)
+    """Seconds of all processes."""
     captions: list[tuple[int, ...] | str] = field(default_factory=list)
 
 
@@ -273,8 +292,11 @@ def engine_run(look: Look, works: Sequence[Work]) -> list[tuple[int, ...]]:
 
 def caption_options(look: Look) -> CaptionOptions:
     """As the others are asked: no second tries, nothing cut short."""
-    generation = GenerationOptions(max_new_tokens=look.longest, stop_on_loop=False)
-    return CaptionOptions(prompt=PROMPT, retries=0, plan=look.plan, generation=generation)
+    lmm = look.model.lmm
+    return CaptionOptions(
+        prompt=PROMPT, retries=0, plan=look.plan, model=lmm.spec.folder, dtype=str(lmm.dtype).removeprefix("torch."),
+        generation=GenerationOptions(max_new_tokens=look.longest, stop_on_loop=False),
+    )  # fmt: skip
 
 
 def write_list(works: Sequence[Work], folder: Path) -> Path:
@@ -286,15 +308,56 @@ def write_list(works: Sequence[Work], folder: Path) -> Path:
     return path
 
 
-def pipeline_run(look: Look, works: Sequence[Work], folder: Path, near: int = 0) -> list[str]:
-    """Captions by `vidllm.caption`, read back from its rows; `near`: see `CaptionOptions.same_within`."""
-    output = Path(tempfile.mkdtemp(dir=folder)) / "captions.jsonl"
-    options = replace(caption_options(look), same_within=near)
-    done = caption(write_list(works, folder), output, options, model=look.model)
+def cold_run(look: Look, works: Sequence[Work], folder: Path, model: VideoModel | None = None) -> list[str]:
+    """Captions by `vidllm.caption`, by `model` here or by processes that start and end with it."""
+    output = fresh(folder)
+    done = caption(write_list(works, folder), output, caption_options(look), model=model)
     assert sum(done.counts.values()) == len(works), done.counts
+    return captions_in(output, works)
+
+
+def warm_run(look: Look, works: Sequence[Work], folder: Path, replicas: Replicas) -> list[str]:
+    """As `vidllm.caption` does, by replicas that are loaded."""
+    output, options = fresh(folder), caption_options(look)
+    seen = options.look(replicas)
+    with Output.open(output, options.recipe(replicas)) as rows, Interrupts() as interrupts:
+        run = Run(
+            admit([str(write_list(works, folder))]), replicas, Ledger(rows, seen), seen, options.generation,
+            options.run_options(),
+        )  # fmt: skip
+        assert run.go(interrupts).written == len(works)
+    return captions_in(output, works)
+
+
+def fresh(folder: Path) -> Path:
+    """An output that is not there yet."""
+    return Path(tempfile.mkdtemp(dir=folder)) / "captions.jsonl"
+
+
+def captions_in(output: Path, works: Sequence[Work]) -> list[str]:
+    """Read back from the rows."""
     rows = [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
     said = {(row["video"], row["start"], row["end"]): row["caption"] for row in rows if "caption" in row}
     return [said[str(work.piece.path), work.piece.start, work.piece.end] for work in works]
+
+
+def replicas_run(look: Look, works: Sequence[Work], replicas: Replicas) -> list[str]:
+    """Captions by the replicas, frames being at hand."""
+    options, said, waiting = caption_options(look).generation, dict[int, str](), list(enumerate(works))
+    while len(said) < len(works):
+        while waiting and replicas.room() > 0:
+            number, work = waiting.pop(0)
+            replicas.submit(number, work.clip, PROMPT, options)
+        said.update((answer.ticket, answer.text) for answer in replicas.poll(1.0))
+    return [said[number] for number in range(len(works))]
+
+
+def ready(look: Look, works: Sequence[Work], near: int = 0) -> Replicas:
+    """Replicas of the model that are all loaded; `near`: see `CaptionOptions.same_within`."""
+    replicas = open_replicas(replace(caption_options(look), same_within=near), lambda line: None)
+    while replicas.loaded < replicas.size:
+        replicas_run(look, works[:WARMING_CLIPS], replicas)
+    return replicas
 
 
 def decode_run(look: Look, works: Sequence[Work], folder: Path) -> None:
@@ -321,34 +384,54 @@ def best_size(other: Transformers, works: Sequence[Work]) -> int:
     return min(spent, key=lambda size: spent[size])
 
 
-def clock(run: Callable[[], Any]) -> tuple[float, Any]:
-    """Seconds, and what came out."""
-    began = time.perf_counter()
+def clock(run: Callable[[], Any]) -> tuple[float, float, Any]:
+    """Seconds on the wall, of all processors, and what came out."""
+    began, busy = time.perf_counter(), processor_seconds()
     came = run()
-    return time.perf_counter() - began, came
+    return time.perf_counter() - began, processor_seconds() - busy, came
+
+
+def processor_seconds() -> float:
+    """Of this process, of children that have ended, and of those that live."""
+    spent = sum(os.times()[:4])
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            own = child.cpu_times()
+            spent += own.user + own.system + own.children_user + own.children_system
+    return spent
 
 
 def race(look: Look, works: Sequence[Work], runs: int, folder: Path) -> list[Result]:
     """Every contender once per run, in turn, so that a slow minute of the machine hits all of them."""
     other = Transformers(look)
     size = best_size(other, works)
+    exact, near = ready(look, works), ready(look, works, near=8)
     contenders: list[tuple[str, str, Callable[[], Any]]] = [
         ("loop", "one clip at a time", lambda: transformers_run(other, works, 1, loads=True)),
         ("static", f"batches of {size}", lambda: transformers_run(other, works, size, loads=True)),
-        ("vidllm", "the whole pipeline", lambda: pipeline_run(look, works, folder)),
-        ("vidllm, near 8", "the whole pipeline", lambda: pipeline_run(look, works, folder, near=8)),
+        ("vidllm", "the whole pipeline", lambda: warm_run(look, works, folder, exact)),
+        ("vidllm, cold", "start and end included", lambda: cold_run(look, works, folder)),
+        ("vidllm, one", "the model in this process", lambda: cold_run(look, works, folder, look.model)),
+        ("vidllm, near 8", "the whole pipeline", lambda: warm_run(look, works, folder, near)),
         ("engine: loop", "one clip at a time", lambda: transformers_run(other, works, 1, loads=False)),
         ("engine: static", f"batches of {size}", lambda: transformers_run(other, works, size, loads=False)),
-        ("engine: vidllm", "continuous", lambda: engine_run(look, works)),
+        ("engine: one", "continuous, in this process", lambda: engine_run(look, works)),
+        ("engine: vidllm", "continuous, the replicas", lambda: replicas_run(look, works, exact)),
         ("decoding alone", "the pipeline's workers", lambda: decode_run(look, works, folder)),
     ]
     results = [Result(name, note) for name, note, _ in contenders]
-    for _ in range(runs):
-        for result, (_, _, run) in zip(results, contenders, strict=True):
-            seconds, captions = clock(run)
-            result.seconds.append(seconds)
-            result.captions = captions or []
-            print(f"  {result.name}: {len(works) / seconds:.2f} clips/s", file=sys.stderr)
+    try:
+        for _ in range(runs):
+            for result, (_, _, run) in zip(results, contenders, strict=True):
+                seconds, processor, captions = clock(run)
+                result.seconds.append(seconds)
+                result.processor.append(processor)
+                result.captions = captions or []
+                told = f"{len(works) / seconds:.2f} clips/s, {processor / len(works):.3f} processor s a clip"
+                print(f"  {result.name}: {told}", file=sys.stderr)
+    finally:
+        exact.close()
+        near.close()
     return results
 
 
@@ -367,6 +450,7 @@ def rows(look: Look, kind: str, works: Sequence[Work], results: Sequence[Result]
         table.append({
             "model": look.name, "dtype": str(look.model.lmm.dtype)[6:], "clips": f"{len(works)} {kind}",
             "contender": result.name, "how": result.note, "clips/s": len(works) / median(result.seconds),
+            "processor s a clip": median(result.processor) / len(works),
             "x loop": ratio(by_name[f"{part}loop"], result) if said else None,
             "x static": ratio(by_name[f"{part}static"], result) if said else None, "same captions": same,
         })  # fmt: skip
@@ -383,11 +467,17 @@ def texts(look: Look, result: Result) -> list[str]:
 def overlap(look: Look, kind: str, results: Sequence[Result]) -> str:
     """The pipeline's wall time beside its parts' in words."""
     by_name = {result.name: result for result in results}
-    wall, model, decode = (by_name[name].seconds for name in ("vidllm", "engine: vidllm", "decoding alone"))
-    larger = median(w / max(m, d) for w, m, d in zip(wall, model, decode, strict=True))
-    both = median(w / (m + d) for w, m, d in zip(wall, model, decode, strict=True))
+    whole, model, decode = (by_name[name] for name in ("vidllm", "engine: vidllm", "decoding alone"))
+    walls = list(zip(whole.seconds, model.seconds, decode.seconds, strict=True))
+    larger = median(w / max(m, d) for w, m, d in walls)
+    both = median(w / (m + d) for w, m, d in walls)
+    parts = zip(whole.seconds, model.processor, decode.processor, strict=True)
+    floor = median(w / ((m + d) / cores()) for w, m, d in parts)
     dtype = str(look.model.lmm.dtype)[6:]
-    return f"overlap, {look.name} {dtype}, {kind}: wall is {larger:.2f} of the larger part, {both:.2f} of their sum"
+    return (
+        f"overlap, {look.name} {dtype}, {kind}: wall is {larger:.2f} of the larger part, {both:.2f} of their sum, "
+        f"{floor:.2f} of their processor seconds over {cores()} cores"
+    )
 
 
 def ratio(slow: Result, fast: Result) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -71,7 +72,11 @@ def said(rows: dict[str, Row]) -> dict[str, Any]:
 
 
 def replicas_of(parent: int) -> list[psutil.Process]:
-    return [child for child in psutil.Process(parent).children() if "model_child" in " ".join(child.cmdline())]
+    found = []
+    for child in psutil.Process(parent).children():
+        with contextlib.suppress(psutil.Error):  # it has just ended
+            found += [child] if "model_child" in " ".join(child.cmdline()) else []
+    return found
 
 
 def wait_for(happens: Callable[[], object], seconds: float = 120.0) -> None:

@@ -132,6 +132,8 @@ class Replicas:
     ) -> None:  # fmt: skip
         self.model, self.fingerprint, self.spec = model, fingerprint, spec
         self._options, self._remark = options, remark
+        self.size = len(places)
+        """Replicas there may be."""
         self._places = deque(places)  # where none runs yet
         self._replicas: list[_Replica] = []
         self._homeless: deque[Job] = deque()
@@ -163,6 +165,11 @@ class Replicas:
             wait = 0.0
         said, self._refused = self._refused + said, []
         return said
+
+    @property
+    def loaded(self) -> int:
+        """Replicas that can answer now."""
+        return sum(one.capacity > 0 for one in self._replicas)
 
     def close(self) -> None:
         """See `Captioner`."""
