@@ -4,6 +4,7 @@ import contextlib
 import io
 import re
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -32,14 +33,33 @@ def shown_commands() -> list[tuple[str, str]]:
     return shown
 
 
+TEACHING = [shlex.split(line, comments=True) for block in blocks("sh") for line in block.splitlines()]
+"""The commands of the sections about teaching, in their order."""
+QUICK = [words for words in TEACHING if any(word.startswith(("quick/", "configs/quick_")) for word in words)]
+"""Those that a newcomer can run as they stand, one after the other."""
+SMALLER: dict[str, tuple[str, ...]] = {
+    "world": ("-n", "3"),
+    "instruct": ("--per-clip", "2"),
+    "sft": ("model=built-in", "steps=2", "batch=2", "frames=4", "device=cpu"),
+    "feedback": ("--limit", "12", "--frames", "4", "--temperature", "2", "--least-chosen", "1"),
+    "dpo": ("steps=2", "batch=2", "frames=4", "device=cpu"),
+}
+"""What makes a command one of seconds. A model that can answer is taught: two steps teach none to, and answers that are
+all alike make no pairs."""
+
 COMMANDS = [(command, output) for command, output in shown_commands() if command.startswith("vidllm ")]
 
 
 def run(command: str) -> tuple[int, str, str]:
     """`vidllm ...` in this process: exit code, stdout, stderr."""
+    return run_words(shlex.split(command.partition(" | ")[0]))
+
+
+def run_words(words: Sequence[str]) -> tuple[int, str, str]:
+    """The same, of a command in words."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = main(shlex.split(command.partition(" | ")[0])[1:])
+        code = main(words[1:])
     return code, out.getvalue().strip(), err.getvalue()
 
 
@@ -52,6 +72,7 @@ def beside_a_clip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if SAMPLE.exists():
         (tmp_path / "clip.mp4").symlink_to(SAMPLE)
         (tmp_path / "vidllm").symlink_to(ROOT / "vidllm")
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
 
 
 def test_the_readme_shows_commands_and_python() -> None:
@@ -64,6 +85,30 @@ def test_every_option_shown_exists(command: str) -> None:
     """An unknown command or option fails before `--help` is answered."""
     code, _, err = run(command.partition(" | ")[0] + " --help")
     assert code == 0, err
+
+
+@pytest.mark.parametrize("words", TEACHING, ids=" ".join)
+def test_every_option_of_teaching_exists(words: list[str]) -> None:
+    code, _, err = run_words([*words, "--help"])
+    assert code == 0, err
+
+
+def test_every_config_named_is_there() -> None:
+    named = set(re.findall(r"configs/\w+\.yaml", README))
+    assert named >= {"configs/quick_sft.yaml", "configs/quick_dpo.yaml"}
+    assert all((ROOT / name).is_file() for name in named)
+
+
+def test_the_quick_road_of_teaching_leads_through(tmp_path: Path) -> None:
+    """From no clip to a model that prefers, every command as it is shown, only less of everything."""
+    if not (builtin_folder() / "config.json").exists():
+        pytest.skip("the built-in model is not in this checkout")
+    assert [words[1] for words in QUICK] == ["world", "instruct", "sft", "sft", "ask", "feedback", "dpo", "dpo", "ask"]
+    for words in QUICK:
+        code, out, err = run_words([*words, *SMALLER.get(words[1], ())])
+        assert code == 0, f"{' '.join(words)}: {err}"
+        assert out or words[1] in ("sft", "dpo")
+    assert (tmp_path / "quick" / "dpo" / "dpo.yaml").exists()
 
 
 @pytest.mark.parametrize("line", [command for command, _ in shown_commands() if command.startswith("make")])

@@ -299,6 +299,20 @@ def test_recorded_references_are_tried(config: DpoConfig, clips: dict[str, Path]
     assert made.references == task.references
 
 
+def test_records_in_other_numbers_are_told_and_not_taken(
+    config: DpoConfig, clips: dict[str, Path], tmp_path: Path
+) -> None:
+    told = {"model": read_contest(config, silent).base.fingerprint, "chosen_logp": -1.0, "rejected_logp": -2.0}
+    path = write_rows(tmp_path, ROWS, reference={**told, "dtype": "bfloat16"})
+    source = Source(path=path, media=clips["constant"].parent)
+    heard = Heard()
+    task_of(replace(config, data=(source,), cache_folder=tmp_path / "fresh"), heard.say)
+    assert heard.said == [
+        "5 rows hold log-probs of this model in bfloat16; dtype=bfloat16 takes them as they are",
+        "reference 0 from the rows, 0 from the cache, 5 computed",
+    ]
+
+
 def test_damaged_lines_of_the_reference_file_count_as_absent(tmp_path: Path) -> None:
     path = tmp_path / "references.jsonl"
     file = References(path)

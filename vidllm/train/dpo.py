@@ -34,7 +34,7 @@ from vidllm.train.mixture import read_pair_mixture
 from vidllm.train.pairs import PairSize, build_pair, forest_tokens, plan_pairs
 from vidllm.train.parts import Extra, Parts
 from vidllm.train.preference_task import PairPortions, PreferenceTask, load_pair
-from vidllm.train.reference import Found, References, RefLogps, Search, reference_key, usable_records
+from vidllm.train.reference import Found, References, RefLogps, Search, in_other_numbers, reference_key, usable_records
 from vidllm.train.row import PairRow
 from vidllm.train.stage import (
     Base,
@@ -225,6 +225,9 @@ def _known(
     keys = on_first(config, lambda: [reference_key(row, config.plan, shaping) for row in contest.rows])
     file = References(_reference_file(config, contest.base))
     told = _PairsDone(say)
+    other = in_other_numbers(contest.rows, contest.base.fingerprint, config.dtype, config.plan.look)
+    for numbers, count in other.items():
+        say(f"{count:,} rows hold log-probs of this model in {numbers}; dtype={numbers} takes them as they are")
 
     def compute(numbers: Sequence[int], keep: bool) -> Mapping[int, RefLogps]:
         def heard(scored: Mapping[int, RefLogps]) -> None:

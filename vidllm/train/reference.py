@@ -13,6 +13,7 @@ import hashlib
 import json
 import logging
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -202,6 +203,15 @@ class Search:
         self.say(f"reference log-probs {where} are not this model's (pair {n + 1}: {claimed[n].chosen:.3f} for the "
                  f"chosen answer, computed {true[n].chosen:.3f}); all {len(claimed):,} are computed again")  # fmt: skip
         return {}
+
+
+def in_other_numbers(rows: Sequence[PairRow], fingerprint: str, dtype: str, look: str) -> dict[str, int]:
+    """How many rows recorded this very model, of clips shown like this, in other numbers than `dtype`; by those."""
+    records = [row.reference for row in rows if row.reference is not None]
+    return dict(Counter(
+        record.dtype for record in records
+        if record.dtype not in (None, dtype) and record.is_of(fingerprint, record.dtype, look)
+    ))  # fmt: skip
 
 
 def usable_records(rows: Sequence[PairRow], fingerprint: str, dtype: str, look: str) -> dict[int, RefLogps]:
