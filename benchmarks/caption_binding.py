@@ -71,7 +71,7 @@ def main() -> None:
                 batch=batch, retries=0, engine=options.engine, dtype="float32",
                 generation=vidllm.GenerationOptions(temperature=1.0, seed=7),
             )  # fmt: skip
-            caption(clips, output, wishes, model=model if options.engine == "local" else None)
+            caption(clips, output, wishes)
             said = {row["video"]: row["caption"] for row in map(json.loads, output.read_text().splitlines())}
         unlike = [clip for clip, text in alone.items() if said.get(clip) != text]
         swapped = [clip for clip in unlike if said.get(clip) in alone.values()]

@@ -1,4 +1,4 @@
-"""Peak memory of a caption run: flat from 50 to 2,000 clips, in this process and in its decode workers.
+"""Peak memory of a caption run: flat from 50 to 2,000 clips, in the process that writes, its models and its decoders.
 
     python benchmarks/caption_memory.py                     50, 200, 500 and 2,000 clips
     python benchmarks/caption_memory.py -n 20 60            a first look
@@ -10,11 +10,13 @@ nothing is a duplicate, without 2,000 files to draw. Resident memory is read ten
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 
 import psutil
@@ -37,22 +39,26 @@ def write_list(path: Path, clips: list[Path], count: int) -> None:
             file.write(json.dumps(clip) + "\n")
 
 
-def peak_of(command: list[str]) -> tuple[int, int, float]:
-    """(this process's peak, its children's together, seconds) of a run; bytes resident."""
-    began = time.monotonic()
+KINDS = {"model_child": "models, MB", "decode_child": "decoders, MB"}
+"""Child processes by the module that runs in them."""
+
+
+def peak_of(command: list[str]) -> tuple[dict[str, float], float]:
+    """(peaks by kind of process, those of one kind together, in MB resident; seconds) of a run."""
+    began, peaks = time.monotonic(), Counter[str]()
     process = psutil.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    own = workers = 0
     while process.poll() is None:
-        try:
-            own = max(own, process.memory_info().rss)
-            workers = max(workers, sum(child.memory_info().rss for child in process.children(recursive=True)))
-        except psutil.Error:
-            continue  # it ended while it was read
-        finally:
-            time.sleep(0.1)
+        now = Counter[str]()
+        for one in (process, *process.children(recursive=True)):
+            with contextlib.suppress(psutil.Error):  # it ended while it was read
+                words = " ".join(one.cmdline())
+                kind = next((name for module, name in KINDS.items() if module in words), "writer, MB")
+                now[kind] += one.memory_info().rss
+        peaks |= now
+        time.sleep(0.1)
     if process.returncode not in (0, 1):
         raise SystemExit(f"{' '.join(command)} ended with {process.returncode}")
-    return own, workers, time.monotonic() - began
+    return {kind: peaks[kind] / 2**20 for kind in ("writer, MB", *KINDS.values())}, time.monotonic() - began
 
 
 def main() -> None:
@@ -77,11 +83,8 @@ def main() -> None:
             words = ["--batch", str(options.batch), "--workers", str(options.workers), "--retries", "0"]
             words += ["--max-new-tokens", "32"]
             command = [sys.executable, "-m", "vidllm_cli.main", "caption", str(folder / "in.jsonl"), "-o", str(output)]
-            own, workers, seconds = peak_of([*command, *words])
-            rows.append({
-                "clips": count, "rows": output.read_bytes().count(b"\n"), "peak MB": own / 2**20,
-                "of the workers, MB": workers / 2**20, "seconds": seconds,
-            })  # fmt: skip
+            peaks, seconds = peak_of([*command, *words])
+            rows.append({"clips": count, "rows": output.read_bytes().count(b"\n"), **peaks, "seconds": seconds})
     notes = ["The first run also shows what a start takes."]
     report.write("caption_memory", "Peak memory of a caption run", rows, notes)
 
