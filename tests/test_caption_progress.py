@@ -49,6 +49,19 @@ def test_nothing_is_invented_before_the_first_row() -> None:
     assert Tally().eta_seconds is None
 
 
+def test_the_clock_stands_while_the_model_is_loaded() -> None:
+    tally = Tally(listed=5)
+    tally.began -= 60
+    tally.set_loading(True)
+    assert tally.line() == "0 of 5 clips · loading the model"
+    assert tally.seconds < 30
+    tally.began -= 60
+    tally.set_loading(False)
+    tally.add(row(), 1.0)
+    assert tally.seconds < 30, "the first caption came with the model"
+    assert "loading" not in tally.line()
+
+
 def test_causes_are_counted_without_the_clips_names() -> None:
     tally = Tally()
     for name in ("a.mp4", "b.mp4"):

@@ -198,7 +198,7 @@ def test_replicas_that_do_nothing_but_die_end_the_run_in_one_line(world: Path, t
         for one in list(captioner._replicas):
             one.process.kill()
 
-    with pytest.raises(EngineError, match="SIGKILL.*run the same command again"):
+    with pytest.raises(EngineError, match=r"SIGKILL.*run the same command again"):
         caption_and(kill_all, world, tmp_path / "out.jsonl")
     assert not replicas_of(os.getpid())
 
@@ -276,7 +276,8 @@ def test_a_cpu_has_as_many_replicas_as_cores_and_memory_carry(
 ) -> None:
     machine(cores, free_gb)
     found = places("cpu", None, builtin_folder())
-    assert [(place.device, place.threads, place.share) for place in found] == [("cpu", threads, 1 / replicas)] * replicas
+    told = [(place.device, place.threads, place.share) for place in found]
+    assert told == [("cpu", threads, 1 / replicas)] * replicas
 
 
 def test_a_large_model_has_one_replica_of_all_threads(machine: Callable[[int, int], None], tmp_path: Path) -> None:
@@ -306,7 +307,8 @@ def test_what_can_not_be_is_one_line(world: Path, tmp_path: Path) -> None:
         places("auto", 2, builtin_folder())
     with pytest.raises(ConfigError, match="local engine"):
         CaptionOptions(engine="ray", replicas=2)
-    for wrong in (CaptionOptions(device="cuda:77"), CaptionOptions(device="tpu"), CaptionOptions(model="no/such/model")):
+    for said in ({"device": "cuda:77"}, {"device": "tpu"}, {"model": "no/such/model"}):
+        wrong = CaptionOptions(**said)
         with pytest.raises(VidllmError):
             caption(world, tmp_path / "out.jsonl", wrong)
         assert not (tmp_path / "out.jsonl").exists()

@@ -217,6 +217,8 @@ def test_places_that_can_not_be_written(tmp_path: Path) -> None:
     (tmp_path / "file.parquet").write_text("x")
     with pytest.raises(OutputError, match="is a folder; name a file in it"):
         Output.open(tmp_path / "folder", RECIPE)
+    with pytest.raises(OutputError, match="JSON lines or Parquet; name it out"):
+        Output.open(tmp_path / "out.json", RECIPE)
     with pytest.raises(OutputError, match="its folder is not there"):
         Output.open(tmp_path / "nowhere" / "out.jsonl", RECIPE)
     if (pytest.importorskip("pyarrow")) is not None:

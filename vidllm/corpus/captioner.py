@@ -48,6 +48,10 @@ class Captioner(Protocol):
     spec: ModelSpec
     """What the workers plan with; see `workers.Look`."""
 
+    @property
+    def loading(self) -> bool:
+        """Whether it has clips and can answer none yet: clips a second are counted from its end on."""
+
     def submit(self, ticket: int, clip: Clip | None, prompt: str, options: GenerationOptions) -> None:
         """Ask `prompt` about `clip`, or (None) about nothing but itself; the answer comes from a later `poll`."""
 

@@ -51,6 +51,7 @@ class HttpCaptioner:
     """A `Captioner` that asks a server. Make one with `connect`."""
 
     name = "http"
+    loading = False
 
     def __init__(self, endpoint: Endpoint, model: str | None, options: HttpOptions) -> None:
         self.model = model or "default"

@@ -36,6 +36,7 @@ class LocalCaptioner:
     """
 
     name = "local"
+    loading = False
 
     def __init__(
         self, model: VideoModel, *, slots: int | None = None, quantize: str | None = None, same_within: int = 0,

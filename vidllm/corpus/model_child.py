@@ -69,6 +69,10 @@ def _load(options: CaptionOptions, name: str, place: Place, outbox: _Outbox) -> 
     from vidllm.corpus.local import load_wanted, open_local  # these bring torch
     from vidllm.model.checkpoint import describe
 
+    if place.device.startswith("cuda:"):  # or every replica would keep a context on the first GPU
+        import torch
+
+        torch.cuda.set_device(place.device)
     model = load_wanted(options)
     model.name = name
     about = ABOUT_BUILTIN if model.is_builtin else f"{name}: {describe(model.lmm)}"

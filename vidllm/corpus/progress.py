@@ -41,6 +41,14 @@ class Tally:
     retries: int = 0
     """Answers that were not taken and asked for again."""
     began: float = field(default_factory=time.monotonic)
+    loading: bool = False
+    """The model is not there yet."""
+
+    def set_loading(self, loading: bool) -> None:
+        """Say whether the model is still loaded; the clock stands until it is there."""
+        if loading or self.loading:
+            self.began = time.monotonic()
+        self.loading = loading
 
     def add(self, row: CaptionRow, video_seconds: float) -> None:
         """Count a row that was written."""
@@ -64,7 +72,7 @@ class Tally:
 
     @property
     def seconds(self) -> float:
-        """Since the first clip was asked for."""
+        """Since the first clip was asked for and the model was there."""
         return time.monotonic() - self.began
 
     @property
@@ -100,6 +108,8 @@ class Tally:
             parts.append(self.statuses())
         if self.skipped:
             parts.append(f"{self.skipped:,} done before")
+        if self.loading:
+            parts.append("loading the model")
         return " · ".join(parts)
 
 

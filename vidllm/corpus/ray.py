@@ -66,6 +66,7 @@ class RayCaptioner:
     """A `Captioner` over the model actors of a cluster."""
 
     name = "ray"
+    loading = False
 
     def __init__(self, models: Crew, first: tuple[Any, Told], close: Callable[[], None]) -> None:
         told = first[1]

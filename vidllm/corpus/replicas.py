@@ -171,6 +171,11 @@ class Replicas:
         """Replicas that can answer now."""
         return sum(one.capacity > 0 for one in self._replicas)
 
+    @property
+    def loading(self) -> bool:
+        """See `Captioner`."""
+        return bool(self._replicas) and not self.loaded
+
     def close(self) -> None:
         """See `Captioner`."""
         for one in self._replicas:

@@ -236,6 +236,7 @@ class Run:
     def _show(self) -> None:
         self.tally.skipped = self._ledger.skipped
         self.tally.in_flight = len(self._asked)
+        self.tally.set_loading(self._captioner.loading)
         self._tell(self.tally)
 
 

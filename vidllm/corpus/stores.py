@@ -22,6 +22,8 @@ from vidllm.errors import OutputError
 from vidllm.linefile import LineFile, not_writable
 
 PARQUET_SUFFIX = ".parquet"
+OTHER_SUFFIXES = frozenset({".json", ".csv", ".tsv", ".txt", ".srt", ".vtt", ".html", ".tar"})
+"""Names that promise another format than rows have; -f, --report and --in-place write those."""
 ROWS_PER_PART = 4096
 """Rows of a sealed part; the last part of a run may hold fewer."""
 _PART_BITS = 32
@@ -275,6 +277,8 @@ def prepare(path: Path) -> None:
     if not is_parquet(path):
         if path.is_dir():
             raise OutputError(f"{path}: is a folder; name a file in it, such as {path / 'captions.jsonl'}")
+        if path.suffix in OTHER_SUFFIXES and not path.exists():
+            raise OutputError(f"{path}: an output is JSON lines or Parquet; name it {path.with_suffix('.jsonl').name}")
         return check_ours(path)
     need_parquet()
     if path.is_file():
