@@ -10,7 +10,8 @@ import pytest
 
 from vidllm.errors import ConfigError
 from vidllm.train.mixture import Mixture, Source, draw, load_mixture, mixture_of, read_mixture
-from vidllm.train.rows import TrainRow, read_rows
+from vidllm.train.row import TrainRow
+from vidllm.train.rows import read_rows
 
 
 def write(path: Path, count: int, *, bad: int = 0) -> Path:

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from vidllm.errors import RowError
-from vidllm.train.rows import Media, TrainRow, read_pairs, read_rows
+from vidllm.train.row import Media, TrainRow
+from vidllm.train.rows import read_pairs, read_rows
 
 HUMAN, GPT = {"from": "human", "value": "<video>\nwhat happens?"}, {"from": "gpt", "value": "It moves."}
 

@@ -31,7 +31,7 @@ from vidllm.train.looks import same_look
 from vidllm.train.loop import Trained, train
 from vidllm.train.losses import DPO, MPO, PreferenceLoss, Term
 from vidllm.train.mixture import read_pair_mixture
-from vidllm.train.pairs import PairSize, build_pair, forest_tokens, plan_pairs
+from vidllm.train.pairs import PairSize, build_pair, forest_tokens
 from vidllm.train.parts import Extra, Parts
 from vidllm.train.preference_task import PairPortions, PreferenceTask, load_pair
 from vidllm.train.reference import Found, References, RefLogps, Search, in_other_numbers, reference_key, usable_records
@@ -118,9 +118,7 @@ class Contest:
 
     def steps(self, config: DpoConfig, epoch: int) -> tuple[Step, ...]:
         """An epoch's optimizer steps."""
-        return plan_pairs(
-            self.sizes, batch=config.batch, tokens=config.tokens, seed=config.seed, epoch=epoch, sharing=config.sharing
-        )
+        return config.portions.steps(self.sizes, epoch)
 
 
 def read_contest(

@@ -79,6 +79,12 @@ class PairPortions:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; at least 1 is needed")
 
+    def steps(self, sizes: Sequence[PairSize], epoch: int) -> tuple[Step, ...]:
+        """An epoch's optimizer steps over pairs of these sizes."""
+        return plan_pairs(
+            sizes, batch=self.batch, tokens=self.tokens, seed=self.seed, epoch=epoch, sharing=self.sharing
+        )
+
 
 @dataclass(kw_only=True, eq=False)
 class PreferenceTask:
@@ -105,11 +111,7 @@ class PreferenceTask:
 
     def steps(self, epoch: int) -> tuple[Step, ...]:
         """An epoch's optimizer steps."""
-        portions = self.portions
-        return plan_pairs(
-            self.sizes, batch=portions.batch, tokens=portions.tokens, seed=portions.seed, epoch=epoch,
-            sharing=portions.sharing,
-        )  # fmt: skip
+        return self.portions.steps(self.sizes, epoch)
 
     def name(self, number: int) -> str:
         """File, line, id."""
@@ -162,10 +164,7 @@ class PreferenceTask:
         pair's last bits are the same when a pass goes on that was killed half-way.
         """
         wanted = set(numbers)
-        everything = plan_pairs(
-            self.sizes, batch=max(len(self.sizes), 1), tokens=self.portions.tokens, seed=0, epoch=0,
-            sharing=self.portions.sharing,
-        )  # fmt: skip
+        everything = replace(self.portions, batch=max(len(self.sizes), 1), seed=0).steps(self.sizes, 0)
         micros = [micro for step in everything for micro in step if wanted & set(micro)]
         found: dict[int, RefLogps] = {}
         with Ahead(micros[share[0] :: share[1]], self.prepare, workers=threads, ahead=2 * threads) as materials:

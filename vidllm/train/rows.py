@@ -20,13 +20,7 @@ from typing import Any, TypeGuard, TypeVar
 
 from vidllm.errors import RowError
 from vidllm.train.places import Folder, RawTurn, place_media
-from vidllm.train.row import Bad, Media, Role, Turn
-from vidllm.train.row import Origin as Origin
-from vidllm.train.row import PairRow as PairRow
-from vidllm.train.row import Problem as Problem
-from vidllm.train.row import ReadRows as ReadRows
-from vidllm.train.row import Reference as Reference
-from vidllm.train.row import TrainRow as TrainRow
+from vidllm.train.row import Bad, Media, Origin, PairRow, Problem, ReadRows, Reference, Role, TrainRow, Turn
 
 Json = Mapping[str, Any]
 Row = TypeVar("Row")
