@@ -16,12 +16,14 @@ import psutil
 import pytest
 from conftest import write_clip
 
+from vidllm.corpus.identity import content_id
 from vidllm.corpus.item import Item
-from vidllm.corpus.looking import Look, Opened, Seen, open_item
+from vidllm.corpus.looking import Look, Opened, Seen, clip_of
 from vidllm.corpus.workers import DecodePool, Decoder
 from vidllm.model.families import bare_spec
 from vidllm.planning import PlanOptions
 from vidllm.video.guard import Limits
+from vidllm.video.info import probe
 
 SPEC = replace(bare_spec(4, 4, 4096), image_size=96)
 LOOK = Look(spec=SPEC, prompt="describe the video.", options=PlanOptions(frames=8), limits=Limits(seconds=60))
@@ -54,32 +56,35 @@ def decoder() -> Iterator[Decoder]:
     decoder.close()
 
 
+def opened(decoder: Decoder, item: Item) -> Opened:
+    return decoder.open(item, decoder.look_at(item), LOOK.limits.seconds)
+
+
 def take_all(pool: DecodePool, release: bool = True) -> list[Opened]:
     """Everything the pool gives, until it has finished."""
     taken = []
     deadline = time.monotonic() + 120
     while not pool.finished:
         assert time.monotonic() < deadline, "the pool does not end"
-        if (opened := pool.take(0.1)) is not None:
-            taken.append(opened)
+        if (one := pool.take(0.1)) is not None:
+            taken.append(one)
             if release:
-                pool.release(opened)
+                pool.release(one)
     return taken
 
 
 def test_a_worker_gives_the_frames_that_are_read_without_it(decoder: Decoder, clip: Path) -> None:
-    there, here = decoder.open_item(item(clip)), open_item(item(clip), LOOK)
+    there, here = opened(decoder, item(clip)), clip_of(item(clip), LOOK, probe(clip))
     assert there.clip is not None
-    assert here.clip is not None
-    assert np.array_equal(there.clip.frames.pixels, here.clip.frames.pixels)
-    assert np.array_equal(there.clip.frames.pts_seconds, here.clip.frames.pts_seconds)
-    assert there.clip.plan == here.clip.plan
-    assert (there.id, there.stamp, there.status) == (here.id, here.stamp, here.status)
+    assert np.array_equal(there.clip.frames.pixels, here.frames.pixels)
+    assert np.array_equal(there.clip.frames.pts_seconds, here.frames.pts_seconds)
+    assert there.clip.plan == here.plan
+    assert (there.id, there.stamp, there.status) == (content_id(clip, None, None), item(clip).stamp(), None)
     assert there.bytes >= there.clip.frames.pixels.nbytes
 
 
 def test_a_range_keeps_the_sources_clock(decoder: Decoder, clip: Path) -> None:
-    whole, part = decoder.open_item(item(clip)), decoder.open_item(item(clip, start=1.0, end=2.0))
+    whole, part = opened(decoder, item(clip)), opened(decoder, item(clip, start=1.0, end=2.0))
     assert part.clip is not None
     assert 1.0 <= part.clip.frames.pts_seconds.min() <= part.clip.frames.pts_seconds.max() < 2.0
     assert part.id != whole.id
@@ -102,11 +107,11 @@ def test_bad_media_is_a_status_and_a_cause(
     path = tmp_path / "bad.mp4"
     if content is not None:
         path.write_bytes(content)
-    opened = decoder.open_item(item(path))
-    assert (opened.status, opened.clip) == (status, None)
-    assert opened.error is not None
-    assert cause in opened.error
-    assert "\n" not in opened.error
+    bad = opened(decoder, item(path))
+    assert (bad.status, bad.clip) == (status, None)
+    assert bad.error is not None
+    assert cause in bad.error
+    assert "\n" not in bad.error
 
 
 @posix
@@ -124,10 +129,10 @@ def test_a_poison_clip_costs_its_own_time_limit_and_nothing_else(hanging: Path, 
 
 @posix
 def test_a_worker_that_is_killed_is_replaced(decoder: Decoder, clip: Path) -> None:
-    decoder.open_item(item(clip))
+    opened(decoder, item(clip))
     assert decoder._worker is not None
     os.kill(decoder._worker.process.pid, signal.SIGKILL)
-    assert decoder.open_item(item(clip)).clip is not None
+    assert opened(decoder, item(clip)).clip is not None
 
 
 def test_frames_past_the_memory_limit_are_refused_before_they_are_decoded(clip: Path) -> None:

@@ -43,7 +43,8 @@ if TYPE_CHECKING:
     from vidllm.corpus.progress import Tally
     from vidllm.corpus.rows import Status
 
-MOST_WORKERS = 16
+MOST_WORKERS = 32
+"""Decode processes by default: four for each of eight GPUs."""
 MOST_AHEAD_BYTES = 4 << 30
 TIME_LIMIT_SECONDS = 120.0
 
@@ -91,7 +92,7 @@ class CaptionOptions:
     retries: int = RETRIES
     """Tries after the first of a caption that is truncated, repetitive, empty or a refusal."""
     workers: int | None = None
-    """Decode processes; None: one a core, at most 16."""
+    """Decode processes; None: one a core, at most 32."""
     time_limit: float = TIME_LIMIT_SECONDS
     """Seconds one clip may take to be read, then it is given up as undecodable."""
 

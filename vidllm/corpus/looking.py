@@ -7,7 +7,6 @@ Nothing here raises for bad media: a clip that can not be read has a status and 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -119,34 +118,9 @@ def look_at(item: Item, look: Look, path: Path, probe: Callable[[], VideoInfo]) 
     )  # fmt: skip
 
 
-
-
 def clip_of(item: Item, look: Look, info: VideoInfo) -> Clip:
     """The clip's frames, as planned. Raises VidllmError."""
     return open_clip(info, look.prompt_of(item), look.spec, look.tokenizer, look.options_of(item))
-
-
-def open_item(item: Item, look: Look) -> Opened:
-    """All of it in this process, which a hostile file may hang or crash: for one that may be killed.
-
-    Never raises for bad media; `Decoder.open_item` is the same under the look's limits.
-    """
-    from vidllm.corpus.inputs import opened_path
-    from vidllm.video.info import probe
-
-    began, stamp = time.perf_counter(), item.stamp()
-    id = unread_id(item)
-    clip, status, error = None, None, None
-    try:
-        with opened_path(item) as path:
-            info = probe(path)
-            id = content_id(path, item.start, item.end)
-            clip = clip_of(item, look, info)
-    except VidllmError as failure:
-        status, error = status_of(failure), str(failure)
-    return Opened(
-        item=item, id=id, clip=clip, status=status, error=error, seconds=time.perf_counter() - began, stamp=stamp
-    )
 
 
 def status_of(error: VidllmError) -> Status:

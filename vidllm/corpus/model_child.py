@@ -84,7 +84,7 @@ def _listen(stdin: BinaryIO, jobs: Jobs) -> None:
     try:
         while True:
             jobs.put(wire.receive(stdin))
-    except wire.BrokenMessage:
+    finally:
         os._exit(0)
 
 

@@ -138,7 +138,6 @@ class Replicas:
         self._replicas: list[_Replica] = []
         self._homeless: deque[Job] = deque()
         self._heard: queue.SimpleQueue[tuple[_Replica, Message | None]] = queue.SimpleQueue()
-        self._refused: list[Said] = []
         self._deaths = 0
         self._remarked: set[str] = set()
 
@@ -163,7 +162,6 @@ class Replicas:
                 break
             said += self._hear(replica, message)
             wait = 0.0
-        said, self._refused = self._refused + said, []
         return said
 
     @property
@@ -214,6 +212,7 @@ class Replicas:
         return one
 
     def _hear(self, one: _Replica, message: Message | None) -> list[Said]:
+        """Act on what a replica says; None: it has ended."""
         match message:
             case None:
                 return self._bury(one)
@@ -256,9 +255,10 @@ class Replicas:
         if one.capacity:
             self._places.append(one.place)
         if self._deaths >= MOST_DEATHS or not (one.capacity or self._replicas):
+            when = f"{self._deaths} times with no caption between" if one.capacity else "while it loaded the model"
             raise EngineError(
-                f"the model's process on {one.place.device} ended ({cause}); what is finished is kept: "
-                "give it more memory (fewer --replicas, a smaller --batch) and run the same command again"
+                f"the model's process on {one.place.device} ended {when} ({cause}); what is finished is kept: "
+                "if memory ran out take fewer --replicas or a smaller --batch, and run the same command again"
             )
         kept = f"asking its {len(one.jobs)} clips again" if one.capacity else "going on without it"
         self._remark(f"vidllm: a model's process on {one.place.device} ended ({cause}); {kept}")
@@ -288,6 +288,7 @@ def _hear(one: _Replica, heard: queue.SimpleQueue[tuple[_Replica, Message | None
         while True:
             heard.put((one, wire.receive(stdout)))
     except wire.BrokenMessage:
-        heard.put((one, None))
+        pass  # it has ended
     finally:
+        heard.put((one, None))
         stdout.close()

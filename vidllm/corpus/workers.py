@@ -85,14 +85,6 @@ class Decoder:
             bytes=seen.bytes if clip else 0, stamp=seen.stamp,
         )  # fmt: skip
 
-    def open_item(self, item: Item) -> Opened:
-        """`looking.open_item`, under the look's limits."""
-        began = time.perf_counter()
-        seen = self.look_at(item)
-        spent = time.perf_counter() - began
-        opened = self.open(item, seen, self._look.limits.seconds - spent)
-        return replace(opened, seconds=opened.seconds + spent)
-
     def ranges(self, item: Item, split: str) -> tuple[Range, ...]:
         """Where `split` cuts the clip, seconds on its own clock. Raises VidllmError."""
         return tuple((start, end) for start, end in self._call("ranges", item, self._look.limits.seconds, split))
