@@ -72,7 +72,7 @@ from vidllm.corpus.replicas import Replicas
 from vidllm.corpus.run import Run
 from vidllm.corpus.workers import DecodePool
 from vidllm.interrupts import Interrupts
-from vidllm.model.machine import cores
+from vidllm.machine import cores
 from vidllm.options import GenerationOptions
 
 BATCHES = (2, 4, 8, 16, 32)

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 FLOORS = (
-    ("errors",),
+    ("errors", "machine"),
     ("config", "caches", "interrupts", "linefile", "video", "world"),
     ("budget", "policies"),
     ("clip", "planning", "model", "shots"),

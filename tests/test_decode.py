@@ -118,7 +118,7 @@ def on_cores(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Read as on a machine of so many cores, where even small clips are worth sharing among them."""
 
     def bound(cores: int) -> None:
-        monkeypatch.setattr("vidllm.video.read_pyav.usable_cores", lambda: cores)
+        monkeypatch.setattr("vidllm.video.read_pyav.cores", lambda: cores)
         monkeypatch.setattr("vidllm.video.runs.WORTH_SHARING", 0)
 
     return bound

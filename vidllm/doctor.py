@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vidllm import caches
+from vidllm.machine import cores
 
 Status = Literal["ok", "missing", "broken"]
 
@@ -79,7 +80,7 @@ def _memory() -> str:
 
     gib = 1024**3
     memory = psutil.virtual_memory()
-    return f"{os.cpu_count()} cores, {memory.available / gib:.1f} of {memory.total / gib:.1f} GiB memory free"
+    return f"{cores()} cores, {memory.available / gib:.1f} of {memory.total / gib:.1f} GiB memory free"
 
 
 def _version(name: str) -> str | None:

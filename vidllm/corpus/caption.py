@@ -30,7 +30,7 @@ from vidllm.corpus.scenes import check_split
 from vidllm.corpus.workers import AHEAD_BYTES
 from vidllm.errors import ConfigError, CorpusError, InputError
 from vidllm.interrupts import Interrupts
-from vidllm.model.machine import cores, free_memory_bytes
+from vidllm.machine import cores, free_memory_bytes
 from vidllm.options import GenerationOptions
 from vidllm.planning import PlanOptions
 from vidllm.video.guard import Limits

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 from vidllm.corpus.local import identity
 from vidllm.corpus.replicas import Place, Replicas
 from vidllm.errors import ConfigError
+from vidllm.machine import cores, cpu_multiplies_bf16, free_memory_bytes, has_no_gpu
 from vidllm.model.families import read_spec
 from vidllm.model.fingerprint import fingerprint
-from vidllm.model.machine import cores, cpu_multiplies_bf16, free_memory_bytes, has_no_gpu
 from vidllm.model.resolve import model_name, resolve_model
 
 if TYPE_CHECKING:

@@ -19,6 +19,7 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
 from vidllm.errors import ConfigError, IncompleteModel, UnsupportedModel
+from vidllm.machine import cpu_multiplies_bf16
 from vidllm.model.adapter import Base, base_folder, merge_adapter, read_base
 from vidllm.model.attention import attend_wide
 from vidllm.model.extras import load_extras
@@ -27,7 +28,6 @@ from vidllm.model.fingerprint import ADAPTER_FILE
 from vidllm.model.fingerprint import fingerprint as fingerprint
 from vidllm.model.light import fits, load_light
 from vidllm.model.lmm import ComposableLMM, VideoLMM
-from vidllm.model.machine import cpu_multiplies_bf16
 from vidllm.model.spec import read_json
 from vidllm.model.spec import stop_ids as stop_ids
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from vidllm.model.machine import free_memory_bytes
+from vidllm.machine import free_memory_bytes
 
 _SIGNS = ("can't allocate memory", "not enough memory", "out of memory", "unable to allocate")
 """What torch and numpy say when an allocation fails, in lower case."""

@@ -11,7 +11,6 @@ anything fails to come the clip is decoded from its start, keeping what can be k
 
 from __future__ import annotations  # PyAV's Packet is generic for the type checker only
 
-import os
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -28,6 +27,7 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from vidllm.errors import NoFrames
+from vidllm.machine import cores
 from vidllm.video.access import droppable
 from vidllm.video.container import SELF_DESCRIBING, VideoPacket, as_video_error, opened, pick_stream, video_packets
 from vidllm.video.harvest import Harvest
@@ -65,14 +65,9 @@ def read_pyav(info: VideoInfo, wanted: NDArray[np.int64], size: tuple[int, int])
         raise as_video_error(info.path, error) from error
 
 
-def usable_cores() -> int:
-    """Of this process, which may be bound to fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def frame_threads(cores: int) -> int:
+def frame_threads() -> int:
     """For one decoder: one more than cores, so that none idles while a frame waits for the one it refers to."""
-    return 1 if cores == 1 else min(MAX_THREADS, cores + 1)
+    return 1 if cores() == 1 else min(MAX_THREADS, cores() + 1)
 
 
 def _painter(info: VideoInfo, size: tuple[int, int]) -> Painter:
@@ -155,10 +150,9 @@ def _read_runs(info: VideoInfo, wanted: NDArray[np.int64], size: tuple[int, int]
     """
     pixels = np.empty((len(wanted), *size, 3), np.uint8)
     canvas = _Canvas(info, size, {int(info.pts[index]): pixels[row] for row, index in enumerate(wanted.tolist())})
-    cores = usable_cores()
-    shares = share(info, wanted, min(MAX_THREADS, cores))
+    shares = share(info, wanted, min(MAX_THREADS, cores()))
     if len(shares) == 1:
-        canvas.fill(wanted, frame_threads(cores))
+        canvas.fill(wanted, frame_threads())
     else:
         canvas.fill_together(shares)
     return Harvest(pixels, info.pts[wanted], np.zeros(len(wanted), np.bool_))

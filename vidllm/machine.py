@@ -1,4 +1,4 @@
-"""What this machine can compute on, told without torch where that is certain."""
+"""What this machine computes on: cores, memory, number formats, GPUs; told without torch where that is certain."""
 
 from __future__ import annotations
 
