@@ -181,7 +181,7 @@ class Bench:
                    "--seed", str(seed), "--dtype", "float32")  # fmt: skip
         if not (out / "model.safetensors").exists():
             vidllm("dpo", str(ROOT / "configs/quick_dpo.yaml"), "model=built-in", f"out={out}", "dtype=float32",
-                   f"data=[{{path: {pairs}}}]", f"seed={seed}", "epochs=2", "parts.language_model=1e-4",
+                   f"data=[{{path: {pairs}}}]", f"seed={seed}", "epochs=2",
                    *self.extra)  # fmt: skip
         return out
 
