@@ -334,7 +334,8 @@ def test_buffers_that_do_not_fit_are_halved(tiny: Tiny, monkeypatch: pytest.Monk
 
 
 def test_what_the_machine_says_of_its_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from vidllm.model import machine, memory
+    from vidllm import machine
+    from vidllm.model import memory
 
     free = memory.free_bytes(torch.device("cpu"))
     assert 0 < free < 2**50
