@@ -2,6 +2,7 @@
 
     python benchmarks/world.py                      the built-in model, 500 clips of the split "test"
     python benchmarks/world.py -m FOLDER -n 40      any model
+    python benchmarks/world.py -m A B C -n 40       several models side by side, without the poorer looks
     python benchmarks/world.py --clips DIR          clips drawn elsewhere: NAME.mp4 with NAME.json beside it, which
                                                     holds {"questions": [{"family", "text", "answer"}, ...]}
 
@@ -20,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -196,7 +197,7 @@ ORDER = ("what", "what, when something does", "what, when nothing does", "when",
 def rows(video: Tally, one_frame: Tally, blind: Tally) -> list[report.Row]:
     """A line for each family: right of asked, share with its interval, and what the two poorer looks score."""
     lines: list[report.Row] = []
-    for family in sorted(video.marks, key=lambda name: (ORDER.index(name) if name in ORDER else 99, name)):
+    for family in in_order(video):
         marks = video.marks[family]
         low, high = wilson(sum(marks), len(marks))
         lines.append({
@@ -205,6 +206,11 @@ def rows(video: Tally, one_frame: Tally, blind: Tally) -> list[report.Row]:
             "blind %": share(blind.marks[family]),
         })  # fmt: skip
     return lines
+
+
+def in_order(tally: Tally) -> list[str]:
+    """The families asked about, as they are printed."""
+    return sorted(tally.marks, key=lambda name: (ORDER.index(name) if name in ORDER else 99, name))
 
 
 def share(marks: Sequence[bool]) -> float | None:
@@ -217,16 +223,34 @@ def mean(values: Sequence[float]) -> str:
     return f"{sum(values) / len(values):.3f}" if values else "–"
 
 
-def notes(args: argparse.Namespace, clips: int, seconds: float, video: Tally, one: Tally, blind: Tally) -> list[str]:
-    """What the table does not say of itself."""
+def side_by_side(videos: Mapping[str, Tally]) -> list[report.Row]:
+    """A line for each family, a column for each model; the F1 of the events told in percent, too."""
+    first = next(iter(videos.values()))
+    lines: list[report.Row] = [
+        {"family": family, "asked": len(first.marks[family])}
+        | {f"{name} %": share(tally.marks[family]) for name, tally in videos.items()}
+        for family in in_order(first)
+    ]
+    f1 = {f"{name} %": 100 * sum(tally.f1) / max(1, len(tally.f1)) for name, tally in videos.items()}
+    return [*lines, {"family": "describe, F1 of events", "asked": len(first.f1)} | f1]
+
+
+def notes(args: argparse.Namespace, clips: int, seconds: float) -> list[str]:
+    """What no table says of itself."""
     source = (
         f"of {args.clips.name}" if args.clips else f"{args.seed} to {args.seed + clips - 1} of split {args.split!r}"
     )
     return [
-        f"{clips} clips ({source}), model {args.model or 'built-in'}, {seconds:.0f} s in all.",
-        f"describe, F1 of the events told: {mean(video.f1)}; one frame {mean(one.f1)}; blind {mean(blind.f1)}.",
+        f"{clips} clips ({source}), model {', '.join(args.model)}, {seconds:.0f} s in all.",
         "Right is equal up to case and the final period. `when` is right also within one sampling interval: the gap"
         " between the two frames seen around the event's true start.",
+    ]  # fmt: skip
+
+
+def notes_on_looks(video: Tally, one: Tally, blind: Tally) -> list[str]:
+    """What the two poorer looks are."""
+    return [
+        f"describe, F1 of the events told: {mean(video.f1)}; one frame {mean(one.f1)}; blind {mean(blind.f1)}.",
         "One frame: the same questions with --frames 1 (the moment named, else the clip's middle). Blind: the same"
         " prompt without frames.",
     ]  # fmt: skip
@@ -236,7 +260,9 @@ def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-n", type=int, default=500, help="clips (default 500)")
-    parser.add_argument("-m", "--model", default=None, help="model folder or id (default: the built-in model)")
+    parser.add_argument(
+        "-m", "--model", nargs="+", default=["built-in"], help="model folder or id (default: the built-in model)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="number of the first clip")
     parser.add_argument("--split", default="test", help="stream of clips to draw from (default test)")
     parser.add_argument("--clips", type=Path, default=None, help="ask about the clips in this folder instead")
@@ -254,25 +280,33 @@ def main() -> None:
     import vidllm
 
     began, clips = time.perf_counter(), 0
-    model = vidllm.load(args.model, cache=None)
-    video, one_frame, blind = Tally(), Tally(), Tally()
+    models = {name: vidllm.load(name, cache=None) for name in args.model}
+    videos = {name: Tally() for name in models}
+    video, model = next(iter(videos.values())), next(iter(models.values()))
+    poorer = len(models) == 1 and not args.no_baselines
+    one_frame, blind = Tally(), Tally()
     with tempfile.TemporaryDirectory() as temporary:
         for path in drawn(args, args.keep or Path(temporary)):
             asked = chosen(path, args.moments)
-            ask_clip(model, path, asked, video, None)
-            if not args.no_baselines:
+            for name, asks in models.items():
+                ask_clip(asks, path, asked, videos[name], None)
+            if poorer:
                 ask_clip(model, path, asked, one_frame, 1)
                 ask_blind(model, asked, blind)
             clips += 1
             if path.parent == Path(temporary):
                 path.unlink()
-            right = sum(video.marks["what"])
+            right = " ".join(str(sum(tally.marks["what"])) for tally in videos.values())
             print(f"\r{clips}/{args.n} clips, what {right}/{len(video.marks['what'])}", end="", file=sys.stderr)
     print(file=sys.stderr)
     if not clips:
         raise SystemExit("no clips: give -n 1 or more, or a folder of NAME.mp4 with NAME.json beside each")
-    told = notes(args, clips, time.perf_counter() - began, video, one_frame, blind)
-    report.write(args.name, "What the model knows of the scripted world", rows(video, one_frame, blind), told)
+    told = notes(args, clips, time.perf_counter() - began)
+    if len(models) > 1:
+        report.write(args.name, "What models know of the scripted world", side_by_side(videos), told)
+    else:
+        told += notes_on_looks(video, one_frame, blind)
+        report.write(args.name, "What the model knows of the scripted world", rows(video, one_frame, blind), told)
 
 
 if __name__ == "__main__":
