@@ -4,6 +4,7 @@ Eight upright stripes, the leftmost the highest bit, white for one and black for
 survives compression and scaling, so "the picture at 1.2 s is frame 30" is something a person could check by eye.
 """
 
+import signal
 import struct
 import subprocess
 import sys
@@ -21,6 +22,9 @@ REAL_CLIPS = ROOT.parent / "shared" / "videos"
 CODE_BITS = 8
 WIDTH, HEIGHT = 160, 96
 TICKS = 1000  # a second, in the clips made here
+
+# A shell has what it runs in the background ignore Ctrl-C, and children inherit that: those under test must not.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def bar_code(number: int, width: int = WIDTH, height: int = HEIGHT) -> NDArray[np.uint8]:
