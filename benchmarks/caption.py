@@ -323,7 +323,7 @@ def main() -> None:
     overlaps: list[str] = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        sets = {"world": world(told.n, told.clips or folder / "world") if told.n else [],
+        sets = {"world": world(told.n, (told.clips or folder / "world").resolve()) if told.n else [],
                 "natural": natural(told.natural) if told.natural and NATURAL.is_dir() else []}  # fmt: skip
         for name in told.model or ["built-in"]:
             for dtype in told.dtype or ["float32", "bfloat16"]:
