@@ -73,6 +73,19 @@ def write_clip(
     return path
 
 
+def remuxed(source: Path, target: Path, *, skip: int = 0, moved: dict[int, int] | None = None) -> Path:
+    """A copy without its first `skip` packets; of `moved`, packet number -> the one whose time it gets."""
+    with av.open(str(source)) as old, av.open(str(target), "w") as new:
+        stream = new.add_stream_from_template(old.streams.video[0])
+        packets = [packet for packet in old.demux(video=0) if packet.size]
+        for number, other in (moved or {}).items():
+            packets[number].pts = packets[number].dts = packets[other].pts
+        for packet in packets[skip:]:
+            packet.stream = stream
+            new.mux(packet)
+    return target
+
+
 def with_matrix(source: Path, target: Path, matrix: Sequence[float]) -> Path:
     """A copy of an mp4 whose track header asks for the display matrix (a, b, c, d), as a phone writes it."""
     data = bytearray(source.read_bytes())
@@ -119,6 +132,9 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "refresh": write_clip(folder / "refresh.mp4", steady, b_frames=0, options={"x264-params": "intra-refresh=1"}),
         "name": write_clip(folder / "-给 clip: 100%.mp4", steady),
     }
+    made["headless"] = remuxed(made["transport"], folder / "headless.ts", skip=3)
+    still = write_clip(folder / "still.mkv", steady, codec="mjpeg", pix_fmt="yuvj420p", gop=1, b_frames=0)
+    made["twice"] = remuxed(still, folder / "twice.mkv", moved={27: 26, 33: 32})
     for turn, matrix in MATRICES.items():
         made[f"turned_{turn}"] = with_matrix(made["constant"], folder / f"turned_{turn}.mp4", matrix)
     made["truncated"] = folder / "truncated.mp4"

@@ -43,6 +43,8 @@ MADE_NAMES = [
     "turned_90",
     "turned_mirrored",
     "truncated",
+    "headless",
+    "twice",
 ]
 
 
@@ -284,6 +286,18 @@ def test_leading_frames_of_an_open_group_start_one_group_earlier(clips: dict[str
     for index in leading:
         (run,) = plan_runs(info, np.array([index]))
         assert info.access_points[run.access, 1] <= info.pts[index]
+
+
+@pytest.mark.parametrize("cores", [1, 2, 3])
+def test_open_groups_are_read_the_short_way(
+    clips: dict[str, Path], cores: int, on_cores: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A key frame comes before the frames that lead it, which belong to the group before."""
+    on_cores(cores)
+    monkeypatch.setattr("vidllm.video.read_pyav._read_all", lambda *_: pytest.fail("the whole file was read"))
+    info = probe(clips["open_gop"])
+    assert read_frames(info, info.pts_seconds, max_side=SIDE, reader="pyav").notes == ()
+    assert read_frames(info, info.pts_seconds[29:31], max_side=SIDE, reader="pyav").notes == ()
 
 
 @pytest.mark.parametrize("threads", [2, 3, 4])

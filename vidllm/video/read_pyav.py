@@ -187,20 +187,21 @@ class _Canvas:
                 for run in runs:
                     self._fill_run(tape, run, brush)
                 brush.dry()
-            except (av.error.FFmpegError, ValueError) as error:
+            except (av.error.FFmpegError, ValueError, _Lost) as error:
+                self.given_up.set()
                 raise _Lost from error
 
     def _fill_run(self, tape: _Tape, run: Run, brush: _Brush) -> None:
-        missing = {int(self.info.pts[index]) for index in run.wanted}
+        wanted, seen = {int(self.info.pts[index]) for index in run.wanted}, set[int]()
         for frame in _frames_of_run(self.info, tape, run):
             if self.given_up.is_set():
                 raise _Lost
-            if frame.pts in missing:
-                missing.discard(frame.pts)
+            if frame.pts in wanted:
                 if frame.is_corrupt:
                     raise _Lost
-                brush.paint(frame, self.places[frame.pts])
-        if missing:
+                seen.add(frame.pts)
+                brush.paint(frame, self.places[frame.pts])  # of two frames at one time the later stays on screen
+        if seen != wanted:
             raise _Lost
 
 

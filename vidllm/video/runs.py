@@ -54,7 +54,7 @@ def share(info: VideoInfo, wanted: NDArray[np.int64], threads: int) -> list[NDAr
     10 to 40 % more.
     """
     groups = _groups(info, wanted)
-    packets = sum(run.stop - run.start + 1 for run in groups)
+    packets = sum(max(run.stop - run.start + 1, 0) for run in groups)
     if min(threads, len(groups)) < 2 or packets * info.coded_width * info.coded_height < WORTH_SHARING:
         return [wanted]
     bytes_of = _bytes_of(info, groups)
@@ -67,17 +67,16 @@ def share(info: VideoInfo, wanted: NDArray[np.int64], threads: int) -> list[NDAr
 
 
 def _groups(info: VideoInfo, wanted: NDArray[np.int64]) -> list[Run]:
-    """A run for every access point from which something wanted is decoded, in order of decoding."""
-    groups: list[Run] = []
+    """A run for every access point from which something wanted is decoded, in order of access; a run may reach past the
+    next access point, because frames that lead an open GOP come behind its key packet."""
+    by_access: dict[int, list[int]] = {}
     for index in wanted[np.argsort(info.decode_ranks[wanted], kind="stable")].tolist():
-        rank = int(info.decode_ranks[index])
-        access = _access_for(info, rank, int(info.pts[index]))
-        if groups and groups[-1].access == access:
-            last = groups[-1]
-            groups[-1] = Run(access, last.start, rank, (*last.wanted, index))
-        else:
-            groups.append(Run(access, int(info.access_points[access, 0]), rank, (index,)))
-    return groups
+        access = _access_for(info, int(info.decode_ranks[index]), int(info.pts[index]))
+        by_access.setdefault(access, []).append(index)
+    return [
+        Run(access, int(info.access_points[access, 0]), int(info.decode_ranks[indices[-1]]), tuple(indices))
+        for access, indices in sorted(by_access.items())
+    ]
 
 
 def _access_for(info: VideoInfo, rank: int, pts: int) -> int:
@@ -89,8 +88,9 @@ def _access_for(info: VideoInfo, rank: int, pts: int) -> int:
 
 
 def _bytes_of(info: VideoInfo, groups: list[Run]) -> NDArray[np.float64]:
-    """What each group's packets weigh; they are what a decoder's time goes by."""
+    """What each group's packets weigh; they are what a decoder's time goes by. Nothing, where what is wanted comes
+    before the first access point."""
     order = np.argsort(info.decode_ranks, kind="stable")
     ranks, weights = info.decode_ranks[order], np.concatenate([[0], np.cumsum(info.packet_sizes[order])])
     ends = [np.searchsorted(ranks, [run.start, run.stop + 1]) for run in groups]
-    return np.array([weights[stop] - weights[start] for start, stop in ends], np.float64)
+    return np.array([max(weights[stop] - weights[start], 0) for start, stop in ends], np.float64)
