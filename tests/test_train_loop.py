@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -233,11 +234,19 @@ def test_impossible_options_are_refused(wrong: dict[str, Any]) -> None:
         LoopOptions(**wrong)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_a_gpu_that_is_not_there_is_no_cpu() -> None:
+    with pytest.raises(ConfigError, match="device is cuda, and torch finds no CUDA here; install .*or leave device out"):
+        LoopOptions(device="cuda")
+
+
 # Processes
 
 
-def started(folder: Path, *words: str, launcher: tuple[str, ...] = ()) -> subprocess.Popen[str]:
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+def started(
+    folder: Path, *words: str, launcher: tuple[str, ...] = (), environment: Mapping[str, str] = MappingProxyType({})
+) -> subprocess.Popen[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **environment}
     return subprocess.Popen(
         [sys.executable, *launcher, "-m", "tests.train_task", str(folder), *words], cwd=ROOT, env=environment,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -251,6 +260,15 @@ def finished(process: subprocess.Popen[str]) -> str:
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     return out
+
+
+def test_what_the_environment_says_to_accelerate_changes_no_number(tmp_path: Path) -> None:
+    words = ("loop.steps=3", "dropout=0.0")
+    said = {"ACCELERATE_MIXED_PRECISION": "bf16", "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4",
+            "ACCELERATE_DYNAMO_BACKEND": "INDUCTOR"}  # fmt: skip
+    finished(started(tmp_path / "plain", *words))
+    finished(started(tmp_path / "told", *words, environment=said))
+    assert figures(tmp_path / "told") == figures(tmp_path / "plain")
 
 
 @pytest.mark.slow

@@ -22,7 +22,13 @@ from typing import Any
 import psutil
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, broadcast_object_list, gather_object
+from accelerate.utils import (
+    DistributedType,
+    GradientAccumulationPlugin,
+    TorchDynamoPlugin,
+    broadcast_object_list,
+    gather_object,
+)
 from torch import Tensor, nn
 
 from vidllm.errors import CheckpointError, ConfigError, NotFinite, TrainError
@@ -48,7 +54,7 @@ class LoopOptions:
     seed: int = 0
     optim: OptimOptions = field(default_factory=OptimOptions)
     device: str | None = None
-    """"cpu" where a GPU is there but not wanted; null: what accelerate finds."""
+    """"cpu" where a GPU is there but not wanted, "cuda" where nothing else will do; null: what accelerate finds."""
     checkpoint_every: int = 200
     """Optimizer steps between two checkpoints; there is one at the end and at Ctrl-C in any case."""
     keep: int = 2
@@ -66,6 +72,9 @@ class LoopOptions:
                 raise ConfigError(f"{name} is {value}; at least {least} is needed")
         if self.device not in (None, "cpu", "cuda"):
             raise ConfigError(f"device {self.device!r} is none of cpu, cuda; leave it out to take what is there")
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise ConfigError("device is cuda, and torch finds no CUDA here; install a CUDA build of torch and a driver "
+                              "(`vidllm doctor`), or leave device out")  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -340,8 +349,13 @@ class _Run:
 
 
 def _accelerator(options: LoopOptions) -> Accelerator:
-    """Processes, device and FSDP as `accelerate launch` said; numbers are the learner's own business."""
-    return Accelerator(cpu=options.device == "cpu")
+    """Processes, device and FSDP as `accelerate launch` said; numbers are the learner's own business, and steps the
+    task's: what ACCELERATE_* variables or a launcher's defaults say of either would change every loss unseen.
+    """
+    return Accelerator(
+        cpu=options.device == "cpu", mixed_precision="no", dynamo_plugin=TorchDynamoPlugin(backend="no"),
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+    )  # fmt: skip
 
 
 @contextmanager
