@@ -5,7 +5,8 @@
 The quality of an answer is the number behind "quality" in it, 3 where there is none; scores are that number, and of two
 answers the better one wins. `--biased`: the one that stands first always wins. `--short`: the quality is 5 for up to
 five words and 1 for more. Orders in an answer as in
-`caption_server`, and besides: `do=mumble` replies in free words without a score, `do=mumble:1` only the first time.
+`caption_server`, and besides: `do=mumble` replies in free words without a score, `do=mumble:1` only the first time;
+`do=cut` says that it was cut off by its length.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ class Judge(Handler):
         with self.state.slots:
             time.sleep(self.state.options.seconds)
         qualities = [self.quality(answer) for answer in BETWEEN.findall(seen(body)["prompt"])]
-        if self.state.shall("mumble", prompt.partition("\n\nYour last reply")[0]):
+        bare = prompt.partition("\n\nYour last reply")[0]
+        if self.state.shall("mumble", bare):
             content = "Well, it depends: I would give it something between 3 and 4 out of 5."
         elif len(qualities) == 2:
             content = f"Explanation: one is nearer.\nBetter: {self.winner(*qualities)}"
@@ -40,7 +42,8 @@ class Judge(Handler):
             content = f"Explanation: held against the caption.\n{marks}Score: {qualities[0]}"
         message = {"role": "assistant", "content": content}
         self.answer(200, {"object": "chat.completion", "model": f"{body['model']}-0613", "choices": [
-            {"index": 0, "message": message, "finish_reason": "stop"}]})  # fmt: skip
+            {"index": 0, "message": message, "finish_reason": "length" if self.state.shall("cut", bare) else "stop"}
+        ]})  # fmt: skip
 
     def quality(self, answer: str) -> int:
         if self.short:

@@ -71,6 +71,12 @@ def connect() -> Iterator[Callable[..., AskedJudge]]:
         ("Score: 4 Score: 2", None),
         ("I like it.", None), ("", None), ('{"score": "high"}', None), ("4", None), ("Score: 45", None),
         ('{"score": true}', None),
+        ("Score: 4 (one colour is wrong)", 4), ("**Overall score: 4** - nearly all of it", 4), ("| Score | 2 |", 2),
+        ("Score: 4.", 4), ("Score: [3]", 3), ("Score: 3, since a star was invented", 3),
+        ("Score: 1? no.</think>\nScore: 4", 4), ("<think> hm, maybe Score: 2", None),
+        ("Score: 3/10", None), ("Score: 5/50", None), ("Score: 5/100", None), ("Score: 4 out of 10", None),
+        ("Score: -3", None), ("Score: 3 or 4", None), ("Score: 3 - 4", None), ("Score: 4 (out of ten)", None),
+        ("Score: 3 (maybe 4)", None), ("Score: 4\nNo, Score: 2", None), ("Score: 4 stars of 10", None),
     ],
 )  # fmt: skip
 def test_a_score_is_read_or_it_is_nonsense(reply: str, score: float | None) -> None:
@@ -88,7 +94,10 @@ def test_marks_hold_the_criteria_and_the_explanation() -> None:
 @pytest.mark.parametrize(
     ("reply", "winner"),
     [("Explanation: x\nBetter: A", "A"), ("**Better:** B", "B"), ("Better: tie", "tie"), ("better: Answer B", "B"),
-     ('{"better": "A"}', "A"), ("Better: A\nBetter: B", None), ("A is better", None), ("Better: C", None), ("", None)],
+     ('{"better": "A"}', "A"), ("Better: A\nBetter: B", None), ("A is better", None), ("Better: C", None), ("", None),
+     ("**Better: A**", "A"), ("- Better: tie.", "tie"), ("Better: <B>", "B"), ("Better: A\nSo, better: A", "A"),
+     ("Better: <A, B or tie>", None), ("Better: A or B", None), ("Better: A, B or tie\nBetter: B", "B"),
+     ("Explanation: Answer B is better, a hallucination spoils A", None), ("Better: a star is in B", None)],
 )  # fmt: skip
 def test_a_winner_is_read_or_it_is_nonsense(reply: str, winner: str | None) -> None:
     assert read_winner(reply) == winner
@@ -130,6 +139,15 @@ def test_nonsense_is_asked_for_once_more_then_counted_and_never_guessed(
     assert [verdict.score for verdict in judged.verdicts] == [None, 4, 2]
     assert judged.verdicts[0].failed == "the judge's reply can not be read"
     assert [len(verdict.replies) for verdict in judged.verdicts] == [2, 2, 1]
+    assert judged.nonsense == 3
+
+
+def test_a_reply_that_was_cut_off_is_no_verdict(serve: Servers, connect: Callable[..., AskedJudge]) -> None:
+    judge = connect(serve(module=MODULE))
+    (judged,) = judge_all(judge, [case("quality 4 do=cut"), case("quality 2 do=cut:1")])
+    assert [(verdict.score, verdict.failed) for verdict in judged.verdicts] == [
+        (None, "the judge's reply was cut off"), (2, None)
+    ]  # fmt: skip
     assert judged.nonsense == 3
 
 

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Literal
 from vidllm.errors import ConfigError, VidllmError
 from vidllm.feedback.judge import LEAST, MOST, Case, Judged, Verdict
 from vidllm.feedback.rubric import (
-    CRITERIA,
     REMINDER,
     Marks,
     Winner,
@@ -148,13 +147,12 @@ class AskedJudge:
         sheet.model = said.model or sheet.model
         if said.error is None:
             sheet.replies.setdefault(request.place, []).append(said.text)
-            read = read_marks(said.text) if len(request.place) == 1 else read_winner(said.text)
-            if read is None:
+            if trouble := _trouble(said, len(request.place) == 1):
                 sheet.nonsense += 1
                 if request.tries < TRIES:
                     self._queue.insert(0, request)
                     return
-                sheet.failures[request.place] = "the judge's reply can not be read"
+                sheet.failures[request.place] = trouble
         else:
             sheet.failures[request.place] = said.error
         sheet.waiting -= 1
@@ -171,6 +169,14 @@ class AskedJudge:
         self._done.append(
             Judged(ticket=ticket, verdicts=verdicts, nonsense=sheet.nonsense, orders=orders, model=sheet.model)
         )
+
+
+def _trouble(said: Said, alone: bool) -> str:
+    """Why a reply about one answer, or about two, is no verdict; "" for one that is."""
+    if said.finish_reason == "length":
+        return "the judge's reply was cut off"
+    read = read_marks(said.text) if alone else read_winner(said.text)
+    return "" if read is not None else "the judge's reply can not be read"
 
 
 def _scored(sheet: _Sheet, number: int) -> Verdict:
@@ -215,6 +221,3 @@ def _placed(sheet: _Sheet, number: int, points: Sequence[float]) -> Verdict:
     score = LEAST + (MOST - LEAST) * sum(points) / len(points)
     why = next((explanation_of(reply) for reply in replies if explanation_of(reply)), "")
     return Verdict(score=score, explanation=why, replies=replies)
-
-
-__all__ = ["CRITERIA", "AskedJudge", "Judging"]

@@ -107,21 +107,28 @@ def _given(case: Case, watched: bool) -> dict[str, str]:
 
 
 def rubric_digest() -> str:
-    """16 hex digits over the words above: other words are another judge."""
-    return hashlib.blake2b("\0".join((SCORE, COMPARE, REMINDER)).encode(), digest_size=8).hexdigest()
+    """16 hex digits over the words asked and how replies are read: others are another judge."""
+    shaping = (SCORE, COMPARE, REMINDER, _SAYS, _MARK.pattern, _WINNER.pattern)
+    return hashlib.blake2b("\0".join(shaping).encode(), digest_size=8).hexdigest()
 
 
 # --------------------------------------------------------------------------------------------------- reading replies
 
 
 _FENCE = re.compile(r"^```\w*\s*|\s*```$")
-_NUMBER = r"\W{0,6}([1-5](?:\.\d+)?)(?:\s*/\s*5|\s+out of 5)?(?![\d-])"
+_OPEN, _CLOSED = r"[\s*_`\"'<(\[]*", r"[\s*_`\"'>)\]|]*"
+"""Markdown and brackets around a value."""
+_SAYS = r"[*_`\"']*\s*[:=|：]"
+_REASONS = r"[-–—,;:.(]+\s*(?!(?:or|out|of|to)\b)[^\W\d][^\d\n]*"
+"""Words behind a mark. One with a figure in it might be a second mark, or the end of another scale."""
+_MARK = re.compile(rf"{_OPEN}([1-5](?:\.\d+)?)(?:\s*/\s*5|\s+out\s+of\s+5)?{_CLOSED}(?:[.,;!]?\s*|{_REASONS})", re.I)
+_WINNER = re.compile(rf"^[\s>#*_`-]*better{_SAYS}{_OPEN}(?:answer\s+)?(a|b|tie){_CLOSED}[.!]?{_CLOSED}$", re.I | re.M)
 
 
 def read_marks(reply: str) -> Marks | None:
     """The marks of a reply in the lines asked for, in markdown or as a JSON object; None for anything else.
 
-    A score outside 1..5, none, or two that differ are nonsense.
+    A score outside 1..5 or on another scale ("3/10"), none, or two that differ are nonsense.
     """
     text = _stripped(reply)
     fields = _json_fields(text)
@@ -136,10 +143,10 @@ def read_marks(reply: str) -> Marks | None:
 
 
 def read_winner(reply: str) -> Winner | None:
-    """Who won, from the line asked for or from JSON; None when that is not said once and clearly."""
+    """Who won, from a line that says it and nothing else, or from JSON; None when no line does, or two disagree."""
     text = _stripped(reply)
     fields = _json_fields(text)
-    said = [str(fields.get("better"))] if fields else re.findall(r"better\W{0,6}(?:answer )?(a|b|tie)\b", text, re.I)
+    said = [str(fields.get("better"))] if fields else _WINNER.findall(text)
     winners: set[str] = {word.strip().casefold() for word in said}
     known: dict[str, Winner] = {"a": "A", "b": "B", "tie": "tie"}
     return known.get(winners.pop()) if len(winners) == 1 else None
@@ -152,8 +159,8 @@ def explanation_of(reply: str) -> str:
 
 
 def _stripped(reply: str) -> str:
-    """Without a model's thoughts and without a fence around the whole."""
-    unthought = re.sub(r"<think>.*?</think>", "", reply, flags=re.S)
+    """Without a model's thoughts, those it never came to the end of too, and without a fence around the whole."""
+    unthought = reply.rpartition("</think>")[2].partition("<think>")[0]
     return _FENCE.sub("", unthought.strip())
 
 
@@ -166,8 +173,9 @@ def _json_fields(text: str) -> dict[str, Any] | None:
 
 
 def _number_after(name: str, text: str) -> float | None:
-    """The number behind `name`, if all places that give one agree."""
-    found = {float(number) for number in re.findall(rf"\b{name}{_NUMBER}", text, re.I)}
+    """The mark behind `name`, if every line that gives one can be read to its end and all agree."""
+    given = [_MARK.fullmatch(rest) for rest in re.findall(rf"\b{name}{_SAYS}(.*)", text, re.I)]
+    found = {match and float(match[1]) for match in given}
     return found.pop() if len(found) == 1 else None
 
 
