@@ -193,47 +193,71 @@ def test_the_command_prints_its_report_and_ends_with_the_truth(
 # ------------------------------------------------------------------------------------------- what stops a run, and how
 
 
-def command(world: Path, output: Path, *words: str) -> list[str]:
+def command(world: Path, output: Path, judge: str) -> list[str]:
+    """Bold answers, every two of them compared in both orders by a judge that takes its time: a question alone fills
+    its hands, so that the first verdict comes long before the last question is asked.
+    """
     return [sys.executable, "-m", "vidllm_cli.main", "feedback", str(world), "-o", str(output), "--dtype", "float32",
-            "--temperature", "1.5", "-k", "3", "--limit", "6", "--rebalance", "-1", *words]  # fmt: skip
+            "--temperature", "2.0", "-k", "4", "--limit", "6", "--rebalance", "-1", "--judge", judge,
+            "--judging", "compare"]  # fmt: skip
 
 
-def wait_for_lines(output: Path, count: int, process: subprocess.Popen[bytes]) -> None:
+@pytest.fixture
+def slow_judge(serve: Servers) -> str:
+    """Its address."""
+    return serve("--short", "--seconds", "0.05", "--slots", "1", module="tests.judge_server")
+
+
+def told_of(output: Path) -> Counter[str]:
+    """How many lines of the journal tell of what; one that is being written does not count."""
+    if not journal_of(output).exists():
+        return Counter()
+    whole = journal_of(output).read_bytes().split(b"\n")[:-1]
+    return Counter(json.loads(line)["at"] for line in whole)
+
+
+def wait_for(at: str, output: Path, process: subprocess.Popen[bytes]) -> None:
+    """Until the journal tells of one."""
     deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None:
-        if journal_of(output).exists() and journal_of(output).read_bytes().count(b"\n") >= count:
-            return
+    while not told_of(output)[at] and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.005)
 
 
-def test_kills_lose_at_most_the_question_in_flight_and_judge_none_twice(world: Path, tmp_path: Path) -> None:
+def test_kills_lose_at_most_the_question_in_flight_and_judge_none_twice(
+    world: Path, tmp_path: Path, slow_judge: str
+) -> None:
     output = tmp_path / "pairs.jsonl"
-    for lines_before in (1, 5):
-        process = subprocess.Popen(command(world, output), cwd=ROOT, stdout=subprocess.DEVNULL,
+    for at in ("sampled", "judged"):
+        process = subprocess.Popen(command(world, output, slow_judge), cwd=ROOT, stdout=subprocess.DEVNULL,
                                    stderr=subprocess.DEVNULL)  # fmt: skip
-        wait_for_lines(output, lines_before, process)
+        wait_for(at, output, process)
         process.kill()
         process.wait()
+    before = told_of(output)
+    assert 0 < before["judged"] <= before["sampled"] < 6
     assert not output.exists()
-    assert subprocess.run(command(world, output), cwd=ROOT, capture_output=True, check=True).returncode == 0
+    assert subprocess.run(command(world, output, slow_judge), cwd=ROOT, capture_output=True, check=True).returncode == 0
     told = Counter((line["at"], line["key"]) for line in journal_lines(output))
     assert max(told.values()) == 1
     assert sum(at == "sampled" for at, _ in told) == 6
     whole = tmp_path / "whole.jsonl"
-    subprocess.run(command(world, whole), cwd=ROOT, capture_output=True, check=True)
-    assert output.read_bytes() == whole.read_bytes()
+    subprocess.run(command(world, whole, slow_judge), cwd=ROOT, capture_output=True, check=True)
+    assert output.read_bytes() == whole.read_bytes() != b""
 
 
-def test_ctrl_c_finishes_what_is_in_flight_and_says_how_to_go_on(world: Path, tmp_path: Path) -> None:
+def test_ctrl_c_finishes_what_is_in_flight_and_says_how_to_go_on(
+    world: Path, tmp_path: Path, slow_judge: str
+) -> None:
     output = tmp_path / "pairs.jsonl"
-    process = subprocess.Popen(command(world, output), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    wait_for_lines(output, 2, process)
+    process = subprocess.Popen(command(world, output, slow_judge), cwd=ROOT, stdout=subprocess.DEVNULL,
+                               stderr=subprocess.PIPE)  # fmt: skip
+    wait_for("judged", output, process)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
     assert b"run the same command again to go on" in said
-    told = Counter(line["at"] for line in journal_lines(output))
-    assert told["judged"] < 6
+    told = told_of(output)
+    assert 0 < told["judged"] <= told["sampled"] < 6
     assert output.exists()  # the pairs of what is done
 
 

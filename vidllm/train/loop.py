@@ -73,8 +73,8 @@ class LoopOptions:
         if self.device not in (None, "cpu", "cuda"):
             raise ConfigError(f"device {self.device!r} is none of cpu, cuda; leave it out to take what is there")
         if self.device == "cuda" and not torch.cuda.is_available():
-            raise ConfigError("device is cuda, and torch finds no CUDA here; install a CUDA build of torch and a driver "
-                              "(`vidllm doctor`), or leave device out")  # fmt: skip
+            raise ConfigError("device is cuda, and torch finds no CUDA here; install a driver and "
+                              "a CUDA build of torch, or leave device out")  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
