@@ -25,6 +25,7 @@ from vidllm.corpus.places import places
 from vidllm.corpus.replicas import Replicas
 from vidllm.errors import ConfigError, EngineError, IncompleteModel, VidllmError
 from vidllm.model.resolve import builtin_folder
+from vidllm.video.guard import close_workers, probe_guarded
 from vidllm.world.make import make_clips
 
 CLIPS = 12
@@ -112,6 +113,21 @@ def test_one_clip_starts_one_replica(world: Path, tmp_path: Path) -> None:
     first = sorted(world.glob("*.mp4"))[0]
     caption(first, tmp_path / "out.jsonl", TWO, tell=lambda tally: seen.append(len(replicas_of(os.getpid()))))
     assert max(seen) == 1
+
+
+def test_no_child_runs_what_lies_in_the_working_directory(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither those that probe and decode nor those with a model, whatever they import."""
+    (tmp_path / "vidllm").mkdir()
+    for name in ("fractions.py", "numpy.py", "torch.py", "vidllm/__init__.py"):
+        (tmp_path / name).write_text("open('was_run', 'w').close()\nraise SystemExit(3)\n")
+    monkeypatch.chdir(tmp_path)
+    close_workers()
+    first = sorted(world.glob("*.mp4"))[0]
+    assert probe_guarded(first).num_frames
+    assert caption(first, tmp_path / "out.jsonl", TWO).counts["ok"] == 1
+    assert not (tmp_path / "was_run").exists()
 
 
 def test_where_nothing_is_left_to_do_no_model_is_loaded(world: Path, tmp_path: Path) -> None:

@@ -16,7 +16,6 @@ import os
 import pickle
 import queue
 import subprocess
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -30,7 +29,7 @@ from vidllm.corpus.captioner import Said
 from vidllm.errors import EngineError
 from vidllm.options import GenerationOptions
 from vidllm.video import wire
-from vidllm.video.guard import child_environment, error_of, status_name
+from vidllm.video.guard import child_command, child_environment, error_of, status_name
 
 if TYPE_CHECKING:
     from vidllm.corpus.caption import CaptionOptions
@@ -199,7 +198,7 @@ class Replicas:
         if place.threads is not None:
             environment.setdefault("OMP_NUM_THREADS", str(place.threads))
         process = subprocess.Popen(
-            [sys.executable, "-c", "from vidllm.corpus.model_child import main; main()"],
+            child_command("vidllm.corpus.model_child"),
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, env=environment,
             stderr=None if os.environ.get("VIDLLM_DEBUG") else subprocess.DEVNULL,
             start_new_session=True,  # Ctrl-C reaches this process only, which lets replicas finish or ends them

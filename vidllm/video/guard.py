@@ -176,7 +176,7 @@ class Worker:
     def __init__(self, module: str = "vidllm.video.guard_child") -> None:
         # A session of its own: Ctrl-C reaches this process only, which then ends the child itself.
         self.process = subprocess.Popen(
-            [sys.executable, "-c", f"from {module} import main; main()"],
+            child_command(module),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -222,6 +222,11 @@ class Worker:
         for pipe in (self.process.stdin, self.process.stdout):
             if pipe is not None:
                 pipe.close()
+
+
+def child_command(module: str) -> list[str]:
+    """Runs `main` of `module` in this interpreter; `-P`, or a `fractions.py` in the user's folder would be run too."""
+    return [sys.executable, "-P", "-c", f"from {module} import main; main()"]
 
 
 def child_environment() -> dict[str, str]:

@@ -1,6 +1,6 @@
 """The guard's other half: a process that probes and decodes what it is told, and may be killed at any moment.
 
-It starts as `python -c "from vidllm.video.guard_child import main; main()"` and imports neither torch nor transformers.
+Started as `python -P -c "from vidllm.video.guard_child import main; main()"`, it never imports torch or transformers.
 Messages travel over private copies of stdin and stdout, so nothing a decoder prints can get among them.
 """
 
