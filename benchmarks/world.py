@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -79,6 +79,14 @@ class Tally:
         if asked.family == "describe":
             self.f1.append(event_f1(said, asked.answer))
         self.marks[asked.family].append(exact)
+
+    def about(self, family: str) -> list[bool]:
+        """The marks of one family."""
+        return self.marks[family]
+
+    def every_question(self) -> list[bool]:
+        """The marks of all families, each question once: "what, when nothing does" is a part of "what"."""
+        return [mark for family, marks in self.marks.items() if ", " not in family for mark in marks]
 
 
 # ------------------------------------------------------------------------------------------------ marking
@@ -213,7 +221,7 @@ def in_order(tally: Tally) -> list[str]:
     return sorted(tally.marks, key=lambda name: (ORDER.index(name) if name in ORDER else 99, name))
 
 
-def share(marks: Sequence[bool]) -> float | None:
+def share(marks: Sequence[float]) -> float | None:
     """Percent right; None when nothing was asked."""
     return 100 * sum(marks) / len(marks) if marks else None
 
@@ -224,15 +232,19 @@ def mean(values: Sequence[float]) -> str:
 
 
 def side_by_side(videos: Mapping[str, Tally]) -> list[report.Row]:
-    """A line for each family, a column for each model; the F1 of the events told in percent, too."""
+    """A line for each family, one for all questions and one for the F1 of the events told in percent; a column for
+    each model."""
     first = next(iter(videos.values()))
-    lines: list[report.Row] = [
-        {"family": family, "asked": len(first.marks[family])}
-        | {f"{name} %": share(tally.marks[family]) for name, tally in videos.items()}
-        for family in in_order(first)
+
+    def line(family: str, marks: Callable[[Tally], Sequence[float]]) -> report.Row:
+        shares = {f"{name} %": share(marks(tally)) for name, tally in videos.items()}
+        return {"family": family, "asked": len(marks(first)), **shares}
+
+    return [
+        *(line(family, partial(Tally.about, family=family)) for family in in_order(first)),
+        line("all", Tally.every_question),
+        line("describe, F1 of events", lambda tally: tally.f1),
     ]
-    f1 = {f"{name} %": 100 * sum(tally.f1) / max(1, len(tally.f1)) for name, tally in videos.items()}
-    return [*lines, {"family": "describe, F1 of events", "asked": len(first.f1)} | f1]
 
 
 def notes(args: argparse.Namespace, clips: int, seconds: float) -> list[str]:
