@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -343,6 +344,8 @@ def test_what_the_machine_says_of_its_memory(tmp_path: Path, monkeypatch: pytest
     (tmp_path / "memory.max").write_text("3000\n")
     (tmp_path / "memory.current").write_text("1000\n")
     assert memory.free_bytes(torch.device("cpu")) == 2000
+    (tmp_path / "memory.stat").write_text("anon 400\ninactive_anon 7\ninactive_file 500\nactive_file 100\n")
+    assert memory.free_bytes(torch.device("cpu")) == 2500, "what only caches files is free"
     assert not memory.is_out_of_memory(RuntimeError("size mismatch"))
     with pytest.raises(RuntimeError) as failed:
         torch.empty(2**50)
@@ -350,6 +353,22 @@ def test_what_the_machine_says_of_its_memory(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(MemoryError) as failed_too:
         np.empty(2**55, np.uint8)
     assert memory.is_out_of_memory(failed_too.value)
+
+
+@pytest.mark.parametrize(
+    ("told", "cores"),
+    [("max 100000", 64), ("200000 100000", 2), ("250000 100000", 3), ("20000 100000", 1), ("9900000 100000", 64)],
+)
+def test_a_container_has_the_cores_of_its_quota(
+    told: str, cores: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vidllm import machine
+
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(64), raising=False)
+    monkeypatch.setattr(machine, "CONTAINER", tmp_path)
+    assert machine.cores() == 64
+    (tmp_path / "cpu.max").write_text(told + "\n")
+    assert machine.cores() == cores
 
 
 def test_an_interrupt_leaves_every_row_as_it_was(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,8 +19,9 @@ GPU_DEVICES = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/kfd", "/dev/dxg")
 
 
 def cores() -> int:
-    """Processor cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Processor cores this process may use, under the container's own limit too."""
+    seen = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(seen, _container_cores())
 
 
 def has_no_gpu() -> bool:
@@ -44,10 +45,28 @@ def free_memory_bytes() -> int:
     return min(int(psutil.virtual_memory().available), _container_bytes())
 
 
+def _container_cores() -> int:
+    """What a container may compute at a time, whole cores; a number beyond any machine where nothing is limited."""
+    try:
+        quota, period = (CONTAINER / "cpu.max").read_text().split()  # microseconds of each period, or the word "max"
+        return max(-(-int(quota) // int(period)), 1)
+    except (OSError, ValueError, ZeroDivisionError):
+        return sys.maxsize
+
+
 def _container_bytes() -> int:
     """What a container's own limit leaves; a number beyond any memory where there is none."""
     try:
         most = int((CONTAINER / "memory.max").read_text())  # the word "max" where nothing is limited
-        return most - int((CONTAINER / "memory.current").read_text())
+        return most - int((CONTAINER / "memory.current").read_text()) + _droppable_bytes()
     except (OSError, ValueError):
         return sys.maxsize
+
+
+def _droppable_bytes() -> int:
+    """Files read a while ago that count as the container's memory until somebody needs it: weights, clips."""
+    try:
+        lines = (CONTAINER / "memory.stat").read_text().splitlines()
+        return next((int(line.split()[1]) for line in lines if line.startswith("inactive_file ")), 0)
+    except OSError:
+        return 0
