@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import os
+import pickle
+import queue
 import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +23,15 @@ import pytest
 
 import vidllm
 from vidllm.corpus import places as room
-from vidllm.corpus.caption import CaptionOptions, CaptionReport, caption
-from vidllm.corpus.places import places
-from vidllm.corpus.replicas import Replicas
+from vidllm.corpus import replicas
+from vidllm.corpus.caption import CaptionOptions, caption
+from vidllm.corpus.places import open_replicas, places
+from vidllm.corpus.replicas import Job, Place, _Replica
 from vidllm.errors import ConfigError, EngineError, IncompleteModel, VidllmError
 from vidllm.model.resolve import builtin_folder
-from vidllm.video.guard import close_workers, probe_guarded
+from vidllm.options import GenerationOptions
+from vidllm.video import wire
+from vidllm.video.guard import child_command, child_environment, close_workers, probe_guarded
 from vidllm.world.make import make_clips
 
 CLIPS = 12
@@ -78,6 +84,13 @@ def replicas_of(parent: int) -> list[psutil.Process]:
         with contextlib.suppress(psutil.Error):  # it has just ended
             found += [child] if "model_child" in " ".join(child.cmdline()) else []
     return found
+
+
+def lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:  # it was reaped between the two
+        return False
 
 
 def wait_for(happens: Callable[[], object], seconds: float = 120.0) -> None:
@@ -143,80 +156,133 @@ def test_where_nothing_is_left_to_do_no_model_is_loaded(world: Path, tmp_path: P
 # ------------------------------------------------------------------------------------------------------- those that die
 
 
-def caption_and(disturb: Callable[[Replicas], None], world: Path, output: Path) -> CaptionReport:
-    """Caption, and let `disturb` see the captioner again and again from a thread of its own."""
-    stop, captioners = threading.Event(), []
-    start = Replicas.__init__
-
-    def watched(self: Replicas, *args: Any, **more: Any) -> None:
-        start(self, *args, **more)
-        captioners.append(self)
-
-    def run() -> None:
-        while not stop.wait(0.005):
-            for captioner in captioners:
-                disturb(captioner)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Replicas, "__init__", watched)
-            return caption(world, output, TWO, remark=REMARKS.append)
-    finally:
-        stop.set()
-        thread.join()
+Given = Callable[[_Replica, Job], bool]
 
 
-REMARKS: list[str] = []
+@pytest.fixture
+def kill_when(monkeypatch: pytest.MonkeyPatch) -> Callable[[Given], list[int]]:
+    """Kill a replica the moment it is given a clip of which `given` says so; the processes killed so far."""
+    give, killed = _Replica.give, []
+
+    def patched(given: Given) -> list[int]:
+        def watched(one: _Replica, job: Job) -> None:
+            give(one, job)
+            if one.process.pid not in killed and given(one, job):
+                killed.append(one.process.pid)
+                one.process.kill()
+
+        monkeypatch.setattr(_Replica, "give", watched)
+        return killed
+
+    return patched
 
 
-def test_a_killed_replica_costs_no_clip(world: Path, alone: dict[str, Row], tmp_path: Path) -> None:
-    output, killed = tmp_path / "out.jsonl", []
-    REMARKS.clear()
+def path_of(job: Job) -> str:
+    assert job.clip is not None
+    return job.clip.info.path
 
-    def kill_one_at_work(captioner: Replicas) -> None:
-        busy = [one for one in list(captioner._replicas) if one.capacity and one.jobs]
-        if busy and not killed and output.exists() and output.read_bytes().count(b"\n") >= 2:
-            killed.append(busy[0].process.pid)
-            os.kill(busy[0].process.pid, signal.SIGKILL)
 
-    report = caption_and(kill_one_at_work, world, output)
+def test_a_killed_replica_costs_no_clip(
+    world: Path, alone: dict[str, Row], tmp_path: Path, kill_when: Callable[[Given], list[int]]
+) -> None:
+    output, given, remarks = tmp_path / "out.jsonl", [], []
+
+    def is_tenth(one: _Replica, job: Job) -> bool:
+        given.append(job)
+        return len(given) == 10
+
+    killed = kill_when(is_tenth)
+    report = caption(world, output, TWO, remark=remarks.append)
     assert len(killed) == 1
     assert report.failed == 0
     assert said(rows_of(output)) == said(alone)
-    assert any("SIGKILL" in line and "again" in line for line in REMARKS)
+    assert any("SIGKILL" in line and "again" in line for line in remarks)
 
 
-def test_a_clip_that_kills_replicas_costs_its_own_row(world: Path, alone: dict[str, Row], tmp_path: Path) -> None:
-    """Whoever has the poison in hand dies: first with others beside it, then alone."""
-    output, poison = tmp_path / "out.jsonl", sorted(world.glob("*.mp4"))[5]
-    killed: list[int] = []
-
-    def strike(captioner: Replicas) -> None:
-        for one in list(captioner._replicas):
-            clips = [job.clip for job in list(one.jobs.values())]
-            has_it = any(clip is not None and clip.info.path == str(poison) for clip in clips)
-            if has_it and one.capacity and one.process.pid not in killed:
-                killed.append(one.process.pid)
-                os.kill(one.process.pid, signal.SIGKILL)
-
-    report = caption_and(strike, world, output)
+def test_clips_that_kill_replicas_cost_their_own_rows(
+    world: Path, alone: dict[str, Row], tmp_path: Path, kill_when: Callable[[Given], list[int]]
+) -> None:
+    """Three, one after the other, with the only replica: it dies with the first among others, then with each alone."""
+    output, poison = tmp_path / "out.jsonl", {str(path) for path in sorted(world.glob("*.mp4"))[:3]}
+    killed, loading = kill_when(lambda one, job: path_of(job) in poison), []
+    options = replace(TWO, replicas=1, workers=1)
+    report = caption(world, output, options, tell=lambda tally: loading.append(tally.loading))
     rows = rows_of(output)
-    assert len(killed) == 2
-    assert report.counts["error"] == 1
-    assert "ended with it in hand" in rows.pop(str(poison))["error"]
-    assert said(rows) == {video: row for video, row in said(alone).items() if video != str(poison)}
+    assert len(killed) == 4
+    assert report.counts["error"] == 3
+    assert all("ended with it in hand" in rows.pop(path)["error"] for path in poison)
+    assert said(rows) == {video: row for video, row in said(alone).items() if video not in poison}
+    first_ready = loading.index(False, loading.index(True))
+    assert not any(loading[first_ready:]), "the clock of the rates would begin anew"
 
 
-def test_replicas_that_do_nothing_but_die_end_the_run_in_one_line(world: Path, tmp_path: Path) -> None:
-    def kill_all(captioner: Replicas) -> None:
-        for one in list(captioner._replicas):
-            one.process.kill()
-
-    with pytest.raises(EngineError, match=r"SIGKILL.*run the same command again"):
-        caption_and(kill_all, world, tmp_path / "out.jsonl")
+def test_replicas_that_do_nothing_but_die_end_the_run_in_one_line(
+    world: Path, tmp_path: Path, kill_when: Callable[[Given], list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even when each takes a clip's error row with it: else a broken GPU would cost every clip one."""
+    monkeypatch.setattr(replicas, "MOST_DEATHS", 3)
+    killed, output = kill_when(lambda one, job: True), tmp_path / "out.jsonl"
+    with pytest.raises(EngineError, match=r"3 times with no caption between \(SIGKILL\).*run the same command again"):
+        caption(world, output, replace(TWO, replicas=1))
+    assert len(killed) == 3
+    assert [row["status"] for row in rows_of(output).values()] == ["error"]
     assert not replicas_of(os.getpid())
+
+
+def test_replicas_that_die_while_they_load_end_the_run_in_one_line(world: Path, tmp_path: Path) -> None:
+    def kill_all(tally: object) -> None:
+        for one in replicas_of(os.getpid()):
+            one.kill()
+
+    with pytest.raises(EngineError, match=r"while it loaded the model \(SIGKILL\).*run the same command again"):
+        caption(world, tmp_path / "out.jsonl", TWO, tell=kill_all)
+    assert not replicas_of(os.getpid())
+
+
+def test_what_was_said_before_an_error_is_told(world: Path) -> None:
+    """An answer and then the end of the run in one poll: the answer first, the error the next time."""
+    captioner = open_replicas(replace(TWO, replicas=1), lambda line: None)
+    try:
+        for ticket in (1, 2):
+            captioner.submit(ticket, None, "describe the video.", GenerationOptions(max_new_tokens=4))
+        one, told = captioner._heard.get(timeout=120)
+        while told is not None and "said" not in told:
+            captioner._hear(one, told)
+            captioner._house()
+            one, told = captioner._heard.get(timeout=120)
+        assert told is not None
+        captioner._heard = queue.SimpleQueue()
+        captioner._heard.put((one, {**told, "said": told["said"][:1]}))
+        captioner._heard.put((one, {"failed": "EngineError", "message": "the model overflows"}))
+        assert [answer.ticket for answer in captioner.poll(0.0)] == [told["said"][0].ticket]
+        for _ in range(2):
+            with pytest.raises(EngineError, match="overflows"):
+                captioner.poll(0.0)
+    finally:
+        captioner.close()
+
+
+def test_a_model_process_that_failed_ends_whatever_hangs_in_its_farewell() -> None:
+    hang = "import atexit, time; atexit.register(time.sleep, 600)"
+    command = child_command("vidllm.corpus.model_child")
+    command[-1] = f"{hang}; {command[-1]}"
+    start = (CaptionOptions(model="no/such/model", device="cpu"), "none", Place(device="cpu"))
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=child_environment()) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        wire.send(process.stdin, base64.b64encode(pickle.dumps(start)).decode())
+        process.stdin.flush()
+        assert "failed" in wire.receive(process.stdout)
+        try:
+            assert process.wait(timeout=30) == 1
+        finally:
+            process.kill()
+
+
+def test_no_more_is_asked_for_than_the_batch_takes() -> None:
+    """Before any replica has said how much that is."""
+    rooms = {batch: open_replicas(replace(TWO, batch=batch), lambda line: None).room() for batch in (1, 2, 100, None)}
+    assert rooms == {1: 2 * 2, 2: 2 * 4, 100: 2 * 24, None: 2 * 24}
 
 
 def test_a_model_that_can_not_be_loaded_is_its_own_error(world: Path, tmp_path: Path) -> None:
@@ -252,7 +318,8 @@ def test_ctrl_c_leaves_no_replica_and_the_next_run_goes_on(world: Path, tmp_path
     assert "run the same command again" in told
     assert "Traceback" not in told
     assert children
-    assert not any(child.is_running() for child in children)
+    assert not any(map(lives, children))
+    assert len(rows_of(output)) < CLIPS, "nothing is left for the next run"
     process = started(world, output)
     process.communicate(timeout=300)
     assert len(rows_of(output)) == CLIPS
@@ -266,7 +333,7 @@ def test_replicas_end_with_a_killed_parent(world: Path, tmp_path: Path) -> None:
     process.kill()
     process.communicate(timeout=60)
     assert children
-    wait_for(lambda: not any(child.is_running() and child.status() != "zombie" for child in children), 60)
+    wait_for(lambda: not any(map(lives, children)), 60)
 
 
 # ----------------------------------------------------------------------------------------------------- how many, where

@@ -186,7 +186,8 @@ def caption(
     then (about the model, what is odd in the inputs). Ctrl-C finishes the clips in flight (`on_interrupt` is called at
     once), a second one raises KeyboardInterrupt; either way the output is whole and the next call goes on from there.
 
-    Raises ConfigError, CorpusError, ModelError or EngineError before the first row; a clip's own failure is a row.
+    A clip's own failure is a row. Raises ConfigError, CorpusError or EngineError, and ModelError: before the first row
+    where the model's files tell it, else when it is loaded, for the first clip with frames; rows written stay.
     """
     options = options or CaptionOptions()
     items = _items(inputs, options, remark)

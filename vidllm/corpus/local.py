@@ -29,6 +29,11 @@ def identity(fingerprint: str, spec: ModelSpec, precision: str, same_within: int
     return f"{fingerprint}|{precision}" + (f"|same {same_within}" if same_within else "")
 
 
+def capacity_of(slots: int) -> int:
+    """Clips to take at a time; half as many again as slots: one that becomes free is filled in the same step."""
+    return slots + slots // 2 + 1
+
+
 class LocalCaptioner:
     """A Captioner over `batching.Batcher`. `slots`: answers written side by side; None: what memory has room for.
 
@@ -76,8 +81,8 @@ class LocalCaptioner:
 
     @property
     def capacity(self) -> int:
-        """Clips it takes at a time; half as many again as slots: one that becomes free is filled in the same step."""
-        return self._batcher.slots + self._batcher.slots // 2 + 1
+        """Clips it takes at a time."""
+        return capacity_of(self._batcher.slots)
 
     def room(self) -> int:
         """See `Captioner`."""

@@ -42,6 +42,7 @@ def main() -> None:
         outbox.send({"failed": type(error).__name__, "message": str(error)})
     except Exception as error:  # a process boundary: the parent tells it, and asks another replica
         outbox.send({"broke": f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"})
+    os._exit(1)  # nothing is left in a buffer; a library that hangs in its farewell would hang the run
 
 
 class _Outbox(logging.Handler):

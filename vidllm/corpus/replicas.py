@@ -26,7 +26,8 @@ import vidllm.corpus.looking  # noqa: F401  (says that a clip may travel)
 from vidllm.answer import Usage
 from vidllm.clip import Clip
 from vidllm.corpus.captioner import Said
-from vidllm.errors import EngineError
+from vidllm.corpus.local import capacity_of
+from vidllm.errors import EngineError, VidllmError
 from vidllm.options import GenerationOptions
 from vidllm.video import wire
 from vidllm.video.guard import child_command, child_environment, error_of, status_name
@@ -39,8 +40,9 @@ GUESSED_CAPACITY = 24
 """Clips a replica will take at a time, until it has said so itself."""
 MOST_CLIP_DEATHS = 2
 """So many replicas may die with a clip in hand, the last with it alone, before that is the clip's error."""
-MOST_DEATHS = 4
-"""So many replicas may die one after the other without an answer between, before the run ends."""
+MOST_DEATHS = 16
+"""So many replicas may die one after the other without a caption between, before the run ends. A few clips may kill two
+each, one after the other; where all seem to, it is the device, which must not cost every clip an error row."""
 OWN_ENVIRONMENT = {
     "OMP_WAIT_POLICY": "PASSIVE",  # threads that wait sleep: spinning, they took half of two cores from decoding
     "TRANSFORMERS_VERBOSITY": "error",
@@ -137,6 +139,9 @@ class Replicas:
         self._replicas: list[_Replica] = []
         self._homeless: deque[Job] = deque()
         self._heard: queue.SimpleQueue[tuple[_Replica, Message | None]] = queue.SimpleQueue()
+        self._guess = min(GUESSED_CAPACITY, capacity_of(options.batch or GUESSED_CAPACITY))
+        self._was_ready = False
+        self._failure: VidllmError | OSError | None = None
         self._deaths = 0
         self._remarked: set[str] = set()
 
@@ -147,20 +152,22 @@ class Replicas:
 
     def room(self) -> int:
         """Of all replicas, those included that are not loaded yet."""
-        capacity = sum(one.capacity or GUESSED_CAPACITY for one in self._replicas)
-        return capacity + GUESSED_CAPACITY * len(self._places) - self._in_hand - len(self._homeless)
+        capacity = sum(one.capacity or self._guess for one in self._replicas)
+        return capacity + self._guess * len(self._places) - self._in_hand - len(self._homeless)
 
     def poll(self, wait: float) -> list[Said]:
-        """See `Captioner`. Raises what the model raised, and EngineError when replicas do nothing but die."""
-        self._house()
+        """See `Captioner`. Raises what the model raised, and EngineError when replicas do nothing but die.
+
+        What was said before it went wrong is told first; the next poll raises.
+        """
         said: list[Said] = []
-        while self._in_hand or self._homeless:
-            try:
-                replica, message = self._heard.get(timeout=0.0 if said else wait)
-            except queue.Empty:
-                break
-            said += self._hear(replica, message)
-            wait = 0.0
+        try:
+            if self._failure is None:
+                self._hear_all(said, wait)
+        except (VidllmError, OSError) as error:
+            self._failure = error
+        if self._failure is not None and not said:
+            raise self._failure
         return said
 
     @property
@@ -170,8 +177,8 @@ class Replicas:
 
     @property
     def loading(self) -> bool:
-        """See `Captioner`."""
-        return bool(self._replicas) and not self.loaded
+        """See `Captioner`. A replica that takes a dead one's place is no new beginning."""
+        return bool(self._replicas) and not self._was_ready
 
     def close(self) -> None:
         """See `Captioner`."""
@@ -210,6 +217,18 @@ class Replicas:
         threading.Thread(target=_hear, args=(one, self._heard), daemon=True, name="vidllm-hear").start()
         return one
 
+    def _hear_all(self, said: list[Said], wait: float) -> None:
+        """Add to `said` what the replicas have said, waiting up to `wait` seconds for the first of it."""
+        self._house()
+        while self._in_hand or self._homeless:
+            try:
+                replica, message = self._heard.get(timeout=wait)
+            except queue.Empty:
+                return
+            said += self._hear(replica, message)
+            self._house()
+            wait = 0.0
+
     def _hear(self, one: _Replica, message: Message | None) -> list[Said]:
         """Act on what a replica says; None: it has ended."""
         match message:
@@ -230,16 +249,14 @@ class Replicas:
                 for answer in said:
                     del one.jobs[answer.ticket]
                 self._deaths = 0
-                self._house()
                 return list(said)
         return []
 
     def _welcome(self, one: _Replica, ready: Ready) -> None:
         if ready.fingerprint != self.fingerprint:
             raise EngineError(f"{self.model}: its files changed while it was loaded; run the same command again")
-        one.capacity = ready.capacity
+        one.capacity, self._was_ready = ready.capacity, True
         self._remark_once(ready.about)
-        self._house()
 
     def _remark_once(self, text: str) -> None:
         if text not in self._remarked:
@@ -257,13 +274,13 @@ class Replicas:
             when = f"{self._deaths} times with no caption between" if one.capacity else "while it loaded the model"
             raise EngineError(
                 f"the model's process on {one.place.device} ended {when} ({cause}); what is finished is kept: "
-                "if memory ran out take fewer --replicas or a smaller --batch, and run the same command again"
+                "if memory ran out take fewer --replicas or a smaller --batch, and run the same command again, "
+                "with --retry-errors where clips have an error row for it"
             )
         kept = f"asking its {len(one.jobs)} clips again" if one.capacity else "going on without it"
         self._remark(f"vidllm: a model's process on {one.place.device} ended ({cause}); {kept}")
         again = [replace(job, deaths=job.deaths + 1) for job in one.jobs.values()]
         self._homeless.extend(job for job in again if job.deaths < MOST_CLIP_DEATHS)
-        self._house()
         error = f"the model's process ended with it in hand, the last time with it alone ({cause})"
         return [Said(ticket=job.ticket, error=error) for job in again if job.deaths >= MOST_CLIP_DEATHS]
 
