@@ -449,4 +449,11 @@ def test_a_slot_is_the_question_its_files_and_its_recipe(world: Path) -> None:
     assert len({one.key for one in (first, *rest)}) == 1 + len(rest)
     before = Slot(first.key, first.stamp(), "r")
     os.utime(first.media[0].path, (1, 1))
-    assert Slot(first.key, first.stamp(), "r") != before
+    after = Slot(first.key, first.stamp(), "r")
+    assert after != before
+    sidecar = Path(first.media[0].path).with_suffix(".srt")
+    try:
+        sidecar.write_text("1\n00:00:00,000 --> 00:00:02,000\nWatch the ring.\n")
+        assert Slot(first.key, first.stamp(), "r") != after
+    finally:
+        sidecar.unlink()

@@ -111,6 +111,16 @@ def test_what_changed_is_looked_at_again(folder: Path, change: str) -> None:
         assert look(folder, cache=cache).lengths[0] > first.lengths[0]
 
 
+def test_subtitles_that_are_laid_beside_a_clip_are_counted(folder: Path) -> None:
+    cache = folder / "checked.jsonl"
+    before = look(folder, cache=cache).lengths
+    (folder / "whole.srt").write_text("1\n00:00:00,000 --> 00:00:02,000\nWatch the red circle.\n")
+    after = look(folder, cache=cache).lengths
+    assert after[0] > before[0]
+    assert after[1:] == before[1:]
+    assert look(folder, replace(PLAN, subtitles=False), cache=cache).lengths == before
+
+
 def test_a_half_written_cache_is_mended(folder: Path) -> None:
     cache = folder / "checked.jsonl"
     first = look(folder, cache=cache)

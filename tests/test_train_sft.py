@@ -182,9 +182,10 @@ def test_other_settings_are_refused_in_one_line(write: Write, tmp_path: Path) ->
     assert vidllm("sft", write())[0] == 0
     code, _, err = vidllm("sft", write(), "frames=2", "parts.projector=2e-3", "keep=7")
     assert code == 1
-    assert err.splitlines()[-1] == (
-        f"vidllm: {tmp_path}/out/checkpoints/step-00000005 was made with frames 3, now 2; rate of projector 0.001, now "
-        "0.002: put that back to go on, or give this run another `out`"
+    assert re.fullmatch(
+        rf"vidllm: {tmp_path}/out/checkpoints/step-00000005 was made with frames 3, now 2; lengths \d+ tokens \w+, now "
+        r"\d+ tokens \w+; rate of projector 0.001, now 0.002: put that back to go on, or give this run another `out`",
+        err.splitlines()[-1],
     )
 
 
@@ -230,6 +231,29 @@ def test_another_model_or_other_rows_are_refused(write: Write, tmp_path: Path, r
         code, _, err = vidllm("sft", write(), word)
         assert code == 1
         assert re.search(told, err.splitlines()[-1]), err
+
+
+def test_another_clip_or_its_subtitles_are_refused(
+    write: Write, tmp_path: Path, clips: Mapping[str, Path]
+) -> None:
+    """Under the same name; the same bytes again, whenever they were written, are the same."""
+    clip, path = tmp_path / "clip.mp4", tmp_path / "shown.jsonl"
+    turns = said([("human", "<video>\nwhat happens?"), ("gpt", "The red circle moves right.")])
+    path.write_text(json.dumps({"video": "clip.mp4", "conversations": turns}) + "\n")
+    shutil.copyfile(clips["constant"], clip)
+    words = ("sft", write(data=str(path), steps=1))
+    assert vidllm(*words)[0] == 0
+
+    def refusal() -> str:
+        code, _, err = vidllm(*words)
+        return err.splitlines()[-1] if code else ""
+
+    shutil.copyfile(clips["intra"], clip)
+    assert re.search(r"was made with .*media 1 files \w+, now 1 files \w+", refusal())
+    shutil.copyfile(clips["constant"], clip)
+    assert not refusal()
+    clip.with_suffix(".srt").write_text("1\n00:00:00,000 --> 00:00:09,000\nIt is said that it moves.\n")
+    assert re.search(r"lengths \d+ tokens \w+, now \d+ tokens \w+; media 1 files \w+, now 2 files \w+", refusal())
 
 
 def test_bad_rows_end_it_before_the_first_step(write: Write, tmp_path: Path, rows: Path) -> None:

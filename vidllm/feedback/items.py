@@ -19,6 +19,7 @@ from pathlib import Path
 from vidllm.corpus.webdataset import VIDEO_SUFFIXES
 from vidllm.errors import ConfigError, RowError
 from vidllm.feedback.judge import Case
+from vidllm.train.files import shown_files, stamp
 from vidllm.train.places import Folder, place_media
 from vidllm.train.row import Bad, Media, Origin, Problem, Turn
 from vidllm.train.rows import Json, check_order, one_of, read_each, turns_of
@@ -61,8 +62,10 @@ class Asked:
         return hashlib.blake2b(json.dumps(said).encode(), digest_size=16).hexdigest()
 
     def stamp(self) -> str:
-        """16 hex digits over size and time of change of the files shown: a changed clip is asked about again."""
-        seen = [(s.st_size, s.st_mtime_ns) for s in (Path(medium.path).stat() for medium in self.media)]
+        """16 hex digits over size and time of change of the files shown: a changed clip is asked about again, and one
+        whose subtitles have changed.
+        """
+        seen = [stamp(path) for medium in self.media for path in shown_files(medium, subtitles=True)]
         return hashlib.blake2b(repr(seen).encode(), digest_size=8).hexdigest()
 
     def case(self, answer: str) -> Case:

@@ -33,7 +33,7 @@ from vidllm.train.losses import DPO, MPO, PreferenceLoss, Term
 from vidllm.train.mixture import read_pair_mixture
 from vidllm.train.pairs import PairSize, build_pair, forest_tokens
 from vidllm.train.parts import Extra, Parts
-from vidllm.train.preference_task import PairPortions, PreferenceTask, load_pair
+from vidllm.train.preference_task import Falling, PairPortions, PreferenceTask, load_pair
 from vidllm.train.reference import Found, References, RefLogps, Search, in_other_numbers, reference_key, usable_records
 from vidllm.train.row import PairRow
 from vidllm.train.stage import (
@@ -46,6 +46,7 @@ from vidllm.train.stage import (
     on_first,
     open_cache,
     rows_mark,
+    seen_marks,
     voice,
 )
 from vidllm.train.task import Step, Watch
@@ -184,10 +185,11 @@ def make_task(config: DpoConfig, contest: Contest) -> PreferenceTask:
     keep_workers(max(1, config.workers))
     contents = ((row.prompt, row.chosen, row.rejected) for row in contest.rows)
     mark = {"model": contest.base.fingerprint[:12], "pairs": rows_mark(len(contest.rows), "pairs", contents)}
+    total = config.steps or config.epochs * len(contest.steps(config, 0))
     return PreferenceTask(
         rows=contest.rows, sizes=contest.sizes, learner=learner, preference=config.preference,
-        portions=config.portions, plan=config.plan, made_with={**mark, **config.settings()},
-        cache=open_cache(config, learner),
+        portions=config.portions, plan=config.plan, cache=open_cache(config, learner), falling=Falling.over(total),
+        made_with={**mark, **config.settings(), **seen_marks(config, contest.checked)},
     )  # fmt: skip
 
 

@@ -10,20 +10,23 @@ from pathlib import Path
 from vidllm.clip import PlanOptions
 from vidllm.linefile import LineFile
 from vidllm.model.spec import ModelSpec
-from vidllm.train.row import PairRow, TrainRow, said_in
+from vidllm.train.files import shown_files, stamp
+from vidllm.train.row import Media, PairRow, TrainRow, said_in
 
 
 class Lengths:
     """Rows that were found good before, in a file of lines {"key", "tokens"}; `path` None remembers nothing.
 
-    A row's key covers its words, its files' sizes and times, the plan and the model's prompt; a fault is not kept.
+    A row's key covers its words, the sizes and times of its files (subtitles that lie beside a clip are one), the plan
+    and the model's prompt; a fault is not kept.
     """
 
     def __init__(self, path: Path | None, spec: ModelSpec, plan: PlanOptions) -> None:
         self._known: dict[str, int] = {}
         shape = repr((replace(spec, folder=Path()), replace(plan, guard=None)))
         self._salt = _digest(_folder_digest(spec.folder), shape)
-        self._stamps: dict[str, str] = {}
+        self._stamps: dict[Media, str] = {}
+        self._subtitles = plan.subtitles
         self._file = None
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -49,16 +52,20 @@ class Lengths:
         """Names the row by all that its length depends on."""
         turns, answers = said_in(row)
         words = json.dumps([[[turn.role, turn.text, len(turn.media)] for turn in turns], answers])
-        return _digest(self._salt, words, *(self._stamp(medium.path) for medium in row.media))
+        return _digest(self._salt, words, *map(self._stamp, row.media))
 
-    def _stamp(self, path: str) -> str:
-        if path not in self._stamps:
-            try:
-                stat = Path(path).stat()
-                self._stamps[path] = f"{path}|{stat.st_size}|{stat.st_mtime_ns}"
-            except OSError:
-                self._stamps[path] = f"{path}|absent"
-        return self._stamps[path]
+    def _stamp(self, medium: Media) -> str:
+        if medium not in self._stamps:
+            seen = (f"{path}|{_told(path)}" for path in shown_files(medium, subtitles=self._subtitles))
+            self._stamps[medium] = "|".join(seen)
+        return self._stamps[medium]
+
+
+def _told(path: str) -> str:
+    try:
+        return "|".join(map(str, stamp(path)))
+    except OSError:
+        return "absent"
 
 
 def _entry(line: bytes) -> tuple[str, int] | None:

@@ -143,13 +143,19 @@ class PreferenceTask:
         return self.falling.hear(record["rewards/chosen"] / self.preference.beta)
 
     def state(self) -> dict[str, Any]:
-        """The running mean of rewards, and what was seen of the chosen answers."""
-        return {"shift": asdict(self.shift), "falling": self.falling.state()}
+        """The running mean of rewards, what was seen of the chosen answers, and the reference held against."""
+        known = self.references or {}
+        reference = [(known[number].chosen, known[number].rejected) for number in sorted(known)]
+        return {"shift": asdict(self.shift), "falling": self.falling.state(), "reference": reference}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on where `state` was taken."""
+        """Go on where `state` was taken, against the very reference of then: one that was found anew, or that rows have
+        lost since, agrees with it to rounding only.
+        """
         self.shift = RewardShift(**state["shift"])
         self.falling = Falling.of(state["falling"])
+        if self.references is not None:
+            self.references = {number: RefLogps(*logps) for number, logps in enumerate(state["reference"])}
 
     # ------------------------------------------------------------------------------------------------- the reference
 
@@ -209,7 +215,7 @@ class PreferenceTask:
 
 
 WINDOW = 10
-"""Optimizer steps whose mean is one point of a trend."""
+"""Optimizer steps whose mean is one point of a trend, in a run that is long enough."""
 FALLS = 3
 """Windows in a row that must each be below the one before."""
 FALLEN_NATS = 1.0
@@ -219,35 +225,42 @@ FALLEN_NATS = 1.0
 class Falling:
     """Likelihood displacement: chosen answers grow less likely while the margin still grows. Said once."""
 
-    def __init__(self) -> None:
+    def __init__(self, window: int = WINDOW) -> None:
+        self._size = window
         self._window: list[float] = []
         self._means: deque[float] = deque(maxlen=FALLS + 1)
         self._said = False
 
+    @classmethod
+    def over(cls, steps: int) -> Falling:
+        """For a run of so many steps: in a short one the windows are so small that half of it can tell a trend."""
+        return cls(min(WINDOW, max(1, steps // 2 // (FALLS + 1))))
+
     def hear(self, log_ratio: float) -> str | None:
         """Take a step's mean log-ratio of the chosen answers, in nats; a warning when it has been falling."""
         self._window.append(log_ratio)
-        if len(self._window) < WINDOW:
+        if len(self._window) < self._size:
             return None
-        self._means.append(sum(self._window) / WINDOW)
+        self._means.append(sum(self._window) / self._size)
         self._window = []
         if self._said or not self._steadily() or self._means[-1] > -FALLEN_NATS:
             return None
         self._said = True
+        steps, fallen = FALLS * self._size, -self._means[-1]
         return (
-            f"logps/chosen has been falling for {FALLS * WINDOW} steps: chosen answers are now {-self._means[-1]:.1f} "
-            "nats less likely than to the reference (likelihood displacement); give `anchor` or `sft` a weight in "
-            "`loss`, raise beta, or stop earlier"
+            f"logps/chosen has been falling for {steps} steps: chosen answers are now {fallen:.1f} nats less likely "
+            "than to the reference (likelihood displacement); give `anchor` or `sft` a weight in `loss`, raise beta, "
+            "or stop earlier"
         )
 
     def state(self) -> dict[str, Any]:
         """Plain values."""
-        return {"window": list(self._window), "means": list(self._means), "said": self._said}
+        return {"size": self._size, "window": list(self._window), "means": list(self._means), "said": self._said}
 
     @classmethod
     def of(cls, state: Mapping[str, Any]) -> Falling:
         """Go on where `state` was taken."""
-        made = cls()
+        made = cls(state["size"])
         made._window, made._said = list(state["window"]), bool(state["said"])
         made._means.extend(state["means"])
         return made

@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,11 +19,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vidllm import __version__
-from vidllm.errors import VideoNotFound
+from vidllm.train.files import sampled_digest, shown_files
 
 if TYPE_CHECKING:
     from vidllm.clip import PlanOptions
-    from vidllm.train.row import PairRow
+    from vidllm.train.row import Media, PairRow
 
 log = logging.getLogger("vidllm")
 
@@ -130,7 +129,8 @@ def _lines(path: Path) -> Iterator[tuple[str, RefLogps]]:
 
 
 def reference_key(row: PairRow, plan: PlanOptions, shaping: str = "") -> str:
-    """Hex digest of what shapes a pair's tokens besides the model: texts, media, how they are looked at.
+    """Hex digest of what shapes a pair's tokens besides the model: texts, media with their subtitles, how they are
+    looked at.
 
     `shaping` is whatever else counts (numbers, device). A large file is represented by its size and samples: to read
     all bytes of all videos before the first step would take longer than what is saved; and what is kept is tried.
@@ -138,31 +138,12 @@ def reference_key(row: PairRow, plan: PlanOptions, shaping: str = "") -> str:
     Raises:
         VideoNotFound: a medium is gone.
     """
-    turns = [(turn.role, turn.text, [(m.kind, sampled_digest(m.path)) for m in turn.media]) for turn in row.prompt]
+    def seen(medium: Media) -> tuple[str, ...]:
+        return medium.kind, *map(sampled_digest, shown_files(medium, subtitles=plan.subtitles))
+
+    turns = [(turn.role, turn.text, [seen(medium) for medium in turn.media]) for turn in row.prompt]
     told = repr((__version__, shaping, turns, row.chosen, row.rejected, replace(plan, guard=None)))
     return hashlib.blake2b(told.encode(), digest_size=20).hexdigest()
-
-
-WHOLE_BYTES = 2**18
-"""A file up to this size is digested whole."""
-SAMPLES, SAMPLE_BYTES = 16, 2**12
-
-
-def sampled_digest(path: str) -> str:
-    """Hex digest of a file's size and of samples spread over it evenly. Raises VideoNotFound."""
-    try:
-        with open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            digest = hashlib.blake2b(f"{size}|".encode(), digest_size=20)
-            if size <= WHOLE_BYTES:
-                digest.update(file.read())
-            else:
-                for sample in range(SAMPLES):
-                    file.seek((size - SAMPLE_BYTES) * sample // (SAMPLES - 1))
-                    digest.update(file.read(SAMPLE_BYTES))
-    except OSError as error:
-        raise VideoNotFound(f"{path}: {error.strerror or error}; it was there when the rows were checked") from error
-    return digest.hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,6 +38,7 @@ from vidllm.train.stage import (
     load_learner,
     open_cache,
     rows_mark,
+    seen_marks,
     voice,
 )
 from vidllm.train.task import Micro, Part, Watch
@@ -124,7 +125,8 @@ class SftTask:
         lesson = self.lesson
         contents = (row.turns for row in lesson.checked.rows)
         mark = rows_mark(len(lesson.checked.rows), "rows", contents)
-        return {"model": lesson.base.fingerprint[:12], "rows": mark, **self.config.settings()}
+        seen = seen_marks(self.config, lesson.checked)
+        return {"model": lesson.base.fingerprint[:12], "rows": mark, **self.config.settings(), **seen}
 
     def steps(self, epoch: int) -> tuple[Step, ...]:
         """As the lesson plans them."""

@@ -33,6 +33,7 @@ from vidllm.model.resolve import resolve_model
 from vidllm.train.adapters import check_place
 from vidllm.train.cache import DISK_GIB, ClipCache
 from vidllm.train.check import Checked, Progress, check
+from vidllm.train.files import files_mark
 from vidllm.train.learner import Learner, LearnerOptions, check_parts, learned_spec
 from vidllm.train.loop import LoopOptions
 from vidllm.train.mixture import Mixture, Source, mixture_of
@@ -314,6 +315,19 @@ def rows_mark(count: int, noun: str, contents: Iterable[object]) -> str:
     for content in contents:
         digest.update(repr(content).encode() + b"\n")
     return f"{count} {noun} {digest.hexdigest()}"
+
+
+def seen_marks(config: StageConfig, checked: Checked[AnyRow]) -> Identity:
+    """What rows show, told as `rows_mark` tells what they say: their lengths, and the files themselves.
+
+    A file counts by its content and not by its time, so that a folder restored from elsewhere is no other one.
+
+    Raises:
+        VideoNotFound: a file is gone.
+    """
+    media = [medium for row in checked.rows for medium in row.media]
+    files = on_first(config, lambda: files_mark(media, subtitles=config.subtitles))
+    return {"lengths": rows_mark(sum(checked.lengths), "tokens", checked.lengths), "media": files}
 
 
 def deliver(config: StageConfig, learner: Learner) -> None:
