@@ -99,7 +99,7 @@ def test_failures_stay_until_they_are_asked_for_again(out: Path, tmp_path: Path)
     with Output.open(out, RECIPE) as output:
         output.add(row_of(item, "error", caption=""))
         output.add(row_of(good))
-        assert not output.is_done(row_of(item).id, RECIPE.digest)
+        assert output.caption_of(row_of(item).id, RECIPE.digest) is None
     with Output.open(out, RECIPE) as output:
         assert output.is_finished(item, RECIPE.digest)
     with Output.open(out, RECIPE, retry_errors=True) as output:

@@ -110,12 +110,8 @@ class Output:
         known = self._index.by_key(item.key, recipe)
         return None if known is None else self._row_at(known)
 
-    def is_done(self, id: str, recipe: str) -> bool:
-        """Whether this content has its caption, under whatever name."""
-        return self._index.by_id(id, recipe) is not None
-
     def caption_of(self, id: str, recipe: str) -> CaptionRow | None:
-        """The latest row with a caption of this content; `duplicate` rows have one too."""
+        """The latest row with a caption of this content, under whatever name; `duplicate` rows have one too."""
         known = self._index.by_id(id, recipe)
         return None if known is None else self._row_at(known)
 

@@ -227,8 +227,9 @@ class DecodePool:
                 item = next(self._items, None)
                 while item is not None and not self._cuts(item) and self._skip(item) and not self._closed:
                     item = next(self._items, None)
-                if item is not None and self._cuts(item):
-                    self._cutting += 1
+                if item is not None and self._cuts(item):  # told before another thread can find the feed empty
+                    with self._lock:
+                        self._cutting += 1
             if item is not None:
                 return item, False
             with self._lock:  # another worker may still be cutting a long clip into ranges for all
