@@ -36,3 +36,20 @@ def test_a_board_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(ConfigError, match=r"pip install .*vidllm\[tensorboard\]"):
         Metrics(tmp_path, after=0, tensorboard=True)
+
+
+@pytest.mark.parametrize("obstacle", ["a full disk", "a folder"])
+def test_a_picture_that_can_not_be_drawn_ends_no_run(
+    obstacle: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its last picture is drawn while the error that ended it, if one did, is on its way up."""
+    if obstacle == "a folder":
+        (tmp_path / "loss.png").mkdir()
+    else:
+        (tmp_path / "loss.png.part").symlink_to("/dev/full")
+    metrics = Metrics(tmp_path, after=0)
+    metrics.add({"step": 1, "epoch": 0, "loss": 1.0, "grad_norm": 1.0, "rate/projector": 1e-3})
+    metrics.close()
+    assert "loss.png: not drawn" in caplog.text
+    assert not (tmp_path / "loss.png.part").exists()
+    assert len(read_metrics(tmp_path / "metrics.jsonl")) == 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,8 @@ from typing import Any
 
 from vidllm.errors import ConfigError
 from vidllm.linefile import LineFile
+
+log = logging.getLogger("vidllm")
 
 Record = Mapping[str, float]
 PICTURE_SECONDS = 60.0
@@ -49,10 +52,16 @@ class Metrics:
         self._file.sync()
 
     def draw(self) -> None:
-        """Draw loss.png from all steps so far."""
+        """Draw loss.png from all steps so far. Where that can not be written a line is said, and no run ends: at its
+        end it would hide why the run did, such as a disk too full for a checkpoint.
+        """
         began = time.monotonic()
-        if self._records:
-            draw_losses(self._records, self._picture)
+        try:
+            if self._records:
+                draw_losses(self._records, self._picture)
+        except OSError as error:
+            log.warning("%s: not drawn (%s); metrics.jsonl beside it holds the figures", self._picture,
+                        error.strerror or error)  # fmt: skip
         self._drawn = time.monotonic()
         self._pause = max(PICTURE_SECONDS, (self._drawn - began) / PICTURE_SHARE)
 
@@ -105,7 +114,7 @@ MOST_POINTS = 4000
 
 
 def draw_losses(records: Sequence[Record], path: Path) -> None:
-    """Loss above, rates and gradient norm below, over optimizer steps; written whole or not at all."""
+    """Loss above, rates and gradient norm below, over optimizer steps; written whole or not at all. Raises OSError."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -115,8 +124,12 @@ def draw_losses(records: Sequence[Record], path: Path) -> None:
     _draw_loss(upper, records)
     _draw_rates(lower, records)
     partial = path.with_name(path.name + ".part")
-    figure.savefig(partial, format="png", dpi=110)
-    partial.replace(path)
+    try:
+        figure.savefig(partial, format="png", dpi=110)
+        partial.replace(path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def _draw_loss(axes: Any, records: Sequence[Record]) -> None:
