@@ -165,7 +165,7 @@ def captions(folder: Path, *rows: dict[str, Any]) -> Path:
     for row in rows:
         (folder / row["video"]).touch()
     path = folder / "captions.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     return path
 
 
@@ -173,7 +173,7 @@ def run(folder: Path, writer: str, *more: str) -> tuple[int, list[dict[str, Any]
     output = folder / "out" / "rows.jsonl"
     words = ["instruct", "--from", str(folder / "captions.jsonl"), "--endpoint", writer, "-o", str(output), *more]
     code = main(words)
-    return code, [json.loads(line) for line in output.read_text().splitlines()] if output.exists() else []
+    return code, [json.loads(line) for line in output.read_bytes().splitlines()] if output.exists() else []
 
 
 def requests(writer: str) -> int:
@@ -194,6 +194,16 @@ def test_a_caption_becomes_three_kinds_of_rows(tmp_path: Path, writer: str, caps
     code, again = run(tmp_path, writer)
     assert (code, again) == (0, rows)
     assert requests(writer) == 6, "what is there is not asked for again"
+
+
+def test_a_caption_may_hold_any_character(tmp_path: Path, writer: str) -> None:
+    """U+2028 and U+0085 end a line for some, but not in JSONL."""
+    text = "A red ball\u2028rolls,\x85and stops."
+    captions(tmp_path, {"id": "x", "video": "a.mp4", "caption": text}, {"video": "b.mp4", "caption": "Rain."})
+    code, rows = run(tmp_path, writer, "--kinds", "detail")
+    assert (code, [row["id"] for row in rows]) == (0, ["x/detail", "2/detail"])
+    assert text in rows[0]["prompt"]
+    assert not read_rows(tmp_path / "out" / "rows.jsonl").problems
 
 
 def test_a_bad_reply_is_asked_for_again_and_then_told(

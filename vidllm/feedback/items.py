@@ -186,7 +186,7 @@ def _of_folder(folder: Path, questions: Path | None) -> tuple[list[Asked], list[
 
 def _lines(path: Path) -> list[str]:
     try:
-        words = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+        words = [line.strip() for line in path.read_text(encoding="utf-8-sig").split("\n")]
     except (OSError, UnicodeDecodeError) as error:
         raise RowError(f"{path}: questions can not be read ({error}); give a text file, one question a line") from error
     asked = [line for line in words if line]

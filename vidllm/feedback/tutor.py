@@ -212,7 +212,7 @@ def _work(captions: Path, output: Path, done: set[str], options: TutorOptions, m
 def _captions(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     """(line, row) of every line that is an object with a caption."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")  # a caption may hold what else splitlines takes for ends
     except (OSError, UnicodeDecodeError) as error:
         raise RowError(f"{path}: can not be read as captions ({error}); give the output of `vidllm caption`") from error
     found = 0
