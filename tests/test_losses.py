@@ -91,8 +91,8 @@ def test_metrics_have_the_names_that_trl_prints() -> None:
 
 def test_the_shift_is_the_mean_of_all_rewards_so_far() -> None:
     shift = RewardShift()
-    shift.update(pairs([1.0, 3.0], [0.0, 0.0]), beta=0.5)
-    assert shift.update(pairs([5.0], [-1.0]), beta=0.5) == pytest.approx(0.5 * (1 + 3 + 0 + 0 + 5 - 1) / 6)
+    shift.add(0.5 * (1 + 3 + 0 + 0) / 4, 4)
+    assert shift.add(0.5 * (5 - 1) / 2, 2) == shift.mean == pytest.approx(0.5 * (1 + 3 + 0 + 0 + 5 - 1) / 6)
     assert shift.count == 6
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from tests import tiny_models
 from tests.conftest import ROOT, write_clip
+from tests.packed import pack
 from tests.test_lmm import clip_pixels, image_prompt, load, pictures, reference, video_prompt
 from vidllm.clip import PlanOptions, open_clip
 from vidllm.config import load_config
@@ -30,7 +31,7 @@ from vidllm.model.lmm import ComposableLMM
 from vidllm.model.resolve import builtin_folder
 from vidllm.prompt import Message, Prompt, build_example, build_prompt
 from vidllm.train.adapters import lora_layers
-from vidllm.train.batch import Batch, Piece, pack
+from vidllm.train.batch import Batch, Piece
 from vidllm.train.learner import Learner, LearnerOptions
 from vidllm.train.parts import Extra, Lora, Parts, part_of
 from vidllm_cli import main as command_line

@@ -38,17 +38,6 @@ def open_still(path: str | Path) -> Image:
         return Image(np.asarray(_on_white(ImageOps.exif_transpose(picture))), str(path))
 
 
-def still_size(path: str | Path) -> tuple[int, int]:
-    """(height, width) in pixels of the picture as `open_still` gives it, by its header alone. Raises the same."""
-    with _opened(path) as picture:
-        width, height = picture.size
-        return (width, height) if picture.getexif().get(ORIENTATION, 1) in SIDEWAYS else (height, width)
-
-
-ORIENTATION, SIDEWAYS = 0x0112, (5, 6, 7, 8)
-"""EXIF's tag for how a picture was held, and the values that swap its sides."""
-
-
 @contextmanager
 def _opened(path: str | Path) -> Iterator[Picture]:
     from PIL import Image as PIL  # half a tenth of a second that asks about videos do not pay

@@ -1,14 +1,11 @@
 """What one forward pass learns from: pieces of text and video, laid out as a forest, and the tokens to be predicted.
 
-    pack(examples)    | first example | second example | ...        roots: none sees another
-
 A target is an id with `trained` true. The position before it predicts it; for a piece's first id that is the last
 position of its parent, which so predicts the first token of every answer that continues it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
@@ -19,7 +16,7 @@ from torch import Tensor
 from vidllm.train.tree import Forest, Node
 
 if TYPE_CHECKING:
-    from vidllm.prompt import Example, Visual
+    from vidllm.prompt import Visual
 
 Stage = Literal["tower", "tokens"]
 """How far ready features have come: out of the frozen tower, (T, P, Dv) a visual; or tokens (n, D), laid out whole."""
@@ -116,18 +113,3 @@ class Batch:
             before = self.forest.starts[piece.parent] + len(self.pieces[piece.parent].ids) - 1
         places = enumerate(zip(piece.ids, piece.trained, strict=True))
         return [(start + i - 1 if i else before, token, number) for i, (token, trained) in places if trained]
-
-
-def pack(examples: Sequence[Example], features: Sequence[Features | None] | None = None) -> Batch:
-    """Examples one after another, each for itself; `features` are those of each where they are ready."""
-    ready = features or [None] * len(examples)
-    return Batch(pieces=tuple(piece_of(example, known) for example, known in zip(examples, ready, strict=True)))
-
-
-def piece_of(example: Example, features: Features | None = None) -> Piece:
-    """A whole conversation as a root."""
-    prompt = example.prompt
-    return Piece(
-        ids=prompt.input_ids, trained=example.trained, visuals=prompt.visuals, rope_factor=prompt.rope_factor,
-        features=features,
-    )  # fmt: skip

@@ -19,7 +19,7 @@ from vidllm.clip import PlanOptions
 from vidllm.errors import NotAVideo, RowError, VidllmError
 from vidllm.model.chat import AnyTokenizer
 from vidllm.model.spec import ModelSpec
-from vidllm.still import open_still, still_size
+from vidllm.still import open_still
 from vidllm.train.lengths import Lengths
 from vidllm.train.looks import Size, count_row
 from vidllm.train.row import AnyRow, Kind, Media, PairRow, Problem, TrainRow, said_in
@@ -67,18 +67,18 @@ class Checked(Generic[AnyRow]):
 
 def check(
     rows: Sequence[AnyRow], spec: ModelSpec, tokenizer: AnyTokenizer, plan: PlanOptions, *,
-    window: int | None = None, problems: Sequence[Problem] = (), cache: Path | None = None, decode: bool = True,
+    window: int | None = None, problems: Sequence[Problem] = (), cache: Path | None = None,
     threads: int = 2, progress: Progress = lambda done, total: None,
 ) -> Checked[AnyRow]:  # fmt: skip
-    """Look at every row: its files open (in a guarded child; with `decode` a frame in the middle and the last one are
-    decoded), and it fits the model's context as it will be loaded, and the `window` that the model looks back.
+    """Look at every row: its files open (in a guarded child, where a frame in the middle and the last one are decoded),
+    and it fits the model's context as it will be loaded, and the `window` that the model looks back.
 
     `problems` found while reading are handed on before those found here. `cache` is a file, made if it is not there.
     Nothing is raised for a bad row; OutputError when the cache can not be written.
     """
     keep_workers(threads)
     memory = Lengths(cache, spec, plan)
-    checker = _Checker(spec, tokenizer, replace(plan, guard=plan.guard or DEFAULT_LIMITS), decode)
+    checker = _Checker(spec, tokenizer, replace(plan, guard=plan.guard or DEFAULT_LIMITS))
     found: list[int | Problem] = [0] * len(rows)
     groups = _by_media(rows)
     done = 0
@@ -134,8 +134,8 @@ def _by_media(rows: Sequence[TrainRow | PairRow]) -> list[list[int]]:
 class _Checker:
     """Looks at rows, each file once; used by several threads."""
 
-    def __init__(self, spec: ModelSpec, tokenizer: AnyTokenizer, plan: PlanOptions, decode: bool) -> None:
-        self._spec, self._tokenizer, self._plan, self._decode = spec, tokenizer, plan, decode
+    def __init__(self, spec: ModelSpec, tokenizer: AnyTokenizer, plan: PlanOptions) -> None:
+        self._spec, self._tokenizer, self._plan = spec, tokenizer, plan
         self._limits = cast(Limits, plan.guard)
         self._faults: dict[Media, str] = {}
         self._sizes: dict[str, Size] = {}
@@ -175,11 +175,10 @@ class _Checker:
         if promised and info.num_packets < THERE * promised:
             there = f"{info.num_packets} of its {promised} frames are there"
             raise NotAVideo(f"{info.path}: cut off, {there}; copy it again")
-        if self._decode:
-            times = [info.duration / 2, float(info.pts_seconds[-1])]
-            seen = read_frames_guarded(info, times, self._limits, max_side=TINY, reader=self._plan.reader)
-            if seen.notes:
-                raise NotAVideo(f"{info.path}: {seen.notes[0]}; copy or convert it again")
+        times = [info.duration / 2, float(info.pts_seconds[-1])]
+        seen = read_frames_guarded(info, times, self._limits, max_side=TINY, reader=self._plan.reader)
+        if seen.notes:
+            raise NotAVideo(f"{info.path}: {seen.notes[0]}; copy or convert it again")
 
     def _info(self, path: str) -> VideoInfo:
         with self._lock:
@@ -196,6 +195,6 @@ class _Checker:
     def _size(self, path: str) -> Size:
         if path in self._sizes:
             return self._sizes[path]
-        size = open_still(path).pixels.shape[:2] if self._decode else still_size(path)
+        size = open_still(path).pixels.shape[:2]
         self._sizes[path] = size
         return size

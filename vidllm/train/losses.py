@@ -98,11 +98,6 @@ class RewardShift:
     mean: float = 0.0
     count: int = 0
 
-    def update(self, pairs: PairLogps, beta: float) -> float:
-        """Take a batch's rewards in; the mean with them."""
-        rewards = beta * torch.cat([ratio.detach().float() for ratio in pairs.logratios])
-        return self.add(float(rewards.mean()), len(rewards))
-
     def add(self, mean: float, count: int) -> float:
         """Take in `count` rewards of which only the mean is known; the mean with them."""
         self.count += count

@@ -45,11 +45,6 @@ class Pair:
         return chosen + 1, rejected + 1
 
     @property
-    def rope_factor(self) -> float:
-        """Of both conversations."""
-        return self.chosen.prompt.rope_factor
-
-    @property
     def visuals(self) -> tuple[Visual, ...]:
         """What the prompt shows."""
         return self.chosen.prompt.visuals
