@@ -316,6 +316,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--threads", type=int, help="of torch, for every contender; its own choice if not said")
     parser.add_argument("--clips", type=Path, help="folder of the world clips, kept for the next time")
+    parser.add_argument("--name", default="caption", help="results/NAME.md and .json")
     told = parser.parse_args()
     if told.threads:
         torch.set_num_threads(told.threads)
@@ -339,7 +340,7 @@ def main() -> None:
         "same captions: equal to those of the loop",
         *overlaps,
     )
-    report.write("caption", "Clips captioned per second", table, notes)
+    report.write(told.name, "Clips captioned per second", table, notes)
 
 
 if __name__ == "__main__":
