@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -79,10 +79,6 @@ class Tally:
         if asked.family == "describe":
             self.f1.append(event_f1(said, asked.answer))
         self.marks[asked.family].append(exact)
-
-    def about(self, family: str) -> list[bool]:
-        """The marks of one family."""
-        return self.marks[family]
 
     def every_question(self) -> list[bool]:
         """The marks of all families, each question once: "what, when nothing does" is a part of "what"."""
@@ -234,16 +230,14 @@ def mean(values: Sequence[float]) -> str:
 def side_by_side(videos: Mapping[str, Tally]) -> list[report.Row]:
     """A line for each family, one for all questions and one for the F1 of the events told in percent; a column for
     each model."""
-    first = next(iter(videos.values()))
-
-    def line(family: str, marks: Callable[[Tally], Sequence[float]]) -> report.Row:
-        shares = {f"{name} %": share(marks(tally)) for name, tally in videos.items()}
-        return {"family": family, "asked": len(marks(first)), **shares}
-
+    first = next(iter(videos))
+    scores: dict[str, dict[str, Sequence[float]]] = {
+        name: {**tally.marks, "all": tally.every_question(), "describe, F1 of events": tally.f1}
+        for name, tally in videos.items()
+    }
     return [
-        *(line(family, partial(Tally.about, family=family)) for family in in_order(first)),
-        line("all", Tally.every_question),
-        line("describe, F1 of events", lambda tally: tally.f1),
+        {"family": family, "asked": len(scores[first][family]), **{f"{m} %": share(scores[m][family]) for m in scores}}
+        for family in [*in_order(videos[first]), "all", "describe, F1 of events"]
     ]
 
 

@@ -90,6 +90,9 @@ def test_a_sheet_is_saved_whole(tmp_path: Path, name: str) -> None:
     with Image.open(path) as read:
         assert read.size == draw_sheet(frames, tokens=[9] * 4, title="clip.mp4").size
     assert [item.name for item in tmp_path.iterdir()] == [name]
+    other = tmp_path / "other"
+    other.touch()
+    assert path.stat().st_mode == other.stat().st_mode, "who may read it is the user's own setting"
 
 
 @pytest.mark.parametrize("name", ["sheet.txt", "sheet", "none/sheet.png"])

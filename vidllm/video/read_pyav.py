@@ -173,9 +173,8 @@ class _Canvas:
         with ThreadPoolExecutor(len(shares)) as pool:
             try:
                 list(pool.map(self.fill, shares, repeat(1)))
-            except BaseException:
-                self.given_up.set()
-                raise
+            finally:
+                self.given_up.set()  # Ctrl-C comes to this thread alone
 
     def fill(self, wanted: NDArray[np.int64], threads: int) -> None:
         """Decode and paint `wanted` through a tape and a painter of its own. Raises _Lost."""

@@ -11,13 +11,12 @@
 """
 
 import math
-import os
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from tempfile import NamedTemporaryFile
+from tempfile import TemporaryDirectory
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -63,13 +62,11 @@ def save_sheet(
         raise VideoError(f"{path}: a contact sheet is a picture; name it with one of {', '.join(SUFFIXES)}")
     sheet = draw_sheet(frames, tokens=tokens, fine=fine, title=title)
     try:
-        with NamedTemporaryFile(dir=target.parent, prefix=".sheet-", suffix=target.suffix, delete=False) as part:
-            pass
-        try:
-            sheet.save(part.name)
-            os.replace(part.name, target)
-        finally:
-            Path(part.name).unlink(missing_ok=True)
+        # a folder, because a temporary file can be read by its owner only, and stays so under its last name
+        with TemporaryDirectory(dir=target.parent, prefix=".sheet-") as folder:
+            part = Path(folder, target.name)
+            sheet.save(part)
+            part.replace(target)
     except OSError as error:
         raise VideoError(f"{path}: can not be written ({error.strerror or error}); choose another place") from error
     return target
