@@ -96,7 +96,7 @@ class Handler(BaseHTTPRequestHandler):
     def reply(self, body: dict[str, Any], prompt: str) -> None:
         shall = self.state.shall
         if shall("hang", prompt):
-            time.sleep(60)
+            time.sleep(600)
         elif shall("drip", prompt):
             self.drip()
         elif shall("close", prompt):

@@ -286,14 +286,12 @@ def test_what_failed_is_tried_again_only_when_asked(
 def test_a_wrong_word_is_one_line_before_anything_is_loaded(
     world: Path, output: Path, capsys: pytest.CaptureFixture[str], words: list[str], said: str
 ) -> None:
-    began = time.monotonic()
     assert run(world, output, *words) == 1
     out, err = capsys.readouterr()
     assert out == ""
     assert said in err
     assert err.count("\n") == 1
     assert not output.exists()
-    assert time.monotonic() - began < 60
 
 
 def test_a_folder_without_clips_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

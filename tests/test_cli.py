@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -82,19 +81,25 @@ def test_help_shows_examples_that_are_real_commands(run: Run, command: str) -> N
         assert all(line.split()[1] in {name.split()[0] for name in COMMANDS} for line in examples)
 
 
-@pytest.mark.skipif(os.name == "nt", reason="asks the system for a process's CPU time as POSIX does")
-def test_help_and_plan_answer_at_once(clips: dict[str, Path]) -> None:
-    """CPU time, best of three: what else the machine does must not fail this. Wall time is in benchmarks/."""
-
-    def cpu_seconds(*words: object) -> float:
-        process = start(*words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        assert process.returncode == 0
-        return usage.ru_utime + usage.ru_stime
-
-    assert min(cpu_seconds("--help") for _ in range(3)) < 0.25
-    assert min(cpu_seconds("plan", clips["constant"], *GRID) for _ in range(3)) < 0.75
+@pytest.mark.parametrize(
+    ("words", "slow"),
+    [
+        (["--help"], {"numpy", "av", "pydantic", "psutil", "jinja2", "tokenizers"}),
+        (["plan", "CLIP", *GRID], {"tokenizers", "jinja2"}),
+        (["plan", "CLIP", "what happens at 0:01?", *GRID], set()),
+    ],
+)
+def test_help_and_plan_load_nothing_slow(clips: dict[str, Path], words: list[str], slow: set[str]) -> None:
+    """Importing is nearly all the time they take: benchmarks/startup.py measures it."""
+    process = start(
+        *(clips["constant"] if word == "CLIP" else word for word in words),
+        env={**os.environ, "PYTHONPROFILEIMPORTTIME": "1"},
+    )
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0
+    loaded = set(re.findall(r"\| +(\w+)", err))
+    assert "typer" in loaded
+    assert not loaded & (slow | {"torch", "transformers", "PIL", "rich", "scipy", "huggingface_hub", "decord"})
 
 
 def test_no_command_shows_the_help_and_is_a_usage_error(run: Run) -> None:
@@ -268,15 +273,6 @@ def test_plan_for_people_adds_up(run: Run, clips: dict[str, Path]) -> None:
     assert video + text + answer == total
 
 
-def test_plan_loads_no_torch(clips: dict[str, Path]) -> None:
-    code = (
-        "import sys; from vidllm_cli.main import main; "
-        f"main(['plan', {str(clips['constant'])!r}, '--grid', '24x24']); "
-        "sys.exit(bool({'torch', 'transformers', 'rich'} & set(sys.modules)))"
-    )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
-
-
 # ----------------------------------------------------------------------------------------------------------- frames
 
 
@@ -396,12 +392,16 @@ def test_a_full_disk_under_stdout_is_an_error(clips: dict[str, Path]) -> None:
 
 @pytest.mark.skipif(os.name == "nt", reason="signals as POSIX has them")
 def test_ctrl_c_ends_with_130(clips: dict[str, Path], tiny: Path) -> None:
-    process = start("chat", clips["constant"], "-m", tiny, stdin=subprocess.PIPE)
-    time.sleep(1.5)
+    process = start("chat", clips["constant"], "-m", tiny, "--max-new-tokens", "4", stdin=subprocess.PIPE)
+    assert process.stdin
+    assert process.stdout
+    process.stdin.write("what happens?\n")
+    process.stdin.flush()
+    assert process.stdout.readline()
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert (out, "Traceback" in err) == ("", False)
+    assert "Traceback" not in err
 
 
 # ------------------------------------------------------------------------------------------------------ ask and chat

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -63,16 +62,14 @@ def test_plan_json_says_video_and_budget() -> None:
     json.dumps(said)
 
 
-def test_planning_needs_no_torch_and_answers_at_once(thirty_seconds: Path, llava: ModelSpec) -> None:
+def test_planning_needs_no_torch(thirty_seconds: Path, llava: ModelSpec) -> None:
     code = (
         "import sys; from pathlib import Path; from vidllm.clip import plan_video, PlanOptions;"
         "from vidllm.model.families import read_spec, load_tokenizer; spec = read_spec(Path(sys.argv[1]));"
         "plan_video(sys.argv[2], 'what happens at 0:10?', spec, load_tokenizer(spec.folder));"
         "sys.exit(bool({'torch', 'transformers', 'PIL', 'decord'} & sys.modules.keys()))"
     )
-    began = time.process_time()
     subprocess.run([sys.executable, "-c", code, str(llava.folder), str(thirty_seconds)], check=True, cwd=ROOT)
-    assert time.process_time() - began < 2
 
 
 # ---- seen

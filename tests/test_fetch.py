@@ -71,8 +71,8 @@ class Handler(BaseHTTPRequestHandler):
     def body(self, kind: str, data: bytes) -> None:
         try:
             if kind.startswith("slow"):
-                for i in range(200):
-                    self.wfile.write(data[i * 10 : i * 10 + 10])
+                while True:  # until the client leaves
+                    self.wfile.write(data[:10])
                     time.sleep(0.05)
             elif kind.startswith("silent"):
                 time.sleep(5)
@@ -244,10 +244,8 @@ def test_too_large_is_one_line_and_leaves_nothing(server: Server, tmp_path: Path
 
 
 def test_a_slow_server_ends_at_the_limit(server: Server, tmp_path: Path) -> None:
-    began = time.monotonic()
     with pytest.raises(FetchError, match=r"after 0.3 s"):
         fetch(f"{server.url}/slow.mp4", folder=tmp_path, limits=FetchLimits(total_seconds=0.3))
-    assert time.monotonic() - began < 4
     assert not list(tmp_path.iterdir())
 
 
