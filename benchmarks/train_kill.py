@@ -1,12 +1,13 @@
 """kill -9 at random instants: a run that goes on ends with the very bits of one that was never stopped.
 
-    python benchmarks/train_kill.py                       50 kills
-    python benchmarks/train_kill.py --kills 5             a first look
+    python benchmarks/train_kill.py                       50 kills of `vidllm sft`, 50 of `vidllm dpo`
+    python benchmarks/train_kill.py --stage dpo --kills 5     a first look at one
 
-Every attempt is `vidllm sft` on the built-in image model, videos and pictures mixed, frames encoded once and cached.
-A third of the kills fall while it starts, a third while it learns, a third within 30 ms of a checkpoint being begun.
-When a run ends before all kills are spent, the next one begins. Compared with an undisturbed run: every step's figures,
-the last checkpoint's weights, optimizer and random numbers, and the taught model's weights, all to the bit.
+`sft` goes on from the built-in image model, rows with and without a video mixed; `dpo` from the built-in model, its
+reference in memory and the anchor in its loss. Frames are encoded once and cached. A third of the kills fall while it
+starts, a third while it learns, a third within 30 ms of a checkpoint being begun. When a run ends before all kills are
+spent, the next one begins. Compared with an undisturbed run: every step's figures, the last checkpoint's weights,
+optimizer and random numbers, and the taught model's weights, all to the bit.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import tempfile
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -37,26 +39,50 @@ SEED = 80_000
 """Of the first world clip."""
 TIMINGS = ("seconds", "tokens_per_second", "peak_memory_gib")
 MOMENTS = ("starting", "learning", "saving")
+CONFIGS = {
+    "sft": "model: built-in-images\nbatch: 4\nparts: {projector: 1.0e-4, language_model: 1.0e-4}\n",
+    "dpo": "model: built-in\nbatch: 4\nloss: dpo\nanchor: 0.5\nparts: {language_model: 1.0e-5}\n",
+}
+"""What each stage's config says beside its rows and its length."""
 
 
-def write_rows(folder: Path, count: int) -> Path:
-    """World clips and their true questions and answers, two to a row, and every third row about nothing seen."""
+def write_rows(folder: Path, count: int, stage: str) -> Path:
+    """World clips and three true questions and answers about each, the first without its clip; for `dpo` each answer
+    is chosen over that of the next question.
+    """
     lines = []
     for path in make_clips(count, SEED, folder):
         asked = json.loads(path.with_suffix(".json").read_text())["questions"]
-        for number, question in enumerate(asked[:3]):
-            turns = [{"from": "human", "value": question["text"]}, {"from": "gpt", "value": question["answer"]}]
+        for number, (question, other) in enumerate(pairwise(asked[:4])):
             shown = {"video": path.name} if number else {}
-            lines.append(json.dumps({"id": f"{path.stem}-{number}", "conversations": turns, **shown}))
+            said = in_sft(question) if stage == "sft" else in_dpo(question, other)
+            lines.append(json.dumps({"id": f"{path.stem}-{number}", **said, **shown}))
     target = folder / "rows.jsonl"
     target.write_text("\n".join(lines) + "\n")
     return target
+
+
+def in_sft(question: dict[str, Any]) -> dict[str, Any]:
+    """A row's words as LLaVA writes them."""
+    return {
+        "conversations": [
+            {"from": "human", "value": question["text"]},
+            {"from": "gpt", "value": question["answer"]},
+        ]
+    }
+
+
+def in_dpo(question: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """A pair's words."""
+    rejected = other["answer"] if other["answer"] != question["answer"] else "I can not tell."
+    return {"prompt": question["text"], "chosen": question["answer"], "rejected": rejected}
 
 
 @dataclass
 class Bench:
     """One undisturbed run, and others that are killed."""
 
+    stage: str
     folder: Path
     rows: Path
     steps: int
@@ -72,14 +98,13 @@ class Bench:
         """The command line of a run."""
         config = self.folder / "train_kill.yaml"
         config.write_text(
-            f"data: [{{path: {self.rows}}}]\nmodel: built-in-images\nframes: 6\nstride: 4\npolicy: uniform\nbatch: 4\n"
-            f"tokens: 512\nsteps: {self.steps}\ncheckpoint_every: 3\nworkers: 1\n"
-            "parts: {projector: 1.0e-4, language_model: 1.0e-4}\n"
+            f"data: [{{path: {self.rows}}}]\nframes: 6\nstride: 4\npolicy: uniform\ntokens: 512\n"
+            f"steps: {self.steps}\ncheckpoint_every: 3\nworkers: 1\n{CONFIGS[self.stage]}"
         )
-        return ["sft", str(config), f"out={out}", f"cache_folder={out}.cache"]
+        return [self.stage, str(config), f"out={out}", f"cache_folder={out}.cache"]
 
     def start(self, out: Path) -> int:
-        """`vidllm sft` in a process of its own (a fork: what it imports is imported already); its id."""
+        """The stage in a process of its own (a fork: what it imports is imported already); its id."""
         child = os.fork()
         if child == 0:
             log = os.open(f"{out}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -168,31 +193,36 @@ def digest_of(value: Any) -> str:
 def main() -> None:
     """The table."""
     arguments = argparse.ArgumentParser()
-    arguments.add_argument("--kills", type=int, default=50)
+    arguments.add_argument("--stage", nargs="+", choices=list(CONFIGS), default=list(CONFIGS))
+    arguments.add_argument("--kills", type=int, default=50, help="of each stage")
     arguments.add_argument("--clips", type=int, default=8)
     arguments.add_argument("--steps", type=int, default=30)
     arguments.add_argument("--seed", type=int, default=0)
     said = arguments.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
+    told = [kill(stage, said) for stage in said.stage]
+    report.write("train_kill", "kill -9 while teaching, and going on", told)
+    sys.exit(sum(int(row["runs that differ in a bit"]) for row in told))
+
+
+def kill(stage: str, said: argparse.Namespace) -> dict[str, Any]:
+    """One stage's row of the table."""
     with tempfile.TemporaryDirectory(prefix="train_kill.") as name:
         folder = Path(name)
-        rows = write_rows(folder / "clips", said.clips)
-        bench = Bench(folder, rows, said.steps, random.Random(said.seed))
+        rows = write_rows(folder / "clips", said.clips, stage)
+        bench = Bench(stage, folder, rows, said.steps, random.Random(said.seed))
         began = time.monotonic()
         bench.finish(folder / "never")
         alone = time.monotonic() - began
-        wanted = marks(folder / "never")
-        different = kill_and_compare(bench, said.kills, wanted)
-        seconds = time.monotonic() - began
-    rows_told = {
-        "kills": bench.kills.total(), **{f"while {moment}": bench.kills[moment] for moment in MOMENTS},
-        "half checkpoints left": bench.damaged, "runs": bench.runs, "runs that differ in a bit": different,
-        "steps lost a kill": sum(bench.lost) / max(1, len(bench.lost)), "minutes": seconds / 60,
+        different = kill_and_compare(bench, said.kills, marks(folder / "never"))
+        minutes = (time.monotonic() - began) / 60
+    return {
+        "stage": stage, "steps": said.steps, "seconds undisturbed": alone, "kills": bench.kills.total(),
+        **{f"while {moment}": bench.kills[moment] for moment in MOMENTS}, "half checkpoints left": bench.damaged,
+        "runs": bench.runs, "runs that differ in a bit": different,
+        "steps lost a kill": sum(bench.lost) / max(1, len(bench.lost)), "minutes": minutes,
     }  # fmt: skip
-    notes = [f"an undisturbed run: {said.steps} steps, a checkpoint every 3, {alone:.0f} s"]
-    report.write("train_kill", "kill -9 while teaching, and going on", [rows_told], notes)
-    sys.exit(different)
 
 
 def kill_and_compare(bench: Bench, kills: int, wanted: dict[str, Any]) -> int:

@@ -9,6 +9,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -71,6 +72,18 @@ def write_clip(
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return path
+
+
+def write_stories(count: int, folder: Path, seed: int = 0) -> list[Path]:
+    """World clips `seed` .. `seed + count - 1` of a stream for tests: ten seconds without grain, so soon drawn."""
+    from vidllm.world.generate import make_script
+    from vidllm.world.make import write_video
+
+    paths = [folder / f"{number:06d}.mp4" for number in range(seed, seed + count)]
+    for number, path in enumerate(paths, seed):
+        script = make_script("tests/stories", number, shortest=10, longest=10)
+        write_video(replace(script, canvas=replace(script.canvas, noise=0.0)), path)
+    return paths
 
 
 def remuxed(source: Path, target: Path, *, skip: int = 0, moved: dict[int, int] | None = None) -> Path:

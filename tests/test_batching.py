@@ -15,6 +15,7 @@ import torch
 import vidllm
 import vidllm.model.resolve
 from tests import test_lmm, test_native, tiny_models
+from tests.conftest import write_stories
 from tests.test_lmm import pictures, tiny
 from vidllm.batching import Batcher, Finished
 from vidllm.engine import generate, read
@@ -431,7 +432,6 @@ def test_attention_without_a_mask_per_row_runs_alone(tiny: Tiny) -> None:
 def test_the_built_in_model_says_the_same_of_many_clips(tmp_path: Path) -> None:
     """World clips through the one road, several questions each, by the model that ships."""
     from vidllm.clip import open_clip
-    from vidllm.world.make import make_clips
 
     if not (vidllm.model.resolve.builtin_folder() / "model.safetensors").exists():
         pytest.skip("the built-in model's weights are not here")
@@ -439,7 +439,7 @@ def test_the_built_in_model_says_the_same_of_many_clips(tmp_path: Path) -> None:
     assert isinstance(model, ComposableLMM)
     assert type(model.network).__name__ == "LightLlava"
     work = []
-    for path in make_clips(4, 11, tmp_path):
+    for path in write_stories(4, tmp_path, seed=300):
         for question in ("describe the video.", "how many objects are there at 0:05?", "what happens at 0:08?"):
             clip = open_clip(path, question, model.spec, model.tokenizer)
             prompt = build_prompt([Message("user", question, (clip,))], model.spec, model.tokenizer)

@@ -18,7 +18,7 @@ from typing import Any
 
 import av
 import pytest
-from conftest import write_clip
+from conftest import write_clip, write_stories
 
 import vidllm
 from benchmarks.caption_kill import Watched, run_and_kill, same_but_for_timings
@@ -28,11 +28,9 @@ from vidllm.corpus.workers import AHEAD_BYTES
 from vidllm.errors import ConfigError
 from vidllm.model.resolve import builtin_folder
 from vidllm.options import GenerationOptions
-from vidllm.world.make import make_clips
 from vidllm_cli.main import main
 
 CLIPS = 8
-SEED = 60_000
 PROMPT = "describe the video."
 Row = dict[str, Any]
 
@@ -45,7 +43,7 @@ pytestmark = pytest.mark.skipif(
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of eight world clips, two of them in a folder below."""
     folder = tmp_path_factory.mktemp("world")
-    for path in make_clips(CLIPS, SEED, folder)[-2:]:
+    for path in write_stories(CLIPS, folder)[-2:]:
         (folder / "below").mkdir(exist_ok=True)
         path.rename(folder / "below" / path.name)
     return folder

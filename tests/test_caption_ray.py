@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import write_stories
 from vidllm.corpus.ray import Shares
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -64,10 +65,10 @@ def test_workers_are_no_more_than_asked_for() -> None:
     assert Shares.of([{"CPU": 16.0}], 3, whole_nodes=False).decoders == 3
 
 
-def test_without_ray_the_engine_says_how_to_get_it(corpus: Path) -> None:
+def test_without_ray_the_engine_says_how_to_get_it(clips: dict[str, Path]) -> None:
     code = "import sys; sys.modules['ray'] = None; from vidllm_cli.main import main; sys.exit(main(sys.argv[1:]))"
     done = subprocess.run(
-        [sys.executable, "-c", code, "caption", str(corpus), "-o", "never.jsonl", "--engine", "ray"],
+        [sys.executable, "-c", code, "caption", str(clips["constant"]), "-o", "never.jsonl", "--engine", "ray"],
         capture_output=True, text=True, timeout=PATIENT_SECONDS, cwd=ROOT,
     )  # fmt: skip
     assert done.returncode == 1
@@ -80,15 +81,11 @@ def test_without_ray_the_engine_says_how_to_get_it(corpus: Path) -> None:
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """World clips, each with its own story; among them one that is no video, and one twice."""
-    from vidllm.world.make import make_clips
-
+    """Clips with a story each; among them one that is no video, and one twice."""
     folder = tmp_path_factory.mktemp("corpus")
-    made = make_clips(CLIPS - 2, 700, folder)
+    made = write_stories(CLIPS - 2, folder, seed=200)
     (folder / "broken.mp4").write_bytes(b"no video at all")
     (folder / "twin.mp4").write_bytes(made[3].read_bytes())
-    for truth in folder.glob("*.json"):
-        truth.unlink()
     return folder
 
 

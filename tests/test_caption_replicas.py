@@ -22,6 +22,7 @@ import psutil
 import pytest
 
 import vidllm
+from tests.conftest import write_stories
 from vidllm.corpus import places as room
 from vidllm.corpus import replicas
 from vidllm.corpus.caption import CaptionOptions, caption
@@ -32,7 +33,6 @@ from vidllm.model.resolve import builtin_folder
 from vidllm.options import GenerationOptions
 from vidllm.video import wire
 from vidllm.video.guard import child_command, child_environment, close_workers, probe_guarded
-from vidllm.world.make import make_clips
 
 CLIPS = 12
 TWO = CaptionOptions(replicas=2, dtype="float32", device="cpu", retries=0, batch=2)
@@ -46,9 +46,7 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("world")
-    make_clips(CLIPS, 61_000, folder)
-    for truth in folder.glob("*.json"):
-        truth.unlink()
+    write_stories(CLIPS, folder, seed=100)
     return folder
 
 

@@ -311,14 +311,13 @@ def test_text_alone_gives_every_part_a_gradient_of_zero(tiny: Callable[[str], Pa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("wrapper", ["ddp", "fsdp"])
-def test_processes_of_which_one_sees_no_video(wrapper: str, tiny: Callable[[str], Path]) -> None:
-    """Nobody waits for ever, and the gradients are those of one process."""
+def test_processes_of_which_one_sees_no_video(tiny: Callable[[str], Path]) -> None:
+    """Nobody waits for ever, under DDP as under FSDP, and the gradients are those of one process."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python",
-               sys.executable, "-m", "tests.train_processes", str(tiny("llava")), wrapper]  # fmt: skip
+               sys.executable, "-m", "tests.train_processes", str(tiny("llava"))]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300, cwd=ROOT)
     shares = [float(line) for line in done.stdout.split()]
-    assert len(shares) == 2
+    assert len(shares) == 4
     assert max(shares) < 1e-5
 
 

@@ -263,11 +263,10 @@ def finished(process: subprocess.Popen[str]) -> str:
 
 
 def test_what_the_environment_says_to_accelerate_changes_no_number(tmp_path: Path) -> None:
-    words = ("loop.steps=3", "dropout=0.0")
     said = {"ACCELERATE_MIXED_PRECISION": "bf16", "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4",
             "ACCELERATE_DYNAMO_BACKEND": "INDUCTOR"}  # fmt: skip
-    finished(started(tmp_path / "plain", *words))
-    finished(started(tmp_path / "told", *words, environment=said))
+    run(tmp_path / "plain", Parity(), Listener(), dropout=0.0, steps=3)
+    finished(started(tmp_path / "told", "loop.steps=3", "dropout=0.0", environment=said))
     assert figures(tmp_path / "told") == figures(tmp_path / "plain")
 
 

@@ -405,17 +405,18 @@ def test_data_must_be_named(write: Write) -> None:
 @pytest.mark.slow
 def test_two_processes_lose_what_one_loses(write: Write, tmp_path: Path) -> None:
     """Micro-batches of several kinds dealt out: one process may see texts while the other sees videos."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    for name, launch in (("one", ()), ("two", ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"))):
-        config = write(f"{name}.yaml", out=str(tmp_path / name), tokens=80, device="cpu", parts={
-            "projector": 1e-3, "language_model": 1e-3, "vision_tower": 1e-4,
-        })  # fmt: skip
-        done = subprocess.run(
-            [sys.executable, *launch, "-m", "vidllm_cli.main", "sft", str(config)], cwd=ROOT, env=environment,
-            capture_output=True, text=True, timeout=300,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        assert done.stderr.count("taught in 5 steps") == 1
+    parts = {"projector": 1e-3, "language_model": 1e-3, "vision_tower": 1e-4}
+    same = {"tokens": 80, "device": "cpu", "parts": parts}
+    code, _, said = vidllm("sft", write("one.yaml", out=str(tmp_path / "one"), **same))
+    assert code == 0, said
+    launch = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+    done = subprocess.run(
+        [*launch, "-m", "vidllm_cli.main", "sft", str(write("two.yaml", out=str(tmp_path / "two"), **same))], cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for told in (said, done.stderr):
+        assert told.count("taught in 5 steps") == 1
     one, two = figures(tmp_path / "one"), figures(tmp_path / "two")
     assert len(one) == 5
     for alone, shared in zip(one, two, strict=True):

@@ -7,6 +7,7 @@ say.
 import importlib
 import json
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
@@ -75,6 +76,14 @@ def test_an_odd_size_is_made_even(tmp_path: Path) -> None:
     write_video(odd, tmp_path / "odd.mp4")
     info = probe(tmp_path / "odd.mp4")
     assert (info.width, info.height, info.num_frames) == (100, 50, 5)
+
+
+def test_two_who_draw_the_same_clip_at_once_leave_it_whole(tmp_path: Path) -> None:
+    target = tmp_path / "clip.mp4"
+    with ThreadPoolExecutor(2) as both:
+        list(both.map(lambda _: write_video(STORY, target), range(2)))
+    assert list(tmp_path.iterdir()) == [target]
+    assert probe(target).num_frames == STORY.duration * STORY.canvas.fps
 
 
 # ----------------------------------------------------------------------------------------- an independent witness

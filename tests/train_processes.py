@@ -1,11 +1,13 @@
 """Two processes share one batch, the first a video, the second text alone: their gradients against one process's.
 
-    torchrun --nproc-per-node 2 -m tests.train_processes FOLDER ddp|fsdp
+    torchrun --nproc-per-node 2 -m tests.train_processes FOLDER
 
-The first prints the largest difference as a share of the gradient's largest entry, one line for each set of parts.
+The first prints the largest difference as a share of the gradient's largest entry, a line for each wrapper and set of
+parts.
 """
 
 import sys
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +27,10 @@ SETS: tuple[dict[str, Any], ...] = (
 )
 
 
-def main(folder: Path, wrapper: str) -> None:
-    """Every set of parts, wrapped so."""
+def main(folder: Path) -> None:
+    """Every set of parts in every wrapper."""
     dist.init_process_group("gloo")
-    for options in SETS:
+    for wrapper, options in product(("ddp", "fsdp"), SETS):
         worst = difference(folder, wrapper, options)
         if dist.get_rank() == 0:
             print(worst, flush=True)
@@ -68,4 +70,4 @@ def wrapped(learner: Learner, wrapper: str) -> nn.Module:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    main(Path(sys.argv[1]), sys.argv[2])
+    main(Path(sys.argv[1]))

@@ -2,9 +2,11 @@
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
+from uuid import uuid4
 
 import av
 import numpy as np
@@ -43,17 +45,16 @@ def save_truth(script: Script, target: Path, number: int) -> None:
     for moment in sorted(pick_moments(script, 0.0, 6, rng)):
         asked += moment_questions(script, moment, rng, plain=True)
     record = asdict(script) | {"questions": [asdict(question) for question in asked]}
-    partial = target.with_name(target.name + ".part")
-    partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    partial.replace(target)
+    with _whole(target) as partial:
+        partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 def write_video(script: Script, target: Path) -> None:
     """Render a script to an mp4 (H.264, 4:2:0, which needs width and height even: an odd pixel is dropped)."""
-    partial = target.with_name(target.name + ".part")
     canvas = script.canvas
     rate = round(canvas.fps * 2)  # half frames a second: 12.5 fps is exact
-    with av.open(str(partial), "w", format="mp4", options={"movflags": "+faststart"}) as container:
+    faststart = {"movflags": "+faststart"}
+    with _whole(target) as partial, av.open(str(partial), "w", format="mp4", options=faststart) as container:
         gop = max(1, round(canvas.gop_seconds * canvas.fps))
         options = {"crf": str(canvas.crf), "preset": "veryfast", "g": str(gop)}
         stream = container.add_stream("libx264", rate=Fraction(rate, 2), options=options)
@@ -63,7 +64,17 @@ def write_video(script: Script, target: Path) -> None:
             picture.pts = number
             container.mux(stream.encode(picture))
         container.mux(stream.encode(None))
-    partial.replace(target)
+
+
+@contextmanager
+def _whole(target: Path) -> Iterator[Path]:
+    """A file of its own to write, which is `target` once it is written: two who draw the same clip do not meet."""
+    partial = target.with_name(f"{target.name}.{uuid4().hex}.part")
+    try:
+        yield partial
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _pictures(script: Script, height: int, width: int, step: Fraction) -> Iterator[NDArray[np.uint8]]:
