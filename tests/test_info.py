@@ -8,6 +8,7 @@ import av
 import numpy as np
 import pytest
 from conftest import MATRICES, VARIABLE_TIMES, write_clip
+from PIL import Image as PIL
 
 from vidllm.errors import NoFrames, NotAVideo, VideoError, VideoNotFound
 from vidllm.video.access import access_rule, is_hidden, nal_units
@@ -99,6 +100,28 @@ def test_a_matrix_that_is_no_right_angle_means_upright(matrix: tuple[int, int, i
 def test_all_eight_orientations_are_told_apart() -> None:
     turns = {orientation_of_matrix(a, b, 0, c, d) for a, b, c, d in MATRICES.values()}
     assert len(turns) == 6  # upright, 90, 180, 270, mirrored, mirrored-90; junk is upright
+
+
+@pytest.mark.parametrize(("exif", "rotation"), [(1, 0), (3, 180), (6, 90), (8, 270)])
+def test_a_cameras_jpegs_say_how_they_are_turned(tmp_path: Path, exif: int, rotation: int) -> None:
+    """Motion JPEG as cameras write it; PyAV does not know this kind of side data and fails on all of it."""
+    said = PIL.Exif()
+    said[0x0112] = exif
+    upright = np.zeros((60, 40, 3), np.uint8)
+    upright[:20, :20] = 255
+    coded = PIL.fromarray(np.rot90(upright, rotation // 90))
+    coded.save(tmp_path / "one.jpg", exif=said, quality=95)
+    with av.open(str(tmp_path / "cam.avi"), "w") as container:
+        stream = container.add_stream("mjpeg", rate=5)
+        stream.width, stream.height, stream.pix_fmt = *coded.size, "yuvj420p"
+        for number in range(3):
+            packet = av.Packet((tmp_path / "one.jpg").read_bytes())
+            packet.stream, packet.pts, packet.dts, packet.time_base = stream, number, number, Fraction(1, 5)
+            container.mux(packet)
+    info = probe(tmp_path / "cam.avi")
+    assert (info.rotation, info.width, info.height) == (rotation, 40, 60)
+    [shown] = read_frames(info, [0.2]).pixels
+    assert np.abs(shown.astype(int) - upright).mean() < 8
 
 
 @pytest.mark.parametrize(("aspect", "believed"), [(None, 1), (Fraction(0), 1), (Fraction(16, 9), Fraction(16, 9))])

@@ -38,8 +38,15 @@ class Orientation:
 
 
 def orientation_of(frame: VideoFrame) -> Orientation:
-    """What the frame's display matrix asks for; upright where there is none."""
-    matrix: Any = frame.side_data.get("DISPLAYMATRIX")  # a buffer, which PyAV's annotations do not say
+    """What the frame's display matrix asks for; upright where there is none.
+
+    Beside data whose kind PyAV does not know, such as a JPEG's EXIF, it shows no matrix: its angle is taken alone, and
+    a mirror is not seen.
+    """
+    try:
+        matrix: Any = frame.side_data.get("DISPLAYMATRIX")  # a buffer, which PyAV's annotations do not say
+    except ValueError:
+        return Orientation(rotation=round(-frame.rotation / 90) * 90 % 360)
     data = bytes(matrix) if matrix is not None else b""
     return orientation_of_matrix(*struct.unpack_from("<5i", data)) if len(data) >= 36 else Orientation()
 
