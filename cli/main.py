@@ -1,5 +1,6 @@
 """`vidllm`: the commands, and the one place where an error becomes a line on stderr and an exit code."""
 
+import errno
 import io
 import os
 import sys
@@ -65,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns 0 done, 1 the work failed, 2 the command line was wrong, 130 interrupted."""
     _never_fail_to_print()
     try:
-        code = _run(sys.argv[1:] if argv is None else argv)
+        code = _run([_named(word) for word in (sys.argv[1:] if argv is None else argv)])
         sys.stdout.flush()
         return code
     except VidllmError as error:
@@ -79,6 +80,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(error, _describe_os_error(error))
     except Exception as error:  # the process boundary: a defect is reported, never a page of traceback
         return _fail(error, f"unexpected {type(error).__name__}: {error}; VIDLLM_DEBUG=1 shows where it happened")
+
+
+def _named(word: str) -> str:
+    """`-clip.mp4` as `./-clip.mp4` where there is such a file: else it would be read as options."""
+    return f"./{word}" if word.startswith("-") and "." in word and os.path.isfile(word) else word
 
 
 def _run(argv: Sequence[str]) -> int:
@@ -115,7 +121,8 @@ def _fail(error: BaseException, message: str) -> int:
 
 def _describe_os_error(error: OSError) -> str:
     where = f"{error.filename}: " if error.filename is not None else ""
-    return f"{where}{error.strerror or error}"
+    advice = "; make room there, or write to another disk" if error.errno == errno.ENOSPC else ""
+    return f"{where}{error.strerror or error}{advice}"
 
 
 def _never_fail_to_print() -> None:
