@@ -38,6 +38,19 @@ Span = float | tuple[float, float]
         ("1:02:03", 3723.0),
         ("75:00", 4500.0),
         (".5", 0.5),
+        ("00:01:30.5", 90.5),
+        ("00:00:20,5", 20.5),
+        ("00:00:20,500", 20.5),
+        ("1m30s", 90.0),
+        ("1m 30s", 90.0),
+        ("1M30S", 90.0),
+        ("1m30", 90.0),
+        ("2m", 120.0),
+        ("1h2m3s", 3723.0),
+        ("1h2m3.5s", 3723.5),
+        ("1h30m", 5400.0),
+        ("90m", 5400.0),
+        ("90 s", 90.0),
     ],
 )
 def test_a_time_is_read(text: str | float, seconds: float) -> None:
@@ -45,7 +58,34 @@ def test_a_time_is_read(text: str | float, seconds: float) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "abc", "0:90", "1:75:00", "1:2:3:4", "-3", "1,5", "nan", "inf", "30:", "1:-2", "٣"]
+    "text",
+    [
+        "",
+        "abc",
+        "0:90",
+        "1:75:00",
+        "1:2:3:4",
+        "-3",
+        "1,5",
+        "nan",
+        "inf",
+        "30:",
+        "1:-2",
+        "٣",
+        "1m90s",
+        "1h60m",
+        "1h2m60s",
+        "30s1m",
+        "m",
+        "s",
+        "h m",
+        "1m2m",
+        "1:30s",
+        "1,5s",
+        "0:20,5,5",
+        "20 minutes ago",
+        "1h:30",
+    ],
 )
 def test_what_is_no_time_gets_one_line(text: str) -> None:
     with pytest.raises(ConfigError) as caught:

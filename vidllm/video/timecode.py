@@ -15,7 +15,12 @@ POINT_SECONDS = 0.25
 PAST_END_SECONDS = 1.0
 """How far beyond the last frame a named time may lie and still mean the end: players show 0:30 for 29.97 s."""
 
-_CLOCK = re.compile(r"(?:(?:(\d{1,3}):)?(\d{1,3}):)?(\d+(?:\.\d*)?|\.\d+)", re.ASCII)
+_WRITTEN = (
+    re.compile(r"(?:(\d{1,3}):)?(\d{1,3}):(\d+(?:[.,]\d*)?)", re.ASCII),  # 0:30, 1:02:03.5; .srt writes 00:00:20,500
+    re.compile(r"()()(\d+(?:\.\d*)?|\.\d+)\s?s?", re.ASCII),  # 90, 1.5, 90s
+    re.compile(r"(?:(\d{1,3})\s?h)?\s?(?:(\d{1,3})\s?m)?\s?(?:(\d+(?:\.\d*)?)\s?s?)?", re.ASCII),  # 1h2m3s, 1m30
+)
+"""The ways to write a time: hours, minutes and seconds of each, whichever are there."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,7 @@ class TimeMention:
 
 
 def parse_time(value: str | float, *, duration: float | None = None) -> float:
-    """Seconds of `90`, `"90"`, `"1:30"`, `"0:01:30.5"` or `"90s"`; a bare number is seconds, never frames.
+    """Seconds of `90`, `"90"`, `"90s"`, `"1:30"`, `"0:01:30.5"`, `"00:01:30,5"` or `"1m30s"`; a bare number is seconds.
 
     A negative time counts back from the clip's end and needs its `duration` in seconds. Raises `ConfigError`.
     """
@@ -115,14 +120,15 @@ def _clip(span: tuple[float, float], start: float, end: float) -> list[tuple[flo
 
 
 def _clock_seconds(text: str) -> float:
-    sign, digits = (-1, text[1:]) if text.startswith("-") else (1, text)
-    match = _CLOCK.fullmatch(digits[:-1] if digits.endswith("s") and ":" not in digits else digits)
-    if match is None:
+    sign, digits = (-1, text[1:].lower()) if text.startswith("-") else (1, text.lower())
+    match = next(filter(None, (form.fullmatch(digits) for form in _WRITTEN)), None)
+    hours, minutes, seconds = match.groups() if match else (None, None, None)
+    if not (hours or minutes or seconds) or (hours and int(minutes or 0) >= 60):
         raise _not_a_time(text)
-    hours, minutes, seconds = match.groups()
-    if (minutes and float(seconds) >= 60) or (hours and int(minutes) >= 60):
+    parts = int(hours or 0), int(minutes or 0), float((seconds or "0").replace(",", "."))
+    if (hours or minutes) and parts[2] >= 60:
         raise _not_a_time(text)
-    return sign * (int(hours or 0) * 3600 + int(minutes or 0) * 60 + float(seconds))
+    return sign * (parts[0] * 3600 + parts[1] * 60 + parts[2])
 
 
 def _not_a_time(value: object) -> ConfigError:
