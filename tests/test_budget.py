@@ -14,6 +14,7 @@ from vidllm.budget import (
     NativeGeometry,
     PlannedFrame,
     Room,
+    Savings,
     TokenPlan,
     composable_frames,
     fitted_size,
@@ -123,10 +124,32 @@ def test_the_error_is_the_sum_and_two_ways_out() -> None:
 
 def test_a_model_whose_positions_can_not_be_scaled_is_not_told_to_scale_them() -> None:
     room = Room(context=512, scalable=False, max_new_tokens=300)
-    with pytest.raises(BudgetError, match=r"over context 512; use a shorter question or --no-subtitles"):
+    with pytest.raises(BudgetError, match=r"over context 512; use a model with a context of 900 tokens$"):
         plan_tokens([], text_tokens=600, room=room, geometry=CLIP_GRID)
-    with pytest.raises(BudgetError, match=r"use --max-new-tokens 112 or a shorter question"):
+    with pytest.raises(BudgetError, match=r"use --max-new-tokens 112 or a model with a context of 700 tokens$"):
         plan_tokens([], text_tokens=400, room=room, geometry=CLIP_GRID)
+
+
+def test_text_is_to_go_only_where_that_suffices() -> None:
+    room = Room(context=512, scalable=False, max_new_tokens=300)
+    for question, subtitles, ways in (
+        (188, 188, "--no-subtitles or a shorter question"),
+        (187, 188, "--no-subtitles or a model with a context of 700 tokens"),
+        (188, 187, "a shorter question or a model with a context of 700 tokens"),
+    ):
+        savings = Savings(question=question, subtitles=subtitles)
+        with pytest.raises(BudgetError) as caught:
+            plan_tokens([], text_tokens=400, savings=savings, room=room, geometry=CLIP_GRID)
+        assert str(caught.value).endswith(f"; use --max-new-tokens 112 or {ways.split(' or ')[0]}")
+
+
+def test_fewer_frames_need_fewer_stamps() -> None:
+    """100 frames of 36 tokens and 5 of a stamp beside 40 others: 4,140 and a reply of 64, in 2,048."""
+    with pytest.raises(BudgetError, match=r"540 text .* use --frames 47 or"):
+        plan_tokens(
+            uniform(CLIP_GRID, 100, 4), text_tokens=540, savings=Savings(stamps=lambda frames: 5 * (100 - frames)),
+            room=Room(context=2048, rope_max=1), geometry=CLIP_GRID,
+        )  # fmt: skip
 
 
 def test_the_sum_tells_frames_of_different_sizes_apart() -> None:
@@ -189,7 +212,7 @@ def test_both_ways_out_really_lead_out(case: tuple[Geometry, Room, list[int], in
         else:
             attempt((geometry, replace(room, max_new_tokens=int(value)), strides, text))
     assert "; use " in message
-    assert " or " in message
+    assert " or " in message or not room.scalable
     assert "\n" not in message
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,7 +15,7 @@ import pytest
 from tests.conftest import REAL_CLIPS, read_code, write_clip
 from tests.planned import MINUTE, tiny_folders
 from vidllm.clip import Clip, PlanOptions, open_clip, open_clips, plan_video
-from vidllm.errors import ConfigError, NoFrames, VideoNotFound, VidllmError
+from vidllm.errors import BudgetError, ConfigError, NoFrames, VideoNotFound, VidllmError
 from vidllm.model.families import ModelSpec, bare_spec, load_tokenizer, read_spec
 from vidllm.video.fit import fit_pixels, inner_size
 
@@ -51,6 +52,23 @@ def test_the_published_plan_without_a_model() -> None:
     assert plan.total <= 8192
     assert 1 < plan.rope_factor <= 2
     assert plan.max_new_tokens >= 64
+
+
+@pytest.mark.parametrize("family", ["llava", "smolvlm"])
+def test_both_ways_out_of_a_full_context_lead_out(family: str, thirty_seconds: Path) -> None:
+    """Stamps are counted with the frames that are left: they alone would fill the context."""
+    spec = read_spec(tiny_folders()[family])
+    reply = spec.context - 400
+    with pytest.raises(BudgetError) as caught:
+        opened(thirty_seconds, spec, "hi", frames=240, max_new_tokens=reply, rope_max=1.0)
+    ways = dict(re.findall(r"--(frames|stride|rope-max) ([\d.]+)", str(caught.value)))
+    assert "frames" in ways
+    most = int(ways["frames"])
+    assert len(opened(thirty_seconds, spec, "hi", frames=most, max_new_tokens=reply, rope_max=1.0).plan.frames) == most
+    with pytest.raises(BudgetError):
+        opened(thirty_seconds, spec, "hi", frames=most + 4, max_new_tokens=reply, rope_max=1.0)
+    assert "shorter question" not in str(caught.value)
+    assert "subtitles" not in str(caught.value)
 
 
 def test_plan_json_says_video_and_budget() -> None:

@@ -9,9 +9,9 @@ reads a file or imports more than the standard library.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import groupby, pairwise
+from itertools import accumulate, groupby, pairwise
 from typing import Any, Literal
 
 from vidllm.errors import BudgetError
@@ -249,10 +249,26 @@ class Room:
         return min(math.ceil(total / self.context * 10_000 - 1e-6) / 10_000, self.largest_factor)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Savings:
+    """Tokens of a prompt's text that could go, for whom a budget is too small."""
+
+    question: int = 0
+    """By a shorter one."""
+    subtitles: int = 0
+    """Without them."""
+    stamps: Callable[[int], int] = lambda frames: 0
+    """When so many frames are shown and stamped with their times, in place of all that were planned."""
+
+
+NOTHING_TO_SAVE = Savings()
+
+
 def plan_tokens(
     frames: Sequence[PlannedFrame],
     *,
     text_tokens: int,
+    savings: Savings = NOTHING_TO_SAVE,
     room: Room,
     geometry: Geometry | NativeGeometry,
     policy: Policy = "uniform",
@@ -264,6 +280,8 @@ def plan_tokens(
 ) -> TokenPlan:
     """The plan that shows exactly these frames, with the smallest RoPE factor that makes room for text and reply.
 
+    `savings` is what of the `text_tokens` could go: asked about only when there is no room.
+
     Raises:
         BudgetError: they do not fit; the message is the sum, then two options of which each makes it fit.
     """
@@ -271,7 +289,7 @@ def plan_tokens(
     reply = room.reply_for(video + text_tokens)
     if reply == 0:
         line = _sum_line(frames, text_tokens, room.least_reply, room.context, room.largest_factor)
-        raise BudgetError(f"{line}; {_ways_out(frames, text_tokens, room, geometry)}")
+        raise BudgetError(f"{line}; {_ways_out(frames, text_tokens, room, geometry, savings)}")
     if reply < room.reply:
         notes = (*notes, f"the reply's room shrank from {room.reply} to {reply} tokens")
     return TokenPlan(
@@ -307,26 +325,28 @@ def _frames_line(frames: Sequence[PlannedFrame]) -> str:
 
 
 def _ways_out(
-    frames: Sequence[PlannedFrame], text: int, room: Room, geometry: Geometry | NativeGeometry
+    frames: Sequence[PlannedFrame], text: int, room: Room, geometry: Geometry | NativeGeometry, savings: Savings
 ) -> str:
+    """Two ways, each of which makes it fit; one where there is no other."""
     left = room.capacity - text - room.least_reply
-    ways = [*_fewer_frames(frames, left, geometry), *_coarser(frames, left, geometry)]
+    ways = [*_fewer_frames(frames, left, geometry, savings), *_coarser(frames, left, geometry)]
     if len(ways) < 2:
-        ways += _more_room(sum(f.tokens for f in frames) + text, room)
+        ways += _more_room(sum(f.tokens for f in frames) + text, room, savings)
     return "use " + " or ".join(ways[:2])
 
 
 def _fewer_frames(
-    frames: Sequence[PlannedFrame], left: int, geometry: Geometry | NativeGeometry
+    frames: Sequence[PlannedFrame], left: int, geometry: Geometry | NativeGeometry, savings: Savings
 ) -> list[str]:
     """`--frames K` for as many of the dearest frames as there is room for: any K of them then fit."""
-    dearest, used, number = sorted((f.tokens for f in frames if f.tokens), reverse=True), 0, 0
-    for tokens in dearest:
-        if used + tokens > left:
-            break
-        used, number = used + tokens, number + 1
+    dearest = list(accumulate(sorted((f.tokens for f in frames if f.tokens), reverse=True)))
     each = geometry.temporal_patch if isinstance(geometry, NativeGeometry) else 1
-    return [f"--frames {number * each}"] if number else []
+    low, high = 0, len(dearest) + 1  # so many fit, so many do not
+    while high - low > 1:
+        middle = (low + high) // 2
+        fits = dearest[middle - 1] <= left + savings.stamps(middle * each)
+        low, high = (middle, high) if fits else (low, middle)
+    return [f"--frames {low * each}"] if low else []
 
 
 def _coarser(frames: Sequence[PlannedFrame], left: int, geometry: Geometry | NativeGeometry) -> list[str]:
@@ -338,11 +358,16 @@ def _coarser(frames: Sequence[PlannedFrame], left: int, geometry: Geometry | Nat
     return []
 
 
-def _more_room(prompt: int, room: Room) -> list[str]:
+def _more_room(prompt: int, room: Room, savings: Savings) -> list[str]:
+    """What else makes it fit; the last always does."""
     ways = []
     if room.max_new_tokens is not None and prompt < room.capacity:
         ways.append(f"--max-new-tokens {room.capacity - prompt}")
-    factor = math.ceil((prompt + room.least_reply) / room.context * 100) / 100
     if room.scalable:
-        ways.append(f"--rope-max {factor:g}")
-    return [*ways, "a shorter question", "--no-subtitles"]
+        ways.append(f"--rope-max {math.ceil((prompt + room.least_reply) / room.context * 100) / 100:g}")
+    over = prompt + room.least_reply - room.capacity
+    if savings.subtitles >= over:
+        ways.append("--no-subtitles")
+    if savings.question >= over:
+        ways.append("a shorter question")
+    return [*ways, f"a model with a context of {prompt + room.least_reply} tokens"]
