@@ -4,6 +4,7 @@ Eight upright stripes, the leftmost the highest bit, white for one and black for
 survives compression and scaling, so "the picture at 1.2 s is frame 30" is something a person could check by eye.
 """
 
+import os
 import signal
 import struct
 import subprocess
@@ -23,6 +24,9 @@ REAL_CLIPS = ROOT.parent / "shared" / "videos"
 CODE_BITS = 8
 WIDTH, HEIGHT = 160, 96
 TICKS = 1000  # a second, in the clips made here
+
+# One thread each: processes side by side whose threads wait for one another take ten times as long.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # A shell has what it runs in the background ignore Ctrl-C, and children inherit that: those under test must not.
 signal.signal(signal.SIGINT, signal.default_int_handler)
