@@ -12,11 +12,11 @@ import typer
 from . import options
 from .output import note, write, write_json
 from .progress import Progress
-from .source import local_path
 
 if TYPE_CHECKING:
-    from vidllm.clip import ClipPlan
+    from vidllm.budget import TokenPlan
     from vidllm.model.families import ModelSpec
+    from vidllm.planned import Plan
 
 
 @dataclass(frozen=True)
@@ -63,13 +63,14 @@ def plan(
       vidllm plan clip.mp4 "what happens at 0:30?" --policy focus
       vidllm plan clip.mp4 --grid 24x24 --context 4096 --stride 2 --frames 56 --json
     """
-    from vidllm.clip import PlanOptions, plan_video
     from vidllm.model.families import load_tokenizer
+    from vidllm.planned import plan_source
+    from vidllm.planning import PlanOptions
 
     spec = _spec(model, grid, context)
     tokenizer = None if grid else load_tokenizer(spec.folder)
     with Progress() as progress:
-        planned = plan_video(local_path(video, progress), question, spec, tokenizer, PlanOptions(**look))
+        planned = plan_source(video, question, spec, tokenizer, PlanOptions(**look), progress=progress.stage)
     if as_json:
         write_json(planned.to_dict())
     else:
@@ -90,22 +91,47 @@ def _spec(model: str | None, grid: PatchGrid | None, context: int | None) -> Mod
     return bare_spec(grid.rows, grid.cols, context or 4096)
 
 
-def _lines(planned: ClipPlan) -> list[str]:
+def _lines(planned: Plan) -> list[str]:
     """The plan as a person reads it: the clip, the frames by cost, the sum."""
-    from vidllm.video.timecode import format_time
-
-    info, plan = planned.info, planned.plan
+    plan = planned.plan
     costs = Counter((frame.stride, frame.tokens) for frame in plan.frames)
     sizes = ", ".join(f"{n} x {tokens} (stride {stride})" for (stride, tokens), n in sorted(costs.items()))
     stretched = f" = {plan.context} x RoPE {plan.rope_factor:g}" if plan.rope_factor > 1 else ""
     room = int(plan.context * plan.rope_factor)
     return [
-        f"{info.path}: {format_time(info.duration, decimals=1)}, {info.width}x{info.height}, {info.fps:.4g} fps, "
-        f"{info.num_frames} frames",
-        f"policy  {plan.policy}, reader {plan.reader}",
-        f"frames  {len(plan.frames)} at " + " ".join(format_time(t, decimals=1) for t in plan.times),
+        _about(planned),
+        f"policy  {plan.policy}, reader {plan.reader or 'pillow'}",
+        f"look    {_look(plan)}",
+        f"frames  {len(plan.frames)}{_times(planned)}",
         f"video   {plan.video_tokens:>6} tokens: {sizes}",
         f"text    {plan.text_tokens:>6}",
         f"answer  {plan.max_new_tokens:>6}",
         f"total   {plan.total:>6} of {room}{stretched}",
     ]
+
+
+def _about(planned: Plan) -> str:
+    from vidllm.video.timecode import format_time
+
+    video = planned.video
+    if planned.info is None:
+        return f"{video.path}: a picture, {video.width}x{video.height}"
+    return (
+        f"{video.path}: {format_time(video.duration, decimals=1)}, {video.width}x{video.height}, {video.fps:.4g} fps, "
+        f"{video.frames} frames"
+    )
+
+
+def _look(plan: TokenPlan) -> str:
+    """How a frame becomes the model's: its size, how it meets the tile, whether it is the very frame of its time."""
+    size = f"{plan.frame_size[1]}x{plan.frame_size[0]} px" if plan.frame_size else ""
+    fit = f"fit {plan.fit}" if plan.fit else ""
+    snap = f"key frames within {plan.tolerance:.3g} s stand in" if plan.tolerance else ""
+    return ", ".join(filter(None, (size, fit, snap))) or "as it is"
+
+
+def _times(planned: Plan) -> str:
+    from vidllm.video.timecode import format_time
+
+    times = [format_time(frame.time, decimals=1) for frame in planned.frames if frame.time is not None]
+    return " ".join(["", "at", *times]) if times else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -83,12 +84,34 @@ def answer(**changes: object) -> Answer:
 
 def test_the_json_has_the_contracts_fields_and_no_others() -> None:
     told = json.loads(json.dumps(answer().to_dict(), ensure_ascii=False))
-    assert list(told) == ["answer", "finish_reason", "model", "reader", "video", "frames", "cited", "usage", "timing"]
+    assert list(told) == [
+        "answer", "finish_reason", "model", "reader", "video", "frames", "cited", "usage", "timing", "notes",
+    ]  # fmt: skip
     assert list(told["video"]) == ["path", "duration", "width", "height", "fps", "frames"]
     assert told["frames"] == [{"time": 0.0, "tokens": 36}, {"time": 14.014, "tokens": 9}]
     assert told["cited"] == [{"text": "0:14", "time": 14.0, "seen": True, "nearest": 14.014}]
     assert list(told["usage"]) == ["video_tokens", "text_tokens", "answer_tokens", "context", "rope_factor"]
     assert list(told["timing"]) == ["probe", "decode", "encode", "prefill", "generate"]
+
+
+def as_json(value: object) -> object:
+    """An attribute's value as JSON holds it: floats to the millisecond."""
+    if dataclasses.is_dataclass(value):
+        return {field.name: as_json(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, tuple):
+        return [as_json(part) for part in value]
+    return round(value, 3) if isinstance(value, float) else value
+
+
+def test_every_key_of_the_json_is_an_attribute() -> None:
+    [video] = answer().videos
+    several = answer(videos=(video, video), frames=(SeenFrame(time=1.0, tokens=9, video=1),), notes=("salvaged",))
+    for given in (answer(), several):
+        for key, value in given.to_dict().items():
+            attribute = as_json(getattr(given, key))
+            if key == "frames" and given is not several:
+                assert {frame.pop("video") for frame in attribute} == {0}  # type: ignore[attr-defined]
+            assert attribute == value, key
 
 
 def test_about_several_videos_every_frame_names_its_own() -> None:

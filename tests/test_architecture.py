@@ -16,7 +16,7 @@ FLOORS = (
     ("config", "caches", "interrupts", "linefile", "video", "world"),
     ("budget", "policies"),
     ("clip", "planning", "model", "shots"),
-    ("prompt", "still", "options"),
+    ("prompt", "still", "sources", "options", "planned"),
     ("engine", "batching"),
     ("ask", "answer", "train", "doctor", "builtin"),
     ("corpus", "feedback"),

@@ -88,7 +88,9 @@ def chat(model: VideoModel, clip: Path) -> ChatSession:
 def test_an_answer_tells_what_it_rests_on(model: VideoModel, clip: Path) -> None:
     answer = model.ask(clip, "what happens?", frames=6, max_new_tokens=8)
     told = json.loads(json.dumps(answer.to_dict(), ensure_ascii=False))
-    assert list(told) == ["answer", "finish_reason", "model", "reader", "video", "frames", "cited", "usage", "timing"]
+    assert list(told) == [
+        "answer", "finish_reason", "model", "reader", "video", "frames", "cited", "usage", "timing", "notes",
+    ]  # fmt: skip
     assert told["video"] == {
         "path": str(clip), "duration": 20.0, "width": 96, "height": 64, "fps": 10.0, "frames": 200
     }  # fmt: skip
@@ -189,8 +191,9 @@ def test_a_url_is_fetched_once_and_named_as_given(
         url = f"http://127.0.0.1:{server.server_port}/{quote(clip.name)}"
         chat = model.chat(url, progress=lambda stage, detail="": said.append((stage, detail)), frames=4)
         answer = chat.ask("what happens?", max_new_tokens=4)
+        planned = vidllm.plan(url, model=model.spec.folder)
         server.shutdown()
-    assert answer.to_dict()["video"]["path"] == url
+    assert answer.to_dict()["video"]["path"] == url == planned.to_dict()["video"]["path"]
     assert answer.text == model.ask(clip, "what happens?", frames=4, max_new_tokens=4).text
     assert any(stage == "fetch" and detail.endswith("MB") for stage, detail in said)
     chat.ask("and then?", max_new_tokens=4)  # the server is gone, the clip is here
@@ -227,6 +230,18 @@ def test_a_picture_is_asked_like_a_video(model: VideoModel, picture: Path) -> No
         "path": str(picture), "duration": 0.0, "width": 40, "height": 30, "fps": 0.0, "frames": 1
     }  # fmt: skip
     assert told["frames"] == [{"time": None, "tokens": answer.usage.video_tokens}]
+
+
+@pytest.mark.parametrize("family", ["llava", "llava_next", "llava_onevision", "qwen2_5_vl"])
+def test_the_plan_of_a_picture_is_what_is_asked(
+    family: str, folder_of: Callable[[str], Path], picture: Path
+) -> None:
+    planned = vidllm.plan(picture, "what colour is it?", model=folder_of(family), max_new_tokens=2)
+    asked = opened(folder_of(family)).ask(picture, "what colour is it?", max_new_tokens=2)
+    assert asked.video == planned.video
+    assert (asked.usage.video_tokens, asked.usage.text_tokens) == (planned.video_tokens, planned.text_tokens)
+    assert (asked.usage.context, asked.usage.rope_factor) == (planned.context, planned.rope_factor)
+    assert [(frame.time, frame.tokens) for frame in asked.frames] == [(f.time, f.tokens) for f in planned.frames]
 
 
 def test_several_are_kept_in_order_and_share_the_context(model: VideoModel, clip: Path, picture: Path) -> None:

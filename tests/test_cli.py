@@ -419,7 +419,7 @@ def test_ask_puts_the_answer_and_nothing_else_on_stdout(run: Run, clips: dict[st
     assert answer["answer"] + "\n" == out
     assert answer["finish_reason"] == "length"
     assert answer.keys() == {
-        "answer", "finish_reason", "model", "reader", "video", "frames", "cited", "usage", "timing",
+        "answer", "finish_reason", "model", "reader", "video", "frames", "cited", "usage", "timing", "notes",
     }  # fmt: skip
     assert answer["usage"]["answer_tokens"] == 6
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 import sys
@@ -69,15 +68,6 @@ def test_both_ways_out_of_a_full_context_lead_out(family: str, thirty_seconds: P
         opened(thirty_seconds, spec, "hi", frames=most + 4, max_new_tokens=reply, rope_max=1.0)
     assert "shorter question" not in str(caught.value)
     assert "subtitles" not in str(caught.value)
-
-
-def test_plan_json_says_video_and_budget() -> None:
-    said = plan_video(MINUTE, "", bare_spec(24, 24, 4096), None, PlanOptions(stride=2, frames=2)).to_dict()
-    assert said["video"] == {
-        "path": "clip.mp4", "duration": 60.0, "width": 640, "height": 360, "fps": 4.0, "frames": 240
-    }  # fmt: skip
-    assert list(said)[:2] == ["video", "frames"]
-    json.dumps(said)
 
 
 def test_planning_needs_no_torch(thirty_seconds: Path, llava: ModelSpec) -> None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from vidllm.corpus.caption import CaptionOptions, CaptionReport, caption
     from vidllm.errors import BudgetError, ConfigError, ModelError, VideoError, VidllmError
     from vidllm.options import GenerationOptions
+    from vidllm.planned import Plan
     from vidllm.prompt import Image
     from vidllm.video.decode import FrameSet, read_frames
     from vidllm.video.guard import Limits
@@ -31,6 +32,7 @@ _HOMES = {
     "vidllm.corpus.caption": ("CaptionOptions", "CaptionReport", "caption"),
     "vidllm.errors": ("BudgetError", "ConfigError", "ModelError", "VideoError", "VidllmError"),
     "vidllm.options": ("GenerationOptions",),
+    "vidllm.planned": ("Plan",),
     "vidllm.prompt": ("Image",),
     "vidllm.video.decode": ("FrameSet", "read_frames"),
     "vidllm.video.guard": ("Limits",),
@@ -52,6 +54,7 @@ __all__ = [
     "Image",
     "Limits",
     "ModelError",
+    "Plan",
     "PlanOptions",
     "VideoError",
     "VideoInfo",

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from vidllm.clip import Clip
+from vidllm.planned import SeenVideo as SeenVideo
 from vidllm.video.timecode import PAST_END_SECONDS, TimeMention, find_times
 
 if TYPE_CHECKING:
@@ -17,21 +18,6 @@ if TYPE_CHECKING:
 
 HOLE = 2.0
 """Frames further apart than this many average distances leave a hole: its middle was not looked at."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SeenVideo:
-    """The clip (or still image: no duration, no rate, one frame) an answer is about."""
-
-    path: str
-    duration: float
-    """Seconds."""
-    width: int
-    height: int
-    """Pixels as shown: after rotation, with square pixels."""
-    fps: float
-    frames: int
-    """Frames in the file, not frames seen."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +65,7 @@ class Timing:
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """A finished answer; `to_dict` is the Answer JSON."""
+    """A finished answer; `to_dict` is the Answer JSON, and its keys are here too."""
 
     text: str
     finish_reason: FinishReason
@@ -96,8 +82,21 @@ class Answer:
     clips: tuple[Clip, ...] = field(default=(), repr=False, compare=False)
     """What was seen, pixels included."""
 
+    @property
+    def answer(self) -> str:
+        """The text, by the JSON's name."""
+        return self.text
+
+    @property
+    def video(self) -> SeenVideo | tuple[SeenVideo, ...]:
+        """The video asked about, or all of them when there are several."""
+        return self.videos[0] if len(self.videos) == 1 else self.videos
+
     def to_dict(self) -> dict[str, Any]:
-        """Answer JSON. About several videos, `video` is a list and every frame says which one it is from."""
+        """Answer JSON, seconds to the millisecond.
+
+        About several videos, `video` is a list and every frame says which one it is from.
+        """
         several = len(self.videos) > 1
         videos = [_rounded(dataclasses.asdict(video)) for video in self.videos]
         frames = [_rounded(dataclasses.asdict(frame)) for frame in self.frames]
@@ -109,6 +108,7 @@ class Answer:
             "video": videos if several else videos[0], "frames": frames,
             "cited": [_rounded(dataclasses.asdict(cited)) for cited in self.cited],
             "usage": dataclasses.asdict(self.usage), "timing": _rounded(dataclasses.asdict(self.timing)),
+            "notes": list(self.notes),
         }  # fmt: skip
 
 
@@ -119,6 +119,7 @@ def report(
     past: Past,
     generated: Generated,
     timing: Timing,
+    notes: tuple[str, ...] = (),
 ) -> Answer:
     """The Answer to what `past` read and `generated` wrote; `sources` name the `media` as the user did."""
     prompt = past.prompt
@@ -129,7 +130,10 @@ def report(
         finish_reason=generated.finish_reason,
         model=model,
         reader="+".join(dict.fromkeys(clip.frames.reader for clip in clips)),
-        videos=tuple(_seen_video(source, medium) for source, medium in zip(sources, media, strict=True)),
+        videos=tuple(
+            SeenVideo.of(source, medium.info if isinstance(medium, Clip) else medium)
+            for source, medium in zip(sources, media, strict=True)
+        ),
         frames=tuple(_seen_frames(media, prompt)),
         cited=cite(generated.text, seen, [clip.info.duration for clip in clips]),
         usage=Usage(
@@ -137,18 +141,9 @@ def report(
             context=prompt.spec.context, rope_factor=prompt.rope_factor,
         ),
         timing=timing,
-        notes=tuple(note for clip in clips for note in clip.plan.notes),
+        notes=notes,
         clips=clips,
     )  # fmt: skip
-
-
-def _seen_video(source: str, medium: Clip | Image) -> SeenVideo:
-    if isinstance(medium, Clip):
-        info = medium.info
-        return SeenVideo(path=source, duration=info.duration, width=info.width, height=info.height, fps=info.fps,
-                         frames=info.num_frames)  # fmt: skip
-    height, width = medium.pixels.shape[:2]
-    return SeenVideo(path=source, duration=0.0, width=width, height=height, fps=0.0, frames=1)
 
 
 def _seen_frames(media: Sequence[Clip | Image], prompt: Prompt) -> Iterator[SeenFrame]:

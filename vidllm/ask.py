@@ -15,37 +15,29 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol, Unpack
+from typing import TYPE_CHECKING, Literal, Unpack
 
 from vidllm.answer import Answer, Timing, report
 from vidllm.budget import LEAST_REPLY_TOKENS
-from vidllm.clip import Clip, ClipPlan, PlanOptions, open_clips, plan_video
+from vidllm.clip import Clip, PlanOptions, open_clips
 from vidllm.errors import BudgetError, ConfigError
 from vidllm.model.families import ModelSpec, load_tokenizer, read_spec, resolve_model
 from vidllm.model.resolve import BUILTIN, builtin_folder, model_name
 from vidllm.options import AskOptions, split_options
+from vidllm.planned import Plan, plan_source, still_notes, tokens_of_stills
+from vidllm.planning import range_of
 from vidllm.prompt import Image, Message, Prompt, Role, build_prompt
-from vidllm.still import is_still, open_still
-from vidllm.video.fetch import fetch, is_url
-from vidllm.video.timecode import find_focus
+from vidllm.sources import Progress as Progress
+from vidllm.sources import Source as Source
+from vidllm.sources import Stage as Stage
+from vidllm.sources import name_of, open_source, sources_of, tell
+from vidllm.video.timecode import find_focus, outside_notes
 
 if TYPE_CHECKING:
     from vidllm.engine import Generated, Past
     from vidllm.model.checkpoint import Quantize
     from vidllm.model.features import FeatureCache
     from vidllm.model.lmm import VideoLMM
-
-Source = str | Path | Image
-"""A video file, a picture file, an http(s) URL of one, or a picture already in memory."""
-Stage = Literal["load", "fetch", "look", "encode", "answer"]
-"""look: probe, plan and decode. encode: the vision tower and reading the prompt."""
-
-
-class Progress(Protocol):
-    """Called when a stage begins, and again with more to say ("3.1 of 20.0 MB") while it goes on."""
-
-    def __call__(self, stage: Stage, detail: str = "", /) -> None: ...
-
 
 ROLES: tuple[Role, Role] = ("user", "assistant")
 TURN_TOKENS = 8
@@ -69,7 +61,7 @@ def load(
     `cache` keeps encoded frames between asks: "auto" in memory and in vidllm's cache folder, None not at all.
     Device, dtype, device_map and quantize as in `load_model`. Raises ModelError or ConfigError, one line.
     """
-    _tell(progress, "load")
+    tell(progress, "load")
     folder = resolve_model(None if model is None else str(model))
     from vidllm.model.checkpoint import load_model
     from vidllm.model.features import FeatureCache
@@ -79,12 +71,13 @@ def load(
 
 
 def plan(
-    video: str | Path, question: str = "", *, model: str | Path | None = None, **options: Unpack[AskOptions]
-) -> ClipPlan:
+    video: Source, question: str = "", *, model: str | Path | None = None, **options: Unpack[AskOptions]
+) -> Plan:
     """What `ask` would show the model and what it would cost, without loading weights or decoding a frame."""
-    spec = read_spec(resolve_model(None if model is None else str(model)))
     look, _ = split_options(options)
-    return plan_video(_local(video), question, spec, load_tokenizer(spec.folder), look)
+    [source] = sources_of((video,))
+    spec = read_spec(resolve_model(None if model is None else str(model)))
+    return plan_source(source, question, spec, load_tokenizer(spec.folder), look)
 
 
 class VideoModel:
@@ -117,14 +110,14 @@ class VideoModel:
         **options: Unpack[AskOptions],
     ) -> AnswerStream:  # fmt: skip
         """As `ask`, but text comes as it is written: the video is read now, the answer while you iterate."""
-        return ChatSession(self, _sources(video), options, progress, single=True).stream(question)
+        return ChatSession(self, sources_of(video), options, progress, single=True).stream(question)
 
     def chat(
         self, video: Source | Sequence[Source], *, progress: Progress | None = None, **options: Unpack[AskOptions]
     ) -> ChatSession:
         """Several questions about the same video, each knowing the earlier ones. Nothing is opened before the first."""
         split_options(options)  # what was misspelt is told now, not with the first question
-        return ChatSession(self, _sources(video), options, progress)
+        return ChatSession(self, sources_of(video), options, progress)
 
 
 class AnswerStream(Iterator[str]):
@@ -159,6 +152,8 @@ class _Look:
 
     media: tuple[Clip | Image, ...]
     options: PlanOptions
+    question: str
+    """The one it was planned for."""
 
     @property
     def clips(self) -> tuple[Clip, ...]:
@@ -168,6 +163,19 @@ class _Look:
         """Whether these options ask for the same frames: how long the answer may be does not matter."""
         mine = self.options
         return mine == replace(options, max_new_tokens=mine.max_new_tokens, rope_max=mine.rope_max)
+
+    def notes(self, question: str) -> tuple[str, ...]:
+        """What is to be said of it: of the times that are named in vain, those that `question` names."""
+        if not self.clips:
+            return still_notes(self.options)
+        said: list[str] = []
+        for clip in self.clips:
+            start, end = range_of(clip.info, self.options)
+            end = min(end, clip.info.duration)
+            before = outside_notes(self.question, end, start)
+            said += (note for note in clip.plan.notes if note not in before)
+            said += outside_notes(question, end, start)
+        return tuple(dict.fromkeys(said))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,7 +205,7 @@ class ChatSession:
     ) -> None:  # fmt: skip
         self._model = model
         self._single = single  # one question is all that will be asked
-        self._names = tuple(source.source if isinstance(source, Image) else str(source) for source in sources)
+        self._names = tuple(name_of(source) for source in sources)
         self._sources = tuple(sources)
         self._options = options
         self._progress = progress
@@ -232,7 +240,7 @@ class ChatSession:
         look_options, generation = split_options({**self._options, **options})
         look = self._find_look(question, look_options)
         turn = self._read(question, look, self._write_prompt(question, look, look_options))
-        _tell(self._progress, "answer")
+        tell(self._progress, "answer")
         told = replace(generation, max_new_tokens=turn.past.prompt.max_new_tokens)
         running = generate(self._model.lmm, turn.past.state, told)
         self._running = iter(running)
@@ -243,14 +251,15 @@ class ChatSession:
         if self._look is not None and self._look.shows(options) and not self._names_other_times(question):
             return self._look
         media = self._open_sources()
-        _tell(self._progress, "look")
+        tell(self._progress, "look")
         model = self._model.lmm
-        taken = options.reserve + self._tokens_of_turns() + self._tokens_of_stills(media, options.rope_max)
+        stills = [medium for medium in media if isinstance(medium, Image)]
+        taken = options.reserve + self._tokens_of_turns() + tokens_of_stills(stills, model.spec)
         known = {clip.info.path: clip.info for clip in self._look.clips} if self._look else {}
         videos = [known.get(str(medium), medium) for medium in media if isinstance(medium, Path)]
         clips = iter(open_clips(videos, question, model.spec, model.tokenizer, replace(options, reserve=taken)))
         shown = tuple(medium if isinstance(medium, Image) else next(clips) for medium in media)
-        return _Look(media=shown, options=options)
+        return _Look(media=shown, options=options, question=question)
 
     def _names_other_times(self, question: str) -> bool:
         """Whether the question names a time, and not just the times the present frames were chosen for."""
@@ -268,20 +277,13 @@ class ChatSession:
     def _open_sources(self) -> tuple[Path | Image, ...]:
         """Local paths of videos, opened pictures; fetched and opened once."""
         if self._opened is None:
-            self._opened = tuple(_open_source(source, self._progress) for source in self._sources)
+            self._opened = tuple(open_source(source, self._progress) for source in self._sources)
         return self._opened
 
     def _tokens_of_turns(self) -> int:
         """About what earlier turns take; the exact count is checked when the prompt is built."""
         encode = self._model.lmm.tokenizer.encode
         return sum(len(encode(text)) + TURN_TOKENS for turn in self._shown_turns for text in turn)
-
-    def _tokens_of_stills(self, media: Sequence[Path | Image], rope_max: float) -> int:
-        stills = tuple(medium for medium in media if isinstance(medium, Image))
-        if not stills:
-            return 0
-        model = self._model.lmm
-        return build_prompt([Message("user", "", stills)], model.spec, model.tokenizer, rope_max=rope_max).video_tokens
 
     @property
     def _shown_turns(self) -> tuple[tuple[str, str], ...]:
@@ -321,7 +323,7 @@ class ChatSession:
     def _read(self, question: str, look: _Look, prompt: Prompt) -> _Turn:
         from vidllm.engine import read, shared_prefix
 
-        _tell(self._progress, "encode")
+        tell(self._progress, "encode")
         past, self._past = self._past, None
         if past is not None and not shared_prefix(past, prompt):
             past = None  # its memory is free before the new prompt takes its own
@@ -337,7 +339,7 @@ class ChatSession:
         self._turns += ((turn.question, generated.text),)
         return report(
             model=self._model.name, sources=self._names, media=turn.look.media, past=turn.past, generated=generated,
-            timing=_timing(turn, generated.seconds),
+            timing=_timing(turn, generated.seconds), notes=turn.look.notes(turn.question),
         )  # fmt: skip
 
 
@@ -352,35 +354,3 @@ def _timing(turn: _Turn, generate_seconds: float) -> Timing:
         prefill=turn.read_seconds if reused else state.prefill_seconds,
         generate=generate_seconds,
     )
-
-
-def _sources(video: Source | Sequence[Source]) -> list[Source]:
-    sources = [video] if isinstance(video, str | Path | Image) else list(video)
-    if not sources:
-        raise ConfigError("no video to ask about; give a path, a URL or a list of them")
-    return sources
-
-
-def _open_source(source: Source, progress: Progress | None) -> Path | Image:
-    """A video's local path, or a picture opened; URLs are fetched."""
-    if isinstance(source, Image):
-        return source
-    path = _local(source, progress)
-    return open_still(path) if is_still(path) else path
-
-
-def _local(video: str | Path, progress: Progress | None = None) -> Path:
-    """The file that holds the video; a URL's is in the cache."""
-    if not is_url(str(video)):
-        return Path(video)
-    _tell(progress, "fetch")
-    return fetch(str(video), lambda done, total: _tell(progress, "fetch", _megabytes(done, total)))
-
-
-def _megabytes(done: int, total: int | None) -> str:
-    return f"{done / 1e6:.1f} MB" if total is None else f"{done / 1e6:.1f} of {total / 1e6:.1f} MB"
-
-
-def _tell(progress: Progress | None, stage: Stage, detail: str = "") -> None:
-    if progress is not None:
-        progress(stage, detail)

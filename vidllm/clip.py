@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from vidllm.budget import TokenPlan
 from vidllm.model.chat import AnyTokenizer
@@ -38,15 +38,6 @@ class ClipPlan:
     focus: Focus | None
     subtitles: tuple[str, ...] = ()
     probe_seconds: float = 0.0
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plan JSON."""
-        info = self.info
-        video = {
-            "path": info.path, "duration": info.duration, "width": info.width, "height": info.height,
-            "fps": info.fps, "frames": info.num_frames,
-        }  # fmt: skip
-        return {"video": video, **self.plan.to_dict()}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -142,7 +142,7 @@ def build_prompt(
     room = _room_of(messages, spec, max_new_tokens, rope_max)
     room_left = room.reply_for(len(filled.ids))
     if not room_left:
-        raise BudgetError(_over(layout, len(filled.ids), room, room.least_reply))
+        raise BudgetError(_over(messages, layout, len(filled.ids), room, room.least_reply))
     return _prompt(messages, layout, filled, spec, room, room_left)
 
 
@@ -167,7 +167,7 @@ def build_example(
     filled = _fill(messages, layout, spec)
     room = _room_of(messages, spec, None, rope_max)
     if len(filled.ids) > room.capacity:
-        raise BudgetError(_over(layout, len(filled.ids), room, 0))
+        raise BudgetError(_over(messages, layout, len(filled.ids), room, 0))
     said = {i for run in spoken for i in run}
     trained = _repeated([i in said for i in range(len(layout.ids))], layout.slots, filled.runs)
     return Example(prompt=_prompt(messages, layout, filled, spec, room, 0), trained=trained)
@@ -335,9 +335,16 @@ def _placed(drafts: Sequence[_Draft], starts: Sequence[int]) -> Iterator[Visual]
         run += len(draft.runs)
 
 
-def _over(layout: Layout, length: int, room: Room, reply: int) -> str:
-    visual = length - layout.text_tokens
+def _over(messages: Sequence[Message], layout: Layout, length: int, room: Room, reply: int) -> str:
+    moving = any(isinstance(medium, Clip) for message in messages for medium in message.media)
+    return over_line(length - layout.text_tokens, layout.text_tokens, reply, room, moving=moving)
+
+
+def over_line(visual: int, text: int, reply: int, room: Room, *, moving: bool) -> str:
+    """The sum of a prompt that does not fit, and what helps where a clip is shown (`moving`) or pictures only."""
+    total = visual + text + reply
     return (
-        f"{visual} visual + {layout.text_tokens} text + {reply} reply = {length + reply} tokens, over context "
-        f"{room.context} x RoPE {room.largest_factor:g} = {room.capacity}; use fewer --frames or a shorter conversation"
+        f"{visual} visual + {text} text + {reply} reply = {total} tokens, over context "
+        f"{room.context} x RoPE {room.largest_factor:g} = {room.capacity}; "
+        f"use {'fewer --frames or ' if moving else ''}a shorter conversation"
     )

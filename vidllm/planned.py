@@ -1,0 +1,204 @@
+"""What `plan` gives back of a video or a picture: what `ask` would show and what it costs, no frame decoded.
+
+Videos go the road of `clip.plan_video`, pictures are counted as the images they are asked as.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from vidllm.budget import Fit, PlannedFrame, Policy, TokenPlan
+from vidllm.clip import plan_video
+from vidllm.errors import BudgetError
+from vidllm.model.chat import AnyTokenizer, Shown, count_text_tokens
+from vidllm.planning import PlanOptions, room_of
+from vidllm.prompt import Image, over_line, still_tokens
+from vidllm.sources import Progress, Source, name_of, open_source
+from vidllm.video.info import VideoInfo
+from vidllm.video.timecode import Focus
+
+if TYPE_CHECKING:
+    from vidllm.model.spec import ModelSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeenVideo:
+    """The clip (or still image: no duration, no rate, one frame) an answer or a plan is about."""
+
+    path: str
+    """As the user named it: a file, a URL."""
+    duration: float
+    """Seconds."""
+    width: int
+    height: int
+    """Pixels as shown: after rotation, with square pixels."""
+    fps: float
+    frames: int
+    """Frames in the file, not frames seen."""
+
+    @classmethod
+    def of(cls, name: str, medium: VideoInfo | Image) -> SeenVideo:
+        """What `medium` is, under the name the user gave it."""
+        if isinstance(medium, VideoInfo):
+            return cls(path=name, duration=medium.duration, width=medium.width, height=medium.height, fps=medium.fps,
+                       frames=medium.num_frames)  # fmt: skip
+        height, width = medium.pixels.shape[:2]
+        return cls(path=name, duration=0.0, width=width, height=height, fps=0.0, frames=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FramePlan:
+    """One frame the model would see: its time in seconds (None for a picture), pooling stride, tokens it costs."""
+
+    time: float | None
+    stride: int
+    tokens: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A look at a video or a picture, planned and not yet taken; `to_dict` is the Plan JSON, its keys are here too."""
+
+    video: SeenVideo
+    plan: TokenPlan
+    """The sum itself; what it means is said there."""
+    info: VideoInfo | None = None
+    """The clip's packet index; None for a picture."""
+    focus: Focus | None = None
+    """The times the question names."""
+    subtitles: tuple[str, ...] = ()
+    """The lines shown, ready to print."""
+
+    @property
+    def frames(self) -> tuple[FramePlan, ...]:
+        """Every frame, in order."""
+        return tuple(
+            FramePlan(time=frame.time if self.info else None, stride=frame.stride, tokens=frame.tokens)
+            for frame in self.plan.frames
+        )
+
+    @property
+    def video_tokens(self) -> int:
+        """Visual tokens."""
+        return self.plan.video_tokens
+
+    @property
+    def text_tokens(self) -> int:
+        """Tokens of everything that is no visual token."""
+        return self.plan.text_tokens
+
+    @property
+    def max_new_tokens(self) -> int:
+        """Room kept for the reply."""
+        return self.plan.max_new_tokens
+
+    @property
+    def total(self) -> int:
+        """Tokens of prompt and reply together."""
+        return self.plan.total
+
+    @property
+    def context(self) -> int:
+        """The model's own."""
+        return self.plan.context
+
+    @property
+    def rope_factor(self) -> float:
+        """How far positions are stretched."""
+        return self.plan.rope_factor
+
+    @property
+    def policy(self) -> Policy:
+        """Who chose the frames."""
+        return self.plan.policy
+
+    @property
+    def fit(self) -> Fit | None:
+        """How a frame meets the model's square."""
+        return self.plan.fit
+
+    @property
+    def tolerance(self) -> float:
+        """Seconds by which a key frame may stand in for a moment."""
+        return self.plan.tolerance
+
+    @property
+    def frame_size(self) -> tuple[int, int] | None:
+        """(height, width) in pixels that frames are decoded to; None: as they are."""
+        return self.plan.frame_size
+
+    @property
+    def reader(self) -> str:
+        """Who is to decode; "" for a picture."""
+        return self.plan.reader
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know: wishes that can not be met."""
+        return self.plan.notes
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plan JSON."""
+        frames = [dataclasses.asdict(frame) for frame in self.frames]
+        return {"video": dataclasses.asdict(self.video), **self.plan.to_dict(), "frames": frames}
+
+
+def plan_source(
+    source: Source, question: str, spec: ModelSpec, tokenizer: AnyTokenizer | None,
+    options: PlanOptions | None = None, *, progress: Progress | None = None,
+) -> Plan:  # fmt: skip
+    """What `ask` would show of `source` and what it would cost. `tokenizer` None counts text roughly.
+
+    Raises:
+        VideoError: it can not be fetched or read, or the range holds no frame.
+        BudgetError: it does not fit; the message holds the sum.
+    """
+    options = options or PlanOptions()
+    name, medium = name_of(source), open_source(source, progress)
+    if isinstance(medium, Image):
+        return Plan(video=SeenVideo.of(name, medium), plan=_plan_still(medium, question, spec, tokenizer, options))
+    planned = plan_video(medium, question, spec, tokenizer, options)
+    return Plan(
+        video=SeenVideo.of(name, planned.info), plan=planned.plan, info=planned.info, focus=planned.focus,
+        subtitles=planned.subtitles,
+    )  # fmt: skip
+
+
+def tokens_of_stills(stills: Sequence[Image], spec: ModelSpec) -> int:
+    """Visual tokens of a prompt's pictures."""
+    sizes = [still.pixels.shape for still in stills]
+    return sum(still_tokens(height, width, spec, single=len(stills) == 1) for height, width, _ in sizes)
+
+
+def _plan_still(
+    still: Image, question: str, spec: ModelSpec, tokenizer: AnyTokenizer | None, options: PlanOptions
+) -> TokenPlan:
+    """The sum of a prompt of one picture, as `build_prompt` makes it."""
+    visual = tokens_of_stills((still,), spec)
+    text = options.reserve + count_text_tokens(question, spec, tokenizer, Shown(kind="image"))
+    room = room_of(spec, options)
+    reply = room.reply_for(visual + text)
+    if not reply:
+        raise BudgetError(over_line(visual, text, room.least_reply, room, moving=False))
+    return TokenPlan(
+        frames=(PlannedFrame(0.0, 1, visual),), video_tokens=visual, text_tokens=text, max_new_tokens=reply,
+        context=spec.context, rope_factor=room.rope_factor(visual + text + reply), policy="uniform",
+        fit=None if spec.kind == "native" else spec.fit, reader="", notes=still_notes(options),
+    )  # fmt: skip
+
+
+MOVING = {
+    "start": "--from", "end": "--to", "frames": "--frames", "fps": "--fps", "policy": "--policy", "stride": "--stride",
+    "fit": "--fit", "snap": "--snap", "reader": "--reader",
+}  # fmt: skip
+"""Options that a picture can not follow."""
+
+
+def still_notes(options: PlanOptions) -> tuple[str, ...]:
+    """A word about the wishes that mean nothing for a picture: what the user asked for is not ignored in silence."""
+    plain = PlanOptions()
+    said = [flag for name, flag in MOVING.items() if getattr(options, name) != getattr(plain, name)]
+    return (f"a picture is shown whole, as one frame: no effect of {', '.join(said)}",) if said else ()

@@ -1,0 +1,67 @@
+"""What a user asks about, a file, an http(s) URL, a picture -> a local file or an opened picture. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal, Protocol
+
+from vidllm.errors import ConfigError
+from vidllm.prompt import Image
+from vidllm.still import is_still, open_still
+from vidllm.video.fetch import fetch, is_url
+
+Source = str | Path | Image
+"""A video file, a picture file, an http(s) URL of one, or a picture already in memory."""
+Stage = Literal["load", "fetch", "look", "encode", "answer"]
+"""look: probe, plan and decode. encode: the vision tower and reading the prompt."""
+
+
+class Progress(Protocol):
+    """Called when a stage begins, and again with more to say ("3.1 of 20.0 MB") while it goes on."""
+
+    def __call__(self, stage: Stage, detail: str = "", /) -> None: ...
+
+
+def tell(progress: Progress | None, stage: Stage, detail: str = "") -> None:
+    """Say so to whoever listens."""
+    if progress is not None:
+        progress(stage, detail)
+
+
+def sources_of(video: Source | Iterable[Source]) -> tuple[Source, ...]:
+    """One source or several of them, in order. ConfigError for none, and for what is no source."""
+    if isinstance(video, Source):
+        return (video,)
+    sources = tuple(video) if isinstance(video, Iterable) else (video,)
+    if not sources:
+        raise ConfigError("no video to ask about; give a path, a URL or a list of them")
+    for source in sources:
+        if not isinstance(source, Source):
+            raise ConfigError(f"a {type(source).__name__} is no video; give a path, a URL or a vidllm.Image")
+    return sources
+
+
+def name_of(source: Source) -> str:
+    """What the user calls it: answers and plans are about that, wherever the bytes lie."""
+    return source.source if isinstance(source, Image) else str(source)
+
+
+def open_source(source: Source, progress: Progress | None = None) -> Path | Image:
+    """A video's local path, or a picture opened; URLs are fetched. Raises VideoError."""
+    if isinstance(source, Image):
+        return source
+    path = local_file(source, progress)
+    return open_still(path) if is_still(path) else path
+
+
+def local_file(video: str | Path, progress: Progress | None = None) -> Path:
+    """The file that holds the video; a URL's is in the cache. Raises FetchError."""
+    if not is_url(video):
+        return Path(video)
+    tell(progress, "fetch")
+    return fetch(str(video), lambda done, total: tell(progress, "fetch", _megabytes(done, total)))
+
+
+def _megabytes(done: int, total: int | None) -> str:
+    return f"{done / 1e6:.1f} MB" if total is None else f"{done / 1e6:.1f} of {total / 1e6:.1f} MB"
