@@ -6,6 +6,7 @@ Prints its port. It reads the bar codes of `conftest.bar_code` in the pictures i
 the numbers, the times it was told, the prompt. So a caption says which clip it belongs to. The prompt may hold orders:
 
     do=hang  do=close  do=nonsense  do=empty  do=html  do=huge  do=500  do=400  do=think  do=filter  do=other
+    do=blab  do=blab-page  do=blab-away      repeat the key they were sent: in a 400, in a page, in a redirection
     do=429:3     so many times, then an answer; likewise with any other order
 
 `GET /stats` tells how many requests came and how many there were at once. Slots are a semaphore: what comes while all
@@ -25,6 +26,7 @@ import time
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 from PIL import Image
@@ -44,7 +46,7 @@ class State:
 
     def shall(self, order: str, prompt: str) -> bool:
         """Whether `do=order` stands in the prompt and has not been obeyed as often as it says."""
-        found = re.search(rf"do={order}(?::(\d+))?(?!\w)", prompt)
+        found = re.search(rf"do={order}(?::(\d+))?(?![\w-])", prompt)
         with self.lock:
             if found is None or (found[1] and self.obeyed[prompt] >= int(found[1])):
                 return False
@@ -90,7 +92,8 @@ class Handler(BaseHTTPRequestHandler):
         key = self.state.options.key
         if key is None or self.headers.get("Authorization") == f"Bearer {key}":
             return True
-        self.answer(401, {"error": {"message": "Invalid API key", "code": "invalid_api_key"}})
+        told = self.headers.get("Authorization", "")
+        self.answer(401, {"error": {"message": f"Invalid API key {told}".strip(), "code": "invalid_api_key"}})
         return False
 
     def reply(self, body: dict[str, Any], prompt: str) -> None:
@@ -113,6 +116,13 @@ class Handler(BaseHTTPRequestHandler):
             self.send(500, b"Internal Server Error: \x1b[31mCUDA error\n" * 50, "text/plain")
         elif shall("400", prompt):
             self.answer(400, {"object": "error", "message": "At most 1 image(s) may be provided in one prompt."})
+        elif shall("blab", prompt):
+            told = f"{'x' * 150} bad header Authorization: {self.headers['Authorization']}"
+            self.answer(400, {"error": {"message": told}})
+        elif shall("blab-page", prompt):
+            self.send(200, f"<html>you sent {self.headers['Authorization']}</html>".encode(), "text/html")
+        elif shall("blab-away", prompt):
+            self.answer(307, {}, {"Location": f"/login?key={quote(self.headers['Authorization'].split()[1], safe='')}"})
         elif "max_tokens" in body and shall("newer", prompt):
             self.answer(400, {"error": {"message": "Unsupported parameter: use 'max_completion_tokens' instead."}})
         else:

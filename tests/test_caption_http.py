@@ -309,6 +309,58 @@ def test_the_key_comes_from_the_environment(
     heard(say(connect(url), "open"))
 
 
+@pytest.mark.parametrize("key", ["sk-a/b+c=0123456789", 'sk-"quoted\\\\"', "short"])
+@pytest.mark.parametrize("order", ["blab", "blab-page", "blab-away"])
+def test_a_server_that_repeats_the_key_does_not_get_it_into_a_message(
+    serve: Servers, connect: Callable[..., HttpCaptioner], monkeypatch: pytest.MonkeyPatch, key: str, order: str
+) -> None:
+    monkeypatch.setenv("VIDLLM_API_KEY", key)
+    captioner = connect(serve(), attempts=1)
+    heard(say(captioner, "fine"))
+    said = say(captioner, f"A do={order}").error
+    assert said is not None
+    assert said.count("***") == 1
+    assert not any(part in said for part in (key, key[:5], key[-5:], "Bearer s"))
+
+
+def test_a_refused_key_is_not_in_the_message(
+    serve: Servers, connect: Callable[..., HttpCaptioner], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VIDLLM_API_KEY", "sk-wrong-0123456789")
+    with pytest.raises(EngineError, match=r"Invalid API key Bearer \*\*\*; set VIDLLM_API_KEY"):
+        connect(serve("--key", "sesame"))
+
+
+def test_a_name_and_password_in_the_address_are_not_in_a_message(
+    serve: Servers, connect: Callable[..., HttpCaptioner], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("VIDLLM_API_KEY", "OPENAI_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    captioner = connect(serve().replace("://", "://me:swordfish@"), attempts=1)
+    heard(say(captioner, "fine"))
+    said = say(captioner, "A do=blab").error
+    assert said is not None
+    assert said.endswith("Basic ***")
+
+
+@pytest.mark.parametrize("key", ["sk-0123456789\r\n", " sk-0123456789 "])
+def test_blanks_around_a_key_are_no_part_of_it(
+    serve: Servers, connect: Callable[..., HttpCaptioner], monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.setenv("VIDLLM_API_KEY", key)
+    heard(say(connect(serve("--key", "sk-0123456789")), "open"))
+
+
+@pytest.mark.parametrize("key", ["sk-01234\n56789", "sk-0123456789-\u20ac", "clé-secrète-0123"])
+def test_what_can_be_no_key_is_one_line_without_it(
+    serve: Servers, connect: Callable[..., HttpCaptioner], monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.setenv("VIDLLM_API_KEY", key)
+    with pytest.raises(ConfigError, match=r"^\$VIDLLM_API_KEY holds a letter that no key has") as caught:
+        connect(serve())
+    assert key not in str(caught.value)
+
+
 def test_an_openai_key_never_goes_over_a_network_in_clear() -> None:
     env = {"OPENAI_API_KEY": "secret"}
     assert Endpoint.of("http://cluster:8000").key(env) is None

@@ -127,7 +127,8 @@ async def _exchange(
             answer += chunk
             if len(answer) > MOST_ANSWER_BYTES:
                 raise Unable(f"the server's answer is larger than {MOST_ANSWER_BYTES >> 20} MB", status=200)
-        return response.status_code, response.headers, bytes(answer)
+        kept = [(name, endpoint.masked(value)) for name, value in response.headers.raw]
+        return response.status_code, httpx2.Headers(kept), endpoint.masked(bytes(answer))
 
 
 def _complaint(status: int, headers: httpx2.Headers, answer: bytes) -> str:
@@ -152,9 +153,10 @@ def list_models(endpoint: Endpoint, options: HttpOptions) -> list[str]:
     except httpx2.HTTPError as error:
         said = f"nothing answers at {endpoint} ({_reason(error)}); start the server, or check the address"
         raise EngineError(said) from error
+    content = endpoint.masked(response.content)
     if response.status_code in (401, 403):
-        raise wants_key(endpoint, f"the server answered {response.status_code}: {complaint(response.content)}")
-    return read_models(response.content) if response.status_code == 200 else []
+        raise wants_key(endpoint, f"the server answered {response.status_code}: {complaint(content)}")
+    return read_models(content) if response.status_code == 200 else []
 
 
 def wants_key(endpoint: Endpoint, cause: str) -> EngineError:

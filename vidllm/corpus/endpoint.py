@@ -28,11 +28,13 @@ import io
 import json
 import math
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import quote, quote_plus, unquote, urlsplit, urlunsplit
 
 from vidllm.errors import ConfigError
 from vidllm.model.chat import stamp_decimals
@@ -53,6 +55,9 @@ JPEG_QUALITY = 92
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 MOST_SHOWN = 200
 """Letters of a server's own words in a message."""
+MASK = b"***"
+LEAST_SECRET = 8
+"""Letters of a secret that is one wherever it stands."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,10 +95,41 @@ class Endpoint:
         return f"{self.base}/models"
 
     def key(self, environment: Mapping[str, str] = os.environ) -> str | None:
-        """$VIDLLM_API_KEY; else $OPENAI_API_KEY, but never in clear text over a network."""
-        own, openai = (environment.get(name) or None for name in KEY_VARIABLES)
+        """$VIDLLM_API_KEY; else $OPENAI_API_KEY, but never in clear text over a network. Raises ConfigError."""
         parts = urlsplit(self.base)
-        return own or (openai if parts.scheme == "https" or parts.hostname in LOOPBACK else None)
+        fits = (True, parts.scheme == "https" or parts.hostname in LOOPBACK)
+        for name, may_go in zip(KEY_VARIABLES, fits, strict=True):
+            if may_go and (key := environment.get(name, "").strip()):
+                if not (key.isascii() and key.isprintable()):
+                    raise ConfigError(f"${name} holds a letter that no key has; set it to the server's key again")
+                return key
+        return None
+
+    def masked(self, said: bytes) -> bytes:
+        """What the server said, without the secrets it was sent: servers repeat headers, and words of theirs are kept.
+
+        Everything a server says goes through here before anybody reads it.
+        """
+        parts = urlsplit(self.base)
+        pair = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
+        secrets = (self.key(), unquote(parts.password or ""), base64.b64encode(pair.encode()).decode())
+        for pattern in filter(None, map(_secret, secrets)):
+            said = pattern.sub(MASK, said)
+        return said
+
+
+@cache
+def _secret(secret: str | None) -> re.Pattern[bytes] | None:
+    """Finds a secret as it is, as JSON writes it and as an address does. One of few letters ("none", "EMPTY") is found
+    where it stands as a key, not in every word: no secret, and a caption may have it.
+    """
+    if not secret:
+        return None
+    quoted = json.dumps(secret)[1:-1]
+    forms = {secret, quoted, quoted.replace("/", "\\/"), quote(secret, safe=""), quote_plus(secret)}
+    any_form = b"|".join(re.escape(form.encode()) for form in sorted(forms, key=len, reverse=True))
+    anywhere = b"" if len(secret) >= LEAST_SECRET else rb"(?<=Bearer )|(?<=Basic )|(?<=[Kk][Ee][Yy][=: ])"
+    return re.compile(b"(?:%s)(?:%s)" % (anywhere, any_form))
 
 
 # ------------------------------------------------------------------------------------------------------- what is asked
