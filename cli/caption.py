@@ -53,6 +53,10 @@ Send = Annotated[
     Literal["images", "video"],
     typer.Option("--send", help="How a server gets frames: images with their times as text, or (vLLM) one JPEG video."),
 ]
+RequestTimeout = Annotated[
+    float,
+    typer.Option("--request-timeout", min=0.1, metavar="S", help="Seconds a server may take for one answer."),
+]
 SameWithin = Annotated[
     int,
     typer.Option("--same-within", min=0, max=255, metavar="N",
@@ -81,8 +85,9 @@ Summarise = Annotated[
 ]
 Formats = Annotated[
     str | None,
-    typer.Option("-f", "--formats", metavar="F,F", help="Also srt, vtt, txt, tsv, json files (or all) beside OUT."),
-]
+    typer.Option("-f", "--formats", metavar="F,F", help="Also srt, vtt, txt, tsv, json files (or all), in a folder of "
+                 "OUT's name, or OUT.captions where that is there already."),
+]  # fmt: skip
 InPlace = Annotated[
     bool,
     typer.Option("--in-place", help="Also add the captions to the LLaVA JSON, JSONL, Parquet or tars they are for."),
@@ -122,6 +127,7 @@ def caption(
     engine: Engine = "local",
     address: Address = None,
     send: Send = "images",
+    request_timeout: RequestTimeout = 120.0,
     shard: Shard = None,
     videos: Videos = None,
     column: Column = None,
@@ -161,8 +167,8 @@ def caption(
 
     plan, generation = split_options(look)
     wishes = CaptionOptions(
-        **place, prompt=prompt, model=model, engine=engine, address=address, send=send, batch=batch,
-        replicas=replicas, same_within=same_within, plan=plan, generation=generation, split=split,
+        **place, prompt=prompt, model=model, engine=engine, address=address, send=send,
+        request_timeout=request_timeout, batch=batch, replicas=replicas, same_within=same_within, plan=plan, generation=generation, split=split,
         summarise=summarise, limit=limit, shard=shard, videos=videos, column=column, prompt_column=prompt_column,
         retry_errors=retry_errors, retries=retries, workers=workers, time_limit=time_limit,
     )  # fmt: skip
@@ -173,9 +179,11 @@ def caption(
 
 def _caption(inputs: list[str], output: Path, wishes: CaptionOptions, extras: Extras) -> int:
     from vidllm.corpus.caption import caption as run
-    from vidllm.corpus.extras import write_extras
+    from vidllm.corpus.extras import check_extras, write_extras
     from vidllm.corpus.progress import ProgressLine
 
+    for told in check_extras(output, extras):
+        note(told)
     line = ProgressLine()
     try:
         done = run(

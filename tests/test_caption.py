@@ -165,6 +165,27 @@ def test_side_files_hold_clips_with_a_prompt_of_their_own(world: Path, tmp_path:
     assert len(list(tmp_path.rglob("*.txt"))) == 2
 
 
+def test_side_files_replace_nothing_that_lies_beside_the_clips(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clips = tmp_path / "clips"
+    clips.mkdir()
+    shutil.copy(sorted(world.glob("*.mp4"))[0], clips / "a.mp4")
+    own = {clips / "a.json": '{"truth": 1}', clips / "a.srt": "1\n00:00:00,000 --> 00:00:02,000\nSaid by people.\n"}
+    for path, text in own.items():
+        path.write_text(text)
+    for _ in range(2):
+        assert run(clips, tmp_path / "clips.jsonl", "-f", "json,srt") == 0
+        assert {path: path.read_text() for path in own} == own
+        assert f"json go to {tmp_path / 'clips.captions'}" in capsys.readouterr().err
+    side = tmp_path / "clips.captions"
+    assert sorted(path.name for path in side.iterdir()) == [".vidllm-files", "a.json", "a.srt"]
+    (side / "a.srt").write_text("corrected")
+    assert run(clips, tmp_path / "clips.jsonl", "-f", "json,srt", "--prompt", "what happens?") == 1
+    assert "a.srt: vidllm did not write it, or it was changed" in capsys.readouterr().err
+    assert len(rows_of(tmp_path / "clips.jsonl")) == 1  # told before a clip was captioned
+
+
 def test_copies_and_copies_in_another_container_are_captioned_once(
     world: Path, tmp_path: Path, output: Path, model: vidllm.VideoModel
 ) -> None:

@@ -6,7 +6,7 @@ import re
 import tarfile
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import pytest
 from typer.testing import CliRunner
@@ -15,6 +15,7 @@ from tests.caption_rows import RECIPE
 from tests.test_corpus_inputs import write_tar
 from vidllm.answer import Usage
 from vidllm.corpus.diff import recaption, write_diff
+from vidllm.corpus.extras import Extras, check_extras
 from vidllm.corpus.identity import content_id
 from vidllm.corpus.inputs import InputOptions, admit
 from vidllm.corpus.item import Item
@@ -23,10 +24,11 @@ from vidllm.corpus.reading import standing_rows
 from vidllm.corpus.report import write_report
 from vidllm.corpus.rows import CaptionRow, RowFrame
 from vidllm.corpus.sidefiles import parse_formats, write_side_files
+from vidllm.corpus.sidefolder import RECORD, SideFolder
 from vidllm.corpus.stores import manifest_of
 from vidllm.corpus.verify import opened_row, verify
 from vidllm.corpus.webdataset import opened_path
-from vidllm.errors import ConfigError, InputError
+from vidllm.errors import ConfigError, InputError, OutputError
 from vidllm.video.info import probe
 
 
@@ -235,7 +237,7 @@ def test_side_files_mirror_the_tree(tmp_path: Path) -> None:
         for row in rows:
             output.add(row)
     target = tmp_path / "side"
-    written = write_side_files(tmp_path / "out.jsonl", parse_formats("all"), target)
+    written = write_side_files(tmp_path / "out.jsonl", parse_formats("all"), SideFolder(target))
     names = sorted(str(path.relative_to(target)) for path in written)
     assert names == sorted(
         f"{stem}.{kind}" for stem in ("sub/film", "a.mp4", "a.webm") for kind in ("srt", "vtt", "txt", "tsv", "json")
@@ -260,7 +262,7 @@ def test_players_read_what_is_written(tmp_path: Path) -> None:
     with Output.open(tmp_path / "out.jsonl", RECIPE) as output:
         for row in ranged(tmp_path / "in", "a.mp4", [(1.0, 2.5, "Eins, zwei"), (2.5, 4.0, "大きい")]):
             output.add(row)
-    for path in write_side_files(tmp_path / "out.jsonl", ("srt", "vtt"), tmp_path):
+    for path in write_side_files(tmp_path / "out.jsonl", ("srt", "vtt"), SideFolder(tmp_path)):
         events = pysubs2.load(str(path))
         assert [(event.start, event.end, event.plaintext) for event in events] == [
             (1000, 2500, "Eins, zwei"), (2500, 4000, "大きい"),
@@ -271,7 +273,7 @@ def test_no_side_file_leaves_the_folder(tmp_path: Path) -> None:
     row = ranged(tmp_path / "in", "a.mp4", [(None, None, "One.")])[0]
     with Output.open(tmp_path / "out.jsonl", RECIPE) as output:
         output.add(replace(row, video="../../../etc/a.mp4", root="in"))
-    [path] = write_side_files(tmp_path / "out.jsonl", ("txt",), tmp_path / "side")
+    [path] = write_side_files(tmp_path / "out.jsonl", ("txt",), SideFolder(tmp_path / "side"))
     assert path.resolve().is_relative_to(tmp_path / "side")
 
 
@@ -279,6 +281,58 @@ def test_no_side_file_leaves_the_folder(tmp_path: Path) -> None:
 def test_formats_that_are_none(words: str) -> None:
     with pytest.raises(ConfigError, match="is no format"):
         parse_formats(words)
+
+
+def test_a_folder_that_somebody_else_made_is_left_alone(tmp_path: Path) -> None:
+    out, mine = tmp_path / "clips.jsonl", tmp_path / "clips"
+    assert SideFolder.beside(out).path == mine  # not there yet
+    mine.mkdir()
+    assert SideFolder.beside(out).path == mine  # empty
+    (mine / "000.json").write_text("truth")
+    assert SideFolder.beside(out).path == tmp_path / "clips.captions"
+    assert list(check_extras(out, Extras(formats="srt"))) == [
+        f"{mine}: is there already; srt go to {tmp_path / 'clips.captions'}"
+    ]
+    SideFolder.beside(out).write(PurePath("a/b.srt"), "one")
+    SideFolder.beside(out).write(PurePath("a/b.srt"), "two")  # its own file, by the record
+    assert (tmp_path / "clips.captions" / "a" / "b.srt").read_text() == "two"
+    (tmp_path / "clips.captions" / RECORD).unlink()
+    with pytest.raises(OutputError, match=r"clips\.captions: is there already and vidllm did not make it"):
+        SideFolder.beside(out)
+    assert SideFolder.beside(tmp_path / "captions").path == tmp_path / "captions.captions"  # OUT has no ending itself
+
+
+def test_a_side_file_that_was_changed_is_not_replaced(tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    path = SideFolder.beside(out).write(PurePath("a.srt"), "machine")
+    record = tmp_path / "out" / RECORD
+    record.write_bytes(record.read_bytes() + b'\n["12ab')  # a run killed while it wrote a line
+    SideFolder.beside(out).write(PurePath("b.srt"), "machine")
+    SideFolder.beside(out).check([".srt"])
+    path.write_text("corrected by hand")
+    SideFolder.beside(out).check([".vtt"])
+    with pytest.raises(OutputError, match=r"a\.srt: vidllm did not write it, or it was changed"):
+        list(check_extras(out, Extras(formats="srt")))
+    with pytest.raises(OutputError, match="was changed while the run went on"):
+        SideFolder.beside(out).write(PurePath("a.srt"), "again")
+    assert path.read_text() == "corrected by hand"
+
+
+@pytest.mark.parametrize("extras", [Extras(in_place=True), Extras(report=Path("out.html"))])
+def test_reports_replace_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, extras: Extras) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("out.diff", "out.html"):
+        Path(name).write_text("a patch of mine\n")
+    with pytest.raises(OutputError, match="vidllm did not write it"):
+        list(check_extras(Path("out.jsonl"), extras))
+    Path("out.diff").write_text("rows.jsonl: caption_v1, 2 captions, 0 as before\n")
+    write_report(empty_output(tmp_path / "out.jsonl"), Path("out.html"))
+    assert list(check_extras(Path("out.jsonl"), extras)) == []
+
+
+def empty_output(out: Path) -> Path:
+    Output.open(out, RECIPE).close()
+    return out
 
 
 # Captions back in their data sets ------------------------------------------------------------------------------------

@@ -78,7 +78,7 @@ def _joined(rows: Sequence[CaptionRow]) -> str:
 def _renew(kind: str, file: str, captions: Mapping[int, str], recipe: str) -> Recaptioned:
     column = _free_column(kind, file, recipe)
     changes: list[Change] = []
-    part = Path(f"{file}.part")
+    part = Path(file).with_name(f".{Path(file).name}.part")
     try:
         _WRITERS[kind](Path(file), part, _Column(column, recipe, captions, changes))
         with open(part, "rb") as written:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,10 +10,17 @@ from typing import TYPE_CHECKING
 
 from vidllm.corpus.diff import recaption, write_diff
 from vidllm.corpus.sidefiles import Format, parse_formats, write_side_files
-from vidllm.errors import ConfigError
+from vidllm.corpus.sidefolder import SideFolder
+from vidllm.errors import ConfigError, OutputError
+from vidllm.linefile import not_writable
 
 if TYPE_CHECKING:
     from vidllm.corpus.caption import CaptionReport
+
+
+MOST_HEAD_BYTES = 4096
+_DIFF, _PAGE = re.compile(rb"[^\n]*: caption_v\d+, "), re.compile(rb"<!doctype html><html lang=en>")
+"""How our reports of changes and our pages begin."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +28,7 @@ class Extras:
     """Wishes beside the output. Impossible ones raise ConfigError, before the run."""
 
     formats: str | None = None
-    """`srt,vtt`, or `all`; they go into a folder of the output's name."""
+    """`srt,vtt`, or `all`; they go into a folder of the output's name (`sidefolder`)."""
     in_place: bool = False
     """Add the captions to the data sets that the clips came from."""
     report: Path | None = None
@@ -36,12 +44,37 @@ class Extras:
         return parse_formats(self.formats) if self.formats else ()
 
 
+def check_extras(output: Path, extras: Extras) -> Iterator[str]:
+    """Before the run: raise OutputError for files in the way, and tell where files go if not where one would look."""
+    if extras.formats:
+        folder = SideFolder.beside(output)
+        folder.check([f".{format}" for format in extras.wanted_formats])
+        if folder.path != output.with_suffix(""):
+            yield f"{output.with_suffix('')}: is there already; {', '.join(extras.wanted_formats)} go to {folder.path}"
+    if extras.in_place:
+        _check_ours(output.with_suffix(".diff"), _DIFF)
+    if extras.report is not None:
+        _check_ours(extras.report, _PAGE)
+
+
+def _check_ours(path: Path, begins: re.Pattern[bytes]) -> None:
+    try:
+        with open(path, "rb") as file:
+            head = file.read(MOST_HEAD_BYTES)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise not_writable(path, error) from error
+    if head and not begins.match(head):
+        raise OutputError(f"{path}: is there already and vidllm did not write it; move it away, or name another output")
+
+
 def write_extras(done: CaptionReport, extras: Extras) -> Iterator[str]:
     """Write them one after the other; says what was written, one line each. Raises InputError or OutputError."""
     if extras.formats:
-        folder = done.output.with_suffix("")
+        folder = SideFolder.beside(done.output)
         written = write_side_files(done.output, extras.wanted_formats, folder, done.recipe)
-        yield f"{folder}: wrote {len(written):,} files ({', '.join(extras.wanted_formats)})"
+        yield f"{folder.path}: wrote {len(written):,} files ({', '.join(extras.wanted_formats)})"
     if extras.in_place:
         changed = recaption(done.output, done.recipe)
         for file in changed:

@@ -15,8 +15,8 @@ from typing import Literal, get_args
 from vidllm.corpus.reading import standing_rows
 from vidllm.corpus.recipe import Recipe
 from vidllm.corpus.rows import FAILED, CaptionRow
+from vidllm.corpus.sidefolder import SideFolder
 from vidllm.errors import ConfigError
-from vidllm.linefile import not_writable
 
 Format = Literal["srt", "vtt", "txt", "tsv", "json"]
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -42,11 +42,14 @@ def parse_formats(words: str) -> tuple[Format, ...]:
     return tuple(name for name in FORMATS if name in named)
 
 
-def write_side_files(output: Path, formats: Sequence[Format], folder: Path, recipe: Recipe | None = None) -> list[Path]:
+def write_side_files(
+    output: Path, formats: Sequence[Format], folder: SideFolder, recipe: Recipe | None = None
+) -> list[Path]:
     """Write the good captions of `output` (of one recipe, if given) into `folder`; returns the files.
 
     A video named outside of any folder that was given lies at the top. Two videos that would share a name keep their
-    own endings: `a.mp4.srt` and `a.mkv.srt`. Each file is whole or not there. Raises OutputError.
+    own endings: `a.mp4.srt` and `a.mkv.srt`. Each file is whole or not there, and a file that vidllm did not write is
+    never replaced. Raises OutputError.
     """
     videos: dict[tuple[str, str | None], list[Line]] = {}
     for row in standing_rows(output):
@@ -56,7 +59,7 @@ def write_side_files(output: Path, formats: Sequence[Format], folder: Path, reci
     for video, name in _names(videos).items():
         lines = sorted(videos[video], key=lambda line: (line.start, line.end))
         for format in formats:
-            written.append(_write(folder / f"{name}.{format}", _WRITERS[format](lines)))
+            written.append(folder.write(name.with_name(f"{name.name}.{format}"), _WRITERS[format](lines)))
     return written
 
 
@@ -82,18 +85,6 @@ def _place(video: str, root: str | None) -> PurePath:
     path = os.path.relpath(video, root) if root is not None else PurePath(video).name
     path = path.replace("!", os.sep)  # a tar is a folder of its members
     return PurePath(*(part for part in PurePath(path).parts if part not in ("..", os.sep)))
-
-
-def _write(path: Path, text: str) -> Path:
-    part = path.with_name(f".{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(text, encoding="utf-8", errors="backslashreplace")
-        os.replace(part, path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise not_writable(path, error) from error
-    return path
 
 
 def _clock(seconds: float, comma: str) -> str:
