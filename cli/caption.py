@@ -168,7 +168,8 @@ def caption(
     plan, generation = split_options(look)
     wishes = CaptionOptions(
         **place, prompt=prompt, model=model, engine=engine, address=address, send=send,
-        request_timeout=request_timeout, batch=batch, replicas=replicas, same_within=same_within, plan=plan, generation=generation, split=split,
+        request_timeout=request_timeout, batch=batch, replicas=replicas,
+        same_within=same_within, plan=plan, generation=generation, split=split,
         summarise=summarise, limit=limit, shard=shard, videos=videos, column=column, prompt_column=prompt_column,
         retry_errors=retry_errors, retries=retries, workers=workers, time_limit=time_limit,
     )  # fmt: skip

@@ -35,9 +35,11 @@ def connect() -> Iterator[Callable[..., HttpCaptioner]]:
     """Connect, quickly disappointed; closed at the end."""
     opened: list[HttpCaptioner] = []
 
-    def to(url: str, model: str | None = None, **options: Any) -> HttpCaptioner:
+    def to(
+        url: str, model: str | None = None, remark: Callable[[str], None] = lambda line: None, **options: Any
+    ) -> HttpCaptioner:
         patience = {"request_seconds": 30.0, "absent_seconds": 3.0, **options}
-        opened.append(HttpCaptioner.connect(url, model, HttpOptions(**patience)))
+        opened.append(HttpCaptioner.connect(url, model, HttpOptions(**patience), remark=remark))
         return opened[-1]
 
     yield to
@@ -196,6 +198,18 @@ def test_a_misbehaving_server_is_the_clips_error_with_its_cause(
     assert "\n" not in said.error
     assert len(said.error) < 300
     assert heard(say(captioner, "B"))["prompt"] == "B", "and the next one is answered"
+
+
+def test_a_server_that_hangs_is_asked_twice_and_told_of_once(
+    serve: Servers, connect: Callable[..., HttpCaptioner]
+) -> None:
+    url, told = serve(), list[str]()
+    captioner = connect(url, remark=told.append, request_seconds=0.5)
+    said = say_all(captioner, {n: (None, f"clip {n} do=hang") for n in range(3)})
+    assert {one.error for one in said.values()} == {"the server gave no answer within 0.5 s, 2 times"}
+    assert stats(url)["requests"] == 2 * 3
+    assert len(told) == 1
+    assert told[0].startswith(f"{url}/v1: the server gave no answer within 0.5 s; --request-timeout says")
 
 
 def test_an_empty_answer_is_told_as_it_is(serve: Servers, connect: Callable[..., HttpCaptioner]) -> None:

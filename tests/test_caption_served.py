@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -27,6 +28,11 @@ IMPATIENT = (
     "from vidllm_cli.main import main; sys.exit(main(sys.argv[1:]))"
 )
 """The program, but it waits two seconds for a server that is gone, where users get a minute."""
+HURRIED = (
+    "import sys, vidllm.corpus.http as http; http.STOP_SECONDS = 1.0;"
+    "from vidllm_cli.main import main; sys.exit(main(sys.argv[1:]))"
+)
+"""The program, but when it is to stop a server has one second for what is in flight, where users give it twenty."""
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
@@ -106,6 +112,25 @@ def test_a_server_that_dies_in_the_middle_loses_nothing(
     assert Counter(row["video"] for row in rows).most_common(1)[0][1] == 1
     assert len(rows) == CLIPS + 1
     check_binding(rows)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_server_that_hangs_does_not_keep_a_run_from_stopping(
+    corpus: Path, serve: Servers, tmp_path: Path, number: signal.Signals
+) -> None:
+    output, url = tmp_path / "out.jsonl", serve()
+    words = ["caption", str(corpus), "-o", str(output), "--engine", url, "--prompt", "A do=hang"]
+    patience = ["--request-timeout", str(PATIENT_SECONDS)]  # it would be waited for so long, and then asked again
+    command = [sys.executable, "-c", HURRIED, *words, *patience]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as run:
+        while not httpx2.get(f"{url}/stats").json()["requests"]:
+            assert run.poll() is None
+            time.sleep(0.05)
+        run.send_signal(number)
+        _, said = run.communicate(timeout=PATIENT_SECONDS / 2)
+    assert run.returncode == 130
+    assert said.strip().splitlines()[-1].startswith("stopped; every finished caption is in")
+    assert all(row["status"] == "undecodable" for row in rows_of(output)), "what hung has no row"
 
 
 def test_frames_may_be_sent_as_one_video_and_that_is_another_recipe(

@@ -1,9 +1,11 @@
-"""Ctrl-C as a wish: the first finishes what is in flight, the second stops at once."""
+"""Ctrl-C as a wish: the first finishes what is in flight, the second, or too long a wait, stops at once."""
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
+import time
 from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any, Self
@@ -12,12 +14,13 @@ from typing import Any, Self
 class Interrupts:
     """Within the `with` block the first SIGINT or SIGTERM sets `asked`, the second raises KeyboardInterrupt.
 
-    Only the main thread hears signals; elsewhere nothing changes. `told` is called at the first one.
+    Only the main thread hears signals; elsewhere nothing changes. `told` is called at the first one. What is in flight
+    may take `patience_seconds` from then on, where `check` is called.
     """
 
-    def __init__(self, told: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, told: Callable[[], None] = lambda: None, *, patience_seconds: float = math.inf) -> None:
         self.asked = False
-        self._told = told
+        self._told, self._patience_seconds, self._until = told, patience_seconds, math.inf
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
@@ -31,8 +34,13 @@ class Interrupts:
         for number, before in self._before.items():
             signal.signal(number, before)
 
+    def check(self) -> None:
+        """Raise KeyboardInterrupt, as a second signal would, when what was in flight took too long."""
+        if time.monotonic() > self._until:
+            raise KeyboardInterrupt
+
     def _hear(self, number: int, frame: FrameType | None) -> None:
         if self.asked:
             raise KeyboardInterrupt
-        self.asked = True
+        self.asked, self._until = True, time.monotonic() + self._patience_seconds
         self._told()

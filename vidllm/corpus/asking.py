@@ -14,6 +14,7 @@ import httpx2
 
 from vidllm.corpus.endpoint import (
     KEY_VARIABLES,
+    REQUEST_SECONDS,
     Body,
     Endpoint,
     Form,
@@ -40,8 +41,10 @@ class HttpOptions:
     """How patient to be with a server, in seconds and tries."""
 
     form: Form = "images"
-    request_seconds: float = 300.0
+    request_seconds: float = REQUEST_SECONDS
     """Longest whole request, its answer included."""
+    late_tries: int = 2
+    """Tries of a clip whose requests took longer than that."""
     connect_seconds: float = 10.0
     attempts: int = 4
     """Tries of one clip that the server failed; being told to wait is no try."""
@@ -54,8 +57,9 @@ class HttpOptions:
     most_at_once: int = 256
 
     def __post_init__(self) -> None:
-        positive = (self.request_seconds, self.connect_seconds, self.attempts, self.in_a_row, self.most_at_once)
-        if min(positive) <= 0 or min(self.busy_seconds, self.absent_seconds) < 0:
+        times = (self.request_seconds, self.connect_seconds)
+        numbers = (self.late_tries, self.attempts, self.in_a_row, self.most_at_once)
+        if min(*times, *numbers) <= 0 or min(self.busy_seconds, self.absent_seconds) < 0:
             raise ConfigError(f"every time and number for a server must be positive, got {self}")
 
 
@@ -82,6 +86,10 @@ class Unable(Exception):
         return self.status is not None and 300 <= self.status < 500 and self.status not in BUSY | AGAIN
 
 
+class Late(Unable):
+    """No answer in time."""
+
+
 class Absent(Unable):
     """Nobody takes the connection."""
 
@@ -90,7 +98,7 @@ def open_client(endpoint: Endpoint, options: HttpOptions) -> httpx2.AsyncClient:
     """Connections to the server, kept open between requests; for the loop that uses it."""
     return httpx2.AsyncClient(
         headers={"User-Agent": "vidllm", **_authorization(endpoint)},
-        timeout=httpx2.Timeout(options.request_seconds, connect=options.connect_seconds),
+        timeout=httpx2.Timeout(None, connect=options.connect_seconds),  # the whole of a request is timed in `post`
         limits=httpx2.Limits(max_connections=None, max_keepalive_connections=options.most_at_once),
     )
 
@@ -103,7 +111,7 @@ async def post(client: httpx2.AsyncClient, endpoint: Endpoint, body: Body, secon
         async with asyncio.timeout(seconds):
             status, headers, answer = await _exchange(client, endpoint, content, mine)
     except TimeoutError:
-        raise Unable(f"the server gave no answer within {seconds:g} s") from None
+        raise Late(f"the server gave no answer within {seconds:g} s") from None
     except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
         raise Absent(f"nothing answers at {endpoint} ({_reason(error)})") from error
     except httpx2.HTTPError as error:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Literal
 
 from vidllm.corpus.captioner import Engine
 from vidllm.corpus.dryrun import Estimate, estimate
+from vidllm.corpus.endpoint import REQUEST_SECONDS
 from vidllm.corpus.inputs import InputOptions, admit, parse_shard
 from vidllm.corpus.ledger import Ledger
 from vidllm.corpus.looking import Look
@@ -63,6 +64,8 @@ class CaptionOptions:
     """Of the Ray cluster; None: one on this machine."""
     send: Form = "images"
     """How a server is shown the frames: `images`, or `video` as one JPEG sequence (vLLM)."""
+    request_timeout: float = REQUEST_SECONDS
+    """Seconds a server may take for one answer; a clip that took longer is asked about once more."""
     batch: int | None = None
     """Answers written side by side by each replica; None: what memory has room for."""
     replicas: int | None = None
@@ -106,8 +109,9 @@ class CaptionOptions:
                 raise ConfigError(f"{name} must be at least {least}, got {value}")
         if self.replicas is not None and self.engine != "local":
             raise ConfigError(f"replicas are the local engine's; {self.engine} has its own, leave them out")
-        if not self.time_limit > 0:
-            raise ConfigError(f"time_limit must be positive, got {self.time_limit:g} s")
+        for name in ("time_limit", "request_timeout"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name} must be positive, got {getattr(self, name):g} s")
         if self.summarise and self.split == "none":
             raise ConfigError("summarise makes one caption of a split video's many; say how to split, e.g. scenes")
         check_split(self.split)
@@ -184,7 +188,8 @@ def caption(
     `model` is one that is loaded already, and answers in this process; without it model processes of their own are
     started when there is a clip to caption. `tell` hears how far it is, many times a second, `remark` a line now and
     then (about the model, what is odd in the inputs). Ctrl-C finishes the clips in flight (`on_interrupt` is called at
-    once), a second one raises KeyboardInterrupt; either way the output is whole and the next call goes on from there.
+    once), a second one raises KeyboardInterrupt, and so does a server that does not finish in time; either way the
+    output is whole and the next call goes on from there.
 
     A clip's own failure is a row. Raises ConfigError, CorpusError or EngineError, and ModelError: before the first row
     where the model's files tell it, else when it is loaded, for the first clip with frames; rows written stay.
@@ -261,7 +266,8 @@ def _run(
     tell: Callable[[Tally], None], on_interrupt: Callable[[], None],
 ) -> CaptionReport:  # fmt: skip
     look, recipe = options.look(engine.captioner), options.recipe(engine.captioner)
-    with Output.open(output, recipe, retry_errors=options.retry_errors) as rows, Interrupts(on_interrupt) as interrupts:
+    waits = Interrupts(on_interrupt, patience_seconds=engine.patience_seconds)
+    with Output.open(output, recipe, retry_errors=options.retry_errors) as rows, waits as interrupts:
         ledger = Ledger(rows, look)
 
         def told(tally: Tally) -> None:
@@ -285,10 +291,12 @@ def open_engine(
     """Find the model, or reach the server or cluster. Raises ModelError, EngineError or ConfigError."""
     if "://" in options.engine:
         from vidllm.corpus.asking import HttpOptions
-        from vidllm.corpus.http import HttpCaptioner
+        from vidllm.corpus.http import STOP_SECONDS, HttpCaptioner
 
         name = None if options.model is None else str(options.model)
-        return Engine(HttpCaptioner.connect(options.engine, name, HttpOptions(form=options.send)))
+        patience = HttpOptions(form=options.send, request_seconds=options.request_timeout)
+        captioner = HttpCaptioner.connect(options.engine, name, patience, remark=remark)
+        return Engine(captioner, patience_seconds=STOP_SECONDS)
     if options.engine == "ray":
         from vidllm.corpus.ray import open_ray
 

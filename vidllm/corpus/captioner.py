@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -71,3 +72,5 @@ class Engine:
 
     captioner: Captioner
     decoders: Callable[[], Sequence[Decoding]] | None = None
+    patience_seconds: float = math.inf
+    """How long what is in flight may take when the run is to stop: a model here works on, a server may hang."""

@@ -51,6 +51,8 @@ Form = Literal["images", "video"]
 Body = dict[str, Any]
 
 KEY_VARIABLES = ("VIDLLM_API_KEY", "OPENAI_API_KEY")
+REQUEST_SECONDS = 120.0
+"""How long a server may take for one answer, by default."""
 JPEG_QUALITY = 92
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 MOST_SHOWN = 200

@@ -2,7 +2,7 @@
 
     submit ──JPEG──> wait for the pace ──POST──> answered ─────────────────────────────> Said
                           ^                  │ 429, 503: wait as it says, try again
-                          │                  │ 5xx, silence, hung up, nonsense: back off, try again, a few times
+                          │                  │ 5xx, hung up, nonsense: back off, try again, a few times; silence: once
                           └──────────────────┘ 4xx: this clip's error
                                              no server any more, or it refuses everything: EngineError, the run ends
 
@@ -21,7 +21,17 @@ from typing import TYPE_CHECKING
 
 from vidllm.answer import Usage
 from vidllm.budget import NativeGeometry
-from vidllm.corpus.asking import MISPLACED, Absent, HttpOptions, Unable, list_models, open_client, post, wants_key
+from vidllm.corpus.asking import (
+    MISPLACED,
+    Absent,
+    HttpOptions,
+    Late,
+    Unable,
+    list_models,
+    open_client,
+    post,
+    wants_key,
+)
 from vidllm.corpus.captioner import Said
 from vidllm.corpus.endpoint import Body, Endpoint, Reply, chat_body
 from vidllm.corpus.pacing import Pace, backoff_seconds
@@ -29,9 +39,13 @@ from vidllm.errors import ConfigError, EngineError
 from vidllm.model.spec import ModelSpec
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from vidllm.clip import Clip
     from vidllm.options import GenerationOptions
 
+STOP_SECONDS = 20.0
+"""How long requests under way are waited for when the run is to stop: less than schedulers leave before they kill."""
 AFTER_A_RESTART = "what is finished is kept: start the server and run the same command again"
 
 
@@ -48,18 +62,22 @@ def server_spec(frames: int = 16, pixels: int = 448 * 448, context: int = 32768)
 
 
 class HttpCaptioner:
-    """A `Captioner` that asks a server. Make one with `connect`."""
+    """A `Captioner` that asks a server. Make one with `connect`. `remark` is called by `poll`."""
 
     name = "http"
     loading = False
 
-    def __init__(self, endpoint: Endpoint, model: str | None, options: HttpOptions) -> None:
+    def __init__(
+        self, endpoint: Endpoint, model: str | None, options: HttpOptions, remark: Callable[[str], None]
+    ) -> None:
         self.model = model or "default"
         # The name is all that is known of a server's model; how frames are sent shapes the caption too.
         self.fingerprint = f"server:{self.model}" + ("" if options.form == "images" else f":{options.form}")
         self.spec = server_spec()
         self.pace = Pace(most=options.most_at_once, first=min(4, options.most_at_once))
         self._endpoint, self._asked_model, self._options = endpoint, model, options
+        self._remark, self._remarks = remark, queue.SimpleQueue[str]()
+        self._was_late = False
         self._said: queue.Queue[Said] = queue.Queue()
         self._running = 0  # submitted, not polled
         self._over: EngineError | None = None
@@ -73,7 +91,10 @@ class HttpCaptioner:
         self._client = open_client(endpoint, options)
 
     @classmethod
-    def connect(cls, url: str, model: str | None = None, options: HttpOptions | None = None) -> HttpCaptioner:
+    def connect(
+        cls, url: str, model: str | None = None, options: HttpOptions | None = None, *,
+        remark: Callable[[str], None] = lambda line: None,
+    ) -> HttpCaptioner:  # fmt: skip
         """The server at `url`, with the model of that name, else the one it serves.
 
         Raises ConfigError (no address, or several models to choose from) or EngineError (nobody there, key refused).
@@ -85,7 +106,7 @@ class HttpCaptioner:
             raise ConfigError(f"{endpoint}: the server offers several models ({some}); name one with --model")
         if model is None and listed:
             model = listed[0]
-        captioner = cls(endpoint, model, options)
+        captioner = cls(endpoint, model, options, remark)
         if model is None:
             captioner._ask_its_name()
         return captioner
@@ -98,6 +119,8 @@ class HttpCaptioner:
     def poll(self, wait: float) -> list[Said]:
         """What was answered. Raises EngineError, once, when the server is gone and all that was answered was given."""
         said: list[Said] = []
+        while not self._remarks.empty():
+            self._remark(self._remarks.get())
         try:
             said.append(self._said.get(timeout=max(wait, 0.0)) if wait > 0 and self._waits else self._said.get_nowait())
             while True:
@@ -156,7 +179,7 @@ class HttpCaptioner:
     async def _ask(self, body: Body) -> Reply:
         """The server's reply, after as many tries as it takes. Raises Unable (this clip) or EngineError (all)."""
         began = time.monotonic()
-        failed = put_off = 0
+        failed = put_off = late = 0
         while True:
             try:
                 reply = await self._ask_once(body)
@@ -169,8 +192,11 @@ class HttpCaptioner:
                 if error.is_refusal:
                     raise self._refusal(error) from error
                 failed, put_off = (failed, put_off + 1) if error.is_busy else (failed + 1, put_off)
+                late += self._is_late(error)
                 wish = error.retry_after
-                if failed >= self._options.attempts or time.monotonic() - began > self._options.busy_seconds:
+                patience = self._options
+                is_used_up = late >= patience.late_tries or failed >= patience.attempts
+                if is_used_up or time.monotonic() - began > patience.busy_seconds:
                     raise self._failure(error, failed + put_off) from error
             else:
                 self._has_answered, self._failed_in_a_row = True, 0
@@ -232,6 +258,14 @@ class HttpCaptioner:
                 "when the server is well, run the same command again with --retry-errors"
             )
         return Unable(cause)
+
+    def _is_late(self, error: Unable) -> bool:
+        """Whether the server gave no answer in time; the first time somebody is told how long is waited."""
+        late = isinstance(error, Late)
+        if late and not self._was_late:
+            self._was_late = True
+            self._remarks.put(f"{self._endpoint}: {error.cause}; --request-timeout says how long one is waited for")
+        return late
 
     def _check_absence(self, error: Absent) -> None:
         now = time.monotonic()

@@ -117,10 +117,14 @@ class Run:
         )  # fmt: skip
 
     def go(self, interrupts: Interrupts) -> Tally:
-        """Caption until nothing is left, or `interrupts` asks to stop and what is in flight is done."""
+        """Caption until nothing is left, or `interrupts` asks to stop and what is in flight is done.
+
+        Raises KeyboardInterrupt when that was asked for twice, or took longer than `interrupts` has patience.
+        """
         try:
             while self._asked or not (interrupts.asked or self._nothing_left()):
                 if interrupts.asked:
+                    interrupts.check()
                     self._pool.close()
                 else:
                     self._fill()
