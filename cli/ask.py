@@ -42,7 +42,7 @@ def ask(
       vidllm ask clip.mp4 "when does the red circle move right?" --json | jq .cited
       vidllm ask clip.mp4 "who is speaking?" -m llava-hf/LLaVA-NeXT-Video-7B-hf --sheet seen.png
     """
-    check_before_loading(video, sheet)
+    check_before_loading(video, question, sheet)
     with Progress() as progress:
         stream = load(model, progress, **place).stream(video, question, progress=progress.stage, **look)
         if not as_json:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
@@ -53,7 +54,9 @@ def chat(
 
 
 def _questions() -> Iterator[str]:
-    """One question a line, until a farewell or the end of input."""
+    """One question a line, until a farewell or the end of input; bytes that are no text cost their line only."""
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")  # told by the question they stand in
     while (line := _read_line()) is not None and line.strip() not in FAREWELLS:
         if line.strip():
             yield line.strip()

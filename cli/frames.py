@@ -11,7 +11,7 @@ import typer
 from . import options
 from .output import note, write, write_json
 from .progress import Progress
-from .source import check_picture_name, is_sheet, local_path
+from .source import check_picture_name, is_sheet
 
 if TYPE_CHECKING:
     from vidllm.video.decode import FrameSet
@@ -59,11 +59,12 @@ def frames(
         check_picture_name(output)
     from vidllm.planning import PlanOptions
     from vidllm.shots import choose_moments, save_pictures, save_shot_sheet
+    from vidllm.sources import local_file
     from vidllm.video.decode import read_frames
     from vidllm.video.info import probe
 
     with Progress() as progress:
-        info = probe(local_path(video, progress))
+        info = probe(local_file(video, progress.stage))
         look = PlanOptions(start=start, end=end, frames=count, fps=fps, policy=policy)
         plan, notes = choose_moments(info, question, look)
         remarks = dict.fromkeys(notes)

@@ -1,34 +1,23 @@
-"""VIDEO as the user gave it: looked at before anything slow begins, and fetched when it is a URL."""
+"""What a command is given and is to write, looked at before anything slow begins."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from vidllm.errors import ConfigError
-
-if TYPE_CHECKING:
-    from .progress import Progress
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 OTHER_FILES = (".bmp", ".gif", ".pdf", ".tif", ".tiff", ".svg", ".mp4", ".mkv", ".webm", ".html")
 """Endings nobody gives a folder: whoever writes one expects a file that is not made here."""
 
 
-def local_path(video: str, progress: Progress) -> str | Path:
-    """The file that VIDEO names; a URL is brought into the cache first. Raises FetchError."""
-    from vidllm.video.fetch import fetch, is_url
-
-    if not is_url(video):
-        return video
-    return fetch(video, lambda done, total: progress(f"fetching {_megabytes(done, total)}"))
-
-
-def check_before_loading(video: str, sheet: Path | None = None) -> None:
-    """Fail at once on a clip that can not be read or a sheet that can not be written: loading a model takes seconds."""
+def check_before_loading(video: str, question: str = "", sheet: Path | None = None) -> None:
+    """Fail at once on what can not be read, asked or written in the end: loading a model takes seconds."""
+    from vidllm.checks import check_text
     from vidllm.still import is_still
     from vidllm.video.fetch import is_url
 
+    check_text("the question", question)
     if sheet is not None:
         check_picture_name(sheet)
         if is_still(video):
@@ -56,7 +45,3 @@ def is_sheet(output: Path) -> bool:
     if output.suffix.lower() in OTHER_FILES:
         raise ConfigError(f"{output}: frames go to a folder, or to a sheet ending with {', '.join(PICTURES)}")
     return output.suffix.lower() in PICTURES
-
-
-def _megabytes(done: int, total: int | None) -> str:
-    return f"{done / 1e6:.1f} MB" + (f" of {total / 1e6:.1f}" if total else "")

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 FLOORS = (
     ("errors", "machine"),
-    ("config", "caches", "interrupts", "linefile", "video", "world"),
+    ("config", "checks", "caches", "interrupts", "linefile", "video", "world"),
     ("budget", "policies"),
     ("clip", "planning", "model", "shots"),
     ("prompt", "still", "sources", "options", "planned"),

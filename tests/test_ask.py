@@ -466,6 +466,13 @@ def test_what_can_not_be_asked_is_one_line(model: VideoModel, clip: Path, tmp_pa
     cases: list[tuple[type[Exception], Callable[[], object]]] = [
         (ConfigError, lambda: model.ask(clip, "  ")),
         (ConfigError, lambda: model.ask([], "what?")),
+        (ConfigError, lambda: model.ask(None, "what?")),  # type: ignore[arg-type]
+        (ConfigError, lambda: model.ask([clip, 5], "what?")),  # type: ignore[list-item]
+        (ConfigError, lambda: model.ask(clip, None)),  # type: ignore[arg-type]
+        (ConfigError, lambda: model.ask(clip, "caf\udce9?")),
+        (ConfigError, lambda: vidllm.plan(clip, "caf\udce9?", model=model.spec.folder)),
+        (ConfigError, lambda: vidllm.plan(None, model=model.spec.folder)),  # type: ignore[arg-type]
+        (ConfigError, lambda: model.ask(clip, "what?", policy="foo")),  # type: ignore[arg-type]
         (ConfigError, lambda: model.ask(clip, "what?", framse=4)),  # type: ignore[call-arg]
         (ConfigError, lambda: model.ask(clip, "what?", temperature=-1)),
         (VideoNotFound, lambda: model.ask(tmp_path / "none.mp4", "what?")),

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+import vidllm
 from tests import tiny_models
 from vidllm_cli import main as command_line
 
@@ -49,7 +50,7 @@ def start(*words: object, **options: object) -> subprocess.Popen[str]:
     """`vidllm ...` as a process of its own."""
     command = [sys.executable, "-m", "vidllm_cli.main", *map(str, words)]
     pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
-    return subprocess.Popen(command, text=True, **pipes)  # type: ignore[call-overload,no-any-return]
+    return subprocess.Popen(command, **{"text": True, **pipes})  # type: ignore[call-overload,no-any-return]
 
 
 def one_line(err: str) -> str:
@@ -362,10 +363,35 @@ def server(clips: dict[str, Path]) -> Iterator[str]:
 def test_a_url_is_a_video(run: Run, server: str) -> None:
     code, out, _ = run("plan", f"{server}/constant.mp4", *GRID, "--json")
     assert code == 0
-    assert json.loads(out)["video"]["frames"] == 60
+    video = json.loads(out)["video"]
+    assert (video["path"], video["frames"]) == (f"{server}/constant.mp4", 60)
+    assert run("frames", f"{server}/constant.mp4", "-o", "sheet.png")[:2] == (0, "sheet.png\n")
+    assert len(vidllm.read_frames(f"{server}/constant.mp4", [0.0, 1.0])) == 2
+    assert vidllm.probe(f"{server}/constant.mp4").num_frames == 60
     code, out, err = run("plan", f"{server}/nothing.mp4", *GRID, "--json")
     assert (code, out) == (1, "")
     assert "404" in one_line(err)
+
+
+@pytest.mark.skipif(not Path("/dev/stdin").exists(), reason="no /dev/stdin here")
+@pytest.mark.parametrize("words", [("plan", *GRID), ("frames", "-o", "sheet.png"), ("ask", "what?")])
+def test_a_pipe_as_video_is_refused_by_name(clips: dict[str, Path], tmp_path: Path, words: tuple[str, ...]) -> None:
+    command, *more = words
+    process = start(command, "/dev/stdin", *more, stdin=subprocess.PIPE, cwd=tmp_path, text=None)
+    out, err = process.communicate(clips["constant"].read_bytes(), timeout=60)  # type: ignore[arg-type,call-overload]
+    assert (process.returncode, out) == (1, b"")
+    assert "/dev/stdin: a pipe" in one_line(err.decode())
+    with clips["constant"].open("rb") as file:
+        process = start("plan", "/dev/stdin", *GRID, stdin=file)
+        assert process.communicate(timeout=60)[1] == "", "a file is not a pipe"
+
+
+def test_a_question_that_is_no_text_is_one_line(run: Run, clips: dict[str, Path], tiny: Path) -> None:
+    """What a terminal of another encoding hands over: the byte E9 alone is no UTF-8."""
+    for words in (("ask", "-m", tiny), ("plan", "-m", tiny), ("plan", *GRID)):
+        code, out, err = run(words[0], clips["constant"], "caf\udce9?", *words[1:])
+        assert (code, out) == (1, "")
+        assert r"no valid text, it breaks at 'caf\udce9'" in one_line(err)
 
 
 def test_a_reader_that_leaves_ends_it_quietly(clips: dict[str, Path]) -> None:
@@ -471,6 +497,16 @@ def test_chat_answers_line_by_line_and_goes_on_after_a_failure(clips: dict[str, 
     assert answers[1]["timing"]["decode"] == 0.0, "the video is read once"
     assert sum(line.startswith("vidllm: ") for line in err.splitlines()) == 1
     assert process.returncode == 1, "one question was not answered"
+
+
+def test_chat_goes_on_after_a_line_that_is_no_text(clips: dict[str, Path], tiny: Path) -> None:
+    words = ("chat", clips["constant"], "-m", tiny, "--max-new-tokens", "4", "--json")
+    process = start(*words, stdin=subprocess.PIPE, text=None, env={**os.environ, "PYTHONIOENCODING": "utf-8:strict"})
+    out, err = process.communicate(b"caf\xe9?\nwhat?\n", timeout=120)  # type: ignore[arg-type]
+    assert [json.loads(line)["finish_reason"] for line in out.splitlines()] == ["length"]
+    assert b"no valid text" in err  # type: ignore[operator]
+    assert b"unexpected" not in err  # type: ignore[operator]
+    assert process.returncode == 1
 
 
 # ----------------------------------------------------------------------------------------------------- doctor, world

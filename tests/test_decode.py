@@ -328,6 +328,24 @@ def test_times_must_be_numbers(clips: dict[str, Path], times: list[float]) -> No
         read_frames(clips["constant"], times)
 
 
+@pytest.mark.parametrize("times", [["0:30"], None, [[0.0], [1.0, 2.0]], [0.0, "soon"]])
+def test_what_is_no_list_of_numbers_is_one_line(clips: dict[str, Path], times: object) -> None:
+    with pytest.raises(ConfigError, match="seconds") as caught:
+        read_frames(clips["constant"], times)  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)
+
+
+def test_times_outside_the_clip_are_answered_by_its_ends_and_said(clips: dict[str, Path]) -> None:
+    """The clip lasts 2.40 s; its end itself is no mistake, players show it."""
+    seen = read_frames(clips["constant"], [-1.0, 0.0, 2.4, 100.0])
+    assert [read_code(picture) for picture in seen.pixels] == [0, 0, 59, 59]
+    assert seen.notes == (
+        "-1.00 s: before the start; the first frame stands in",
+        "100.00 s: past the end at 2.40 s; the last frame stands in",
+    )
+    assert read_frames(clips["constant"], [0.0, 2.4]).notes == ()
+
+
 def test_contradicting_sizes_and_unknown_readers_are_refused(clips: dict[str, Path]) -> None:
     with pytest.raises(ConfigError, match="contradict"):
         read_frames(clips["constant"], [0.0], max_side=10, size=(10, 10))

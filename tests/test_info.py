@@ -1,5 +1,6 @@
 """The packet index: true times, real key frames, the right stream, the size as shown, errors that name the file."""
 
+import os
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -11,6 +12,7 @@ from conftest import MATRICES, VARIABLE_TIMES, write_clip
 from PIL import Image as PIL
 
 from vidllm.errors import NoFrames, NotAVideo, VideoError, VideoNotFound
+from vidllm.sources import open_source
 from vidllm.video.access import access_rule, is_hidden, nal_units
 from vidllm.video.decode import read_frames
 from vidllm.video.info import probe
@@ -188,6 +190,21 @@ def test_a_folder_and_an_impossible_name_are_refused(tmp_path: Path) -> None:
         probe("a\0b.mp4")
     with pytest.raises(VideoNotFound):
         probe("x" * 5000)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_pipe_is_refused_by_name(tmp_path: Path) -> None:
+    """Reading it a first time would leave nothing to read a second time; opening it would wait for a writer."""
+    os.mkfifo(tmp_path / "pipe.mp4")
+    os.mkfifo(tmp_path / "pipe.png")
+    for read, name in ((probe, "pipe.mp4"), (open_source, "pipe.mp4"), (open_source, "pipe.png")):
+        with pytest.raises(NotAVideo, match=rf"{name}: a pipe .* write it to a file first"):
+            read(tmp_path / name)
+
+
+def test_what_is_no_path_is_refused() -> None:
+    with pytest.raises(VideoNotFound, match="None"):
+        probe(None)  # type: ignore[arg-type]
 
 
 def test_a_stream_by_number_must_be_video(clips: dict[str, Path]) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import pytest
 
 from vidllm.errors import ConfigError
@@ -36,3 +39,29 @@ def test_a_misspelt_word_is_told_with_the_nearest_one() -> None:
 def test_what_is_no_time_is_told() -> None:
     with pytest.raises(ConfigError, match="noon"):
         split_options({"start": "noon"})
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"policy": "foo"}, {"reader": "imageio"}, {"fit": "fill"}, {"start": -5}, {"start": "-0:05"},
+        {"start": math.nan}, {"start": math.inf}, {"start": [1]}, {"end": math.nan}, {"end": -1},
+        {"frames": 1.5}, {"frames": "8"}, {"frames": True}, {"fps": math.nan}, {"fps": math.inf}, {"fps": 0},
+        {"stride": 2.0}, {"rope_max": math.nan}, {"rope_max": "2"}, {"max_new_tokens": 0.5}, {"reserve": -1},
+        {"subtitles": "no"}, {"snap": 1}, {"guard": True}, {"temperature": math.nan}, {"temperature": "hot"},
+        {"top_p": 0}, {"top_p": 1.5}, {"top_k": -1}, {"seed": 0.5}, {"stop": 5}, {"stop": (5,)}, {"stop": ""},
+        {"stop_on_loop": "no"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_an_option_can_not_mean_is_one_line_that_names_it(said: dict[str, object]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        split_options(said)
+    assert "\n" not in str(caught.value)
+    [name] = said
+    assert name in str(caught.value) or "is not a time" in str(caught.value) or "stop text" in str(caught.value)
+
+
+def test_what_numpy_counts_is_a_number_too() -> None:
+    look, _ = split_options({"frames": np.int64(4), "start": np.float32(1.5), "end": math.inf})
+    assert (look.frames, look.start, look.end) == (4, 1.5, math.inf)

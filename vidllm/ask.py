@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Literal, Unpack
 
 from vidllm.answer import Answer, Timing, report
 from vidllm.budget import LEAST_REPLY_TOKENS
+from vidllm.checks import check_text
 from vidllm.clip import Clip, PlanOptions, open_clips
 from vidllm.errors import BudgetError, ConfigError
 from vidllm.model.families import ModelSpec, load_tokenizer, read_spec, resolve_model
@@ -231,6 +232,7 @@ class ChatSession:
 
     def stream(self, question: str, **options: Unpack[AskOptions]) -> AnswerStream:
         """As `ask`, but text comes as it is written."""
+        check_text("the question", question)
         if not question.strip():
             raise ConfigError('the question is empty; ask something, for example "describe the video."')
         from vidllm.engine import generate

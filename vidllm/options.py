@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypedDict
 
+from vidllm.checks import check_number, check_switch, check_text, check_whole
 from vidllm.clip import PlanOptions
 from vidllm.errors import ConfigError
 from vidllm.video.timecode import parse_time
@@ -41,14 +41,18 @@ class GenerationOptions:
     """End an answer that repeats itself (see `engine.LoopWatch`)."""
 
     def __post_init__(self) -> None:
-        if self.max_new_tokens < 1:
-            raise ConfigError(f"max_new_tokens is {self.max_new_tokens}; an answer needs at least 1")
-        if not (self.temperature >= 0 and math.isfinite(self.temperature)):
-            raise ConfigError(f"temperature is {self.temperature}; use 0 (greedy) or more")
-        if not 0 < self.top_p <= 1:
+        check_whole("max_new_tokens", self.max_new_tokens, 1)
+        check_number("temperature", self.temperature, 0)
+        check_number("top_p", self.top_p, 0, above=True)
+        if self.top_p > 1:
             raise ConfigError(f"top_p is {self.top_p}; use a value in (0, 1], where 1 keeps every token")
-        if self.top_k < 0:
-            raise ConfigError(f"top_k is {self.top_k}; use 0 (every token) or more")
+        check_whole("top_k", self.top_k, 0)
+        check_whole("seed", self.seed, 0)
+        check_switch("stop_on_loop", self.stop_on_loop)
+        if not isinstance(self.stop, tuple | list):
+            raise ConfigError(f"stop must be texts that end the answer, not {self.stop!r}")
+        for text in self.stop:
+            check_text("a stop text", text)
         if not all(self.stop):
             raise ConfigError("a stop text is empty, it would end every answer before its first letter; leave it out")
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from vidllm.budget import Fit, PlannedFrame, Policy, TokenPlan
+from vidllm.checks import check_text
 from vidllm.clip import plan_video
 from vidllm.errors import BudgetError
 from vidllm.model.chat import AnyTokenizer, Shown, count_text_tokens
@@ -153,9 +154,11 @@ def plan_source(
     """What `ask` would show of `source` and what it would cost. `tokenizer` None counts text roughly.
 
     Raises:
+        ConfigError: the question is no text.
         VideoError: it can not be fetched or read, or the range holds no frame.
         BudgetError: it does not fit; the message holds the sum.
     """
+    check_text("the question", question)
     options = options or PlanOptions()
     name, medium = name_of(source), open_source(source, progress)
     if isinstance(medium, Image):

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from vidllm.budget import (
     Fit,
@@ -21,6 +21,7 @@ from vidllm.budget import (
     native_frames,
     plan_tokens,
 )
+from vidllm.checks import check_choice, check_number, check_switch, check_text, check_whole
 from vidllm.errors import ConfigError, NoFrames
 from vidllm.model.chat import AnyTokenizer, Shown, count_text_tokens, count_tokens
 from vidllm.policies import Chosen, Look
@@ -65,12 +66,23 @@ class PlanOptions:
     """Read the file in a killable child under these limits; None: in this process (decord always runs guarded)."""
 
     def __post_init__(self) -> None:
-        for name, least in (("frames", 1), ("stride", 1), ("max_new_tokens", 1), ("rope_max", 1), ("reserve", 0)):
-            value = getattr(self, name)
-            if value is not None and not value >= least:
-                raise ConfigError(f"{name} must be at least {least}, got {value}")
-        if self.fps is not None and not self.fps > 0:
-            raise ConfigError(f"fps must be positive, got {self.fps}")
+        for name, least in (("frames", 1), ("stride", 1), ("max_new_tokens", 1), ("reserve", 0)):
+            check_whole(name, getattr(self, name), least)
+        check_number("start", self.start, 0)
+        check_number("end", self.end, 0, endless=True)
+        check_number("fps", self.fps, 0, above=True)
+        check_number("rope_max", self.rope_max, 1, endless=True)
+        check_choice("policy", self.policy, get_args(Policy))
+        check_choice("reader", self.reader, get_args(Reader))
+        if self.fit is not None:
+            check_choice("fit", self.fit, get_args(Fit))
+        check_switch("subtitles", self.subtitles)
+        check_switch("snap", self.snap)
+        if self.guard is not None:
+            from vidllm.video.guard import Limits
+
+            if not isinstance(self.guard, Limits):
+                raise ConfigError(f"guard must be vidllm.Limits or None, not {self.guard!r}")
 
     @property
     def look(self) -> str:
@@ -108,7 +120,8 @@ class Planner:
     def of(
         cls, info: VideoInfo, question: str, spec: ModelSpec, tokenizer: AnyTokenizer | None, options: PlanOptions
     ) -> Planner:
-        """Settle policy, range and notes; nothing is counted yet."""
+        """Settle policy, range and notes; nothing is counted yet. ConfigError when the question is no text."""
+        check_text("the question", question)
         start, end = range_of(info, options)
         focus = find_focus(question, min(end, info.duration), start)
         policy, notes = policy_of(options, focus)

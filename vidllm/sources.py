@@ -9,6 +9,7 @@ from typing import Literal, Protocol
 from vidllm.errors import ConfigError
 from vidllm.prompt import Image
 from vidllm.still import is_still, open_still
+from vidllm.video.container import refuse_pipe
 from vidllm.video.fetch import fetch, is_url
 
 Source = str | Path | Image
@@ -56,8 +57,9 @@ def open_source(source: Source, progress: Progress | None = None) -> Path | Imag
 
 
 def local_file(video: str | Path, progress: Progress | None = None) -> Path:
-    """The file that holds the video; a URL's is in the cache. Raises FetchError."""
+    """The file that holds the video; a URL's is in the cache. Raises FetchError, or NotAVideo for a pipe."""
     if not is_url(video):
+        refuse_pipe(video)
         return Path(video)
     tell(progress, "fetch")
     return fetch(str(video), lambda done, total: tell(progress, "fetch", _megabytes(done, total)))

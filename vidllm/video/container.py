@@ -8,6 +8,8 @@ with decoder threads, so it stays off.
 
 from __future__ import annotations  # PyAV's Packet is generic for the type checker only
 
+import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,16 +57,26 @@ def opened(path: str | Path, *, look_inside: bool = True) -> Iterator[InputConta
 
 def check_file(path: str | Path) -> None:
     """Raise `VideoNotFound`, `NotAVideo` or `VideoError` where a look at the file system already tells the end."""
-    file = Path(path)
     try:
+        file = Path(path)
         if file.is_dir():
             raise VideoNotFound(f"{path}: is a folder; name one video file inside it")
         if not file.exists():
             raise VideoNotFound(f"{path}: no such file; check the spelling and the folder you are in")
         if file.is_file() and file.stat().st_size == 0:
             raise NotAVideo(f"{path}: the file is empty (0 bytes); copy or download it again")
-    except (OSError, ValueError) as error:  # a name too long, a null byte, a folder that may not be entered
+    except (OSError, ValueError, TypeError) as error:  # too long, a null byte, no path, a folder closed to us
         raise VideoNotFound(f"{path!r}: can not be looked up ({error}); check the path") from error
+
+
+def refuse_pipe(path: str | Path) -> None:
+    """Raise `NotAVideo` for what is no file: a pipe is empty when its index has been read, and may block for ever."""
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError, TypeError):
+        return  # whoever opens it says what is wrong
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise NotAVideo(f"{path}: a pipe or a device, which can be read only once; write it to a file first")
 
 
 def as_video_error(path: str | Path, error: av.error.FFmpegError) -> VideoError:

@@ -78,7 +78,9 @@ def read_frames(
     seconds above 0 a time may be answered by the nearest key frame within it, which is much cheaper; a note says so.
     Where a frame can not be decoded, the nearest earlier one that can stands in with its own time, and a note says so.
 
-    Raises VideoError (VideoNotFound, NotAVideo, NoFrames, ReaderUnavailable) or ConfigError.
+    So does the first or the last frame for a time outside the clip. A URL is fetched into the cache first.
+
+    Raises VideoError (VideoNotFound, NotAVideo, NoFrames, ReaderUnavailable, FetchError) or ConfigError.
     """
     info = video if isinstance(video, VideoInfo) else probe(video)
     requested = _checked_times(times)
@@ -88,14 +90,20 @@ def read_frames(
     wanted, places = np.unique(chosen, return_inverse=True)
     name = _choose_reader(info, reader)
     harvest = READERS[name](info, wanted, (height, width))
-    notes = (*_snap_notes(exact, chosen), *_loss_notes(info, wanted, harvest), *_damage_notes(info, wanted, harvest))
+    notes = (
+        *_outside_notes(info, requested), *_snap_notes(exact, chosen), *_loss_notes(info, wanted, harvest),
+        *_damage_notes(info, wanted, harvest),
+    )  # fmt: skip
     seconds = (harvest.pts - info.pts[0]) * float(info.time_base)
     pixels = harvest.pixels if len(wanted) == len(places) and (np.diff(places) > 0).all() else harvest.pixels[places]
     return FrameSet(pixels, seconds[places], requested, name, notes)
 
 
 def _checked_times(times: Sequence[float] | NDArray[np.float64]) -> NDArray[np.float64]:
-    requested = np.atleast_1d(np.asarray(times, dtype=np.float64))
+    try:
+        requested = np.atleast_1d(np.asarray(times, dtype=np.float64))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"times must be numbers of seconds, such as 30.0 or 90.5 ({error})") from error
     if requested.ndim != 1 or not len(requested) or not np.isfinite(requested).all():
         raise ConfigError("times must be a list of at least one finite number of seconds")
     return requested
@@ -119,6 +127,13 @@ def _snapped(
     before = np.maximum(after - 1, 0)
     nearest = np.where(np.abs(seconds[before] - times) <= np.abs(seconds[after] - times), before, after)
     return np.where(np.abs(seconds[nearest] - times) <= tolerance, keys[nearest], exact)
+
+
+def _outside_notes(info: VideoInfo, requested: NDArray[np.float64]) -> tuple[str, ...]:
+    before, after = requested[requested < 0], requested[requested > info.duration]
+    first = (f"{_listed(before)}: before the start; the first frame stands in",) if len(before) else ()
+    last = (f"{_listed(after)}: past the end at {info.duration:.2f} s; the last frame stands in",) if len(after) else ()
+    return (*first, *last)
 
 
 def _snap_notes(exact: NDArray[np.int64], chosen: NDArray[np.int64]) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 from vidllm.errors import LimitExceeded, NoFrames, VideoError, VidllmError
 from vidllm.video import wire
 from vidllm.video.decode import FrameSet, read_frames
-from vidllm.video.info import VideoInfo, probe
+from vidllm.video.info import VideoInfo, index_clip
 from vidllm.video.picture import fitted_size
 
 PARENT_CHECK_SECONDS = 0.5
@@ -108,10 +108,10 @@ def probed(path: str, stream: int | None) -> VideoInfo:
     try:
         status = os.stat(path)
     except (OSError, ValueError):
-        return probe(path, stream=stream)  # says what is wrong with it
+        return index_clip(path, stream)  # says what is wrong with it
     key = (path, stream, status.st_size, status.st_mtime_ns)
     if key not in _kept:
-        info = probe(path, stream=stream)
+        info = index_clip(path, stream)
         while len(_kept) >= KEPT_CLIPS:
             del _kept[next(iter(_kept))]
         _kept[key] = info

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from vidllm.errors import NoFrames, VideoError
 from vidllm.video.access import AccessRule, access_rule, is_hidden
-from vidllm.video.container import SELF_DESCRIBING, VideoPacket, opened, pick_stream, video_packets
+from vidllm.video.container import SELF_DESCRIBING, VideoPacket, opened, pick_stream, refuse_pipe, video_packets
 from vidllm.video.picture import Orientation, believable_aspect, orientation_of, shown_size
 
 VFR_DEVIATION = 0.15  # a gap this much off the median gap makes the rate variable
@@ -98,10 +98,20 @@ class VideoInfo:
 
 
 def probe(path: str | Path, *, stream: int | None = None) -> VideoInfo:
-    """Index the clip at `path`: its best video stream, or the one numbered `stream`.
+    """Index the clip at `path`: its best video stream, or the one numbered `stream`. A URL is fetched into the cache.
 
-    Raises VideoNotFound, NotAVideo, NoFrames (a video stream without one frame) or VideoError.
+    Raises VideoNotFound, NotAVideo, NoFrames (a video stream without one frame), FetchError or VideoError.
     """
+    from vidllm.video.fetch import fetch, is_url  # http's libraries, which no local file needs
+
+    if is_url(path):
+        path = fetch(str(path))
+    refuse_pipe(path)
+    return index_clip(path, stream)
+
+
+def index_clip(path: str | Path, stream: int | None = None) -> VideoInfo:
+    """`probe` of a local file or of anything that can be opened: for a process that can be killed."""
     with opened(path, look_inside=False) as container:
         if container.format.name.startswith(SELF_DESCRIBING):
             return _index(path, container, stream)
