@@ -218,7 +218,7 @@ NAMED: list[tuple[str, list[Span]]] = [
     ("what is seen at the very end of the video", [(290, 300)]),
     ("what happens in the end?", [(290, 300)]),
     ("how does the video end?", [(290, 300)]),
-    ("what is in the last frame", [(290, 300)]),
+    ("what is in the last scene", [(290, 300)]),
     ("the final few seconds", [(290, 300)]),
     ("what is at the beginning?", [(0, 10)]),
     ("just before the end", [(290, 300)]),

@@ -10,8 +10,10 @@ from collections.abc import Iterator
 from functools import cache, lru_cache
 from typing import NamedTuple
 
-from vidllm.video.timephrases import AMOUNT, BLANK, CLOCK, ENGLISH, HAN, NOT_TIMES, marked
-from vidllm.video.timerules import RULES, Anchor, Reading, Rule
+from vidllm.video.timelookalikes import NOT_NUMBERS, NOT_TIMES
+from vidllm.video.timemeanings import Anchor, Reading, Rule
+from vidllm.video.timephrases import AMOUNT, BLANK, CLOCK, ENGLISH, HAN, marked
+from vidllm.video.timerules import RULES
 
 
 class Hit(NamedTuple):
@@ -47,17 +49,23 @@ def find_mentions(text: str) -> list[tuple[int, int, float]]:
 
 def _read(text: str) -> list[Found]:
     words = fold(text)
-    left = marked(words)
-    marks = any(mark in left for mark in MARKS)
-    for pattern in NOT_TIMES if marks else ():
-        if _may_match(pattern, left):
-            left = _compiled(pattern).sub(lambda match: BLANK * len(match[0]), left)
+    left = marked(_without(NOT_NUMBERS, words))
+    if any(mark in left for mark in MARKS):
+        left = _without(NOT_TIMES, left)
     found: list[Found] = []
     for rule in RULES:
         for match in list(_compiled(rule.pattern).finditer(left)) if _may_match(rule.pattern, left) else ():
             found.extend(_take(Reading(match, words), rule, text))
             left = left[: match.start()] + BLANK * len(match[0]) + left[match.end() :]
     return sorted(found, key=lambda item: item[0].place)
+
+
+def _without(patterns: tuple[str, ...], text: str) -> str:
+    """`text` with what the patterns match blanked out; places do not move."""
+    for pattern in patterns:
+        if _may_match(pattern, text):
+            text = _compiled(pattern).sub(lambda match: BLANK * len(match[0]), text)
+    return text
 
 
 def _take(reading: Reading, rule: Rule, text: str) -> Iterator[Found]:
@@ -87,8 +95,8 @@ def _compiled(pattern: str) -> re.Pattern[str]:
 
 
 _FOLD = str.maketrans(
-    "０１２３４５６７８９：．，～–—−‐‑’′＇”″＂？！（）　\u00a0鐘個後時間從開結尾點",
-    "0123456789:.,~-----'''\"\"\"?!()  钟个后时间从开结尾点",
+    "０１２３４５６７８９：．，、～≈–—−‐‑’′＇”″＂？！（）　\u00a0鐘個後時間從開結尾點視頻發現什麼見處幀幾內這裡頭畫場過長約顯對",  # noqa: E501
+    "0123456789:.,,~~-----'''\"\"\"?!()  钟个后时间从开结尾点视频发现什么见处帧几内这里头画场过长约显对",
 )
 
 

@@ -1,0 +1,70 @@
+"""What looks like a time and is none: hours of the day, ratios, scores, verses, lengths of time.
+
+All of it is blanked out before the rules read on.
+"""
+
+from vidllm.video.timephrases import AMOUNT, CLOCK, SPELLED
+
+_ANY = rf"(?:{CLOCK}|{AMOUNT})"
+_LOOSE = (
+    r"(?:~\s*|(?:only|just|about|around|roughly|approximately|nearly|almost|up\s+to|the|between|from|exactly|another|a\s+full)"
+    r"\s+)*"
+)
+_BOOKS = (
+    "Genesis|Exodus|Leviticus|Numbers|Deuteronomy|Joshua|Judges|Ruth|Samuel|Kings|Chronicles|Ezra|Nehemiah|Esther|Job|"
+    "Psalms?|Proverbs|Ecclesiastes|Isaiah|Jeremiah|Ezekiel|Daniel|Hosea|Joel|Amos|Micah|Matthew|Mark|Luke|John|Acts|"
+    "Romans|Corinthians|Galatians|Ephesians|Philippians|Colossians|Thessalonians|Timothy|Titus|Hebrews|James|Peter|Jude|"
+    "Revelation|Surah|Sura|Quran|Koran"
+)
+_NO_PREPOSITION = r"(?:\s+(?!at\b|from\b|around\b|between\b|near\b|before\b|after\b|until\b|in\b|on\b|and\b)\w+){0,3}"
+
+NOT_NUMBERS: tuple[str, ...] = (
+    r"\b(?:last|first)[\s-]minute\s+(?:goal|decision|change|winner|equali[sz]er|deal|shopping|save|rush|panic|penalty)\b",
+    r"\b(?:second|third|next)[\s-]to[\s-](?:the[\s-])?last\b\s*\w*|\bpenultimate\s+\w+",
+    r"^\s*(?:(?:just|wait|give\s+me)\s+)?(?:an?|one)\s+(?:second|sec|minute|min|moment)\b"  # "One second, what?"
+    r"(?=\s*(?:[,.!?]|$|please))",
+    r"\S+://\S+|\S+\.(?:mp4|mkv|mov|avi|webm|gif|m4v|srt|vtt)\b",
+    r"\b(?:the|early|late|mid|')[\s-]*(?:\d{2})?\d0'?s\b(?!\s*(?:mark|in\b|into\b|point|to\b|-|on\b))|'\d0s\b|\b(?:19|20)\d0'?s\b",
+    r"(?:\d+|[一二三四五六七八九十]+)(?<!小)时(?:\d+|[零一二三四五六七八九十]+)分(?!零?(?:\d+|[一二三四五六七八九十]+)秒)",
+    r"\d+\s*点\s*\d+\s*分(?:钟)?(?:\d+\s*秒)?|[一二两三四五六七八九十]+点[零一二三四五六七八九十]+分",
+)
+"""Idioms, addresses, decades and hours of the day in Chinese: blanked out before numbers are read."""
+
+NOT_TIMES: tuple[str, ...] = (
+    # hours of the day
+    rf"{CLOCK}\s*(?:[ap]\.?\s?m\b\.?|o'?\s?clock|uhr\b|hrs\b|hours\b|sharp\b|(?:gmt|utc|cet|est|edt|pst|pdt|cst|bst|ist)\b)",
+    rf"{CLOCK}\s+(?:in\s+the\s+(?:morning|afternoon|evening)|at\s+night|tonight|today|tomorrow|yesterday|this\s+(?:morning|afternoon|evening))",
+    rf"\b(?:(?:mon|tues|wednes|thurs|fri|satur|sun)days?|noon|midnight|today|tomorrow|yesterday)\b,?\s+(?:at\s+)?{CLOCK}",
+    rf"\d{{1,4}}[-/.]\d{{1,2}}(?:[-/.]\d{{1,4}})?(?:T|,?\s+){CLOCK}",
+    rf"{AMOUNT}\s+(?:to|past|before|after)\s+(?:noon|midnight|{SPELLED}|\d+)\b(?![:\d-])",
+    rf"(?:上午|下午|早上|早晨|晚上|中午|凌晨|傍晚|夜里|北京时间|周[一二三四五六日末]|星期[一二三四五六日天])\s*的?{_ANY}",
+    rf"(?:\b(?:the|an?)\s+|{CLOCK}/){CLOCK}\s+(?:train|bus|flight|ferry|show|showing|appointment|meeting|class|alarm|news|service|departure|deadline)\b",
+    # what a clock, a sign or a board in the picture says
+    rf"\b(?:shows?|showing|shown\s+as|reads?|reading|says?|saying|displays?|displaying|set\s+(?:to|for)|strikes?|(?:time|clock|timer|watch)\s+(?:is|was|at|of))\s+(?:the\s+time\s+)?(?:as\s+)?{CLOCK}",
+    rf"(?:显示|写着|指向|指着)(?:的?时间)?(?:是|为|着)?\s*{CLOCK}",
+    # ratios, scales, scores, verses, versions
+    rf"\b(?:version|ver|v|release|revision|rev|build|firmware|model|season|episode|series|volume|issue|page|table|room|gate|bus|channel)s?"
+    rf"\.?\s*(?:no\.?\s*|#\s*)?{CLOCK}",
+    rf"\bst(?:ands|ood)\s+at\s+{CLOCK}",
+    rf"{CLOCK}[\s-]*(?:aspect|ratio|scale|odds|dilution|mix(?:ture)?|widescreen|gear|gradient|slope|incline|model)\b",
+    rf"\b(?:ratios?|scales?|odds|aspect|slope|gradient|gear(?:ing)?|dilution|dilut\w+|mix(?:ture|ed)?|proportions?)(?:\s+(?:is|was|are|of|to|at|about|in|the|a)|\s*[:=])*\s*{CLOCK}",
+    rf"\b(?:scores?|scoreline|scored|result|standings?)(?:\s+(?:(?:is|was)(?:\s+at)?|of|reads|stands\s+at|stood\s+at|being)|\s*[:=])*\s*{CLOCK}",
+    rf"\b(?:w[io]ns?|winning|won|beats?|beaten|beating|leads?|leading|led|los[et]s?|losing|defeat\w*|tied|trail\w*){_NO_PREPOSITION}(?:\s+by)?\s+{CLOCK}",
+    rf"{CLOCK}\s+(?:win|lead|loss|defeat|victory|score|scoreline|draw|tie)\b",
+    rf"(?:比分|比例|比率|宽高比|长宽比|赔率|以)(?:是|为|到了?)?\s*{CLOCK}|{CLOCK}\s*的?(?:比分|比例|比率|宽高比|长宽比|领先|获胜|战胜|落后)",
+    rf"\b(?-i:{_BOOKS})\s+{CLOCK}(?:-\d+)?|\b(?:verses?|chapters?|psalms?|bible|gospel|scripture|hymn)\s+(?:of\s+)?{CLOCK}(?:-\d+)?",
+    # lengths of time
+    rf"\b(?!within\s+{_LOOSE}{CLOCK}\s*(?:-|~|to|and)\s*{CLOCK})"
+    rf"(?:lasts|lasting|lasted|(?:will|would|can|should|to|do|does|did)\s+last|takes?|taking|took|every|each|within|under|spend\w*|spent|wait\w*|hold(?:s|ing)?|held|less\s+than|more\s+than|at\s+least|at\s+most|longer\s+than|shorter\s+than|duration|length|runtime|running\s+time)(?:\s+(?:of|is|was|for)|\s*[:=])*\s+{_LOOSE}{_ANY}(?:\s*(?:-|to|and)\s*{_ANY})?",
+    rf"\b(?:for|per|of|over|next|another|additional|extra|previous|past|following|by|delay\w*|paus\w+)\s+{_LOOSE}{AMOUNT}(?!\s*(?:mark|point|in\b|into\b|from\b|-|to\b|~|until|and\s+(?:\d|the))|\s*-?(?:mark|point))",
+    rf"\b(?!^in\s+{AMOUNT}[.,]?\s+(?:what|who|where|which|is|are|does|do)\b)"  # "in 30 s what happens", a moment
+    rf"in\s+{_LOOSE}{AMOUNT}(?!\s*(?:mark|point|in\b|into\b|from\b|-|to\b|~|until|and\s+(?:\d|the))|\s*-?(?:mark|point))",
+    rf"\b(?:lasts|takes?|took|every|within|for)\s+{_LOOSE}(?:\d+(?:\.\d+)?|{SPELLED})\s*(?:-|to|and)\s*{AMOUNT}",
+    rf"{CLOCK}\s+(?:long|in\s+(?:length|total|duration|all)|minutes?\s+long|runtime)\b",
+    rf"{AMOUNT}[\s-]+(?:long|later|earlier|ago|apart|each|per|old|of\s+age|tall|left|remaining|faster|slower|in\s+(?:length|total|duration|all|a\s+row)|intervals?)\b",
+    rf"\b(?:an?|the|this|every|each|one|two|three)\s+{AMOUNT}[\s-]+(?:video|clip|movie|film|timer|countdown|delay|break|pause|ad|advert|commercial|penalty|limit|summary|version|recording|interval|window|loop|gif|shot|sequence|span|period)s?\b",
+    rf"(?:持续了?|长达|时长|花了?|用了?|耗时|每隔?|需要|等了?|超过|不到|至少|过了|共|内容长)(?:约|大约|大概|为|是)?\s*"
+    rf"(?:\d+\s*[,和或到至~-]\s*)*{_ANY}(?:左右)?",
+    rf"{AMOUNT}(?:之内|以内|内|钟?的(?:视频|短片|片段|时间|电影|倒计时|长)|长|一次|左右的(?:视频|短片|片段))",
+)
+"""What looks like a time and is none; blanked out before the rules read on."""

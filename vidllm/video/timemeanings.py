@@ -1,0 +1,252 @@
+"""What a match of the time grammar means: moments and ranges that may hang on the clip's ends.
+
+the words              the match                     its meaning
+"at 0:30"        ->    a = 0:30               ->     (clock 30, clock 30)
+"last 5 s"       ->    a = 5 s                ->     (end - 5, end)
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from vidllm.video.timephrases import AMOUNT, CLOCK, SPELLED, amount_seconds, amount_unit, number
+
+EDGE_SHARE, EDGE_LEAST, EDGE_MOST = 0.1, 2.0, 10.0
+"""How much of a clip "at the end" means: a tenth, at least 2 s and at most 10 s."""
+
+
+_ITEM = rf"{CLOCK}|{AMOUNT}|{SPELLED}|\d+(?:\.\d+)?|[一二三四五六七八九十]+"
+_LASTING = {"m": 60.0, "h": 3600.0}
+"""Units whose ordinals last: the second minute is a range, the second second a moment."""
+
+
+class Anchor(NamedTuple):
+    """A time that may hang on the clip."""
+
+    origin: Literal["clock", "begin", "end", "share"]
+    value: float
+    """Seconds on the clip's clock, after its begin or before its end; or a share (0-1) of its length."""
+    edges: float = 0.0
+    """Edge widths to add (see `EDGE_SHARE`)."""
+
+    def resolve(self, start: float, end: float) -> float:
+        """Seconds on the source's clock, for a clip that is watched in `[start, end)`."""
+        edge = min(max((end - start) * EDGE_SHARE, EDGE_LEAST), EDGE_MOST) * self.edges
+        match self.origin:
+            case "clock":
+                return self.value + edge
+            case "begin":
+                return start + self.value + edge
+            case "end":
+                return end - self.value + edge
+            case "share":
+                return start + self.value * (end - start) + edge
+
+
+Meaning = tuple[Anchor, Anchor]
+"""A range `[first, last)`, or a moment when both are one."""
+
+
+class Reading:
+    """A rule's match over the marked text, with the words that really stand there."""
+
+    def __init__(self, match: re.Match[str], words: str) -> None:
+        self.match, self.words = match, words
+
+    @property
+    def is_list(self) -> bool:
+        """Whether the match is a list of moments, in group `many`."""
+        return "many" in self.match.re.groupindex
+
+    def text(self, group: str | int) -> str:
+        """The words of a group; empty when it took no part."""
+        return self.words[self.match.start(group) : self.match.end(group)] if self.match[group] is not None else ""
+
+    def clock(self, group: str) -> Anchor:
+        """The group's time on the clip's clock."""
+        return Anchor("clock", self.seconds(group))
+
+    def seconds(self, group: str) -> float:
+        """Seconds of the group; a bare number counts in the unit that the group `unit` or `b` names ("10 to 20 s")."""
+        value = amount_seconds(self.text(group), self._unit())
+        if group == "tail" and value <= (first := self.seconds("a")):  # 1:10-20 is 1:10 to 1:20
+            value += first - first % 60
+        return value
+
+    def items(self) -> list[tuple[int, int, float]]:
+        """(first character, end, seconds) of each time of the list in group `many`."""
+        first, end = self.match.span("many")
+        unit = amount_unit(self.words[first:end])
+        found = re.finditer(_ITEM, self.match["many"], re.IGNORECASE)
+        places = [(first + item.start(), first + item.end()) for item in found]
+        return [(a, b, amount_seconds(self.words[a:b], unit)) for a, b in places]
+
+    def places(self) -> Iterator[tuple[int, int, float]]:
+        """(first character, end, seconds) of every time on the clip's clock that the match holds."""
+        groups = self.match.re.groupindex
+        if self.is_list:
+            yield from self.items()
+        for name in ("a", "b", "tail", "nth_second", "digits"):
+            if name in groups and "relative" not in groups and self.match[name] is not None:
+                seconds = number(self.text(name)) if name in ("nth_second", "digits") else self.seconds(name)
+                yield *self.match.span(name), seconds
+
+    def _unit(self) -> str:
+        groups = self.match.re.groupindex
+        return self.text("unit") if "unit" in groups else amount_unit(self.text("b")) if "b" in groups else ""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A pattern over marked text and what its match means."""
+
+    pattern: str
+    meaning: Callable[[Reading], list[Meaning]]
+
+
+def moment(reading: Reading) -> list[Meaning]:
+    return [(reading.clock("a"), reading.clock("a"))]
+
+
+def span(reading: Reading) -> list[Meaning]:
+    return [(reading.clock("a"), reading.clock("b"))]
+
+
+def span_to_tail(reading: Reading) -> list[Meaning]:
+    """A range whose end is cut short: 1:10-20; a moment when that would end before it began."""
+    end = "tail" if "tail" in reading.match.re.groupindex else "b"
+    return span(reading) if end == "b" else _ascending(reading.clock("a"), reading.clock(end))
+
+
+def _ascending(first: Anchor, last: Anchor) -> list[Meaning]:
+    return [(first, last if last.value > first.value else first)]
+
+
+def moments(reading: Reading) -> list[Meaning]:
+    return [(Anchor("clock", seconds), Anchor("clock", seconds)) for _, _, seconds in reading.items()]
+
+
+def later(reading: Reading) -> list[Meaning]:
+    """5 seconds after 0:30."""
+    anchor = Anchor("clock", reading.seconds("a") + reading.seconds("shift"))
+    return [(anchor, anchor)]
+
+
+def earlier(reading: Reading) -> list[Meaning]:
+    """5 seconds before 0:30."""
+    anchor = Anchor("clock", reading.seconds("a") - reading.seconds("shift"))
+    return [(anchor, anchor)]
+
+
+def to_clip_end(reading: Reading) -> list[Meaning]:
+    return [(reading.clock("a"), Anchor("end", 0.0))]
+
+
+def from_clip_begin(reading: Reading) -> list[Meaning]:
+    return [(Anchor("begin", 0.0), reading.clock("a"))]
+
+
+def ordinal_minute(reading: Reading) -> list[Meaning]:
+    """The 2nd minute is 1:00 to 2:00."""
+    scale = _LASTING[amount_unit(reading.text("unit"))]
+    last = scale * number(reading.text("nth"))
+    return [(Anchor("clock", last - scale), Anchor("clock", last))]
+
+
+def ordinal_second(reading: Reading) -> list[Meaning]:
+    """The 30th second."""
+    anchor = Anchor("clock", number(reading.text("nth_second") or reading.text("digits")))
+    return [(anchor, anchor)]
+
+
+def ordinal_han(reading: Reading) -> list[Meaning]:
+    """第30秒 and 第1分20秒 are moments, 第2分钟 is a minute that lasts."""
+    return [_ordinal(reading.text("a"), reading.seconds("a"))]
+
+
+def each_ordinal_han(reading: Reading) -> list[Meaning]:
+    """第3、5秒, 第1、2分钟."""
+    unit = amount_unit(reading.text("many"))
+    return [_ordinal(unit, seconds) for _, _, seconds in reading.items()]
+
+
+def ordinal_from_end(reading: Reading) -> list[Meaning]:
+    """倒数第10秒, 倒数第二分钟."""
+    first, last = _ordinal(reading.text("a"), reading.seconds("a"))
+    width = last.value - first.value
+    return [(Anchor("end", last.value), Anchor("end", last.value - width))]
+
+
+def nth_before_end(reading: Reading) -> list[Meaning]:
+    """The tenth second from the end."""
+    anchor = Anchor("end", number(reading.text("nth")))
+    return [(anchor, anchor)]
+
+
+def _ordinal(words: str, seconds: float) -> Meaning:
+    units = re.findall(r"时|分|秒|[hms]", words)
+    scale = _LASTING.get(amount_unit(words), 0.0) if len(units) == 1 else 0.0
+    lasts = scale > 0 and seconds % scale == 0
+    return Anchor("clock", seconds - scale if lasts else seconds), Anchor("clock", seconds)
+
+
+def first(reading: Reading) -> list[Meaning]:
+    return [(Anchor("begin", 0.0), Anchor("begin", reading.seconds("a")))]
+
+
+def last(reading: Reading) -> list[Meaning]:
+    return [(Anchor("end", reading.seconds("a")), Anchor("end", 0.0))]
+
+
+def after_begin(reading: Reading) -> list[Meaning]:
+    anchor = Anchor("begin", reading.seconds("a"))
+    return [(anchor, anchor)]
+
+
+def before_end(reading: Reading) -> list[Meaning]:
+    anchor = Anchor("end", reading.seconds("a"))
+    return [(anchor, anchor)]
+
+
+def nothing(_: Reading) -> list[Meaning]:
+    """A time that hangs on something the words alone do not place."""
+    return []
+
+
+def begin(_: Reading) -> list[Meaning]:
+    return [(Anchor("begin", 0.0), Anchor("begin", 0.0, 1.0))]
+
+
+def end(_: Reading) -> list[Meaning]:
+    return [(Anchor("end", 0.0, -1.0), Anchor("end", 0.0))]
+
+
+def middle(_: Reading) -> list[Meaning]:
+    return [(Anchor("share", 0.5, -0.5), Anchor("share", 0.5, 0.5))]
+
+
+def first_frame(_: Reading) -> list[Meaning]:
+    return [(Anchor("begin", 0.0), Anchor("begin", 0.0))]
+
+
+def last_frame(_: Reading) -> list[Meaning]:
+    return [(Anchor("end", 0.0), Anchor("end", 0.0))]
+
+
+def part(reading: Reading) -> list[Meaning]:
+    """One of equal parts: "the second third of the video"."""
+    parts = {"half": 2, "third": 3, "quarter": 4, "半": 2}[reading.text("part").lower()]
+    known = {"first": 0, "former": 0, "second": 1, "third": 2, "fourth": 3, "前": 0, "上": 0, "middle": parts // 2}
+    nth = known.get(reading.text("nth").lower(), parts - 1)
+    if reading.text("nth").lower() == "middle" and parts != 3:
+        return []
+    return [(Anchor("share", nth / parts), Anchor("share", (nth + 1) / parts))] if nth < parts else []
+
+
+def way_through(reading: Reading) -> list[Meaning]:
+    """One moment: "a third of the way through", "80 % in"."""
+    shares = {"third": 1 / 3, "quarter": 0.25, "two thirds": 2 / 3, "three quarters": 0.75}
+    words = " ".join(re.split(r"[\s-]+", reading.text("share").lower())).removeprefix("a ").removeprefix("one ")
+    share = shares[words] if words in shares else float(words) / 100
+    return [(Anchor("share", share), Anchor("share", share))] if share <= 1 else []
