@@ -19,11 +19,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from vidllm.answer import Usage
 from vidllm.corpus.item import Item, digest_of
 from vidllm.corpus.output import Output
 from vidllm.corpus.recipe import Recipe
-from vidllm.corpus.rows import CaptionRow, RowFrame
+from vidllm.corpus.rows import CaptionRow, RowFrame, RowUsage
 from vidllm.corpus.stores import manifest_of
 
 RECIPE = Recipe(model="m" * 16, prompt="describe the video.", plan={}, decoding={})
@@ -49,7 +48,7 @@ def row_number(number: int) -> CaptionRow:
         caption=f"The red circle of clip {number} moves right, then it turns blue. " * 6,
         finish_reason="stop",
         frames=tuple(RowFrame(time=n * 1.875 + 0.04, tokens=36) for n in range(16)),
-        usage=Usage(video_tokens=576, text_tokens=120, answer_tokens=72, context=1024, rope_factor=1.0),
+        usage=RowUsage(video_tokens=576, text_tokens=120, answer_tokens=72, context=1024, rope_factor=1.0),
     )  # fmt: skip
 
 

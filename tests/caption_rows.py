@@ -8,12 +8,11 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from vidllm.answer import Usage
 from vidllm.corpus import stores
 from vidllm.corpus.item import Item, digest_of
 from vidllm.corpus.output import Output
 from vidllm.corpus.recipe import Recipe
-from vidllm.corpus.rows import CaptionRow, RowFrame, Status
+from vidllm.corpus.rows import CaptionRow, RowFrame, RowUsage, Status
 from vidllm.options import GenerationOptions
 from vidllm.planning import PlanOptions
 
@@ -39,7 +38,7 @@ def row_of(item: Item, status: Status = "ok", caption: str = "A circle moves.", 
     bare = CaptionRow.of(item, id=digest_of(data, item.start, item.end), recipe=recipe.digest, status=status)
     return replace(
         bare, caption=caption, frames=(RowFrame(time=0.5, tokens=36),), model="m", prompt=recipe.prompt, seconds=0.25,
-        usage=Usage(video_tokens=36, text_tokens=9, answer_tokens=5, context=1024, rope_factor=1.0),
+        usage=RowUsage(video_tokens=36, text_tokens=9, answer_tokens=5, context=1024, rope_factor=1.0),
     )  # fmt: skip
 
 

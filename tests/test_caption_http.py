@@ -104,12 +104,22 @@ def test_frames_go_with_their_times_and_come_back_with_model_reason_and_usage(
     said = say_all(captioner, {7: (a_clip(42), "What happens?")})[7]
     got = heard(said)
     assert got["codes"] == [42, 42, 42]
-    assert got["texts"][1:] == ["Frame 1 at 0:00.0", "Frame 2 at 0:00.5", "Frame 3 at 0:01.0", "What happens?"]
+    assert got["texts"][1:] == ["Frame 1 at 0:00.00", "Frame 2 at 0:00.50", "Frame 3 at 0:01.00", "What happens?"]
     assert got["options"] == {"model": "seer", "max_tokens": 99, "temperature": 0.0, "seed": 0}
     assert (said.model, said.finish_reason) == ("seer@served", "stop")
     assert said.usage is not None
-    assert (said.usage.text_tokens, said.usage.answer_tokens) == (321, 12)
-    assert captioner.fingerprint == "server:seer"
+    # the server says how long the whole prompt was: none of it is told to be the frames'
+    assert (said.usage.video_tokens, said.usage.text_tokens, said.usage.answer_tokens) == (None, 321, 12)
+    assert captioner.fingerprint.startswith("server:seer:")
+
+
+def test_frames_seconds_apart_go_with_their_times_to_the_hundredth(
+    serve: Servers, connect: Callable[..., HttpCaptioner]
+) -> None:
+    clip = a_clip(9)
+    far = replace(clip, frames=replace(clip.frames, pts_seconds=np.array([0.0, 15.96, 31.999])))
+    got = heard(say_all(connect(serve()), {0: (far, "What?")})[0])
+    assert got["texts"][1:4] == ["Frame 1 at 0:00.00", "Frame 2 at 0:15.96", "Frame 3 at 0:31.99"]
 
 
 def test_a_question_without_a_clip(serve: Servers, connect: Callable[..., HttpCaptioner]) -> None:
@@ -118,14 +128,15 @@ def test_a_question_without_a_clip(serve: Servers, connect: Callable[..., HttpCa
 
 
 def test_a_jpeg_sequence_tells_its_times_in_milliseconds(serve: Servers, connect: Callable[..., HttpCaptioner]) -> None:
-    captioner = connect(serve(), form="video")
+    url = serve()
+    captioner = connect(url, form="video")
     got = heard(say(captioner, "What?"))
     assert got["codes"] == [5, 5, 5]
     video = got["options"]["media_io_kwargs"]["video"]
     assert [number / video["fps"] for number in video["frames_indices"]] == [0.0, 0.5, 1.0]
     assert (video["num_frames"], video["do_sample_frames"]) == (3, False)
     assert video["total_num_frames"] / video["fps"] == pytest.approx(BLANK.info.duration, abs=0.002)
-    assert captioner.fingerprint != "server:seer", "another way to show the frames is another recipe"
+    assert captioner.fingerprint != connect(url).fingerprint, "another way to show the frames is another recipe"
 
 
 def test_sampling_is_sent_when_it_was_asked_for(clips: dict[str, Path]) -> None:
@@ -394,7 +405,8 @@ def test_a_server_without_a_list_says_its_name_in_an_answer(
     serve: Servers, connect: Callable[..., HttpCaptioner]
 ) -> None:
     captioner = connect(serve("--no-list"))
-    assert (captioner.model, captioner.fingerprint) == ("seer@served", "server:seer@served")
+    assert captioner.model == "seer@served"
+    assert captioner.fingerprint.startswith("server:seer@served:")
     assert "model" not in heard(say(captioner, "A"))["options"]
 
 

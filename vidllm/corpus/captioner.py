@@ -6,12 +6,11 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from vidllm.answer import Usage
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from vidllm.clip import Clip
+    from vidllm.corpus.rows import RowUsage
     from vidllm.corpus.workers import Decoding
     from vidllm.model.spec import ModelSpec
     from vidllm.options import GenerationOptions
@@ -25,7 +24,7 @@ class Said:
     text: str = ""
     finish_reason: str | None = None
     """stop, length or repetition; a server's own word otherwise."""
-    usage: Usage | None = None
+    usage: RowUsage | None = None
     seconds: float = 0.0
     """Spent on this answer alone; what a batch shares is counted in part."""
     error: str | None = None

@@ -3,8 +3,8 @@
 We sample once and send pictures with their true times. Nothing a server offers for sampling is used: `fps` and
 `num_frames` mean something else on each, and a server that samples again shows other moments than we say.
 
-    images   text "Frame 1 at 0:00", image_url data:..., text "Frame 2 at 0:02", ...       any server
-    video    one video_url data:video/jpeg;base64,<1>,<2>,... and the times in media_io_kwargs        vLLM, LMDeploy
+    images   text "Frame 1 at 0:00.00", image_url data:..., text "Frame 2 at 0:02.04", ...       any server
+    video    one video_url data:video/jpeg;base64,<1>,<2>,... and the times in media_io_kwargs           vLLM, LMDeploy
 
 What was learnt of the servers:
 - A server may hoist all pictures before all text (vLLM for templates that take plain strings), so a time says by
@@ -37,7 +37,6 @@ from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote, quote_plus, unquote, urlsplit, urlunsplit
 
 from vidllm.errors import ConfigError
-from vidllm.model.chat import stamp_decimals
 from vidllm.video.timecode import format_time
 
 if TYPE_CHECKING:
@@ -48,6 +47,8 @@ if TYPE_CHECKING:
     from vidllm.options import GenerationOptions
 
 Form = Literal["images", "video"]
+SENT: Mapping[Form, str] = {"images": "images, 0.01 s", "video": "video"}
+"""How frames are sent, for the recipe; another word when the same form comes to show them otherwise."""
 Body = dict[str, Any]
 
 KEY_VARIABLES = ("VIDLLM_API_KEY", "OPENAI_API_KEY")
@@ -55,6 +56,8 @@ REQUEST_SECONDS = 120.0
 """How long a server may take for one answer, by default."""
 JPEG_QUALITY = 92
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+STAMP_DECIMALS = 2
+"""Of a frame's time in words: no two frames of a video are nearer to each other."""
 MOST_SHOWN = 200
 """Letters of a server's own words in a message."""
 MASK = b"***"
@@ -161,10 +164,9 @@ def chat_body(
 
 def _image_parts(clip: Clip) -> Iterator[Body]:
     times = [float(t) for t in clip.frames.pts_seconds]
-    decimals = stamp_decimals(times)
     yield _text(f"{len(times)} frames of a video, in order, each with its time.")
     for number, (time_, picture) in enumerate(zip(times, clip.frames.pixels, strict=True), 1):
-        yield _text(f"Frame {number} at {format_time(time_, decimals=decimals)}")
+        yield _text(f"Frame {number} at {format_time(time_, decimals=STAMP_DECIMALS)}")
         yield {"type": "image_url", "image_url": {"url": f"data:image/jpeg;base64,{_jpeg(picture)}"}}
     yield from _subtitles(clip)
 

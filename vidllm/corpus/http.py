@@ -19,7 +19,6 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vidllm.answer import Usage
 from vidllm.budget import NativeGeometry
 from vidllm.corpus.asking import (
     MISPLACED,
@@ -33,8 +32,9 @@ from vidllm.corpus.asking import (
     wants_key,
 )
 from vidllm.corpus.captioner import Said
-from vidllm.corpus.endpoint import Body, Endpoint, Reply, chat_body
+from vidllm.corpus.endpoint import SENT, Body, Endpoint, Reply, chat_body
 from vidllm.corpus.pacing import Pace, backoff_seconds
+from vidllm.corpus.rows import RowUsage
 from vidllm.errors import ConfigError, EngineError
 from vidllm.model.spec import ModelSpec
 
@@ -72,7 +72,7 @@ class HttpCaptioner:
     ) -> None:
         self.model = model or "default"
         # The name is all that is known of a server's model; how frames are sent shapes the caption too.
-        self.fingerprint = f"server:{self.model}" + ("" if options.form == "images" else f":{options.form}")
+        self.fingerprint = f"server:{self.model}:{SENT[options.form]}"
         self.spec = server_spec()
         self.pace = Pace(most=options.most_at_once, first=min(4, options.most_at_once))
         self._endpoint, self._asked_model, self._options = endpoint, model, options
@@ -282,7 +282,7 @@ class HttpCaptioner:
             self.close()
             raise EngineError(f"{self._endpoint}: {error}; name the server's model with --model") from error
         self.model = reply.model or self.model
-        self.fingerprint = self.fingerprint.replace("server:default", f"server:{self.model}")
+        self.fingerprint = f"server:{self.model}:{SENT[self._options.form]}"
 
 
 def _in_other_words(body: Body, error: Unable) -> bool:
@@ -294,9 +294,9 @@ def _in_other_words(body: Body, error: Unable) -> bool:
 
 
 def _said(ticket: int, reply: Reply, seconds: float, context: int) -> Said:
-    """A reply as the loop takes it. A server counts the prompt's tokens in one: pictures are among `text_tokens`."""
-    usage = Usage(
-        video_tokens=0, text_tokens=reply.prompt_tokens, answer_tokens=reply.answer_tokens, context=context,
+    """A reply as the loop takes it. A server counts the prompt's tokens in one."""
+    usage = RowUsage(
+        video_tokens=None, text_tokens=reply.prompt_tokens, answer_tokens=reply.answer_tokens, context=context,
         rope_factor=1.0,
     )  # fmt: skip
     error = None

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from vidllm.answer import Usage
 from vidllm.corpus.captioner import Said
+from vidllm.corpus.rows import RowUsage
 from vidllm.errors import BudgetError, ConfigError, VidllmError
 from vidllm.prompt import Message, Prompt, build_prompt
 
@@ -108,7 +108,7 @@ class LocalCaptioner:
         answer = finished.generated
         if answer is None:
             return Said(ticket=finished.ticket, error=finished.error or "no answer", model=self.model)
-        usage = Usage(
+        usage = RowUsage(
             video_tokens=prompt.video_tokens, text_tokens=prompt.text_tokens, answer_tokens=len(answer.token_ids),
             context=self.spec.context, rope_factor=prompt.rope_factor,
         )  # fmt: skip

@@ -58,7 +58,7 @@ class Tally:
         self.video_seconds += video_seconds
         self.retries += max(row.attempts - 1, 0)
         if row.usage is not None and row.status != "duplicate":
-            self.tokens += row.usage.video_tokens + row.usage.text_tokens + row.usage.answer_tokens
+            self.tokens += (row.usage.video_tokens or 0) + row.usage.text_tokens + row.usage.answer_tokens
 
     @property
     def total(self) -> int | None:

@@ -23,10 +23,10 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import vidllm.corpus.looking  # noqa: F401  (says that a clip may travel)
-from vidllm.answer import Usage
 from vidllm.clip import Clip
 from vidllm.corpus.captioner import Said
 from vidllm.corpus.local import capacity_of
+from vidllm.corpus.rows import RowUsage
 from vidllm.errors import EngineError, VidllmError
 from vidllm.options import GenerationOptions
 from vidllm.video import wire
@@ -83,7 +83,7 @@ class Ready:
     """One line for people."""
 
 
-wire.VALUES.update({kind.__name__: kind for kind in (GenerationOptions, Job, Ready, Said, Usage)})
+wire.VALUES.update({kind.__name__: kind for kind in (GenerationOptions, Job, Ready, RowUsage, Said)})
 Message = dict[str, Any]
 
 

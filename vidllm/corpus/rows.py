@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from vidllm.answer import Usage
 from vidllm.corpus.item import Item
 
 Status = Literal["ok", "truncated", "repetitive", "duplicate", "undecodable", "error"]
@@ -31,6 +30,19 @@ class RowFrame:
 
     time: float
     tokens: int
+    """As planned: what a server makes of a picture it does not say (`RowUsage.video_tokens` is None then)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowUsage:
+    """Tokens: video + text went in, answer came out; `context` is the model's own, stretched by `rope_factor`."""
+
+    video_tokens: int | None
+    """Of the frames; None for a server, which counts its whole prompt in one: all of it is `text_tokens` there."""
+    text_tokens: int
+    answer_tokens: int
+    context: int
+    rope_factor: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +67,7 @@ class CaptionRow:
     error: str | None = None
     """The cause, one line, when there is no good caption."""
     frames: tuple[RowFrame, ...] = ()
-    usage: Usage | None = None
+    usage: RowUsage | None = None
     model: str = ""
     prompt: str = ""
     seconds: float = 0.0
@@ -98,7 +110,7 @@ class CaptionRow:
         """The row of a JSON object; columns others added are left out. Raises ValueError or TypeError if it is none."""
         known = {name: fields[name] for name in cls.__dataclass_fields__ if name in fields}
         frames = tuple(RowFrame(time=frame["time"], tokens=frame["tokens"]) for frame in fields.get("frames") or ())
-        usage = Usage(**fields["usage"]) if fields.get("usage") else None
+        usage = RowUsage(**fields["usage"]) if fields.get("usage") else None
         return cls(**{**known, "frames": frames, "usage": usage})
 
     def to_line(self) -> bytes:
