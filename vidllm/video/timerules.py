@@ -25,7 +25,7 @@ _THE_END = rf"(?:the\s+)?(?:very\s+)?(?:end|finish)\b{_NOT_OF}(?!\s+(?:zone|line
 _ASKS = r"(?:what|who|where|which|how|when|why|does|do|did|is|are|was|were|can|tell|describe|there)\b"
 _STOPS = rf"(?=\s*(?:[?.!,;:)\]\0]|$|\s{_ASKS}|(?:of|in|from)\s+{_CLIP}))"
 _LONG = r"(?!\s*(?:per|each|long|apart|intervals?|old|of\s+age|later|earlier|ago|tall|left|remaining|faster|slower)\b)"
-_NO_NOUN = rf"(?![\d:.,]*\d|\s*[%/]|[\s-]*(?!{_ASKS}|of\b|in\b)[A-Za-z])"
+_NO_NOUN = rf"(?![\d:.,]*\d|\s*[%/]|[\s-]*(?!{_ASKS}|(?:of|in|on|the|he|she|it|they|we)\b)[A-Za-z])"
 _WHOLE = rf"{AMOUNT}|(?:half\s+)?(?:second|minute|hour)\b|half[\s-](?:minute|hour)\b"
 _NOT_THAT = r"(?!\s+(?:with|that|where|when|in\s+which))"
 _FRAME = rf"(?:frame\b{_NOT_OF}{_NOT_THAT}|(?:image|picture)\b{_NOT_OF}{_STOPS})"
