@@ -211,6 +211,8 @@ def _remark(done: CaptionReport) -> None:
     note(f"{done.output}: {told}{before}, in {duration(done.seconds)}")
     for cause, count in done.causes.most_common(5):
         note(f"  {count:,} x {cause}")
+    for kind, count in done.notes.most_common(5):
+        note(f"  {count_of(count, 'clip')} with a note in the row: {kind}")
     if done.interrupted:
         note("stopped before the end; run the same command again to go on")
     elif done.failed:

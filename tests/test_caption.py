@@ -275,6 +275,27 @@ def test_every_odd_file_between_good_ones_has_its_row(
     assert f"undecodable {statuses['undecodable']}" in said
 
 
+def test_damaged_pictures_are_told_of_in_the_row_its_copy_and_the_closing_lines(
+    tmp_path: Path, output: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "clips"
+    folder.mkdir()
+    [clip] = write_stories(1, folder)
+    data = bytearray(clip.read_bytes())
+    pictures = data.index(b"mdat")
+    for at in range(pictures + (len(data) - pictures) // 3, pictures + (len(data) - pictures) * 2 // 3, 97):
+        data[at] ^= 0x55
+    clip.write_bytes(data)
+    shutil.copy(clip, folder / "copy.mp4")
+    run(folder, output, "--retries", "0")
+    rows = rows_of(output)
+    assert [row["status"] for row in rows if row["duplicate_of"]] == ["duplicate"]
+    for row in rows:
+        assert row["reader"] == "pyav"
+        assert any("pictures are damaged (at " in note for note in row["notes"])
+    assert "2 clips with a note in the row: pictures are damaged" in capsys.readouterr().err
+
+
 def test_what_failed_is_tried_again_only_when_asked(
     tmp_path: Path, output: Path, world: Path, model: vidllm.VideoModel
 ) -> None:

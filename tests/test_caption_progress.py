@@ -69,6 +69,16 @@ def test_causes_are_counted_without_the_clips_names() -> None:
     assert tally.causes == {"undecodable: the file is empty": 2}
 
 
+def test_notes_are_counted_by_clip_without_numbers_and_times() -> None:
+    tally = Tally()
+    damaged = "6 pictures are damaged (at 1.46, ... s)"
+    lost = "2 frames could not be decoded (at 3.00 s); others stand in"
+    tally.add(row(notes=(damaged,)), 1.0)
+    tally.add(row(notes=(damaged.replace("6", "1"), lost)), 1.0)
+    tally.add(row(), 1.0)
+    assert tally.notes == {"pictures are damaged": 2, "frames could not be decoded; others stand in": 1}
+
+
 @pytest.mark.parametrize(
     ("seconds", "told"), [(0.4, "0 s"), (59, "59 s"), (187, "3:07"), (7387, "2:03:07"), (273600, "3 d 04 h")]
 )

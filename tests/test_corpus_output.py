@@ -212,6 +212,32 @@ def test_rows_another_tool_wrote_are_read(tmp_path: Path) -> None:
         assert output.row_of(item, RECIPE.digest) == row_of(item)
 
 
+def written_before(out: Path, *fields: str) -> None:
+    """Make the rows at `out` such as were written before there were these fields."""
+    if out.suffix == ".parquet":
+        parquet = pytest.importorskip("pyarrow.parquet")
+        for part in out.glob("part-*.parquet"):
+            parquet.write_table(parquet.read_table(part).drop(list(fields)), part)
+        return
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    out.write_text("".join(json.dumps({k: row[k] for k in row if k not in fields}) + "\n" for row in rows))
+
+
+def test_rows_of_before_a_field_are_read_and_not_done_again(out: Path, tmp_path: Path) -> None:
+    item, other = item_at(tmp_path, 1), item_at(tmp_path, 2)
+    with Output.open(out, RECIPE) as output:
+        output.add(row_of(item))
+    written_before(out, "reader", "notes")
+    noted = replace(row_of(other), reader="pyav", notes=("1 pictures are damaged (at 0.50 s)",))
+    with Output.open(out, RECIPE) as output:
+        assert output.is_finished(item, RECIPE.digest)
+        output.add(noted)
+        assert list(output.rows()) == [row_of(item), noted]
+    with Output.open(out, RECIPE) as output:
+        output.add(replace(noted, caption="New."))  # the part is written again without the one before
+    assert rows_in(out) == [row_of(item), replace(noted, caption="New.")]
+
+
 def test_places_that_can_not_be_written(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "file.parquet").write_text("x")

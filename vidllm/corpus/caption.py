@@ -161,6 +161,8 @@ class CaptionReport:
     """Rows of all clips admitted now, those of earlier runs included, by status."""
     causes: Counter[str]
     """Why rows written now have no good caption."""
+    notes: Counter[str]
+    """What is not as it should be with the frames of rows written now, by kind; their `notes` say where."""
     skipped: int
     """Clips that were done before."""
     seconds: float
@@ -280,8 +282,8 @@ def _run(
         )  # fmt: skip
         tally = run.go(interrupts)
         return CaptionReport(
-            output=output, counts=tally.counts, causes=tally.causes, standing=ledger.standing, skipped=ledger.skipped,
-            seconds=tally.seconds, interrupted=interrupts.asked, recipe=recipe,
+            output=output, counts=tally.counts, causes=tally.causes, notes=tally.notes, standing=ledger.standing,
+            skipped=ledger.skipped, seconds=tally.seconds, interrupted=interrupts.asked, recipe=recipe,
         )  # fmt: skip
 
 

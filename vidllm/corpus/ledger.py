@@ -102,7 +102,7 @@ def _copy(row: CaptionRow, known: CaptionRow) -> CaptionRow:
     """`row` with the caption of the same content; with its failure, if that is how the other ended."""
     return replace(
         row, status=known.status if known.status in FAILED else "duplicate", caption=known.caption,
-        finish_reason=known.finish_reason, error=known.error, frames=known.frames, usage=known.usage,
-        model=known.model, engine=known.engine, attempts=known.attempts,
+        finish_reason=known.finish_reason, error=known.error, frames=known.frames, reader=known.reader,
+        notes=known.notes, usage=known.usage, model=known.model, engine=known.engine, attempts=known.attempts,
         duplicate_of=known.duplicate_of or known.video,
     )  # fmt: skip

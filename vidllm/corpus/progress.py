@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 import time
@@ -34,6 +35,8 @@ class Tally:
     """Rows written by this run, by status."""
     causes: Counter[str] = field(default_factory=Counter)
     """Why rows have no good caption, the clips' own names left out."""
+    notes: Counter[str] = field(default_factory=Counter)
+    """What is not as it should be with the frames of captioned clips, numbers and times left out."""
     video_seconds: float = 0.0
     """Of the clips in `counts`, as long as they run."""
     tokens: int = 0
@@ -55,6 +58,7 @@ class Tally:
         self.counts[row.status] += 1
         if row.error is not None:
             self.causes[f"{row.status}: {row.error.removeprefix(row.video).lstrip(': ')}"] += 1
+        self.notes.update({_kind_of(note) for note in row.notes})
         self.video_seconds += video_seconds
         self.retries += max(row.attempts - 1, 0)
         if row.usage is not None and row.status != "duplicate":
@@ -111,6 +115,11 @@ class Tally:
         if self.loading:
             parts.append("loading the model")
         return " · ".join(parts)
+
+
+def _kind_of(note: str) -> str:
+    """`pictures are damaged` of `6 pictures are damaged (at 1.46, ... s)`."""
+    return " ".join(re.sub(r"\([^()]*\)|\b\d+ of \d+\b|\b\d+ ", "", note).replace(" ;", ";").split())
 
 
 def count_of(number: int, noun: str) -> str:

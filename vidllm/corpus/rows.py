@@ -80,6 +80,10 @@ class CaptionRow:
     """`SourceRow.to_dict()`."""
     root: str | None = None
     """The folder that was given, when the clip was found in one."""
+    reader: str = ""
+    """Who decoded the frames; empty in rows of before this was kept."""
+    notes: tuple[str, ...] = ()
+    """What is not as it should be with the frames, a line each: damaged pictures and where, others that stand in."""
 
     def __post_init__(self) -> None:
         for name, shape in _SHAPES.items():
@@ -111,7 +115,8 @@ class CaptionRow:
         known = {name: fields[name] for name in cls.__dataclass_fields__ if name in fields}
         frames = tuple(RowFrame(time=frame["time"], tokens=frame["tokens"]) for frame in fields.get("frames") or ())
         usage = RowUsage(**fields["usage"]) if fields.get("usage") else None
-        return cls(**{**known, "frames": frames, "usage": usage})
+        told = {"reader": fields.get("reader") or "", "notes": tuple(fields.get("notes") or ())}
+        return cls(**{**known, **told, "frames": frames, "usage": usage})
 
     def to_line(self) -> bytes:
         """One line of JSON, its line feed included, pure UTF-8 (a lone surrogate is escaped)."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from vidllm.corpus.progress import Tally
 from vidllm.corpus.prompts import PRESETS
@@ -202,7 +202,7 @@ class Run:
             error=judgement.cause,
         )  # fmt: skip
         row = replace(
-            row, caption=said.text, finish_reason=said.finish_reason, frames=_frames(opened), usage=said.usage,
+            row, caption=said.text, finish_reason=said.finish_reason, **_seen(opened), usage=said.usage,
             model=said.model or self._captioner.model, prompt=asked.prompt, attempts=asked.attempt,
             seconds=opened.seconds + asked.seconds, engine=self._captioner.name,
         )  # fmt: skip
@@ -244,13 +244,13 @@ class Run:
         self._tell(self.tally)
 
 
-def _frames(opened: Opened) -> tuple[RowFrame, ...]:
+def _seen(opened: Opened) -> dict[str, Any]:
+    """The row's fields about the frames; none for a summary, which saw captions."""
     if opened.clip is None:
-        return ()
-    times = opened.clip.frames.pts_seconds
-    return tuple(
-        RowFrame(time=float(t), tokens=frame.tokens) for t, frame in zip(times, opened.clip.plan.frames, strict=True)
-    )
+        return {}
+    seen, planned = opened.clip.frames, opened.clip.plan.frames
+    frames = (RowFrame(time=float(t), tokens=p.tokens) for t, p in zip(seen.pts_seconds, planned, strict=True))
+    return {"frames": tuple(frames), "reader": seen.reader, "notes": seen.notes}
 
 
 def _length(opened: Opened) -> float:

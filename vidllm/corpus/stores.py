@@ -319,6 +319,6 @@ def parquet_schema() -> Any:
     source = pa.struct([("kind", text), ("file", text), ("index", whole), ("id", text)])
     kinds = {
         "start": number, "end": number, "frames": frames, "usage": usage, "seconds": number, "attempts": whole,
-        "source": source,
+        "source": source, "notes": pa.list_(text),
     }  # fmt: skip
     return pa.schema([(name, kinds.get(name, text)) for name in CaptionRow.__dataclass_fields__])
