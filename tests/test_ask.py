@@ -344,6 +344,20 @@ def test_a_follow_up_that_names_a_time_looks_closer_and_encodes_only_what_is_new
     assert chat.past.reused > 0
 
 
+def test_every_turn_is_told_of_the_times_it_names_in_vain_and_of_no_other(model: VideoModel, clip: Path) -> None:
+    """The clip lasts 20 s. The frames stay, so what is said of them must not be what an earlier question was told."""
+    chat = model.chat(clip, frames=4, max_new_tokens=2)
+    questions = ("what happens at 5:00?", "and then?", "what happens at 6:00?")
+    answers = [chat.ask(question) for question in questions]
+    assert [answer.timing.decode > 0 for answer in answers] == [True, False, False]
+    [first], second, [third] = (answer.notes for answer in answers)
+    assert '"at 5:00"' in first or '"5:00"' in first
+    assert second == ()
+    assert "6:00" in third
+    assert answers[2].to_dict()["notes"] == [third]
+    assert third in model.ask(clip, questions[2], frames=4, max_new_tokens=2).notes
+
+
 def test_ctrl_c_leaves_the_session_as_it_was(
     model: VideoModel, chat: ChatSession, clip: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

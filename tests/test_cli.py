@@ -274,6 +274,31 @@ def test_plan_for_people_adds_up(run: Run, clips: dict[str, Path]) -> None:
     assert video + text + answer == total
 
 
+def test_plan_says_how_a_frame_is_met_and_which_stand_in(run: Run, clips: dict[str, Path], tiny: Path) -> None:
+    """A key frame every 0.4 s; what is listed is what asking shows."""
+    code, out, err = run("plan", clips["constant"], "-m", tiny, "--frames", "4", "--snap", "--fit", "crop")
+    assert code == 0
+    [look] = re.findall(r"^look +(.*)$", out, re.MULTILINE)
+    assert "fit crop" in look
+    assert "key frames within 0.37" in look
+    assert "answered by the nearest key frame" in err
+    words = (clips["constant"], "what?", "-m", tiny, "--frames", "4", "--snap", "--json")
+    planned, asked = json.loads(run("plan", *words)[1]), json.loads(run("ask", *words, "--max-new-tokens", "2")[1])
+    assert [frame["time"] for frame in planned["frames"]] == [frame["time"] for frame in asked["frames"]]
+    assert planned["notes"] == asked["notes"] != []
+
+
+def test_plan_of_a_picture_is_that_of_a_picture(run: Run, tiny: Path) -> None:
+    Image.new("RGB", (40, 30), "red").save("red.png")
+    code, out, _ = run("plan", "red.png", "what colour is it?", "-m", tiny)
+    assert code == 0
+    assert out.startswith("red.png: a picture, 40x30\n")
+    words = ("red.png", "what colour is it?", "-m", tiny, "--json")
+    planned, asked = json.loads(run("plan", *words)[1]), json.loads(run("ask", *words, "--max-new-tokens", "2")[1])
+    assert planned["video"] == asked["video"]
+    assert {key: planned[key] for key in ("video_tokens", "text_tokens")}.items() <= asked["usage"].items()
+
+
 # ----------------------------------------------------------------------------------------------------------- frames
 
 

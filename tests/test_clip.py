@@ -130,6 +130,10 @@ def test_key_frames_may_stand_in_when_allowed_and_their_times_are_told(thirty_se
     assert all(t % 3 == 0 for t in clip.plan.times[:-1]), "a key frame every three seconds"
     assert any("key frame" in note for note in clip.plan.notes)
     assert [read_code(p) for p in clip.frames.pixels] == [round(t * RATE) for t in clip.plan.times]
+    planned = plan_video(
+        thirty_seconds, "", llava, load_tokenizer(llava.folder), PlanOptions(frames=4, snap=True)
+    ).plan  # fmt: skip
+    assert replace(clip.plan, reader="auto") == planned, "times, stamps and notes are planned as they are shown"
 
 
 def test_no_snapping_where_a_moment_is_named(thirty_seconds: Path, llava: ModelSpec) -> None:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import TYPE_CHECKING, get_args
 
+import numpy as np
+
 from vidllm.budget import (
     Fit,
     Geometry,
@@ -25,7 +27,7 @@ from vidllm.checks import check_choice, check_number, check_switch, check_text, 
 from vidllm.errors import ConfigError, NoFrames
 from vidllm.model.chat import AnyTokenizer, Shown, count_text_tokens, count_tokens
 from vidllm.policies import Chosen, Look
-from vidllm.video.decode import FrameSet, Reader
+from vidllm.video.decode import SNAPPED, FrameSet, Reader, snap_notes, snapped
 from vidllm.video.fit import inner_size
 from vidllm.video.info import VideoInfo
 from vidllm.video.sampling import SamplePlan, allow_snap
@@ -167,15 +169,17 @@ class Planner:
 
     def _roomy(self, moments: SamplePlan) -> bool:
         """Whether these fit, at their smallest, beside the whole reply: no default costs the answer its room."""
-        frames = self._frames(moments, self._sizes()[-1])
-        text = self.count_text(moments.times)
+        times, _ = self._shown(moments)
+        frames = self._frames(moments, times, self._sizes()[-1])
+        text = self.count_text(times)
         return room_of(self.spec, self.options).fits(sum(frame.tokens for frame in frames) + text)
 
     def seen(self, plan: TokenPlan, frames: FrameSet) -> TokenPlan:
         """`plan` with the times that were really decoded, its text counted again under them."""
         times = [float(t) for t in frames.pts_seconds]
         shown = [replace(frame, time=t) for frame, t in zip(plan.frames, times, strict=True)]
-        again = self._plan_tokens(shown, plan.frame_size, plan.tolerance, self.count_text(times))
+        moved = tuple(note for note in plan.notes if note.endswith(SNAPPED))
+        again = self._plan_tokens(shown, plan.frame_size, plan.tolerance, self.count_text(times), moved)
         return replace(again, reader=frames.reader, notes=(*again.notes, *frames.notes))
 
     def _default_frames(self) -> int | None:
@@ -186,6 +190,14 @@ class Planner:
     def _moments(self, frames: int | None) -> SamplePlan:
         moments = self.look.moments(frames)
         return allow_snap(moments) if self.options.snap else moments
+
+    def _shown(self, moments: SamplePlan) -> tuple[tuple[float, ...], tuple[str, ...]]:
+        """The times these moments show, those of key frames where they may stand in, and a word about that."""
+        if not moments.tolerance:
+            return moments.times, ()
+        wanted = np.asarray(moments.times)
+        chosen = snapped(self.info, wanted, moments.tolerance)
+        return tuple(self.info.pts_seconds[chosen].tolist()), snap_notes(self.info.index_at(wanted), chosen)
 
     def _sizes(self) -> list[tuple[int, int] | None]:
         """Frame sizes (height, width) to try, best first; composable models have one, the tile's."""
@@ -201,13 +213,15 @@ class Planner:
         """How frames meet the tile; native frames are scaled, never padded or cropped."""
         return self.spec.fit if self.spec.kind == "native" else self.options.fit or self.spec.fit
 
-    def _frames(self, moments: SamplePlan, size: tuple[int, int] | None) -> tuple[PlannedFrame, ...]:
+    def _frames(
+        self, moments: SamplePlan, times: Sequence[float], size: tuple[int, int] | None
+    ) -> tuple[PlannedFrame, ...]:
         geometry = self.spec.geometry
         if isinstance(geometry, Geometry):
             strides = [self._stride(fine) for fine in moments.fine]
-            return composable_frames(list(zip(moments.times, strides, strict=True)), geometry)
+            return composable_frames(list(zip(times, strides, strict=True)), geometry)
         assert size is not None
-        return native_frames(moments.times, geometry, size)
+        return native_frames(times, geometry, size)
 
     def _stride(self, fine: bool) -> int:
         if self.options.stride is not None:
@@ -218,22 +232,24 @@ class Planner:
 
     def _best_size(self, moments: SamplePlan) -> TokenPlan:
         """The plan of these moments with the largest frames that fit; composable frames have one size."""
-        text = self.count_text(moments.times)
+        times, moved = self._shown(moments)
+        text = self.count_text(times)
         sizes = self._sizes()
         room = room_of(self.spec, self.options)
         for size in sizes:
-            frames = self._frames(moments, size)
+            frames = self._frames(moments, times, size)
             if room.fits(sum(frame.tokens for frame in frames) + text):
                 break
-        return self._plan_tokens(frames, size, moments.tolerance, text)
+        return self._plan_tokens(frames, size, moments.tolerance, text, moved)
 
     def _plan_tokens(
-        self, frames: Sequence[PlannedFrame], size: tuple[int, int] | None, tolerance: float, text: int
-    ) -> TokenPlan:
+        self, frames: Sequence[PlannedFrame], size: tuple[int, int] | None, tolerance: float, text: int,
+        moved: tuple[str, ...],
+    ) -> TokenPlan:  # fmt: skip
         return plan_tokens(
             frames, text_tokens=text, savings=self._savings(text), room=room_of(self.spec, self.options),
             geometry=self.spec.geometry, policy=self.look.policy, fit=self._fit, tolerance=tolerance, frame_size=size,
-            reader=self.options.reader, notes=(*self.notes, *self._shortfall(len(frames))),
+            reader=self.options.reader, notes=(*self.notes, *self._shortfall(len(frames)), *moved),
         )  # fmt: skip
 
     def _savings(self, text: int) -> Savings:
@@ -241,7 +257,7 @@ class Planner:
         return Savings(
             question=self.count_piece(self.question) - 1,
             subtitles=sum(self.count_piece(line) for line in self.subtitles),
-            stamps=lambda frames: text - self.count_text(self._moments(frames).times),
+            stamps=lambda frames: text - self.count_text(self._shown(self._moments(frames))[0]),
         )
 
     def _shortfall(self, frames: int) -> tuple[str, ...]:

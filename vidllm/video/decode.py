@@ -86,12 +86,12 @@ def read_frames(
     requested = _checked_times(times)
     height, width = fitted_size((info.height, info.width), max_side, size)
     exact = info.index_at(requested)
-    chosen = _snapped(info, requested, exact, tolerance)
+    chosen = snapped(info, requested, tolerance)
     wanted, places = np.unique(chosen, return_inverse=True)
     name = _choose_reader(info, reader)
     harvest = READERS[name](info, wanted, (height, width))
     notes = (
-        *_outside_notes(info, requested), *_snap_notes(exact, chosen), *_loss_notes(info, wanted, harvest),
+        *_outside_notes(info, requested), *snap_notes(exact, chosen), *_loss_notes(info, wanted, harvest),
         *_damage_notes(info, wanted, harvest),
     )  # fmt: skip
     seconds = (harvest.pts - info.pts[0]) * float(info.time_base)
@@ -115,10 +115,9 @@ def _choose_reader(info: VideoInfo, reader: str) -> str:
     return AUTO_READER if reader == "auto" else reader
 
 
-def _snapped(
-    info: VideoInfo, times: NDArray[np.float64], exact: NDArray[np.int64], tolerance: float
-) -> NDArray[np.int64]:
+def snapped(info: VideoInfo, times: NDArray[np.float64], tolerance: float) -> NDArray[np.int64]:
     """Frame numbers with each time moved to its nearest key frame where that is within `tolerance` seconds."""
+    exact = info.index_at(times)
     keys = np.flatnonzero(np.isin(info.decode_ranks, info.access_points[:, 0]))
     if tolerance <= 0 or not len(keys):
         return exact
@@ -136,9 +135,13 @@ def _outside_notes(info: VideoInfo, requested: NDArray[np.float64]) -> tuple[str
     return (*first, *last)
 
 
-def _snap_notes(exact: NDArray[np.int64], chosen: NDArray[np.int64]) -> tuple[str, ...]:
+SNAPPED = "times answered by the nearest key frame"
+
+
+def snap_notes(exact: NDArray[np.int64], chosen: NDArray[np.int64]) -> tuple[str, ...]:
+    """How many of the `exact` frame numbers (N,) became others in `chosen` (N,)."""
     moved = int((exact != chosen).sum())
-    return (f"{moved} of {len(exact)} times answered by the nearest key frame",) if moved else ()
+    return (f"{moved} of {len(exact)} {SNAPPED}",) if moved else ()
 
 
 def _loss_notes(info: VideoInfo, wanted: NDArray[np.int64], harvest: Harvest) -> tuple[str, ...]:
