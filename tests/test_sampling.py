@@ -199,6 +199,78 @@ def test_the_fine_frames_can_be_bounded_and_the_nearest_stay() -> None:
     assert fine_times(focus(TEN_FPS, [(30.0, 30.0)], most_fine=3)) == [29.5, 30.0, 30.5]
 
 
+def coarse_times(plan: SamplePlan) -> list[float]:
+    return [t for t, is_fine in zip(plan.times, plan.fine, strict=True) if not is_fine]
+
+
+def test_a_span_with_few_fine_frames_is_seen_from_end_to_end() -> None:
+    assert fine_times(focus(TEN_FPS, [(54.0, 59.9)], most_fine=4)) == [
+        54.0,
+        55.6,
+        57.7,
+        59.9,
+    ]  # of twelve, 0.54 s apart
+    assert fine_times(focus(TEN_FPS, [(20.0, 22.0)], most_fine=1)) == [21.0]
+    assert fine_times(focus(TEN_FPS, [(20.0, 22.0)], most_fine=6)) == [19.5, 20.0, 20.5, 21.0, 21.5, 22.0]
+
+
+def test_every_named_time_gets_a_fine_frame_while_there_are_some() -> None:
+    assert fine_times(focus(TEN_FPS, [(10.0, 30.0), (50.0, 50.0)], most_fine=2)) == [19.3, 50.0]
+    assert fine_times(focus(TEN_FPS, [(10.0, 10.0), (50.0, 50.0)], most_fine=6)) == [9.5, 10.0, 10.5, 49.5, 50.0, 50.5]
+
+
+def test_a_moment_at_the_end_is_seen_up_to_the_end() -> None:
+    assert fine_times(focus(TEN_FPS, [(60.0, 60.0)], most_fine=3)) == [59.0, 59.5, 59.9]
+
+
+def test_few_coarse_frames_cover_what_no_fine_one_shows() -> None:
+    """Nine fine frames at 28-32 s of 60: two coarse for the ends, the others halve the empty stretches in turn."""
+    assert coarse_times(focus(TEN_FPS, [(30.0, 30.0)], coarse=2, most_fine=9)) == [0.0, 59.9]
+    assert coarse_times(focus(TEN_FPS, [(30.0, 30.0)], coarse=4, most_fine=9)) == [0.0, 14.0, 45.9, 59.9]
+    assert coarse_times(focus(TEN_FPS, [(60.0, 60.0)], coarse=3, most_fine=5)) == [0.0, 19.3, 38.6]
+
+
+def test_one_coarse_frame_stands_in_the_widest_gap() -> None:
+    assert coarse_times(focus(TEN_FPS, [(10.0, 10.0)], coarse=1, most_fine=3)) == [35.2]
+
+
+def test_with_the_trained_number_of_coarse_frames_they_are_uniform() -> None:
+    """The built-in model was trained so, and a number of frames that leaves it room gets the very same times."""
+    for moment in (0.0, 7.3, 30.0, 59.9):
+        trained = focus(TEN_FPS, [(moment, moment)])
+        assert focus(TEN_FPS, [(moment, moment)], coarse=12, most_fine=15) == trained
+        assert set(uniform(TEN_FPS, 12).times) <= set(trained.times)
+
+
+@given(
+    clips, st.lists(st.tuples(st.floats(0, 300), st.floats(0, 20)), max_size=3), st.integers(0, 11), st.integers(1, 20)
+)
+def test_a_counted_focus_keeps_its_count_and_shows_both_ends(
+    pts: np.ndarray, named: list[tuple[float, float]], coarse: int, fine: int
+) -> None:
+    spans = [(a, a + length) for a, length in named if a <= pts[-1]]
+    if not spans:
+        return
+    plan = focus(pts, spans, coarse=coarse, most_fine=fine)
+    assert_real(plan, pts)
+    assert 1 <= sum(plan.fine) <= fine
+    assert len(plan) == min(sum(plan.fine) + coarse, len(pts))
+    if coarse >= 2:
+        assert (plan.times[0], plan.times[-1]) == (pts[0], pts[-1])
+
+
+@given(st.floats(0, 59.9), st.integers(3, 11))
+def test_coarse_steps_beside_a_moment_are_as_even_as_they_can_be(moment: float, coarse: int) -> None:
+    """No stretch could be split better: moving a frame to the widest gap from any other would leave a wider one."""
+    times = np.asarray(focus(TEN_FPS, [(moment, moment)], coarse=coarse, most_fine=9).times)
+    before, after = times[times <= moment - 1.9], times[times >= moment + 1.9]
+    sides = [side for side in (before, after) if len(side) > 1]
+    widest = max(float(np.diff(side).max()) for side in sides)
+    for side in sides:
+        if len(side) > 2:
+            assert (side[-1] - side[0]) / (len(side) - 2) >= widest - 0.3  # within the frames' own 0.1 s
+
+
 def test_without_a_span_in_the_range_focus_is_uniform() -> None:
     plan = focus(TEN_FPS, [(50.0, 50.0)], 0.0, 20.0)
     assert plan == uniform(TEN_FPS, 12, 0.0, 20.0)

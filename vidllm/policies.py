@@ -74,7 +74,7 @@ def _focus(look: Look, frames: int | None) -> SamplePlan:
     if frames is None:
         return sampling.focus(look.pts_seconds, spans, look.start, look.end)
     frames = min(frames, look.available)
-    most_fine = max(int(frames * FINE_SHARE), 1)
+    most_fine = max(min(int(frames * FINE_SHARE), frames - 2), 1)  # two show where the clip begins and ends
 
     def plan(coarse: int) -> SamplePlan:
         return sampling.focus(look.pts_seconds, spans, look.start, look.end, coarse=coarse, most_fine=most_fine)

@@ -141,8 +141,11 @@ def focus(
 
     A span `(T, T)` is a moment: nine frames half a second apart around it. A longer one gets up to sixteen, evenly, and
     one half a second before and after it. Frames are clipped to the range and counted once, as fine when both layouts
-    hold them. With `most_fine` the fine frames farthest from the spans' middles fall away. Spans outside the range are
-    left out, and with none left this is `uniform` over `coarse` frames.
+    hold them. Spans outside the range are left out, and with none left this is `uniform` over `coarse` frames.
+
+    Who counts frames says `most_fine`: each span is then shown in so few of its fine frames, a moment by the nearest, a
+    longer one from end to end; and fewer coarse frames than `COARSE_FRAMES` cover what no fine one shows, the range's
+    first and last frame before all. With as many coarse frames as that, they are uniform, as the built-in model knows.
     """
     pts = frames_in_range(pts_seconds, start, end)
     inside = [(a, b) for a, b in spans if b >= start and a <= min(end, _screen_end(pts))]
@@ -150,9 +153,13 @@ def focus(
         return _plan(pts, _uniform_indices(pts, coarse), "uniform")
     fine = np.unique(_on_screen(pts, np.concatenate([_fine_moments(a, b) for a, b in inside])))
     if most_fine is not None and len(fine) > most_fine:
-        distance = np.min([np.abs(pts[fine] - (a + b) / 2) for a, b in inside], axis=0)
-        fine = np.sort(fine[np.argsort(distance, kind="stable")[: max(most_fine, 1)]])
-    every = np.union1d(fine, _uniform_indices(pts, coarse)) if coarse > 0 else fine
+        fine = _fewer_fine(pts, inside, max(most_fine, 1))
+    if coarse < 1:
+        every = fine
+    elif most_fine is not None and coarse < COARSE_FRAMES:
+        every = _outside(pts, fine, coarse)
+    else:
+        every = np.union1d(fine, _uniform_indices(pts, coarse))
     return _plan(pts, every, "focus", np.isin(every, fine))
 
 
@@ -244,6 +251,44 @@ def _fine_moments(start: float, end: float) -> FloatArray:
         return (start + end) / 2 + STEP_SECONDS * np.arange(-POINT_RADIUS, POINT_RADIUS + 1, dtype=np.float64)
     inside = np.linspace(start, end, min(SPAN_FRAMES, max(2, int((end - start) / STEP_SECONDS) + 1)))
     return np.asarray([start - STEP_SECONDS, *inside, end + STEP_SECONDS], dtype=np.float64)
+
+
+def _fewer_fine(pts: FloatArray, spans: Sequence[tuple[float, float]], most: int) -> IndexArray:
+    """At most `most` fine frames: one of each span as long as there are some, then more to those that lost most."""
+    layouts = [np.unique(_on_screen(pts, _fine_moments(a, b))) for a, b in spans]
+    kept = [0] * len(spans)
+    for _ in range(min(most, sum(map(len, layouts)))):
+        left = [i for i, layout in enumerate(layouts) if kept[i] < len(layout)]
+        kept[max(left, key=lambda i: (kept[i] == 0, len(layouts[i]) / (kept[i] + 1)))] += 1
+    return np.unique(np.concatenate([_of_span(pts, a, b, n) for (a, b), n in zip(spans, kept, strict=True)]))
+
+
+def _of_span(pts: FloatArray, start: float, end: float, n: int) -> IndexArray:
+    """`n` of a span's fine frames: the nearest to a moment, an even row from end to end of a longer span."""
+    moments = _fine_moments(start, end)
+    layout = np.unique(_on_screen(pts, moments))
+    inner = np.unique(_on_screen(pts, moments[1:-1]))
+    if end - start < STEP_SECONDS / 2:
+        distance = np.abs(pts[layout] - (start + end) / 2)
+        return np.sort(layout[np.argsort(distance, kind="stable")[:n]])
+    if n > len(inner):
+        return np.union1d(inner, np.setdiff1d(layout, inner)[: n - len(inner)])
+    places = np.linspace(0, len(inner) - 1, n) if n != 1 else np.asarray([(len(inner) - 1) / 2])
+    return inner[places.astype(np.int64)]
+
+
+def _outside(pts: FloatArray, fine: IndexArray, n: int) -> IndexArray:
+    """`fine` and `n` more: the first and the last frame, then equal steps where the gaps are widest."""
+    ends = np.setdiff1d([0, len(pts) - 1], fine)
+    if n < len(ends):  # one for two ends: the middle of the wider side says more than either
+        return fill(fine, len(fine) + n, pts)
+    kept = np.union1d(fine, ends)
+    widths, parts = np.diff(pts[kept]), np.ones(max(len(kept) - 1, 0))
+    for _ in range(n - len(ends) if len(kept) > 1 else 0):
+        parts[int(np.argmax(widths / parts))] += 1
+    inner = [np.linspace(a, b, int(k) + 1)[1:-1] for (a, b), k in zip(pairwise(pts[kept]), parts, strict=True)]
+    every = np.union1d(kept, _on_screen(pts, np.concatenate([[pts[0]], *inner])))
+    return fill(every, len(fine) + n, pts)  # a variable frame rate shows one frame at several of the moments
 
 
 def _on_screen(pts: FloatArray, times: FloatArray) -> IndexArray:
