@@ -23,7 +23,9 @@ from conftest import write_clip, write_stories
 import vidllm
 from benchmarks.caption_kill import Watched, run_and_kill, same_but_for_timings
 from vidllm.corpus.caption import CaptionOptions, caption
+from vidllm.corpus.extras import Extras, write_extras
 from vidllm.corpus.progress import Tally
+from vidllm.corpus.verify import verify
 from vidllm.corpus.workers import AHEAD_BYTES
 from vidllm.errors import ConfigError
 from vidllm.model.resolve import builtin_folder
@@ -251,6 +253,28 @@ def test_a_long_video_is_captioned_range_by_range_and_as_a_whole(
     assert "descriptions of the consecutive parts" in whole["prompt"]
     assert caption(clip, output, options, model=model).counts.total() == 0
     assert report.standing.total() == len(rows)
+
+
+def test_what_another_split_wrote_is_not_among_this_ones_captions(
+    world: Path, tmp_path: Path, output: Path, model: vidllm.VideoModel
+) -> None:
+    listed, whole = tmp_path / "rows.json", sorted(world.glob("*.mp4"))[0]
+    listed.write_text(json.dumps([{"id": 1, "video": str(whole)}]))
+    for number, split in enumerate(("none", "fixed:5s", "fixed:3s", "fixed:5s", "none"), 1):
+        done = caption(listed, output, CaptionOptions(split=split, summarise=split != "none"), model=model)
+        list(write_extras(done, Extras(formats="json", in_place=True, report=tmp_path / "page.html")))
+        lines = json.loads((tmp_path / "out" / f"{whole.stem}.json").read_text())["segments"]
+        assert all(one["end"] == other["start"] for one, other in pairwise(lines)), split
+        assert (len(lines) == 1) is (split == "none")
+        [row] = json.loads(listed.read_text())
+        said = "caption_v" + str({"none": 1, "fixed:5s": 2, "fixed:3s": 3}[split])
+        assert row[said].splitlines() == [line["text"] for line in lines]
+        assert (f"caption_v{number}" in row) is (number <= 3)  # the first two came again
+        assert f"{len(lines):,} clips, " in (tmp_path / "page.html").read_text()
+        if split != "none":  # the video's own row is told of its parts as they are now
+            [summary] = [row for row in rows_of(output) if "consecutive parts" in row["prompt"]]
+            assert summary["prompt"].count(": ") == len(lines)
+    assert verify(output).ok
 
 
 # ------------------------------------------------------------------------------------------------------------ bad input

@@ -359,7 +359,7 @@ def test_llava_rows_keep_their_ids_and_get_a_column(clips: dict[str, Path], tmp_
     source.write_text(json.dumps(rows))
     caption_all(source, tmp_path / "out.jsonl")
     for _ in range(2):  # the same recipe renews its own column
-        [renewed] = recaption(tmp_path / "out.jsonl", RECIPE)
+        [renewed] = recaption(tmp_path / "out.jsonl", RECIPE.digest)
     assert renewed.column == "caption_v1"
     after = json.loads(source.read_text())
     assert [row["id"] for row in after] == [7, "img", 9]
@@ -377,7 +377,7 @@ def test_another_recipe_is_the_next_version(clips: dict[str, Path], tmp_path: Pa
     first = {"video": str(clips["constant"]), "caption": "o", "caption_v3": "p", "caption_v3_recipe": "q"}
     source.write_text(json.dumps(first) + '\n  {"title":   "untouched"}\n')
     caption_all(source, tmp_path / "out.jsonl")
-    [renewed] = recaption(tmp_path / "out.jsonl", RECIPE)
+    [renewed] = recaption(tmp_path / "out.jsonl", RECIPE.digest)
     assert renewed.column == "caption_v4"
     one, two = source.read_text().splitlines()
     assert json.loads(one) == {**first, "caption_v4": "New 0.", "caption_v4_recipe": RECIPE.digest}
@@ -393,11 +393,31 @@ def test_parquet_keeps_its_columns(clips: dict[str, Path], tmp_path: Path) -> No
     parquet.write_table(table, source, row_group_size=1)
     caption_all(source, tmp_path / "out.jsonl")
     for _ in range(2):
-        recaption(tmp_path / "out.jsonl", RECIPE)
+        recaption(tmp_path / "out.jsonl", RECIPE.digest)
     after = parquet.read_table(source)
     assert after.column_names == ["video", "n", "caption_v1", "caption_v1_recipe"]
     assert after.schema.field("n").type == arrow.int8()
     assert after.column("caption_v1").to_pylist() == ["New 0.", "New 1."]
+
+
+def test_another_split_is_another_column_and_the_same_renews_only_its_rows(
+    clips: dict[str, Path], tmp_path: Path
+) -> None:
+    members = {f"{key}.mp4": clips["constant"].read_bytes() for key in ("a", "b")}
+    tar, rows = write_tar(tmp_path / "0.tar", members), tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"video": str(clips[name])}) + "\n" for name in ("constant", "intra")))
+    for source in (tar, rows):
+        out = tmp_path / f"{source.name}.out.jsonl"
+        first, second = caption_all(source, out)
+        for item in (first, second):  # as two shards, one after the other
+            [renewed] = recaption(out, f"{RECIPE.digest} fixed:12s", lambda row, item=item: row.key == item.key)
+            assert (renewed.column, len(renewed.changes)) == ("caption_v1", 1)
+        [renewed] = recaption(out, RECIPE.digest)
+        assert renewed.column == "caption_v2"
+    assert all({"caption_v1", "caption_v2"} <= json.loads(line).keys() for line in rows.read_text().splitlines())
+    with tarfile.open(tar) as file:
+        names = file.getnames()
+    assert len(names) == len(set(names)) == 2 * (1 + 2 * 2)
 
 
 def test_a_tar_gets_members_and_keeps_the_others(clips: dict[str, Path], tmp_path: Path) -> None:
@@ -408,7 +428,7 @@ def test_a_tar_gets_members_and_keeps_the_others(clips: dict[str, Path], tmp_pat
     source = write_tar(tmp_path / "s.tar", members)
     keys = [item.key for item in caption_all(source, tmp_path / "out.jsonl")]
     for _ in range(2):
-        [renewed] = recaption(tmp_path / "out.jsonl", RECIPE)
+        [renewed] = recaption(tmp_path / "out.jsonl", RECIPE.digest)
     assert [(change.id, change.old, change.new) for change in renewed.changes] == [
         ("000", "old", "New 0."),
         ("001", None, "New 1."),

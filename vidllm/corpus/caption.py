@@ -24,6 +24,7 @@ from vidllm.corpus.inputs import InputOptions, admit, parse_shard
 from vidllm.corpus.ledger import Ledger
 from vidllm.corpus.looking import Look
 from vidllm.corpus.output import Output
+from vidllm.corpus.promises import Promises
 from vidllm.corpus.prompts import read_prompt
 from vidllm.corpus.recipe import Recipe
 from vidllm.corpus.run import RETRIES, Run, RunOptions
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from vidllm.corpus.endpoint import Form
     from vidllm.corpus.item import Item
     from vidllm.corpus.progress import Tally
-    from vidllm.corpus.rows import Status
+    from vidllm.corpus.rows import CaptionRow, Status
 
 MOST_WORKERS = 32
 """Decode processes by default: four for each of eight GPUs."""
@@ -168,6 +169,18 @@ class CaptionReport:
     seconds: float
     interrupted: bool
     recipe: Recipe
+    split: str = "none"
+    promises: Promises = field(default_factory=Promises)
+    """Who was admitted now, among all who were ever."""
+
+    @property
+    def tag(self) -> str:
+        """What these captions go by in a data set: the recipe's digest, and how videos were split if they were."""
+        return self.recipe.digest if self.split == "none" else f"{self.recipe.digest} {self.split}"
+
+    def made(self, row: CaptionRow) -> bool:
+        """Whether the row is of a clip admitted now, by this recipe; ranges of another split are not."""
+        return self.recipe.made(row) and row in self.promises
 
     @property
     def failed(self) -> int:
@@ -284,6 +297,7 @@ def _run(
         return CaptionReport(
             output=output, counts=tally.counts, causes=tally.causes, notes=tally.notes, standing=ledger.standing,
             skipped=ledger.skipped, seconds=tally.seconds, interrupted=interrupts.asked, recipe=recipe,
+            split=options.split, promises=rows.promises,
         )  # fmt: skip
 
 

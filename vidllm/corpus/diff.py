@@ -22,8 +22,8 @@ from typing import IO, Any
 
 from vidllm.corpus.formats import array_rows, lines_of, need_parquet, parquet_rows
 from vidllm.corpus.inputs import old_caption
-from vidllm.corpus.reading import standing_rows
-from vidllm.corpus.recipe import Recipe
+from vidllm.corpus.item import SourceRow
+from vidllm.corpus.reading import any_row, standing_rows
 from vidllm.corpus.rows import FAILED, CaptionRow
 from vidllm.corpus.webdataset import sample_key, tar_items
 from vidllm.errors import InputError
@@ -53,20 +53,20 @@ class Recaptioned:
     changes: tuple[Change, ...]
 
 
-def recaption(output: Path, recipe: Recipe) -> tuple[Recaptioned, ...]:
-    """Put the good captions of `output` under `recipe` into the data sets that its clips came from.
+def recaption(output: Path, tag: str, mine: Callable[[CaptionRow], bool] = any_row) -> tuple[Recaptioned, ...]:
+    """Put the good captions of `output` that are `mine` into the data sets that its clips came from.
 
-    A row with several ranges gets their captions in order, one a line. A run whose captions stand there already
-    renews its own column; any other gets the next version. Raises InputError or OutputError; a file is changed whole
-    or not at all.
+    A row with several ranges gets their captions in order, one a line. Captions whose `tag` stands there already renew
+    their own column, and leave what it has for other rows; others get the next version. Raises InputError or
+    OutputError; a file is changed whole or not at all.
     """
     found: dict[tuple[str, str], dict[int, list[CaptionRow]]] = {}
     for row in standing_rows(output):
-        if row.source is not None and recipe.made(row) and row.status not in FAILED:
+        if row.source is not None and row.status not in FAILED and mine(row):
             place = (str(row.source["kind"]), str(row.source["file"]))
             found.setdefault(place, {}).setdefault(int(row.source["index"]), []).append(row)
     return tuple(
-        _renew(kind, file, {index: _joined(parts) for index, parts in rows.items()}, recipe.digest)
+        _renew(kind, file, {index: _joined(parts) for index, parts in rows.items()}, tag)
         for (kind, file), rows in found.items() if file != "-"
     )  # fmt: skip
 
@@ -75,12 +75,12 @@ def _joined(rows: Sequence[CaptionRow]) -> str:
     return "\n".join(row.caption for row in sorted(rows, key=lambda row: row.start or 0.0))
 
 
-def _renew(kind: str, file: str, captions: Mapping[int, str], recipe: str) -> Recaptioned:
-    column = _free_column(kind, file, recipe)
+def _renew(kind: str, file: str, captions: Mapping[int, str], tag: str) -> Recaptioned:
+    column = _free_column(kind, file, tag)
     changes: list[Change] = []
     part = Path(file).with_name(f".{Path(file).name}.part")
     try:
-        _WRITERS[kind](Path(file), part, _Column(column, recipe, captions, changes))
+        _WRITERS[kind](Path(file), part, _Column(column, tag, captions, changes))
         with open(part, "rb") as written:
             os.fsync(written.fileno())
         os.replace(part, file)
@@ -96,7 +96,7 @@ class _Column:
     """The column to add, and where changes are noted."""
 
     name: str
-    recipe: str
+    tag: str
     captions: Mapping[int, str]
     changes: list[Change]
 
@@ -105,22 +105,22 @@ class _Column:
         if not isinstance(row, dict) or index not in self.captions:
             return row
         self.note(file, index, None if row.get("id") is None else str(row["id"]), old_caption(row))
-        return {**row, self.name: self.captions[index], f"{self.name}_recipe": self.recipe}
+        return {**row, self.name: self.captions[index], f"{self.name}_recipe": self.tag}
 
     def note(self, file: Path, index: int, id: str | None, old: str | None) -> None:
         """One row changed."""
         self.changes.append(Change(str(file), index, id, old, self.captions[index]))
 
 
-def _free_column(kind: str, file: str, recipe: str) -> str:
-    """This recipe's own column if the file has one, else the next version."""
+def _free_column(kind: str, file: str, tag: str) -> str:
+    """The tag's own column if the file has one, else the next version."""
     taken = 0
     for row in _NAMES[kind](file):
         for name, value in row.items():
             if (version := _VERSION.search(name)) is None:
                 continue
             taken = max(taken, int(version[1]))
-            if name.endswith("_recipe") and value == recipe:
+            if name.endswith("_recipe") and value == tag:
                 return f"{COLUMN}{version[1]}"
     return f"{COLUMN}{taken + 1}"
 
@@ -205,7 +205,7 @@ def _write_tar(file: Path, part: Path, column: _Column) -> None:
     with tarfile.open(file) as old, tarfile.open(part, mode) as new:  # type: ignore[call-overload]
         key: str | None = None
         for member in old:
-            if member.name.endswith(mine):
+            if member.name.endswith(mine) and _is_said(sample_key(member.name), indexes, column):
                 continue
             if key is not None and key != sample_key(member.name):
                 _close_sample(new, key, indexes.get(key), file, column)
@@ -216,11 +216,16 @@ def _write_tar(file: Path, part: Path, column: _Column) -> None:
             _close_sample(new, key, indexes.get(key), file, column)
 
 
+def _is_said(key: str, indexes: Mapping[str | None, SourceRow], column: _Column) -> bool:
+    """Whether the sample gets a caption; the others keep what an earlier run, of another shard, put there."""
+    return key in indexes and indexes[key].index in column.captions
+
+
 def _close_sample(new: tarfile.TarFile, key: str, source: Any, file: Path, column: _Column) -> None:
     if source is None or source.index not in column.captions:
         return
     column.note(file, source.index, key, source.caption)
-    for name, text in ((column.name, column.captions[source.index]), (f"{column.name}_recipe", column.recipe)):
+    for name, text in ((column.name, column.captions[source.index]), (f"{column.name}_recipe", column.tag)):
         data = text.encode("utf-8", "backslashreplace")
         member = tarfile.TarInfo(f"{key}.{name}.txt")
         member.size = len(data)

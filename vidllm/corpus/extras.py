@@ -73,10 +73,10 @@ def write_extras(done: CaptionReport, extras: Extras) -> Iterator[str]:
     """Write them one after the other; says what was written, one line each. Raises InputError or OutputError."""
     if extras.formats:
         folder = SideFolder.beside(done.output)
-        written = write_side_files(done.output, extras.wanted_formats, folder, done.recipe)
+        written = write_side_files(done.output, extras.wanted_formats, folder, done.made)
         yield f"{folder.path}: wrote {len(written):,} files ({', '.join(extras.wanted_formats)})"
     if extras.in_place:
-        changed = recaption(done.output, done.recipe)
+        changed = recaption(done.output, done.tag, done.made)
         for file in changed:
             yield f"{file.file}: {len(file.changes):,} captions in column {file.column!r}"
         if changed:
@@ -85,5 +85,5 @@ def write_extras(done: CaptionReport, extras: Extras) -> Iterator[str]:
     if extras.report is not None:
         from vidllm.corpus.report import write_report
 
-        write_report(done.output, extras.report, done.recipe)
+        write_report(done.output, extras.report, done.made)
         yield f"{extras.report}: the report"

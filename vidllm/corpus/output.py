@@ -18,8 +18,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
-from vidllm.corpus.index import DigestMap, Known, RowIndex
+from vidllm.corpus.index import Known, RowIndex
 from vidllm.corpus.item import Item
+from vidllm.corpus.promises import Promises
 from vidllm.corpus.recipe import Recipe
 from vidllm.corpus.rows import FAILED, CaptionRow, Status
 from vidllm.corpus.stores import Store, manifest_of, open_store, prepare
@@ -36,10 +37,9 @@ class Output:
         self._retry = retry_errors
         self._own_recipes: dict[str | None, str] = {}
         self._index = self._indexed()
-        self._recipes: dict[str, int] = {}
         self._cuts: dict[tuple[str, str], int] = {}
         """The last cut of an item under a recipe, by the hash of its line."""
-        self._admitted = self._read_manifest()
+        self.promises = self._read_manifest()
 
     @classmethod
     def open(cls, path: Path, recipe: Recipe, *, retry_errors: bool = False) -> Output:
@@ -146,19 +146,16 @@ class Output:
         return RowIndex.of(self._store.heads())
 
     def _admit(self, key: str, recipe: str, what: Item | CaptionRow) -> None:
-        code = self._recipes.setdefault(recipe, len(self._recipes))
-        if self._admitted.find(key, code) is not None:
-            return
-        line = {"key": key, "recipe": recipe, "video": what.video, "start": what.start, "end": what.end}
-        self._manifest.append(json.dumps(line).encode() + b"\n")
-        self._admitted.add(key, code, len(self._admitted))
+        if self.promises.promise(key, recipe):
+            line = {"key": key, "recipe": recipe, "video": what.video, "start": what.start, "end": what.end}
+            self._manifest.append(json.dumps(line).encode() + b"\n")
 
-    def _read_manifest(self) -> DigestMap:
+    def _read_manifest(self) -> Promises:
         """Who was admitted before; the recipe is told once in plain words."""
-        known, told = DigestMap(), False
+        known, told = Promises(), False
         for key, recipe, line in manifest_lines(self._manifest):
             if key is not None:
-                known.load(key, self._recipes.setdefault(recipe, len(self._recipes)), len(known))
+                known.load(key, recipe)
             elif line.startswith(b'{"cut"'):
                 self._cuts[json.loads(line)["cut"], recipe] = hash(line)
             else:

@@ -8,13 +8,12 @@ import io
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from heapq import nlargest
 from pathlib import Path
 
-from vidllm.corpus.reading import standing_rows
-from vidllm.corpus.recipe import Recipe
+from vidllm.corpus.reading import any_row, standing_rows
 from vidllm.corpus.rows import STATUSES, CaptionRow
 from vidllm.corpus.verify import opened_row
 from vidllm.errors import VidllmError
@@ -71,15 +70,15 @@ def cause_of(row: CaptionRow) -> str:
     return re.sub(r"\d+(\.\d+)?", "N", text)
 
 
-def write_report(output: Path, target: Path, recipe: Recipe | None = None) -> Path:
-    """The page about `output` (about one recipe, if given) at `target`, whole or not at all.
+def write_report(output: Path, target: Path, mine: Callable[[CaptionRow], bool] = any_row) -> Path:
+    """The page about the rows of `output` that are `mine` at `target`, whole or not at all.
 
     Reads the frames of a dozen clips again, each in a child within half a minute; one that can not be read says so.
     Raises InputError without an output, OutputError when the page can not be written.
     """
     tally = _Tally()
     for row in standing_rows(output):
-        if recipe is None or recipe.made(row):
+        if mine(row):
             tally.add(row)
     part = target.with_name(f".{target.name}.part")
     try:

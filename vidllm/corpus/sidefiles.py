@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Literal, get_args
 
-from vidllm.corpus.reading import standing_rows
-from vidllm.corpus.recipe import Recipe
+from vidllm.corpus.reading import any_row, standing_rows
 from vidllm.corpus.rows import FAILED, CaptionRow
 from vidllm.corpus.sidefolder import SideFolder
 from vidllm.errors import ConfigError
@@ -43,9 +42,9 @@ def parse_formats(words: str) -> tuple[Format, ...]:
 
 
 def write_side_files(
-    output: Path, formats: Sequence[Format], folder: SideFolder, recipe: Recipe | None = None
+    output: Path, formats: Sequence[Format], folder: SideFolder, mine: Callable[[CaptionRow], bool] = any_row
 ) -> list[Path]:
-    """Write the good captions of `output` (of one recipe, if given) into `folder`; returns the files.
+    """Write the good captions of `output` that are `mine` into `folder`; returns the files.
 
     A video named outside of any folder that was given lies at the top. Two videos that would share a name keep their
     own endings: `a.mp4.srt` and `a.mkv.srt`. Each file is whole or not there, and a file that vidllm did not write is
@@ -53,7 +52,7 @@ def write_side_files(
     """
     videos: dict[tuple[str, str | None], list[Line]] = {}
     for row in standing_rows(output):
-        if row.status not in FAILED and (recipe is None or recipe.made(row)):
+        if row.status not in FAILED and mine(row):
             videos.setdefault((row.video, row.root), []).append(_line(row))
     written = []
     for video, name in _names(videos).items():

@@ -70,20 +70,25 @@ class Summaries:
     def take_wishes(self) -> list[Wish]:
         """All prompts that can be asked now: call it when every part has its row, and again when these are answered."""
         expected, self._expected = self._expected, []
-        for item, parts in expected:
-            if not self._ledger.skip(item):
-                self._begin(item, parts)
+        for level in (self._begun(item, parts) for item, parts in expected):
+            if not (self._stands(level) and self._ledger.skip(level.item)):
+                self._levels.append(level)
         whole = [level for level in self._levels if level.is_whole]
         self._levels = [level for level in self._levels if not level.is_whole]
         return [wish for level in whole for wish in self._wishes(level)]
 
-    def _begin(self, item: Item, parts: Sequence[Item]) -> None:
+    def _stands(self, level: _Level) -> bool:
+        """Whether the video's row is about these parts, not about those of another split."""
+        [row] = self._ledger.rows_of([level.item])
+        return row is not None and row.id == level.id
+
+    def _begun(self, item: Item, parts: Sequence[Item]) -> _Level:
         rows = [row for row in self._ledger.rows_of(parts) if row is not None]
         id = digest_of("summary", *(row.id for row in rows))
         texts: list[str | None] = [
             f"{format_time(row.start or 0)}-{format_time(row.end or 0)}: {row.caption}" for row in rows if row.caption
         ]
-        self._levels.append(_Level(item, id, texts))
+        return _Level(item, id, texts)
 
     def _wishes(self, level: _Level) -> list[Wish]:
         opened = Opened(item=level.item, id=level.id, stamp=level.item.stamp())
