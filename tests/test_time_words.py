@@ -176,6 +176,18 @@ READ: list[tuple[str, list[Span]]] = [
     ("前5秒和后5秒有什么不同", [(0, 5), (295, 300)]),
     ("between the tenth and twentieth second", [(10, 20)]),
     ("0m30s", [30]),
+    ("in the first second", [(0, 1)]),
+    ("in the final second", [(299, 300)]),
+    ("the twenty-first second", [21]),
+    ("between the second and fifth second", [(2, 5)]),
+    ("20-30 seconds in", [(20, 30)]),
+    ("what happens 30 to 40 seconds into the video", [(30, 40)]),
+    ("what did she do 30 sec. in?", [30]),
+    ("at the 3rd minute mark", [180]),
+    ("compare the first and last frames", [0, 300]),
+    ("first vs last frame", [0, 300]),
+    ("一分三十的时候", [90]),
+    ("整个前半段发生了什么", [(0, 150)]),
 ]
 
 NOT_READ = [
@@ -298,6 +310,11 @@ NOT_READ = [
     "10 seconds after he falls",
     "5 seconds before the goal",
     "page 2:10",
+    "with 1:30 left on the clock",
+    "1:30 remaining",
+    "4:30 to go",
+    "Gen 1:12",
+    "ch. 3:16",
     "first 10-20 seconds",
 ]
 

@@ -52,7 +52,7 @@ NOT_TIMES: tuple[str, ...] = (
     rf"\b(?:w[io]ns?|winning|won|beats?|beaten|beating|leads?|leading|led|los[et]s?|losing|defeat\w*|tied|trail\w*){_NO_PREPOSITION}(?:\s+by)?\s+{CLOCK}",
     rf"{CLOCK}\s+(?:win|lead|loss|defeat|victory|score|scoreline|draw|tie)\b",
     rf"(?:比分|比例|比率|宽高比|长宽比|赔率|以)(?:是|为|到了?)?\s*{CLOCK}|{CLOCK}\s*的?(?:比分|比例|比率|宽高比|长宽比|领先|获胜|战胜|落后)",
-    rf"\b(?-i:{_BOOKS})\s+{CLOCK}(?:-\d+)?|\b(?:verses?|chapters?|psalms?|bible|gospel|scripture|hymn)\s+(?:of\s+)?{CLOCK}(?:-\d+)?",
+    rf"\b(?-i:{_BOOKS})\s+{CLOCK}(?:-\d+)?|\b(?:verses?|chapters?|chap?\.?|ch\.|(?-i:Gen|Exod|Matt?|Rom|Cor|Ps|Prov|Isa|Rev)\.?|psalms?|bible|gospel|scripture|hymn)\s+(?:of\s+)?{CLOCK}(?:-\d+)?",
     # lengths of time
     rf"\b(?!within\s+{_LOOSE}{CLOCK}\s*(?:-|~|to|and)\s*{CLOCK})"
     rf"(?:lasts|lasting|lasted|(?:will|would|can|should|to|do|does|did)\s+last|takes?|taking|took|every|each|within|under|spend\w*|spent|wait\w*|hold(?:s|ing)?|held|less\s+than|more\s+than|at\s+least|at\s+most|longer\s+than|shorter\s+than|duration|length|runtime|running\s+time)(?:\s+(?:of|is|was|for)|\s*[:=])*\s+{_LOOSE}{_ANY}(?:\s*(?:-|to|and)\s*{_ANY})?",
@@ -60,7 +60,8 @@ NOT_TIMES: tuple[str, ...] = (
     rf"\b(?!^in\s+{AMOUNT}[.,]?\s+(?:what|who|where|which|is|are|does|do)\b)"  # "in 30 s what happens", a moment
     rf"in\s+{_LOOSE}{AMOUNT}(?!\s*(?:mark|point|in\b|into\b|from\b|-|to\b|~|until|and\s+(?:\d|the))|\s*-?(?:mark|point))",
     rf"\b(?:lasts|takes?|took|every|within|for)\s+{_LOOSE}(?:\d+(?:\.\d+)?|{SPELLED})\s*(?:-|to|and)\s*{AMOUNT}",
-    rf"{CLOCK}\s+(?:long|in\s+(?:length|total|duration|all)|minutes?\s+long|runtime)\b",
+    rf"{CLOCK}\s+(?:long|in\s+(?:length|total|duration|all)|minutes?\s+long|runtime|remaining|to\s+go)\b",
+    rf"{CLOCK}\s+left(?=\s*(?:[?.!,]|$|(?:on|in|to|until)\b))",
     rf"{AMOUNT}[\s-]+(?:long|later|earlier|ago|apart|each|per|old|of\s+age|tall|left|remaining|faster|slower|in\s+(?:length|total|duration|all|a\s+row)|intervals?)\b",
     rf"\b(?:an?|the|this|every|each|one|two|three)\s+{AMOUNT}[\s-]+(?:video|clip|movie|film|timer|countdown|delay|break|pause|ad|advert|commercial|penalty|limit|summary|version|recording|interval|window|loop|gif|shot|sequence|span|period)s?\b",
     rf"(?:持续了?|长达|时长|花了?|用了?|耗时|每隔?|需要|等了?|超过|不到|至少|过了|共|内容长)(?:约|大约|大概|为|是)?\s*"

@@ -154,6 +154,11 @@ def ordinal_minute(reading: Reading) -> list[Meaning]:
     return [(Anchor("clock", last - scale), Anchor("clock", last))]
 
 
+def ordinal_mark(reading: Reading) -> list[Meaning]:
+    """The 2nd minute mark is 2:00."""
+    return [(last, last) for _, last in ordinal_minute(reading)]
+
+
 def ordinal_second(reading: Reading) -> list[Meaning]:
     """The 30th second."""
     anchor = Anchor("clock", number(reading.text("nth_second") or reading.text("digits")))
@@ -232,6 +237,11 @@ def first_frame(_: Reading) -> list[Meaning]:
 
 def last_frame(_: Reading) -> list[Meaning]:
     return [(Anchor("end", 0.0), Anchor("end", 0.0))]
+
+
+def end_frames(reading: Reading) -> list[Meaning]:
+    """The first and last frame."""
+    return first_frame(reading) + last_frame(reading)
 
 
 def part(reading: Reading) -> list[Meaning]:

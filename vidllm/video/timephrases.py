@@ -56,7 +56,8 @@ _AMOUNT_HAN = (
     rf"{_HAN_NUMBER}\s*个?半?小时(?:零?\s*{_HAN_NUMBER}\s*分钟?)?(?:零?\s*{_HAN_NUMBER}\s*秒钟?)?"
     rf"|{_HAN_NUMBER}时{_HAN_NUMBER}分零?{_HAN_NUMBER}秒"
     rf"|{_HAN_NUMBER}\s*分钟?零?\s*{_HAN_NUMBER}\s*秒钟?|{_HAN_NUMBER}\s*分半钟?"
-    r"|\d+分[0-5]\d(?![\d:.]*\d|\s*[A-Za-z%个人元块名次级位岁只条张台万度])"  # 1分20
+    r"|(?:\d+分[0-5]\d|[一二三四五六七八九十两]+分[二三四五]?十[一二三四五六七八九]?)"  # 1分20, 一分三十
+    r"(?![\d:.]*\d|\s*[A-Za-z%个人元块名次级位岁只条张台万度一二三四五六七八九十钟])"
     rf"|{_HAN_NUMBER}\s*分钟半?|{_HAN_NUMBER}\s*秒钟?"
     r")"
 )
@@ -89,7 +90,7 @@ def amount_seconds(text: str, unit: str = "") -> float:
         return _clock_seconds(words)
     if feet := re.fullmatch(r"(\d+)'\s?(\d+)(?:\"|'')", words):
         return 60.0 * int(feet[1]) + int(feet[2])
-    if re.fullmatch(rf"\d+(?:\.\d+)?|{SPELLED}|{ORDINAL}|{_HAN_NUMBER}", words):
+    if re.fullmatch(rf"\d+(?:\.\d+)?|{SPELLED}|{_HAN_NUMBER}", words) or (unit and re.fullmatch(ORDINAL, words)):
         return number(words) * _unit_seconds(unit or "s")
     if re.search(r"[秒分时]", words):
         return _han_seconds(words)
@@ -140,8 +141,8 @@ def _han_seconds(words: str) -> float:
     for count, half, unit in re.findall(rf"({_HAN_NUMBER}?)\s*个?(半?)(小?时|分钟?|秒钟?)", words):
         scale = {"小": 3600.0, "时": 3600.0, "分": 60.0, "秒": 1.0}[unit[0]]
         total += scale * ((number(count) if count else 0) + (0.5 if half else 0))
-    if tail := re.search(r"分(\d+)$", words):  # 1分20
-        return total + float(tail[1])
+    if tail := re.search(rf"分({_HAN_NUMBER})$", words):  # 1分20; the half of 1分半 is no number of seconds
+        return total + (30.0 if tail[1] == "半" else number(tail[1]))
     return total + (scale / 2 if re.search(r"分半钟?$|分钟半$", words) else 0.0)
 
 

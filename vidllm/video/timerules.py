@@ -25,6 +25,7 @@ _THE_END = rf"(?:the\s+)?(?:very\s+)?(?:end|finish)\b{_NOT_OF}(?!\s+(?:zone|line
 _ASKS = r"(?:what|who|where|which|how|when|why|does|do|did|is|are|was|were|can|tell|describe|there)\b"
 _STOPS = rf"(?=\s*(?:[?.!,;:)\]\0]|$|\s{_ASKS}|(?:of|in|from)\s+{_CLIP}))"
 _LONG = r"(?!\s*(?:per|each|long|apart|intervals?|old|of\s+age|later|earlier|ago|tall|left|remaining|faster|slower)\b)"
+_INTO = rf"\.?\s+(?:in(?:to)?(?=\s+{_THIS_CLIP}|\s+it\b|{_STOPS})|(?:through|of)\s+{_THIS_CLIP})"
 _NO_NOUN = rf"(?![\d:.,]*\d|\s*[%/]|[\s-]*(?!{_ASKS}|(?:of|in|on|the|he|she|it|they|we)\b)[A-Za-z])"
 _WHOLE = rf"{AMOUNT}|(?:half\s+)?(?:second|minute|hour)\b|half[\s-](?:minute|hour)\b"
 _NOT_THAT = r"(?!\s+(?:with|that|where|when|in\s+which))"
@@ -42,7 +43,7 @@ _ZH_NUM = rf"(?:{_NUM}|[一二三四五六七八九十]+)"
 _ZH_AND = r"\s*(?:,|和|与|跟|及|以及|或|还是)\s*第?"
 _ZH_LIST = rf"(?P<many>(?:{_T}|{_ZH_NUM})(?:{_ZH_AND}(?:{_T}|{_ZH_NUM}))*{_ZH_AND}{HAN})"
 _ZH_HERE = (  # where 前5秒 is the clip's: 进球前5秒 hangs on a goal, 镜头5秒 is no 头5秒
-    r"(?:^|(?<=[\s,.;:?!()\0A-Za-z在频片像和与及看])|(?<=频的|片的|像的|描述|总结|介绍|分析|解释|概括|一下|请问|说说|说明|比较|对比))"
+    r"(?:^|(?<=[\s,.;:?!()\0A-Za-z在频片像和与及看])|(?<=频的|片的|像的|描述|总结|介绍|分析|解释|概括|一下|整个|请问|说说|说明|比较|对比))"
 )
 _ZH_BEGIN, _ZH_END = r"(?:一|刚|最)?开始", r"(?:结束|结尾|片尾|末尾)"
 
@@ -85,6 +86,7 @@ _RANGES = (
     Rule(rf"(?P<a>{CLOCK})\s*[到至]\s*(?P<tail>[0-5]\d(?!\d)(?!\s*[%/个人])|{AMOUNT})", means.span_to_tail),
     Rule(rf"^\s*(?P<a>{_T}){_TO}(?P<b>{_T}){_LONG}", means.span),
     Rule(rf"(?:{_ALONE}|{_LOOK})(?P<a>{_N}|{_T}){_TO}(?P<b>{ENGLISH}){_LONG}{_STOPS}(?P<relative>)", means.span),
+    Rule(rf"(?<![\d.:])(?P<a>{_N}|{_T}){_TO}(?P<b>{ENGLISH}){_INTO}", means.span),
     Rule(rf"[\[(]\s*(?P<a>{_T})\s*,\s*(?P<b>{_T})\s*[\])]", means.span),
     Rule(rf"\bbetween\s+(?:the\s+)?(?P<a>{_N})\s*(?:and|to|&|-)\s*(?P<b>{ENGLISH}){_MARK}{_LONG}", means.span),
     Rule(rf"\b(?:from|during|in|at)\s+(?:the\s+)?(?P<a>{_NUM}){_TO}(?P<b>{ENGLISH}){_MARK}{_LONG}", means.span),
@@ -128,7 +130,7 @@ _FROM_AN_END = (
         rf"(?P<a>{AMOUNT})\s+(?:from|after|past)\s+(?:the\s+)?(?:very\s+)?(?:start|beginning)\b{_NOT_OF}(?P<relative>)",
         means.after_begin,
     ),
-    Rule(rf"\b(?:first|opening|initial)\s+(?P<a>{_WHOLE})(?P<relative>)", means.first),
+    Rule(rf"(?<!ty[\s-])\b(?:first|opening|initial)\s+(?P<a>{_WHOLE})(?P<relative>)", means.first),
     Rule(rf"\b(?:last|final|closing|ending)\s+(?P<a>{_WHOLE})(?P<relative>)", means.last),
     Rule(r"\b(?:first|opening|initial)\s+(?:few|couple\s+of|several)\s+(?:seconds|moments|frames)\b", means.begin),
     Rule(r"\b(?:last|final|closing)\s+(?:few|couple\s+of|several)\s+(?:seconds|moments|frames)\b", means.end),
@@ -154,6 +156,7 @@ _MOMENTS = (
         rf"(?![\s-]*(?:hand|mark|goal|winner|penalty|break|video|clip|ad)\b){_NOT_OF}",
         means.ordinal_minute,
     ),
+    Rule(rf"\bthe\s+(?P<nth>{ORDINAL})\s+(?P<unit>minute|hour)\s+mark\b", means.ordinal_mark),
     Rule(
         rf"(?:\bthe\s+(?P<nth_second>{ORDINAL})|(?<![\w.:])(?P<digits>\d+(?:st|nd|rd|th)))\s+second\b"
         rf"(?![\s-]+(?:time|hand|chance|half|place|try|attempt|prize|row|team|one|man|person)\b){_NOT_OF}(?:\s+mark\b)?",
@@ -165,10 +168,7 @@ _MOMENTS = (
         means.moment,
     ),
     Rule(rf"(?:\b(?:at|around|near|after|before)\s+|@\s*){_THE}(?P<a>{AMOUNT}){_LONG}", means.moment),
-    Rule(
-        rf"(?P<a>{AMOUNT})\s+(?:in(?:to)?(?=\s+{_THIS_CLIP}|\s+it\b|{_STOPS})|(?:through|of)\s+{_THIS_CLIP})",
-        means.moment,
-    ),
+    Rule(rf"(?P<a>{AMOUNT}){_INTO}", means.moment),
     Rule(  # a question that is but an amount names a moment; an answer that is one may be a length: no mention
         rf"{_ALONE}{_THE}(?P<a>{ENGLISH}){_LONG}{_STOPS}(?P<relative>)", means.moment
     ),
@@ -214,6 +214,10 @@ _PLACES = (
         r"(?:(?<=happens )|(?<=happening )|(?<=going on ))(?:in|at|around)\s+the\s+(?:very\s+)?middle\b(?!\s+of)"
         r"|^\s*in\s+the\s+middle,",
         means.middle,
+    ),
+    Rule(
+        rf"\bfirst\s+(?:and|with|to|vs\.?|versus|or)\s+(?:the\s+)?(?:very\s+)?last\s+frames?\b{_NOT_OF}",
+        means.end_frames,
     ),
     Rule(rf"\b(?:first|opening)\s+{_FRAME}", means.first_frame),
     Rule(rf"\b(?:last|final|closing)\s+{_FRAME}", means.last_frame),
