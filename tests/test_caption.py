@@ -30,6 +30,7 @@ from vidllm.corpus.workers import AHEAD_BYTES
 from vidllm.errors import ConfigError
 from vidllm.model.resolve import builtin_folder
 from vidllm.options import GenerationOptions
+from vidllm.planning import PlanOptions
 from vidllm_cli.main import main
 
 CLIPS = 8
@@ -186,6 +187,40 @@ def test_side_files_replace_nothing_that_lies_beside_the_clips(
     assert run(clips, tmp_path / "clips.jsonl", "-f", "json,srt", "--prompt", "what happens?") == 1
     assert "a.srt: vidllm did not write it, or it was changed" in capsys.readouterr().err
     assert len(rows_of(tmp_path / "clips.jsonl")) == 1  # told before a clip was captioned
+
+
+def subtitles_of(clip: Path, words: str) -> None:
+    clip.with_suffix(".srt").write_text(f"1\n00:00:00,000 --> 00:00:02,000\n{words}\n")
+
+
+def test_a_clip_whose_subtitles_changed_is_captioned_again(
+    world: Path, tmp_path: Path, output: Path, model: vidllm.VideoModel
+) -> None:
+    clip, copy = tmp_path / "a.mp4", tmp_path / "b.mp4"
+    for path in (clip, copy):
+        shutil.copy(sorted(world.glob("*.mp4"))[0], path)
+    subtitles_of(clip, "The red circle.")
+    assert caption([clip, copy], output, model=model).counts["duplicate"] == 0  # one was captioned with words
+    first = {row["video"]: row for row in rows_of(output)}
+    assert caption([clip, copy], output, model=model).skipped == 2
+    subtitles_of(clip, "There are two objects, a red circle and a blue square.")
+    again = caption([clip, copy], output, model=model)
+    assert (again.counts.total(), again.skipped, again.counts["duplicate"]) == (1, 1, 0)
+    rows = {row["video"]: row for row in rows_of(output)}
+    assert rows[str(copy)] == first[str(copy)]
+    assert rows[str(clip)]["id"] == first[str(clip)]["id"] == rows[str(copy)]["id"], "the video is the same"
+    tokens = [row["usage"]["text_tokens"] for row in (first[str(copy)], first[str(clip)], rows[str(clip)])]
+    assert tokens == sorted(set(tokens)), "more words were read each time"
+
+
+def test_subtitles_that_are_not_shown_make_no_work(
+    world: Path, tmp_path: Path, output: Path, model: vidllm.VideoModel
+) -> None:
+    clip, silent = tmp_path / "a.mp4", CaptionOptions(plan=PlanOptions(subtitles=False))
+    shutil.copy(sorted(world.glob("*.mp4"))[0], clip)
+    caption(clip, output, silent, model=model)
+    subtitles_of(clip, "The red circle.")
+    assert caption(clip, output, silent, model=model).skipped == 1
 
 
 def test_copies_and_copies_in_another_container_are_captioned_once(

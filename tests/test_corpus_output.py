@@ -25,6 +25,7 @@ from vidllm.corpus.stores import head_of, manifest_of, open_store
 from vidllm.errors import OutputError
 from vidllm.options import GenerationOptions
 from vidllm.planning import PlanOptions
+from vidllm.video.subtitles import find_sidecar
 
 ROOT = Path(__file__).resolve().parents[1]
 SUFFIXES = [".jsonl", ".parquet"]
@@ -223,19 +224,80 @@ def written_before(out: Path, *fields: str) -> None:
     out.write_text("".join(json.dumps({k: row[k] for k in row if k not in fields}) + "\n" for row in rows))
 
 
+def beside(item: Item, text: str, suffix: str = ".srt") -> None:
+    Path(item.path).with_suffix(suffix).write_text(f"1\n00:00:00,000 --> 00:00:09,000\n{text}\n")
+
+
+def seen_again(item: Item, subtitles: str) -> CaptionRow:
+    """What a run writes of a clip that turned out to be known."""
+    stamp = item.stamp(find_sidecar)
+    return replace(row_of(item, "duplicate"), duplicate_of=item.video, subtitles=subtitles, stamp=stamp)
+
+
+def test_other_subtitles_are_new_work_and_the_content_stays_what_it_is(out: Path, tmp_path: Path) -> None:
+    item = item_at(tmp_path, 1)
+    bare = row_of(item)
+    with Output.open(out, RECIPE) as output:
+        output.add(bare)
+        beside(item, "Hello.")
+        assert not output.is_finished(item, RECIPE.digest), "there were none before"
+        assert output.caption_of(bare.id, RECIPE.digest, subtitles="a" * 16, key=item.key) is None
+        hello = replace(bare, caption="They greet.", subtitles="a" * 16, stamp=item.stamp(find_sidecar))
+        output.add(hello)
+        assert output.is_finished(item, RECIPE.digest)
+        beside(item, "Goodbye.")
+        assert not output.is_finished(item, RECIPE.digest)
+        assert output.caption_of(bare.id, RECIPE.digest, subtitles="b" * 16, key=item.key) is None
+        beside(item, "Hello.", ".en.srt")  # another file with the words of before, and the one of .srt gone
+        Path(item.path).with_suffix(".srt").unlink()
+        assert not output.is_finished(item, RECIPE.digest)
+        assert output.caption_of(bare.id, RECIPE.digest, subtitles="a" * 16, key=item.key) == hello
+        output.add(seen_again(item, "a" * 16))
+        assert output.is_finished(item, RECIPE.digest)
+    assert rows_in(out) == [replace(hello, stamp=item.stamp(find_sidecar))]
+
+
+def test_where_no_subtitles_are_shown_none_are_looked_for(out: Path, tmp_path: Path) -> None:
+    item, silent = item_at(tmp_path, 1), Recipe.of("m", "p", PlanOptions(subtitles=False), GenerationOptions())
+    with Output.open(out, silent) as output:
+        output.add(row_of(item, recipe=silent))
+        beside(item, "Hello.")
+        assert output.is_finished(item, silent.digest)
+
+
+def test_a_row_that_does_not_say_its_subtitles_is_done_as_long_as_its_clip_stays(out: Path, tmp_path: Path) -> None:
+    item, copy = item_at(tmp_path, 1), item_at(tmp_path, 2, b"content 1")
+    beside(item, "Hello.")
+    with Output.open(out, RECIPE) as output:
+        output.add(row_of(item))
+    written_before(out, "reader", "notes", "subtitles")
+    with Output.open(out, RECIPE) as output:
+        assert output.is_finished(item, RECIPE.digest)
+        known = {key: output.caption_of(row_of(item).id, RECIPE.digest, subtitles="a" * 16, key=key)
+                 for key in (item.key, copy.key)}  # fmt: skip
+        assert known[item.key] is not None
+        assert known[copy.key] is None, "nobody knows whether it was captioned with these"
+        assert output.caption_of(row_of(item).id, RECIPE.digest, key=copy.key) is not None
+        os.utime(item.path, ns=(1, 1))
+        assert not output.is_finished(item, RECIPE.digest)
+        output.add(seen_again(item, "a" * 16))
+        assert output.is_finished(item, RECIPE.digest)
+    assert [row.caption for row in rows_in(out)] == [row_of(item).caption]
+
+
 def test_rows_of_before_a_field_are_read_and_not_done_again(out: Path, tmp_path: Path) -> None:
     item, other = item_at(tmp_path, 1), item_at(tmp_path, 2)
     with Output.open(out, RECIPE) as output:
         output.add(row_of(item))
-    written_before(out, "reader", "notes")
+    written_before(out, "reader", "notes", "subtitles")
     noted = replace(row_of(other), reader="pyav", notes=("1 pictures are damaged (at 0.50 s)",))
     with Output.open(out, RECIPE) as output:
         assert output.is_finished(item, RECIPE.digest)
         output.add(noted)
-        assert list(output.rows()) == [row_of(item), noted]
+        assert list(output.rows()) == [replace(row_of(item), subtitles=None), noted]
     with Output.open(out, RECIPE) as output:
         output.add(replace(noted, caption="New."))  # the part is written again without the one before
-    assert rows_in(out) == [row_of(item), replace(noted, caption="New.")]
+    assert rows_in(out) == [replace(row_of(item), subtitles=None), replace(noted, caption="New.")]
 
 
 def test_places_that_can_not_be_written(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Subtitles beside and inside a clip. Times are the viewer's clock; the clips are made here."""
 
+import os
 from fractions import Fraction
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from conftest import REAL_CLIPS, write_clip
 
 from vidllm.errors import VideoError
 from vidllm.video.info import probe
-from vidllm.video.subtitles import Line, find_sidecar, read_subtitles
+from vidllm.video.subtitles import Line, find_sidecar, find_sidecar_of_many, read_subtitles
 
 SRT = """1
 00:00:01,000 --> 00:00:02,500
@@ -89,6 +90,19 @@ def test_a_sidecar_is_found_by_name(clip: Path, ending: str) -> None:
     sidecar.write_text(VTT if ending.endswith("vtt") else SRT, encoding="utf-8")
     assert find_sidecar(clip) == sidecar
     assert texts(clip)[0].startswith("Hello there.")
+
+
+def test_of_many_clips_the_same_are_found_as_files_come_and_go(clip: Path) -> None:
+    assert find_sidecar_of_many(clip) is None
+    for number, ending in enumerate(("zh-CN.srt", "eng.vtt", "vtt", "srt")):  # each goes before those that were there
+        os.utime(clip.parent, ns=(number, number))  # as if it had been changed long ago
+        assert find_sidecar_of_many(clip) == find_sidecar(clip)
+        sidecar = clip.with_name(f"{clip.stem}.{ending}")
+        sidecar.write_text(SRT, encoding="utf-8")
+        assert find_sidecar_of_many(clip) == find_sidecar(clip) == sidecar
+    sidecar.unlink()
+    assert find_sidecar_of_many(clip) == find_sidecar(clip) == clip.with_name(f"{clip.stem}.vtt")
+    assert find_sidecar_of_many(clip.parent / "nowhere" / "a.mp4") is None
 
 
 def test_other_clips_subtitles_are_not_taken(clip: Path) -> None:

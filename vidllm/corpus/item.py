@@ -2,7 +2,9 @@
 
 import hashlib
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from vidllm.errors import ConfigError
@@ -65,16 +67,23 @@ class Item:
         place = (self.source.file, self.source.index, self.source.id) if self.source else None
         return digest_of(self.video, self.start, self.end, self.prompt, place)
 
-    def stamp(self) -> str:
+    def stamp(self, find_sidecar: Callable[[str], Path | None] | None = None) -> str:
         """16 hex digits that change when the file does (size and time of change); zeros when it is not there.
 
-        Take it before opening the clip: a row with the file's present stamp needs no look at the content.
+        With `find_sidecar` the subtitles that it finds beside the file are part of it. Take it before opening the clip:
+        a row with the file's present stamp needs no look at the content.
         """
         try:
             status = os.stat(self.path)
+            sidecar = find_sidecar(self.path) if find_sidecar is not None and self.member is None else None
+            beside = () if sidecar is None else (sidecar.name, *_weight(os.stat(sidecar)))
         except (OSError, ValueError):
             return "0" * 16
-        return digest_of(status.st_size, status.st_mtime_ns, self.member, self.offset)[:16]
+        return digest_of(*_weight(status), self.member, self.offset, *beside)[:16]
+
+
+def _weight(status: os.stat_result) -> tuple[int, int]:
+    return status.st_size, status.st_mtime_ns
 
 
 def digest_of(*parts: object) -> str:

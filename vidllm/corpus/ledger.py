@@ -26,7 +26,8 @@ class Ledger:
     def __init__(self, output: Output, look: Look) -> None:
         self._output, self._look = output, look
         self._lock = threading.Lock()
-        self._working: dict[tuple[str, str], list[CaptionRow]] = {}
+        self._working: dict[tuple[str, str, str], list[CaptionRow]] = {}
+        """Twins that wait, by content, recipe and subtitles."""
         self._found: list[CaptionRow] = []
         self.standing: Counter[Status] = Counter()
         """How the clips admitted until now ended, by this run or an earlier one."""
@@ -58,20 +59,21 @@ class Ledger:
         """Whether this clip is to be captioned: nobody has its content's caption, and nobody is at it."""
         recipe = self.digest(item)
         with self._lock:
-            if (known := self._output.caption_of(seen.id, recipe)) is not None:
+            known = self._output.caption_of(seen.id, recipe, subtitles=seen.subtitles, key=item.key)
+            if known is not None:
                 self._found.append(_copy(self._row(item, seen), known))
                 return False
-            twins = self._working.get((seen.id, recipe))
+            twins = self._working.get((seen.id, recipe, seen.subtitles))
             if twins is not None:
                 twins.append(self._row(item, seen))
                 return False
-            self._working[seen.id, recipe] = []
+            self._working[seen.id, recipe, seen.subtitles] = []
             return True
 
     def settle(self, row: CaptionRow) -> list[CaptionRow]:
         """Write the row of a clip that was wanted, and those of its twins; all that were written."""
         with self._lock:
-            twins = self._working.pop((row.id, row.recipe), [])
+            twins = self._working.pop((row.id, row.recipe, row.subtitles or ""), [])
             rows = [row, *(_copy(twin, row) for twin in twins)]
             self._add(rows)
         return rows
@@ -94,7 +96,9 @@ class Ledger:
             self.standing[row.status] += 1
 
     def _row(self, item: Item, seen: Seen) -> CaptionRow:
-        row = CaptionRow.of(item, id=seen.id, recipe=self.digest(item), status="duplicate", stamp=seen.stamp)
+        row = CaptionRow.of(
+            item, id=seen.id, recipe=self.digest(item), status="duplicate", stamp=seen.stamp, subtitles=seen.subtitles
+        )
         return replace(row, prompt=self._look.prompt_of(item))
 
 

@@ -7,7 +7,7 @@ Nothing here raises for bad media: a clip that can not be read has a status and 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +21,7 @@ from vidllm.model.spec import ModelSpec, load_tokenizer
 from vidllm.planning import PlanOptions
 from vidllm.video import wire
 from vidllm.video.guard import Limits
+from vidllm.video.subtitles import find_sidecar
 from vidllm.video.timecode import Focus
 
 if TYPE_CHECKING:
@@ -53,6 +54,10 @@ class Look:
         """The item's own prompt, else the run's."""
         return self.prompt if item.prompt is None else item.prompt
 
+    def stamp_of(self, item: Item) -> str:
+        """The item's stamp, with that of the subtitles beside it where they are shown."""
+        return item.stamp(find_sidecar if self.options.subtitles else None)
+
     @property
     def tokenizer(self) -> Tokenizer | None:
         """The model's own, read once per process; None for a spec without a folder."""
@@ -72,7 +77,9 @@ class Seen:
     bytes: int = 0
     """Of its pictures and its index, in memory."""
     stamp: str = "0" * 16
-    """`Item.stamp` before the clip was opened."""
+    """`Look.stamp_of` before the clip was opened."""
+    subtitles: str = ""
+    """`digest_of_lines` of what is shown of its subtitles."""
     status: Status | None = None
     """None: it can be opened."""
     error: str | None = None
@@ -96,12 +103,14 @@ class Opened:
     bytes: int = 0
     """Held in memory until released."""
     stamp: str = "0" * 16
-    """`Item.stamp` before the clip was opened."""
+    """`Look.stamp_of` before the clip was opened."""
+    subtitles: str = ""
+    """As `Seen.subtitles`."""
 
 
 def look_at(item: Item, look: Look, path: Path, probe: Callable[[], VideoInfo]) -> Seen:
     """Identify and plan the clip at `path`. The id comes first: what can not be planned can still be told apart."""
-    id, stamp = unread_id(item), item.stamp()
+    id, stamp = unread_id(item), look.stamp_of(item)
     try:
         info = probe()
         id = content_id(path, item.start, item.end)
@@ -114,7 +123,7 @@ def look_at(item: Item, look: Look, path: Path, probe: Callable[[], VideoInfo]) 
     index = info.num_frames * INDEX_BYTES_A_FRAME
     return Seen(
         id=id, seconds=end - start, frames=len(plan.frames), tokens=plan.video_tokens + plan.text_tokens,
-        bytes=len(plan.frames) * height * width * 3 + index, stamp=stamp,
+        bytes=len(plan.frames) * height * width * 3 + index, stamp=stamp, subtitles=digest_of_lines(planned.subtitles),
     )  # fmt: skip
 
 
@@ -126,6 +135,11 @@ def clip_of(item: Item, look: Look, info: VideoInfo) -> Clip:
 def status_of(error: VidllmError) -> Status:
     """undecodable when the clip's own bytes are the reason."""
     return "undecodable" if isinstance(error, VideoError) and not isinstance(error, NOT_THE_CLIPS_FAULT) else "error"
+
+
+def digest_of_lines(lines: Sequence[str]) -> str:
+    """16 hex digits of the subtitles shown with a clip; empty when none are."""
+    return digest_of(*lines)[:16] if lines else ""
 
 
 def unread_id(item: Item) -> str:

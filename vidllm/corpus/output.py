@@ -26,6 +26,7 @@ from vidllm.corpus.rows import FAILED, CaptionRow, Status
 from vidllm.corpus.stores import Store, manifest_of, open_store, prepare
 from vidllm.errors import OutputError
 from vidllm.linefile import LineFile
+from vidllm.video.subtitles import find_sidecar_of_many
 
 
 class Output:
@@ -35,6 +36,7 @@ class Output:
         self.path = path
         self._recipe, self._store, self._manifest = recipe, store, manifest
         self._retry = retry_errors
+        self._find_sidecar = find_sidecar_of_many if recipe.plan.get("subtitles") else None
         self._own_recipes: dict[str | None, str] = {}
         self._index = self._indexed()
         self._cuts: dict[tuple[str, str], int] = {}
@@ -96,9 +98,16 @@ class Output:
             self._cuts[item.key, self.digest_of(item)] = hash(line)
 
     def is_finished(self, item: Item, recipe: str) -> bool:
-        """Whether the item has its row under this recipe and its file has not changed since. Opens no clip."""
+        """Whether the item has its row under this recipe, and neither its file nor the subtitles beside it have changed
+        since. Opens no clip.
+        """
         known = self._index.by_key(item.key, recipe)
-        return known is not None and self._stays(known.status) and known.stamp == int(item.stamp(), 16)
+        if known is None or not self._stays(known.status):
+            return False
+        if known.stamp == int(item.stamp(self._find_sidecar), 16):
+            return True
+        # a row of before subtitles were kept has the stamp of the file alone, and is done as long as that is
+        return known.stamp == int(item.stamp(), 16) and self._row_at(known).subtitles is None
 
     def status_of(self, item: Item, recipe: str) -> Status | None:
         """How the item ended under this recipe, if it did."""
@@ -110,17 +119,24 @@ class Output:
         known = self._index.by_key(item.key, recipe)
         return None if known is None else self._row_at(known)
 
-    def caption_of(self, id: str, recipe: str) -> CaptionRow | None:
-        """The latest row with a caption of this content, under whatever name; `duplicate` rows have one too."""
-        known = self._index.by_id(id, recipe)
-        return None if known is None else self._row_at(known)
+    def caption_of(self, id: str, recipe: str, *, subtitles: str = "", key: str | None = None) -> CaptionRow | None:
+        """A row with a caption of this content, shown with these `subtitles` (`looking.digest_of_lines`): the one of
+        `key`, else the latest, under whatever name; `duplicate` rows have one too.
+        """
+        own = None if key is None else self._index.by_key(key, recipe)
+        for known in (own, self._index.by_id(id, recipe)):
+            if known is not None and known.status not in FAILED:
+                row = self._row_at(known)
+                if row.id == id and row.shows(subtitles, key):
+                    return row
+        return None
 
     def add(self, row: CaptionRow) -> None:
         """Write one row. A `duplicate` of the clip's own row (its file was touched, not changed) renews that row."""
         if row.status == "duplicate" and (known := self._index.by_key(row.key, row.recipe)) is not None:
             before = self._row_at(known)
-            if before.id == row.id and before.status not in FAILED:
-                row = dataclasses.replace(before, stamp=row.stamp)
+            if before.id == row.id and before.status not in FAILED and before.shows(row.subtitles or "", row.key):
+                row = dataclasses.replace(before, stamp=row.stamp, subtitles=row.subtitles)
         self._admit(row.key, row.recipe, row)
         place = self._store.append(row)
         self._index.add((row.id, row.key, row.recipe, row.stamp, row.status), place)

@@ -56,7 +56,7 @@ class CaptionRow:
     recipe: str
     """16 hex digits (`Recipe.digest`)."""
     stamp: str
-    """16 hex digits: size and time of change of the file when it was read (`Item.stamp`)."""
+    """16 hex digits: size and time of change of the file when it was read, and of its subtitles (`Item.stamp`)."""
     status: Status
     video: str
     start: float | None = None
@@ -84,6 +84,8 @@ class CaptionRow:
     """Who decoded the frames; empty in rows of before this was kept."""
     notes: tuple[str, ...] = ()
     """What is not as it should be with the frames, a line each: damaged pictures and where, others that stand in."""
+    subtitles: str | None = None
+    """16 hex digits of the subtitles that were shown; empty: none; None in rows of before this was kept."""
 
     def __post_init__(self) -> None:
         for name, shape in _SHAPES.items():
@@ -94,14 +96,23 @@ class CaptionRow:
 
     @classmethod
     def of(
-        cls, item: Item, *, id: str, recipe: str, status: Status, stamp: str | None = None, error: str | None = None
-    ) -> "CaptionRow":
+        cls, item: Item, *, id: str, recipe: str, status: Status, stamp: str | None = None, error: str | None = None,
+        subtitles: str = "",
+    ) -> "CaptionRow":  # fmt: skip
         """A bare row of `item`; `dataclasses.replace` adds what was said. `stamp`: taken before the clip was read."""
         return cls(
             id=id, key=item.key, recipe=recipe, stamp=stamp or item.stamp(), status=status, video=item.video,
-            start=item.start, end=item.end, error=error, root=item.root,
+            start=item.start, end=item.end, error=error, root=item.root, subtitles=subtitles,
             source=item.source.to_dict() if item.source else None,
         )  # fmt: skip
+
+    def shows(self, subtitles: str, key: str | None = None) -> bool:
+        """Whether these are the subtitles its caption was made with. A row that does not say is taken at its word for
+        its own clip (of that `key`), and for clips without any.
+        """
+        if self.subtitles is None:
+            return not subtitles or self.key == key
+        return self.subtitles == subtitles
 
     def to_dict(self) -> dict[str, Any]:
         """The row's JSON object, its fields in the order files keep them; times to the microsecond."""

@@ -199,7 +199,7 @@ class Run:
             return
         row = CaptionRow.of(
             opened.item, id=opened.id, recipe=asked.recipe, status=judgement.status, stamp=opened.stamp,
-            error=judgement.cause,
+            error=judgement.cause, subtitles=opened.subtitles,
         )  # fmt: skip
         row = replace(
             row, caption=said.text, finish_reason=said.finish_reason, **_seen(opened), usage=said.usage,
@@ -212,7 +212,7 @@ class Run:
         """The row of a clip that gave no frames."""
         row = CaptionRow.of(
             opened.item, id=opened.id, recipe=self._ledger.digest(opened.item), status=opened.status or "error",
-            stamp=opened.stamp, error=opened.error,
+            stamp=opened.stamp, error=opened.error, subtitles=opened.subtitles,
         )  # fmt: skip
         prompt = self._look.prompt_of(opened.item)
         row = replace(

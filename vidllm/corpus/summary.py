@@ -91,7 +91,7 @@ class Summaries:
         return _Level(item, id, texts)
 
     def _wishes(self, level: _Level) -> list[Wish]:
-        opened = Opened(item=level.item, id=level.id, stamp=level.item.stamp())
+        opened = Opened(item=level.item, id=level.id, stamp=self._look.stamp_of(level.item))
         texts = [text for text in level.texts if text]
         if not texts:
             return [Wish(replace(opened, status="error", error="none of its parts has a caption"), "")]

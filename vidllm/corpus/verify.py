@@ -96,6 +96,8 @@ class _Entry:
     status: str
     said: str
     """Digest of the caption."""
+    subtitles: str
+    """Of the row: the same clip with other subtitles has another caption."""
 
 
 @dataclass
@@ -115,7 +117,9 @@ class _Books:
         before = self.entries.get((row.key, row.recipe))
         if before is not None and before.status not in FAILED and (before.id, before.stamp) == (row.id, row.stamp):
             self.problems.append(Problem(_name(row), f"has two rows, {before.status} and {row.status}"))
-        self.entries[row.key, row.recipe] = _Entry(self.number, row.id, row.stamp, row.status, digest_of(row.caption))
+        self.entries[row.key, row.recipe] = _Entry(
+            self.number, row.id, row.stamp, row.status, digest_of(row.caption), row.subtitles or ""
+        )
         self.problems += [Problem(_name(row), why) for why in _row_problems(row)]
 
     def stands(self, row: CaptionRow) -> bool:
@@ -163,10 +167,12 @@ def _missing(manifest: Manifest, books: _Books) -> Iterator[Problem]:
 def _twins(books: _Books) -> Iterator[Problem]:
     """Copies of a caption that say something else than the caption they copy."""
     said = {
-        (e.id, recipe): e.said for (_, recipe), e in books.entries.items() if e.status not in (*FAILED, "duplicate")
+        (e.id, e.subtitles, recipe): e.said
+        for (_, recipe), e in books.entries.items() if e.status not in (*FAILED, "duplicate")
     }
     for (_, recipe), entry in books.entries.items():
-        if entry.status == "duplicate" and said.get((entry.id, recipe), entry.said) != entry.said:
+        known = said.get((entry.id, entry.subtitles, recipe), entry.said)
+        if entry.status == "duplicate" and known != entry.said:
             yield Problem(f"row {entry.number}", "is a duplicate with another caption than the row it copies")
 
 

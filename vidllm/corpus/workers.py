@@ -60,7 +60,7 @@ class Decoder:
 
     def look_at(self, item: Item) -> Seen:
         """Who the clip is and what its frames will cost."""
-        stamp = item.stamp()
+        stamp = self._look.stamp_of(item)
         try:
             seen: Seen = self._call("look", item, self._look.limits.seconds)
         except VidllmError as error:
@@ -82,7 +82,7 @@ class Decoder:
                 status, error = status_of(failure), str(failure)
         return Opened(
             item=item, id=seen.id, clip=clip, status=status, error=error, seconds=time.perf_counter() - began,
-            bytes=seen.bytes if clip else 0, stamp=seen.stamp,
+            bytes=seen.bytes if clip else 0, stamp=seen.stamp, subtitles=seen.subtitles,
         )  # fmt: skip
 
     def ranges(self, item: Item, split: str) -> tuple[Range, ...]:
@@ -243,7 +243,8 @@ class DecodePool:
 
     def _handle(self, decoder: Decoding, item: Item, is_cut: bool) -> None:
         if item.problem is not None:
-            self._put(Opened(item=item, id=unread_id(item), status="error", error=item.problem, stamp=item.stamp()))
+            stamp = self._look.stamp_of(item)
+            self._put(Opened(item=item, id=unread_id(item), status="error", error=item.problem, stamp=stamp))
         elif not is_cut and self._cuts(item):
             self._cut(decoder, item)
         else:
@@ -261,7 +262,8 @@ class DecodePool:
         except VidllmError as error:
             if not self._skip(item):
                 self._put(Opened(
-                    item=item, id=unread_id(item), status=status_of(error), error=str(error), stamp=item.stamp()
+                    item=item, id=unread_id(item), status=status_of(error), error=str(error),
+                    stamp=self._look.stamp_of(item),
                 ))  # fmt: skip
         finally:
             with self._lock:

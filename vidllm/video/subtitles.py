@@ -6,9 +6,11 @@ Picture subtitles (PGS, VobSub) hold no text and are passed over.
 """
 
 import html
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -24,6 +26,7 @@ from vidllm.video.timecode import format_time
 EXTENSIONS = ("srt", "vtt")
 LANGUAGES = ("", "en", "eng", "en-US", "en-GB", "zh", "chi", "zho", "zh-CN", "zh-Hans", "zh-TW", "zh-Hant")
 """Looked for in this order, by name: listing a folder of a million clips for each of them would not end."""
+LISTED_FOLDERS = 8
 MAX_SIDECAR_BYTES = 16 << 20
 UNKNOWN_LENGTH_SECONDS = 4.0
 """How long an embedded line without a duration stays, if no next one ends it sooner."""
@@ -58,12 +61,37 @@ def read_subtitles(info: VideoInfo, start: float = 0.0, end: float = float("inf"
 def find_sidecar(path: str | Path) -> Path | None:
     """The subtitle file that lies beside the clip at `path`, if one does."""
     clip = Path(path)
+    for name in _sidecar_names(clip.stem):
+        if (sidecar := clip.with_name(name)).is_file():
+            return sidecar
+    return None
+
+
+def find_sidecar_of_many(path: str | Path) -> Path | None:
+    """`find_sidecar` for one clip after the other: their folder is listed once, and again when it has changed."""
+    clip = Path(path)
+    try:
+        listed = _subtitle_files(str(clip.parent), os.stat(clip.parent).st_mtime_ns)
+    except (OSError, ValueError):
+        return None
+    if not listed:
+        return None
+    names = (name for name in _sidecar_names(clip.stem) if name in listed)
+    return next((clip.with_name(name) for name in names if clip.with_name(name).is_file()), None)
+
+
+def _sidecar_names(stem: str) -> Iterator[str]:
+    """What the subtitles of a clip may be called, in the order in which they are looked for."""
     for language in LANGUAGES:
         for extension in EXTENSIONS:
-            name = ".".join(filter(None, [clip.stem, language, extension]))
-            if (sidecar := clip.with_name(name)).is_file():
-                return sidecar
-    return None
+            yield ".".join(filter(None, [stem, language, extension]))
+
+
+@lru_cache(LISTED_FOLDERS)
+def _subtitle_files(folder: str, mtime_ns: int) -> frozenset[str]:
+    """Names of the subtitle files in a folder. Raises OSError."""
+    with os.scandir(folder) as entries:
+        return frozenset(entry.name for entry in entries if entry.name.endswith(EXTENSIONS))
 
 
 def _sidecar_lines(path: Path) -> tuple[Line, ...]:
