@@ -1,10 +1,12 @@
 """What may be named and what becomes of it: every form of input, in a steady order, nothing dropped in silence."""
 
+import glob
 import io
 import json
 import os
 import sys
 import tarfile
+from importlib import import_module
 from itertools import chain
 from pathlib import Path
 
@@ -65,6 +67,20 @@ def test_files_globs_and_repeats(corpus: Path) -> None:
     assert names("odd[1].mp4") == ["odd[1].mp4"]
 
 
+@pytest.mark.parametrize("by_shell", [False, True])
+def test_what_lies_beside_a_video_under_its_name_is_no_clip(corpus: Path, by_shell: bool) -> None:
+    rows = json.dumps([{"id": 1, "video": "clips/sub/c.webm"}])
+    for name in ("b.json", "b.txt", "b.en.srt", "b.mp4.vtt", "a.b.srt"):
+        touch(corpus / "clips" / name, rows.encode())
+    said: list[str] = []
+    matched = sorted(glob.glob("clips/*.*")) if by_shell else ["clips/*.*"]
+    items = list(admit([*matched, "clips/notes"], InputOptions(videos=".", remark=said.append)))
+    assert [item.video for item in items] == ["clips/a.MKV", "clips/b.mp4", "clips/notes"]
+    named = "the inputs" if by_shell else "clips/*.*"
+    assert said == [f"{named}: 6 files beside a video of their name are left out (2 .srt, 2 .json, 1 .vtt, 1 .txt)"]
+    assert names("clips/b.json", videos=".") == ["clips/sub/c.webm"]  # alone it is what it says it is
+
+
 def test_what_is_missing_has_its_row(corpus: Path) -> None:
     [item] = admit(["nowhere.mp4"])
     assert item.problem == "nowhere.mp4: no such file or folder; check the spelling"
@@ -121,7 +137,8 @@ def test_json_lines_of_all_sorts(corpus: Path) -> None:
     assert all("rows.jsonl#" in problem and "\n" not in problem for problem in problems)
 
 
-def test_a_llava_data_set(corpus: Path) -> None:
+@pytest.mark.parametrize("kind", ["json", "jsonl", "parquet", "-"])
+def test_a_llava_data_set(corpus: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     talk = [{"from": "human", "value": "<image>\nDescribe."}, {"from": "gpt", "value": "A circle."}]
     rows = [
         {"id": "x", "video": "b.mp4", "conversations": talk},
@@ -129,14 +146,23 @@ def test_a_llava_data_set(corpus: Path) -> None:
         {"id": "z", "conversations": talk},
         {"id": "w", "video": "gone.mp4", "conversations": talk},
     ]
-    (corpus / "train.json").write_text(json.dumps(rows, indent=2))
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    name = "-" if kind == "-" else f"train.{kind}"
+    if kind == "parquet":
+        pytest.importorskip("pyarrow")
+        import_module("pyarrow.parquet").write_table(import_module("pyarrow").Table.from_pylist(rows), name)
+    elif kind == "-":
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines.encode())))
+    else:
+        (corpus / name).write_text(lines if kind == "jsonl" else json.dumps(rows, indent=2))
     said: list[str] = []
-    items = list(admit(["train.json"], InputOptions(videos="clips", remark=said.append)))
+    items = list(admit([name], InputOptions(videos="clips", remark=said.append)))
     assert [item.video for item in items] == ["clips/b.mp4", "clips/gone.mp4"]
     assert items[0].source is not None
-    assert (items[0].source.kind, items[0].source.id, items[0].source.caption) == ("llava", "x", "A circle.")
+    made = {"json": "llava", "parquet": "parquet"}.get(kind, "jsonl")
+    assert (items[0].source.kind, items[0].source.id, items[0].source.caption) == (made, "x", "A circle.")
     assert items[1].problem is not None
-    assert said == ["train.json: 2 rows name no video and are left out"]
+    assert said == [f"{name}: 2 rows name no video and are left out"]
 
 
 def test_the_same_clip_in_two_rows_is_two_places(corpus: Path) -> None:

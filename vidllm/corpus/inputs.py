@@ -10,7 +10,7 @@ import glob
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import PurePath
@@ -25,6 +25,8 @@ from vidllm.video.timecode import parse_time
 PATH_COLUMNS = ("video", "path", "video_path", "file", "file_name", "filename", "mp4")
 """Columns that may name the clip, the first that a row has."""
 CAPTION_COLUMNS = ("caption", "text", "answer")
+SIDE_SUFFIXES = frozenset({".json", ".txt", ".srt", ".vtt", ".ass", ".ssa", ".tsv"})
+"""Files that belong to the clip they are named after: truth, captions, subtitles."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +62,8 @@ def admit(inputs: Sequence[str], options: InputOptions | None = None) -> Iterato
     options = options or InputOptions()
     for source in inputs:
         _check(source)
-    items = _once((item for source in inputs for item in _read(source, options)), options)
+    named = _without_side_files(inputs, "the inputs", options)
+    items = _once((item for source in named for item in _read(source, options)), options)
     if options.shard is not None:
         number, count = options.shard
         items = (item for item in items if in_shard(item.video, number, count))
@@ -121,7 +124,7 @@ def _read(source: str, options: InputOptions) -> Iterator[Item]:
     if source == "-":
         yield from _list("-", options)
     elif _is_glob(source):
-        for path in sorted(glob.iglob(source, recursive=True)):
+        for path in _without_side_files(sorted(glob.iglob(source, recursive=True)), source, options):
             if not os.path.isdir(path) or not source.endswith("**"):
                 yield from _read(path, options)
     elif os.path.isdir(source) and source.rstrip(os.sep).endswith(".parquet"):
@@ -131,6 +134,34 @@ def _read(source: str, options: InputOptions) -> Iterator[Item]:
         yield from _folder(source, options)
     else:
         yield from _file(source, options)
+
+
+def _without_side_files(paths: Sequence[str], source: str, options: InputOptions) -> Iterator[str]:
+    """What a pattern matched, here or in the shell, but for the `a.json` and `a.en.srt` that lie beside an `a.mp4`."""
+    clips = {name for path in paths if _is_clip(path) for name in (path, os.path.splitext(path)[0])}
+    left_out: Counter[str] = Counter()
+    for path in paths:
+        if _is_side_file(path, clips):
+            left_out[PurePath(path).suffix.lower()] += 1
+        else:
+            yield path
+    if left_out:
+        kinds = ", ".join(f"{count} {suffix}" for suffix, count in left_out.most_common())
+        options.remark(f"{source}: {left_out.total()} files beside a video of their name are left out ({kinds})")
+
+
+def _is_clip(path: str) -> bool:
+    return PurePath(path).suffix.lower() in VIDEO_SUFFIXES
+
+
+def _is_side_file(path: str, clips: Collection[str]) -> bool:
+    """Whether a clip has the file's name up to one of its dots; what is no text beside a clip is a clip itself."""
+    stem, suffix = os.path.splitext(path)
+    if suffix.lower() not in SIDE_SUFFIXES:
+        return False
+    while suffix and stem not in clips:
+        stem, suffix = os.path.splitext(stem)
+    return stem in clips
 
 
 def _file(path: str, options: InputOptions, root: str | None = None) -> Iterator[Item]:
@@ -173,12 +204,14 @@ def _folder(root: str, options: InputOptions) -> Iterator[Item]:
 def _list(path: str, options: InputOptions) -> Iterator[Item]:
     """Paths, one a line, or JSON rows; empty lines are nothing."""
     lines = (line for line in (sys.stdin.buffer if path == "-" else lines_of(path)))
+    rows = _Rows(path, "jsonl", options)
     for index, line in enumerate(lines):
         text = os.fsdecode(line.rstrip(b"\r\n"))
         if text.startswith("{"):
-            yield from _row(path, "jsonl", index, _parsed(line), options)
+            yield from rows.items(index, _parsed(line))
         elif text.strip():
             yield from _read_named(_beside(path, text, options), options)
+    rows.tell()
 
 
 def _read_named(path: str, options: InputOptions) -> Iterator[Item]:
@@ -187,26 +220,17 @@ def _read_named(path: str, options: InputOptions) -> Iterator[Item]:
 
 
 def _jsonl(path: str, options: InputOptions) -> Iterator[Item]:
-    for index, line in enumerate(lines_of(path)):
-        if line.strip():
-            yield from _row(path, "jsonl", index, _parsed(line), options)
+    rows = ((index, _parsed(line)) for index, line in enumerate(lines_of(path)) if line.strip())
+    return _Rows(path, "jsonl", options).all(rows)
 
 
 def _json(path: str, options: InputOptions) -> Iterator[Item]:
-    """A LLaVA data set: one array of rows. Rows about images or about nothing are no clips, and are counted."""
-    left_out = 0
-    for index, row in enumerate(array_rows(path)):
-        if isinstance(row, dict) and _named(row, options) is None and "conversations" in row:
-            left_out += 1
-            continue
-        yield from _row(path, "llava", index, row, options)
-    if left_out:
-        options.remark(f"{path}: {left_out} rows name no video and are left out")
+    """A LLaVA data set: one array of rows."""
+    return _Rows(path, "llava", options).all(enumerate(array_rows(path)))
 
 
 def _parquet(path: str, options: InputOptions) -> Iterator[Item]:
-    for index, row in enumerate(parquet_rows(path)):
-        yield from _row(path, "parquet", index, row, options)
+    return _Rows(path, "parquet", options).all(enumerate(parquet_rows(path)))
 
 
 _DATA: dict[str, Callable[[str, InputOptions], Iterator[Item]]] = {
@@ -224,16 +248,43 @@ def _parsed(line: bytes) -> object:
         return None
 
 
-def _row(file: str, kind: SourceKind, index: int, row: object, options: InputOptions) -> Iterator[Item]:
+@dataclass
+class _Rows:
+    """The rows of one data set as items. LLaVA rows about images or about nothing are no clips: counted, and told."""
+
+    file: str
+    kind: SourceKind
+    options: InputOptions
+    left_out: int = 0
+
+    def all(self, rows: Iterable[tuple[int, object]]) -> Iterator[Item]:
+        """Of (place, row)s, to the last."""
+        for index, row in rows:
+            yield from self.items(index, row)
+        self.tell()
+
+    def items(self, index: int, row: object) -> Iterator[Item]:
+        """The row's item, or none."""
+        if isinstance(row, dict) and "conversations" in row and _named(row, self.options) is None:
+            self.left_out += 1
+        else:
+            yield _row(self.file, self.kind, index, row, self.options)
+
+    def tell(self) -> None:
+        """Say what was left out."""
+        if self.left_out:
+            self.options.remark(f"{self.file}: {self.left_out} rows name no video and are left out")
+
+
+def _row(file: str, kind: SourceKind, index: int, row: object, options: InputOptions) -> Item:
     """The item of one row; a row that can not be understood is an item with a problem, by file and line."""
     place = f"{file}#{index + 1}"
     try:
         fields = _fields(row, options)
     except ValueError as error:
-        yield Item(video=place, path=place, problem=f"{place}: {error}")
-        return
+        return Item(video=place, path=place, problem=f"{place}: {error}")
     path = _beside(file, fields.path, options)
-    yield Item(
+    return Item(
         video=path, path=path, start=fields.start, end=fields.end, prompt=fields.prompt,
         source=SourceRow(kind=kind, file=file, index=index, id=fields.id, caption=fields.caption),
         problem=None if os.path.exists(path) else f"{path}: no such file ({place}); name the folder of the videos",
