@@ -15,7 +15,7 @@ def check_before_loading(video: str, question: str = "", sheet: Path | None = No
     """Fail at once on what can not be read, asked or written in the end: loading a model takes seconds."""
     from vidllm.checks import check_text
     from vidllm.still import is_still
-    from vidllm.video.fetch import is_url
+    from vidllm.video.address import is_url
 
     check_text("the question", question)
     if sheet is not None:

@@ -9,8 +9,8 @@ from typing import Literal, Protocol
 from vidllm.errors import ConfigError
 from vidllm.prompt import Image
 from vidllm.still import is_still, open_still
+from vidllm.video.address import is_url
 from vidllm.video.container import refuse_pipe
-from vidllm.video.fetch import fetch, is_url
 
 Source = str | Path | Image
 """A video file, a picture file, an http(s) URL of one, or a picture already in memory."""
@@ -61,6 +61,8 @@ def local_file(video: str | Path, progress: Progress | None = None) -> Path:
     if not is_url(video):
         refuse_pipe(video)
         return Path(video)
+    from vidllm.video.fetch import fetch  # http's libraries, which no local file needs
+
     tell(progress, "fetch")
     return fetch(str(video), lambda done, total: tell(progress, "fetch", _megabytes(done, total)))
 

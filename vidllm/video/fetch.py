@@ -23,6 +23,7 @@ from typing import IO
 
 from vidllm.caches import cache_folder
 from vidllm.errors import CacheError, FetchError
+from vidllm.video.address import is_url as is_url
 
 Progress = Callable[[int, int | None], None]
 """Called with the bytes here so far and the bytes in all, None where the server does not tell."""
@@ -58,11 +59,6 @@ class FetchLimits:
 
 
 DEFAULT_LIMITS = FetchLimits()
-
-
-def is_url(video: object) -> bool:
-    """Whether `video` names something to fetch rather than a file."""
-    return isinstance(video, str) and video.lower().startswith(("http://", "https://"))
 
 
 def fetch(

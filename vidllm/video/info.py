@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from vidllm.errors import NoFrames, VideoError
 from vidllm.video.access import AccessRule, access_rule, is_hidden
+from vidllm.video.address import is_url
 from vidllm.video.container import SELF_DESCRIBING, VideoPacket, opened, pick_stream, refuse_pipe, video_packets
 from vidllm.video.picture import Orientation, believable_aspect, orientation_of, shown_size
 
@@ -102,9 +103,9 @@ def probe(path: str | Path, *, stream: int | None = None) -> VideoInfo:
 
     Raises VideoNotFound, NotAVideo, NoFrames (a video stream without one frame), FetchError or VideoError.
     """
-    from vidllm.video.fetch import fetch, is_url  # http's libraries, which no local file needs
-
     if is_url(path):
+        from vidllm.video.fetch import fetch  # http's libraries, which no local file needs
+
         path = fetch(str(path))
     refuse_pipe(path)
     return index_clip(path, stream)
