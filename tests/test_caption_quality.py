@@ -25,6 +25,11 @@ GOOD = "The red circle moves right. Then the blue square disappears. Then the re
         ("I can see a dog that runs.", "stop", "ok"),
         ("the dog runs " * 10, "stop", "repetitive"),
         ("the dog runs " * 10, "length", "repetitive"),
+        ("The yellow " + "square " * 9 + "..", "stop", "repetitive"),
+        ("The yellow" + " square" * 6 + "..", "stop", "repetitive"),
+        ("No, no, no, no, no... no! And then it ends.", "stop", "repetitive"),
+        ("no " * 15, "stop", "repetitive"),
+        ("The dog, runs. " * 5 + "The dog runs ...", "stop", "repetitive"),
         ("哈" * 80, "stop", "repetitive"),
         ("一只狗在草地上奔跑,然后停下来。", "stop", "ok"),
     ],
@@ -56,6 +61,10 @@ def test_a_structured_caption_is_a_json_object(text: str, status: str) -> None:
         "Two men walk. Two men walk. Two men walk.",  # said three times is emphasis
         "At 0:01 the dog runs. At 0:02 the dog runs. At 0:03 the dog runs. At 0:04 the dog runs. At 0:05 it stops.",
         "no no no no, she says",
+        "Very, very, very, very, very far away.",
+        '{"counts": [0, 0, 0, 0, 0, 0, 0, 0], "of": "circles"}',
+        "- - - - - - - - A dash between words is no word. - - - - - - - -",
+        "The score reads 1 1 1 1 1 1 1 1.",
         "----------------------------------------",
     ],
 )

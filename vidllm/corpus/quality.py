@@ -19,6 +19,8 @@ LEAST_COPIES = 4
 """So many copies of one unit in a row, and ..."""
 LEAST_WORDS = 16
 """... so many words in all of them together, make a loop (the engine's own watch stops earlier, on tokens)."""
+LEAST_COPIES_OF_A_WORD = 6
+"""One word said so often is one already; four times is emphasis, and numbers may stand in a row."""
 LONGEST_UNIT = 48
 """Words of the longest repeated unit looked for."""
 LEAST_LETTERS = 64
@@ -35,6 +37,7 @@ _REFUSAL = re.compile(
     r"|as an ai\b|i apologi[sz]e\b|抱歉|对不起)",
     re.IGNORECASE,
 )
+_SIGNS = re.compile(r"^[\W_]+|[\W_]+$")
 _LETTER_LOOP = re.compile(r"(\S{1,8}?)\1{3,}")
 
 
@@ -75,8 +78,8 @@ def _is_object(text: str) -> bool:
 
 
 def is_loop(text: str) -> bool:
-    """Whether somewhere one unit of words, or of letters, stands over and over."""
-    words = text.lower().split()
+    """Whether somewhere one unit of words, whatever signs are between them, or of letters, stands over and over."""
+    words = [word for word in map(_bare, text.lower().split()) if word]
     return any(_repeats(words, unit) for unit in range(1, min(LONGEST_UNIT, len(words) // LEAST_COPIES) + 1)) or any(
         len(match[0]) >= LEAST_LETTERS for match in _LETTER_LOOP.finditer(text)
     )
@@ -88,9 +91,14 @@ def _repeats(words: list[str], unit: int) -> bool:
     run = 0
     for one, other in zip(words, words[unit:], strict=False):
         run = run + 1 if one == other else 0
-        if run >= needed:
+        if run >= needed or (unit == 1 and run >= LEAST_COPIES_OF_A_WORD - 1 and other.isalpha()):
             return True
     return False
+
+
+def _bare(word: str) -> str:
+    """A word without the signs around it: `square..` repeats `square,`."""
+    return _SIGNS.sub("", word)
 
 
 def next_sampling(
