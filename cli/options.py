@@ -52,7 +52,7 @@ Quantize = Annotated[
 ]
 From = Annotated[
     float | None,
-    typer.Option("--from", parser=_seconds, metavar="T", help="Look from here on: 90, 1:30 or 0:01:30.5."),
+    typer.Option("--from", parser=_seconds, metavar="T", help="Look from here on: 90, 1:30, 1m30s or 0:01:30.5."),
 ]
 To = Annotated[
     float | None,
