@@ -48,15 +48,19 @@ _ZH_HERE = (  # where 前5秒 is the clip's: 进球前5秒 hangs on a goal, 镜�
 _ZH_BEGIN, _ZH_END = r"(?:一|刚|最)?开始", r"(?:结束|结尾|片尾|末尾)"
 
 _LISTS = (  # before the ranges: "at 30 and 40 seconds" and "compare 0:10 to 0:30" are two moments each
+    # what stands after "at" is when, never for how long, so bare numbers before the unit count too
     Rule(rf"\bat\s+{_THE}(?P<many>(?:{_T}|{_N})(?:{_AND}(?:{_T}|{_N}))*{_AND}{_T}){_MARK}{_LONG}", means.moments),
+    # "to" and "with" join what is compared; one amount alone only where the sentence stops
     Rule(
         rf"\b(?:compar\w+|contrast\w*)\s+{_THE}(?P<many>(?:{_T}|{_N})(?:{_VERSUS}(?:{_T}|{_N}))*{_VERSUS}{_T}"
         rf"|{AMOUNT}(?={_STOPS})){_MARK}{_LONG}",
         means.moments,
     ),
+    # a question that is but a list, and one that asks what happens at it
     Rule(rf"{_ALONE}(?P<many>{_T}(?:{_AND}(?:{_T}|{_NUM}))*{_AND}{_T}){_STOPS}", means.moments),
     Rule(rf"(?<!between )(?<![A-Za-z]){_SECONDS}\s+(?P<many>{_NUM}(?:{_AND}{_NUM})+){_NO_NOUN}", means.moments),
     Rule(rf"[从由在]?第?(?P<a>{_T}|{_ZH_NUM})\s*[和与跟]\s*第?(?P<b>{_T})之间", means.span),
+    # 第1、2分钟: each minute lasts
     Rule(rf"第{_ZH_LIST}", means.each_ordinal_han),
     Rule(rf"在{_ZH_LIST}", means.moments),
     Rule(rf"{_ZH_LIST}(?=\s*(?:{_ZH_AT}|\?|$))", means.moments),
@@ -82,10 +86,13 @@ _RANGES = (
         means.span_to_tail,
     ),
     Rule(rf"(?P<a>{CLOCK}){_TO}(?P<b>{CLOCK})", means.span),
+    # 1:10-20 leaves the minutes of its end out; no noun may follow: "0:10-20 people"
     Rule(rf"(?P<a>{CLOCK})\s*(?:[-~]|\bto\b)\s*(?P<tail>[0-5]\d(?!\d){_NO_NOUN}|{AMOUNT}){_LONG}", means.span_to_tail),
     Rule(rf"(?P<a>{CLOCK})\s*[到至]\s*(?P<tail>[0-5]\d(?!\d)(?!\s*[%/个人])|{AMOUNT})", means.span_to_tail),
     Rule(rf"^\s*(?P<a>{_T}){_TO}(?P<b>{_T}){_LONG}", means.span),
+    # bare numbers only where a range of time is all that is asked about
     Rule(rf"(?:{_ALONE}|{_LOOK})(?P<a>{_N}|{_T}){_TO}(?P<b>{ENGLISH}){_LONG}{_STOPS}(?P<relative>)", means.span),
+    # "20-30 seconds in"
     Rule(rf"(?<![\d.:])(?P<a>{_N}|{_T}){_TO}(?P<b>{ENGLISH}){_INTO}", means.span),
     Rule(rf"[\[(]\s*(?P<a>{_T})\s*,\s*(?P<b>{_T})\s*[\])]", means.span),
     Rule(rf"\bbetween\s+(?:the\s+)?(?P<a>{_N})\s*(?:and|to|&|-)\s*(?P<b>{ENGLISH}){_MARK}{_LONG}", means.span),
@@ -134,6 +141,7 @@ _FROM_AN_END = (
     Rule(rf"\b(?:last|final|closing|ending)\s+(?P<a>{_WHOLE})(?P<relative>)", means.last),
     Rule(r"\b(?:first|opening|initial)\s+(?:few|couple\s+of|several)\s+(?:seconds|moments|frames)\b", means.begin),
     Rule(r"\b(?:last|final|closing)\s+(?:few|couple\s+of|several)\s+(?:seconds|moments|frames)\b", means.end),
+    # 倒数第10秒 is a moment, 倒数10秒 the last ten
     Rule(rf"(?:倒数|{_ZH_END}之?前)第(?P<a>{AMOUNT})(?P<relative>)", means.ordinal_from_end),
     Rule(rf"{_ZH_HERE}{_ZH_BEGIN}(?:之|以)?后的?第?(?P<a>{AMOUNT})(?P<relative>)", means.after_begin),
     Rule(
@@ -156,6 +164,7 @@ _MOMENTS = (
         rf"(?![\s-]*(?:hand|mark|goal|winner|penalty|break|video|clip|ad)\b){_NOT_OF}",
         means.ordinal_minute,
     ),
+    # the minute lasts, its mark does not
     Rule(rf"\bthe\s+(?P<nth>{ORDINAL})\s+(?P<unit>minute|hour)\s+mark\b", means.ordinal_mark),
     Rule(
         rf"(?:\bthe\s+(?P<nth_second>{ORDINAL})|(?<![\w.:])(?P<digits>\d+(?:st|nd|rd|th)))\s+second\b"
@@ -172,6 +181,7 @@ _MOMENTS = (
     Rule(  # a question that is but an amount names a moment; an answer that is one may be a length: no mention
         rf"{_ALONE}{_THE}(?P<a>{ENGLISH}){_LONG}{_STOPS}(?P<relative>)", means.moment
     ),
+    # "in 30 s" is a length wherever else it stands, and before "tell me"
     Rule(rf"^\s*in\s+(?P<a>{AMOUNT})(?=[.,]?\s+(?:what|who|where|which|is|are|does|do)\b)(?P<relative>)", means.moment),
     Rule(
         rf"(?:\b(?:at|around|near|in|after|before|by)\s+|@\s*|^\s*){_SECONDS}\s+(?P<a>{_NUM})(?![\d:A-Za-z%-]|\.\d|\s*%)",
@@ -189,6 +199,7 @@ _PLACES = (
         rf"\b(?P<nth>first|second|third|fourth|last|final|middle|latter|former)\s+(?P<part>half|third|quarter)\s+of\s+{_CLIP}",
         means.part,
     ),
+    # without "of the video" only where the sentence stops: halves of matches and songs have names after them
     Rule(
         rf"(?:\b(?:in|during|throughout|over)\s+the\s+|^\s*(?:the\s+)?)(?P<nth>first|second|last|final|latter|former)\s+"
         rf"(?P<part>half){_STOPS}",
