@@ -206,6 +206,9 @@ def test_a_pairs_prompt_may_be_a_dialogue(media: Path) -> None:
     [
         ({"rejected": " It moves. "}, "chosen and rejected are the same"),
         ({"chosen": "  "}, "'chosen' is empty"),
+        ({"prompt": ""}, "'prompt' is empty"),
+        ({"prompt": "   "}, "'prompt' is empty"),
+        ({"prompt": [{"role": "system", "content": "Be brief."}, HUMAN | {"value": " "}]}, "'prompt' is empty"),
         ({"rejected": None}, "no 'rejected' in it"),
         ({"rejected": 3}, "'rejected' is a number"),
         ({"prompt": None}, "no 'prompt' in it"),

@@ -134,7 +134,10 @@ def _train_row(row: Json, origin: Origin, folder: Folder) -> TrainRow:
 def _pair_row(row: Json, origin: Origin, folder: Folder) -> PairRow:
     prompt = row.get(one_of(row, ("prompt",)))
     said = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-    turns = place_media(row, turns_of({"prompt": said}, "prompt"), folder)
+    asked = turns_of({"prompt": said}, "prompt")
+    if not asked[-1].text.strip() and not asked[-1].own:  # else the clip would stand there for the question
+        raise Bad("'prompt' is empty", "write what was asked, or leave the row out")
+    turns = place_media(row, asked, folder)
     check_order(turns)
     if turns[-1].role != "user":
         raise Bad("its prompt ends with an answer", "end it with the user's turn; chosen and rejected answer it")
