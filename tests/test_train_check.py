@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,11 +14,11 @@ from PIL import Image as PIL
 
 from tests.planned import spec_of
 from vidllm.clip import PlanOptions
-from vidllm.errors import RowError
+from vidllm.errors import BudgetError, RowError
 from vidllm.model.families import load_tokenizer
 from vidllm.train.check import Checked, check
 from vidllm.train.loading import load_example
-from vidllm.train.row import TrainRow
+from vidllm.train.row import TrainRow, advice
 from vidllm.train.rows import read_pairs, read_rows
 
 PLAN = PlanOptions(frames=4)
@@ -71,6 +72,41 @@ def test_good_rows_have_their_true_length_and_bad_ones_a_line(folder: Path) -> N
     for text, words in zip(told, ("cut off, ", "junk.mp4", "not a picture", "over context"), strict=True):
         assert words in text
         assert "\n" not in text
+
+
+@pytest.mark.parametrize(
+    ("plan", "answer", "advised"),
+    [
+        (PlanOptions(), "圆" * 9000, r"use a shorter answer or rope_max=\d\.\d+; shorten the row"),
+        (PlanOptions(frames=4, rope_max=1), "圆" * 1350, r"use frames=\d+ or .*; shorten the row"),
+    ],
+)
+def test_a_row_that_is_too_long_is_told_what_the_config_can_do(
+    folder: Path, plan: PlanOptions, answer: str, advised: str
+) -> None:
+    write(folder, [said("whole.mp4", answer)])
+    [problem] = look(folder, plan).problems
+    assert re.search(advised, str(problem)), str(problem)
+    assert "--" not in str(problem)
+    with pytest.raises(RowError) as caught:  # as when it is met in the middle of a run
+        load_example(read_rows(folder / "rows.jsonl").rows[0], SPEC, load_tokenizer(SPEC.folder), plan)
+    assert "over context" in str(caught.value)
+    assert "--" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("said", "advised"),
+    [
+        ("use --frames 3 or --stride 4", "use frames=3 or stride=4"),
+        ("use --max-new-tokens 2030 or --rope-max 19.55.", "use a shorter answer or rope_max=19.55."),
+        ("use --no-subtitles or a model with a context of 9 tokens", "use subtitles=false or a model with a context "
+         "of 9 tokens"),
+        ("use fewer --frames or a shorter conversation", "use fewer frames or a shorter conversation"),
+        ("-- a dash, and a-b--c", "-- a dash, and a-b--c"),
+    ],
+)  # fmt: skip
+def test_advice_for_the_command_line_is_told_in_words_of_the_config(said: str, advised: str) -> None:
+    assert advice(BudgetError(said)) == advised
 
 
 def test_problems_are_refused_in_one_line(folder: Path) -> None:

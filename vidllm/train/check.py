@@ -22,7 +22,7 @@ from vidllm.model.spec import ModelSpec
 from vidllm.still import open_still
 from vidllm.train.lengths import Lengths
 from vidllm.train.looks import Size, count_row
-from vidllm.train.row import AnyRow, Kind, Media, PairRow, Problem, TrainRow, said_in
+from vidllm.train.row import AnyRow, Kind, Media, PairRow, Problem, TrainRow, advice, said_in
 from vidllm.video.guard import DEFAULT_LIMITS, Limits, keep_workers, probe_guarded, read_frames_guarded
 from vidllm.video.info import VideoInfo
 
@@ -153,7 +153,7 @@ class _Checker:
             stills = [self._size(m.path) for m in row.media if m.kind == "image"]
             return count_row(turns, videos, stills, self._spec, self._tokenizer, self._plan, answers=answers)
         except VidllmError as error:
-            return Problem(origin=row.origin, what=str(error), do=SHORTEN)
+            return Problem(origin=row.origin, what=advice(error), do=SHORTEN)
 
     def _fault(self, medium: Media) -> str:
         """What is wrong with a file, "" when nothing is; found once."""
@@ -166,7 +166,7 @@ class _Checker:
                 self._try_video(self._info(medium.path))
             fault = ""
         except VidllmError as error:
-            fault = str(error)
+            fault = advice(error)
         self._faults[medium] = fault
         return fault
 

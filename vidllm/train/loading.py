@@ -14,7 +14,7 @@ from vidllm.model.chat import AnyTokenizer
 from vidllm.model.spec import ModelSpec
 from vidllm.prompt import Example, Image, Message, build_example
 from vidllm.train.looks import look_of
-from vidllm.train.row import Media, TrainRow, Turn
+from vidllm.train.row import Media, TrainRow, Turn, advice
 from vidllm.train.shelf import Shelf
 from vidllm.video.guard import DEFAULT_LIMITS, keep_workers
 
@@ -31,7 +31,7 @@ def load_example(
         messages = open_turns(row.turns, spec, tokenizer, plan, known=known)
         return build_example(messages, spec, tokenizer, rope_max=plan.rope_max)
     except VidllmError as error:
-        raise RowError(f"{row.origin}: {error}") from error
+        raise RowError(f"{row.origin}: {advice(error)}") from error
 
 
 def open_turns(

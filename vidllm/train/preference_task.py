@@ -24,6 +24,7 @@ from vidllm.train.loading import open_turns
 from vidllm.train.losses import PairLogps, PreferenceLoss, RewardShift
 from vidllm.train.pairs import Pair, PairBatch, PairMicro, PairSize, build_pair, lay_out_pairs, plan_pairs
 from vidllm.train.reference import RefLogps
+from vidllm.train.row import advice
 from vidllm.train.shelf import Shelf
 from vidllm.train.task import Micro, Part, Step
 
@@ -59,7 +60,7 @@ def load_pair(
         messages = open_turns(row.prompt, spec, tokenizer, plan, answers=answers, known=known)
         return build_pair(messages, *answers, spec, tokenizer, rope_max=plan.rope_max)
     except VidllmError as error:
-        raise RowError(f"{row.origin}: {error}") from error
+        raise RowError(f"{row.origin}: {advice(error)}") from error
 
 
 @dataclass(frozen=True, kw_only=True)

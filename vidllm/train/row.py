@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from typing import Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Generic, Literal, TypeVar
+
+if TYPE_CHECKING:
+    from vidllm.errors import VidllmError
 
 Role = Literal["system", "user", "assistant"]
 Kind = Literal["video", "image", "text"]
 """What the longest-lived part of a row is: text where it shows nothing, image where it shows stills only."""
 R = TypeVar("R")
+_OPTION = re.compile(r"(?<!\S)--([a-z][a-z-]*)(?: (\d[\d.]*\d|\d))?")
+"""An option of the command line, with its number."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +118,20 @@ class ReadRows(Generic[R]):
 
     rows: tuple[R, ...]
     problems: tuple[Problem, ...] = ()
+
+
+def advice(error: VidllmError) -> str:
+    """The error with its advice in words of a stage's config: plans speak to who asks, on a command line."""
+    return _OPTION.sub(_in_config, str(error))
+
+
+def _in_config(option: re.Match[str]) -> str:
+    name, value = option[1].replace("-", "_"), option[2]
+    if name == "max_new_tokens":  # what is learnt has its length
+        return "a shorter answer"
+    if name.startswith("no_"):
+        return f"{name.removeprefix('no_')}=false"
+    return f"{name}={value}" if value else name
 
 
 class Bad(Exception):
