@@ -1,4 +1,4 @@
-"""`vidllm caption-verify`: every admitted clip ended in exactly one status, and its frames are its own; or exit 1."""
+"""`vidllm caption-verify`: every admitted clip ended in one status, its frames and caption are its own; or exit 1."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NoFrames = Annotated[
 
 
 def caption_verify(outputs: Outputs, no_frames: NoFrames = False, as_json: options.Json = False) -> int:
-    """Prove that every admitted clip ends in exactly one status and that each row's frames belong to its video.
+    """Prove that every admitted clip ends in exactly one status, and each row's frames and caption belong to its video.
 
     \b
     Examples:

@@ -100,6 +100,18 @@ def swapped(out: Path) -> None:
     out.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
+def captions_swapped(out: Path) -> None:
+    """Everything is of the right clip but what is said of it."""
+    rows = [json.loads(text) for text in lines_of(out)]
+    rows[0]["caption"], rows[1]["caption"] = "Nothing happens.", rows[0]["caption"]
+    out.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def frames_gone_before_rows_had_checks(out: Path) -> None:
+    rows = [{**json.loads(text), "frames": []} for text in lines_of(out)]
+    out.write_text("".join(json.dumps({k: v for k, v in row.items() if k != "check"}) + "\n" for row in rows))
+
+
 @pytest.mark.parametrize(
     ("harm", "says"),
     [
@@ -114,6 +126,10 @@ def swapped(out: Path) -> None:
         (changed("frames", [{"time": 2.0, "tokens": 3}], 2), "at 0:02.000, outside its range"),
         (swapped, "is another video now"),
         (changed("status", "duplicate", 1), "does not say of what"),
+        (changed("frames", []), "is ok and names no frame that was seen"),
+        (frames_gone_before_rows_had_checks, "is ok and names no frame that was seen"),
+        (changed("prompt", "what happens?"), "was changed since it was written"),
+        (captions_swapped, "was changed since it was written"),
     ],
 )
 def test_what_is_wrong_is_named(written: Path, harm: Callable[[Path], None], says: str) -> None:
@@ -121,6 +137,24 @@ def test_what_is_wrong_is_named(written: Path, harm: Callable[[Path], None], say
     report = verify(written)
     assert not report.ok
     assert [problem for problem in map(str, report.problems) if re.search(says, problem)], report.problems
+
+
+def test_rows_of_before_there_were_checks_are_proven_without(written: Path) -> None:
+    rows = [json.loads(text) for text in lines_of(written)]
+    assert all(re.fullmatch("[0-9a-f]{16}", row.pop("check")) for row in rows)
+    written.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert verify(written).ok
+
+
+def test_a_check_is_the_same_by_every_road(clips: dict[str, Path], tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    row = replace(seen_row(item_of(clips["intra"], start=1, end=2), caption='"Ü" \U0001f600\n\t'), seconds=0.1234567)
+    for out in (tmp_path / "out.jsonl", tmp_path / "out.parquet"):
+        with Output.open(out, RECIPE) as output:
+            output.add(row)
+        [back] = standing_rows(out)
+        assert back.check == back.checksum() == row.checksum()
+        assert verify(out).ok, verify(out).problems
 
 
 def test_a_video_that_is_gone_or_replaced_is_named(clips: dict[str, Path], tmp_path: Path) -> None:

@@ -32,6 +32,11 @@ SUMMARY = (
 """Asked about a split video without its frames."""
 
 
+def is_summary(prompt: str) -> bool:
+    """Whether this is `SUMMARY` with the parts' captions in it: its answer rests on no frames of its own."""
+    return prompt.startswith(SUMMARY.partition("{captions}")[0])
+
+
 def read_prompt(words: str | None) -> str:
     """The prompt that `words` stand for: None the default, a preset's name, `@file`, else the words as they are.
 

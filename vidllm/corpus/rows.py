@@ -7,10 +7,10 @@ The first fields have fixed widths and a fixed order, so that a million rows are
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from vidllm.corpus.item import Item
+from vidllm.corpus.item import Item, digest_of
 
 Status = Literal["ok", "truncated", "repetitive", "duplicate", "undecodable", "error"]
 """How a clip ended. ok: captioned. truncated, repetitive: captioned, and not well, after all tries. duplicate: the
@@ -86,6 +86,8 @@ class CaptionRow:
     """What is not as it should be with the frames, a line each: damaged pictures and where, others that stand in."""
     subtitles: str | None = None
     """16 hex digits of the subtitles that were shown; empty: none; None in rows of before this was kept."""
+    check: str | None = field(default=None, compare=False)
+    """`checksum` when the row was written, by `to_dict`; None in rows of before this was kept."""
 
     def __post_init__(self) -> None:
         for name, shape in _SHAPES.items():
@@ -114,11 +116,23 @@ class CaptionRow:
             return not subtitles or self.key == key
         return self.subtitles == subtitles
 
+    def checksum(self) -> str:
+        """16 hex digits over what is said, of which clip, from which frames and how: two rows can not swap captions.
+
+        Built on JSON text, which a value comes back from as it went in, by lines and by Parquet.
+        """
+        clip = self.id, self.key, self.video, *(None if t is None else float(t) for t in (self.start, self.end))
+        frames = [(round(float(frame.time), 6), frame.tokens) for frame in self.frames]
+        asked = self.recipe, self.prompt, self.subtitles
+        said = self.status, self.caption, self.finish_reason, self.error, self.duplicate_of
+        return digest_of(json.dumps([clip, frames, asked, said]))[:16]
+
     def to_dict(self) -> dict[str, Any]:
         """The row's JSON object, its fields in the order files keep them; times to the microsecond."""
         usage = vars(self.usage) if self.usage else None
         frames = [{"time": round(frame.time, 6), "tokens": frame.tokens} for frame in self.frames]
-        return {**vars(self), "frames": frames, "usage": usage, "seconds": round(self.seconds, 6)}
+        told = {"frames": frames, "usage": usage, "seconds": round(self.seconds, 6), "check": self.checksum()}
+        return {**vars(self), **told}
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> "CaptionRow":

@@ -1,7 +1,8 @@
 """Proof of an output: every admitted clip ended in exactly one status, and every row's frames are its video's own.
 
 Nothing is decoded. A clip is read once more by its packets: its content must still have the row's id, and every frame
-time of the row must be the time of one of its frames, inside the row's range.
+time of the row must be the time of one of its frames, inside the row's range. A row's own checksum ties its caption to
+its clip.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy as np
 
 from vidllm.corpus.identity import content_id
 from vidllm.corpus.item import Item, digest_of
+from vidllm.corpus.prompts import is_summary
 from vidllm.corpus.reading import BadLine, Manifest, read_manifest, written_rows
 from vidllm.corpus.rows import FAILED, CaptionRow
 from vidllm.corpus.webdataset import opened_path, tar_items
@@ -141,11 +143,15 @@ def _row_problems(row: CaptionRow) -> Iterator[str]:
         yield f"is {row.status} without a cause"
     if row.status not in FAILED and not row.caption.strip():
         yield f"is {row.status} and has no caption"
+    if row.status not in FAILED and not row.frames and not is_summary(row.prompt):
+        yield f"is {row.status} and names no frame that was seen"
     if row.status == "duplicate" and not row.duplicate_of:
         yield "is a duplicate and does not say of what"
     high = float("inf") if row.end is None else row.end
     if late := [frame.time for frame in row.frames if frame.time >= high]:
         yield f"has a frame at {format_time(late[0], decimals=3)}, outside its range"
+    if row.check not in (None, row.checksum()):
+        yield "was changed since it was written (clip, caption, status or frames); remove it and run again"
 
 
 def _awaited(manifest: Manifest, books: _Books) -> set[tuple[str, str]]:
