@@ -261,6 +261,23 @@ def test_ctrl_c_finishes_what_is_in_flight_and_says_how_to_go_on(
     assert output.exists()  # the pairs of what is done
 
 
+def test_a_judge_that_hangs_does_not_keep_a_run_from_stopping(world: Path, tmp_path: Path, serve: Servers) -> None:
+    output, url = tmp_path / "pairs.jsonl", serve(module="tests.judge_server")
+    hurried = (
+        "import sys, vidllm.corpus.http as http, vidllm.feedback.rubric as rubric; http.STOP_SECONDS = 1.0;"
+        "rubric.COMPARE = 'do=hang ' + rubric.COMPARE; from vidllm_cli.main import main; sys.exit(main(sys.argv[1:]))"
+    )
+    words = command(world, output, url)
+    process = subprocess.Popen([sys.executable, "-c", hurried, *words[words.index("feedback"):]], cwd=ROOT,
+                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)  # fmt: skip
+    wait_for("sampled", output, process)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=100)  # a verdict is waited for longer, and then asked for again
+    assert process.returncode == 130
+    assert b"run the same command again to go on" in said
+    assert told_of(output)["judged"] == 0
+
+
 def test_a_dead_judge_ends_the_run_and_what_was_asked_is_kept(
     run: Callable[..., FeedbackDone], serve: Servers, tmp_path: Path, world: Path, model: VideoModel
 ) -> None:

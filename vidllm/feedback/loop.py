@@ -126,6 +126,7 @@ class Run:
                 self._settle(number, opened)
                 self._hear(0.0)
         while self._in_work:
+            interrupts.check()
             self._hear(IDLE_SECONDS)
         return self.tally
 

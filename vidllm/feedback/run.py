@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -115,7 +116,7 @@ def feedback(
         with Journal(output) as journal:
             work = _work(questions.asked, judge, options, folder, load)
             run = Run(work, journal, tell)
-            with Interrupts(on_interrupt) as interrupts:
+            with Interrupts(on_interrupt, patience_seconds=_patience_seconds(options.judge)) as interrupts:
                 tally = run.go(interrupts)
             report = _write_pairs(output, work, journal, questions, options)
         return FeedbackDone(
@@ -152,6 +153,15 @@ def _load(name: str | None, options: FeedbackOptions) -> VideoModel:
     from vidllm.ask import load
 
     return load(name, device=options.device, dtype=options.dtype)
+
+
+def _patience_seconds(judge: str) -> float:
+    """How long verdicts under way may take when the run is to stop: a server may hang."""
+    if "://" not in judge:
+        return math.inf
+    from vidllm.corpus.http import STOP_SECONDS
+
+    return STOP_SECONDS
 
 
 def _judgeable(
