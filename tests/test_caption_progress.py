@@ -115,7 +115,7 @@ def test_a_prompt_is_a_preset_a_file_or_words(tmp_path: Path) -> None:
 
 
 class Rows:
-    """Rows as a ledger gives them: part n of the film says "part n"."""
+    """Rows as a ledger gives them: the part that begins at second n says captions[n]; the film has no row yet."""
 
     def __init__(self, captions: Sequence[str]) -> None:
         self.captions = captions
@@ -124,7 +124,11 @@ class Rows:
         return False
 
     def rows_of(self, items: Sequence[Item]) -> list[CaptionRow | None]:
-        return [row(caption=text, start=n, end=n + 1) for n, text in enumerate(self.captions)]
+        return [
+            None if item.start is None
+            else row(caption=self.captions[int(item.start)], start=int(item.start), end=int(item.start) + 1)
+            for item in items
+        ]  # fmt: skip
 
 
 def summarise(captions: Sequence[str], context: int) -> tuple[list[str], int]:
