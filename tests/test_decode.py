@@ -16,6 +16,7 @@ from conftest import MATRICES, REAL_CLIPS, VARIABLE_TIMES, bar_code, read_code, 
 from numpy.typing import NDArray
 
 from vidllm.errors import ConfigError, NoFrames, NotAVideo, ReaderUnavailable, VideoError
+from vidllm.video import read_pyav
 from vidllm.video.decode import READERS, FrameSet, read_frames
 from vidllm.video.info import VideoInfo, probe
 from vidllm.video.picture import Orientation, Painter, fitted_size
@@ -253,6 +254,28 @@ def test_lost_frames_are_answered_truly_and_told(clips: dict[str, Path]) -> None
     shown = [read_code(pixels) for pixels in frames.pixels]
     assert shown == [round(second * 25) for second in frames.pts_seconds]
     assert any("could not be decoded" in note for note in frames.notes)
+
+
+def test_a_picture_that_damage_made_late_is_passed_over(
+    clips: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some broken streams come out of FFmpeg so, and not every time: here two pictures change places."""
+    surviving = read_pyav._surviving_frames
+
+    def lost(*_: object) -> None:
+        raise read_pyav._Lost
+
+    def disordered(info: VideoInfo) -> Iterator[object]:
+        frames = list(surviving(info))
+        frames[10], frames[14] = frames[14], frames[10]
+        yield from frames
+
+    monkeypatch.setattr(read_pyav, "_read_runs", lost)
+    monkeypatch.setattr(read_pyav, "_surviving_frames", disordered)
+    frames = read_frames(probe(clips["constant"]), [i / 25 for i in range(60)])
+    shown = [read_code(pixels) for pixels in frames.pixels]
+    assert shown == [*range(10), *[9] * 4, *[14], *range(15, 60)]
+    assert [round(float(t) * 25) for t in frames.pts_seconds] == shown
 
 
 def test_a_clip_that_changed_under_the_index_does_not_lie(clips: dict[str, Path], tmp_path: Path) -> None:

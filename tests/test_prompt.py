@@ -199,7 +199,7 @@ def test_frames_meet_the_square_tile_as_planned(fit: str, borders: bool, top_lef
 
 def test_a_conversation_that_does_not_fit_is_refused_and_never_cut() -> None:
     spec = replace(spec_of("llava"), context=256)
-    with pytest.raises(BudgetError, match=r"over context 256 x RoPE 2 = 512; use fewer --frames"):
+    with pytest.raises(BudgetError, match=r"over context 256 x RoPE 2 = 512; use a shorter conversation$"):
         prompt_of(spec, [Message("user", "word " * 600, ())])
 
 

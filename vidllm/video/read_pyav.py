@@ -257,6 +257,8 @@ def _read_all(info: VideoInfo, wanted: NDArray[np.int64], size: tuple[int, int],
     harvest = Harvest(np.empty((len(wanted), *size, 3), np.uint8), info.pts[wanted], np.zeros(len(wanted), np.bool_))
     row, last = 0, None
     for found in _surviving_frames(info):
+        if last is not None and found.pts < last.pts:
+            continue  # what damage made late is passed over: a later picture is on screen already
         row = _fill(harvest, row, last, until=found.pts, painter=painter)
         if row == len(wanted):
             return harvest
@@ -285,7 +287,7 @@ def _fill(harvest: Harvest, row: int, found: _Found | None, *, until: int | None
 
 
 def _surviving_frames(info: VideoInfo) -> Iterator[_Found]:
-    """All that decodes, in the order of presentation."""
+    """All that decodes, in the order of presentation but for what damage delays."""
     count = 0
     tape = _Tape(info, threads=1)
     try:
