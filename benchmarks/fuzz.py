@@ -2,10 +2,11 @@
 
     .venv/bin/python benchmarks/fuzz.py --clips ../shared/videos [--files 3000] [--seed 0] [--only NUMBER]
 
-Every file is probed and four of its frames are read through the guard, as an application would. Counted are the ways it
-ended, and what must not happen: a hang past the limit, memory past the limit, an error that is no `VidllmError` or
-longer than a line, a child left behind, memory or file descriptors that grow. A decoder crash kills the child only and
-is one line too, but is counted on its own. File number N depends on the seed and N alone: `--only N` makes it again.
+Every file is opened as a question opens it: probed, sixteen frames planned and read, all through the guard. Counted are
+the ways it ended, and what must not happen: a hang past the limit, memory past the limit, an error that is no
+`VidllmError` or longer than a line, a child left behind, memory or file descriptors that grow. A decoder crash kills
+the child only and is one line too, but is counted on its own. File number N depends on the seed and N alone: `--only N`
+makes it again.
 """
 
 import argparse
@@ -16,21 +17,23 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
 import psutil
 
+from vidllm.clip import PlanOptions, open_clip
 from vidllm.errors import LimitExceeded, VidllmError
-from vidllm.video.guard import Limits, close_workers, probe_guarded, read_frames_guarded
+from vidllm.model.families import bare_spec
+from vidllm.video.guard import Limits, close_workers
 
 LIMITS = Limits(seconds=30.0, memory_bytes=2 << 30)
 HANG_GRACE_SECONDS = 10.0
 """Past the limit: a new child may have to start, on a busy machine."""
 MAX_CLIP_BYTES = 2_000_000
 HEAD_BYTES = 4096
-FRAMES, SIDE = 4, 112
+FRAMES = 16
+SPEC = replace(bare_spec(8, 8, 4096), image_size=112)
 EXTREMES = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF_FFFF, 0x8000_0000, 0xFFFF_FFFF, 0x7FFF_FFFF_FFFF_FFFF, 0xFFFF_FFFF_FFFF_FFFF)
 
 Damage = Callable[[bytearray, random.Random], bytearray]
@@ -160,20 +163,16 @@ def damaged(clips: Sequence[Path], seed: int, number: int) -> tuple[bytes, str, 
 
 
 def try_file(path: Path, number: int, damage: str, report: Report, limits: Limits) -> None:
-    """Probe and read one file, and note how it ended."""
+    """Open one file, and note how it ended."""
     began = time.monotonic()
     tally = report.by_damage.setdefault(damage, [0, 0])
     report.files += 1
     tally[0] += 1
     try:
-        info = probe_guarded(path, limits)
-        times = np.linspace(0, info.pts_seconds[-1], FRAMES)
-        frames = read_frames_guarded(info, times, limits, max_side=SIDE)
+        clip = open_clip(path, "", SPEC, None, PlanOptions(frames=FRAMES, guard=limits))
         report.frames += 1
         tally[1] += 1
-        report.salvaged += bool(frames.notes)
-        if len(frames) != FRAMES:
-            report.failures.append(f"{number}: {len(frames)} frames for {FRAMES} times")
+        report.salvaged += bool(clip.frames.notes)
     except VidllmError as error:
         _note_error(error, number, report)
     except Exception as error:  # what the benchmark is looking for

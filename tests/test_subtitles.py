@@ -178,6 +178,7 @@ def test_an_embedded_track_is_on_the_viewers_clock(tmp_path: Path, first: float)
     ]
     assert [line.text for line in read_subtitles(info, 54.0, 60.0)] == ["Fifty and more."]
     assert [line.text for line in read_subtitles(info, 2.0, 20.0)] == ["One."]
+    assert read_subtitles(info, 0.0, 1.0) == ()
 
 
 def test_a_sidecar_goes_before_an_embedded_track(tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import pairwise
 from pathlib import Path
 
 import pysubs2
@@ -129,8 +128,8 @@ def _embedded_lines(info: VideoInfo, start: float, end: float) -> tuple[Line, ..
 
 def _track_lines(info: VideoInfo, index: int, start: float, end: float) -> Iterator[Line]:
     found = sorted(_packets(info, index, start, end))
-    nexts = [after for (_, _, _), (after, _, _) in pairwise(found)] + [float("inf")]
-    for (begin, length, text), following in zip(found, nexts, strict=True):
+    nexts = [*(begin for begin, _, _ in found[1:]), float("inf")]
+    for (begin, length, text), following in zip(found, nexts, strict=False):  # a silent track has no line and no next
         yield Line(begin, begin + length if length > 0 else min(begin + UNKNOWN_LENGTH_SECONDS, following), text)
 
 
