@@ -261,14 +261,11 @@ class Savings:
     """When so many frames are shown and stamped with their times, in place of all that were planned."""
 
 
-NOTHING_TO_SAVE = Savings()
-
-
 def plan_tokens(
     frames: Sequence[PlannedFrame],
     *,
     text_tokens: int,
-    savings: Savings = NOTHING_TO_SAVE,
+    savings: Callable[[], Savings] = Savings,
     room: Room,
     geometry: Geometry | NativeGeometry,
     policy: Policy = "uniform",
@@ -280,7 +277,7 @@ def plan_tokens(
 ) -> TokenPlan:
     """The plan that shows exactly these frames, with the smallest RoPE factor that makes room for text and reply.
 
-    `savings` is what of the `text_tokens` could go: asked about only when there is no room.
+    `savings` counts what of the `text_tokens` could go, and is asked only when there is no room.
 
     Raises:
         BudgetError: they do not fit; the message is the sum, then two options of which each makes it fit.
@@ -289,7 +286,7 @@ def plan_tokens(
     reply = room.reply_for(video + text_tokens)
     if reply == 0:
         line = _sum_line(frames, text_tokens, room.least_reply, room.context, room.largest_factor)
-        raise BudgetError(f"{line}; {_ways_out(frames, text_tokens, room, geometry, savings)}")
+        raise BudgetError(f"{line}; {_ways_out(frames, text_tokens, room, geometry, savings())}")
     if reply < room.reply:
         notes = (*notes, f"the reply's room shrank from {room.reply} to {reply} tokens")
     return TokenPlan(

@@ -247,7 +247,7 @@ class Planner:
         moved: tuple[str, ...],
     ) -> TokenPlan:  # fmt: skip
         return plan_tokens(
-            frames, text_tokens=text, savings=self._savings(text), room=room_of(self.spec, self.options),
+            frames, text_tokens=text, savings=lambda: self._savings(text), room=room_of(self.spec, self.options),
             geometry=self.spec.geometry, policy=self.look.policy, fit=self._fit, tolerance=tolerance, frame_size=size,
             reader=self.options.reader, notes=(*self.notes, *self._shortfall(len(frames)), *moved),
         )  # fmt: skip

@@ -10,7 +10,8 @@ from vidllm.video.timephrases import AMOUNT, CLOCK, ENGLISH, HAN, ORDINAL, SPELL
 _T = rf"(?:{CLOCK}|{AMOUNT})"
 _NUM = r"\d+(?:\.\d+)?"
 _N = rf"(?:{_NUM}|{SPELLED})"
-_SECONDS = r"(?P<unit>seconds?|secs?|minutes?|mins?)"
+_UNIT = r"(?:seconds?|secs?|minutes?|mins?)"
+_SECONDS = rf"(?P<unit>{_UNIT})"
 _MARK = r"(?:[\s-]*(?:mark|point|timestamp)s?)?"
 _TO = r"\s*(?:-|~|\.{2,3}|…|to|until|till|through|up\s+to)\s*"
 _THE = (
@@ -104,12 +105,12 @@ _RANGES = (
         means.span,
     ),
     Rule(
-        rf"\bbetween\s+{_SECONDS}\s+(?P<a>{_NUM}|{CLOCK})\s*(?:and|&)\s*(?:(?:seconds?|secs?|minutes?|mins?)\s+)?"
+        rf"\bbetween\s+{_SECONDS}\s+(?P<a>{_NUM}|{CLOCK})\s*(?:and|&)\s*(?:{_UNIT}\s+)?"
         rf"(?P<b>{_NUM}|{CLOCK})(?![\d:A-Za-z])",
         means.span,
     ),
     Rule(
-        rf"(?<![A-Za-z]){_SECONDS}\s+(?P<a>{_NUM}|{CLOCK}){_TO}(?:(?:seconds?|secs?|minutes?|mins?)\s+)?"
+        rf"(?<![A-Za-z]){_SECONDS}\s+(?P<a>{_NUM}|{CLOCK}){_TO}(?:{_UNIT}\s+)?"
         rf"(?P<b>{_NUM}|{CLOCK})(?![\d:A-Za-z])",
         means.span,
     ),
