@@ -84,6 +84,14 @@ def test_one_child_serves_many_clips(clip: Path) -> None:
     assert idle_pid() == first
 
 
+def test_a_relative_path_leads_from_where_the_asker_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for frames in (3, 20):
+        (tmp_path / str(frames)).mkdir()
+        write_clip(tmp_path / str(frames) / "clip.mp4", [i / 25 for i in range(frames)])
+        monkeypatch.chdir(tmp_path / str(frames))
+        assert probe_guarded("clip.mp4").num_frames == frames
+
+
 def test_a_changed_file_is_read_anew(tmp_path: Path) -> None:
     path = write_clip(tmp_path / "clip.mp4", [0, 0.04, 0.08])
     assert probe_guarded(path).num_frames == 3

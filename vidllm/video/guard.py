@@ -142,10 +142,18 @@ def _borrow() -> "Worker":
     with _lock:
         while _idle:
             worker = _idle.pop()
-            if worker.process.poll() is None:
+            if worker.process.poll() is None and worker.folder == _folder():
                 return worker
             worker.kill()
     return Worker()
+
+
+def _folder() -> str:
+    """Where relative paths lead from; empty when the folder is gone."""
+    try:
+        return os.getcwd()
+    except OSError:
+        return ""
 
 
 def _give_back(worker: "Worker") -> None:
@@ -184,6 +192,7 @@ class Worker:
             env=child_environment(),
             start_new_session=True,
         )
+        self.folder = _folder()  # a child stays in the folder it was started in
         self._jobs = 0
         try:
             with _Watch(self.process, Limits(seconds=START_SECONDS)) as watch:
