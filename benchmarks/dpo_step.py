@@ -350,6 +350,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, help="pairs of an epoch, fewer for a first look")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--device", choices=("cpu", "cuda"), default=None)
+    parser.add_argument("--name", default="dpo_step", help="results/NAME.md and .json")
     parser.add_argument("--work", help=argparse.SUPPRESS)
     wishes = parser.parse_args()
     cases = [replace(case, pairs=wishes.pairs or case.pairs) for case in CASES if case.name in wishes.cases]
@@ -367,11 +368,11 @@ def main() -> None:
         assert theirs is not None
         rows.append(row_of(case, ours, theirs))
         print(report.table(rows), file=sys.stderr)
-    write(rows, wishes.dtype)
+    write(rows, wishes.dtype, wishes.name)
 
 
-def write(rows: list[report.Row], dtype: str) -> None:
-    """results/dpo_step.md and .json."""
+def write(rows: list[report.Row], dtype: str, name: str) -> None:
+    """results/NAME.md and .json."""
     report.PACKAGES = (*report.PACKAGES, "trl", "accelerate")  # type: ignore[assignment]
     notes = [
         f"{dtype}; full fine-tuning of the language model, tower and projector frozen, gradient checkpointing on both "
@@ -380,7 +381,7 @@ def write(rows: list[report.Row], dtype: str) -> None:
         "pass of the reference over all pairs.",
         "TRL keeps the reference as a second model, and encodes every frame four times a pair.",
     ]
-    report.write("dpo_step", "A DPO step on video beside TRL's DPOTrainer", rows, notes)
+    report.write(name, "A DPO step on video beside TRL's DPOTrainer", rows, notes)
 
 
 if __name__ == "__main__":

@@ -372,6 +372,17 @@ def test_a_container_has_the_cores_of_its_quota(
     assert machine.cores() == cores
 
 
+def test_a_process_with_a_share_of_the_cores_decodes_with_no_more_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    from vidllm import machine
+    from vidllm.video.read_pyav import frame_threads
+
+    monkeypatch.setattr(machine, "_share", None)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(64), raising=False)
+    assert frame_threads() > 1
+    machine.take_share(1)
+    assert machine.cores() == frame_threads() == 1
+
+
 def test_an_interrupt_leaves_every_row_as_it_was(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     model = load(tiny("llava"))
     work = mixed_work(model)

@@ -18,10 +18,19 @@ GPU_DEVICES = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/kfd", "/dev/dxg")
 """One of these is there wherever an x86 Linux lets a process use a GPU."""
 
 
+_share: int | None = None
+
+
+def take_share(most: int) -> None:
+    """From now on `cores` tells this process of so many at most: others like it work beside it."""
+    global _share
+    _share = most
+
+
 def cores() -> int:
     """Processor cores this process may use, under the container's own limit too."""
     seen = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(seen, _container_cores())
+    return min(seen, _container_cores(), _share or seen)
 
 
 def has_no_gpu() -> bool:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from vidllm.corpus.looking import clip_of, look_at
 from vidllm.corpus.scenes import ranges_of
+from vidllm.machine import take_share
 from vidllm.video import guard_child
 from vidllm.video.info import VideoInfo
 
@@ -27,6 +28,7 @@ def main() -> None:
 
     def do(job: guard_child.Job, limits: dict[str, Any]) -> object:
         item, look, words = pickle.loads(base64.b64decode(job["packed"]))
+        take_share(job["cores"])
         path = held.path_of(item)
         match job["do"]:
             case "look":
@@ -50,7 +52,7 @@ class _Held:
 
     def __init__(self) -> None:
         self._stack = ExitStack()
-        self._place: tuple[str, str | None] | None = None
+        self._place: tuple[str, str, int | None] | None = None
         self._path = Path()
 
     def path_of(self, item: Item) -> Path:
@@ -59,7 +61,7 @@ class _Held:
             return Path(item.path)
         from vidllm.corpus.inputs import opened_path
 
-        place = (item.path, item.member)
+        place = (item.path, item.member, item.offset)
         if place != self._place:
             self._place = None
             self._stack.close()

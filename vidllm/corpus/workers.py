@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from vidllm.corpus.looking import Look, Opened, Seen, status_of, unread_id
 from vidllm.errors import VideoError, VidllmError
+from vidllm.machine import cores
 from vidllm.video.guard import NotBegun, Worker, error_of
 
 if TYPE_CHECKING:
@@ -53,8 +54,11 @@ class Decoder:
     No method raises for bad media. `kill` may come from any thread and ends the work in hand as undecodable.
     """
 
-    def __init__(self, look: Look) -> None:
-        self._look = look
+    def __init__(self, look: Look, *, cores: int = 1) -> None:
+        """`cores` is its share of them: a decoder's threads wake each other at a price (`benchmarks/NOTES.md`), and
+        clips side by side need none.
+        """
+        self._look, self._cores = look, cores
         self._worker: Worker | None = None
         self._killed = False
 
@@ -104,7 +108,8 @@ class Decoder:
     def _call(self, do: str, item: Item, seconds: float, words: str = "") -> Any:
         packed = base64.b64encode(pickle.dumps((item, self._look, words))).decode()
         limits = replace(self._look.limits, seconds=seconds)
-        job: dict[str, object] = {"do": do, "path": item.video, "packed": packed, "limits": vars(limits)}
+        what: dict[str, object] = {"do": do, "path": item.video, "packed": packed}
+        job = {**what, "cores": self._cores, "limits": vars(limits)}
         while not self._killed:
             worker = self._worker = self._worker or Worker("vidllm.corpus.decode_child")
             try:
@@ -161,7 +166,9 @@ class DecodePool:
         self._cutting = 0
         self._closed = False
         self._error: BaseException | None = None
-        self._decoders: Sequence[Decoding] = decoders or [Decoder(look) for _ in range(max(workers, 1))]
+        workers = max(workers, 1)
+        share = max(cores() // workers, 1)
+        self._decoders: Sequence[Decoding] = decoders or [Decoder(look, cores=share) for _ in range(workers)]
         self._alive = len(self._decoders)
         for decoder in self._decoders:
             threading.Thread(target=self._work, args=(decoder,), daemon=True, name="vidllm-decode").start()
