@@ -221,6 +221,35 @@ def test_a_tar_that_breaks_off_gives_what_it_has(corpus: Path) -> None:
         list(admit(["no.tar"]))
 
 
+@pytest.mark.parametrize("mode", ["w", "w:gz", "w:xz"])
+def test_members_of_one_name_are_each_their_own(corpus: Path, mode: str) -> None:
+    """xz under the name of a plain tar: what it is, the bytes say."""
+    path = corpus / ("s.tar.gz" if mode == "w:gz" else "s.tar")
+    with tarfile.open(path, mode) as tar:  # type: ignore[call-overload]
+        for name, data in (("a.mp4", b"first"), ("b.mp4", b"other"), ("a.mp4", b"again"), ("a.mp4", b"thrice")):
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    items = list(admit([path.name]))
+    assert len({item.key for item in items}) == 4
+    for item, data in zip(items, (b"first", b"other", b"again", b"thrice"), strict=True):
+        with opened_path(item) as extracted:
+            assert extracted.read_bytes() == data
+
+
+def test_a_tar_that_got_captions_since_it_was_listed_still_gives_the_right_member(corpus: Path) -> None:
+    name = "long/" * 30 + "b.mp4"
+    path = write_tar(corpus / "s.tar", {"a.mp4": b"first", name: b"second"})
+    items = list(admit(["s.tar"]))
+    write_tar(path, {"a.mp4": b"first", "a.caption_v1.txt": b"c" * 2000, name: b"second"})
+    for item, data in zip(items, (b"first", b"second"), strict=True):
+        with opened_path(item) as extracted:
+            assert extracted.read_bytes() == data
+    write_tar(path, {"a.mp4": b"first"})
+    with pytest.raises(InputError, match="no longer in it"), opened_path(items[1]):
+        pass
+
+
 def test_tars_inside_a_folder(corpus: Path) -> None:
     write_tar(corpus / "clips" / "z.tar", {"k.mp4": b"k"})
     assert names("clips")[2:] == ["clips/z.tar!k.mp4", "clips/sub/c.webm", "clips/sub/deep/d.mp4"]

@@ -1,9 +1,11 @@
 """After the run: the proof, side files, captions back in their data sets, and the page; each can say no."""
 
 import html.parser
+import io
 import json
 import re
 import tarfile
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path, PurePath
@@ -477,6 +479,91 @@ def test_a_tar_gets_members_and_keeps_the_others(clips: dict[str, Path], tmp_pat
     assert [item.key for item in again] == keys
     with opened_path(again[1]) as path:
         assert path.read_bytes() == members["001.mp4"]
+
+
+def test_every_clip_of_a_tar_gets_its_own_caption_once(clips: dict[str, Path], tmp_path: Path) -> None:
+    """Names that come again, several clips in a sample, hidden files and folders among its members."""
+    clip = clips["constant"].read_bytes()
+    told = ["a.mp4", "a.txt", "b.mp4", "a.mp4", "c.mp4", "._c.mp4", "c.left.mp4", "d/", "c.txt", "d/e.mp4"]
+    source = tmp_path / "s.tar"
+    with tarfile.open(source, "w") as tar:
+        for name in told:
+            member = tarfile.TarInfo(name.rstrip("/"))
+            member.type, member.size = (tarfile.DIRTYPE, 0) if name.endswith("/") else (tarfile.REGTYPE, len(clip))
+            tar.addfile(member, io.BytesIO(clip))
+    caption_all(source, tmp_path / "out.jsonl")
+    for _ in range(2):
+        recaption(tmp_path / "out.jsonl", RECIPE.digest)
+    with tarfile.open(source) as tar:
+        found = [(m.name, tar.extractfile(m).read() if "v1." in m.name else b"") for m in tar if "recipe" not in m.name]  # type: ignore[union-attr]
+    said = [("a", 0), ("b", 1), ("a", 2), ("c", 3), ("c.left", 4), ("d/e", 5)]
+    assert [one for one in found if one[1]] == [(f"{k}.caption_v1.txt", b"New %d." % n) for k, n in said]
+    assert [name for name, text in found if not text] == [name.rstrip("/") for name in told]
+    assert found[2][0] == "a.caption_v1.txt"  # behind its own sample, not behind the next of that name
+
+
+def test_two_shards_that_end_together_lose_no_caption(clips: dict[str, Path], tmp_path: Path) -> None:
+    source = tmp_path / "rows.json"
+    rows = [{"id": n, "video": str(clips["constant"]), "pad": "x" * 2000} for n in range(600)]
+    source.write_text(json.dumps(rows))
+    outs = [tmp_path / "0.jsonl", tmp_path / "1.jsonl"]
+    shards = [caption_all(source, out)[number::2] for number, out in enumerate(outs)]
+
+    def put(number: int) -> None:
+        keys = {item.key for item in shards[number]}
+        recaption(outs[number], RECIPE.digest, lambda row: row.key in keys)
+
+    threads = [threading.Thread(target=put, args=(number,)) for number in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    after = json.loads(source.read_text())
+    assert [row["caption_v1"] for row in after] == [f"New {n}." for n in range(600)]
+
+
+def test_a_data_set_stays_what_it_was(clips: dict[str, Path], tmp_path: Path) -> None:
+    """A link, its owner's alone, rows in lines under an array's name, half a character in it."""
+    real, name = tmp_path / "real" / "rows.json", tmp_path / "rows.json"
+    real.parent.mkdir()
+    rows = [{"video": str(clips["constant"]), "caption": "half \ud83d"}, {"video": str(clips["intra"])}]
+    real.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    real.chmod(0o600)
+    name.symlink_to(real)
+    caption_all(name, tmp_path / "out.jsonl", text="half \ud83d")
+    [renewed] = recaption(tmp_path / "out.jsonl", RECIPE.digest)
+    assert name.is_symlink()
+    assert real.stat().st_mode & 0o777 == 0o600
+    after = [json.loads(line) for line in real.read_text().splitlines()]
+    assert [row["caption_v1"] for row in after] == ["half \ud83d 0.", "half \ud83d 1."]
+    assert after[0]["caption"] == rows[0]["caption"]
+    write_diff([renewed], tmp_path / "diff.txt")
+
+
+def test_half_a_character_goes_into_a_parquet_column(clips: dict[str, Path], tmp_path: Path) -> None:
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(arrow.table({"video": [str(clips["constant"]), None]}), tmp_path / "rows.parquet")
+    caption_all(tmp_path / "rows.parquet", tmp_path / "out.jsonl", text="half \ud83d")
+    recaption(tmp_path / "out.jsonl", RECIPE.digest)
+    after = parquet.read_table(tmp_path / "rows.parquet")
+    assert after.column("caption_v1").to_pylist() == ["half \\ud83d 0.", None]
+
+
+def test_a_damaged_data_set_is_told_and_the_others_get_their_captions(clips: dict[str, Path], tmp_path: Path) -> None:
+    members = {f"{n}.mp4": clips["constant"].read_bytes() for n in range(3)}
+    tar = write_tar(tmp_path / "0.tar", members)
+    whole = write_tar(tmp_path / "1.tar", members)
+    tar.write_bytes(tar.read_bytes()[: tar.stat().st_size // 2])
+    before, out = tar.read_bytes(), tmp_path / "out.jsonl"
+    with Output.open(out, RECIPE) as output:
+        for item in admit([str(tar), str(whole)]):
+            output.add(replace(CaptionRow.of(item, id=item.key, recipe=RECIPE.digest, status="ok"), caption="New."))
+    broken, good = recaption(out, RECIPE.digest)
+    assert (broken.file, broken.changes) == (str(tar), ())
+    assert "gets no captions (unexpected end of data)" in str(broken.problem)
+    assert tar.read_bytes() == before
+    assert (good.problem, len(good.changes)) == (None, 3)
+    assert not list(tmp_path.glob(".*.part"))
 
 
 def test_frames_of_a_tars_member_are_proven(clips: dict[str, Path], tmp_path: Path) -> None:

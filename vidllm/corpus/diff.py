@@ -4,15 +4,20 @@
     000.tar      a.mp4 a.txt a.json                                   +  a.caption_v1.txt
     rows.jsonl, rows.parquet                                          +  columns caption_v1, caption_v1_recipe
 
-Each file is written anew beside itself and takes its name in one step, so that a reader sees the old one or the new.
+A sample with several clips has a member for each: a.caption_v1.txt, a.left.caption_v1.txt. Each file is written anew
+beside itself and takes its name in one step, so that a reader sees the old one or the new; runs that end together (two
+shards of one data set) do so one after the other.
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
 import re
+import shutil
+import sys
 import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,14 +25,17 @@ from importlib import import_module
 from pathlib import Path
 from typing import IO, Any
 
-from vidllm.corpus.formats import array_rows, lines_of, need_parquet, parquet_rows
+from vidllm.corpus.formats import array_rows, is_array, lines_of, need_parquet, parquet_rows
 from vidllm.corpus.inputs import old_caption
-from vidllm.corpus.item import SourceRow
+from vidllm.corpus.item import Item
 from vidllm.corpus.reading import any_row, standing_rows
 from vidllm.corpus.rows import FAILED, CaptionRow
-from vidllm.corpus.webdataset import sample_key, tar_items
-from vidllm.errors import InputError
+from vidllm.corpus.webdataset import DAMAGED, tar_items, walk
+from vidllm.errors import InputError, OutputError
 from vidllm.linefile import not_writable
+
+if sys.platform != "win32":
+    import fcntl
 
 COLUMN = "caption_v"
 _VERSION = re.compile(r"caption_v(\d+)(?:_recipe|\.txt)?$")
@@ -46,49 +54,96 @@ class Change:
 
 @dataclass(frozen=True)
 class Recaptioned:
-    """One file that has a new column."""
+    """One file that has a new column; or `problem`, one line, for which it was left as it is."""
 
     file: str
     column: str
     changes: tuple[Change, ...]
+    problem: str | None = None
+
+
+Captions = Mapping[int, Mapping[str, str]]
+"""By row (sample), then by video: a row has one, a tar's sample may have several."""
 
 
 def recaption(output: Path, tag: str, mine: Callable[[CaptionRow], bool] = any_row) -> tuple[Recaptioned, ...]:
     """Put the good captions of `output` that are `mine` into the data sets that its clips came from.
 
-    A row with several ranges gets their captions in order, one a line. Captions whose `tag` stands there already renew
-    their own column, and leave what it has for other rows; others get the next version. Raises InputError or
-    OutputError; a file is changed whole or not at all.
+    A video with several ranges gets their captions in order, one a line. Captions whose `tag` stands there already
+    renew their own column, and leave what it has for other rows; others get the next version. A file is changed whole
+    or not at all; one that is damaged has its `problem` told, and the others go on. Raises OutputError.
     """
-    found: dict[tuple[str, str], dict[int, list[CaptionRow]]] = {}
+    found: dict[tuple[str, str], dict[int, dict[str, list[CaptionRow]]]] = {}
     for row in standing_rows(output):
         if row.source is not None and row.status not in FAILED and mine(row):
             place = (str(row.source["kind"]), str(row.source["file"]))
-            found.setdefault(place, {}).setdefault(int(row.source["index"]), []).append(row)
+            videos = found.setdefault(place, {}).setdefault(int(row.source["index"]), {})
+            videos.setdefault(row.video, []).append(row)
     return tuple(
-        _renew(kind, file, {index: _joined(parts) for index, parts in rows.items()}, tag)
+        _renew(kind, file, {index: _joined(videos) for index, videos in rows.items()}, tag)
         for (kind, file), rows in found.items() if file != "-"
     )  # fmt: skip
 
 
-def _joined(rows: Sequence[CaptionRow]) -> str:
-    return "\n".join(row.caption for row in sorted(rows, key=lambda row: row.start or 0.0))
+def _joined(videos: Mapping[str, Sequence[CaptionRow]]) -> dict[str, str]:
+    return {
+        video: "\n".join(row.caption for row in sorted(rows, key=lambda row: row.start or 0.0))
+        for video, rows in videos.items()
+    }
 
 
-def _renew(kind: str, file: str, captions: Mapping[int, str], tag: str) -> Recaptioned:
-    column = _free_column(kind, file, tag)
+def _renew(kind: str, file: str, captions: Captions, tag: str) -> Recaptioned:
     changes: list[Change] = []
-    part = Path(file).with_name(f".{Path(file).name}.part")
+    target = Path(os.path.realpath(file))  # a name that is a link stays one
+    part = target.with_name(f".{target.name}.part")
     try:
-        _WRITERS[kind](Path(file), part, _Column(column, tag, captions, changes))
-        with open(part, "rb") as written:
-            os.fsync(written.fileno())
-        os.replace(part, file)
+        with _held(target):
+            try:
+                column = _free_column(kind, file, tag)
+                _WRITERS[kind](Path(file), part, _Column(column, tag, captions, changes))
+                _settle(part, target)
+            finally:
+                part.unlink(missing_ok=True)
+    except InputError as error:
+        return Recaptioned(file, "", (), f"{error}; it gets no captions")
+    except (*DAMAGED, FileNotFoundError) as error:
+        return Recaptioned(file, "", (), f"{file}: gets no captions ({error}); mend it and run again")
     except OSError as error:
-        raise not_writable(Path(file), error) from error
-    finally:
-        part.unlink(missing_ok=True)
+        raise not_writable(target, error) from error
     return Recaptioned(file, column, tuple(changes))
+
+
+@contextlib.contextmanager
+def _held(path: Path) -> Iterator[None]:
+    """Wait for other runs that write the file anew: each has to begin with what the one before made of it."""
+    while True:
+        with open(path, "r+b") as file:
+            _lock(file)
+            if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+                yield
+                return
+
+
+def _lock(file: IO[bytes]) -> None:
+    if sys.platform == "win32":  # the system lets nobody replace a file that another has open
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX)
+    except OSError as error:
+        said = f"{file.name}: its file system has no locks ({error.strerror}); copy the data set to a local disk"
+        raise OutputError(said) from error
+
+
+def _settle(part: Path, target: Path) -> None:
+    """The new file has the old one's rights, is on the disk, and takes its name."""
+    old = os.stat(target)
+    shutil.copymode(target, part)
+    if hasattr(os, "chown"):
+        with contextlib.suppress(OSError):  # only its owner and root may give it away
+            os.chown(part, old.st_uid, old.st_gid)
+    with open(part, "rb") as written:
+        os.fsync(written.fileno())
+    os.replace(part, target)
 
 
 @dataclass(frozen=True)
@@ -97,19 +152,20 @@ class _Column:
 
     name: str
     tag: str
-    captions: Mapping[int, str]
+    captions: Captions
     changes: list[Change]
 
     def into(self, row: Any, index: int, file: Path) -> Any:
         """The row with its caption, where there is one."""
         if not isinstance(row, dict) or index not in self.captions:
             return row
-        self.note(file, index, None if row.get("id") is None else str(row["id"]), old_caption(row))
-        return {**row, self.name: self.captions[index], f"{self.name}_recipe": self.tag}
+        said = "\n".join(self.captions[index].values())
+        self.note(file, index, None if row.get("id") is None else str(row["id"]), old_caption(row), said)
+        return {**row, self.name: said, f"{self.name}_recipe": self.tag}
 
-    def note(self, file: Path, index: int, id: str | None, old: str | None) -> None:
+    def note(self, file: Path, index: int, id: str | None, old: str | None, new: str) -> None:
         """One row changed."""
-        self.changes.append(Change(str(file), index, id, old, self.captions[index]))
+        self.changes.append(Change(str(file), index, id, old, new))
 
 
 def _free_column(kind: str, file: str, tag: str) -> str:
@@ -159,14 +215,13 @@ _NAMES: dict[str, Callable[[str], Iterator[dict[str, Any]]]] = {
 
 
 def _write_array(file: Path, part: Path, column: _Column) -> None:
-    """Row by row, indented as such files are: one array."""
-    with open(part, "w", encoding="utf-8") as new:
-        new.write("[")
+    """Row by row: one array, or one row a line, as it was."""
+    begin, between, end = (b"[\n", b",\n", b"\n]\n") if is_array(file) else (b"", b"\n", b"\n")
+    with open(part, "wb") as new:
+        new.write(begin)
         for index, row in enumerate(array_rows(file)):
-            new.write(("," if index else "") + "\n")
-            new.write(json.dumps(column.into(row, index, file), ensure_ascii=False))
-        new.write("\n]\n")
-        new.flush()
+            new.write((between if index else b"") + _line(column.into(row, index, file)))
+        new.write(end)
 
 
 def _write_lines(file: Path, part: Path, column: _Column) -> None:
@@ -174,7 +229,20 @@ def _write_lines(file: Path, part: Path, column: _Column) -> None:
     with open(part, "wb") as new:
         for index, line in enumerate(lines_of(file)):
             row = column.into(_parsed(line), index, file) if index in column.captions else None
-            new.write(line if row is None else json.dumps(row, ensure_ascii=False).encode() + b"\n")
+            new.write(line if row is None else _line(row) + b"\n")
+
+
+def _line(row: Any) -> bytes:
+    """JSON as UTF-8; half a character (a lone surrogate: a server may say one) is escaped."""
+    try:
+        return json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return json.dumps(row).encode()
+
+
+def _utf8(text: str) -> bytes:
+    """The text, half characters spelled out."""
+    return text.encode("utf-8", "backslashreplace")
 
 
 def _write_parquet(file: Path, part: Path, column: _Column) -> None:
@@ -187,7 +255,8 @@ def _write_parquet(file: Path, part: Path, column: _Column) -> None:
             rows = [column.into(row, index + n, file) for n, row in enumerate(table.to_pylist())]
             index += len(rows)
             for name in (column.name, f"{column.name}_recipe"):
-                values = arrow.array([row.get(name) for row in rows], arrow.string())
+                told = (row.get(name) for row in rows)
+                values = arrow.array([None if text is None else _utf8(text) for text in told]).cast(arrow.string())
                 at = table.schema.get_field_index(name)
                 table = table.append_column(name, values) if at < 0 else table.set_column(at, name, values)
             writer = writer or parquet.ParquetWriter(part, table.schema)
@@ -198,36 +267,53 @@ def _write_parquet(file: Path, part: Path, column: _Column) -> None:
 
 
 def _write_tar(file: Path, part: Path, column: _Column) -> None:
-    """Every member as it was, and behind a sample's last one its caption."""
-    indexes = {item.source.id: item.source for item in tar_items(str(file)) if item.source is not None}
-    mine = (f".{column.name}.txt", f".{column.name}_recipe.txt")
+    """Every member as it was, and behind a sample's last one its captions."""
+    clips: dict[int, list[Item]] = {}
+    for item in tar_items(str(file)):
+        if item.source is not None:
+            clips.setdefault(item.source.index, []).append(item)
     mode = "w:gz" if file.name.endswith((".gz", ".tgz")) else "w"
     with tarfile.open(file) as old, tarfile.open(part, mode) as new:  # type: ignore[call-overload]
-        key: str | None = None
-        for member in old:
-            if member.name.endswith(mine) and _is_said(sample_key(member.name), indexes, column):
-                continue
-            if key is not None and key != sample_key(member.name):
-                _close_sample(new, key, indexes.get(key), file, column)
-            key = sample_key(member.name) if member.isfile() else key
-            data = old.extractfile(member) if member.isfile() else None
-            new.addfile(member, data)
-        if key is not None:
-            _close_sample(new, key, indexes.get(key), file, column)
+        at, added = -1, _Added({}, [])
+        for number, key, member in walk(old):
+            if key is not None and number != at:
+                _close_sample(new, added, column)
+                at, added = number, _added(clips.get(number, []), file, column)
+            if key is None or member.name not in added.members:
+                new.addfile(member, old.extractfile(member) if member.isfile() else None)
+        _close_sample(new, added, column)
 
 
-def _is_said(key: str, indexes: Mapping[str | None, SourceRow], column: _Column) -> bool:
-    """Whether the sample gets a caption; the others keep what an earlier run, of another shard, put there."""
-    return key in indexes and indexes[key].index in column.captions
+@dataclass(frozen=True)
+class _Added:
+    """What a sample gets: members by name, and what they change."""
+
+    members: Mapping[str, str]
+    changes: Sequence[Change]
 
 
-def _close_sample(new: tarfile.TarFile, key: str, source: Any, file: Path, column: _Column) -> None:
-    if source is None or source.index not in column.captions:
-        return
-    column.note(file, source.index, key, source.caption)
-    for name, text in ((column.name, column.captions[source.index]), (f"{column.name}_recipe", column.tag)):
-        data = text.encode("utf-8", "backslashreplace")
-        member = tarfile.TarInfo(f"{key}.{name}.txt")
+def _added(clips: Sequence[Item], file: Path, column: _Column) -> _Added:
+    """For the clips that were captioned; the others keep what an earlier run, of another shard, put there."""
+    members: dict[str, str] = {}
+    changes = []
+    for clip in clips:
+        assert clip.source is not None
+        said = column.captions.get(clip.source.index, {}).get(clip.video)
+        if said is None:
+            continue
+        name = clip.source.id if len(clips) == 1 else os.path.splitext(clip.member or "")[0]
+        text = members.get(f"{name}.{column.name}.txt")
+        members[f"{name}.{column.name}.txt"] = said if text is None else f"{text}\n{said}"  # a.mp4 and a.webm
+        members[f"{name}.{column.name}_recipe.txt"] = column.tag
+        changes.append(Change(str(file), clip.source.index, name, clip.source.caption, said))
+    return _Added(members, changes)
+
+
+def _close_sample(new: tarfile.TarFile, added: _Added, column: _Column) -> None:
+    column.changes.extend(added.changes)
+    for name, text in added.members.items():
+        data = _utf8(text)
+        member = tarfile.TarInfo(name)
         member.size = len(data)
         new.addfile(member, io.BytesIO(data))
 

@@ -76,7 +76,9 @@ def write_extras(done: CaptionReport, extras: Extras) -> Iterator[str]:
         written = write_side_files(done.output, extras.wanted_formats, folder, done.made)
         yield f"{folder.path}: wrote {len(written):,} files ({', '.join(extras.wanted_formats)})"
     if extras.in_place:
-        changed = recaption(done.output, done.tag, done.made)
+        renewed = recaption(done.output, done.tag, done.made)
+        changed = [file for file in renewed if file.problem is None]
+        yield from (file.problem for file in renewed if file.problem is not None)
         for file in changed:
             yield f"{file.file}: {len(file.changes):,} captions in column {file.column!r}"
         if changed:

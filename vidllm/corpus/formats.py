@@ -35,6 +35,12 @@ def array_rows(path: str | Path) -> Iterator[object]:
         raise InputError(f"{path}: is no UTF-8 text; save it as UTF-8") from error
 
 
+def is_array(path: str | Path) -> bool:
+    """Whether `array_rows` reads one array there, and not JSON lines."""
+    with open(path, encoding="utf-8-sig") as file:
+        return file.read(READ_CHARS).lstrip().startswith("[")
+
+
 def _elements(file: Any, path: str | Path) -> Iterator[object]:
     text = file.read(READ_CHARS).lstrip()
     if text.startswith("{"):

@@ -49,7 +49,7 @@ class Item:
     member: str | None = None
     """Its name inside the tar at `path`; None for a plain file."""
     offset: int | None = None
-    """Where the member's bytes begin in the tar; None for a plain file, and in a compressed tar."""
+    """Where the member's bytes begin in the tar, of a compressed one unpacked; None for a plain file."""
     size: int | None = None
     """Bytes of the member."""
     root: str | None = None

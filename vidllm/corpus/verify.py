@@ -222,14 +222,15 @@ def _item_of(row: CaptionRow) -> Item:
         return Item(video=row.video, path=row.video)
     tar = str(row.source["file"])
     mtime = os.stat(tar).st_mtime_ns if os.path.exists(tar) else 0
-    if (item := _members(tar, mtime).get(row.video)) is None:
+    if (item := _members(tar, mtime).get((row.video, int(row.source["index"])))) is None:
         raise InputError(f"{row.video}: is no longer in its tar; put it back, or caption the tar again")
     return item
 
 
 @lru_cache(2)
-def _members(tar: str, mtime_ns: int) -> dict[str, Item]:
-    return {item.video: item for item in tar_items(tar)}
+def _members(tar: str, mtime_ns: int) -> dict[tuple[str, int], Item]:
+    """By name and sample: a name may come twice."""
+    return {(item.video, item.source.index): item for item in tar_items(tar) if item.source is not None}
 
 
 def _name(row: CaptionRow) -> str:

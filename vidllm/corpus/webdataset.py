@@ -1,17 +1,21 @@
 """WebDataset tars: which clips they hold, told from their headers; a member is extracted only while it is open.
 
 000000.tar:  a.mp4 a.txt a.json | b.mp4 b.txt | ...        a sample is the members that share a name up to its first dot
+
+Names may come again further on, and mean another clip: so a clip is found by its sample's number and its place.
 """
 
+import gzip
 import json
-import os
+import lzma
 import tarfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from tempfile import NamedTemporaryFile
-from typing import IO
+from typing import IO, Protocol
 
 from vidllm.corpus.item import Item, SourceRow
 from vidllm.errors import InputError
@@ -25,6 +29,18 @@ TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 MOST_TEXT_BYTES = 1 << 20
 """A caption beside a clip that is longer than this is no caption."""
 COPY_BYTES = 1 << 20
+DAMAGED = (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile)
+"""What reading a damaged tar raises ..."""
+BROKEN = (*DAMAGED, OSError)
+"""... and one that may not be read."""
+
+
+class Readable(Protocol):
+    """Bytes that can be read at any place."""
+
+    def read(self, size: int, /) -> bytes: ...
+
+    def seek(self, place: int, /) -> object: ...
 
 
 @contextmanager
@@ -40,7 +56,7 @@ def opened_path(item: Item) -> Iterator[Path]:
         try:
             _extract(item, copy)
             copy.flush()
-        except (OSError, EOFError, tarfile.TarError, KeyError) as error:
+        except BROKEN as error:
             raise InputError(
                 f"{item.video}: can not be extracted ({error}); check the tar and the room in $TMPDIR"
             ) from error
@@ -48,20 +64,36 @@ def opened_path(item: Item) -> Iterator[Path]:
 
 
 def _extract(item: Item, target: IO[bytes]) -> None:
-    if item.offset is None or item.size is None:  # compressed: the tar has to be read up to it
-        with tarfile.open(item.path) as tar, tar.extractfile(item.member or "") or open(os.devnull, "rb") as source:
-            _copy(source, target, None)
-        return
-    with open(item.path, "rb") as source:
-        source.seek(item.offset)
-        _copy(source, target, item.size)
+    """From its place: several members may have its name. A compressed tar has to be read up to it."""
+    with tarfile.open(item.path) as tar:
+        source = tar.fileobj
+        assert source is not None
+        offset, size = _place(tar, source, item)
+        source.seek(offset)
+        _copy(source, target, size)
 
 
-def _copy(source: IO[bytes], target: IO[bytes], size: int | None) -> None:
+def _place(tar: tarfile.TarFile, source: Readable, item: Item) -> tuple[int, int]:
+    """Where the member's bytes are now: a run of another shard may have put captions before them."""
+    offset, size = item.offset or 0, item.size or 0
+    try:
+        source.seek(max(offset - tarfile.BLOCKSIZE, 0))
+        header = tarfile.TarInfo.frombuf(source.read(tarfile.BLOCKSIZE), tar.encoding or "utf-8", tar.errors or "")
+    except tarfile.HeaderError:
+        header = None
+    if header is not None and (header.name, header.size) == (item.member, size):
+        return offset, size
+    for number, _, member in walk(tar):
+        if item.source is not None and (number, member.name) == (item.source.index, item.member):
+            return member.offset_data, member.size
+    raise tarfile.ReadError("it is no longer in it")
+
+
+def _copy(source: Readable, target: IO[bytes], size: int) -> None:
     left = size
-    while block := source.read(COPY_BYTES if left is None else min(COPY_BYTES, left)):
+    while left and (block := source.read(min(COPY_BYTES, left))):
         target.write(block)
-        left = None if left is None else left - len(block)
+        left -= len(block)
     if left:
         raise EOFError(f"the tar ends {left} bytes before the member does")
 
@@ -70,6 +102,7 @@ def _copy(source: IO[bytes], target: IO[bytes], size: int | None) -> None:
 class _Sample:
     """The members of one sample met so far."""
 
+    number: int
     key: str
     clips: list[tarfile.TarInfo] = field(default_factory=list)
     caption: str | None = None
@@ -81,38 +114,55 @@ def tar_items(path: str) -> Iterator[Item]:
     A tar that breaks off gives the clips before the break and one item with the problem. Raises InputError when it is
     no tar at all.
     """
-    index = 0
+    count = 0
     try:
         with _opened(path) as tar:
-            for index, sample in enumerate(_samples(tar)):
-                yield from (_item(path, sample, clip, index) for clip in sample.clips)
-    except (tarfile.TarError, EOFError, OSError) as error:
-        yield Item(video=path, path=path, problem=f"{path}: the tar breaks off after {index} samples ({error})")
+            for sample in _samples(tar):
+                count += 1
+                yield from (_item(path, sample, clip) for clip in sample.clips)
+    except BROKEN as error:
+        yield Item(video=path, path=path, problem=f"{path}: the tar breaks off after {count} samples ({error})")
 
 
 def _opened(path: str) -> tarfile.TarFile:
     try:
         return tarfile.open(path)
-    except (tarfile.TarError, EOFError, OSError) as error:
+    except BROKEN as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise InputError(f"{path}: can not be read as a tar ({reason}); check the file") from error
 
 
 def _samples(tar: tarfile.TarFile) -> Iterator[_Sample]:
-    """Runs of members with one key, as the format has them."""
     sample: _Sample | None = None
-    while (member := tar.next()) is not None:
-        tar.__dict__["members"] = []  # tarfile keeps every header it met: with a million members, a gigabyte
-        if not member.isfile() or PurePosixPath(member.name).name.startswith("."):
+    for number, key, member in walk(tar):
+        if key is None:
             continue
-        key = sample_key(member.name)
-        if sample is not None and sample.key != key:
-            yield sample
-            sample = None
-        sample = sample or _Sample(key)
+        if sample is None or sample.number != number:
+            if sample is not None:
+                yield sample
+            sample = _Sample(number, key)
         _note(tar, sample, member)
     if sample is not None:
         yield sample
+
+
+def walk(tar: tarfile.TarFile) -> Iterator[tuple[int, str | None, tarfile.TarInfo]]:
+    """(number of the sample, its key, member) of every member; key None for folders, links and hidden files.
+
+    A sample is a run of members with one key, no name twice: `a.mp4 a.txt a.mp4` are two.
+    """
+    number, last = -1, None
+    names: set[str] = set()
+    while (member := tar.next()) is not None:
+        tar.__dict__["members"] = []  # tarfile keeps every header it met: with a million members, a gigabyte
+        if not member.isfile() or PurePosixPath(member.name).name.startswith("."):
+            yield number, None, member
+            continue
+        key = sample_key(member.name)
+        if key != last or member.name in names:
+            number, last, names = number + 1, key, set()
+        names.add(member.name)
+        yield number, key, member
 
 
 def sample_key(name: str) -> str:
@@ -145,10 +195,8 @@ def _caption_in(text: str) -> str | None:
     return caption if isinstance(caption, str) else None
 
 
-def _item(path: str, sample: _Sample, clip: tarfile.TarInfo, index: int) -> Item:
-    plain = not path.endswith((".gz", ".tgz"))
+def _item(path: str, sample: _Sample, clip: tarfile.TarInfo) -> Item:
     return Item(
-        video=f"{path}!{clip.name}", path=path, member=clip.name,
-        offset=clip.offset_data if plain else None, size=clip.size if plain else None,
-        source=SourceRow(kind="webdataset", file=path, index=index, id=sample.key, caption=sample.caption),
+        video=f"{path}!{clip.name}", path=path, member=clip.name, offset=clip.offset_data, size=clip.size,
+        source=SourceRow(kind="webdataset", file=path, index=sample.number, id=sample.key, caption=sample.caption),
     )  # fmt: skip
