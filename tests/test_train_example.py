@@ -165,6 +165,11 @@ TEXT_ONLY = (
     "{% for m in messages %}{% if m.role == 'user' %}Q: {{ m.content }}\nA:"
     "{% else %} {{ m.content }}\n{% endif %}{% endfor %}"
 )
+TRIMMED = (
+    "{% for m in messages %}{{ '<|' + m.role + '|>\\n\\n' }}{{ m.content | trim }}</s>{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>\\n\\n' }}{% endif %}"
+)
+"""As a Llama 3 of text alone prints it: a list of parts would be trimmed, too, and printed as Python writes it."""
 FORGETFUL = (
     "{% for m in messages %}{% if m.role == 'user' or loop.last %}{{ m.role }}: {% for c in m.content %}"
     "{{ '<image>' if c.type == 'image' else c.text }}{% endfor %}\n{% endif %}{% endfor %}"
@@ -180,7 +185,10 @@ def with_template(template: str, folder: Path) -> ModelSpec:
     return replace(spec, folder=folder, as_said=True)
 
 
-@pytest.mark.parametrize("template", [MISTRAL, LLAMA3, TEXT_ONLY], ids=["mistral", "llama3", "text-only"])
+TEMPLATES = {"mistral": MISTRAL, "llama3": LLAMA3, "text-only": TEXT_ONLY, "trimmed": TRIMMED}
+
+
+@pytest.mark.parametrize("template", TEMPLATES.values(), ids=TEMPLATES)
 def test_templates_of_other_models(template: str, tmp_path: Path) -> None:
     spec = with_template(template, tmp_path)
     messages = [m for m in dialogue(spec) if m.role != "system"]
@@ -190,6 +198,15 @@ def test_templates_of_other_models(template: str, tmp_path: Path) -> None:
         prompt = build_prompt(messages[:turn], spec, load_tokenizer(spec.folder), rope_max=8, max_new_tokens=8)
         assert example.prompt.input_ids[: prompt.length] == prompt.input_ids
         assert example.trained[prompt.length]
+
+
+@pytest.mark.parametrize("template", TEMPLATES.values(), ids=TEMPLATES)
+def test_templates_print_what_is_said_where_nothing_is_shown(template: str, tmp_path: Path) -> None:
+    spec = with_template(template, tmp_path)
+    example = example_of(spec, [Message("user", "what is red?"), Message("assistant", "A colour.")])
+    assert "{" not in example.prompt.text
+    assert "what is red?" in example.prompt.text
+    assert [text.strip() for text in said_in(example)] == ["A colour.</s>"]
 
 
 def test_a_template_that_forgets_answers_can_not_be_taught(tmp_path: Path) -> None:

@@ -287,7 +287,8 @@ def _render_turns(turns: Sequence[Turn], spec: ModelSpec, tokenizer: Tokenizer, 
     template = chat_template(spec, video=any(m.kind == "video" for turn in turns for m in turn.media))
     names = {**special_tokens(spec.folder), "image_token": spec.image_token}
     reason = "it prints no placeholder for a picture"
-    for parts in (_content_parts, _content_string):
+    forms = _FORMS if wanted else _forms_read(template, tuple(names.items()), spec)
+    for parts in forms:
         messages = [{"role": t.role, "content": parts(t, text, spec)} for t, text in zip(turns, texts, strict=True)]
         try:
             rendered = render(template, messages, names, reply)
@@ -299,6 +300,23 @@ def _render_turns(turns: Sequence[Turn], spec: ModelSpec, tokenizer: Tokenizer, 
     raise IncompleteModel(
         f"{spec.folder}: its chat template can not be used ({reason}); save the model's processor again"
     )
+
+
+@lru_cache(maxsize=8)
+def _forms_read(template: str, names: tuple[tuple[str, str], ...], spec: ModelSpec) -> tuple[_Form, ...]:
+    """The forms of content that a template understands, told by a turn with a picture: without one, a template that
+    wants texts (`content | trim`, as Llama 3's) would print a list of parts as Python writes it, and nobody would know.
+    """
+    probe = Turn("user", "x", (Shown(kind="image"),))
+
+    def prints_picture(form: _Form) -> bool:
+        try:
+            told = render(template, [{"role": "user", "content": form(probe, "x", spec)}], dict(names), False)
+        except (TypeError, ValueError):
+            return False
+        return told.count(spec.image_token) == 1
+
+    return tuple(form for form in _FORMS if prints_picture(form)) or _FORMS
 
 
 def _render_spoken(turns: Sequence[Turn], spec: ModelSpec, tokenizer: Tokenizer, reply: bool) -> str:
@@ -321,6 +339,10 @@ def _content_parts(turn: Turn, text: str, spec: ModelSpec) -> list[dict[str, str
 
 def _content_string(turn: Turn, text: str, spec: ModelSpec) -> str:
     return "".join(f"{_marker(m, spec)}\n" for m in turn.media) + text
+
+
+_Form: TypeAlias = Callable[[Turn, str, ModelSpec], "list[dict[str, str]] | str"]
+_FORMS: tuple[_Form, ...] = (_content_parts, _content_string)
 
 
 def _quietener(spec: ModelSpec, tokenizer: Tokenizer) -> Callable[[str], str]:
