@@ -19,6 +19,7 @@ from tests.caption_rows import RECIPE, item_at, item_like, row_of
 from vidllm.corpus.index import DigestMap, RowIndex
 from vidllm.corpus.item import Item, digest_of
 from vidllm.corpus.output import Output
+from vidllm.corpus.reading import standing_rows
 from vidllm.corpus.recipe import Recipe
 from vidllm.corpus.rows import CaptionRow, Status
 from vidllm.corpus.stores import head_of, manifest_of, open_store
@@ -513,3 +514,17 @@ def test_an_open_output_is_small(tmp_path: Path) -> None:
     assert rows == 50_000
     assert kilobytes < 50_000
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > 0
+
+
+def test_a_name_of_any_bytes_and_half_a_character_are_kept(out: Path, tmp_path: Path) -> None:
+    name = os.fsdecode(b"no \xff text \\udcff.mp4")
+    items = [item_at(tmp_path, 1), Item(video=name, path=name), item_at(tmp_path, 2)]
+    rows = [row_of(item, caption=f"half \ud83d {n}") for n, item in enumerate(items)]
+    with Output.open(out, RECIPE) as output:
+        for row in rows:
+            output.add(row)
+    with Output.open(out, RECIPE) as output:
+        assert [output.row_of(item, RECIPE.digest) for item in items] == rows
+        output.add(replace(rows[0], stamp="0" * 16))  # another stands for it: the part is written again
+    assert list(standing_rows(out)) == [*rows[1:], replace(rows[0], stamp="0" * 16)]
+    assert all(row.check == row.checksum() for row in standing_rows(out))

@@ -1,7 +1,7 @@
 """Rows of data sets, one after the other whatever the file's size: JSON lines, one JSON array, Parquet."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -88,11 +88,47 @@ def parquet_rows(path: str | Path) -> Iterator[dict[str, Any]]:
     parquet, arrow = need_parquet(), import_module("pyarrow")
     try:
         with parquet.ParquetFile(path) as file:
+            kept, number = kept_rows(file.schema_arrow), 0
             for batch in file.iter_batches(batch_size=1024):
-                yield from batch.to_pylist()
+                for row in batch.to_pylist():
+                    yield kept.get(number, row)
+                    number += 1
     except (OSError, arrow.ArrowException) as error:
         reason = " ".join(str(error).split())[:120]
         raise InputError(f"{path}: can not be read as Parquet ({reason}); check the file") from error
+
+
+KEPT = b"vidllm_rows"
+"""Metadata of a part: rows that UTF-8 can not hold (names of files may be any bytes), as JSON, by number."""
+
+
+def arrow_table(rows: Sequence[dict[str, Any]], schema: Any) -> Any:
+    """A table of `rows`, of which `kept_rows` gives back those that it can only hold with letters spelled out."""
+    arrow = import_module("pyarrow")
+    try:
+        return arrow.Table.from_pylist(rows, schema=schema)
+    except UnicodeEncodeError:
+        plain = [_spelled_out(row) for row in rows]
+        kept = {number: row for number, (row, other) in enumerate(zip(rows, plain, strict=True)) if row != other}
+        return arrow.Table.from_pylist(plain, schema=schema.with_metadata({KEPT: json.dumps(kept)}))
+
+
+def kept_rows(schema: Any) -> dict[int, dict[str, Any]]:
+    """The rows that `arrow_table` had to spell out, by number."""
+    kept = json.loads((schema.metadata or {}).get(KEPT, b"{}"))
+    return {int(number): row for number, row in kept.items()}
+
+
+def _spelled_out(value: Any) -> Any:
+    match value:
+        case str():
+            return value.encode("utf-8", "backslashreplace").decode()
+        case dict():
+            return {name: _spelled_out(inner) for name, inner in value.items()}
+        case list():
+            return [_spelled_out(inner) for inner in value]
+        case _:
+            return value
 
 
 def need_parquet() -> Any:

@@ -15,7 +15,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
-from vidllm.corpus.formats import need_parquet
+from vidllm.corpus.formats import arrow_table, kept_rows, need_parquet
 from vidllm.corpus.index import Head
 from vidllm.corpus.rows import CaptionRow
 from vidllm.errors import OutputError
@@ -174,7 +174,7 @@ class ParquetParts:
     def rows(self) -> Iterator[tuple[int, dict[str, Any]]]:
         """Part by part, then the journal."""
         for number in self._sealed():
-            for row, fields in enumerate(self._read(number).to_pylist()):
+            for row, fields in enumerate(self._rows_of(number)):
                 yield number << _PART_BITS | row, fields
         if self._journal is not None:
             for row, (_, line) in enumerate(self._journal.lines()):
@@ -197,7 +197,7 @@ class ParquetParts:
             fields: dict[str, Any] = json.loads(self._journal.line_at(self._places[row]))
             return fields
         if self._cache[0] != number:
-            self._cache = (number, self._read(number).to_pylist())
+            self._cache = (number, self._rows_of(number))
         return self._cache[1][row]
 
     def drop(self, places: Iterable[int]) -> None:
@@ -208,7 +208,7 @@ class ParquetParts:
             gone.setdefault(place >> _PART_BITS, set()).add(place & (1 << _PART_BITS) - 1)
         self._cache = (0, [])
         for number, rows in gone.items():
-            kept = [fields for row, fields in enumerate(self._read(number).to_pylist()) if row not in rows]
+            kept = [fields for row, fields in enumerate(self._rows_of(number)) if row not in rows]
             self._write(number, kept)
 
     def close(self) -> None:
@@ -250,10 +250,9 @@ class ParquetParts:
             path.unlink()
 
     def _write(self, number: int, rows: list[dict[str, Any]]) -> None:
-        arrow = import_module("pyarrow")
         target = self._part_path(number)
         part = target.with_name(f"_{target.name}.part")
-        table = arrow.Table.from_pylist(rows, schema=self._schema)
+        table = arrow_table(rows, self._schema)
         try:
             self._parquet.write_table(table, part, compression="zstd")
             _sync(part)
@@ -262,6 +261,11 @@ class ParquetParts:
         except OSError as error:
             part.unlink(missing_ok=True)
             raise not_writable(target, error) from error
+
+    def _rows_of(self, number: int) -> list[dict[str, Any]]:
+        table = self._read(number)
+        kept = kept_rows(table.schema)
+        return [kept.get(row, fields) for row, fields in enumerate(table.to_pylist())]
 
     def _read(self, number: int, columns: list[str] | None = None) -> Any:
         path = self._part_path(number)
