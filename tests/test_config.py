@@ -27,6 +27,7 @@ class Run:
     data: list[str] = field(default_factory=list)
     limit: int | None = None
     optimizer: Optimizer = Optimizer()
+    loss: Literal["plain", "mixed"] | dict[str, float] = "plain"
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -48,6 +49,10 @@ def test_a_file_and_words_that_override_it(tmp_path: Path) -> None:
     )  # fmt: skip
 
 
+def test_numbers_of_a_mapping_are_numbers_in_any_spelling() -> None:
+    assert load_config(Run, None, ["output=x", "loss={sigmoid: 8e-1, sft: 1}"]).loss == {"sigmoid": 0.8, "sft": 1.0}
+
+
 def test_words_alone_are_enough() -> None:
     assert load_config(Run, None, ["output=x", "limit=null"]) == Run(output=Path("x"))
 
@@ -57,6 +62,10 @@ def test_words_alone_are_enough() -> None:
     [
         ({"output": "x", "stepz": 1}, "unknown key 'stepz'; did you mean 'steps'?"),
         ({"output": "x", "zzz": 1}, "unknown key 'zzz'; known are data, fast, limit"),
+        ({"output": "x", "optimizer": {"lr": float("nan")}}, "optimizer: lr is nan; a finite number is needed"),
+        ({"output": "x", "optimizer": {"lr": "1e999"}}, "optimizer: lr is inf; a finite number is needed"),
+        ({"output": "x", "loss": {"hinge": "a"}}, "loss: hinge is 'a'; a number is needed"),
+        ({"output": "x", "loss": "hinge"}, "loss is 'hinge'; choose one of plain, mixed"),
         ({"output": "x", "optimizer": {"learning": 1}}, "optimizer: unknown key 'learning'; known are betas, lr"),
         ({"steps": 1}, "'output' is missing"),
         ({"output": "x", "steps": 1.5}, "steps is 1.5; a whole number is needed"),

@@ -103,6 +103,7 @@ def test_the_shift_is_the_mean_of_all_rewards_so_far() -> None:
         ({}, 0.1, 0.0, "none given"),
         ({"sigmoid": 1.0}, 0.0, 0.0, "beta"),
         ({"robust": 1.0}, 0.1, 0.5, "label_smoothing"),
+        ({"hinge": 1.0, "sft": 1.0}, 0.1, 0.1, "means nothing to hinge, sft"),
     ],
 )
 def test_what_can_not_be_is_refused_in_one_line(

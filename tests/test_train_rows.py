@@ -147,6 +147,7 @@ PLAIN = {"from": "human", "value": "what happens?"}
         (conversation({"from": "human", "value": ""}, GPT), "question 1 is empty"),
         (conversation(PLAIN, GPT, {"from": "system", "value": "x"}), "a system turn stands after the first"),
         (conversation({"from": "system", "value": "x"}), "a system turn only"),
+        (conversation(PLAIN, {"from": "gpt", "value": "\ud800."}), "conversations[1] holds half a character"),
     ],
 )
 def test_a_bad_row_is_told_of_with_file_line_and_advice(media: Path, row: Any, said: str) -> None:
@@ -206,9 +207,14 @@ def test_a_pairs_prompt_may_be_a_dialogue(media: Path) -> None:
     [
         ({"rejected": " It moves. "}, "chosen and rejected are the same"),
         ({"chosen": "  "}, "'chosen' is empty"),
-        ({"prompt": ""}, "'prompt' is empty"),
-        ({"prompt": "   "}, "'prompt' is empty"),
-        ({"prompt": [{"role": "system", "content": "Be brief."}, HUMAN | {"value": " "}]}, "'prompt' is empty"),
+        ({"prompt": ""}, "'prompt' asks nothing"),
+        ({"prompt": "   "}, "'prompt' asks nothing"),
+        ({"prompt": "<video>"}, "'prompt' asks nothing"),
+        ({"prompt": [{"role": "user", "content": [{"type": "video"}]}]}, "'prompt' asks nothing"),
+        ({"prompt": "what \ud83d?"}, r"prompt[0] holds half a character ('\ud83d')"),
+        ({"chosen": "It \ud83d."}, r"'chosen' holds half a character ('\ud83d')"),
+        ({"video": "a" * 5000}, "put it there, or name the folder it lies in with media"),
+        ({"prompt": [{"role": "system", "content": "Be brief."}, HUMAN | {"value": " "}]}, "'prompt' asks nothing"),
         ({"rejected": None}, "no 'rejected' in it"),
         ({"rejected": 3}, "'rejected' is a number"),
         ({"prompt": None}, "no 'prompt' in it"),

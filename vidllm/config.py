@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -100,6 +101,9 @@ def _convert(value: Any, kind: Any, where: str) -> Any:
         return value
     if origin in (tuple, list):
         return _convert_sequence(value, origin, arguments, where)
+    if origin is dict and isinstance(value, dict):
+        return {_convert(key, arguments[0], where): _convert(item, arguments[1], f"{where}: {key}")
+                for key, item in value.items()}  # fmt: skip
     if dataclasses.is_dataclass(kind) and isinstance(value, dict):
         return from_mapping(typing.cast(type, kind), value, where=where)
     return _convert_plain(value, origin or kind, where)
@@ -115,7 +119,8 @@ def _convert_union(value: Any, arguments: tuple[Any, ...], where: str) -> Any:
                 return _convert(value, kind, where)
             except ConfigError as error:
                 errors.append(error)
-    raise errors[0]
+    inside = (error for error in errors if not str(error).startswith(f"{where} is "))
+    raise next(inside, errors[0])
 
 
 def _convert_sequence(value: Any, origin: Any, arguments: tuple[Any, ...], where: str) -> Any:
@@ -133,9 +138,11 @@ def _convert_plain(value: Any, kind: type, where: str) -> Any:
         return Path(value)
     if kind is float and not isinstance(value, bool):
         try:  # YAML 1.1 reads 1e-5 as text
-            return float(value)
+            value = float(value)
         except (TypeError, ValueError):
             pass
+        if isinstance(value, float) and not math.isfinite(value):  # no setting means it, and comparisons let .nan pass
+            raise ConfigError(f"{where} is {value}; a finite number is needed")
     # bool is an int to Python; `frames: true` is a mistake all the same
     if isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
         return value

@@ -22,7 +22,7 @@ from vidllm.feedback.judge import Case
 from vidllm.train.files import shown_files, stamp
 from vidllm.train.places import Folder, place_media
 from vidllm.train.row import Bad, Media, Origin, Problem, Turn
-from vidllm.train.rows import Json, check_order, one_of, read_each, turns_of
+from vidllm.train.rows import Json, check_order, one_of, read_each, turns_of, whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +133,8 @@ def _of_row(row: Json, origin: Origin, folder: Folder, dialogue: bool) -> tuple[
     said = [{"role": "user", "content": row[key]}] if isinstance(row[key], str) else row[key]
     turns = place_media(row, turns_of({key: said}, key), folder)
     check_order(turns)
+    if not all(turn.text for turn in turns if turn.role == "user"):
+        raise Bad("a question has no words", "write what is asked, or leave the row out")
     evidence, answer = _text(row, "caption"), _text(row, "answer")
     found = []
     for number, turn in enumerate(turns):
@@ -159,7 +161,7 @@ def _text(row: Json, key: str) -> str | None:
         return None
     if not isinstance(value, str) or not value.strip():
         raise Bad(f"{key!r} has no words", "write a text, or leave the key out")
-    return value.strip()
+    return whole(value, repr(key)).strip()
 
 
 # ------------------------------------------------------------------------------------------------ folders of clips

@@ -72,6 +72,9 @@ class PreferenceLoss:
         if not 0 <= self.label_smoothing < 0.5:
             raise ConfigError(f"label_smoothing {self.label_smoothing:g} must be in [0, 0.5): half the labels flipped "
                               "say nothing")  # fmt: skip
+        if self.label_smoothing and not {"sigmoid", "robust"} & set(self.terms):
+            raise ConfigError(f"label_smoothing {self.label_smoothing:g} means nothing to {', '.join(self.terms)}; "
+                              "leave it out, or give sigmoid or robust a weight")  # fmt: skip
 
     def __call__(self, pairs: PairLogps, shift: float = 0.0) -> Tensor:
         """The loss (), the mean over pairs; `shift` is `RewardShift.mean`, which only the term bco looks at."""

@@ -112,7 +112,8 @@ def _share(sampling: str) -> tuple[str, float, bool] | None:
     if match is None:
         return None
     which, number, percent = match[1] or "first", float(match[2] or 100), bool(match[3]) or not match[1]
-    return (which, number, percent) if number <= 100 or not percent else None
+    possible = number <= 100 if percent else number.is_integer()  # 0.2 for 20% would be no row
+    return (which, number, percent) if possible else None
 
 
 def _sample(rows: Sequence[int], sampling: str, seed: int) -> list[int]:

@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -45,7 +46,7 @@ class Folder:
             raise Bad(f"{name} is a URL", "download it first and give the file's path")
         path = str(self.root / name)
         if path not in self.known:
-            self.known[path] = Path(path).is_file()
+            self.known[path] = os.path.isfile(path)  # Path's own ends in an OSError where a name is too long
         if not self.known[path]:
             raise Bad(f"no file {path}", "put it there, or name the folder it lies in with media")
         return path

@@ -134,11 +134,10 @@ def _train_row(row: Json, origin: Origin, folder: Folder) -> TrainRow:
 def _pair_row(row: Json, origin: Origin, folder: Folder) -> PairRow:
     prompt = row.get(one_of(row, ("prompt",)))
     said = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-    asked = turns_of({"prompt": said}, "prompt")
-    if not asked[-1].text.strip() and not asked[-1].own:  # else the clip would stand there for the question
-        raise Bad("'prompt' is empty", "write what was asked, or leave the row out")
-    turns = place_media(row, asked, folder)
+    turns = place_media(row, turns_of({"prompt": said}, "prompt"), folder)
     check_order(turns)
+    if turns[-1].role == "user" and not turns[-1].text:  # a clip alone is no question
+        raise Bad("'prompt' asks nothing", "write what was asked, or leave the row out")
     if turns[-1].role != "user":
         raise Bad("its prompt ends with an answer", "end it with the user's turn; chosen and rejected answer it")
     chosen, rejected = (_answer(row, key) for key in ("chosen", "rejected"))
@@ -179,7 +178,7 @@ def _turn(turn: Any, where: str) -> RawTurn:
     if not isinstance(role, str) or role.lower() not in ROLES:
         raise Bad(f"{where} is said by {role!r}", f"name one of {', '.join(ROLES)}")
     if isinstance(content, str):
-        return RawTurn(ROLES[role.lower()], content)
+        return RawTurn(ROLES[role.lower()], whole(content, where))
     if not isinstance(content, list):
         raise Bad(f"{where} has no words", "give a text as its content (or value)")
     return _parts(ROLES[role.lower()], content, where)
@@ -191,7 +190,7 @@ def _parts(role: Role, content: list[Any], where: str) -> RawTurn:
     for part in content:
         kind = part.get("type") if isinstance(part, dict) else None
         if kind == "text" and isinstance(part.get("text"), str):
-            text += part["text"]
+            text += whole(part["text"], where)
         elif kind in ("image", "video"):
             name = part.get(kind, part.get("path"))
             text += f"<{kind}>\n"
@@ -199,6 +198,15 @@ def _parts(role: Role, content: list[Any], where: str) -> RawTurn:
         else:
             raise Bad(f"{where} has a part of type {kind!r}", "use text, image and video")
     return RawTurn(role, text, tuple(own))
+
+
+def whole(text: str, where: str) -> str:
+    r"""The text. Raises Bad for half a character (such as \ud83d): JSON can say it, no tokenizer and no file can."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise Bad(f"{where} holds half a character ({text[error.start]!a})", "write it whole, or leave it out") from None
+    return text
 
 
 def check_order(turns: tuple[Turn, ...]) -> None:
@@ -226,7 +234,7 @@ def _answer(row: Json, key: str) -> str:
         raise Bad(f"{key!r} is {_kind(value)}", "give the answer's text")
     if not value.strip():
         raise Bad(f"{key!r} is empty", "write the answer, or leave the row out")
-    return value.strip()
+    return whole(value, repr(key)).strip()
 
 
 def _reference(value: Any) -> Reference | None:
