@@ -199,8 +199,33 @@ def test_frames_meet_the_square_tile_as_planned(fit: str, borders: bool, top_lef
 
 def test_a_conversation_that_does_not_fit_is_refused_and_never_cut() -> None:
     spec = replace(spec_of("llava"), context=256)
-    with pytest.raises(BudgetError, match=r"over context 256 x RoPE 2 = 512; use a shorter conversation$"):
-        prompt_of(spec, [Message("user", "word " * 600, ())])
+    messages = [Message("user", "word " * 600, ())]
+    with pytest.raises(BudgetError, match=r"over context 256 x RoPE 2 = 512; use --rope-max [\d.]+ or a shorter quest"):
+        prompt_of(spec, messages)
+
+
+def test_a_talk_that_has_grown_too_long_is_told_to_begin_anew_where_that_helps() -> None:
+    spec = replace(spec_of("llava"), context=256)
+    first = Message("user", "what?", (picture(30, 40),))
+    talk = [first, Message("assistant", "word " * 600), Message("user", "and then?")]
+    with pytest.raises(BudgetError) as caught:
+        prompt_of(spec, talk, rope_max=1)
+    begin_anew, rope = caught.value.ways
+    assert str(begin_anew) == "a shorter conversation"
+    assert rope.change == "rope_max"
+    assert prompt_of(spec, talk, rope_max=rope.value).rope_factor <= rope.value
+    with pytest.raises(BudgetError) as caught:
+        prompt_of(spec, [*talk[:2], Message("user", "word " * 600)], rope_max=1)
+    assert "conversation" not in str(caught.value)
+
+
+def test_a_reply_shrinks_to_what_is_left_and_no_further() -> None:
+    """It fell from 256 to 64 at once when a talk had no room for the 256."""
+    spec = replace(spec_of("llava"), context=300)
+    short = prompt_of(spec, [Message("user", "word " * 50)], rope_max=1, shrink=True)
+    assert 64 < short.max_new_tokens == 300 - short.length < 256
+    with pytest.raises(BudgetError, match="64 reply"):
+        prompt_of(spec, [Message("user", "word " * 150)], rope_max=1, shrink=True)
 
 
 def test_a_prompt_built_to_be_counted_may_be_of_any_length() -> None:

@@ -14,7 +14,7 @@ from PIL import Image as PIL
 
 from tests.planned import spec_of
 from vidllm.clip import PlanOptions
-from vidllm.errors import BudgetError, RowError
+from vidllm.errors import BudgetError, RowError, VideoError, Way
 from vidllm.model.families import load_tokenizer
 from vidllm.train.check import Checked, check
 from vidllm.train.loading import load_example
@@ -95,18 +95,22 @@ def test_a_row_that_is_too_long_is_told_what_the_config_can_do(
 
 
 @pytest.mark.parametrize(
-    ("said", "advised"),
+    ("ways", "asked", "taught"),
     [
-        ("use --frames 3 or --stride 4", "use frames=3 or stride=4"),
-        ("use --max-new-tokens 2030 or --rope-max 19.55.", "use a shorter answer or rope_max=19.55."),
-        ("use --no-subtitles or a model with a context of 9 tokens", "use subtitles=false or a model with a context "
-         "of 9 tokens"),
-        ("use fewer --frames or a shorter conversation", "use fewer frames or a shorter conversation"),
-        ("-- a dash, and a-b--c", "-- a dash, and a-b--c"),
+        ((Way("frames", 3), Way("stride", 4)), "--frames 3 or --stride 4", "frames=3 or stride=4"),
+        ((Way("max_new_tokens", 20), Way("rope_max", 19.5)), "--max-new-tokens 20 or --rope-max 19.5",
+         "a shorter answer or rope_max=19.5"),
+        ((Way("subtitles", False), Way("context", 9)), "--no-subtitles or a model with a context of 9 tokens",
+         "subtitles=false or a model with a context of 9 tokens"),
     ],
 )  # fmt: skip
-def test_advice_for_the_command_line_is_told_in_words_of_the_config(said: str, advised: str) -> None:
-    assert advice(BudgetError(said)) == advised
+def test_who_asks_and_who_teaches_are_told_the_same_ways_in_their_own_words(
+    ways: tuple[Way, ...], asked: str, taught: str
+) -> None:
+    error = BudgetError("9 tokens, over context 8", ways)
+    assert str(error) == f"9 tokens, over context 8; use {asked}"
+    assert advice(error) == f"9 tokens, over context 8; use {taught}"
+    assert advice(VideoError("a.mp4: cut off at --from")) == "a.mp4: cut off at --from"
 
 
 def test_problems_are_refused_in_one_line(folder: Path) -> None:

@@ -18,10 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Unpack
 
 from vidllm.answer import Answer, Timing, report
-from vidllm.budget import LEAST_REPLY_TOKENS
 from vidllm.checks import check_text
 from vidllm.clip import Clip, PlanOptions, open_clips
-from vidllm.errors import BudgetError, ConfigError
+from vidllm.errors import ConfigError
 from vidllm.model.families import ModelSpec, load_tokenizer, read_spec, resolve_model
 from vidllm.model.resolve import BUILTIN, builtin_folder, model_name
 from vidllm.options import AskOptions, split_options
@@ -295,26 +294,17 @@ class ChatSession:
     def _write_prompt(self, question: str, look: _Look, options: PlanOptions) -> Prompt:
         """The whole dialogue with `question` at its end; a reply whose room nobody named gives way to it.
 
-        Raises BudgetError when the dialogue has outgrown the model.
+        At the smallest RoPE factor that does; in a talk, at one that will do for the next turns too, because another
+        factor means reading the video again. So a talk keeps the factor it has, and takes some slack as soon as it
+        needs one at all; a single question never does. Raises BudgetError when the dialogue has outgrown the model.
         """
         said = [Message(role, text) for turn in self._shown_turns for role, text in zip(ROLES, turn, strict=True)]
         first, *rest = [*said, Message("user", question)]
         messages = [replace(first, media=look.media), *rest]
-        try:
-            return self._build(messages, options.max_new_tokens, look, options.rope_max)
-        except BudgetError:
-            if options.max_new_tokens is not None:
-                raise
-            return self._build(messages, LEAST_REPLY_TOKENS, look, options.rope_max)
-
-    def _build(self, messages: Sequence[Message], room: int | None, look: _Look, most: float) -> Prompt:
-        """The prompt at the smallest RoPE factor that does; in a talk, at one that will do for the next turns too.
-
-        Another factor means reading the video again. So a talk keeps the factor it has, and takes some slack as soon
-        as it needs one at all; a single question never does.
-        """
-        model = self._model.lmm
-        prompt = build_prompt(messages, model.spec, model.tokenizer, max_new_tokens=room, rope_max=most)
+        model, most, room = self._model.lmm, options.rope_max, options.max_new_tokens
+        prompt = build_prompt(
+            messages, model.spec, model.tokenizer, max_new_tokens=room, shrink=room is None, rope_max=most
+        )
         kept = self._past.state.rope_factor if self._past is not None and look is self._look else 1.0
         if self._single or prompt.rope_factor <= 1.0 == kept:
             return prompt

@@ -9,9 +9,9 @@ reads a file or imports more than the standard library.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, groupby, pairwise
+from itertools import groupby, pairwise
 from typing import Any, Literal
 
 from vidllm.errors import BudgetError
@@ -249,25 +249,11 @@ class Room:
         return min(math.ceil(total / self.context * 10_000 - 1e-6) / 10_000, self.largest_factor)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Savings:
-    """Tokens of a prompt's text that could go, for whom a budget is too small."""
-
-    question: int = 0
-    """By a shorter one."""
-    subtitles: int = 0
-    """Without them."""
-    stamps: Callable[[int], int] = lambda frames: 0
-    """When so many frames are shown and stamped with their times, in place of all that were planned."""
-
-
 def plan_tokens(
     frames: Sequence[PlannedFrame],
     *,
     text_tokens: int,
-    savings: Callable[[], Savings] = Savings,
     room: Room,
-    geometry: Geometry | NativeGeometry,
     policy: Policy = "uniform",
     fit: Fit | None = None,
     tolerance: float = 0.0,
@@ -277,16 +263,14 @@ def plan_tokens(
 ) -> TokenPlan:
     """The plan that shows exactly these frames, with the smallest RoPE factor that makes room for text and reply.
 
-    `savings` counts what of the `text_tokens` could go, and is asked only when there is no room.
-
     Raises:
-        BudgetError: they do not fit; the message is the sum, then two options of which each makes it fit.
+        BudgetError: they do not fit; the message is the sum. Who knows what could be changed adds the ways out.
     """
     video = sum(frame.tokens for frame in frames)
     reply = room.reply_for(video + text_tokens)
     if reply == 0:
         line = _sum_line(frames, text_tokens, room.least_reply, room.context, room.largest_factor)
-        raise BudgetError(f"{line}; {_ways_out(frames, text_tokens, room, geometry, savings())}")
+        raise BudgetError(line, short=video + text_tokens + room.least_reply - room.capacity)
     if reply < room.reply:
         notes = (*notes, f"the reply's room shrank from {room.reply} to {reply} tokens")
     return TokenPlan(
@@ -319,52 +303,3 @@ def _frames_line(frames: Sequence[PlannedFrame]) -> str:
     """Like "9 frames x 144 + 12 frames x 36 tokens"; a `one` newline shows as a frame one token longer."""
     counts = groupby(sorted((f.tokens for f in frames if f.tokens), reverse=True))
     return " + ".join(f"{len(list(group))} frames x {tokens}" for tokens, group in counts) or "0 frames"
-
-
-def _ways_out(
-    frames: Sequence[PlannedFrame], text: int, room: Room, geometry: Geometry | NativeGeometry, savings: Savings
-) -> str:
-    """Two ways, each of which makes it fit; one where there is no other."""
-    left = room.capacity - text - room.least_reply
-    ways = [*_fewer_frames(frames, left, geometry, savings), *_coarser(frames, left, geometry)]
-    if len(ways) < 2:
-        ways += _more_room(sum(f.tokens for f in frames) + text, room, savings)
-    return "use " + " or ".join(ways[:2])
-
-
-def _fewer_frames(
-    frames: Sequence[PlannedFrame], left: int, geometry: Geometry | NativeGeometry, savings: Savings
-) -> list[str]:
-    """`--frames K` for as many of the dearest frames as there is room for: any K of them then fit."""
-    dearest = list(accumulate(sorted((f.tokens for f in frames if f.tokens), reverse=True)))
-    each = geometry.temporal_patch if isinstance(geometry, NativeGeometry) else 1
-    low, high = 0, len(dearest) + 1  # so many fit, so many do not
-    while high - low > 1:
-        middle = (low + high) // 2
-        fits = dearest[middle - 1] <= left + savings.stamps(middle * each)
-        low, high = (middle, high) if fits else (low, middle)
-    return [f"--frames {low * each}"] if low else []
-
-
-def _coarser(frames: Sequence[PlannedFrame], left: int, geometry: Geometry | NativeGeometry) -> list[str]:
-    if isinstance(geometry, NativeGeometry):
-        return []
-    for stride in range(min(f.stride for f in frames) + 1 if frames else 1, min(geometry.rows, geometry.cols) + 1):
-        if sum(geometry.frame_tokens([stride] * len(frames))) <= left:
-            return [f"--stride {stride}"]
-    return []
-
-
-def _more_room(prompt: int, room: Room, savings: Savings) -> list[str]:
-    """What else makes it fit; the last always does."""
-    ways = []
-    if room.max_new_tokens is not None and prompt < room.capacity:
-        ways.append(f"--max-new-tokens {room.capacity - prompt}")
-    if room.scalable:
-        ways.append(f"--rope-max {math.ceil((prompt + room.least_reply) / room.context * 100) / 100:g}")
-    over = prompt + room.least_reply - room.capacity
-    if savings.subtitles >= over:
-        ways.append("--no-subtitles")
-    if savings.question >= over:
-        ways.append("a shorter question")
-    return [*ways, f"a model with a context of {prompt + room.least_reply} tokens"]

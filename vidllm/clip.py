@@ -12,7 +12,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from vidllm.advice import Wish, ways_out
 from vidllm.budget import TokenPlan
+from vidllm.errors import BudgetError
 from vidllm.model.chat import AnyTokenizer
 from vidllm.planning import Planner, room_of
 from vidllm.planning import PlanOptions as PlanOptions
@@ -88,7 +90,7 @@ def plan_video(
         VideoError: the clip can not be read, or its range holds no frame.
         BudgetError: it does not fit; the message holds the sum and two options that make it fit.
     """
-    return _plan(video, question, spec, tokenizer, options or PlanOptions())[0]
+    return plan_clips((video,), question, spec, tokenizer, options)[0]
 
 
 def open_clip(
@@ -99,11 +101,30 @@ def open_clip(
 
     What `known` recalls is not decoded. Raises as `plan_video`, and what the reader raises.
     """
-    options = options or PlanOptions()
-    planned, planner = _plan(video, question, spec, tokenizer, options)
+    return open_clips((video,), question, spec, tokenizer, options, known=known)[0]
+
+
+def plan_clips(
+    videos: Sequence[Video], question: str, spec: ModelSpec, tokenizer: AnyTokenizer | None,
+    options: PlanOptions | None = None,
+) -> tuple[ClipPlan, ...]:  # fmt: skip
+    """`plan_video` for several videos of one prompt: each within an equal share of what the reply leaves."""
+    return tuple(planned for planned, _ in _plan(videos, question, spec, tokenizer, options or PlanOptions()))
+
+
+def open_clips(
+    videos: Sequence[Video], question: str, spec: ModelSpec, tokenizer: AnyTokenizer | None,
+    options: PlanOptions | None = None, *, known: Known | None = None,
+) -> tuple[Clip, ...]:  # fmt: skip
+    """Several videos for one prompt, each as `plan_clips` plans it; no frame is decoded before all of them fit."""
+    both = _plan(videos, question, spec, tokenizer, options or PlanOptions())
+    return tuple(_opened(planned, planner, known) for planned, planner in both)
+
+
+def _opened(planned: ClipPlan, planner: Planner, known: Known | None) -> Clip:
     began = time.perf_counter()
-    recalled = known.recall(planned, spec, options) if known is not None else Recalled()
-    frames = recalled.frames if recalled.frames is not None else read_planned(planned, options)
+    recalled = known.recall(planned, planner.spec, planner.options) if known is not None else Recalled()
+    frames = recalled.frames if recalled.frames is not None else read_planned(planned, planner.options)
     decode_seconds = time.perf_counter() - began
     return Clip(
         info=planned.info, plan=planner.seen(planned.plan, frames), frames=frames, focus=planned.focus,
@@ -113,40 +134,57 @@ def open_clip(
 
 
 def _plan(
-    video: Video, question: str, spec: ModelSpec, tokenizer: AnyTokenizer | None, options: PlanOptions
-) -> tuple[ClipPlan, Planner]:
+    videos: Sequence[Video], question: str, spec: ModelSpec, tokenizer: AnyTokenizer | None, options: PlanOptions
+) -> list[tuple[ClipPlan, Planner]]:
+    probed = [_probed(video, options.guard) for video in videos]
+    infos = [info for info, _ in probed]
+    wish = Wish(question=question, spec=spec, options=options)
+    try:
+        return [
+            (replace(planned, probe_seconds=seconds), planner)
+            for (planned, planner), (_, seconds) in zip(_planned(infos, wish, tokenizer), probed, strict=True)
+        ]
+    except BudgetError as error:
+        if not error.short:
+            raise  # no sum that more room would change
+        frames = max(len(info.pts_seconds) for info in infos)
+        raise BudgetError(
+            error.line,
+            lambda: ways_out(wish, lambda w: _short(infos, w, tokenizer), frames=frames, videos=len(infos)),
+            error.short,
+        ) from None
+
+
+def _probed(video: Video, guard: Limits | None) -> tuple[VideoInfo, float]:
+    """The clip's index, and the seconds it took."""
     began = time.perf_counter()
-    info = video if isinstance(video, VideoInfo) else probe_video(video, options.guard)
-    probe_seconds = time.perf_counter() - began
-    planner = Planner.of(info, question, spec, tokenizer, options)
-    planned = ClipPlan(
-        info=info, plan=planner.plan(), focus=planner.focus, subtitles=planner.subtitles, probe_seconds=probe_seconds
-    )
-    return planned, planner
+    info = video if isinstance(video, VideoInfo) else probe_video(video, guard)
+    return info, time.perf_counter() - began
 
 
-def plan_clips(
-    videos: Sequence[Video], question: str, spec: ModelSpec, tokenizer: AnyTokenizer | None,
-    options: PlanOptions | None = None,
-) -> tuple[ClipPlan, ...]:  # fmt: skip
-    """`plan_video` for several videos of one prompt: each within an equal share of what the reply leaves."""
-    options = _shared(len(videos), spec, options or PlanOptions())
-    return tuple(plan_video(video, question, spec, tokenizer, options) for video in videos)
+def _planned(
+    infos: Sequence[VideoInfo], wish: Wish, tokenizer: AnyTokenizer | None
+) -> list[tuple[ClipPlan, Planner]]:
+    options = _shared(len(infos), wish.spec, wish.options)
+    planners = [Planner.of(info, wish.question, wish.spec, tokenizer, options) for info in infos]
+    return [
+        (ClipPlan(info=p.info, plan=p.plan(), focus=p.focus, subtitles=p.subtitles), p) for p in planners
+    ]  # fmt: skip
 
 
-def open_clips(
-    videos: Sequence[Video], question: str, spec: ModelSpec, tokenizer: AnyTokenizer | None,
-    options: PlanOptions | None = None, *, known: Known | None = None,
-) -> tuple[Clip, ...]:  # fmt: skip
-    """Several videos for one prompt, each as `plan_clips` plans it."""
-    options = _shared(len(videos), spec, options or PlanOptions())
-    return tuple(open_clip(video, question, spec, tokenizer, options, known=known) for video in videos)
+def _short(infos: Sequence[VideoInfo], wish: Wish, tokenizer: AnyTokenizer | None) -> int:
+    """Tokens that are missing for it; 0 when it fits."""
+    try:
+        _planned(infos, wish, tokenizer)
+    except BudgetError as error:
+        return max(error.short, 1)
+    return 0
 
 
 def _shared(videos: int, spec: ModelSpec, options: PlanOptions) -> PlanOptions:
     """The options of one of so many videos: what the others may take is spoken for."""
     room = room_of(spec, options)
-    share = (room.capacity - options.reserve - room.reply) // max(videos, 1)
+    share = max(room.capacity - options.reserve - room.reply, 0) // max(videos, 1)
     return replace(options, reserve=options.reserve + max(videos - 1, 0) * share)
 
 

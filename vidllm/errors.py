@@ -27,6 +27,12 @@
 """
 
 
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+
 class VidllmError(Exception):
     """One line for a person; the command line prints it and exits with 1."""
 
@@ -63,8 +69,57 @@ class FetchError(VideoError):
     """A URL could not be brought here."""
 
 
+@dataclass(frozen=True)
+class Way:
+    """One change that makes room: an option of `PlanOptions` and its value; str() is for who asks on a command line.
+
+    No option, but a way too: a shorter "question", a shorter "conversation", another model's "context" in tokens.
+    """
+
+    change: str
+    value: int | float | bool | None = None
+
+    @property
+    def words(self) -> str:
+        """A change that is no option, in words; empty for an option."""
+        return {
+            "question": "a shorter question", "conversation": "a shorter conversation",
+            "context": f"a model with a context of {self.value} tokens",
+        }.get(self.change, "")  # fmt: skip
+
+    def __str__(self) -> str:
+        flag = self.change.replace("_", "-")
+        return self.words or (f"--no-{flag}" if self.value is False else f"--{flag} {self.value}")
+
+
 class BudgetError(VidllmError):
-    """Frames, text and answer do not fit the context; the message holds the sum."""
+    """Frames, text and answer do not fit the context: the sum, by how many tokens it is `short`, and `ways` out.
+
+    Ways are looked for when somebody reads them: who tries several looks at a clip throws most of these away.
+    """
+
+    def __init__(self, line: str, ways: Callable[[], Sequence[Way]] | Sequence[Way] = (), short: int = 0) -> None:
+        super().__init__(line)
+        self.line = line
+        """The sum."""
+        self.short = short
+        self._ways = ways
+
+    @property
+    def ways(self) -> tuple[Way, ...]:
+        """Changes of which each by itself makes it fit; none where nobody looked."""
+        self._ways = tuple(self._ways() if callable(self._ways) else self._ways)
+        return self._ways
+
+    def __str__(self) -> str:
+        return self.advised(str)
+
+    def advised(self, say: Callable[[Way], str]) -> str:
+        """The line and its ways out, each as `say` words it."""
+        return f"{self.line}; use {' or '.join(map(say, self.ways))}" if self.ways else self.line
+
+    def __reduce__(self) -> tuple[type[BudgetError], tuple[str, tuple[Way, ...], int]]:
+        return type(self), (self.line, self.ways, self.short)
 
 
 class ModelError(VidllmError):

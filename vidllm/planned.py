@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from vidllm.advice import Wish, ways_out
 from vidllm.budget import Fit, PlannedFrame, Policy, TokenPlan
 from vidllm.checks import check_text
 from vidllm.clip import plan_video
@@ -181,11 +182,19 @@ def _plan_still(
 ) -> TokenPlan:
     """The sum of a prompt of one picture, as `build_prompt` makes it."""
     visual = tokens_of_stills((still,), spec)
-    text = options.reserve + count_text_tokens(question, spec, tokenizer, Shown(kind="image"))
-    room = room_of(spec, options)
+
+    def count(wish: Wish) -> int:
+        return options.reserve + count_text_tokens(wish.question, spec, tokenizer, Shown(kind="image"))
+
+    def short(wish: Wish) -> int:
+        room = room_of(wish.spec, wish.options)
+        return max(visual + count(wish) + room.least_reply - room.capacity, 0)
+
+    wish = Wish(question=question, spec=spec, options=options)
+    text, room = count(wish), room_of(spec, options)
     reply = room.reply_for(visual + text)
     if not reply:
-        raise BudgetError(over_line(visual, text, room.least_reply, room, moving=False))
+        raise BudgetError(over_line(visual, text, room.least_reply, room), lambda: ways_out(wish, short), short(wish))
     return TokenPlan(
         frames=(PlannedFrame(0.0, 1, visual),), video_tokens=visual, text_tokens=text, max_new_tokens=reply,
         context=spec.context, rope_factor=room.rope_factor(visual + text + reply), policy="uniform",

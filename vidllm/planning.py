@@ -17,7 +17,6 @@ from vidllm.budget import (
     PlannedFrame,
     Policy,
     Room,
-    Savings,
     TokenPlan,
     composable_frames,
     native_frames,
@@ -113,9 +112,6 @@ class Planner:
     subtitles: tuple[str, ...]
     count_text: Callable[[Sequence[float]], int]
     """Tokens of everything that is text, were frames at these times (seconds) shown."""
-    count_piece: Callable[[str], int]
-    """Tokens of a piece of text by itself."""
-    question: str
     notes: tuple[str, ...]
 
     @classmethod
@@ -129,13 +125,9 @@ class Planner:
         policy, notes = policy_of(options, focus)
         subtitles: tuple[str, ...] = ()
         dropped: tuple[str, ...] = ()
-
-        def count_piece(text: str) -> int:
-            return count_tokens(text, tokenizer)
-
         if options.subtitles:
             most = int(SUBTITLE_SHARE * room_of(spec, options).capacity)
-            subtitles, dropped = _subtitles(info, start, end, focus, most, count_piece)
+            subtitles, dropped = _subtitles(info, start, end, focus, most, lambda line: count_tokens(line, tokenizer))
 
         def count_text(times: Sequence[float]) -> int:
             shown = Shown(kind="video", times=tuple(times), duration=info.duration, subtitles=subtitles)
@@ -143,7 +135,6 @@ class Planner:
 
         return cls(
             info=info, spec=spec, options=options, focus=focus, subtitles=subtitles, count_text=count_text,
-            count_piece=count_piece, question=question,
             look=Look(
                 info=info, pts_seconds=info.pts_seconds, policy=policy, start=start, end=end, fps=options.fps,
                 spans=focus.spans if focus else (),
@@ -247,18 +238,10 @@ class Planner:
         moved: tuple[str, ...],
     ) -> TokenPlan:  # fmt: skip
         return plan_tokens(
-            frames, text_tokens=text, savings=lambda: self._savings(text), room=room_of(self.spec, self.options),
-            geometry=self.spec.geometry, policy=self.look.policy, fit=self._fit, tolerance=tolerance, frame_size=size,
-            reader=self.options.reader, notes=(*self.notes, *self._shortfall(len(frames)), *moved),
+            frames, text_tokens=text, room=room_of(self.spec, self.options), policy=self.look.policy, fit=self._fit,
+            tolerance=tolerance, frame_size=size, reader=self.options.reader,
+            notes=(*self.notes, *self._shortfall(len(frames)), *moved),
         )  # fmt: skip
-
-    def _savings(self, text: int) -> Savings:
-        """What of so many text tokens could go; a shorter question still has a word."""
-        return Savings(
-            question=self.count_piece(self.question) - 1,
-            subtitles=sum(self.count_piece(line) for line in self.subtitles),
-            stamps=lambda frames: text - self.count_text(self._shown(self._moments(frames))[0]),
-        )
 
     def _shortfall(self, frames: int) -> tuple[str, ...]:
         asked = self.options.frames

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from vidllm.advice import Wish, ways_out
 from vidllm.budget import NativeGeometry, Newline, Room
 from vidllm.clip import Clip
-from vidllm.errors import BudgetError, ConfigError
+from vidllm.errors import BudgetError, ConfigError, Way
 from vidllm.model.anyres import anyres_tokens, cut_tiles, tile_grid
 from vidllm.model.chat import AnyTokenizer, Layout, Shown, Turn, lay_out, lay_out_spoken
 from vidllm.model.chat import count_text_tokens as count_text_tokens
+from vidllm.planning import PlanOptions
 from vidllm.video.fit import fit_pixels
 
 if TYPE_CHECKING:
@@ -125,13 +127,15 @@ def build_prompt(
     tokenizer: AnyTokenizer,
     *,
     max_new_tokens: int | None = None,
+    shrink: bool = False,
     rope_max: float = 2.0,
     reply: bool = True,
 ) -> Prompt:
     """The conversation as token ids and visuals; with `reply` it ends where the assistant begins.
 
     The RoPE factor is the smallest under which prompt and reply fit, and never above `rope_max` or what a clip's own
-    plan already settled. `max_new_tokens` None keeps what the clips were planned with.
+    plan already settled. `max_new_tokens` None keeps what the clips were planned with; with `shrink` the reply takes
+    what is left of its usual room instead, as it does in a plan.
 
     Raises:
         BudgetError: the conversation does not fit; nothing is ever cut.
@@ -139,11 +143,43 @@ def build_prompt(
     """
     layout = lay_out([_turn(m) for m in messages], spec, tokenizer, reply=reply)
     filled = _fill(messages, layout, spec)
-    room = _room_of(messages, spec, max_new_tokens, rope_max)
+    room = _room_of(messages, spec, max_new_tokens, rope_max, shrink=shrink)
     room_left = room.reply_for(len(filled.ids))
     if not room_left:
-        raise BudgetError(_over(messages, layout, len(filled.ids), room, room.least_reply))
+        options = PlanOptions(max_new_tokens=room.max_new_tokens, rope_max=room.rope_max)
+        raise BudgetError(
+            over_line(len(filled.ids) - layout.text_tokens, layout.text_tokens, room.least_reply, room),
+            lambda: _ways_out(messages, spec, tokenizer, options, reply),
+            len(filled.ids) + room.least_reply - room.capacity,
+        )
     return _prompt(messages, layout, filled, spec, room, room_left)
+
+
+def _ways_out(
+    messages: Sequence[Message], spec: ModelSpec, tokenizer: AnyTokenizer, options: PlanOptions, reply: bool
+) -> tuple[Way, ...]:
+    """What makes a conversation fit, its media being as they are."""
+    *earlier, last = messages
+
+    def short(wish: Wish, before: Sequence[Message] = earlier, last: Message = last) -> int:
+        try:
+            build_prompt(
+                [*before, replace(last, text=wish.question)], wish.spec, tokenizer, reply=reply,
+                max_new_tokens=wish.options.max_new_tokens, shrink=wish.options.max_new_tokens is None,
+                rope_max=wish.options.rope_max,
+            )  # fmt: skip
+        except BudgetError as error:
+            return max(error.short, 1)
+        return 0
+
+    wish = Wish(question=last.text, spec=spec, options=options)
+    ways = ways_out(wish, short)
+    kept = [message for message in earlier if message.role == "system"]
+    media = tuple(medium for message in messages for medium in message.media)
+    alone = replace(last, media=media)
+    if len(kept) == len(earlier) or short(wish, kept, alone):
+        return ways
+    return (Way("conversation"), *ways[:1])
 
 
 def build_example(
@@ -167,7 +203,7 @@ def build_example(
     filled = _fill(messages, layout, spec)
     room = _room_of(messages, spec, None, rope_max)
     if len(filled.ids) > room.capacity:
-        raise BudgetError(_over(messages, layout, len(filled.ids), room, 0))
+        raise BudgetError(over_line(len(filled.ids) - layout.text_tokens, layout.text_tokens, 0, room))
     said = {i for run in spoken for i in run}
     trained = _repeated([i in said for i in range(len(layout.ids))], layout.slots, filled.runs)
     return Example(prompt=_prompt(messages, layout, filled, spec, room, 0), trained=trained)
@@ -192,10 +228,12 @@ def _fill(messages: Sequence[Message], layout: Layout, spec: ModelSpec) -> _Fill
     return _Filled(_repeated(layout.ids, layout.slots, runs), tuple(_placed(drafts, starts)), runs)
 
 
-def _room_of(messages: Sequence[Message], spec: ModelSpec, max_new_tokens: int | None, rope_max: float) -> Room:
-    """The positions there are, under the factor and the reply the clips were planned with."""
+def _room_of(
+    messages: Sequence[Message], spec: ModelSpec, max_new_tokens: int | None, rope_max: float, *, shrink: bool = False
+) -> Room:
+    """The positions there are, under the factor and, unless it may `shrink`, the reply the clips were planned with."""
     plans = [m.plan for message in messages for m in message.media if isinstance(m, Clip)]
-    planned = min((plan.max_new_tokens for plan in plans), default=None)
+    planned = None if shrink else min((plan.max_new_tokens for plan in plans), default=None)
     return Room(
         context=spec.context, rope_max=max([rope_max, *(plan.rope_factor for plan in plans)]),
         max_new_tokens=max_new_tokens or planned, scalable=spec.rope_scalable,
@@ -335,16 +373,10 @@ def _placed(drafts: Sequence[_Draft], starts: Sequence[int]) -> Iterator[Visual]
         run += len(draft.runs)
 
 
-def _over(messages: Sequence[Message], layout: Layout, length: int, room: Room, reply: int) -> str:
-    moving = any(isinstance(medium, Clip) for message in messages for medium in message.media)
-    return over_line(length - layout.text_tokens, layout.text_tokens, reply, room, moving=moving)
-
-
-def over_line(visual: int, text: int, reply: int, room: Room, *, moving: bool) -> str:
-    """The sum of a prompt that does not fit, and what helps where a clip is shown (`moving`) or pictures only."""
+def over_line(visual: int, text: int, reply: int, room: Room) -> str:
+    """The sum of a prompt that does not fit."""
     total = visual + text + reply
     return (
         f"{visual} visual + {text} text + {reply} reply = {total} tokens, over context "
-        f"{room.context} x RoPE {room.largest_factor:g} = {room.capacity}; "
-        f"use {'fewer --frames or ' if moving else ''}a shorter conversation"
+        f"{room.context} x RoPE {room.largest_factor:g} = {room.capacity}"
     )

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, Literal, TypeVar
+from typing import Generic, Literal, TypeVar
 
-if TYPE_CHECKING:
-    from vidllm.errors import VidllmError
+from vidllm.errors import BudgetError, VidllmError, Way
 
 Role = Literal["system", "user", "assistant"]
 Kind = Literal["video", "image", "text"]
 """What the longest-lived part of a row is: text where it shows nothing, image where it shows stills only."""
 R = TypeVar("R")
-_OPTION = re.compile(r"(?<!\S)--([a-z][a-z-]*)(?: (\d[\d.]*\d|\d))?")
-"""An option of the command line, with its number."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,17 +117,15 @@ class ReadRows(Generic[R]):
 
 
 def advice(error: VidllmError) -> str:
-    """The error with its advice in words of a stage's config: plans speak to who asks, on a command line."""
-    return _OPTION.sub(_in_config, str(error))
+    """The error with its ways out in words of a stage's config: by itself it speaks to who asks on a command line."""
+    return error.advised(_in_config) if isinstance(error, BudgetError) else str(error)
 
 
-def _in_config(option: re.Match[str]) -> str:
-    name, value = option[1].replace("-", "_"), option[2]
-    if name == "max_new_tokens":  # what is learnt has its length
+def _in_config(way: Way) -> str:
+    if way.change == "max_new_tokens":  # what is learnt has its length
         return "a shorter answer"
-    if name.startswith("no_"):
-        return f"{name.removeprefix('no_')}=false"
-    return f"{name}={value}" if value else name
+    value = str(way.value).lower() if isinstance(way.value, bool) else way.value
+    return way.words or f"{way.change}={value}"
 
 
 class Bad(Exception):
