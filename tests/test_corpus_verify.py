@@ -292,6 +292,31 @@ def test_side_files_mirror_the_tree(tmp_path: Path) -> None:
     assert segments == [{"id": 0, "start": 0.0, "end": 7.25, "text": "Two."}]
 
 
+def test_clips_of_one_name_in_several_folders_have_files_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    named = [
+        ("cat/1.mp4", None), ("dog/1.mp4", None), ("dog/2.mp4", None), ("wow!.mp4", None),  # out of a list
+        ("one/x/a.mp4", "one"), ("two/x/a.mp4", "two"), ("all/one/x/a.mp4", "all"),  # three folders were given
+        ("s/0.tar!k/m.mp4", None), ("t/0.tar!k/m.mp4", None),
+    ]  # fmt: skip
+    with Output.open(tmp_path / "out.jsonl", RECIPE) as output:
+        for video, root in named:
+            item = Item(video=video, path=video, root=root)
+            row = CaptionRow.of(item, id=item.key, recipe=RECIPE.digest, status="ok")
+            output.add(replace(row, caption=f"Of {video}."))
+    written = write_side_files(tmp_path / "out.jsonl", ("txt",), SideFolder(tmp_path / "side"))
+    said = {str(path.relative_to(tmp_path / "side")): path.read_text() for path in written}
+    here = str(tmp_path.relative_to("/"))
+    assert said == {
+        "cat/1.txt": "Of cat/1.mp4.\n", "dog/1.txt": "Of dog/1.mp4.\n", "2.txt": "Of dog/2.mp4.\n",
+        "wow!.txt": "Of wow!.mp4.\n", f"{here}/one/x/a.txt": "Of one/x/a.mp4.\n",
+        "two/x/a.txt": "Of two/x/a.mp4.\n", f"{here}/all/one/x/a.txt": "Of all/one/x/a.mp4.\n",
+        "s/0.tar/k/m.txt": "Of s/0.tar!k/m.mp4.\n", "t/0.tar/k/m.txt": "Of t/0.tar!k/m.mp4.\n",
+    }  # fmt: skip
+
+
 def test_players_read_what_is_written(tmp_path: Path) -> None:
     import pysubs2
 

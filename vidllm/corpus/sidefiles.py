@@ -7,6 +7,7 @@ A video's ranges are the lines; a video without ranges is one line from 0:00 to 
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -15,6 +16,7 @@ from typing import Literal, get_args
 from vidllm.corpus.reading import any_row, standing_rows
 from vidllm.corpus.rows import FAILED, CaptionRow
 from vidllm.corpus.sidefolder import SideFolder
+from vidllm.corpus.webdataset import TAR_SUFFIXES
 from vidllm.errors import ConfigError
 
 Format = Literal["srt", "vtt", "txt", "tsv", "json"]
@@ -46,17 +48,20 @@ def write_side_files(
 ) -> list[Path]:
     """Write the good captions of `output` that are `mine` into `folder`; returns the files.
 
-    A video named outside of any folder that was given lies at the top. Two videos that would share a name keep their
-    own endings: `a.mp4.srt` and `a.mkv.srt`. Each file is whole or not there, and a file that vidllm did not write is
-    never replaced. Raises OutputError.
+    A video named outside of any folder that was given lies at the top. Videos that would share a name lie in folders
+    of their own: `cat/1.srt` and `dog/1.srt`; or keep their endings: `a.mp4.srt` and `a.mkv.srt`. Each file is whole or
+    not there, and a file that vidllm did not write is never replaced. Raises OutputError.
     """
     videos: dict[tuple[str, str | None], list[Line]] = {}
     for row in standing_rows(output):
         if row.status not in FAILED and mine(row):
             videos.setdefault((row.video, row.root), []).append(_line(row))
-    written = []
+    files: dict[PurePath, set[Line]] = {}
     for video, name in _names(videos).items():
-        lines = sorted(videos[video], key=lambda line: (line.start, line.end))
+        files.setdefault(name, set()).update(videos[video])  # one file may have been named in two ways
+    written = []
+    for name, told in files.items():
+        lines = sorted(told, key=lambda line: (line.start, line.end, line.text))
         for format in formats:
             written.append(folder.write(name.with_name(f"{name.name}.{format}"), _WRITERS[format](lines)))
     return written
@@ -70,20 +75,45 @@ def _line(row: CaptionRow) -> Line:
 
 def _names(videos: Iterable[tuple[str, str | None]]) -> dict[tuple[str, str | None], PurePath]:
     """Where each video's files lie, without ending; a name that several share gets the video's own ending too."""
-    places = {(video, root): _place(video, root) for video, root in videos}
-    shared: dict[PurePath, int] = {}
+    places = _told_apart({(video, root): _place(video, root) for video, root in videos})
+    shared: dict[PurePath, set[PurePath]] = {}
     for place in places.values():
-        shared[place.with_suffix("")] = shared.get(place.with_suffix(""), 0) + 1
+        shared.setdefault(place.with_suffix(""), set()).add(place)
     return {
-        name: place if shared[place.with_suffix("")] > 1 else place.with_suffix("") for name, place in places.items()
+        name: place if len(shared[place.with_suffix("")]) > 1 else place.with_suffix("")
+        for name, place in places.items()
     }
 
 
+def _told_apart(places: dict[tuple[str, str | None], PurePath]) -> dict[tuple[str, str | None], PurePath]:
+    """Videos of the same name in different folders get as much of their paths as differs; if need be, all of it."""
+    for whole in (False, True):
+        groups: dict[PurePath, list[tuple[str, str | None]]] = {}
+        for name, place in places.items():
+            groups.setdefault(place, []).append(name)
+        for group in groups.values():
+            folders = {os.path.dirname(os.path.abspath(_below_tar(video))) for video, _ in group}
+            if len(folders) > 1:
+                common = os.path.abspath(os.sep) if whole else os.path.commonpath(folders)
+                places.update({(video, root): _place(video, common) for video, root in group})
+    return places
+
+
 def _place(video: str, root: str | None) -> PurePath:
-    """The video below the folder that was given; never above it, whatever the name says."""
-    path = os.path.relpath(video, root) if root is not None else PurePath(video).name
-    path = path.replace("!", os.sep)  # a tar is a folder of its members
+    """The video below the folder that was given, else its name alone; never above it, whatever the name says."""
+    if root is None:
+        tar = _TAR.search(video)
+        root = os.path.dirname(video[: tar.end()] if tar else video)
+    path = os.path.relpath(_below_tar(video), root or os.curdir)
     return PurePath(*(part for part in PurePath(path).parts if part not in ("..", os.sep)))
+
+
+def _below_tar(video: str) -> str:
+    """A tar is a folder of its members."""
+    return _TAR.sub(rf"\1{re.escape(os.sep)}", video, count=1)
+
+
+_TAR = re.compile(f"({'|'.join(map(re.escape, TAR_SUFFIXES))})!")
 
 
 def _clock(seconds: float, comma: str) -> str:
