@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -197,6 +198,20 @@ def test_broken_json_is_one_line(llava: Path) -> None:
     with pytest.raises(IncompleteModel) as caught:
         read_spec(llava)
     assert "\n" not in str(caught.value)
+
+
+def test_a_length_left_in_the_tokenizer_s_file_cuts_no_question(llava: Path) -> None:
+    path = llava / "tokenizer.json"
+    left = {
+        "truncation": {"direction": "Right", "max_length": 8, "strategy": "LongestFirst", "stride": 0},
+        "padding": {"strategy": {"Fixed": 8}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0,
+                    "pad_type_id": 0, "pad_token": "<pad>"},
+    }  # fmt: skip
+    whole = len(load_tokenizer(llava).encode("what happens? " * 20))
+    path.write_text(json.dumps(json.loads(path.read_text()) | left))
+    os.utime(path, (1, 1))
+    assert len(load_tokenizer(llava).encode("what happens? " * 20)) == whole > 20
+    assert len(load_tokenizer(llava).encode("a")) < 8
 
 
 def test_a_broken_tokenizer_is_one_line(llava: Path) -> None:

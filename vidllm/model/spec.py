@@ -135,9 +135,12 @@ def _cached_tokenizer(path: Path, modified: int) -> Tokenizer:
     from tokenizers import Tokenizer
 
     try:
-        return Tokenizer.from_file(str(path))
+        tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the Rust side raises bare Exception for anything it can not parse
         raise IncompleteModel(f"{path}: no readable tokenizer ({error}); save it again") from error
+    tokenizer.no_padding()  # whoever trained it may have left a length in the file; a prompt is never cut to it
+    tokenizer.no_truncation()
+    return tokenizer
 
 
 def stop_ids(folder: Path | str, tokenizer: Tokenizer) -> tuple[int, ...]:
