@@ -1,6 +1,7 @@
 """The LLaVA without transformers against transformers': same weights, same logits, and no import of it."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -82,7 +83,9 @@ def test_the_same_logits(shape: str, tmp_path: Path, monkeypatch: pytest.MonkeyP
     ("part", "change"),
     [
         (None, {"model_type": "llava_next"}),
+        (None, {"quantization_config": {"load_in_8bit": True}}),
         ("text_config", {"model_type": "mistral"}),
+        ("text_config", {"hidden_act": "relu"}),
         ("text_config", {"attention_bias": True}),
         ("text_config", {"rope_parameters": {"rope_type": "llama3", "factor": 8.0}}),
         ("text_config", {"rope_scaling": {"type": "linear", "factor": 2.5}}),
@@ -105,6 +108,30 @@ def test_large_checkpoints_are_left_to_transformers(tiny: Any, monkeypatch: pyte
     folder = tiny("llava")
     monkeypatch.setattr("vidllm.model.light.LARGEST_BYTES", 1000)
     assert not fits(folder, json.loads((folder / "config.json").read_text()))
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_only_the_files_that_are_the_models_are_read(sharded: bool, tiny: Any, tmp_path: Path) -> None:
+    """Other weights of the same names beside them, an average of a training run, took their place."""
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path / "llava"
+    shutil.copytree(tiny("llava"), folder)
+    expected = load_model(folder, device="cpu", dtype="float32")
+    weights = load_file(folder / "model.safetensors")
+    if sharded:
+        (folder / "model.safetensors").unlink()
+        names = sorted(weights)
+        shards = {"model-1.safetensors": names[::2], "model-2.safetensors": names[1::2]}
+        for file, held in shards.items():
+            save_file({name: weights[name] for name in held}, folder / file, {"format": "pt"})
+        index = {"metadata": {}, "weight_map": {name: file for file, held in shards.items() for name in held}}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    save_file({name: weight + 1 for name, weight in weights.items()}, folder / "moving_average.safetensors")
+    model = load_model(folder, device="cpu", dtype="float32")
+    assert type(model.network).__name__ == "LightLlava"  # type: ignore[attr-defined]
+    prompt = video_prompt(model, pictures(2, 112, 112), [2, 2])  # type: ignore[arg-type]
+    assert torch.equal(model.prefill(prompt).logits, expected.prefill(prompt).logits)
 
 
 def test_older_spellings_of_the_weights(tiny: Any, tmp_path: Path) -> None:

@@ -21,8 +21,8 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from vidllm.model.extras import FILE as EXTRAS
 from vidllm.model.kv import Past
+from vidllm.model.spec import read_json
 
 Json = Mapping[str, Any]
 
@@ -53,6 +53,7 @@ def fits(folder: Path, config: Json) -> bool:
     ropes = [text.get(key) or {} for key in ("rope_parameters", "rope_scaling")]  # the new spelling and the old
     return (
         config.get("model_type") == "llava"
+        and not config.get("quantization_config")
         and vision.get("model_type") == "clip_vision_model"
         and text.get("model_type") == "llama"
         and all(rope.get("rope_type", rope.get("type", "default")) == "default" for rope in ropes)
@@ -61,9 +62,18 @@ def fits(folder: Path, config: Json) -> bool:
         and not text.get("mlp_bias")
         and isinstance(config.get("vision_feature_layer", -2), int)
         and config.get("multimodal_projector_bias", True)
-        and {vision.get("hidden_act", "gelu"), config.get("projector_hidden_act", "gelu")} <= set(_ACTIVATIONS)
-        and 0 < sum(path.stat().st_size for path in folder.glob("*.safetensors")) <= LARGEST_BYTES
-    )
+        and {vision.get("hidden_act", "gelu"), text.get("hidden_act", "silu"),
+             config.get("projector_hidden_act", "gelu")} <= set(_ACTIVATIONS)
+        and 0 < sum(path.stat().st_size for path in _files(folder)) <= LARGEST_BYTES
+    )  # fmt: skip
+
+
+def _files(folder: Path) -> list[Path]:
+    """The weight files transformers would read: others may lie beside them under any name. None it does not find."""
+    whole = folder / "model.safetensors"
+    index = (read_json(folder / "model.safetensors.index.json") or {}).get("weight_map") or {}
+    named = [whole] if whole.is_file() else [folder / name for name in sorted(set(index.values()))]
+    return [path for path in named if path.is_file()]
 
 
 def load_light(folder: Path, config: Json, device: torch.device, dtype: torch.dtype) -> nn.Module | None:
@@ -103,7 +113,7 @@ _RENAMED = (
 
 def _weights(folder: Path, dtype: torch.dtype) -> dict[str, Tensor]:
     weights = {}
-    for path in sorted(set(folder.glob("*.safetensors")) - {folder / EXTRAS}):
+    for path in _files(folder):
         for name, weight in load_file(path).items():
             for old, new in _RENAMED:
                 name = new + name.removeprefix(old) if name.startswith(old) else name
