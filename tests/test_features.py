@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save
 
+from vidllm.caches import cache_folder
 from vidllm.model.features import FeatureCache, pixel_digest
 
 
@@ -59,7 +60,10 @@ def test_a_flipped_bit_anywhere_is_noticed_and_rebuilt(tmp_path: Path, place: in
     assert torch.equal(found, features)
 
 
-NO_ENTRIES = (b"", b"no tensor", save({"features": torch.ones(2)}), save({"other": torch.ones(2)}))
+NO_ENTRIES = (
+    b"", b"no tensor", save({"features": torch.ones(2)}), save({"other": torch.ones(2)}),
+    save({"features": torch.tensor(1.0)}, {"digest": "0"}),
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("content", NO_ENTRIES)
@@ -101,6 +105,34 @@ def test_disk_is_capped_and_forgets_the_least_recently_used(tmp_path: Path) -> N
     assert "f" * 40 in left
     assert "b" * 40 not in left
     assert sum(path.stat().st_size for path in entries(tmp_path)) <= 5 * 4200
+
+
+def test_the_cache_may_be_named_from_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A service's environment is read by no shell."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("VIDLLM_CACHE", "~/kept")
+    assert cache_folder("features") == tmp_path / "kept" / "features"
+
+
+def test_several_processes_share_one_cap(tmp_path: Path) -> None:
+    """Each counted the folder once and then what it wrote itself: six wrote six times the cap."""
+    caches = [FeatureCache(tmp_path, memory_bytes=0, disk_bytes=100_000) for _ in range(6)]
+    for number in range(9):
+        for which, cache in enumerate(caches):
+            cache.put(f"{10 * number + which:040x}", torch.ones(2500))
+    assert sum(path.stat().st_size for path in entries(tmp_path)) <= 101_000
+
+
+def test_an_entry_of_somebody_else_is_read_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its time of use can not be set by who does not own it; it was thrown away for that."""
+    FeatureCache(tmp_path).put("key", torch.ones(4))
+
+    def not_yours(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "utime", not_yours)
+    assert FeatureCache(tmp_path).get("key") is not None
+    assert entries(tmp_path)
 
 
 def test_a_folder_that_can_not_be_made_costs_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

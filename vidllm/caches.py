@@ -25,7 +25,7 @@ class CacheUse:
 def cache_folder(kind: Kind) -> Path:
     """The folder of one kind of cache; not created. $VIDLLM_CACHE moves all of them, and changes no answer."""
     root = os.environ.get("VIDLLM_CACHE")
-    return Path(root or platformdirs.user_cache_dir("vidllm", appauthor=False)) / kind
+    return Path(root or platformdirs.user_cache_dir("vidllm", appauthor=False)).expanduser() / kind
 
 
 def measure() -> tuple[CacheUse, ...]:

@@ -19,6 +19,7 @@ import tempfile
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,6 +39,8 @@ log = logging.getLogger("vidllm")
 MEBIBYTE = 2**20
 FREED_SHARE = 0.1
 """Share of a full disk cache given up at once, so that a full cache is not swept at every entry."""
+RECOUNTED_SHARE = 0.02
+"""Share of a disk cache that one process writes before it counts again what all of them wrote."""
 
 
 def pixel_digest(pixels: NDArray[np.uint8], context: str = "") -> str:
@@ -118,6 +121,7 @@ class TensorFiles:
         self.folder = folder
         self.cap = cap
         self._used: int | None = None  # bytes, counted at the first write: reading needs no walk through the folder
+        self._uncounted = 0  # bytes written since; other processes have written, too, and nobody told
         self._broken = False
         self._lock = threading.Lock()
 
@@ -129,15 +133,17 @@ class TensorFiles:
         path = self._path(key)
         try:
             tensors = _read(path.read_bytes())
-            if tensors:
-                os.utime(path)
-                return tensors
         except FileNotFoundError:
             return {}
-        except (SafetensorError, ValueError, KeyError, OSError) as error:
+        except (SafetensorError, ValueError, KeyError, OSError, RuntimeError) as error:
             log.debug("feature cache: %s: %s", path, error)
-        self.drop(key)
-        return {}
+            tensors = {}
+        if not tensors:
+            self.drop(key)
+            return {}
+        with suppress(OSError):  # a folder of somebody else's is read all the same
+            os.utime(path)
+        return tensors
 
     def drop(self, key: str) -> None:
         """Remove a damaged entry, so that it is made again; in a read-only folder it just stays unused."""
@@ -162,13 +168,16 @@ class TensorFiles:
                             error.strerror or error)  # fmt: skip
 
     def _make_room(self, needed: int) -> None:
-        if self._used is None:
-            self._used = sum(size for _, size, _ in self._entries())
-        self._used += needed
-        if self._used <= self.cap:
-            return
+        self._uncounted += needed
+        if self._used is not None and self._uncounted <= self.cap * RECOUNTED_SHARE:
+            self._used += needed
+            if self._used <= self.cap:
+                return
         entries = sorted(self._entries())
         self._used = needed + sum(size for _, size, _ in entries)
+        self._uncounted = 0
+        if self._used <= self.cap:
+            return
         for _, size, path in entries:
             if self._used <= self.cap * (1 - FREED_SHARE):
                 break
