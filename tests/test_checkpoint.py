@@ -142,6 +142,16 @@ def test_quantization_names_what_to_install(llava: Path) -> None:
         load_model(llava, quantize="int3")  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("method", ["awq", "gptq"])
+def test_weights_somebody_quantized_say_what_they_need(method: str, llava: Path) -> None:
+    config = json.loads((llava / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": method, "bits": 4, "group_size": 128}
+    (llava / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UnsupportedModel, match=r"pip install .*before it was quantized") as caught:
+        load_model(llava, device="cpu")
+    assert "\n" not in str(caught.value)
+
+
 def _has_bitsandbytes() -> bool:
     import importlib.util
 

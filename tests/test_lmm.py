@@ -237,6 +237,14 @@ def test_rope_factor_is_the_requests_whatever_the_path_is_called(tiny: Callable[
     assert (logits[0] - plain).abs().max() > 1e-3
 
 
+def test_newlines_a_model_has_none_of_are_one_line(tiny: Callable[[str], Path], tmp_path: Path) -> None:
+    shutil.copytree(tiny("llava"), tmp_path / "llava")
+    (tmp_path / "llava" / "vidllm.json").write_text('{"newline": "grid"}')
+    model = load(tmp_path / "llava")
+    with pytest.raises(ModelError, match=r"llava: newline mode 'grid' needs a learned newline token"):
+        model.prefill(video_prompt(model, pictures(2, 112, 112), [2, 2]))
+
+
 @pytest.mark.parametrize("name", ["llava", "llava_next_video", "llava_onevision"])
 def test_reversing_the_frames_changes_the_logits(name: str, tiny: Callable[[str], Path]) -> None:
     model = load(tiny(name))

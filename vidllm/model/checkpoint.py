@@ -204,6 +204,9 @@ def _load_transformers(spec: ModelSpec, options: Mapping[str, Any]) -> nn.Module
     try:
         with quiet():
             network, report = _network_class(spec).from_pretrained(spec.folder, **always, **options)
+    except ImportError as error:  # quantized by somebody, with a package of theirs
+        raise UnsupportedModel(f"{spec.folder}: {_one_line(error)}; or name the model as it was before it was "
+                               "quantized") from error  # fmt: skip
     except _LOADING_ERRORS as error:
         raise IncompleteModel(f"{spec.folder}: {_one_line(error)}; download the model again") from error
     _check_report(spec.folder, report)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from vidllm.budget import Geometry
+from vidllm.errors import ModelError
 from vidllm.model.encode import encode_clips
 from vidllm.model.features import FeatureCache
 from vidllm.model.pooling import lay_out, pack_tiles, pool
@@ -98,8 +99,10 @@ class ComposableLMM(TextReader):
         """Encode the visuals of several prompts together and put them in their places.
 
         Raises:
-            ModelError: visual tokens and visual features differ in number; the message holds both.
+            ModelError: visual tokens and visual features differ in number (the message holds both), or the prompt has
+                newlines and the model none.
         """
+        self._check_newlines(prompts)
         began = time.perf_counter()
         encoded = self._encode_prompts([prompt.visuals for prompt in prompts], cache)
         made = [self.embed_prompt(prompt, features) for prompt, (features, _) in zip(prompts, encoded, strict=True)]
@@ -111,6 +114,13 @@ class ComposableLMM(TextReader):
             )
             for prompt, embeddings, (_, count) in zip(prompts, made, encoded, strict=True)
         ]  # fmt: skip
+
+    def _check_newlines(self, prompts: Sequence[Prompt]) -> None:
+        if self.newline is None and any(visual.newline != "none" for prompt in prompts for visual in prompt.visuals):
+            raise ModelError(
+                f"{self.spec.folder}: newline mode {self.spec.newline!r} needs a learned newline token, which this "
+                "model has none of; take newline out of its vidllm.json, or teach it one"
+            )
 
     def encode(self, visuals: Sequence[Visual], cache: FeatureCache | None = None) -> tuple[list[Tensor], int]:
         """Tokens (n, D) of each visual, and how many pictures really went through the tower."""
