@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from vidllm.engine import LoopWatch, TextStream, choose, generate
+from vidllm.engine import LoopWatch, TextStream, choose, generate, greedy
 from vidllm.errors import ConfigError, ModelError
 from vidllm.model.kv import KeyValues, State
 from vidllm.options import GenerationOptions
@@ -248,6 +248,11 @@ def test_top_p_keeps_the_fewest_that_hold_it_and_top_k_the_likeliest() -> None:
     assert set(draws(GenerationOptions(temperature=1.0, top_k=3), LOGITS)) == {1, 2, 3}
 
 
+def test_choices_at_the_edge_of_what_is_allowed() -> None:
+    assert set(draws(GenerationOptions(temperature=1.0, top_k=1000), LOGITS)) == {0, 1, 2, 3}  # four words are all
+    assert draws(GenerationOptions(temperature=1e-60), LOGITS, 10) == {1: 10}  # nothing is left of it in float32
+
+
 def test_the_same_seed_says_the_same() -> None:
     def said(seed: int) -> tuple[int, ...]:
         generator = torch.Generator().manual_seed(seed)
@@ -256,6 +261,24 @@ def test_the_same_seed_says_the_same() -> None:
 
     assert said(1) == said(1)
     assert said(1) != said(2)
+
+
+@pytest.mark.parametrize("broken", [float("inf"), float("nan")])
+def test_a_number_that_is_none_is_an_error_however_it_is_chosen(broken: float) -> None:
+    logits = torch.tensor([0.0, broken, 1.0])
+    for options in (GenerationOptions(), GenerationOptions(temperature=1.0)):
+        with pytest.raises(ModelError, match="float32"):
+            choose(logits, options, torch.Generator())
+    assert greedy(torch.stack([logits, torch.zeros(3)])) == [None, 0]
+
+
+def test_a_special_token_amid_an_answer_joins_no_words() -> None:
+    """Its text is empty; what follows was decoded as if it began the answer, without its space."""
+    tokenizer = fallback_tokenizer()
+    tokenizer.add_special_tokens(["<x>"])
+    ids = [tokenizer.token_to_id(word) for word in ("▁red", "<x>", "<x>", "▁circle", "<x>")]
+    stream = TextStream(lambda some: tokenizer.decode(some, skip_special_tokens=True))
+    assert "".join(stream.push(token) for token in ids) + stream.finish() == tokenizer.decode(ids) == "red circle"
 
 
 def test_overflow_is_an_error_not_an_answer() -> None:

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 FinishReason = Literal["stop", "length", "repetition"]
 """stop: the model ended its turn, or a stop text came. length: no room left. repetition: it ran in a loop."""
 
+COLDEST = 1e-6
+"""A temperature below it is greedy: scores divided by less leave float32."""
 LOOP_MAX_UNIT = 64
 """Longest repeated unit looked for, tokens."""
 LOOP_MIN_COPIES = 4
@@ -133,6 +135,8 @@ def _same_medium(one: Clip | Image, other: Clip | Image) -> bool:
     if one is other:
         return True
     if isinstance(one, Clip) and isinstance(other, Clip):
+        if one.features is not None or other.features is not None:
+            return bool(one.key) and one.key == other.key  # there are no pixels; the key names file and look
         same_plan = one.plan.frames == other.plan.frames and one.plan.fit == other.plan.fit
         same_times = np.array_equal(one.frames.pts_seconds, other.frames.pts_seconds)
         return same_plan and same_times and np.array_equal(one.frames.pixels, other.frames.pixels)
@@ -244,15 +248,16 @@ class Reply:
 def choose(logits: Tensor, options: GenerationOptions, generator: torch.Generator) -> int:
     """The next token's id from logits (V,): the likeliest, or a draw from what temperature, top_k and top_p leave.
 
-    Draws happen on the CPU: one seed means one answer on every device. Raises ModelError on NaN logits.
+    Draws happen on the CPU: one seed means one answer on every device. Raises ModelError on logits that are no numbers.
     """
     logits = logits.float().cpu()  # the step's one wait for the device
     best = int(logits.argmax())
-    if bool(torch.isnan(logits[best])):
+    if not bool(torch.isfinite(logits[best])):
         raise ModelError("the model's output is not a number: its precision overflowed; load it with dtype float32")
-    if options.temperature == 0:
+    if options.temperature < COLDEST:
         return best
-    scores, ids = torch.topk(logits, options.top_k or len(logits))  # both (top_k or V,), likeliest first
+    most = min(options.top_k or len(logits), len(logits))
+    scores, ids = torch.topk(logits, most)  # both (most,), likeliest first
     probabilities = torch.softmax((scores - scores[0]) / options.temperature, dim=0)
     before = probabilities.cumsum(0) - probabilities  # probability of everything likelier
     drawn = torch.multinomial(probabilities * (before < options.top_p), 1, generator=generator)
@@ -262,7 +267,7 @@ def choose(logits: Tensor, options: GenerationOptions, generator: torch.Generato
 def greedy(logits: Tensor) -> list[int | None]:
     """Each row's likeliest token of logits (n, V), found where they are; None where they are no numbers."""
     best = logits.argmax(-1)
-    broken = logits.gather(-1, best[:, None])[:, 0].isnan()
+    broken = ~logits.gather(-1, best[:, None])[:, 0].isfinite()
     return [token if token >= 0 else None for token in best.masked_fill(broken, -1).tolist()]  # the one wait
 
 
@@ -364,8 +369,8 @@ class _Letters:
     def push(self, token: int) -> str:
         self._window.append(token)
         before, now = self._decode(self._window[: self._done]), self._decode(self._window)
-        if now.endswith("\ufffd") or not now.startswith(before):
-            return ""  # half a character: the next token completes it
+        if now == before or now.endswith("\ufffd") or not now.startswith(before):
+            return ""  # nothing to join on to, or half a character: the next token completes it
         self._window = self._window[self._done :]
         self._done = len(self._window)
         return now[len(before) :]
