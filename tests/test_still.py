@@ -38,6 +38,13 @@ def test_every_mode_becomes_rgb(mode: str, tmp_path: Path) -> None:
     assert image.source == str(path)
 
 
+def test_grey_of_sixteen_bits_is_not_all_white(tmp_path: Path) -> None:
+    PIL.fromarray(np.array([[0, 257, 128 * 257, 65535]], np.uint16)).save(tmp_path / "deep.png")
+    PIL.fromarray(np.array([[0, 1, 128, 255]], np.int32)).save(tmp_path / "flat.tif")
+    for name in ("deep.png", "flat.tif"):
+        assert open_still(tmp_path / name).pixels[0, :, 1].tolist() == [0, 1, 128, 255]
+
+
 def test_transparency_shows_white(tmp_path: Path) -> None:
     PIL.new("RGBA", (1, 1), (0, 0, 0, 0)).save(tmp_path / "a.png")
     assert open_still(tmp_path / "a.png").pixels.tolist() == [[[255, 255, 255]]]

@@ -64,8 +64,19 @@ def _on_white(picture: Picture) -> Picture:
     """RGB; what is transparent shows white, as on a page, and not whatever colour lies hidden under it."""
     from PIL import Image as PIL
 
+    if picture.mode.startswith("I"):
+        return _eight_bits(picture).convert("RGB")
     if not picture.has_transparency_data:
         return picture.convert("RGB")
     layers = picture.convert("RGBA")
     page = PIL.new("RGBA", layers.size, "white")
     return PIL.alpha_composite(page, layers).convert("RGB")
+
+
+def _eight_bits(picture: Picture) -> Picture:
+    """Grey of 16 bits, for Pillow cuts off what is over 255 and leaves a white picture; I may hold fewer bits."""
+    from PIL import Image as PIL
+
+    values = np.asarray(picture).clip(0, 0xFFFF)
+    deep = picture.mode != "I" or values.max() > 0xFF
+    return PIL.fromarray((values >> 8 if deep else values).astype(np.uint8))
