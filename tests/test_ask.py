@@ -27,11 +27,12 @@ import vidllm
 from tests import tiny_models
 from vidllm.answer import Timing, report
 from vidllm.ask import AnswerStream, ChatSession, Stage, VideoModel, load
+from vidllm.clip import Clip
 from vidllm.engine import Generated, generate, read, shared_prefix
 from vidllm.errors import BudgetError, ConfigError, LimitExceeded, ModelError, NotAVideo, VideoNotFound
 from vidllm.model.features import FeatureCache
 from vidllm.options import GenerationOptions
-from vidllm.prompt import Message, build_prompt
+from vidllm.prompt import Message, Prompt, build_prompt
 
 FPS, SECONDS = 10, 20
 
@@ -316,6 +317,26 @@ def test_other_pixels_are_another_prompt(model: VideoModel, chat: ChatSession) -
         assert (shared_prefix(chat.past, replace(prompt, messages=messages)) > 0) == reused
 
 
+def test_clips_that_come_encoded_are_told_apart_by_their_keys(model: VideoModel, chat: ChatSession) -> None:
+    """They hold no pixels: two videos of one length under one plan looked the same."""
+    [clip] = chat.stream(QUESTIONS[0]).clips
+    assert chat.past is not None
+    prompt = chat.past.prompt
+    no_pixels = replace(clip.frames, pixels=clip.frames.pixels[:, :0, :0])
+    features = tuple(torch.zeros(1, 1) for _ in clip.plan.frames)
+    mine, copy, other, unnamed = (
+        replace(clip, frames=no_pixels, features=features, key=key) for key in ("a", "a", "b", "")
+    )
+
+    def shown(clip: Clip) -> Prompt:
+        return replace(prompt, messages=(replace(prompt.messages[0], media=(clip,)),))
+
+    past = replace(chat.past, prompt=shown(mine))
+    assert [shared_prefix(past, shown(c)) > 0 for c in (mine, copy, other, unnamed, clip)] == [
+        True, True, False, False, False,
+    ]  # fmt: skip
+
+
 def test_a_follow_up_decodes_and_encodes_nothing(chat: ChatSession) -> None:
     first, second = chat.ask(QUESTIONS[0]), chat.ask(QUESTIONS[1])
     assert (second.timing.probe, second.timing.decode, second.timing.encode) == (0.0, 0.0, 0.0)
@@ -470,6 +491,37 @@ def test_a_dialogue_beyond_every_stretch_is_one_line(
         talk()
     assert "\n" not in str(caught.value)
     assert chat.turns  # what was said before still stands
+
+
+def test_a_talk_goes_on_with_fewer_frames_when_nobody_named_their_number(
+    folder_of: Callable[[str], Path], tmp_path: Path, clip: Path
+) -> None:
+    """The first look fills a small context; what is said later needs a place in it."""
+    model = opened(overridden(folder_of("llava"), tmp_path, context=400))
+    chat = model.chat(clip, rope_max=1.0)
+    frames, reused = [], []
+    for number in range(7):
+        answer = chat.ask(f"and what happens then, number {number}?", max_new_tokens=8)
+        assert answer.usage.video_tokens + answer.usage.text_tokens + 8 <= 400
+        assert chat.past is not None
+        frames.append(len(answer.frames))
+        reused.append(chat.past.reused > 0)
+    assert frames == sorted(frames, reverse=True)
+    assert frames[-1] < frames[0]
+    assert reused.count(True) >= 4, "a look leaves some slack, or every turn would be read anew"
+    named = model.chat(clip, rope_max=1.0, frames=frames[0], max_new_tokens=8)
+    with pytest.raises(BudgetError, match="shorter conversation"):
+        [named.ask(f"and what happens then, number {number}?") for number in range(7)]
+
+
+def test_the_end_of_a_range_past_the_clip_is_the_clips_end(model: VideoModel, clip: Path) -> None:
+    """A follow-up that names the end names the same time as before, and is not planned anew."""
+    chat = model.chat(clip, end=999.0, max_new_tokens=4)
+    first = chat.ask("what happens at the end?")
+    look = chat._look
+    again = chat.ask("and at the end?")
+    assert chat._look is look
+    assert again.frames == first.frames
 
 
 # ------------------------------------------------------------------------------------------------------ errors

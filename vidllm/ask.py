@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Unpack
@@ -20,12 +21,12 @@ from typing import TYPE_CHECKING, Literal, Unpack
 from vidllm.answer import Answer, Timing, report
 from vidllm.checks import check_text
 from vidllm.clip import Clip, PlanOptions, open_clips
-from vidllm.errors import ConfigError
+from vidllm.errors import BudgetError, ConfigError
 from vidllm.model.families import ModelSpec, load_tokenizer, read_spec, resolve_model
 from vidllm.model.resolve import BUILTIN, builtin_folder, model_name
 from vidllm.options import AskOptions, split_options
 from vidllm.planned import Plan, plan_source, still_notes, tokens_of_stills
-from vidllm.planning import range_of
+from vidllm.planning import range_of, room_of
 from vidllm.prompt import Image, Message, Prompt, Role, build_prompt
 from vidllm.sources import Progress as Progress
 from vidllm.sources import Source as Source
@@ -239,23 +240,44 @@ class ChatSession:
         if self._running is not None:
             self._running.close()  # an answer left half-written: what it would have read next is given up
         look_options, generation = split_options({**self._options, **options})
-        look = self._find_look(question, look_options)
-        turn = self._read(question, look, self._write_prompt(question, look, look_options))
+        look, prompt = self._fitting(question, look_options)
+        turn = self._read(question, look, prompt)
         tell(self._progress, "answer")
         told = replace(generation, max_new_tokens=turn.past.prompt.max_new_tokens)
         running = generate(self._model.lmm, turn.past.state, told)
         self._running = iter(running)
         return AnswerStream(self._running, look.clips, lambda: self._finish(turn, running.result))
 
+    def _fitting(self, question: str, options: PlanOptions) -> tuple[_Look, Prompt]:
+        """What the question is shown, and its prompt: of fewer frames once the dialogue needs their place.
+
+        Frames whose number the user named are never fewer. Raises BudgetError when nothing more can go.
+        """
+        look = self._find_look(question, options)
+        try:
+            return look, self._write_prompt(question, look, options)
+        except BudgetError as error:
+            if options.frames is not None or options.fps is not None:
+                raise
+            for slack in (min(SLACK_TOKENS, room_of(self._model.spec, options).capacity // 8), 0):
+                with suppress(BudgetError):
+                    look = self._open_look(question, options, slack)
+                    return look, self._write_prompt(question, look, options)
+            raise error
+
     def _find_look(self, question: str, options: PlanOptions) -> _Look:
         """What the question is shown: as before, unless its options or the times it names are others."""
         if self._look is not None and self._look.shows(options) and not self._names_other_times(question):
             return self._look
+        return self._open_look(question, options)
+
+    def _open_look(self, question: str, options: PlanOptions, slack: int = 0) -> _Look:
+        """Plan and open the media anew, beside all that was said, leaving `slack` tokens for what will be."""
         media = self._open_sources()
         tell(self._progress, "look")
         model = self._model.lmm
         stills = [medium for medium in media if isinstance(medium, Image)]
-        taken = options.reserve + self._tokens_of_turns() + tokens_of_stills(stills, model.spec)
+        taken = options.reserve + self._tokens_of_turns() + tokens_of_stills(stills, model.spec) + slack
         known = {clip.info.path: clip.info for clip in self._look.clips} if self._look else {}
         videos = [known.get(str(medium), medium) for medium in media if isinstance(medium, Path)]
         clips = iter(open_clips(videos, question, model.spec, model.tokenizer, replace(options, reserve=taken)))
@@ -269,8 +291,8 @@ class ChatSession:
         if options.policy not in ("auto", "focus"):
             return False
         for clip in self._look.clips:
-            end = clip.info.duration if options.end is None else options.end
-            focus = find_focus(question, end, options.start or 0.0)
+            start, end = range_of(clip.info, options)
+            focus = find_focus(question, min(end, clip.info.duration), start)
             if focus is not None and focus.spans != (clip.focus.spans if clip.focus else ()):
                 return True
         return False
