@@ -172,6 +172,18 @@ def test_uneven_times_reach_the_positions(tiny: Tiny) -> None:
     assert at.tolist() == [0, 60, 63]
 
 
+def test_an_hour_of_half_seconds_stays_on_its_positions_in_single_precision(tiny: Tiny) -> None:
+    """A Mac's GPU knows no float64: positions were computed in nothing else."""
+    model = load(tiny("qwen2_5_vl"))
+    times = [7.04 + 0.5 * i for i in range(7200)]
+    visual = Visual(pixels=np.zeros((1, 28, 28, 3), np.uint8), kind="video", stride=1, tokens=3600, position=0,
+                    newline="none", times=tuple(times))  # fmt: skip
+    seconds = model._seconds_per_group(visual)
+    assert seconds.dtype == torch.float32
+    at = model.model.get_vision_position_ids(0, torch.tensor([3600, 2, 2]), 1, 2, 2 * seconds)[0]
+    assert at.tolist() == [2 * i for i in range(3600)]
+
+
 @pytest.mark.parametrize("name", list(SIZES))
 def test_cached_equals_computed(name: str, tiny: Tiny, tmp_path: Path) -> None:
     model = load(tiny(name))

@@ -177,11 +177,14 @@ class NativeLMM(TextReader):
         return torch.tensor(grids, device=self.device) if grids else None
 
     def _seconds_per_group(self, visual: Visual) -> Tensor:
-        """Seconds from the first group to group g, over g: (G,). One number for evenly spaced frames.
+        """Seconds from the first group to group g, over g: (G,) float32. One number for evenly spaced frames.
 
-        The family multiplies it by g and by its positions per second, so each group stands at its true time, evenly
-        spaced or not. The added millionth keeps a product that should be whole from falling below it.
+        The family multiplies it by g and by its positions per second and drops the fraction, so each group stands at
+        its true time, evenly spaced or not. Half a position is added behind what the time comes to, or a product that
+        should be whole would sometimes fall below it; a Mac's GPU has no wider numbers to save it.
         """
-        starts = torch.tensor(visual.times[:: self.geometry.temporal_patch], dtype=torch.float64, device=self.device)
-        steps = torch.arange(len(starts), device=self.device).clamp(min=1)
-        return (starts - starts[0]) / steps + 1e-6
+        rate = float(getattr(self.model.config.vision_config, "tokens_per_second", 1))
+        starts = np.array(visual.times[:: self.geometry.temporal_patch])
+        places = np.floor(rate * (starts - starts[0]) + 1e-6) + 0.5
+        steps = rate * np.arange(len(starts)).clip(min=1)
+        return torch.tensor(places / steps, dtype=torch.float32, device=self.device)
