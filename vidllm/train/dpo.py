@@ -16,7 +16,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
 
-from accelerate import PartialState
 from accelerate.utils import gather_object
 
 from vidllm.caches import cache_folder
@@ -45,6 +44,7 @@ from vidllm.train.stage import (
     load_learner,
     on_first,
     open_cache,
+    processes,
     rows_mark,
     seen_marks,
     voice,
@@ -220,7 +220,7 @@ def _known(
     config: DpoConfig, contest: Contest, task: PreferenceTask, say: Callable[[str], None]
 ) -> Mapping[int, RefLogps]:
     """The reference's log-probs of every pair; each is on disk as soon as it was computed."""
-    state = PartialState(cpu=config.device == "cpu")
+    state = processes(config)
     shaping = f"{config.dtype}|{task.learner.device.type}|{config.extra}"
     keys = on_first(config, lambda: [reference_key(row, config.plan, shaping) for row in contest.rows])
     file = References(_reference_file(config, contest.base))

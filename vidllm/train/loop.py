@@ -11,6 +11,7 @@ What is learnt is a `Task`'s business (sft, dpo); how it is learnt stands here o
 from __future__ import annotations
 
 import math
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -353,9 +354,15 @@ def _accelerator(options: LoopOptions) -> Accelerator:
     task's: what ACCELERATE_* variables or a launcher's defaults say of either would change every loss unseen.
     """
     return Accelerator(
-        cpu=options.device == "cpu", mixed_precision="no", dynamo_plugin=TorchDynamoPlugin(backend="no"),
+        cpu=on_cpu(options.device), mixed_precision="no", dynamo_plugin=TorchDynamoPlugin(backend="no"),
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
     )  # fmt: skip
+
+
+def on_cpu(device: str | None) -> bool:
+    """Whether accelerate is told to stay on the CPU; where there is no GPU, and it is not told, it takes each of several
+    processes for the only one, and all of them would write the same run."""
+    return device == "cpu" or (int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.cuda.is_available())
 
 
 @contextmanager

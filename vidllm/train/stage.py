@@ -35,7 +35,7 @@ from vidllm.train.cache import DISK_GIB, ClipCache
 from vidllm.train.check import Checked, Progress, check
 from vidllm.train.files import files_mark
 from vidllm.train.learner import Learner, LearnerOptions, check_parts, learned_spec
-from vidllm.train.loop import LoopOptions
+from vidllm.train.loop import LoopOptions, on_cpu
 from vidllm.train.mixture import Mixture, Source, mixture_of
 from vidllm.train.optim import OptimOptions
 from vidllm.train.parts import Extra, Lora, Parts
@@ -208,7 +208,7 @@ class Base:
 
 def on_first(config: StageConfig, make: Callable[[], T]) -> T:
     """What `make` gives on the first process, on all of them: files are read, or downloaded, once."""
-    state = _processes(config)
+    state = processes(config)
     if state.num_processes == 1:
         return make()
     made: list[T | None] = [make() if state.is_main_process else None]
@@ -218,7 +218,7 @@ def on_first(config: StageConfig, make: Callable[[], T]) -> T:
 
 def is_first(config: StageConfig) -> bool:
     """Whether this process is the one that tells and writes."""
-    return bool(_processes(config).is_main_process)
+    return bool(processes(config).is_main_process)
 
 
 def voice(config: StageConfig, watch: Watch) -> Callable[[str], None]:
@@ -290,14 +290,14 @@ def leave() -> None:
         dist.destroy_process_group()
 
 
-def _processes(config: StageConfig) -> PartialState:
+def processes(config: StageConfig) -> PartialState:
     """What `accelerate launch` or `torchrun` made of us; one process on the device that is there without them."""
-    return PartialState(cpu=config.device == "cpu")
+    return PartialState(cpu=on_cpu(config.device))
 
 
 def load_learner(config: StageConfig, base: Base) -> Learner:
     """The model with what is to be learnt, on this process's device."""
-    return Learner.load(base.folder, config.learning, str(_processes(config).device))
+    return Learner.load(base.folder, config.learning, str(processes(config).device))
 
 
 def open_cache(config: StageConfig, learner: Learner) -> ClipCache | None:
