@@ -106,6 +106,18 @@ def test_generation_blocks_are_understood(tmp_path: Path) -> None:
     assert prompt_of(read_spec(folder), [Message("user", "hello", (picture(9, 9),))]).text == "<image>hello"
 
 
+def test_a_placeholder_in_a_question_is_text_even_where_it_is_no_special_token(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_folders()["llava_next_video"], tmp_path / "model"))
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    for token in tokenizer["added_tokens"]:
+        token["special"] = False
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    spec = read_spec(folder)
+    prompt = prompt_of(spec, [Message("user", "what do <video> and <image> mean?", (clip_of(spec, frames=2),))])
+    assert "< video> and < image>" in prompt.text
+    assert prompt.input_ids.count(spec.image_token_id) == prompt.video_tokens
+
+
 @pytest.mark.parametrize(
     "template", ["{{ messages | nonsense }}", "{{ raise_exception('no pictures here') }}", "only words", "{% if %}"]
 )

@@ -201,6 +201,8 @@ def test_stop_ids(llava: Path) -> None:
     assert stop_ids(llava, tokenizer) == (3, 5)
     edit(llava / "generation_config.json", eos_token_id=4)
     assert stop_ids(llava, tokenizer) == (4,)
+    edit(llava / "generation_config.json", eos_token_id=[])
+    assert stop_ids(llava, tokenizer) == (tokenizer.token_to_id("</s>"),)
     (llava / "generation_config.json").unlink()
     assert stop_ids(llava, tokenizer) == (tokenizer.token_to_id("</s>"),)
 

@@ -3,6 +3,7 @@
 import logging
 import os
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -112,6 +113,16 @@ def test_the_cache_may_be_named_from_home(monkeypatch: pytest.MonkeyPatch, tmp_p
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("VIDLLM_CACHE", "~/kept")
     assert cache_folder("features") == tmp_path / "kept" / "features"
+
+
+def test_what_a_killed_process_left_half_written_counts_and_goes_first(tmp_path: Path) -> None:
+    folder = tmp_path / "ab"
+    folder.mkdir()
+    for name, age in ((".part-old", 5000), (".part-new", 0)):
+        (folder / name).write_bytes(bytes(50_000))
+        os.utime(folder / name, (time.time() - age,) * 2)
+    FeatureCache(tmp_path, disk_bytes=52_000).put("cd" * 20, torch.ones(1000))
+    assert {path.name for path in tmp_path.glob("*/*")} == {".part-new", "cd" * 20 + ".safetensors"}
 
 
 def test_several_processes_share_one_cap(tmp_path: Path) -> None:

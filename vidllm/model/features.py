@@ -17,6 +17,7 @@ import logging
 import os
 import tempfile
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Mapping
 from contextlib import suppress
@@ -106,6 +107,10 @@ class FeatureCache:
             self._used -= self._memory.popitem(last=False)[1].nbytes
 
 
+PART = ".part-"
+"""What the name of an entry begins with while it is written."""
+ABANDONED_SECONDS = 3600
+"""So old, nobody writes it any more."""
 HEX = "[0-9a-f]"
 """One digit of a key, as a pattern of file names."""
 
@@ -185,14 +190,19 @@ class TensorFiles:
             self._used -= size
 
     def _entries(self) -> list[tuple[float, int, Path]]:
-        """(time of last use, bytes, path) of every entry; one removed meanwhile by another process is left out."""
+        """(time of last use, bytes, path) of every entry, and of what killed processes left half-written.
+
+        One removed meanwhile by another process is left out.
+        """
         found = []
-        for path in self.folder.glob(f"{HEX * 2}/{HEX * 40}.safetensors"):  # the rest is not ours
+        ours = (f"{HEX * 2}/{HEX * 40}.safetensors", f"{HEX * 2}/{PART}*")  # the rest is not
+        for path in (path for pattern in ours for path in self.folder.glob(pattern)):
             try:
                 status = path.stat()
             except FileNotFoundError:
                 continue
-            found.append((status.st_mtime, status.st_size, path))
+            if not path.name.startswith(PART) or time.time() - status.st_mtime > ABANDONED_SECONDS:
+                found.append((status.st_mtime, status.st_size, path))
         return found
 
 
@@ -218,7 +228,7 @@ def _read(content: bytes) -> dict[str, Tensor]:
 def _write(path: Path, content: bytes) -> None:
     """All of it or nothing: a reader never sees half an entry, a full disk leaves none behind."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".part-")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=PART)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)

@@ -153,8 +153,10 @@ def stop_ids(folder: Path | str, tokenizer: Tokenizer) -> tuple[int, ...]:
 @lru_cache(maxsize=8)
 def _stop_ids(folder: Path, tokenizer: Tokenizer, changed: tuple[int, ...]) -> tuple[int, ...]:
     named = (read_json(folder / "generation_config.json") or {}).get("eos_token_id")
-    if named is not None:
-        return (named,) if isinstance(named, int) else tuple(named)
+    if isinstance(named, int):
+        return (named,)
+    if named:
+        return tuple(named)
     text = (read_json(folder / "tokenizer_config.json") or {}).get("eos_token")
     found = tokenizer.token_to_id(text["content"] if isinstance(text, dict) else text) if text else None
     return () if found is None else (found,)
