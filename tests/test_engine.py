@@ -253,6 +253,12 @@ def test_choices_at_the_edge_of_what_is_allowed() -> None:
     assert draws(GenerationOptions(temperature=1e-60), LOGITS, 10) == {1: 10}  # nothing is left of it in float32
 
 
+def test_a_seed_may_be_of_any_length(parrot: Callable[..., Parrot]) -> None:
+    model = parrot("x")
+    options = GenerationOptions(temperature=1.0, top_k=1, seed=10**30, max_new_tokens=1)
+    assert generate(model, model.state(), options).result.text == "x"
+
+
 def test_the_same_seed_says_the_same() -> None:
     def said(seed: int) -> tuple[int, ...]:
         generator = torch.Generator().manual_seed(seed)

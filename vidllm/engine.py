@@ -203,7 +203,7 @@ class Reply:
         """None while it goes on."""
         self._tokenizer = model.tokenizer
         self._ends = stop_ids(model.spec.folder, model.tokenizer)
-        self._generator = torch.Generator().manual_seed(options.seed)
+        self._generator = torch.Generator().manual_seed(options.seed % 2**63)  # as many digits as torch takes
         self._text = TextStream(self._decode, options.stop)
         self._watch = LoopWatch()
         self._parts: list[str] = []

@@ -347,7 +347,7 @@ _FORMS: tuple[_Form, ...] = (_content_parts, _content_string)
 
 def _quietener(spec: ModelSpec, tokenizer: Tokenizer) -> Callable[[str], str]:
     """A special token written in someone's text is text: broken by a space, or it would act as what it names."""
-    named = (*_markers(spec), *([spec.video_token] if spec.video_token else []))  # special or not, they stand for pixels
+    named = (*_markers(spec), *filter(None, [spec.video_token]))  # they stand for pixels, special tokens or not
     pattern = _special_pattern(tokenizer, tokenizer.get_vocab_size(), named)
     return lambda text: pattern.sub(lambda match: f"{match[0][0]} {match[0][1:]}", text)
 
