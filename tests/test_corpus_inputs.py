@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from vidllm.corpus.formats import array_rows
 from vidllm.corpus.inputs import InputOptions, admit, in_shard, opened_path, parse_shard
 from vidllm.corpus.item import Item
+from vidllm.corpus.listing import matching
 from vidllm.corpus.webdataset import sample_key
 from vidllm.errors import ConfigError, InputError
 
@@ -109,6 +110,82 @@ def test_a_list_on_stdin(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (items[3].video, items[3].start, items[3].end) == ("clips/a.MKV", 2.0, 4.0)
     assert items[4].problem is not None
     assert items[4].path == os.fsdecode(b"no \xff.mp4")
+
+
+def test_a_list_from_find_leaves_out_what_lies_beside_clips(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("b.json", "b.en.srt", "a.txt"):
+        touch(corpus / "clips" / name)
+    (corpus / "rows.json").write_text('[{"video": "clips/a.MKV", "id": 1}]')
+    text = "\ufeff./clips/b.json\n./clips/b.mp4\nclips/b.en.srt\nclips/a.txt\nrows.json\n"
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+    said: list[str] = []
+    assert names("-", remark=said.append) == ["./clips/b.mp4", "clips/a.MKV"]
+    assert said == ["-: 3 files beside a video of their name are left out (1 .json, 1 .srt, 1 .txt)"]
+
+
+def test_a_mark_of_byte_order_is_no_part_of_a_name(corpus: Path) -> None:
+    (corpus / "one.lst").write_text("clips/b.mp4\r\n", encoding="utf-8-sig")
+    (corpus / "two.jsonl").write_text('{"video": "clips/b.mp4"}\n\n', encoding="utf-8-sig")
+    assert names("one.lst", "two.jsonl") == ["clips/b.mp4", "clips/b.mp4"]
+
+
+@pytest.mark.parametrize("out", ["clips/out.jsonl", "clips/out.parquet"])
+def test_what_a_run_writes_is_none_of_its_inputs(
+    corpus: Path, out: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`videos/*` names the output from the second run on: its rows would be captioned, and theirs, and theirs."""
+    if out.endswith(".parquet"):
+        touch(corpus / out / "_admitted.jsonl")
+        touch(corpus / out / "part-000001.parquet")
+    else:
+        for name in (out, f"{out}.admitted", "clips/out.diff"):
+            touch(corpus / name, b'{"video": "b.mp4"}\n')
+    (corpus / "other.jsonl").write_text('{"video": "clips/b.mp4"}\n')
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(f"./{out}\nclips/b.mp4\n".encode())))
+    said: list[str] = []
+    matched = sorted(glob.glob("clips/[bo]*"))
+    found = names(*matched, "clips/*ou*", "other.jsonl", "-", output=Path(out), remark=said.append)
+    assert found == ["clips/b.mp4", "clips/b.mp4"]
+    assert f"{out}: is written by this run and left out" in said
+    assert names("other.jsonl", output=corpus / "x.jsonl") == ["clips/b.mp4"]
+
+
+def test_links_to_folders_are_followed_once(corpus: Path) -> None:
+    for name in ("far/f.mp4", "far/g/h.mp4", "clips/.kept/k.mp4"):
+        touch(corpus / name)
+    links = {"clips/far": "far", "clips/far2": "far", "clips/kept": "clips/.kept", "clips/sub/loop": "clips",
+             "clips/sub/c2": "clips/sub", "clips/up": ".", "far/g/back": "far"}  # fmt: skip
+    for name, target in links.items():
+        (corpus / name).symlink_to(corpus / target)
+    said: list[str] = []
+    assert names("clips", remark=said.append) == [
+        "clips/a.MKV", "clips/b.mp4", "clips/far/f.mp4", "clips/far/g/h.mp4", "clips/kept/k.mp4", "clips/sub/c.webm",
+        "clips/sub/deep/d.mp4",
+    ]  # fmt: skip
+    assert any(line.startswith("clips/up: can not be entered") for line in said)
+    (corpus / "clips" / "up").unlink()
+    found = names("clips/**/*.mp4")
+    assert len(found) == len(set(found))
+    assert {os.path.realpath(name) for name in found} == {
+        str(corpus.resolve() / name)
+        for name in ("clips/b.mp4", "clips/sub/deep/d.mp4", "far/f.mp4", "far/g/h.mp4", "clips/.kept/k.mp4")
+    }
+    assert not any("loop" in name or "back" in name for name in found)
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["clips/**/*.mp4", "**/*.mp4", "**", "clips/**/deep/*", "*/**/d.mp4", "c*/**/[cd].*", "clips/**/", "./**/sub/**/d.mp4",
+     "{}/clips/**/*", "clips/sub/*", "**/**/c.webm", "no/**/*.mp4"],
+)  # fmt: skip
+def test_a_pattern_matches_what_it_matches_everywhere(corpus: Path, pattern: str) -> None:
+    pattern = pattern.format(corpus)
+    usual = {os.path.normpath(path) for path in glob.glob(pattern, recursive=True)}
+    usual -= {os.path.normpath(pattern.partition("**")[0])}  # `a/**` is a itself, too
+    found = list(matching(pattern))
+    assert {os.path.normpath(path) for path in found} - {"."} >= usual - {"."}
+    assert len(found) == len(set(found))
+    assert {os.path.normpath(path) for path in found if not pattern.endswith("/")} <= usual
 
 
 def test_json_lines_of_all_sorts(corpus: Path) -> None:

@@ -119,11 +119,11 @@ class CaptionOptions:
         if self.shard is not None:
             parse_shard(self.shard)
 
-    def inputs(self, remark: Callable[[str], None]) -> InputOptions:
+    def inputs(self, output: Path, remark: Callable[[str], None]) -> InputOptions:
         """The part that says which clips."""
         return InputOptions(
             limit=self.limit, shard=parse_shard(self.shard) if self.shard else None, videos=self.videos,
-            column=self.column, prompt_column=self.prompt_column, remark=remark,
+            column=self.column, prompt_column=self.prompt_column, output=output, remark=remark,
         )  # fmt: skip
 
     @property
@@ -209,11 +209,11 @@ def caption(
     A clip's own failure is a row. Raises ConfigError, CorpusError or EngineError, and ModelError: before the first row
     where the model's files tell it, else when it is loaded, for the first clip with frames; rows written stay.
     """
-    options = options or CaptionOptions()
-    items = _items(inputs, options, remark)
+    options, output = options or CaptionOptions(), Path(output)
+    items = _items(inputs, output, options, remark)
     engine = open_engine(options, model, remark)
     try:
-        return _run(items, _Count(_named(inputs), options), Path(output), options, engine, tell, on_interrupt)
+        return _run(items, _Count(_named(inputs), output, options), output, options, engine, tell, on_interrupt)
     finally:
         engine.captioner.close()
 
@@ -229,7 +229,7 @@ def dry_run(
 ) -> Estimate:
     """What `caption` would do, and about how long that would take; no row is written. Raises as `caption`."""
     options, output = options or CaptionOptions(), Path(output)
-    items = _items(inputs, options, remark)
+    items = _items(inputs, output, options, remark)
     engine = open_engine(options, model, remark)
     try:
         look, run_options = options.look(engine.captioner), options.run_options()
@@ -246,12 +246,12 @@ def dry_run(
 
 
 def _items(
-    inputs: str | Path | Sequence[str | Path], options: CaptionOptions, remark: Callable[[str], None]
+    inputs: str | Path | Sequence[str | Path], output: Path, options: CaptionOptions, remark: Callable[[str], None]
 ) -> Iterator[Item]:
     """The clips, the first found now: what is wrong with inputs or prompt is told before a model is loaded."""
     read_prompt(options.prompt)
     named = _named(inputs)
-    items = admit(named, options.inputs(remark))
+    items = admit(named, options.inputs(output, remark))
     first = next(items, None)
     if first is None:
         raise InputError(f"{', '.join(named)}: no video in it; name video files, folders, globs or data sets of them")
@@ -265,15 +265,15 @@ def _named(inputs: str | Path | Sequence[str | Path]) -> list[str]:
 class _Count:
     """How many clips the inputs name, counted beside the run; None until that is known, and for a list on stdin."""
 
-    def __init__(self, names: Sequence[str], options: CaptionOptions) -> None:
+    def __init__(self, names: Sequence[str], output: Path, options: CaptionOptions) -> None:
         self.clips: int | None = None
-        self._names, self._options = names, options
+        self._names, self._options = names, options.inputs(output, lambda line: None)
         if "-" not in names:
             threading.Thread(target=self._count, daemon=True, name="vidllm-count").start()
 
     def _count(self) -> None:
         with contextlib.suppress(CorpusError):  # the run itself meets it, and tells
-            self.clips = sum(1 for _ in admit(self._names, self._options.inputs(lambda line: None)))
+            self.clips = sum(1 for _ in admit(self._names, self._options))
 
 
 def _run(

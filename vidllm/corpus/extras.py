@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from vidllm.corpus.diff import recaption, write_diff
 from vidllm.corpus.sidefiles import Format, parse_formats, write_side_files
 from vidllm.corpus.sidefolder import SideFolder
+from vidllm.corpus.stores import DIFF_SUFFIX
 from vidllm.errors import ConfigError, OutputError
 from vidllm.linefile import not_writable
 
@@ -52,7 +53,7 @@ def check_extras(output: Path, extras: Extras) -> Iterator[str]:
         if folder.path != output.with_suffix(""):
             yield f"{output.with_suffix('')}: is there already; {', '.join(extras.wanted_formats)} go to {folder.path}"
     if extras.in_place:
-        _check_ours(output.with_suffix(".diff"), _DIFF)
+        _check_ours(output.with_suffix(DIFF_SUFFIX), _DIFF)
     if extras.report is not None:
         _check_ours(extras.report, _PAGE)
 
@@ -82,7 +83,7 @@ def write_extras(done: CaptionReport, extras: Extras) -> Iterator[str]:
         for file in changed:
             yield f"{file.file}: {len(file.changes):,} captions in column {file.column!r}"
         if changed:
-            write_diff(changed, done.output.with_suffix(".diff"))
+            write_diff(changed, done.output.with_suffix(DIFF_SUFFIX))
             yield f"{done.output.with_suffix('.diff')}: old and new side by side"
     if extras.report is not None:
         from vidllm.corpus.report import write_report

@@ -6,18 +6,22 @@ Everything is read as it is needed. What is named and can not be found becomes a
 its row; what a folder holds besides clips is counted and told.
 """
 
+import codecs
 import glob
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
-from pathlib import PurePath
+from pathlib import Path, PurePath
 
 from vidllm.corpus.formats import array_rows, lines_of, parquet_rows
 from vidllm.corpus.item import Item, SourceKind, SourceRow, digest_of
-from vidllm.corpus.webdataset import TAR_SUFFIXES, VIDEO_SUFFIXES, tar_items
+from vidllm.corpus.listing import clips_of, files_below, is_clip, is_side_file, lies_beside_a_clip, matching
+from vidllm.corpus.stores import own_files
+from vidllm.corpus.webdataset import TAR_SUFFIXES, tar_items
 from vidllm.corpus.webdataset import opened_path as opened_path
 from vidllm.errors import ConfigError, InputError
 from vidllm.video.timecode import parse_time
@@ -25,8 +29,6 @@ from vidllm.video.timecode import parse_time
 PATH_COLUMNS = ("video", "path", "video_path", "file", "file_name", "filename", "mp4")
 """Columns that may name the clip, the first that a row has."""
 CAPTION_COLUMNS = ("caption", "text", "answer")
-SIDE_SUFFIXES = frozenset({".json", ".txt", ".srt", ".vtt", ".ass", ".ssa", ".tsv"})
-"""Files that belong to the clip they are named after: truth, captions, subtitles."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +45,8 @@ class InputOptions:
     """The column that names the clip; None: see `PATH_COLUMNS`."""
     prompt_column: str | None = None
     """The column with a clip's own prompt; None: every clip gets the run's."""
+    output: Path | None = None
+    """The run's own: `videos/*` finds it too when it lies there, and it is no data set of this run."""
     remark: Callable[[str], None] = lambda line: None
     """Hears what was left out and why, one line each."""
 
@@ -51,6 +55,25 @@ class InputOptions:
             raise ConfigError(f"limit is {self.limit}; caption at least 1 clip")
         if self.shard is not None and not 1 <= self.shard[0] <= self.shard[1]:
             raise ConfigError(f"shard is {self.shard[0]}/{self.shard[1]}; shards are numbered from 1/{self.shard[1]}")
+
+    def is_own(self, path: str) -> bool:
+        """Whether this run writes the file, or it lies in the folder of its output; then that is told."""
+        name, folder = os.path.basename(path), os.path.dirname(path)
+        if name not in self._own_names and os.path.basename(folder) not in self._own_names:
+            return False
+        own = {os.path.realpath(file) for file in self._own}
+        if os.path.realpath(path) not in own and os.path.realpath(folder) not in own:
+            return False
+        self.remark(f"{path}: is written by this run and left out")
+        return True
+
+    @cached_property
+    def _own(self) -> tuple[Path, ...]:
+        return () if self.output is None else own_files(self.output)
+
+    @cached_property
+    def _own_names(self) -> frozenset[str]:
+        return frozenset(file.name for file in self._own)
 
 
 def admit(inputs: Sequence[str], options: InputOptions | None = None) -> Iterator[Item]:
@@ -104,7 +127,7 @@ def _check(source: str) -> None:
         return
     suffix = PurePath(source).suffix.lower()
     if source == "-" or (suffix not in _DATA and not source.endswith(TAR_SUFFIXES)):
-        if source != "-" and _is_glob(source) and next(glob.iglob(source, recursive=True), None) is None:
+        if source != "-" and _is_glob(source) and next(matching(source), None) is None:
             raise InputError(f"{source}: matches no file; check the pattern and the folder you are in")
         return
     try:
@@ -124,11 +147,12 @@ def _read(source: str, options: InputOptions) -> Iterator[Item]:
     if source == "-":
         yield from _list("-", options)
     elif _is_glob(source):
-        for path in _without_side_files(sorted(glob.iglob(source, recursive=True)), source, options):
+        for path in _without_side_files(sorted(matching(source)), source, options):
             if not os.path.isdir(path) or not source.endswith("**"):
                 yield from _read(path, options)
     elif os.path.isdir(source) and source.rstrip(os.sep).endswith(".parquet"):
-        for part in sorted(glob.glob(os.path.join(glob.escape(source), "[!_]*.parquet"))):
+        own = options.is_own(source.rstrip(os.sep))
+        for part in [] if own else sorted(glob.glob(os.path.join(glob.escape(source), "[!_]*.parquet"))):
             yield from _parquet(part, options)
     elif os.path.isdir(source):
         yield from _folder(source, options)
@@ -138,34 +162,26 @@ def _read(source: str, options: InputOptions) -> Iterator[Item]:
 
 def _without_side_files(paths: Sequence[str], source: str, options: InputOptions) -> Iterator[str]:
     """What a pattern matched, here or in the shell, but for the `a.json` and `a.en.srt` that lie beside an `a.mp4`."""
-    clips = {name for path in paths if _is_clip(path) for name in (path, os.path.splitext(path)[0])}
+    clips = clips_of(paths)
     left_out: Counter[str] = Counter()
     for path in paths:
-        if _is_side_file(path, clips):
+        if is_side_file(path, clips):
             left_out[PurePath(path).suffix.lower()] += 1
         else:
             yield path
+    _tell_left_out(left_out, source, options)
+
+
+def _tell_left_out(left_out: Counter[str], source: str, options: InputOptions) -> None:
     if left_out:
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in left_out.most_common())
         options.remark(f"{source}: {left_out.total()} files beside a video of their name are left out ({kinds})")
 
 
-def _is_clip(path: str) -> bool:
-    return PurePath(path).suffix.lower() in VIDEO_SUFFIXES
-
-
-def _is_side_file(path: str, clips: Collection[str]) -> bool:
-    """Whether a clip has the file's name up to one of its dots; what is no text beside a clip is a clip itself."""
-    stem, suffix = os.path.splitext(path)
-    if suffix.lower() not in SIDE_SUFFIXES:
-        return False
-    while suffix and stem not in clips:
-        stem, suffix = os.path.splitext(stem)
-    return stem in clips
-
-
 def _file(path: str, options: InputOptions, root: str | None = None) -> Iterator[Item]:
     suffix = PurePath(path).suffix.lower()
+    if options.is_own(path):
+        return
     if path.endswith(TAR_SUFFIXES):
         yield from tar_items(path)
     elif suffix in _DATA:
@@ -183,16 +199,11 @@ def _folder(root: str, options: InputOptions) -> Iterator[Item]:
     def trouble(error: OSError) -> None:
         options.remark(f"{error.filename}: can not be entered ({error.strerror}); its clips are left out")
 
-    for folder, folders, names in os.walk(root, onerror=trouble):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            suffix = PurePath(name).suffix.lower()
-            if name.startswith("."):
-                continue
-            if suffix in VIDEO_SUFFIXES or name.endswith(TAR_SUFFIXES):
-                yield from _file(os.path.join(folder, name), options, root)
-            else:
-                others[suffix or "no ending"] += 1
+    for folder, name in files_below(root, trouble):
+        if is_clip(name) or name.endswith(TAR_SUFFIXES):
+            yield from _file(os.path.join(folder, name), options, root)
+        else:
+            others[PurePath(name).suffix.lower() or "no ending"] += 1
     if others:
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common(5))
         options.remark(f"{root}: {others.total()} files are no clips by their ending and are left out ({kinds})")
@@ -202,16 +213,19 @@ def _folder(root: str, options: InputOptions) -> Iterator[Item]:
 
 
 def _list(path: str, options: InputOptions) -> Iterator[Item]:
-    """Paths, one a line, or JSON rows; empty lines are nothing."""
+    """Paths, one a line, or JSON rows; empty lines are nothing, nor are files beside a clip that `find` lists too."""
     lines = (line for line in (sys.stdin.buffer if path == "-" else lines_of(path)))
-    rows = _Rows(path, "jsonl", options)
+    rows, left_out = _Rows(path, "jsonl", options), Counter[str]()
     for index, line in enumerate(lines):
-        text = os.fsdecode(line.rstrip(b"\r\n"))
+        text = os.fsdecode(line.removeprefix(codecs.BOM_UTF8 if index == 0 else b"").rstrip(b"\r\n"))
         if text.startswith("{"):
             yield from rows.items(index, _parsed(line))
+        elif text.strip() and lies_beside_a_clip(named := _beside(path, text, options)):
+            left_out[PurePath(named).suffix.lower()] += 1
         elif text.strip():
-            yield from _read_named(_beside(path, text, options), options)
+            yield from _read_named(named, options)
     rows.tell()
+    _tell_left_out(left_out, path, options)
 
 
 def _read_named(path: str, options: InputOptions) -> Iterator[Item]:

@@ -24,6 +24,8 @@ from vidllm.linefile import LineFile, not_writable
 PARQUET_SUFFIX = ".parquet"
 OTHER_SUFFIXES = frozenset({".json", ".csv", ".tsv", ".txt", ".srt", ".vtt", ".html", ".tar"})
 """Names that promise another format than rows have; -f, --report and --in-place write those."""
+DIFF_SUFFIX = ".diff"
+"""Of the report of old and new captions beside an output."""
 ROWS_PER_PART = 4096
 """Rows of a sealed part; the last part of a run may hold fewer."""
 _PART_BITS = 32
@@ -65,6 +67,16 @@ def manifest_of(path: Path) -> Path:
     return path / "_admitted.jsonl" if is_parquet(path) else path.with_name(path.name + ".admitted")
 
 
+def own_files(path: Path) -> tuple[Path, ...]:
+    """What a run writes beside the output at `path`, and that itself."""
+    return path, manifest_of(path), _part_of(path), path.with_suffix(DIFF_SUFFIX)
+
+
+def _part_of(path: Path) -> Path:
+    """Where lines are written anew."""
+    return path.with_name(path.name + ".part")
+
+
 def head_of(line: bytes) -> Head:
     """The head of a row's line: five cuts where this program wrote it, a parse where another tool did.
 
@@ -100,7 +112,7 @@ class JsonLines:
         self.path = path
         check_ours(path)
         self._file = LineFile(path)
-        self._part.unlink(missing_ok=True)  # of a run that was killed while it removed rows
+        _part_of(path).unlink(missing_ok=True)  # of a run that was killed while it removed rows
 
     def heads(self) -> Iterator[tuple[Head, int]]:
         """By cuts in the lines."""
@@ -130,7 +142,7 @@ class JsonLines:
     def drop(self, places: Iterable[int]) -> None:
         """A new file without them takes the name."""
         gone = set(places)
-        part = self._part
+        part = _part_of(self.path)
         try:
             with open(part, "wb") as new:
                 new.writelines(line + b"\n" for place, line in self._file.lines() if place not in gone)
@@ -141,10 +153,6 @@ class JsonLines:
             part.unlink(missing_ok=True)
             raise not_writable(self.path, error) from error
         self._file.reopen()
-
-    @property
-    def _part(self) -> Path:
-        return self.path.with_name(self.path.name + ".part")
 
     def close(self) -> None:
         """Sync."""
