@@ -53,10 +53,6 @@ Send = Annotated[
     Literal["images", "video"],
     typer.Option("--send", help="How a server gets frames: images with their times as text, or (vLLM) one JPEG video."),
 ]
-RequestTimeout = Annotated[
-    float,
-    typer.Option("--request-timeout", min=0.1, metavar="S", help="Seconds a server may take for one answer."),
-]
 SameWithin = Annotated[
     int,
     typer.Option("--same-within", min=0, max=255, metavar="N",
@@ -127,7 +123,7 @@ def caption(
     engine: Engine = "local",
     address: Address = None,
     send: Send = "images",
-    request_timeout: RequestTimeout = 120.0,
+    request_timeout: options.RequestTimeout = 120.0,
     shard: Shard = None,
     videos: Videos = None,
     column: Column = None,

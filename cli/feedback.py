@@ -12,6 +12,7 @@ from .output import INTERRUPTED, note, write, write_json
 
 if TYPE_CHECKING:
     from vidllm.ask import VideoModel
+    from vidllm.corpus.asking import HttpOptions
     from vidllm.feedback.run import FeedbackDone, FeedbackOptions
 
 Input = Annotated[
@@ -100,6 +101,7 @@ def feedback(
     judge_model: JudgeModel = None,
     judging: Judging = "scores",
     watch: Watch = False,
+    request_timeout: options.RequestTimeout = 120.0,
     sampling: options.Words = options.UNSAID,
     perturb: Perturb = "none",
     pairs: options.Words = options.UNSAID,
@@ -141,11 +143,20 @@ def feedback(
     rebalance = None if pairs["rebalance"] < 0 else pairs["rebalance"]
     wishes = FeedbackOptions(
         **place, model=model, judge=judge, judge_model=judge_model, judging=judging, watch=watch,
-        sampling=SamplingOptions(**sampling), plan=PlanOptions(**look, guard=DEFAULT_LIMITS),
-        pairs=PairOptions(**{**pairs, "rebalance": rebalance}), changes=parse_changes(perturb), questions=questions,
-        media=media, captions=captions, limit=limit, skip_bad=skip_bad, retry_errors=retry_errors,
+        patience=_patience(judge, request_timeout), sampling=SamplingOptions(**sampling),
+        plan=PlanOptions(**look, guard=DEFAULT_LIMITS), pairs=PairOptions(**{**pairs, "rebalance": rebalance}),
+        changes=parse_changes(perturb), questions=questions, media=media, captions=captions, limit=limit, skip_bad=skip_bad, retry_errors=retry_errors,
     )  # fmt: skip
     return _feedback(source, output, wishes, as_json=json)
+
+
+def _patience(judge: str, request_seconds: float) -> HttpOptions | None:
+    """With a server as judge; an HTTP client is loaded for nobody else."""
+    if "://" not in judge:
+        return None
+    from vidllm.corpus.asking import HttpOptions
+
+    return HttpOptions(request_seconds=request_seconds)
 
 
 def _feedback(source: Path, output: Path, wishes: FeedbackOptions, *, as_json: bool) -> int:

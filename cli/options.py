@@ -103,6 +103,10 @@ FitMode = Annotated[
     Literal["pad", "stretch", "crop"] | None,
     typer.Option("--fit", help="How a frame meets the model's square. Default: the model's own.", show_default=False),
 ]
+RequestTimeout = Annotated[
+    float,
+    typer.Option("--request-timeout", min=0.1, metavar="S", help="Seconds a server may take for one answer."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 
 Words: TypeAlias = Mapping[str, Any]

@@ -278,6 +278,18 @@ def test_a_judge_that_hangs_does_not_keep_a_run_from_stopping(world: Path, tmp_p
     assert told_of(output)["judged"] == 0
 
 
+def test_a_verdict_is_waited_for_as_long_as_one_says(
+    world: Path, tmp_path: Path, serve: Servers, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("vidllm.feedback.rubric.SCORE", "do=hang " + rubric.SCORE)
+    words = ["feedback", str(world), "-o", str(tmp_path / "pairs.jsonl"), "--dtype", "float32", "--temperature", "2.0",
+             "-k", "4", "--limit", "1", "--judge", serve(module="tests.judge_server")]  # fmt: skip
+    assert main([*words, "--request-timeout", "0.5"]) == 1
+    said = capsys.readouterr()
+    assert "--request-timeout says how long one is waited for" in said.err
+    assert re.search(r"\d answers have no verdict", said.err)
+
+
 def test_a_dead_judge_ends_the_run_and_what_was_asked_is_kept(
     run: Callable[..., FeedbackDone], serve: Servers, tmp_path: Path, world: Path, model: VideoModel
 ) -> None:

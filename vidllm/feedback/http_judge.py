@@ -8,6 +8,8 @@ from vidllm.clip import PlanOptions, open_clip
 from vidllm.feedback.asked_judge import AskedJudge, Judging
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from vidllm.clip import Clip
     from vidllm.corpus.asking import HttpOptions
     from vidllm.feedback.judge import Case
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 def open_http_judge(
     url: str, model: str | None = None, *, judging: Judging = "scores", watch: bool = False,
     options: HttpOptions | None = None, plan: PlanOptions | None = None,
+    remark: Callable[[str], None] = lambda line: None,
 ) -> AskedJudge:  # fmt: skip
     """The model of that name on the server at `url`, else the one it serves. `watch` sends it the clip's frames, too.
 
@@ -23,7 +26,7 @@ def open_http_judge(
     """
     from vidllm.corpus.http import HttpCaptioner  # brings an HTTP client, which other judges do without
 
-    captioner = HttpCaptioner.connect(url, model, options)
+    captioner = HttpCaptioner.connect(url, model, options, remark=remark)
 
     def look(case: Case) -> Clip | None:
         if case.video is None:

@@ -98,8 +98,9 @@ def feedback(
 ) -> FeedbackDone:  # fmt: skip
     """Ask every question of `source`, judge the answers, and write `output` with its journal and report beside it.
 
-    `load` gives the model being taught, `load_judge` a local judge; `remark` hears of bad rows, one line each.
-    Raises RowError, ConfigError, ModelError, OutputError or EngineError before or while asking; what is done stays.
+    `load` gives the model being taught, `load_judge` a local judge; `remark` hears of bad rows, one line each, and of a
+    server that is late. Raises RowError, ConfigError, ModelError, OutputError or EngineError before or while asking;
+    what is done stays.
     """
     began = time.monotonic()
     options = options or FeedbackOptions()
@@ -110,7 +111,7 @@ def feedback(
         source, questions=options.questions, media=options.media, captions=options.captions, dialogue=spec.dialogue,
         limit=options.limit,
     )  # fmt: skip
-    judge = open_judge(options, load_judge)
+    judge = open_judge(options, load_judge, remark)
     try:
         questions = _judgeable(questions, judge, options, remark)
         with Journal(output) as journal:
@@ -133,16 +134,20 @@ def _check_output(source: Path, output: Path) -> None:
         raise OutputError(f"{output}: is there already, and no feedback run made it; choose another name or move it")
 
 
-def open_judge(options: FeedbackOptions, load: Load | None = None) -> Judge:
-    """The judge that the options name. Raises ConfigError, EngineError or ModelError."""
+def open_judge(
+    options: FeedbackOptions, load: Load | None = None, remark: Callable[[str], None] = lambda line: None
+) -> Judge:
+    """The judge that the options name; `remark` hears what a server makes wait. Raises ConfigError, EngineError or
+    ModelError."""
     if options.judge == "oracle":
         return Oracle()
     if "://" in options.judge:
         from vidllm.feedback.http_judge import open_http_judge
 
         return open_http_judge(
-            options.judge, options.judge_model, judging=options.judging, watch=options.watch, options=options.patience
-        )
+            options.judge, options.judge_model, judging=options.judging, watch=options.watch, options=options.patience,
+            remark=remark,
+        )  # fmt: skip
     from vidllm.feedback.local_judge import open_local_judge
 
     return open_local_judge(load or (lambda: _load(options.judge, options)), judging=options.judging,

@@ -205,7 +205,8 @@ def whole(text: str, where: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise Bad(f"{where} holds half a character ({text[error.start]!a})", "write it whole, or leave it out") from None
+        half = text[error.start]
+        raise Bad(f"{where} holds half a character ({half!a})", "write it whole, or leave it out") from error
     return text
 
 
