@@ -145,7 +145,8 @@ def feedback(
         **place, model=model, judge=judge, judge_model=judge_model, judging=judging, watch=watch,
         patience=_patience(judge, request_timeout), sampling=SamplingOptions(**sampling),
         plan=PlanOptions(**look, guard=DEFAULT_LIMITS), pairs=PairOptions(**{**pairs, "rebalance": rebalance}),
-        changes=parse_changes(perturb), questions=questions, media=media, captions=captions, limit=limit, skip_bad=skip_bad, retry_errors=retry_errors,
+        changes=parse_changes(perturb), questions=questions, media=media, captions=captions,
+        limit=limit, skip_bad=skip_bad, retry_errors=retry_errors,
     )  # fmt: skip
     return _feedback(source, output, wishes, as_json=json)
 

@@ -360,8 +360,8 @@ def _accelerator(options: LoopOptions) -> Accelerator:
 
 
 def on_cpu(device: str | None) -> bool:
-    """Whether accelerate is told to stay on the CPU; untold, and where there is no GPU, it takes each of several processes
-    for the only one, and all of them would write the same run."""
+    """Whether accelerate is told to stay on the CPU; untold, and without a GPU, it takes each of several processes for
+    the only one, and all of them would write the same run."""
     return device == "cpu" or (int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.cuda.is_available())
 
 
