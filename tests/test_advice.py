@@ -15,6 +15,7 @@ from tests.planned import index_only, picture, spec_of
 from vidllm.advice import Wish
 from vidllm.clip import PlanOptions, open_clips, plan_clips, plan_video
 from vidllm.errors import BudgetError, VideoNotFound, Way
+from vidllm.model.chat import Shown, count_text_tokens
 from vidllm.model.families import bare_spec, load_tokenizer
 from vidllm.planned import plan_source
 from vidllm.video.info import VideoInfo
@@ -112,6 +113,25 @@ def test_a_prompt_without_room_for_a_share_is_a_sum_not_a_broken_option() -> Non
     spec = replace(spec_of("llava"), context=32)
     with pytest.raises(BudgetError, match="over context 32 x RoPE 2 = 64"):
         plan_clips([MINUTE, MINUTE], "what?", spec, load_tokenizer(spec.folder))
+
+
+@pytest.mark.parametrize("reply", [None, 20])
+def test_several_videos_that_were_planned_fit_together(reply: int | None) -> None:
+    """Each let the one reply shrink for itself: together they were over, which was found when all were decoded."""
+    spec, refused = spec_of("llava"), 0
+    tokenizer = load_tokenizer(spec.folder)
+    options = PlanOptions(frames=8, rope_max=1, max_new_tokens=reply)
+    for context in range(500, 760, 5):
+        narrow = replace(spec, context=context)
+        try:
+            planned = plan_clips([MINUTE] * 3, "compare them", narrow, tokenizer, options)
+        except BudgetError:
+            refused += 1
+            continue
+        shown = [Shown(kind="video", times=p.plan.times, duration=MINUTE.duration) for p in planned]
+        text = count_text_tokens("compare them", narrow, tokenizer, *shown)
+        assert sum(p.plan.video_tokens for p in planned) + text + (reply or 64) <= context
+    assert 5 < refused < 45
 
 
 def test_no_frame_is_decoded_before_all_are_planned(clips: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:

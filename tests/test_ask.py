@@ -252,6 +252,22 @@ def test_several_are_kept_in_order_and_share_the_context(model: VideoModel, clip
     assert sum(frame["tokens"] for frame in told["frames"]) == told["usage"]["video_tokens"]
 
 
+def test_what_stands_around_a_picture_is_reserved_too(
+    folder_of: Callable[[str], Path], clip: Path, picture: Path
+) -> None:
+    """A prompt that is too long is refused by the plan, before a frame is decoded."""
+    model = opened(folder_of("llava"))
+    refused, spec = 0, model.spec
+    for context in range(150, 210, 2):
+        model.lmm.spec = replace(spec, context=context)
+        try:
+            model.ask([picture, clip, picture], "what?", frames=2, max_new_tokens=1, rope_max=1.0)
+        except BudgetError as error:
+            assert "2 frames x" in str(error)  # noqa: PT017 - which of two budgets refused
+            refused += 1
+    assert 3 < refused < 27
+
+
 def test_order_is_seen(model: VideoModel, clip: Path, picture: Path) -> None:
     """The same media in another order are another prompt: logits differ."""
 

@@ -111,7 +111,7 @@ def _more_rope(wish: Wish, short: Short, videos: int) -> Iterator[Way]:
 
 def _more_context(wish: Wish, short: Short, videos: int) -> Iterator[Way]:
     """A model that holds it without scaling."""
-    context = room_of(wish.spec, wish.options).capacity
+    context = room_of(wish.spec, wish.options).capacity + short(wish)
     for _ in range(TRIES):
         missing = short(replace(wish, spec=replace(wish.spec, context=context)))
         if not missing:

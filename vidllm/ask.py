@@ -22,6 +22,7 @@ from vidllm.answer import Answer, Timing, report
 from vidllm.checks import check_text
 from vidllm.clip import Clip, PlanOptions, open_clips
 from vidllm.errors import BudgetError, ConfigError
+from vidllm.model.chat import Shown, count_text_tokens
 from vidllm.model.families import ModelSpec, load_tokenizer, read_spec, resolve_model
 from vidllm.model.resolve import BUILTIN, builtin_folder, model_name
 from vidllm.options import AskOptions, split_options
@@ -277,7 +278,7 @@ class ChatSession:
         tell(self._progress, "look")
         model = self._model.lmm
         stills = [medium for medium in media if isinstance(medium, Image)]
-        taken = options.reserve + self._tokens_of_turns() + tokens_of_stills(stills, model.spec) + slack
+        taken = options.reserve + self._tokens_of_turns() + self._tokens_of_stills(stills, question) + slack
         known = {clip.info.path: clip.info for clip in self._look.clips} if self._look else {}
         videos = [known.get(str(medium), medium) for medium in media if isinstance(medium, Path)]
         clips = iter(open_clips(videos, question, model.spec, model.tokenizer, replace(options, reserve=taken)))
@@ -302,6 +303,13 @@ class ChatSession:
         if self._opened is None:
             self._opened = tuple(open_source(source, self._progress) for source in self._sources)
         return self._opened
+
+    def _tokens_of_stills(self, stills: Sequence[Image], question: str) -> int:
+        """What pictures take beside the question, the words around them included."""
+        spec, tokenizer = self._model.spec, self._model.lmm.tokenizer
+        shown = [Shown(kind="image")] * len(stills)
+        around = count_text_tokens(question, spec, tokenizer, *shown) - count_text_tokens(question, spec, tokenizer)
+        return tokens_of_stills(stills, spec) + around
 
     def _tokens_of_turns(self) -> int:
         """About what earlier turns take; the exact count is checked when the prompt is built."""

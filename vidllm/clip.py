@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from vidllm.advice import Wish, ways_out
-from vidllm.budget import TokenPlan
+from vidllm.budget import LEAST_REPLY_TOKENS, REPLY_TOKENS, TokenPlan
 from vidllm.errors import BudgetError
 from vidllm.model.chat import AnyTokenizer
 from vidllm.planning import Planner, room_of
@@ -165,8 +165,20 @@ def _probed(video: Video, guard: Limits | None) -> tuple[VideoInfo, float]:
 def _planned(
     infos: Sequence[VideoInfo], wish: Wish, tokenizer: AnyTokenizer | None
 ) -> list[tuple[ClipPlan, Planner]]:
-    options = _shared(len(infos), wish.spec, wish.options)
-    planners = [Planner.of(info, wish.question, wish.spec, tokenizer, options) for info in infos]
+    if len(infos) < 2 or wish.options.max_new_tokens is not None:
+        return _planned_beside(infos, wish, wish.options, tokenizer)
+    try:  # one reply for all: it must not shrink in each of them by the same tokens
+        return _planned_beside(infos, wish, replace(wish.options, max_new_tokens=REPLY_TOKENS), tokenizer)
+    except BudgetError:
+        return _planned_beside(infos, wish, replace(wish.options, max_new_tokens=LEAST_REPLY_TOKENS), tokenizer)
+
+
+def _planned_beside(
+    infos: Sequence[VideoInfo], wish: Wish, options: PlanOptions, tokenizer: AnyTokenizer | None
+) -> list[tuple[ClipPlan, Planner]]:
+    """Each under an equal share of what `options` leave."""
+    shared = _shared(len(infos), wish.spec, options)
+    planners = [Planner.of(info, wish.question, wish.spec, tokenizer, shared) for info in infos]
     return [
         (ClipPlan(info=p.info, plan=p.plan(), focus=p.focus, subtitles=p.subtitles), p) for p in planners
     ]  # fmt: skip
@@ -184,7 +196,7 @@ def _short(infos: Sequence[VideoInfo], wish: Wish, tokenizer: AnyTokenizer | Non
 def _shared(videos: int, spec: ModelSpec, options: PlanOptions) -> PlanOptions:
     """The options of one of so many videos: what the others may take is spoken for."""
     room = room_of(spec, options)
-    share = max(room.capacity - options.reserve - room.reply, 0) // max(videos, 1)
+    share = -(-max(room.capacity - options.reserve - room.reply, 0) // max(videos, 1))
     return replace(options, reserve=options.reserve + max(videos - 1, 0) * share)
 
 
