@@ -22,9 +22,10 @@ from conftest import write_clip, write_stories
 
 import vidllm
 from benchmarks.caption_kill import Watched, run_and_kill, same_but_for_timings
-from vidllm.corpus.caption import CaptionOptions, caption
+from vidllm.corpus.caption import CaptionOptions, caption, dry_run
 from vidllm.corpus.extras import Extras, write_extras
 from vidllm.corpus.progress import Tally
+from vidllm.corpus.stores import manifest_of
 from vidllm.corpus.verify import verify
 from vidllm.corpus.workers import AHEAD_BYTES
 from vidllm.errors import ConfigError
@@ -506,6 +507,34 @@ def test_a_dry_run_counts_measures_and_writes_nothing(
     assert "1 that can not be read" in told
     assert f"by {CLIPS} clips captioned now" in told
     assert not output.exists()
+
+
+@pytest.mark.parametrize("split", ["none", "fixed:5s"])
+def test_a_dry_run_counts_what_the_run_then_does(
+    world: Path, tmp_path: Path, output: Path, model: vidllm.VideoModel, split: str
+) -> None:
+    folder = tmp_path / "clips"
+    shutil.copytree(world, folder)
+    shutil.copy(sorted(world.glob("*.mp4"))[0], folder / "copy.mp4")
+    (folder / "bad.mp4").write_bytes(b"no video")
+    options = CaptionOptions(split=split, summarise=split != "none", retries=0)
+    told = dry_run(folder, output, options, model=model)
+    assert not output.exists()
+    report = caption(folder, output, options, model=model)
+    rows = [row for row in rows_of(output) if row["status"] not in ("undecodable", "duplicate")]
+    shown = [row for row in rows if row["frames"]]
+    assert (told.clips, told.frames) == (len(shown), sum(len(row["frames"]) for row in shown))
+    assert told.tokens == sum(row["usage"]["video_tokens"] + row["usage"]["text_tokens"] for row in shown)
+    assert (told.copies, told.bad) == (report.counts["duplicate"], 1)
+    assert told.wholes == len(rows) - len(shown) == (0 if split == "none" else CLIPS + 1)
+    before = manifest_of(output).read_bytes()
+    shutil.copy(folder / "copy.mp4", folder / "late.mp4")
+    again = dry_run(folder, output, options, model=model)
+    assert (again.done, again.clips) == (report.standing.total(), 0)
+    assert again.copies == (1 if split == "none" else told.copies)
+    other = CaptionOptions(prompt="what happens at 0:05?")
+    assert dry_run(folder, output, other, model=model).clips == CLIPS
+    assert manifest_of(output).read_bytes() == before
 
 
 def test_progress_is_told_while_it_goes_on(world: Path, output: Path, model: vidllm.VideoModel) -> None:

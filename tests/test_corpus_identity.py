@@ -10,6 +10,7 @@ import av
 import pytest
 
 from tests.conftest import write_clip
+from vidllm.corpus.caption import CaptionOptions
 from vidllm.corpus.identity import content_digest, content_id
 from vidllm.corpus.scenes import check_split, fixed_cuts, ranges_of, scene_cuts
 from vidllm.errors import ConfigError, NotAVideo, VideoNotFound
@@ -132,6 +133,15 @@ def test_long_scenes_are_divided(real_clip: Callable[[str], Path]) -> None:
     ranges = ranges_of(info, "scenes")
     assert all(end - start <= 60.001 for start, end in ranges if start is not None and end is not None)
     assert len(ranges) >= 3
+
+
+@pytest.mark.parametrize(
+    ("words", "called"),
+    [("fixed:12", "fixed:12s"), ("fixed:12s", "fixed:12s"), ("fixed:0:12", "fixed:12s"), ("fixed:1:30", "fixed:90s"),
+     ("fixed:0.50s", "fixed:0.5s"), ("fixed:100", "fixed:100s"), ("scenes", "scenes"), ("none", "none")],
+)  # fmt: skip
+def test_one_way_to_split_has_one_name(words: str, called: str) -> None:
+    assert check_split(words) == check_split(called) == CaptionOptions(split=words).split == called
 
 
 @pytest.mark.parametrize("words", ["fixed", "fixed:", "fixed:0", "fixed:-3s", "thirds", "fixed:soon"])

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from vidllm.corpus.captioner import Engine
-from vidllm.corpus.dryrun import Estimate, estimate
+from vidllm.corpus.dryrun import Done, Estimate, estimate
 from vidllm.corpus.endpoint import REQUEST_SECONDS
 from vidllm.corpus.inputs import InputOptions, admit, parse_shard
 from vidllm.corpus.ledger import Ledger
@@ -115,7 +115,7 @@ class CaptionOptions:
                 raise ConfigError(f"{name} must be positive, got {getattr(self, name):g} s")
         if self.summarise and self.split == "none":
             raise ConfigError("summarise makes one caption of a split video's many; say how to split, e.g. scenes")
-        check_split(self.split)
+        object.__setattr__(self, "split", check_split(self.split))
         if self.shard is not None:
             parse_shard(self.shard)
 
@@ -234,13 +234,9 @@ def dry_run(
     try:
         look, run_options = options.look(engine.captioner), options.run_options()
         if not output.exists():
-            return estimate(items, engine, look, options.generation, run_options, lambda item: False, tell)
-        recipe = options.recipe(engine.captioner)
-        with Output.open(output, recipe, retry_errors=options.retry_errors) as rows:
-            return estimate(
-                items, engine, look, options.generation, run_options,
-                lambda item: rows.is_finished(item, rows.digest_of(item)), tell,
-            )  # fmt: skip
+            return estimate(items, engine, look, options.generation, run_options, Done(), tell)
+        with Output.open(output, options.recipe(engine.captioner), retry_errors=options.retry_errors) as rows:
+            return estimate(items, engine, look, options.generation, run_options, Done(rows), tell)
     finally:
         engine.captioner.close()
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from vidllm.corpus.progress import Tally, duration
 from vidllm.corpus.rows import FAILED, CaptionRow
 from vidllm.corpus.run import Run, RunOptions
+from vidllm.corpus.summary import whole_of
 from vidllm.corpus.workers import DecodePool
 from vidllm.interrupts import Interrupts
 
@@ -20,11 +21,30 @@ if TYPE_CHECKING:
     from vidllm.corpus.captioner import Engine
     from vidllm.corpus.item import Item
     from vidllm.corpus.looking import Look, Seen
+    from vidllm.corpus.output import Output
     from vidllm.options import GenerationOptions
 
 SAMPLE = 16
 """Clips captioned to see how long one takes."""
 WAIT_SECONDS = 0.1
+
+
+@dataclass(frozen=True)
+class Done:
+    """What earlier runs have done: the output's rows, if there is one."""
+
+    rows: Output | None = None
+
+    def is_finished(self, item: Item) -> bool:
+        """Whether it has its row."""
+        return self.rows is not None and self.rows.is_finished(item, self.rows.digest_of(item))
+
+    def has_caption(self, item: Item, seen: Seen) -> bool:
+        """Whether its content has a caption, under whatever name."""
+        if self.rows is None:
+            return False
+        recipe = self.rows.digest_of(item)
+        return self.rows.caption_of(seen.id, recipe, subtitles=seen.subtitles, key=item.key) is not None
 
 
 @dataclass(kw_only=True)
@@ -34,6 +54,10 @@ class Estimate:
     done: int = 0
     clips: int = 0
     """To be captioned, ranges of split videos counted one by one."""
+    copies: int = 0
+    """Of the same content as others: they get those's captions."""
+    wholes: int = 0
+    """Split videos to be summed up from their parts' captions."""
     bad: int = 0
     """Can not be captioned, as far as looking at them tells."""
     video_seconds: float = 0.0
@@ -42,6 +66,11 @@ class Estimate:
     """Of the prompts; answers come on top."""
     sampled: int = 0
     sample_seconds: float = 0.0
+
+    @property
+    def seen(self) -> int:
+        """Clips looked at so far."""
+        return self.done + self.clips + self.copies + self.bad
 
     @property
     def run_seconds(self) -> float | None:
@@ -56,6 +85,10 @@ class Estimate:
             f"frames   {self.frames:,}",
             f"tokens   {self.tokens:,} to read",
         ]
+        if self.wholes:
+            told.insert(1, f"wholes   {self.wholes:,} split videos to sum up from their parts' captions")
+        if self.copies:
+            told.insert(1, f"copies   {self.copies:,} of clips that have a caption or get one; it is copied")
         if self.bad:
             told.insert(1, f"bad      {self.bad:,} that can not be read; each gets a row that says why")
         if (seconds := self.run_seconds) is not None:
@@ -69,20 +102,20 @@ def estimate(
     look: Look,
     generation: GenerationOptions,
     options: RunOptions,
-    is_done: Callable[[Item], bool],
+    done: Done,
     tell: Callable[[Tally], None] = lambda tally: None,
 ) -> Estimate:
     """Look at every item that is not done, then caption the first few."""
-    looking = _Looking(is_done)
+    looking = _Looking(done, look, options.summarise)
     pool = DecodePool(
         items, look, workers=options.workers, skip=looking.skip, wanted=looking.wanted, split=options.split,
-        decoders=engine.decoders() if engine.decoders else None,
+        on_cut=looking.cut, decoders=engine.decoders() if engine.decoders else None,
     )  # fmt: skip
     try:
         while not pool.finished:
             if pool.take(WAIT_SECONDS) is not None:
                 looking.add_bad()
-            tell(Tally(skipped=looking.found.done + looking.found.clips + looking.found.bad))
+            tell(Tally(skipped=looking.found.seen))
     finally:
         pool.close()
     _try(looking, engine, look, generation, options)
@@ -106,17 +139,26 @@ def _try(
 class _Looking:
     """Counts what the pool's workers see and wants none of it decoded."""
 
-    def __init__(self, is_done: Callable[[Item], bool]) -> None:
+    def __init__(self, done: Done, look: Look, summarises: bool) -> None:
         self.found = Estimate()
         self.sample: list[Item] = []
-        self._is_done = is_done
+        self._done, self._look, self._summarises = done, look, summarises
+        self._contents: set[tuple[str, str, str]] = set()
         self._lock = threading.Lock()
 
     def skip(self, item: Item) -> bool:
         with self._lock:
-            done = self._is_done(item)
-            self.found.done += done
-            return done
+            is_done = self._done.is_finished(item)
+            self.found.done += is_done
+            return is_done
+
+    def cut(self, item: Item, parts: Sequence[Item]) -> None:
+        if not self._summarises or len(parts) == 1:
+            return
+        with self._lock:
+            is_done = all(self._done.is_finished(one) for one in (*parts, whole_of(item)))
+            self.found.done += is_done
+            self.found.wholes += not is_done
 
     def add_bad(self) -> None:
         with self._lock:
@@ -127,12 +169,23 @@ class _Looking:
             self.add_bad()
             return False
         with self._lock:
+            if self._is_copy(item, seen):
+                self.found.copies += 1
+                return False
             self.found.clips += 1
             self.found.frames += seen.frames
             self.found.tokens += seen.tokens
             self.found.video_seconds += seen.seconds
             if len(self.sample) < SAMPLE:
                 self.sample.append(item)
+        return False
+
+
+    def _is_copy(self, item: Item, seen: Seen) -> bool:
+        content = seen.id, self._look.prompt_of(item), seen.subtitles
+        if content in self._contents or self._done.has_caption(item, seen):
+            return True
+        self._contents.add(content)
         return False
 
 

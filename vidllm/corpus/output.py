@@ -39,6 +39,7 @@ class Output:
         self._find_sidecar = find_sidecar_of_many if recipe.plan.get("subtitles") else None
         self._own_recipes: dict[str | None, str] = {}
         self._index = self._indexed()
+        self._is_recipe_told = False
         self._cuts: dict[tuple[str, str], int] = {}
         """The last cut of an item under a recipe, by the hash of its line."""
         self.promises = self._read_manifest()
@@ -163,23 +164,28 @@ class Output:
 
     def _admit(self, key: str, recipe: str, what: Item | CaptionRow) -> None:
         if self.promises.promise(key, recipe):
+            self._tell_recipe()
             line = {"key": key, "recipe": recipe, "video": what.video, "start": what.start, "end": what.end}
             self._manifest.append(json.dumps(line).encode() + b"\n")
 
+    def _tell_recipe(self) -> None:
+        """Once, in plain words, before the first clip that is to be captioned by it."""
+        if not self._is_recipe_told:
+            line = json.dumps({"recipe": self._recipe.digest, "is": dataclasses.asdict(self._recipe)}).encode()
+            self._manifest.append(line + b"\n")
+            self._is_recipe_told = True
+
     def _read_manifest(self) -> Promises:
-        """Who was admitted before; the recipe is told once in plain words."""
-        known, told = Promises(), False
+        """Who was admitted before."""
+        known = Promises()
         for key, recipe, line in manifest_lines(self._manifest):
             if key is not None:
                 known.load(key, recipe)
             elif line.startswith(b'{"cut"'):
                 self._cuts[json.loads(line)["cut"], recipe] = hash(line)
-            else:
-                told = told or recipe == self._recipe.digest
+            elif recipe == self._recipe.digest:
+                self._is_recipe_told = True
         known.settle()
-        if not told:
-            line = json.dumps({"recipe": self._recipe.digest, "is": dataclasses.asdict(self._recipe)}).encode()
-            self._manifest.append(line + b"\n")
         return known
 
 

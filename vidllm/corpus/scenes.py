@@ -30,10 +30,13 @@ LEAST_TAIL_SHARE = 0.25
 
 
 def check_split(words: str) -> str:
-    """`words` if they are a way to split. Raises ConfigError."""
-    if words not in ("none", "scenes"):
-        _fixed_seconds(words)
-    return words
+    """A way to split as it is called in a data set: `fixed:12`, `fixed:12s` and `fixed:0:12` are `fixed:12s`.
+
+    Raises ConfigError when it is none.
+    """
+    if words in ("none", "scenes"):
+        return words
+    return f"fixed:{_fixed_seconds(words):.6f}".rstrip("0").rstrip(".") + "s"
 
 
 def ranges_of(info: VideoInfo, words: str) -> tuple[Range, ...]:

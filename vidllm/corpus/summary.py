@@ -33,6 +33,11 @@ class Wish:
     then: Callable[[str], None] | None = None
 
 
+def whole_of(item: Item) -> Item:
+    """The split video itself, asked about with its parts' captions."""
+    return replace(item, prompt=SUMMARY)
+
+
 class Finished(Protocol):
     """What the summaries ask of the ledger."""
 
@@ -65,7 +70,7 @@ class Summaries:
     def expect(self, item: Item, parts: Sequence[Item]) -> None:
         """A video was cut; one that stayed whole is its own summary."""
         if len(parts) > 1:
-            self._expected.append((replace(item, prompt=SUMMARY), tuple(parts)))
+            self._expected.append((whole_of(item), tuple(parts)))
 
     def take_wishes(self) -> list[Wish]:
         """All prompts that can be asked now: call it when every part has its row, and again when these are answered."""
