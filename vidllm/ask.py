@@ -22,7 +22,7 @@ from vidllm.answer import Answer, Timing, report
 from vidllm.checks import check_text
 from vidllm.clip import Clip, PlanOptions, open_clips
 from vidllm.errors import BudgetError, ConfigError
-from vidllm.model.chat import Shown, count_text_tokens
+from vidllm.model.chat import Shown, Turn, lay_out
 from vidllm.model.families import ModelSpec, load_tokenizer, read_spec, resolve_model
 from vidllm.model.resolve import BUILTIN, builtin_folder, model_name
 from vidllm.options import AskOptions, split_options
@@ -42,8 +42,6 @@ if TYPE_CHECKING:
     from vidllm.model.lmm import VideoLMM
 
 ROLES: tuple[Role, Role] = ("user", "assistant")
-TURN_TOKENS = 8
-"""What a chat template puts around one message, roughly."""
 SLACK_TOKENS = 256
 """A talk that needs scaled positions takes room for so many tokens more: some five short turns."""
 
@@ -260,7 +258,7 @@ class ChatSession:
         except BudgetError as error:
             if options.frames is not None or options.fps is not None:
                 raise
-            for slack in (min(SLACK_TOKENS, room_of(self._model.spec, options).capacity // 8), 0):
+            for slack in (min(SLACK_TOKENS, room_of(self._model.spec, options).capacity // 4), 0):
                 with suppress(BudgetError):
                     look = self._open_look(question, options, slack)
                     return look, self._write_prompt(question, look, options)
@@ -278,7 +276,7 @@ class ChatSession:
         tell(self._progress, "look")
         model = self._model.lmm
         stills = [medium for medium in media if isinstance(medium, Image)]
-        taken = options.reserve + self._tokens_of_turns() + self._tokens_of_stills(stills, question) + slack
+        taken = options.reserve + self._tokens_beside(stills, question) + slack
         known = {clip.info.path: clip.info for clip in self._look.clips} if self._look else {}
         videos = [known.get(str(medium), medium) for medium in media if isinstance(medium, Path)]
         clips = iter(open_clips(videos, question, model.spec, model.tokenizer, replace(options, reserve=taken)))
@@ -304,17 +302,14 @@ class ChatSession:
             self._opened = tuple(open_source(source, self._progress) for source in self._sources)
         return self._opened
 
-    def _tokens_of_stills(self, stills: Sequence[Image], question: str) -> int:
-        """What pictures take beside the question, the words around them included."""
+    def _tokens_beside(self, stills: Sequence[Image], question: str) -> int:
+        """What the prompt holds beside the videos and the question, to the token: pictures and earlier turns."""
         spec, tokenizer = self._model.spec, self._model.lmm.tokenizer
-        shown = [Shown(kind="image")] * len(stills)
-        around = count_text_tokens(question, spec, tokenizer, *shown) - count_text_tokens(question, spec, tokenizer)
-        return tokens_of_stills(stills, spec) + around
-
-    def _tokens_of_turns(self) -> int:
-        """About what earlier turns take; the exact count is checked when the prompt is built."""
-        encode = self._model.lmm.tokenizer.encode
-        return sum(len(encode(text)) + TURN_TOKENS for turn in self._shown_turns for text in turn)
+        said = [Turn(role, text) for turn in self._shown_turns for role, text in zip(ROLES, turn, strict=True)]
+        asked = Turn("user", question)
+        first, *rest = [*said, asked]
+        whole = lay_out([replace(first, media=(Shown(kind="image"),) * len(stills)), *rest], spec, tokenizer)
+        return whole.text_tokens - lay_out([asked], spec, tokenizer).text_tokens + tokens_of_stills(stills, spec)
 
     @property
     def _shown_turns(self) -> tuple[tuple[str, str], ...]:
