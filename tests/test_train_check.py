@@ -182,10 +182,10 @@ def test_rows_longer_than_the_model_looks_back_are_told(folder: Path) -> None:
     assert len(look(folder, cache=cache, window=longest).problems) == 4
     checked = look(folder, cache=cache, window=longest - 1)
     assert max(checked.lengths) < longest
-    told = [str(problem) for problem in checked.problems if "looks back" in problem.what]
+    told = [str(problem) for problem in checked.problems if "be taught" in problem.what]
     assert told
-    assert told[0].endswith(f": {longest} tokens, and the model looks back {longest - 1}; shorten the row, plan fewer "
-                            "frames, or leave it out")  # fmt: skip
+    assert told[0].endswith(f": {longest} tokens, and {longest - 1} is the most that this model can be taught; "
+                            "shorten the row, plan fewer frames, or leave it out")  # fmt: skip
 
 
 def test_pairs_are_counted_with_their_longer_answer(folder: Path) -> None:

@@ -21,7 +21,7 @@ from vidllm.clip import ClipPlan, PlanOptions, read_planned
 from vidllm.config import load_config
 from vidllm.errors import CheckpointError, ConfigError, RowError
 from vidllm.train import shelf
-from vidllm.train.dpo import DpoConfig, make_task, read_contest, run_dpo, settle_reference
+from vidllm.train.dpo import DpoConfig, describe, make_task, read_contest, run_dpo, settle_reference
 from vidllm.train.losses import PreferenceLoss
 from vidllm.train.metrics import Record
 from vidllm.train.mixture import Source
@@ -351,6 +351,17 @@ def test_records_in_other_numbers_are_told_and_not_taken(
         "5 rows hold log-probs of this model in bfloat16; dtype=bfloat16 takes them as they are",
         "reference 0 from the rows, 0 from the cache, 5 computed",
     ]
+
+
+def test_answers_of_another_model_are_told_before_the_first_step(
+    config: DpoConfig, clips: dict[str, Path], tmp_path: Path
+) -> None:
+    told = {"model": "another", "chosen_logp": -1.0, "rejected_logp": -2.0}
+    source = Source(path=write_rows(tmp_path, ROWS, reference=told), media=clips["constant"].parent)
+    strange = replace(config, data=(source,))
+    assert any("5 pairs hold answers of another model" in line
+               for line in describe(strange, read_contest(strange, silent)))  # fmt: skip
+    assert not any("another model" in line for line in describe(config, read_contest(config, silent)))
 
 
 def test_damaged_lines_of_the_reference_file_count_as_absent(tmp_path: Path) -> None:

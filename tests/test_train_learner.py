@@ -548,8 +548,27 @@ def test_a_row_longer_than_a_sliding_window_is_refused(tiny: Callable[[str], Pat
     learner.lmm.language.config.sliding_window = batch.length  # type: ignore[union-attr]
     assert learner(batch).isfinite().all()
     learner.lmm.language.config.sliding_window = 20  # type: ignore[union-attr]
-    with pytest.raises(ModelError, match="longer than the 20 the model looks back"):
+    with pytest.raises(ModelError, match="and 20 is the most that this model can be taught"):
         learner(batch)
+
+
+@pytest.mark.parametrize(
+    ("rope", "limit"),
+    [
+        ({"rope_type": "longrope", "original_max_position_embeddings": 40}, 40),
+        ({"rope_type": "dynamic", "factor": 2.0}, 4096),
+        ({"rope_type": "llama3", "original_max_position_embeddings": 40}, None),
+        (None, None),
+    ],
+)
+def test_a_row_that_turns_the_positions_of_others_is_refused(
+    rope: dict[str, Any] | None, limit: int | None, tiny: Callable[[str], Path]
+) -> None:
+    learner = learner_of(tiny("llava"))
+    learner.lmm.language.config.rope_parameters = rope  # type: ignore[union-attr]
+    assert learner.lmm.window == limit
+    learner.lmm.language.config.rope_parameters = {"rope_type": "default"}  # type: ignore[union-attr]
+    assert learner.lmm.window is None
 
 
 def test_layers_that_attend_otherwise_are_refused(tiny: Callable[[str], Path]) -> None:

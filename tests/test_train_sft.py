@@ -285,7 +285,8 @@ def test_a_model_that_looks_back_less_refuses_long_rows_before_its_weights_are_r
     (bare / "config.json").write_text(json.dumps(config))
     code, _, err = vidllm("sft", write(), f"model={bare}")
     assert code == 1
-    assert re.search(r"tokens, and the model looks back 60; .* and \d+ more: mend the rows", err.splitlines()[-1])
+    told = err.splitlines()[-1]
+    assert re.search(r"tokens, and 60 is the most that this model can be taught; .* and \d+ more: mend the rows", told)
     config["text_config"]["sliding_window"] = None
     (bare / "config.json").write_text(json.dumps(config))
     assert vidllm("sft", write(), f"model={bare}", "--dry-run")[0] == 0

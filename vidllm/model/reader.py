@@ -28,9 +28,20 @@ REPLY_ROOM = 320
 """Tokens of KV buffer beyond the prompt taken at prefill: the default reply of 256 and a short follow-up."""
 
 
-def sliding_window(config: Any) -> int | None:
-    """Tokens that the language model of this config looks back; None: all of them."""
-    return getattr(config, "sliding_window", None)
+def row_limit(config: Any) -> int | None:
+    """Tokens up to which rows can go through the language model of this config together and none feels another; None:
+    however long they are.
+
+    A longer one does not see all of itself (a sliding window), or its length turns the positions of every row beside
+    it: transformers stretches `longrope` and `dynamic` ones by the longest of a call.
+    """
+    rope = getattr(config, "rope_parameters", None) or {}
+    steady = {
+        "longrope": rope.get("original_max_position_embeddings") or getattr(config, "original_max_position_embeddings", 0),
+        "dynamic": getattr(config, "max_position_embeddings", 0),
+    }  # fmt: skip
+    limits = (getattr(config, "sliding_window", None), steady.get(rope.get("rope_type", "")))
+    return min((limit for limit in limits if limit), default=None)
 
 
 WIDE_BYTES = 2 * 2**30
@@ -155,8 +166,8 @@ class TextReader(ABC):
 
     @property
     def window(self) -> int | None:
-        """Tokens a layer looks back where the model has a sliding window: longer rows can not be read together."""
-        return sliding_window(getattr(self.language, "config", None))
+        """Tokens up to which rows can be read together, see `row_limit`; None: any."""
+        return row_limit(getattr(self.language, "config", None))
 
     @property
     def batches(self) -> bool:

@@ -71,7 +71,7 @@ def check(
     threads: int = 2, progress: Progress = lambda done, total: None,
 ) -> Checked[AnyRow]:  # fmt: skip
     """Look at every row: its files open (in a guarded child, where a frame in the middle and the last one are decoded),
-    and it fits the model's context as it will be loaded, and the `window` that the model looks back.
+    and it fits the model's context as it will be loaded, and the `window` (`model.reader.row_limit`).
 
     `problems` found while reading are handed on before those found here. `cache` is a file, made if it is not there.
     Nothing is raised for a bad row; OutputError when the cache can not be written.
@@ -106,10 +106,10 @@ def kind_of(row: TrainRow | PairRow) -> Kind:
 
 
 def _within(window: int | None, row: TrainRow | PairRow, found: int | Problem) -> int | Problem:
-    """The row's length, if a model that looks back `window` tokens can read it in one go."""
+    """The row's length, if it is within what rows of this model may have."""
     if window is None or isinstance(found, Problem) or found <= window:
         return found
-    return Problem(origin=row.origin, what=f"{found} tokens, and the model looks back {window}", do=SHORTEN)
+    return Problem(origin=row.origin, what=f"{found} tokens, and {window} is the most that this model can be taught", do=SHORTEN)
 
 
 def _checked(

@@ -33,7 +33,16 @@ from vidllm.train.mixture import read_pair_mixture
 from vidllm.train.pairs import PairSize, build_pair, forest_tokens
 from vidllm.train.parts import Extra, Parts
 from vidllm.train.preference_task import Falling, PairPortions, PreferenceTask, load_pair
-from vidllm.train.reference import Found, References, RefLogps, Search, in_other_numbers, reference_key, usable_records
+from vidllm.train.reference import (
+    Found,
+    References,
+    RefLogps,
+    Search,
+    in_other_numbers,
+    of_another_model,
+    reference_key,
+    usable_records,
+)
 from vidllm.train.row import PairRow
 from vidllm.train.stage import (
     Base,
@@ -295,8 +304,11 @@ def describe(config: DpoConfig, contest: Contest) -> list[str]:
         for sharing in (False, config.sharing)
     )
     groups = len({size.group for size in sizes})
+    strange = of_another_model(contest.rows, contest.base.fingerprint)
     return [
         *contest.checked.lines(),
+        *([f"{strange:,} pairs hold answers of another model: their reference is computed, and a model learns less from "
+           "them than from its own, which `vidllm feedback` collects"] if strange else []),
         f"an epoch: {len(steps):,} steps of {config.batch} pairs, {sum(map(len, steps)):,} micro-batches; {groups:,} "
         f"different looks, {laid:,} tokens ({plain:,} if each answer stood behind its own prompt)",
     ]

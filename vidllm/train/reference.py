@@ -195,6 +195,11 @@ def in_other_numbers(rows: Sequence[PairRow], fingerprint: str, dtype: str, look
     ))  # fmt: skip
 
 
+def of_another_model(rows: Sequence[PairRow], fingerprint: str) -> int:
+    """How many rows say that another model than this gave their answers."""
+    return sum(row.reference is not None and row.reference.model != fingerprint for row in rows)
+
+
 def usable_records(rows: Sequence[PairRow], fingerprint: str, dtype: str, look: str) -> dict[int, RefLogps]:
     """What rows recorded from exactly this model, in these numbers, of clips shown like this; by their numbers."""
     return {

@@ -28,7 +28,7 @@ from vidllm.errors import ConfigError, RowError
 from vidllm.linefile import write_whole
 from vidllm.model.checkpoint import fingerprint
 from vidllm.model.families import load_tokenizer, read_spec
-from vidllm.model.reader import sliding_window
+from vidllm.model.reader import row_limit
 from vidllm.model.resolve import resolve_model
 from vidllm.train.adapters import check_place
 from vidllm.train.cache import DISK_GIB, ClipCache
@@ -193,7 +193,7 @@ class Base:
     tokenizer: Tokenizer
     fingerprint: str
     window: int | None = None
-    """Tokens that its language model looks back, where that is not all: a longer row can not be learnt from."""
+    """Tokens that a row may have, where that is not the context: see `row_limit`."""
 
     @classmethod
     def of(cls, config: StageConfig) -> Base:
@@ -202,7 +202,7 @@ class Base:
         check_place(config.out, folder, adapter=True)
         spec = learned_spec(read_spec(folder), config.extra)
         check_parts(spec, config.learning)
-        window = sliding_window(AutoConfig.from_pretrained(folder).get_text_config())
+        window = row_limit(AutoConfig.from_pretrained(folder).get_text_config())
         return cls(folder, spec, load_tokenizer(folder), on_first(config, lambda: fingerprint(folder)), window)
 
 
