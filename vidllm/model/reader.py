@@ -36,10 +36,8 @@ def row_limit(config: Any) -> int | None:
     it: transformers stretches `longrope` and `dynamic` ones by the longest of a call.
     """
     rope = getattr(config, "rope_parameters", None) or {}
-    steady = {
-        "longrope": rope.get("original_max_position_embeddings") or getattr(config, "original_max_position_embeddings", 0),
-        "dynamic": getattr(config, "max_position_embeddings", 0),
-    }  # fmt: skip
+    first = rope.get("original_max_position_embeddings") or getattr(config, "original_max_position_embeddings", 0)
+    steady = {"longrope": first, "dynamic": getattr(config, "max_position_embeddings", 0)}
     limits = (getattr(config, "sliding_window", None), steady.get(rope.get("rope_type", "")))
     return min((limit for limit in limits if limit), default=None)
 

@@ -109,7 +109,8 @@ def _within(window: int | None, row: TrainRow | PairRow, found: int | Problem) -
     """The row's length, if it is within what rows of this model may have."""
     if window is None or isinstance(found, Problem) or found <= window:
         return found
-    return Problem(origin=row.origin, what=f"{found} tokens, and {window} is the most that this model can be taught", do=SHORTEN)
+    what = f"{found} tokens, and {window} is the most that this model can be taught"
+    return Problem(origin=row.origin, what=what, do=SHORTEN)
 
 
 def _checked(

@@ -307,8 +307,8 @@ def describe(config: DpoConfig, contest: Contest) -> list[str]:
     strange = of_another_model(contest.rows, contest.base.fingerprint)
     return [
         *contest.checked.lines(),
-        *([f"{strange:,} pairs hold answers of another model: their reference is computed, and a model learns less from "
-           "them than from its own, which `vidllm feedback` collects"] if strange else []),
+        *([f"{strange:,} pairs hold answers of another model: their reference is computed, and a model learns less "
+           "from them than from its own, which `vidllm feedback` collects"] if strange else []),
         f"an epoch: {len(steps):,} steps of {config.batch} pairs, {sum(map(len, steps)):,} micro-batches; {groups:,} "
         f"different looks, {laid:,} tokens ({plain:,} if each answer stood behind its own prompt)",
     ]

@@ -292,7 +292,8 @@ class Learner(nn.Module):
         forest = batch.forest
         longest = max(o + n.length for o, n in zip(forest.offsets, forest.nodes, strict=True))
         if window is not None and longest > window:
-            raise ModelError(f"a row of {longest} tokens, and {window} is the most that this model can be taught; shorten it")
+            raise ModelError(f"a row of {longest} tokens, and {window} is the most that this model can be taught; "
+                             "shorten it")  # fmt: skip
 
 
 def learned_spec(spec: ModelSpec, extra: Extra) -> ModelSpec:
