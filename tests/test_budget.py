@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from vidllm.budget import (
@@ -213,6 +214,13 @@ def test_native_sizes_keep_the_aspect_and_shrink_to_the_least() -> None:
     for height, width in sizes[:5]:
         assert height % 28 == width % 28 == 0
         assert width / height == pytest.approx(16 / 9, rel=0.2)
+
+
+@given(st.integers(1, 3000), st.integers(1, 3000))
+@example(171, 19)
+def test_native_sizes_are_fewer_and_fewer_tokens(height: int, width: int) -> None:
+    counts = [QWEN.tokens(*size) for size in QWEN.sizes(height, width)]
+    assert all(less < more for more, less in pairwise(counts))
 
 
 def test_a_small_native_frame_is_not_blown_up() -> None:

@@ -105,7 +105,7 @@ class NativeGeometry:
         sizes = [largest]
         for tokens in range(self.tokens(*largest) - 1, max(self.min_pixels // self.unit**2, 1) - 1, -1):
             size = fitted_size(height, width, self.unit, 0, tokens * self.unit**2)
-            if size != sizes[-1]:
+            if self.tokens(*size) < self.tokens(*sizes[-1]):  # of a strip, fewer pixels may round to more tokens
                 sizes.append(size)
         return sizes
 
