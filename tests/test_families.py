@@ -99,6 +99,16 @@ def test_a_fixed_linear_rope_factor_belongs_to_the_context(llava: Path) -> None:
     assert read_spec(llava).context == 10240
 
 
+@pytest.mark.parametrize(("positions", "original"), [(4096, 4096), (16384, 4096), (4096, None)])
+def test_what_yarn_stretches_needs_no_scaling_of_ours(llava: Path, positions: int, original: int | None) -> None:
+    """Switched on by hand, as Qwen's model cards tell, it leaves max_position_embeddings as it was."""
+    config = json.loads((llava / "config.json").read_text())
+    rope = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": original}
+    config["text_config"] |= {"max_position_embeddings": positions, "rope_parameters": None, "rope_scaling": rope}
+    (llava / "config.json").write_text(json.dumps(config))
+    assert read_spec(llava).context == 16384
+
+
 def test_defaults_of_the_config_classes_stand_in_for_what_they_do_not_write(llava: Path) -> None:
     config = json.loads((llava / "config.json").read_text())
     text = {key: value for key, value in config["text_config"].items() if key != "max_position_embeddings"}

@@ -94,13 +94,16 @@ _CONTEXTS = {"llama": 2048, "mistral": 131072, "qwen2": 32768, "qwen3": 32768, "
 
 
 def _context(folder: Path, text: Json) -> int:
-    """max_position_embeddings times the fixed linear RoPE factor the checkpoint is configured with."""
+    """max_position_embeddings, stretched by a factor the checkpoint is configured with: always by a linear one; YaRN
+    stretches what it names as original, and whoever switches it on by hand leaves max_position_embeddings as it was."""
     positions = text.get("max_position_embeddings", _CONTEXTS.get(str(text.get("model_type", "llama"))))
     if not isinstance(positions, int) or positions < 1:
         raise IncompleteModel(f"{folder}: config.json names no max_position_embeddings; add it to its text_config")
     rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
-    linear = rope.get("rope_type", rope.get("type")) == "linear"
-    return int(positions * float(rope.get("factor", 1.0))) if linear else positions
+    kind, factor = rope.get("rope_type", rope.get("type")), float(rope.get("factor") or 1.0)
+    if kind == "yarn":
+        return max(positions, int((rope.get("original_max_position_embeddings") or positions) * factor))
+    return int(positions * factor) if kind == "linear" else positions
 
 
 def _token(folder: Path, tokenizer: Tokenizer, token_id: int) -> str:
