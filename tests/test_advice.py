@@ -19,6 +19,7 @@ from vidllm.model.chat import Shown, count_text_tokens
 from vidllm.model.families import bare_spec, load_tokenizer
 from vidllm.planned import plan_source
 from vidllm.video.info import VideoInfo
+from vidllm.video.subtitles import Line, read_subtitles
 
 MINUTE = index_only(np.arange(0, 60, 0.25))
 SRT = "".join(f"{i + 1}\n00:00:{i:02d},000 --> 00:00:{i:02d},900\nThis is line number {i}.\n\n" for i in range(58))
@@ -113,6 +114,23 @@ def test_a_prompt_without_room_for_a_share_is_a_sum_not_a_broken_option() -> Non
     spec = replace(spec_of("llava"), context=32)
     with pytest.raises(BudgetError, match="over context 32 x RoPE 2 = 64"):
         plan_clips([MINUTE, MINUTE], "what?", spec, load_tokenizer(spec.folder))
+
+
+def test_subtitles_are_read_once_however_many_plans_are_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "talk.srt").write_text(SRT)
+    talk = index_only(np.arange(0, 60, 0.25), path=str(tmp_path / "talk.mp4"))
+    reads: list[str] = []
+
+    def counted(info: VideoInfo, start: float, end: float) -> tuple[Line, ...]:
+        reads.append(info.path)
+        return read_subtitles(info, start, end)
+
+    monkeypatch.setattr("vidllm.video.subtitles.read_subtitles", counted)
+    spec = replace(spec_of("llava"), context=200)
+    with pytest.raises(BudgetError) as caught:
+        plan_clips([talk, MINUTE], "what?", spec, load_tokenizer(spec.folder), PlanOptions(frames=56))
+    assert len(caught.value.ways) == 2
+    assert len(reads) == 2
 
 
 @pytest.mark.parametrize("reply", [None, 20])

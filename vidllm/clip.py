@@ -16,7 +16,7 @@ from vidllm.advice import Wish, ways_out
 from vidllm.budget import LEAST_REPLY_TOKENS, REPLY_TOKENS, TokenPlan
 from vidllm.errors import BudgetError
 from vidllm.model.chat import AnyTokenizer
-from vidllm.planning import Planner, room_of
+from vidllm.planning import Planner, ReadLines, room_of
 from vidllm.planning import PlanOptions as PlanOptions
 from vidllm.video.decode import FrameSet, read_frames
 from vidllm.video.info import VideoInfo, probe
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from vidllm.model.spec import ModelSpec
     from vidllm.video.guard import Limits
+    from vidllm.video.subtitles import Line
 
 Video = str | Path | VideoInfo
 
@@ -138,11 +139,12 @@ def _plan(
 ) -> list[tuple[ClipPlan, Planner]]:
     probed = [_probed(video, options.guard) for video in videos]
     infos = [info for info, _ in probed]
-    wish = Wish(question=question, spec=spec, options=options)
+    wish, read_lines = Wish(question=question, spec=spec, options=options), _remembering()
     try:
+        both = _planned(infos, wish, tokenizer, read_lines)
         return [
             (replace(planned, probe_seconds=seconds), planner)
-            for (planned, planner), (_, seconds) in zip(_planned(infos, wish, tokenizer), probed, strict=True)
+            for (planned, planner), (_, seconds) in zip(both, probed, strict=True)
         ]
     except BudgetError as error:
         if not error.short:
@@ -150,7 +152,9 @@ def _plan(
         frames = max(len(info.pts_seconds) for info in infos)
         raise BudgetError(
             error.line,
-            lambda: ways_out(wish, lambda w: _short(infos, w, tokenizer), frames=frames, videos=len(infos)),
+            lambda: ways_out(
+                wish, lambda w: _short(infos, w, tokenizer, read_lines), frames=frames, videos=len(infos)
+            ),
             error.short,
         ) from None
 
@@ -162,32 +166,44 @@ def _probed(video: Video, guard: Limits | None) -> tuple[VideoInfo, float]:
     return info, time.perf_counter() - began
 
 
+def _remembering() -> ReadLines:
+    """Reads the subtitles of each clip once, however many plans are tried: that may mean reading all of a file."""
+    known: dict[int, tuple[Line, ...]] = {}
+
+    def read_lines(info: VideoInfo, start: float, end: float) -> tuple[Line, ...]:
+        from vidllm.video.subtitles import read_subtitles
+
+        if id(info) not in known:
+            known[id(info)] = read_subtitles(info, start, end)
+        return known[id(info)]
+
+    return read_lines
+
+
 def _planned(
-    infos: Sequence[VideoInfo], wish: Wish, tokenizer: AnyTokenizer | None
+    infos: Sequence[VideoInfo], wish: Wish, tokenizer: AnyTokenizer | None, read_lines: ReadLines
 ) -> list[tuple[ClipPlan, Planner]]:
+    """Each video under an equal share of what there is."""
+
+    def planned(options: PlanOptions) -> list[tuple[ClipPlan, Planner]]:
+        shared = _shared(len(infos), wish.spec, options)
+        planners = [Planner.of(info, wish.question, wish.spec, tokenizer, shared, read_lines) for info in infos]
+        return [
+            (ClipPlan(info=p.info, plan=p.plan(), focus=p.focus, subtitles=p.subtitles), p) for p in planners
+        ]  # fmt: skip
+
     if len(infos) < 2 or wish.options.max_new_tokens is not None:
-        return _planned_beside(infos, wish, wish.options, tokenizer)
+        return planned(wish.options)
     try:  # one reply for all: it must not shrink in each of them by the same tokens
-        return _planned_beside(infos, wish, replace(wish.options, max_new_tokens=REPLY_TOKENS), tokenizer)
+        return planned(replace(wish.options, max_new_tokens=REPLY_TOKENS))
     except BudgetError:
-        return _planned_beside(infos, wish, replace(wish.options, max_new_tokens=LEAST_REPLY_TOKENS), tokenizer)
+        return planned(replace(wish.options, max_new_tokens=LEAST_REPLY_TOKENS))
 
 
-def _planned_beside(
-    infos: Sequence[VideoInfo], wish: Wish, options: PlanOptions, tokenizer: AnyTokenizer | None
-) -> list[tuple[ClipPlan, Planner]]:
-    """Each under an equal share of what `options` leave."""
-    shared = _shared(len(infos), wish.spec, options)
-    planners = [Planner.of(info, wish.question, wish.spec, tokenizer, shared) for info in infos]
-    return [
-        (ClipPlan(info=p.info, plan=p.plan(), focus=p.focus, subtitles=p.subtitles), p) for p in planners
-    ]  # fmt: skip
-
-
-def _short(infos: Sequence[VideoInfo], wish: Wish, tokenizer: AnyTokenizer | None) -> int:
+def _short(infos: Sequence[VideoInfo], wish: Wish, tokenizer: AnyTokenizer | None, read_lines: ReadLines) -> int:
     """Tokens that are missing for it; 0 when it fits."""
     try:
-        _planned(infos, wish, tokenizer)
+        _planned(infos, wish, tokenizer, read_lines)
     except BudgetError as error:
         return max(error.short, 1)
     return 0

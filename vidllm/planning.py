@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, TypeAlias, get_args
 
 import numpy as np
 
@@ -116,8 +116,9 @@ class Planner:
 
     @classmethod
     def of(
-        cls, info: VideoInfo, question: str, spec: ModelSpec, tokenizer: AnyTokenizer | None, options: PlanOptions
-    ) -> Planner:
+        cls, info: VideoInfo, question: str, spec: ModelSpec, tokenizer: AnyTokenizer | None, options: PlanOptions,
+        read_lines: ReadLines,
+    ) -> Planner:  # fmt: skip
         """Settle policy, range and notes; nothing is counted yet. ConfigError when the question is no text."""
         check_text("the question", question)
         start, end = range_of(info, options)
@@ -127,7 +128,8 @@ class Planner:
         dropped: tuple[str, ...] = ()
         if options.subtitles:
             most = int(SUBTITLE_SHARE * room_of(spec, options).capacity)
-            subtitles, dropped = _subtitles(info, start, end, focus, most, lambda line: count_tokens(line, tokenizer))
+            lines = read_lines(info, start, end)
+            subtitles, dropped = _subtitles(lines, focus, most, lambda line: count_tokens(line, tokenizer))
 
         def count_text(times: Sequence[float]) -> int:
             shown = Shown(kind="video", times=tuple(times), duration=info.duration, subtitles=subtitles)
@@ -254,13 +256,14 @@ SUBTITLE_SHARE = 0.25
 """Most of the context that subtitles may take; frames are what the question is about."""
 
 
-def _subtitles(
-    info: VideoInfo, start: float, end: float, focus: Focus | None, most: int, count: Callable[[str], int]
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Lines in the range, ready to print, and notes: over `most` tokens, those nearest the named times stay."""
-    from vidllm.video.subtitles import read_subtitles
+ReadLines: TypeAlias = "Callable[[VideoInfo, float, float], tuple[Line, ...]]"
+"""A clip and a range in seconds -> the subtitles on screen in it: `read_subtitles`, or one that remembers."""
 
-    lines = read_subtitles(info, start, end)
+
+def _subtitles(
+    lines: Sequence[Line], focus: Focus | None, most: int, count: Callable[[str], int]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Lines ready to print, and notes: over `most` tokens, those nearest the named times stay."""
     kept = _nearest_lines(lines, focus.spans if focus else (), most, count)
     dropped = len(lines) - len(kept)
     notes = (f"{dropped} of {len(lines)} subtitle lines were left out for want of room",) if dropped else ()

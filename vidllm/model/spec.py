@@ -43,7 +43,7 @@ class ModelSpec:
     kind: Kind
     geometry: Geometry | NativeGeometry
     context: int
-    """Positions the language model can tell apart as it is configured (a fixed linear RoPE factor included)."""
+    """Positions the language model can tell apart as it is configured (a fixed RoPE factor included)."""
     rope_scalable: bool
     """Whether linear position scaling applies on top (rotary positions, one axis)."""
     image_token: str
