@@ -528,3 +528,18 @@ def test_a_name_of_any_bytes_and_half_a_character_are_kept(out: Path, tmp_path: 
         output.add(replace(rows[0], stamp="0" * 16))  # another stands for it: the part is written again
     assert list(standing_rows(out)) == [*rows[1:], replace(rows[0], stamp="0" * 16)]
     assert all(row.check == row.checksum() for row in standing_rows(out))
+
+
+def test_an_output_of_two_names_lets_one_run_in_and_its_link_stays(tmp_path: Path) -> None:
+    real, link = tmp_path / "real" / "out.jsonl", tmp_path / "out.jsonl"
+    real.parent.mkdir()
+    link.symlink_to(real)
+    item = item_at(tmp_path, 1)
+    with Output.open(link, RECIPE, retry_errors=True) as output:
+        output.add(row_of(item, "error"))
+        with pytest.raises(OutputError, match="another run is writing it"):
+            Output.open(real, RECIPE)
+        output.add(row_of(item))
+    assert link.is_symlink()
+    assert rows_in(real) == rows_in(link) == [row_of(item)]
+    assert manifest_of(link) == manifest_of(real)

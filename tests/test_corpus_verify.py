@@ -109,6 +109,13 @@ def captions_swapped(out: Path) -> None:
     out.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
+def keys_swapped_before_rows_had_checks(out: Path) -> None:
+    """Every row is whole, and the wrong clip would count as done."""
+    rows = [{**json.loads(text), "check": None} for text in lines_of(out)]
+    rows[0]["key"], rows[1]["key"] = rows[1]["key"], rows[0]["key"]
+    out.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
 def frames_gone_before_rows_had_checks(out: Path) -> None:
     rows = [{**json.loads(text), "frames": []} for text in lines_of(out)]
     out.write_text("".join(json.dumps({k: v for k, v in row.items() if k != "check"}) + "\n" for row in rows))
@@ -127,6 +134,7 @@ def frames_gone_before_rows_had_checks(out: Path) -> None:
         (changed("frames", [{"time": 0.52, "tokens": 3}], 2), "at 0:00.520, outside its range"),
         (changed("frames", [{"time": 2.0, "tokens": 3}], 2), "at 0:02.000, outside its range"),
         (swapped, "is another video now"),
+        (keys_swapped_before_rows_had_checks, "has the key of another clip"),
         (changed("status", "duplicate", 1), "does not say of what"),
         (changed("frames", []), "is ok and names no frame that was seen"),
         (frames_gone_before_rows_had_checks, "is ok and names no frame that was seen"),

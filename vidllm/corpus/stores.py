@@ -63,8 +63,14 @@ def is_parquet(path: Path) -> bool:
 
 
 def manifest_of(path: Path) -> Path:
-    """The file that keeps what was admitted."""
+    """The file that keeps what was admitted; one for all names of an output, for its lock lets one run in."""
+    path = _real(path)
     return path / "_admitted.jsonl" if is_parquet(path) else path.with_name(path.name + ".admitted")
+
+
+def _real(path: Path) -> Path:
+    """The file itself where its name is a link to it, and may stay one."""
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 
 def own_files(path: Path) -> tuple[Path, ...]:
@@ -74,7 +80,7 @@ def own_files(path: Path) -> tuple[Path, ...]:
 
 def _part_of(path: Path) -> Path:
     """Where lines are written anew."""
-    return path.with_name(path.name + ".part")
+    return _real(path).with_name(_real(path).name + ".part")
 
 
 def head_of(line: bytes) -> Head:
@@ -148,7 +154,7 @@ class JsonLines:
                 new.writelines(line + b"\n" for place, line in self._file.lines() if place not in gone)
                 new.flush()
                 os.fsync(new.fileno())
-            os.replace(part, self.path)
+            os.replace(part, _real(self.path))
         except OSError as error:
             part.unlink(missing_ok=True)
             raise not_writable(self.path, error) from error

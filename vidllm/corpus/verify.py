@@ -74,6 +74,8 @@ def verify(
     books = _Books()
     for row in written_rows(path):
         books.note(row)
+        if isinstance(row, CaptionRow) and _is_misplaced(row, manifest):
+            books.problems.append(Problem(_name(row), "has the key of another clip; remove it and run again"))
     problems = [*books.problems, *_missing(manifest, books), *_twins(books)]
     checked = 0
     if frames:
@@ -152,6 +154,12 @@ def _row_problems(row: CaptionRow) -> Iterator[str]:
         yield f"has a frame at {format_time(late[0], decimals=3)}, outside its range"
     if row.check not in (None, row.checksum()):
         yield "was changed since it was written (clip, caption, status or frames); remove it and run again"
+
+
+def _is_misplaced(row: CaptionRow, manifest: Manifest) -> bool:
+    """Whether its key was admitted for another clip or range."""
+    place = row.video, row.start, row.end
+    return manifest.admitted.get((row.key, row.recipe), place) != place
 
 
 def _awaited(manifest: Manifest, books: _Books) -> set[tuple[str, str]]:
