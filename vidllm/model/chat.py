@@ -201,8 +201,11 @@ def medium_text(shown: Shown, spec: ModelSpec) -> str:
 
 
 def stamp_decimals(times: Sequence[float]) -> int:
-    """Decimals that keep frame times apart: none when frames are a second or more apart, else one or two."""
-    gap = min((b - a for a, b in pairwise(times)), default=1.0)
+    """Decimals that keep frame times apart: none when frames are a second or more apart, else one or two.
+
+    One picture that stands for several moments of a damaged clip has one time, which no decimals tell apart.
+    """
+    gap = min((b - a for a, b in pairwise(times) if b > a), default=1.0)
     return 0 if gap >= 1 else 1 if gap >= 0.1 else 2
 
 
