@@ -147,14 +147,12 @@ def test_a_damaged_checkpoint_is_passed_over_aloud(
     if not why:  # only the line feed is gone: nothing is lost
         assert run(tmp_path, Parity(), listener)[0].resumed == 12
         return
-    if "no checkpoint" in why:  # a folder of somebody else's is not written over
-        with pytest.raises(CheckpointError, match=r"step-00000012 is in the way and no checkpoint of vidllm"):
-            run(tmp_path, Parity(), listener)
-        assert listener.said[0] == f"{newest}: {why}; passed over"
-        return
     done, network = run(tmp_path, Parity(), listener)
     assert listener.said[0] == f"{newest}: {why}; passed over"
     assert done.resumed == 10
+    if "no checkpoint" in why:  # it may be somebody else's
+        assert listener.said[-1].endswith("in the way of one; it is aside-0-step-00000012 now")
+        assert (newest.with_name("aside-0-step-00000012") / "weights.pt").exists()
     assert figures(tmp_path) == figures(whole[0])
     assert same(weights(network), weights(whole[1]))
 

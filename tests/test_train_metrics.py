@@ -1,11 +1,12 @@
 """What a run tells on TensorBoard; metrics.jsonl and loss.png are held to it with the loop that writes them."""
 
+import json
 import sys
 from pathlib import Path
 
 import pytest
 
-from vidllm.errors import ConfigError
+from vidllm.errors import ConfigError, OutputError
 from vidllm.train.metrics import Metrics, read_metrics
 
 
@@ -30,6 +31,20 @@ def test_steps_taken_again_stand_once_on_the_board(tmp_path: Path) -> None:
     write(tmp_path, 2, range(3, 6), loss=0.5)
     assert told(tmp_path, "loss") == [(1, 1.0), (2, 1.0), (3, 0.5), (4, 0.5), (5, 0.5)]
     assert [(line["step"], line["loss"]) for line in read_metrics(tmp_path / "metrics.jsonl")] == told(tmp_path, "loss")
+
+
+@pytest.mark.parametrize("spoilt", [b"garbage", b"\0" * 40, b"[1]", b"{}", b"3"])
+def test_a_spoilt_line_costs_what_no_checkpoint_tells_of(spoilt: bytes, tmp_path: Path) -> None:
+    """Before the checkpoint it is one line that says what to do, behind it those steps are taken again anyway."""
+    path = tmp_path / "metrics.jsonl"
+    told = {"epoch": 0, "loss": 1.0, "grad_norm": 1.0, "rate/projector": 1e-3}
+    lines = [json.dumps({"step": step, **told}).encode() for step in (1, 2, 3)]
+    path.write_bytes(b"\n".join([*lines[:2], spoilt, lines[2], b""]))
+    Metrics(tmp_path, after=2).close()
+    assert [line["step"] for line in read_metrics(path)] == [1, 2]
+    path.write_bytes(b"\n".join([lines[0], spoilt, lines[2], b""]))
+    with pytest.raises(OutputError, match="is no line of figures; move the file elsewhere and run again"):
+        Metrics(tmp_path, after=3)
 
 
 def test_a_board_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vidllm.errors import ConfigError
+from vidllm.errors import ConfigError, OutputError
 from vidllm.linefile import LineFile
 
 log = logging.getLogger("vidllm")
@@ -78,12 +78,24 @@ class Metrics:
         """The lines up to step `after`; what stands behind them is cut off."""
         kept: list[Record] = []
         for place, line in self._file.lines():
-            record = json.loads(line)
-            if record["step"] > after:
+            record = _record(line)
+            if record is None and (kept[-1]["step"] if kept else 0) < after:
+                raise OutputError(f"{self._file.path}: byte {place} is no line of figures; move the file elsewhere and "
+                                  "run again, checkpoints do not need it")  # fmt: skip
+            if record is None or record["step"] > after:  # a power cut may spoil what no checkpoint waited for
                 self._file.cut(place)
                 break
             kept.append(record)
         return kept
+
+
+def _record(line: bytes) -> Record | None:
+    """A step's figures; None for a line that is none."""
+    try:
+        record = json.loads(line)
+        return record if record["step"] >= 0 else None
+    except (ValueError, LookupError, TypeError):
+        return None
 
 
 def _board(folder: Path, after: int) -> Any:

@@ -16,6 +16,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -88,11 +89,16 @@ class Saves:
     def _put(self, partial: Path, target: Path) -> None:
         """Give a whole checkpoint its name. What stands there is one of ours that was damaged, or in the way."""
         if target.exists():
-            if _manifest(target) is None:
-                raise CheckpointError(f"{target} is in the way and no checkpoint of vidllm; move it elsewhere")
-            self._remove(target)
+            (self._put_aside if _manifest(target) is None else self._remove)(target)
         partial.rename(target)
         _sync_folder(self.folder)
+
+    def _put_aside(self, path: Path) -> None:
+        """Ours, spoilt beyond knowing, or somebody else's: nothing of it is lost, and no run ends for it."""
+        names = (path.with_name(f"aside-{number}-{path.name}") for number in count())
+        aside = next(name for name in names if not name.exists())
+        path.rename(aside)
+        self._say(f"{path} is no checkpoint of vidllm and in the way of one; it is {aside.name} now")
 
     def _prune(self, step: int) -> None:
         """Later steps than this are damaged ones that a resume passed over; they count for nothing."""
