@@ -97,6 +97,16 @@ def test_a_model_whose_positions_can_not_be_scaled_is_not_told_to_scale_them() -
     assert {way.change for way in caught.value.ways} == {"max_new_tokens", "context"}
 
 
+def test_where_little_is_missing_a_short_reply_is_a_second_way() -> None:
+    spec = replace(spec_of("smolvlm"), context=120)
+    wish = Wish(question="?", spec=spec, options=PlanOptions(frames=1))
+
+    def plan(wish: Wish) -> object:
+        return plan_video(MINUTE, wish.question, wish.spec, load_tokenizer(spec.folder), wish.options)
+
+    assert [way.change for way in check(wish, plan)] == ["max_new_tokens", "context"]
+
+
 def test_a_picture_too_large_is_told_ways_out_too() -> None:
     still = picture(300, 400)
     for rope_max, reply in ((1.0, None), (1.0, 300), (2.0, 1000)):

@@ -57,7 +57,9 @@ def test_number_words(number: int, words: str) -> None:
     assert number_words(number) == words
 
 
-@pytest.mark.parametrize(("times", "decimals"), [((0, 1, 2), 0), ((0, 0.5, 2), 1), ((0, 0.04), 2), ((5,), 0), ((3, 3, 5), 0)])
+@pytest.mark.parametrize(
+    ("times", "decimals"), [((0, 1, 2), 0), ((0, 0.5, 2), 1), ((0, 0.04), 2), ((5,), 0), ((3, 3, 5), 0)]
+)
 def test_stamps_gain_decimals_only_when_frames_are_close(times: tuple[float, ...], decimals: int) -> None:
     assert stamp_decimals(times) == decimals
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from vidllm.budget import Geometry
+from vidllm.budget import LEAST_REPLY_TOKENS, Geometry
 from vidllm.errors import Way
 from vidllm.planning import PlanOptions, room_of
 
@@ -47,12 +47,15 @@ def ways_out(wish: Wish, short: Short, *, frames: int = 0, videos: int = 1) -> t
 def _found(wish: Wish, short: Short, frames: int, videos: int) -> Iterator[Way]:
     yield from _fewer_frames(wish, short, frames)
     yield from _coarser(wish, short)
-    yield from _shorter_reply(wish, short, videos)
+    if wish.options.max_new_tokens is not None:
+        yield from _shorter_reply(wish, short, videos, wish.options.max_new_tokens)
     yield from _more_rope(wish, short, videos)
     if wish.options.subtitles and not short(_with(wish, subtitles=False)):
         yield Way("subtitles", False)
     if len(wish.question) > 1 and not short(replace(wish, question="?")):
         yield Way("question")
+    if wish.options.max_new_tokens is None:  # it has shrunk as far as is sensible; some answers are a word
+        yield from _shorter_reply(wish, short, videos, LEAST_REPLY_TOKENS)
     yield from _more_context(wish, short, videos)
 
 
@@ -85,9 +88,8 @@ def _coarser(wish: Wish, short: Short) -> Iterator[Way]:
         yield Way("stride", high)
 
 
-def _shorter_reply(wish: Wish, short: Short, videos: int) -> Iterator[Way]:
-    """Only where its length was named, for else it has shrunk already."""
-    tokens = wish.options.max_new_tokens or 0
+def _shorter_reply(wish: Wish, short: Short, videos: int, tokens: int) -> Iterator[Way]:
+    """As many tokens as fit, fewer than so many."""
     for _ in range(TRIES):
         if tokens < 1:
             return
