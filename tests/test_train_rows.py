@@ -133,6 +133,7 @@ PLAIN = {"from": "human", "value": "what happens?"}
         ({"conversations": []}, "'conversations' is a list; give a list of turns"),
         (conversation(HUMAN, GPT), "says <video> and no video is given; add \"video\": a path"),
         (conversation(HUMAN, GPT, vidoe="a.mp4"), "did you mean 'video' where it says 'vidoe'?"),
+        (conversation(HUMAN, GPT, video=None), "no video is given; add \"video\": a path"),
         (conversation(HUMAN, GPT, video=["a.mp4", "b.mp4"]), "says <video> 1 times and 2 are given"),
         (conversation(HUMAN, GPT, video="none.mp4"), "no file"),
         (conversation(HUMAN, GPT, video="http://x/a.mp4"), "is a URL; download it first"),

@@ -96,7 +96,8 @@ def _check_counts(row: Mapping[str, Any], wanted: Sequence[str], given: Mapping[
 
 
 def _hint(row: Mapping[str, Any], kind: Shown) -> str:
-    strange = [key for key in row if key not in ("id", "conversations", "messages", "prompt")]
+    known = ("id", "conversations", "messages", "prompt", *KEYS["video"], *KEYS["image"])
+    strange = [key for key in row if key not in known]
     near = difflib.get_close_matches(kind, strange, n=1, cutoff=0.7)
     return f"did you mean {kind!r} where it says {near[0]!r}?" if near else f'add "{kind}": a path'
 
