@@ -19,7 +19,7 @@ from vidllm.budget import TokenPlan
 from vidllm.clip import Clip, open_clip
 from vidllm.corpus.asking import HttpOptions
 from vidllm.corpus.captioner import Said
-from vidllm.corpus.endpoint import Endpoint, chat_body, complaint, read_reply, retry_after_seconds
+from vidllm.corpus.endpoint import Endpoint, chat_body, complaint, read_models, read_reply, retry_after_seconds
 from vidllm.corpus.http import HttpCaptioner, server_spec
 from vidllm.errors import ConfigError, EngineError
 from vidllm.options import GenerationOptions
@@ -460,10 +460,16 @@ def test_impossible_patience() -> None:
         (b"", "nothing"),
         (b"\xff\xfe\x00", "\ufffd\ufffd"),
         (b"[1]", "[1]"),
+        (b"[" * 100_000, "[" * 197 + "..."),
     ],
 )
 def test_where_a_server_says_what_is_wrong(body: bytes, line: str) -> None:
     assert complaint(body) == line
+
+
+def test_a_list_of_models_that_is_none() -> None:
+    for body in (b"", b"[1]", b'{"data": [7]}', b"[" * 100_000):
+        assert read_models(body) == []
 
 
 def test_content_may_come_in_parts() -> None:

@@ -16,8 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.caption_rows import RECIPE, item_at, item_like, row_of
+from vidllm.corpus.http import server_spec
 from vidllm.corpus.index import DigestMap, RowIndex
 from vidllm.corpus.item import Item, digest_of
+from vidllm.corpus.ledger import Ledger
+from vidllm.corpus.looking import Look, Seen
 from vidllm.corpus.output import Output
 from vidllm.corpus.reading import standing_rows
 from vidllm.corpus.recipe import Recipe
@@ -543,3 +546,17 @@ def test_an_output_of_two_names_lets_one_run_in_and_its_link_stays(tmp_path: Pat
     assert link.is_symlink()
     assert rows_in(real) == rows_in(link) == [row_of(item)]
     assert manifest_of(link) == manifest_of(real)
+
+
+def test_a_thread_that_wakes_after_the_end_writes_nothing(out: Path, tmp_path: Path) -> None:
+    """It waited for a line on stdin, say; by now the output's handle may be another file's."""
+    early, late = item_at(tmp_path, 1), item_at(tmp_path, 2)
+    with Output.open(out, RECIPE) as output:
+        ledger = Ledger(output, Look(spec=server_spec(), prompt=RECIPE.prompt))
+        assert not ledger.skip(early)
+        ledger.close()
+        before = manifest_of(out).read_bytes()
+        assert ledger.skip(late)
+        ledger.cut(late, [replace(late, start=0.0, end=1.0)])
+        assert not ledger.wanted(late, Seen(id="0" * 32))
+        assert manifest_of(out).read_bytes() == before

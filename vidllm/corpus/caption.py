@@ -289,7 +289,10 @@ def _run(
             items, engine.captioner, ledger, look, options.generation, options.run_options(), tell=told,
             decoders=engine.decoders() if engine.decoders else None,
         )  # fmt: skip
-        tally = run.go(interrupts)
+        try:
+            tally = run.go(interrupts)
+        finally:
+            ledger.close()
         return CaptionReport(
             output=output, counts=tally.counts, causes=tally.causes, notes=tally.notes, standing=ledger.standing,
             skipped=ledger.skipped, seconds=tally.seconds, interrupted=interrupts.asked, recipe=recipe,

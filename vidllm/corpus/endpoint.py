@@ -262,7 +262,7 @@ def read_models(content: bytes) -> list[str]:
     """Names of the models a server lists; none when it lists nothing that can be read."""
     try:
         return [str(entry["id"]) for entry in json.loads(content)["data"]]
-    except (ValueError, TypeError, LookupError):
+    except (ValueError, TypeError, LookupError, RecursionError):
         return []
 
 
@@ -270,7 +270,7 @@ def complaint(content: bytes) -> str:
     """What a server says of its error, one short line, wherever it says it."""
     try:
         said: Any = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         return _snippet(content)
     for name in ("error", "message", "detail"):
         if isinstance(said, Mapping) and name in said:

@@ -33,6 +33,12 @@ class Ledger:
         """How the clips admitted until now ended, by this run or an earlier one."""
         self.skipped = 0
         """Clips that were done before."""
+        self._is_closed = False
+
+    def close(self) -> None:
+        """Nothing goes into the output any more: a thread of the pool that wakes now would write into another file."""
+        with self._lock:
+            self._is_closed = True
 
     def digest(self, item: Item) -> str:
         """The recipe of one item."""
@@ -42,6 +48,8 @@ class Ledger:
         """Whether the item has its row and its file has not changed since; it is promised one now."""
         recipe = self.digest(item)
         with self._lock:
+            if self._is_closed:
+                return True
             self._output.admitted(item)
             if not self._output.is_finished(item, recipe):
                 return False
@@ -53,12 +61,15 @@ class Ledger:
     def cut(self, item: Item, parts: Sequence[Item]) -> None:
         """The parts stand for the item from here on."""
         with self._lock:
-            self._output.cut(item, parts)
+            if not self._is_closed:
+                self._output.cut(item, parts)
 
     def wanted(self, item: Item, seen: Seen) -> bool:
         """Whether this clip is to be captioned: nobody has its content's caption, and nobody is at it."""
         recipe = self.digest(item)
         with self._lock:
+            if self._is_closed:
+                return False
             known = self._output.caption_of(seen.id, recipe, subtitles=seen.subtitles, key=item.key)
             if known is not None:
                 self._found.append(_copy(self._row(item, seen), known))
