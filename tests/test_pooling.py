@@ -5,9 +5,9 @@ from typing import get_args
 import pytest
 import torch
 
-from vidllm.budget import Geometry
+from vidllm.budget import Geometry, Newline, Pooling
 from vidllm.model.anyres import anyres_tokens
-from vidllm.model.pooling import Newline, Pooling, lay_out, pack_tiles, pool
+from vidllm.model.pooling import lay_out, pack_tiles, pool
 
 MODES = get_args(Pooling)
 

@@ -21,23 +21,6 @@ Tower = Callable[[Tensor], Tensor]
 """uint8 (N, ...) pictures of one shape -> features (N, P, D)."""
 
 
-def encode_once(
-    pictures: Sequence[NDArray[np.uint8]],
-    tower: Tower,
-    *,
-    cache: FeatureCache | None,
-    context: str,
-    chunk: int,
-    same_within: int = 0,
-) -> tuple[list[Tensor], int]:
-    """Features (P, D) of every picture of one clip, in order, and how many really went through the tower.
-
-    As `encode_clips` for one clip.
-    """
-    options = {"cache": cache, "context": context, "chunk": chunk, "same_within": same_within}
-    return encode_clips([pictures], tower, **options)[0]  # type: ignore[arg-type]
-
-
 def encode_clips(
     clips: Sequence[Sequence[NDArray[np.uint8]]],
     tower: Tower,

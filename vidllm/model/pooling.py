@@ -9,16 +9,13 @@ The published counts come out of shapes alone. A 24x24 grid at stride 2 is 12x12
 
 import math
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vidllm.budget import Newline, Pooling
 from vidllm.model.anyres import shrunk_grid, unpadded_box
-
-Pooling = Literal["average", "max", "bilinear"]
-Newline = Literal["none", "one", "frame", "grid"]
 
 
 def _average(grid: Tensor, stride: int) -> Tensor:
