@@ -12,6 +12,7 @@ import math
 import types
 import typing
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union
 
@@ -137,10 +138,8 @@ def _convert_plain(value: Any, kind: type, where: str) -> Any:
     if kind is Path and isinstance(value, str):
         return Path(value)
     if kind is float and not isinstance(value, bool):
-        try:  # YAML 1.1 reads 1e-5 as text
+        with suppress(TypeError, ValueError):  # YAML 1.1 reads 1e-5 as text
             value = float(value)
-        except (TypeError, ValueError):
-            pass
         if isinstance(value, float) and not math.isfinite(value):  # no setting means it, and comparisons let .nan pass
             raise ConfigError(f"{where} is {value}; a finite number is needed")
     # bool is an int to Python; `frames: true` is a mistake all the same
