@@ -23,6 +23,7 @@ from vidllm.train.ahead import Ahead
 from vidllm.train.loop import LoopOptions
 from vidllm.train.metrics import Metrics, read_metrics, smoothed
 from vidllm.train.optim import OptimOptions, make_optimizer, rate_share, set_rates
+from vidllm.train.state import seed_all
 from vidllm.train.watch import TrainWatch, clock_time
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -226,10 +227,19 @@ def test_steps_go_on_into_more_epochs(tmp_path: Path) -> None:
     assert (done.step, figures(tmp_path)[-1]["epoch"]) == (6, 1.5)
 
 
-@pytest.mark.parametrize("wrong", [{"epochs": 0}, {"keep": 0}, {"device": "tpu"}, {"workers": -1}])
+@pytest.mark.parametrize("wrong", [{"epochs": 0}, {"keep": 0}, {"device": "tpu"}, {"workers": -1}, {"ahead": -1}])
 def test_impossible_options_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         LoopOptions(**wrong)
+
+
+@pytest.mark.parametrize("seed", [-5, 10**20])
+def test_any_whole_number_is_a_seed(seed: int) -> None:
+    drawn = []
+    for rank in (0, 0, 1):
+        seed_all(seed, rank)
+        drawn.append(torch.rand(2).tolist())
+    assert drawn[0] == drawn[1] != drawn[2]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")

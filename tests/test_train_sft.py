@@ -335,6 +335,16 @@ def test_the_model_it_begins_from_is_not_written_over(write: Write, model: Path)
     assert not (model / "metrics.jsonl").exists()
 
 
+def test_a_folder_that_can_not_be_made_is_told_before_a_row_is_opened(write: Write, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("kept")
+    for out, told in (("file", "file: is a file; name a folder as `out`"), ("file/out", "file/out: ")):
+        code, _, err = vidllm("sft", write(), f"out={tmp_path / out}")
+        assert code == 1
+        assert told in err.splitlines()[-1]
+        assert "; " in err.splitlines()[-1]
+    assert (tmp_path / "file").read_text() == "kept"
+
+
 def test_the_cache_keeps_to_its_room(write: Write, tmp_path: Path) -> None:
     """Where nothing but the look at hand has room older ones go, and the run ends as it would have."""
     kept = {}

@@ -99,7 +99,10 @@ def base_name(folder: Path) -> str:
 
 def check_place(folder: Path, model: Path, *, adapter: bool) -> None:
     """Raise ConfigError when what is saved into `folder` would destroy a base: `model` itself may be written over by
-    a whole model, but not by an adapter of it, and no folder that `model` is an adapter of by either."""
+    a whole model, but not by an adapter of it, and no folder that `model` is an adapter of by either; or when it is no
+    folder."""
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder}: is a file; name a folder as `out`, there or not")
     needed = [*bases(model), *([model] if adapter else [])]
     if folder.resolve() in {base.resolve() for base in needed}:
         raise ConfigError(f"{folder}: a stage can not write over the model it begins from, nor over one that "

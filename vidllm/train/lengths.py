@@ -8,7 +8,7 @@ from hashlib import blake2b
 from pathlib import Path
 
 from vidllm.clip import PlanOptions
-from vidllm.linefile import LineFile
+from vidllm.linefile import LineFile, not_writable
 from vidllm.model.spec import ModelSpec
 from vidllm.train.files import shown_files, stamp
 from vidllm.train.row import Media, PairRow, TrainRow, said_in
@@ -29,7 +29,10 @@ class Lengths:
         self._subtitles = plan.subtitles
         self._file = None
         if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise not_writable(path.parent, error) from error
             self._file = LineFile(path)
             self._known = dict(filter(None, (_entry(line) for _, line in self._file.lines())))
 

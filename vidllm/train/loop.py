@@ -67,8 +67,8 @@ class LoopOptions:
     tensorboard: bool = False
 
     def __post_init__(self) -> None:
-        for name, least in (("epochs", 1), ("steps", 1), ("checkpoint_every", 1), ("keep", 1), ("workers", 0)):
-            value = getattr(self, name)
+        for name in ("epochs", "steps", "checkpoint_every", "keep", "workers", "ahead"):
+            value, least = getattr(self, name), 0 if name in ("workers", "ahead") else 1
             if value is not None and value < least:
                 raise ConfigError(f"{name} is {value}; at least {least} is needed")
         if self.device not in (None, "cpu", "cuda"):

@@ -83,4 +83,4 @@ def seed_all(seed: int, rank: int) -> None:
     """Every generator of this process from one seed, a different stream on every process."""
     random.seed(f"{seed}/{rank}")
     np.random.seed([seed % 2**32, rank])
-    torch.manual_seed(seed * 1_000_003 + rank)
+    torch.manual_seed((seed * 1_000_003 + rank) % 2**63)
