@@ -6,9 +6,11 @@ import json
 import re
 import tarfile
 import threading
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path, PurePath
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -16,8 +18,9 @@ from typer.testing import CliRunner
 from tests.caption_rows import RECIPE
 from tests.test_corpus_inputs import write_tar
 from vidllm.answer import Usage
+from vidllm.corpus.caption import CaptionReport
 from vidllm.corpus.diff import recaption, write_diff
-from vidllm.corpus.extras import Extras, check_extras
+from vidllm.corpus.extras import Extras, check_extras, write_extras
 from vidllm.corpus.identity import content_id
 from vidllm.corpus.inputs import InputOptions, admit
 from vidllm.corpus.item import Item
@@ -597,6 +600,16 @@ def test_a_damaged_data_set_is_told_and_the_others_get_their_captions(clips: dic
     assert tar.read_bytes() == before
     assert (good.problem, len(good.changes)) == (None, 3)
     assert not list(tmp_path.glob(".*.part"))
+
+
+def test_where_no_clip_is_of_a_data_set_nothing_in_place_is_told(written: Path) -> None:
+    none: Counter[Any] = Counter()
+    done = CaptionReport(
+        output=written, counts=none, standing=none, causes=none, notes=none, skipped=0, seconds=0.0, interrupted=False,
+        recipe=RECIPE,
+    )  # fmt: skip
+    [said] = write_extras(done, Extras(in_place=True))
+    assert "no caption is of a data set's row" in said
 
 
 def test_frames_of_a_tars_member_are_proven(clips: dict[str, Path], tmp_path: Path) -> None:

@@ -80,6 +80,8 @@ def write_extras(done: CaptionReport, extras: Extras) -> Iterator[str]:
         renewed = recaption(done.output, done.tag, done.made)
         changed = [file for file in renewed if file.problem is None]
         yield from (file.problem for file in renewed if file.problem is not None)
+        if not renewed:
+            yield "no caption is of a data set's row, so none was put in its place"
         for file in changed:
             yield f"{file.file}: {len(file.changes):,} captions in column {file.column!r}"
         if changed:

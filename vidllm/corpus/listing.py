@@ -40,7 +40,10 @@ def lies_beside_a_clip(path: str) -> bool:
     if PurePath(path).suffix.lower() not in SIDE_SUFFIXES:
         return False
     folder, name = os.path.split(path)
-    return is_side_file(name, _clips_in(folder or os.curdir))
+    try:
+        return is_side_file(name, _clips_in(folder or os.curdir, os.stat(folder or os.curdir).st_mtime_ns))
+    except (OSError, ValueError):
+        return False
 
 
 def clips_of(paths: Collection[str]) -> Collection[str]:
@@ -49,11 +52,8 @@ def clips_of(paths: Collection[str]) -> Collection[str]:
 
 
 @lru_cache(LISTED_FOLDERS)
-def _clips_in(folder: str) -> Collection[str]:
-    try:
-        return clips_of(os.listdir(folder))
-    except OSError:
-        return ()
+def _clips_in(folder: str, mtime_ns: int) -> Collection[str]:
+    return clips_of(os.listdir(folder))
 
 
 def matching(pattern: str) -> Iterator[str]:
