@@ -4,6 +4,7 @@
     runs/trl/bin/python benchmarks/dpo_step.py              all cases, some minutes on two cores
     runs/trl/bin/python benchmarks/dpo_step.py --cases small-600 --dtype bfloat16
     runs/trl/bin/python benchmarks/dpo_step.py --cases tiny-600        a quick look
+    runs/trl/bin/python benchmarks/dpo_step.py --cases small-4000 --pairs 10 --no-speed       twenty steps of losses
 
 TRL takes no video, so it is given the frames as images, already cut out and scaled; vidllm opens the mp4. Everything
 else is the same on both sides: weights (random, of the real LLaVA classes), prompts id by id, frames pixel by pixel,
@@ -74,6 +75,8 @@ MODELS: dict[str, tuple[tuple[int, int], tuple[int, int]]] = {
     "tiny": ((128, 3), (128, 3)),
 }
 """(width, layers) of the CLIP tower and of the Llama; 32,000 tokens in the vocabulary."""
+SPEEDS = frozenset({"TRL pairs/s", "first epoch", "times", "TRL warm", "warm", "times warm"})
+"""Columns that mean nothing where other work takes turns with one side and not with the other."""
 
 
 @dataclass(frozen=True)
@@ -351,6 +354,7 @@ def main() -> None:
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--device", choices=("cpu", "cuda"), default=None)
     parser.add_argument("--name", default="dpo_step", help="results/NAME.md and .json")
+    parser.add_argument("--no-speed", action="store_true", help="losses and memory only: the machine is busy")
     parser.add_argument("--work", help=argparse.SUPPRESS)
     wishes = parser.parse_args()
     cases = [replace(case, pairs=wishes.pairs or case.pairs) for case in CASES if case.name in wishes.cases]
@@ -368,6 +372,8 @@ def main() -> None:
         assert theirs is not None
         rows.append(row_of(case, ours, theirs))
         print(report.table(rows), file=sys.stderr)
+    if wishes.no_speed:
+        rows = [{column: cell for column, cell in row.items() if column not in SPEEDS} for row in rows]
     write(rows, wishes.dtype, wishes.name)
 
 
