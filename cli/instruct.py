@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .options import RequestTimeout
 from .output import note, write
 from .progress import Progress
 
@@ -58,6 +59,7 @@ def instruct(
     model: Model = None,
     kinds: Kinds = "conversation,detail,reasoning",
     questions: Questions = 4,
+    request_timeout: RequestTimeout = 120.0,
 ) -> int:
     """Rows to learn from: of scripted clips by template, with exact answers; of captions, written by a language model.
 
@@ -80,7 +82,8 @@ def instruct(
     if captions is not None:
         if endpoint is None:
             raise ConfigError("--from needs --endpoint, the server that writes; for example http://localhost:8000/v1")
-        return _from_captions(captions, output, folder, endpoint, model, kinds.split(","), questions, seed)
+        wishes = {"kinds": kinds.split(","), "questions": questions, "seed": seed}
+        return _from_captions(captions, output, folder, endpoint, model, wishes, request_timeout)
     if folder is None:
         raise ConfigError("name a folder of scripted clips (`vidllm world make`), or captions with --from")
     return _from_scripts(folder, output, per_clip, images, turns, families.split(",") if families else [], seed)
@@ -107,19 +110,20 @@ def _report(done: Instructed, output: Path) -> None:
 
 
 def _from_captions(
-    captions: Path, output: Path, media: Path | None, url: str, model: str | None, kinds: list[str], questions: int,
-    seed: int,
+    captions: Path, output: Path, media: Path | None, url: str, model: str | None, wishes: dict[str, object],
+    request_seconds: float,
 ) -> int:  # fmt: skip
     from vidllm.config import from_mapping
+    from vidllm.corpus.asking import HttpOptions
     from vidllm.corpus.http import HttpCaptioner
     from vidllm.feedback.tutor import TutorOptions, tutor
 
-    wishes = from_mapping(TutorOptions, {"kinds": kinds, "questions": questions, "seed": seed}, where="--kinds")
-    captioner = HttpCaptioner.connect(url, model)
+    options = from_mapping(TutorOptions, wishes, where="--kinds")
+    captioner = HttpCaptioner.connect(url, model, HttpOptions(request_seconds=request_seconds))
     try:
         with Progress() as progress:
             done = tutor(
-                captions, output, captioner, wishes, media=media,
+                captions, output, captioner, options, media=media,
                 tell=lambda row, rows: progress(f"row {row:,} of {rows:,}"),
             )  # fmt: skip
     finally:

@@ -196,6 +196,16 @@ def test_a_caption_becomes_three_kinds_of_rows(tmp_path: Path, writer: str, caps
     assert requests(writer) == 6, "what is there is not asked for again"
 
 
+def test_a_late_server_is_given_up_when_asked_to(
+    tmp_path: Path, writer: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    captions(tmp_path, {"video": "a.mp4", "caption": "A ball. do=late"}, {"video": "b.mp4", "caption": "Rain."})
+    code, rows = run(tmp_path, writer, "--kinds", "detail", "--request-timeout", "0.3")
+    assert code == 1
+    assert [row["id"] for row in rows] == ["2/detail"]
+    assert "no answer within 0.3 s" in capsys.readouterr().err
+
+
 def test_a_caption_may_hold_any_character(tmp_path: Path, writer: str) -> None:
     """U+2028 and U+0085 end a line for some, but not in JSONL."""
     text = "A red ball\u2028rolls,\x85and stops."

@@ -3,13 +3,15 @@
     python -m tests.tutor_server
 
 Prints its port. The caption (and with it the prompt) may hold: do=prose (no JSON), do=notes (speaks of the caption),
-do=short (one question of a conversation), do=once (prose first, good the second time), do=cut (its room runs out).
+do=short (one question of a conversation), do=once (prose first, good the second time), do=cut (its room runs out),
+do=late (after a minute).
 """
 
 from __future__ import annotations
 
 import json
 import threading
+import time
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -47,6 +49,8 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         prompt = body["messages"][-1]["content"]
+        if "do=late" in prompt:
+            time.sleep(60)
         self.answer({
             "id": "1", "object": "chat.completion", "model": "writer-1",
             "choices": [{
