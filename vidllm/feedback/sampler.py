@@ -18,9 +18,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from vidllm.budget import LEAST_REPLY_TOKENS, REPLY_TOKENS
 from vidllm.engine import Past, Reply, Written, read, shared_prefix
-from vidllm.errors import BudgetError, ModelError
+from vidllm.errors import ModelError
 from vidllm.feedback.candidates import SAMPLED, Candidate, Sampled, SamplingOptions
 from vidllm.model.kv import writable
 from vidllm.model.memory import free_bytes
@@ -73,16 +72,12 @@ class Sampler:
         return Sampled(candidates=scored, dropped=dropped, prompt=prompt_digest(prompt))
 
     def _prompt(self, messages: Sequence[Message]) -> Prompt:
-        """The question, with room for a reply as when asking: all of it, or the least where that is too much."""
-        try:
-            return self._build(messages, self._options.max_new_tokens or REPLY_TOKENS)
-        except BudgetError:
-            return self._build(messages, LEAST_REPLY_TOKENS)
-
-    def _build(self, messages: Sequence[Message], room: int) -> Prompt:
+        """The question, with room for a reply as when asking: what is left of it, unless somebody named its length."""
+        room = self._options.max_new_tokens
         return build_prompt(
-            messages, self._model.spec, self._lmm.tokenizer, max_new_tokens=room, rope_max=self._rope_max
-        )
+            messages, self._model.spec, self._lmm.tokenizer, max_new_tokens=room, shrink=room is None,
+            rope_max=self._rope_max,
+        )  # fmt: skip
 
     def _read(self, prompt: Prompt) -> State:
         """The state behind the prompt, read in two parts: all that is shown, once for all its questions, then the rest.
