@@ -660,8 +660,10 @@ def test_an_adapter_never_takes_the_place_of_its_base(tiny: Callable[[str], Path
 
 def test_a_folder_that_takes_nothing(tiny: Callable[[str], Path], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(CheckpointError, match="could not be saved"):
+    with pytest.raises(ConfigError, match="is a file; name a folder"):
         learner_of(tiny("llava")).save(tmp_path / "file")
+    with pytest.raises(CheckpointError, match="could not be saved"):
+        learner_of(tiny("llava")).save(tmp_path / "file" / "in it")
 
 
 FULL_DISK = """
