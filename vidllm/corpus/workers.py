@@ -108,8 +108,9 @@ class Decoder:
     def _call(self, do: str, item: Item, seconds: float, words: str = "") -> Any:
         packed = base64.b64encode(pickle.dumps((item, self._look, words))).decode()
         limits = replace(self._look.limits, seconds=seconds)
-        what: dict[str, object] = {"do": do, "path": item.video, "packed": packed}
-        job = {**what, "cores": self._cores, "limits": vars(limits)}
+        job: dict[str, object] = {
+            "do": do, "path": item.video, "packed": packed, "cores": self._cores, "limits": vars(limits),
+        }  # fmt: skip
         while not self._killed:
             worker = self._worker = self._worker or Worker("vidllm.corpus.decode_child")
             try:
