@@ -199,6 +199,12 @@ def test_the_fine_frames_can_be_bounded_and_the_nearest_stay() -> None:
     assert fine_times(focus(TEN_FPS, [(30.0, 30.0)], most_fine=3)) == [29.5, 30.0, 30.5]
 
 
+def test_of_a_slide_show_the_slide_on_screen_is_the_nearest() -> None:
+    slides = [0.0, 25.0, 30.5, 60.0]
+    assert fine_times(focus(slides, [(30.2, 30.2)], most_fine=1)) == [25.0]
+    assert fine_times(focus(slides, [(30.2, 30.2)], most_fine=2)) == [25.0, 30.5]
+
+
 def coarse_times(plan: SamplePlan) -> list[float]:
     return [t for t, is_fine in zip(plan.times, plan.fine, strict=True) if not is_fine]
 
@@ -378,6 +384,12 @@ def test_change_gives_exactly_n_first_and_last(sizes: list[int], keys: set[int],
     assert len(plan) == min(n, len(sizes))
     if n > 1 and len(sizes) > 1:
         assert (plan.times[0], plan.times[-1]) == (info.pts_seconds[0], info.pts_seconds[-1])
+
+
+def test_change_gives_exactly_n_of_a_clip_of_hours() -> None:
+    sizes = np.where(np.arange(500_000) < 490_000, 2000, 10)  # then the credits stand still
+    plan = change(made_info(sizes, np.arange(500_000) % 250 == 0, fps=60.0), 16)
+    assert (len(plan), plan.times[0], plan.times[-1]) == (16, 0.0, 499_999 / 60)
 
 
 def real_clips() -> list[str]:

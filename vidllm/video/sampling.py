@@ -123,8 +123,9 @@ def change(
     moving = sum((part for part in parts if part is not None), start=np.zeros(len(pts)))
     elapsed = _running(np.diff(pts, prepend=pts[0]))
     mass = floor * elapsed + (1 - floor) * _running(moving) if moving.any() else elapsed
-    wanted = np.searchsorted(mass, np.linspace(0, 1, n) - SAME_MOMENT)
-    chosen = fill(np.union1d(wanted, [0, len(pts) - 1]).clip(0, len(pts) - 1), n, mass)
+    wanted = np.searchsorted(mass, np.linspace(0, 1, n) - SAME_MOMENT).clip(0, len(pts) - 1)
+    wanted[[0, -1]] = 0, len(pts) - 1  # the last frames of a long clip may weigh less than the slack
+    chosen = fill(np.unique(wanted), n, mass)
     return _plan(pts, _without_repeats(chosen, changes.still[inside], mass, n), "change")
 
 
@@ -264,12 +265,16 @@ def _fewer_fine(pts: FloatArray, spans: Sequence[tuple[float, float]], most: int
 
 
 def _of_span(pts: FloatArray, start: float, end: float, n: int) -> IndexArray:
-    """`n` of a span's fine frames: the nearest to a moment, an even row from end to end of a longer span."""
+    """`n` of a span's fine frames: the nearest to a moment, an even row from end to end of a longer span.
+
+    Nearest of all is the frame on screen at that moment, even where it began long before and the next begins at once.
+    """
     moments = _fine_moments(start, end)
     layout = np.unique(_on_screen(pts, moments))
     inner = np.unique(_on_screen(pts, moments[1:-1]))
     if end - start < STEP_SECONDS / 2:
-        distance = np.abs(pts[layout] - (start + end) / 2)
+        middle = (start + end) / 2
+        distance = np.where(layout == _on_screen(pts, np.asarray(middle)), 0.0, np.abs(pts[layout] - middle))
         return np.sort(layout[np.argsort(distance, kind="stable")[:n]])
     if n > len(inner):
         return np.union1d(inner, np.setdiff1d(layout, inner)[: n - len(inner)])
