@@ -326,6 +326,11 @@ def test_frames_are_dense_where_the_question_looks(run: Run, clips: dict[str, Pa
     assert {0.0, 0.48, 1.0, 1.48, 2.0} <= set(times)
 
 
+def test_frames_says_that_a_time_lies_outside_the_clip(run: Run, clips: dict[str, Path]) -> None:
+    code, _, err = run("frames", clips["constant"], "what happens at 5:00?", "-o", "sheet.png")
+    assert (code, err.strip()) == (0, 'note: "5:00" lies outside the clip (0:00-0:02); no focus on it')
+
+
 @pytest.mark.parametrize("output", ["sheet.gif", "clip.mp4", "nowhere/sheet.png"])
 def test_frames_refuses_what_it_can_not_write(run: Run, clips: dict[str, Path], output: str) -> None:
     code, out, err = run("frames", clips["constant"], "-o", output)

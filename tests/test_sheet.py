@@ -101,3 +101,10 @@ def test_a_place_that_can_not_be_written_is_one_line(tmp_path: Path, name: str) 
         save_sheet(coloured(1), tmp_path / name)
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_sheet_larger_than_its_format_is_one_line(tmp_path: Path) -> None:
+    frames = coloured(1200, height=20, width=30)
+    with pytest.raises(VideoError, match=r"pixels are more than such a file holds; name it \.png"):
+        save_sheet(frames, tmp_path / "sheet.webp")
+    assert not list(tmp_path.iterdir())

@@ -14,7 +14,7 @@ from vidllm.errors import VideoError
 from vidllm.planning import PlanOptions, policy_of, range_of
 from vidllm.policies import Look
 from vidllm.video.sampling import SamplePlan
-from vidllm.video.timecode import find_focus, format_time
+from vidllm.video.timecode import find_focus, format_time, outside_notes
 
 if TYPE_CHECKING:
     from vidllm.video.decode import FrameSet
@@ -45,8 +45,10 @@ def choose_moments(
     """
     options = options or PlanOptions()
     start, end = range_of(info, options)
-    focus = find_focus(question, min(end, info.duration), start)
+    last = min(end, info.duration)
+    focus = find_focus(question, last, start)
     policy, notes = policy_of(options, focus)
+    notes += outside_notes(question, last, start)
     spans = focus.spans if focus else ()
     look = Look(
         info=info, pts_seconds=info.pts_seconds, policy=policy, start=start, end=end, spans=spans, fps=options.fps

@@ -33,6 +33,8 @@ MAX_PIXELS = 60_000_000
 BACKGROUND, INK, FAINT, ACCENT = (250, 250, 248), (20, 20, 20), (120, 120, 120), (230, 110, 0)
 WIDE_FONTS = ("NotoSansCJK-Regular.ttc", "wqy-microhei.ttc", "PingFang.ttc", "msyh.ttc", "simsun.ttc", "DejaVuSans.ttf")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+LARGEST_SIDE = {".jpg": 65_500, ".jpeg": 65_500, ".webp": 16_383}
+"""Pixels, where the format has a limit."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,9 @@ def save_sheet(
     if target.suffix.lower() not in SUFFIXES:
         raise VideoError(f"{path}: a contact sheet is a picture; name it with one of {', '.join(SUFFIXES)}")
     sheet = draw_sheet(frames, tokens=tokens, fine=fine, title=title)
+    if max(sheet.size) > LARGEST_SIDE.get(target.suffix.lower(), max(sheet.size)):
+        width, height = sheet.size
+        raise VideoError(f"{path}: {width}x{height} pixels are more than such a file holds; name it .png")
     try:
         # a folder, because a temporary file can be read by its owner only, and stays so under its last name
         with TemporaryDirectory(dir=target.parent, prefix=".sheet-") as folder:
