@@ -25,6 +25,7 @@ class Server:
     etag: str | None = '"one"'
     data: bytes = DATA
     asked: list[str] = field(default_factory=list)
+    logins: list[str | None] = field(default_factory=list)
     statuses: list[int] = field(default_factory=list)
 
 
@@ -38,6 +39,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.state.asked.append(self.path)
+        self.state.logins.append(self.headers.get("Authorization"))
         kind = self.path.strip("/").split("?")[0]
         if kind.startswith("missing"):
             self.send_error(404)
@@ -190,6 +192,24 @@ def test_a_damaged_copy_is_not_used(server: Server, tmp_path: Path) -> None:
 
 def test_redirects_are_followed(server: Server, tmp_path: Path) -> None:
     assert fetch(f"{server.url}/moved.mp4", folder=tmp_path).read_bytes() == DATA
+
+
+def test_an_address_is_taken_as_people_write_it(server: Server, tmp_path: Path) -> None:
+    for written in ("我的 clip.mp4?day=1 May&x=é", "already%20told.mp4?a=%C3%A9&b=[1]#t=30"):
+        assert fetch(f"{server.url}/{written}", folder=tmp_path).read_bytes() == DATA
+    assert server.asked == [
+        "/%E6%88%91%E7%9A%84%20clip.mp4?day=1%20May&x=%C3%A9",
+        "/already%20told.mp4?a=%C3%A9&b=[1]",
+    ]
+    with pytest.raises(FetchError, match="could not be fetched"):  # looked up under its name in the network
+        fetch("http://例え.invalid/clip.mp4", folder=tmp_path)
+
+
+def test_name_and_password_are_told_to_their_server_alone(server: Server, tmp_path: Path) -> None:
+    address = server.url.replace("http://", "http://ann:open%20sesame@")
+    assert fetch(f"{address}/moved.mp4", folder=tmp_path).read_bytes() == DATA
+    assert server.asked == ["/moved.mp4", "/clip.mp4"]
+    assert server.logins == ["Basic YW5uOm9wZW4gc2VzYW1l", None]
 
 
 def test_a_name_without_an_ending_gets_one(server: Server, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ A download is written under a hidden name and renamed when its last byte is ther
 next request for the same URL asks the server whether the file has changed (ETag, Last-Modified) and reuses it if not.
 """
 
+import base64
 import hashlib
 import http.client
 import json
@@ -115,8 +116,7 @@ class _Copy:
 def _download(
     url: str, shown: str, folder: Path, known: _Copy | None, limits: FetchLimits, progress: Progress | None
 ) -> Path:
-    request = urllib.request.Request(url, headers=_headers(known))
-    with urllib.request.urlopen(request, timeout=limits.silence_seconds) as answer:
+    with urllib.request.urlopen(_request(url, known), timeout=limits.silence_seconds) as answer:
         total = _announced(answer, shown, limits)
         name = f"{_digest(url)}{_suffix(url, answer.headers.get_content_type())}"
         _sweep(folder)
@@ -138,6 +138,26 @@ def _download(
     _write_note(folder, url, said)
     _make_room(folder, limits.cache_bytes, keep=folder / name)
     return folder / name
+
+
+_KEPT = "%/:;=&?~+!$,'()*@[]"
+"""Characters of a path or query that are left as they stand: a % has escaped something already."""
+
+
+def _request(url: str, known: _Copy | None) -> urllib.request.Request:
+    """Asks for `url` as people write it: with spaces and letters of any script, or as `http://name:password@host/`."""
+    parts = urllib.parse.urlsplit(url)
+    login, _, host = parts.netloc.rpartition("@")
+    name, colon, port = host.partition(":")
+    if not name.isascii():
+        host = name.encode("idna").decode() + colon + port
+    path, query = (urllib.parse.quote(part, safe=_KEPT) for part in (parts.path, parts.query))
+    address = urllib.parse.urlunsplit((parts.scheme, host, path, query, ""))
+    request = urllib.request.Request(address, headers=_headers(known))
+    if login:  # not told to where a redirect may lead
+        secret = base64.b64encode(urllib.parse.unquote(login).encode()).decode()
+        request.add_unredirected_header("Authorization", f"Basic {secret}")
+    return request
 
 
 def _headers(known: _Copy | None) -> dict[str, str]:
