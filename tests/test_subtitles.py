@@ -151,6 +151,32 @@ def test_rolling_captions_are_said_once(clip: Path) -> None:
     assert texts(clip) == ["one", "two", "three"]
 
 
+def test_what_is_said_still_when_the_range_begins_is_said_in_it(clip: Path) -> None:
+    cues = [("0", "1", "No."), ("1", "2", "No.\nYes."), ("2", "3", "Yes.")]
+    text = "\n".join(f"{i}\n00:00:0{a},000 --> 00:00:0{b},000\n{said}\n" for i, (a, b, said) in enumerate(cues))
+    clip.with_suffix(".srt").write_text(text)
+    assert texts(clip) == ["No.", "Yes."]
+    assert texts(clip, 1.0, 2.0) == ["No. Yes."]
+    assert texts(clip, 2.0, 3.0) == ["Yes."]
+
+
+@pytest.mark.parametrize(
+    ("ending", "text"),
+    [(".srt", "WEBVTT\n\n00:01.000 --> 00:02.000\nhello\n"), (".vtt", "1\n00:00:01,000 --> 00:00:02,000\nhello\n")],
+)
+def test_one_kind_under_the_others_ending_is_read(clip: Path, ending: str, text: str) -> None:
+    clip.with_suffix(ending).write_text(text)
+    assert texts(clip) == ["hello"]
+
+
+def test_times_that_can_not_be_read_are_not_taken_for_silence(clip: Path) -> None:
+    clip.with_suffix(".srt").write_text("1\n1.0s --> 2.0s\nhello\n")
+    with pytest.raises(VideoError, match="no time in it is written as .* mend it or leave subtitles out"):
+        texts(clip)
+    clip.with_suffix(".srt").write_text("WEBVTT\nKind: captions\n")
+    assert texts(clip) == []
+
+
 def test_an_empty_sidecar_is_as_none(clip: Path) -> None:
     clip.with_suffix(".srt").write_text("")
     assert texts(clip) == []

@@ -8,7 +8,7 @@ Picture subtitles (PGS, VobSub) hold no text and are passed over.
 import html
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -54,7 +54,7 @@ def read_subtitles(info: VideoInfo, start: float = 0.0, end: float = float("inf"
     lines = _sidecar_lines(sidecar) if sidecar is not None else ()
     if not lines and info.subtitle_streams:
         lines = _embedded_lines(info, start, end)
-    return tuple(line for line in _without_echoes(lines) if line.start < end and line.end > start)
+    return tuple(_without_echoes(line for line in lines if line.start < end and line.end > start))
 
 
 def find_sidecar(path: str | Path) -> Path | None:
@@ -97,13 +97,26 @@ def _sidecar_lines(path: Path) -> tuple[Line, ...]:
     try:
         if path.stat().st_size > MAX_SIDECAR_BYTES:
             raise VideoError(f"{path}: too large for subtitles ({path.stat().st_size} bytes); leave subtitles out")
-        events = pysubs2.SSAFile.from_string(_decoded(path.read_bytes()), format_=path.suffix[1:].lower())
+        events = _events(_decoded(path.read_bytes()), path.suffix[1:])
     except (OSError, ValueError, pysubs2.exceptions.Pysubs2Error) as error:
         reason = " ".join(str(error).split())[:100]
         raise VideoError(f"{path}: can not be read as subtitles ({reason}); mend it or leave subtitles out") from error
     events.sort()
     lines = [Line(event.start / 1000, event.end / 1000, _plain(event.plaintext)) for event in events]
     return tuple(line for line in lines if line.text and line.end > line.start)
+
+
+def _events(text: str, ending: str) -> pysubs2.SSAFile:
+    """What the file holds: as its ending says, or as the other kind, which many carry under it.
+
+    Raises ValueError where there are times and none that either kind knows: silence would pass for no subtitles.
+    """
+    for kind in sorted(EXTENSIONS, key=lambda kind: kind != ending):
+        if events := pysubs2.SSAFile.from_string(text, format_=kind):
+            return events
+    if "-->" in text:
+        raise ValueError("no time in it is written as 00:01:02,500")
+    return pysubs2.SSAFile()
 
 
 def _decoded(data: bytes) -> str:
@@ -164,7 +177,7 @@ def _plain(text: str) -> str:
     return "\n".join(filter(None, (" ".join(line.split()) for line in bare.splitlines())))
 
 
-def _without_echoes(lines: tuple[Line, ...]) -> Iterator[Line]:
+def _without_echoes(lines: Iterable[Line]) -> Iterator[Line]:
     """Each line once: automatic captions roll, and every one of them repeats what the one before it said last."""
     before: list[str] = []
     until = float("-inf")
