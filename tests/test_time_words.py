@@ -188,6 +188,13 @@ READ: list[tuple[str, list[Span]]] = [
     ("first vs last frame", [0, 300]),
     ("一分三十的时候", [90]),
     ("整个前半段发生了什么", [(0, 150)]),
+    ("what happens after the first minute?", [60]),
+    ("what happens between 2:00 and 1:00?", [(60, 120)]),
+    ("what happens before the last half minute?", [270]),
+    ("从第10秒开始到第20秒", [(10, 20)]),
+    ("从0:10开始一直到0:20", [(10, 20)]),
+    ("30秒起到40秒", [(30, 40)]),
+    ("视频播放了30秒后发生了什么", [30]),
 ]
 
 NOT_READ = [
@@ -316,6 +323,12 @@ NOT_READ = [
     "Gen 1:12",
     "ch. 3:16",
     "first 10-20 seconds",
+    "skip the first 10 seconds, what happens then?",
+    "ignoring the opening minute, describe the video",
+    "describe everything except for the last 5 seconds",
+    "除了最后5秒",
+    "他为什么跑了30秒?",
+    "他跑了大约30秒就停了",
 ]
 
 

@@ -66,6 +66,7 @@ NOT_TIMES: tuple[str, ...] = (
     rf"\b(?:an?|the|this|every|each|one|two|three)\s+{AMOUNT}[\s-]+(?:video|clip|movie|film|timer|countdown|delay|break|pause|ad|advert|commercial|penalty|limit|summary|version|recording|interval|window|loop|gif|shot|sequence|span|period)s?\b",
     rf"(?:持续了?|长达|时长|花了?|用了?|耗时|每隔?|需要|等了?|超过|不到|至少|过了|共|内容长)(?:约|大约|大概|为|是)?\s*"
     rf"(?:\d+\s*[,和或到至~-]\s*)*{_ANY}(?:左右)?",
+    rf"(?<![到放])了(?:大约|约|大概|将近|近|差不多|整整)?{AMOUNT}(?!的?(?:时候|时刻)|时|处|之?后)",  # 跑了30秒
     rf"{AMOUNT}(?:之内|以内|内|钟?的(?:视频|短片|片段|时间|电影|倒计时|长)|长|一次|左右的(?:视频|短片|片段))",
 )
 """What looks like a time and is none; blanked out before the rules read on."""

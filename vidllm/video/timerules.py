@@ -73,6 +73,7 @@ _RANGES = (
     ),
     Rule(rf"\bbetween\s+{_THE}(?P<a>{_T}){_MARK}\s*(?:and|to|-)\s*{_THE_END}", means.to_clip_end),
     Rule(rf"(?:\b(?:from|after|at)\s+)?{_THE}(?P<a>{_T}){_MARK}{_TO}{_THE_END}", means.to_clip_end),
+    Rule(rf"从?第?(?P<a>{_T})(?:开始|起)(?:一直)?\s*[到至~-]\s*第?(?P<b>{_T})", means.span),
     Rule(
         rf"(?:从头(?:开始)?|从?(?:视频)?的?(?:开头|一开始|最开始|开始|起点))\s*[到至~-]\s*第?(?P<a>{_T})",
         means.from_clip_begin,
@@ -127,8 +128,14 @@ _RANGES = (
     Rule(rf"\b(?:until|till|up\s+to|up\s+until)\s+{_THE}(?P<a>{_T}){_MARK}{_LONG}", means.from_clip_begin),
 )
 _FROM_AN_END = (
-    Rule(rf"\bafter\s+(?:the\s+)?first\s+(?P<a>{AMOUNT})(?P<relative>)", means.after_begin),
-    Rule(rf"\bbefore\s+(?:the\s+)?(?:last|final)\s+(?P<a>{AMOUNT})(?P<relative>)", means.before_end),
+    Rule(  # what is not to be looked at
+        rf"\b(?:skip\w*|ignor\w+|except(?:ing)?(?:\s+for)?|exclud\w+|apart\s+from|aside\s+from|other\s+than|without)\s+"
+        rf"(?:the\s+)?(?:very\s+)?(?:first|opening|initial|last|final|closing)\s+(?:{_WHOLE})",
+        means.nothing,
+    ),
+    Rule(rf"(?:跳过|忽略|除了?|除去|去掉|不看|不算)(?:前|开头|最后|结尾)的?{AMOUNT}", means.nothing),
+    Rule(rf"\bafter\s+(?:the\s+)?first\s+(?P<a>{_WHOLE})(?P<relative>)", means.after_begin),
+    Rule(rf"\bbefore\s+(?:the\s+)?(?:last|final)\s+(?P<a>{_WHOLE})(?P<relative>)", means.before_end),
     Rule(rf"\b(?P<nth>{ORDINAL})\s+second\s+(?:from|before)\s+{_THE_END}", means.nth_before_end),
     Rule(
         rf"(?P<a>{AMOUNT})\s+(?:from|before|to|until)\s+(?:{_THE_END}|(?:it|{_CLIP})\s+(?:ends|finishes))(?P<relative>)",
