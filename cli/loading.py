@@ -12,6 +12,7 @@ from .progress import Progress
 if TYPE_CHECKING:
     from vidllm.ask import VideoModel
 
+
 def _hear_warnings() -> None:
     """The library's warnings become lines beside our own."""
     import logging  # not on the way to --help

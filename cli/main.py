@@ -64,6 +64,7 @@ app.command(short_help="What works here, and how to get what does not.")(doctor.
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns 0 done, 1 the work failed, 2 the command line was wrong, 130 interrupted."""
+    _open_what_is_closed()
     _never_fail_to_print()
     try:
         code = _run([_named(word) for word in (sys.argv[1:] if argv is None else argv)])
@@ -92,20 +93,22 @@ def _run(argv: Sequence[str]) -> int:
     try:
         result: Any = app(args=list(argv), prog_name="vidllm", standalone_mode=False)
     except typer.TyperException as error:
-        return _usage(error, argv)
+        return _usage(error)
     except typer.Abort:
         return INTERRUPTED
     return result if isinstance(result, int) else 0
 
 
-def _usage(error: typer.TyperException, argv: Sequence[str]) -> int:
+def _usage(error: typer.TyperException) -> int:
     message = error.format_message().replace("Value error, ", "")  # pydantic's own words
     if message.startswith("Usage:"):  # no command at all: the help is the message
         print(message, file=sys.stderr)
         return error.exit_code
-    commands = {info.callback.__name__.replace("_", "-") for info in app.registered_commands if info.callback}
-    helped = " ".join(["vidllm", *(word for word in argv[:1] if word in commands), "--help"])
-    print(f"vidllm: {one_line(message)} See `{helped}`.", file=sys.stderr)
+    context: Any = getattr(error, "ctx", None)
+    words = [taken.name for taken in context.command.params] if context is not None else []
+    if "unexpected extra argument" in message and "question" in words:
+        message += "; put a question of several words in quotes."
+    print(f"vidllm: {one_line(message)} See `{context.command_path if context else 'vidllm'} --help`.", file=sys.stderr)
     return error.exit_code
 
 
@@ -123,6 +126,13 @@ def _describe_os_error(error: OSError) -> str:
     where = f"{error.filename}: " if error.filename is not None else ""
     advice = "; make room there, or write to another disk" if error.errno == errno.ENOSPC else ""
     return f"{where}{error.strerror or error}{advice}"
+
+
+def _open_what_is_closed() -> None:
+    """A stream that was closed before we began (`<&-`, some schedulers) is an empty one."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - for the rest of the process
 
 
 def _never_fail_to_print() -> None:

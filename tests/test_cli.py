@@ -4,6 +4,7 @@ import http.server
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -121,6 +122,9 @@ def test_no_command_shows_the_help_and_is_a_usage_error(run: Run) -> None:
         (["plan", "clip.mp4", "--grid", "24"], "24x24"),
         (["frames", "clip.mp4"], "--output"),
         (["world", "make", "-n", "0", "-o", "x"], "--count"),
+        (["world", "mkae", "-o", "x"], "`vidllm world --help`"),
+        (["world", "make"], "`vidllm world make --help`"),
+        (["ask", "clip.mp4", "what", "happens", "at", "0:30?"], "in quotes"),
     ],
 )
 def test_a_wrong_command_line_is_one_line_and_2(run: Run, words: list[str], says: str) -> None:
@@ -444,6 +448,16 @@ def test_a_full_disk_under_stdout_is_an_error(clips: dict[str, Path]) -> None:
     assert process.returncode == 1
     assert "No space left" in err
     assert "Traceback" not in err
+
+
+@pytest.mark.skipif(os.name == "nt", reason="descriptors as POSIX has them")
+@pytest.mark.parametrize("closed", [0, 1, 2])
+def test_a_stream_that_was_closed_before_is_an_empty_one(closed: int, clips: dict[str, Path], tiny: Path) -> None:
+    words = [sys.executable, "-m", "vidllm_cli.main", "chat", str(clips["constant"]), "-m", str(tiny)]
+    shell = f"exec {shlex.join(words)} {closed}{'<' if closed == 0 else '>'}&-"
+    done = subprocess.run(["sh", "-c", shell], input="what?\n", capture_output=True, text=True, timeout=60)
+    assert (done.returncode, "unexpected" in done.stderr) == (0, False)
+    assert bool(done.stdout) == (closed == 2)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals as POSIX has them")
