@@ -22,10 +22,10 @@ from vidllm.corpus.item import Item, digest_of
 from vidllm.corpus.ledger import Ledger
 from vidllm.corpus.looking import Look, Seen
 from vidllm.corpus.output import Output
-from vidllm.corpus.reading import standing_rows
+from vidllm.corpus.reading import standing_rows, written_rows
 from vidllm.corpus.recipe import Recipe
 from vidllm.corpus.rows import CaptionRow, Status
-from vidllm.corpus.stores import head_of, manifest_of, open_store
+from vidllm.corpus.stores import head_of, manifest_of
 from vidllm.errors import OutputError
 from vidllm.options import GenerationOptions
 from vidllm.planning import PlanOptions
@@ -44,11 +44,9 @@ def out(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
 
 
 def rows_in(out: Path) -> list[CaptionRow]:
-    store = open_store(out)
-    try:
-        return [CaptionRow.from_dict(fields) for _, fields in store.rows()]
-    finally:
-        store.close()
+    rows = list(written_rows(out))
+    assert all(isinstance(row, CaptionRow) for row in rows)
+    return [row for row in rows if isinstance(row, CaptionRow)]
 
 
 def test_what_was_written_is_there_and_is_not_done_again(out: Path, tmp_path: Path) -> None:
@@ -64,7 +62,7 @@ def test_what_was_written_is_there_and_is_not_done_again(out: Path, tmp_path: Pa
         assert output.row_of(items[1], RECIPE.digest) == row_of(items[1])
         assert output.caption_of(row_of(items[2]).id, RECIPE.digest) == row_of(items[2])
         assert output.caption_of(row_of(items[3]).id, RECIPE.digest) is None
-        assert list(output.rows()) == [row_of(item) for item in items[:3]]
+        assert rows_in(out) == [row_of(item) for item in items[:3]]
 
 
 def test_another_recipe_is_new_work_and_its_rows_stand_beside(out: Path, tmp_path: Path) -> None:
@@ -112,7 +110,7 @@ def test_failures_stay_until_they_are_asked_for_again(out: Path, tmp_path: Path)
         assert output.is_finished(good, RECIPE.digest)
         output.add(row_of(item))
         assert output.status_of(item, RECIPE.digest) == "ok"
-        assert len(list(output.rows())) == 2
+        assert len(list(standing_rows(out))) == 2
     assert sorted(row.status for row in rows_in(out)) == ["ok", "ok"]
 
 
@@ -194,17 +192,50 @@ def test_a_file_of_something_else_is_refused_and_untouched(tmp_path: Path, conte
     assert not manifest_of(out).exists()
 
 
-def test_a_broken_line_inside_names_its_place(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("place", "bytes_there"),
+    [(0, b"garbage\n"), (20, b"x"), (60, b"\0"), (100, b"-"), (156, b"so"), (0, b"[" * 99_999)],
+)
+def test_a_broken_line_inside_names_its_place(tmp_path: Path, place: int, bytes_there: bytes) -> None:
     out = tmp_path / "out.jsonl"
     with Output.open(out, RECIPE) as output:
         output.add(row_of(item_at(tmp_path, 1)))
     good = out.read_bytes()
-    out.write_bytes(good + b"garbage\n" + good)
+    harmed = good + good[:place] + bytes_there + good[place + len(bytes_there) :].lstrip(b"\n") + good
+    out.write_bytes(harmed)
     with pytest.raises(OutputError, match="line 2 is no caption row"):
         Output.open(out, RECIPE)
-    assert out.read_bytes() == good + b"garbage\n" + good
+    assert out.read_bytes() == harmed
     out.write_bytes(good)
     Output.open(out, RECIPE).close()  # the failed opening let go of its lock
+
+
+def test_a_row_damaged_behind_its_head_is_met_when_it_is_needed(tmp_path: Path) -> None:
+    out, item = tmp_path / "out.jsonl", item_at(tmp_path, 1)
+    with Output.open(out, RECIPE) as output:
+        output.add(row_of(item))
+    out.write_bytes(out.read_bytes().replace(b'"caption": "', b'"caption": "\xff'))
+    with Output.open(out, RECIPE) as output:
+        assert output.is_finished(item, RECIPE.digest)
+        with pytest.raises(OutputError, match=r"one of its rows is damaged .*caption-verify .*says which: remove it"):
+            output.row_of(item, RECIPE.digest)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        f'{{"key": "{31 * "f"}g", "recipe": "{16 * "0"}"}}', '{"key": 7, "recipe": "0"}', '{"recipe": null}', "[]", "7",
+        f'{{"cut": ["a"], "recipe": "{16 * "0"}", "parts": []}}', "[" * 99_999,
+    ],
+)  # fmt: skip
+def test_a_line_in_the_manifest_that_is_not_ours_is_named(tmp_path: Path, line: str) -> None:
+    out = tmp_path / "out.jsonl"
+    with Output.open(out, RECIPE) as output:
+        output.admitted(item_at(tmp_path, 1))
+    with manifest_of(out).open("a") as manifest:
+        manifest.write(f"{line}\n")
+    with pytest.raises(OutputError, match=r"out.jsonl.admitted: line 3 is not ours; remove it"):
+        Output.open(out, RECIPE)
 
 
 def test_rows_another_tool_wrote_are_read(tmp_path: Path) -> None:
@@ -298,7 +329,7 @@ def test_rows_of_before_a_field_are_read_and_not_done_again(out: Path, tmp_path:
     with Output.open(out, RECIPE) as output:
         assert output.is_finished(item, RECIPE.digest)
         output.add(noted)
-        assert list(output.rows()) == [replace(row_of(item), subtitles=None), noted]
+        assert rows_in(out) == [replace(row_of(item), subtitles=None), noted]
     with Output.open(out, RECIPE) as output:
         output.add(replace(noted, caption="New."))  # the part is written again without the one before
     assert rows_in(out) == [replace(row_of(item), subtitles=None), replace(noted, caption="New.")]

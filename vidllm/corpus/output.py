@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -27,6 +28,10 @@ from vidllm.corpus.stores import Store, manifest_of, open_store, prepare
 from vidllm.errors import OutputError
 from vidllm.linefile import LineFile
 from vidllm.video.subtitles import find_sidecar_of_many
+
+_ADMITTED = re.compile(rb'\{"key": "([0-9a-f]{32})", "recipe": "([0-9a-f]{16})", ')
+"""How the line of a clip that was admitted begins."""
+_KEY, _RECIPE = re.compile("[0-9a-f]{32}"), re.compile("[0-9a-f]{16}")
 
 
 class Output:
@@ -142,18 +147,15 @@ class Output:
         place = self._store.append(row)
         self._index.add((row.id, row.key, row.recipe, row.stamp, row.status), place)
 
-    def rows(self) -> Iterator[CaptionRow]:
-        """Every row that stands, of every recipe."""
-        gone = set(self._index.superseded())
-        for place, fields in self._store.rows():
-            if place not in gone:
-                yield CaptionRow.from_dict(fields)
-
     def _stays(self, status: Status) -> bool:
         return not (self._retry and status in FAILED)
 
     def _row_at(self, known: Known) -> CaptionRow:
-        return CaptionRow.from_dict(self._store.row_at(known.place))
+        try:
+            return self._store.row_at(known.place)
+        except ValueError as error:
+            said = f"{self.path}: one of its rows is damaged ({error}); `vidllm caption-verify {self.path}` says which"
+            raise OutputError(f"{said}: remove it and run again") from error
 
     def _indexed(self) -> RowIndex:
         index = RowIndex.of(self._store.heads())
@@ -194,13 +196,16 @@ def manifest_lines(manifest: LineFile) -> Iterator[tuple[str | None, str, bytes]
 
     Raises OutputError for a line that is neither.
     """
-    for _, line in manifest.lines():
-        if line[:9] == b'{"key": "' and line[41:55] == b'", "recipe": "':
-            text = line[:80].decode("ascii", "replace")
-            yield text[9:41], text[55:71], line
+    for number, (_, line) in enumerate(manifest.lines(), 1):
+        if (admitted := _ADMITTED.match(line)) is not None:
+            yield admitted[1].decode(), admitted[2].decode(), line
             continue
         try:
             fields = json.loads(line)
-            yield fields.get("key"), fields["recipe"], line
-        except (ValueError, KeyError, AttributeError) as error:
-            raise OutputError(f"{manifest.path}: has a line that is not ours; remove it and run again") from error
+            key, recipe = fields.get("key"), fields["recipe"]
+            names = [name for name in (key, fields.get("cut")) if name is not None]
+            if not (all(_KEY.fullmatch(name) for name in names) and _RECIPE.fullmatch(recipe)):
+                raise ValueError(line)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise OutputError(f"{manifest.path}: line {number} is not ours; remove it and run again") from error
+        yield key, recipe, line

@@ -1,6 +1,7 @@
 """An output as readers see it: nothing locked, nothing mended, each clip's standing row once, while a run may go on."""
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 from vidllm.corpus.formats import lines_of, parquet_rows
 from vidllm.corpus.index import RowIndex
 from vidllm.corpus.rows import CaptionRow
-from vidllm.corpus.stores import head_of, is_parquet, manifest_of
+from vidllm.corpus.stores import is_parquet, manifest_of
 from vidllm.errors import InputError
 
 
@@ -62,16 +63,15 @@ def parquet_file(path: Path) -> Iterator[CaptionRow | BadLine]:
     for number, fields in enumerate(parquet_rows(path), 1):
         try:
             yield CaptionRow.from_dict(fields)
-        except (ValueError, TypeError, KeyError) as error:
+        except ValueError as error:
             yield BadLine(str(path), number, str(error))
 
 
 def _lines(path: Path) -> Iterator[CaptionRow | BadLine]:
     for number, line in enumerate(lines_of(path), 1):
         try:
-            head_of(line)
-            yield CaptionRow.from_dict(json.loads(line))
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            yield CaptionRow.from_line(line)
+        except ValueError as error:
             if line.endswith(b"\n"):
                 yield BadLine(str(path), number, " ".join(str(error).split())[:200])
 
@@ -97,7 +97,7 @@ def read_manifest(path: Path) -> Manifest:
     for number, line in enumerate(lines_of(file), 1):
         try:
             _note(manifest, json.loads(line))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             if line.endswith(b"\n"):
                 raise InputError(f"{file}: line {number} is not ours; remove it and caption again") from error
     return manifest
@@ -107,7 +107,8 @@ def _note(manifest: Manifest, fields: dict[str, object]) -> None:
     recipe = str(fields["recipe"])
     if "cut" in fields:
         whole, parts = (str(fields["cut"]), recipe), fields["parts"]
-        assert isinstance(parts, list)
+        if not isinstance(parts, list):
+            raise TypeError(f"parts are {parts!r}")
         manifest.withdrawn.update((key, recipe) for key in manifest.cuts.get(whole, ()))
         manifest.withdrawn.difference_update((key, recipe) for key in parts)
         manifest.cuts[whole] = tuple(parts)
@@ -115,4 +116,6 @@ def _note(manifest: Manifest, fields: dict[str, object]) -> None:
         manifest.recipes[recipe] = fields["is"]
     else:
         start, end = (float(t) if isinstance(t, (int, float)) else None for t in (fields["start"], fields["end"]))
+        if not all(math.isfinite(t or 0) for t in (start, end)):
+            raise ValueError(f"from {start} to {end}")
         manifest.admitted[str(fields["key"]), recipe] = (str(fields["video"]), start, end)

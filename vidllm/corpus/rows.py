@@ -5,12 +5,13 @@ The first fields have fixed widths and a fixed order, so that a million rows are
 """
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from vidllm.corpus.item import Item, digest_of
+from vidllm.corpus.item import Item, SourceKind, digest_of
 
 Status = Literal["ok", "truncated", "repetitive", "duplicate", "undecodable", "error"]
 """How a clip ended. ok: captioned. truncated, repetitive: captioned, and not well, after all tries. duplicate: the
@@ -20,7 +21,21 @@ clip's."""
 STATUSES: tuple[Status, ...] = get_args(Status)
 FAILED: frozenset[Status] = frozenset({"undecodable", "error"})
 """What `--retry-errors` does again."""
+SOURCE_KINDS: tuple[SourceKind, ...] = get_args(SourceKind)
 
+_TEXT, _NUMBER, _NOTHING = (str,), (int, float), (type(None),)
+_KINDS: Mapping[str, tuple[type, ...]] = {
+    **dict.fromkeys(("video", "caption", "model", "prompt", "engine"), _TEXT),
+    **dict.fromkeys(("finish_reason", "error", "duplicate_of", "root", "subtitles", "check"), _TEXT + _NOTHING),
+    **dict.fromkeys(("start", "end"), _NUMBER + _NOTHING), "seconds": _NUMBER, "attempts": (int,),
+}  # fmt: skip
+_FRAME_KINDS: Mapping[str, tuple[type, ...]] = {"time": _NUMBER, "tokens": (int,)}
+_USAGE_KINDS: Mapping[str, tuple[type, ...]] = {
+    "video_tokens": (int, *_NOTHING), "text_tokens": (int,), "answer_tokens": (int,), "context": (int,),
+    "rope_factor": _NUMBER,
+}  # fmt: skip
+_SOURCE_KINDS: Mapping[str, tuple[type, ...]] = {"kind": _TEXT, "file": _TEXT, "index": (int,), "id": _TEXT + _NOTHING}
+"""What a row's fields are; files are also written by other tools and hands."""
 _SHAPES = {name: re.compile(f"[0-9a-f]{{{n}}}") for name, n in (("id", 32), ("key", 32), ("recipe", 16), ("stamp", 16))}
 
 
@@ -136,12 +151,28 @@ class CaptionRow:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> "CaptionRow":
-        """The row of a JSON object; columns others added are left out. Raises ValueError or TypeError if it is none."""
-        known = {name: fields[name] for name in cls.__dataclass_fields__ if name in fields}
-        frames = tuple(RowFrame(time=frame["time"], tokens=frame["tokens"]) for frame in fields.get("frames") or ())
-        usage = RowUsage(**fields["usage"]) if fields.get("usage") else None
-        told = {"reader": fields.get("reader") or "", "notes": tuple(fields.get("notes") or ())}
-        return cls(**{**known, **told, "frames": frames, "usage": usage})
+        """The row of a JSON object; columns others added are left out. Raises ValueError if it is none."""
+        try:
+            known = {name: fields[name] for name in cls.__dataclass_fields__ if name in fields}
+            _check(known, _KINDS)
+            frames = tuple(RowFrame(**_only(frame, _FRAME_KINDS)) for frame in fields.get("frames") or ())
+            usage = RowUsage(**_only(fields["usage"], _USAGE_KINDS)) if fields.get("usage") else None
+            if fields.get("source") is not None and _only(fields["source"], _SOURCE_KINDS)["kind"] not in SOURCE_KINDS:
+                raise ValueError(f"source is of kind {fields['source']['kind']!r}")
+            told = {"reader": fields.get("reader") or "", "notes": tuple(map(str, fields.get("notes") or ()))}
+            return cls(**{**known, **told, "frames": frames, "usage": usage})
+        except KeyError as error:
+            raise ValueError(f"{error.args[0]} is missing") from error
+        except (TypeError, AttributeError) as error:
+            raise ValueError(f"its fields are not those of a row ({error})") from error
+
+    @classmethod
+    def from_line(cls, line: bytes) -> "CaptionRow":
+        """The row of a line of JSON. Raises ValueError if it is none."""
+        try:
+            return cls.from_dict(json.loads(line))
+        except RecursionError as error:
+            raise ValueError("is nested too deep") from error
 
     def to_line(self) -> bytes:
         """One line of JSON, its line feed included, pure UTF-8 (a lone surrogate is escaped)."""
@@ -149,3 +180,17 @@ class CaptionRow:
             return json.dumps(self.to_dict(), ensure_ascii=False).encode() + b"\n"
         except UnicodeEncodeError:
             return json.dumps(self.to_dict()).encode() + b"\n"
+
+
+def _check(fields: Mapping[str, Any], kinds: Mapping[str, tuple[type, ...]]) -> None:
+    """Raise ValueError for a field that is there and of another kind; what is no finite number is none."""
+    for name, kind in kinds.items():
+        value = fields.get(name)
+        if name in fields and not (isinstance(value, kind) and (not isinstance(value, float) or math.isfinite(value))):
+            raise ValueError(f"{name} is {str(value)[:40]!r}")
+
+
+def _only(fields: Mapping[str, Any], kinds: Mapping[str, tuple[type, ...]]) -> dict[str, Any]:
+    """The fields of `kinds`, each of which must be there. Raises KeyError or ValueError."""
+    _check(fields, kinds)
+    return {name: fields[name] for name in kinds}

@@ -10,6 +10,7 @@ step, and only then is the journal removed. Readers of Parquet folders pass over
 
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator
 from importlib import import_module
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any, Protocol
 
 from vidllm.corpus.formats import arrow_table, kept_rows, need_parquet
 from vidllm.corpus.index import Head
-from vidllm.corpus.rows import CaptionRow
+from vidllm.corpus.rows import STATUSES, CaptionRow
 from vidllm.errors import OutputError
 from vidllm.linefile import LineFile, not_writable
 
@@ -32,7 +33,11 @@ _PART_BITS = 32
 MOST_LINE_BYTES = 16 << 20
 
 HEAD_NAMES = ("id", "key", "recipe", "stamp", "status")
-"""`{"id": "<32>", "key": "<32>", "recipe": "<16>", "stamp": "<16>", "status": "...` begins every line written here."""
+_HEAD = re.compile(
+    rb'\{"id": "([0-9a-f]{32})", "key": "([0-9a-f]{32})", "recipe": "([0-9a-f]{16})", "stamp": "([0-9a-f]{16})", '
+    rb'"status": "(%s)"' % "|".join(STATUSES).encode()
+)
+"""How every line written here begins."""
 
 
 class Store(Protocol):
@@ -41,14 +46,11 @@ class Store(Protocol):
     def heads(self) -> Iterator[tuple[Head, int]]:
         """(id, key, recipe, stamp, status) and place of every row."""
 
-    def rows(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        """(place, fields) of every row."""
-
     def append(self, row: CaptionRow) -> int:
         """Add one; its place. It survives this process from then on."""
 
-    def row_at(self, place: int) -> dict[str, Any]:
-        """The fields of the row at `place`."""
+    def row_at(self, place: int) -> CaptionRow:
+        """The row at `place`. Raises ValueError if it is none any more."""
 
     def drop(self, places: Iterable[int]) -> None:
         """Remove these rows; places change. Whole or not at all, file by file."""
@@ -84,15 +86,14 @@ def _part_of(path: Path) -> Path:
 
 
 def head_of(line: bytes) -> Head:
-    """The head of a row's line: five cuts where this program wrote it, a parse where another tool did.
+    """The head of a row's line: no parse where this program wrote it.
 
     Raises ValueError for what is no caption row.
     """
-    names = line[:8], line[40:51], line[83:97], line[113:126], line[142:156]
-    if names == (b'{"id": "', b'", "key": "', b'", "recipe": "', b'", "stamp": "', b'", "status": "'):
-        text = line[:180].decode("ascii", "replace")
-        return text[8:40], text[51:83], text[97:113], text[126:142], text[156 : text.index('"', 156)]
-    row = CaptionRow.from_dict(json.loads(line))
+    if (head := _HEAD.match(line)) is not None:
+        id, key, recipe, stamp, status = head.groups()
+        return id.decode(), key.decode(), recipe.decode(), stamp.decode(), status.decode()
+    row = CaptionRow.from_line(line)
     return row.id, row.key, row.recipe, row.stamp, row.status
 
 
@@ -105,7 +106,7 @@ def check_ours(path: Path) -> None:
             line = file.readline(MOST_LINE_BYTES)
         if not (line.startswith(b'{"id": "') or b'{"id": "'.startswith(line)):  # or its first line half-written
             head_of(line)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except ValueError as error:
         raise OutputError(f"{path}: is there already and holds no captions; name another output") from error
     except OSError as error:
         raise not_writable(path, error) from error
@@ -121,29 +122,23 @@ class JsonLines:
         _part_of(path).unlink(missing_ok=True)  # of a run that was killed while it removed rows
 
     def heads(self) -> Iterator[tuple[Head, int]]:
-        """By cuts in the lines."""
+        """By how the lines begin."""
         for number, (place, line) in enumerate(self._file.lines(), 1):
             try:
                 head = head_of(line)
-            except (ValueError, TypeError, KeyError, AttributeError) as error:
+            except ValueError as error:
                 raise OutputError(
                     f"{self.path}: line {number} is no caption row; name another output, or mend the line"
                 ) from error
             yield head, place
 
-    def rows(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        """In the order written."""
-        for place, line in self._file.lines():
-            yield place, json.loads(line)
-
     def append(self, row: CaptionRow) -> int:
         """One write; the kernel has it."""
         return self._file.append(row.to_line())
 
-    def row_at(self, place: int) -> dict[str, Any]:
+    def row_at(self, place: int) -> CaptionRow:
         """One read."""
-        fields: dict[str, Any] = json.loads(self._file.line_at(place))
-        return fields
+        return CaptionRow.from_line(self._file.line_at(place))
 
     def drop(self, places: Iterable[int]) -> None:
         """A new file without them takes the name."""
@@ -185,15 +180,6 @@ class ParquetParts:
             for row, head in enumerate(zip(*(columns[name] for name in HEAD_NAMES), strict=True)):
                 yield head, number << _PART_BITS | row
 
-    def rows(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Part by part, then the journal."""
-        for number in self._sealed():
-            for row, fields in enumerate(self._rows_of(number)):
-                yield number << _PART_BITS | row, fields
-        if self._journal is not None:
-            for row, (_, line) in enumerate(self._journal.lines()):
-                yield self._number << _PART_BITS | row, json.loads(line)
-
     def append(self, row: CaptionRow) -> int:
         """A line in the journal; the part is sealed when it is full."""
         if self._journal is None:
@@ -204,15 +190,14 @@ class ParquetParts:
             self._seal()
         return place
 
-    def row_at(self, place: int) -> dict[str, Any]:
+    def row_at(self, place: int) -> CaptionRow:
         """From the journal, or from a part, the last of which is remembered."""
         number, row = place >> _PART_BITS, place & (1 << _PART_BITS) - 1
         if number == self._number and self._journal is not None:
-            fields: dict[str, Any] = json.loads(self._journal.line_at(self._places[row]))
-            return fields
+            return CaptionRow.from_line(self._journal.line_at(self._places[row]))
         if self._cache[0] != number:
             self._cache = (number, self._rows_of(number))
-        return self._cache[1][row]
+        return CaptionRow.from_dict(self._cache[1][row])
 
     def drop(self, places: Iterable[int]) -> None:
         """Every part that holds one is written again without it."""
