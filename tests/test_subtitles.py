@@ -171,7 +171,7 @@ def test_one_kind_under_the_others_ending_is_read(clip: Path, ending: str, text:
 
 def test_times_that_can_not_be_read_are_not_taken_for_silence(clip: Path) -> None:
     clip.with_suffix(".srt").write_text("1\n1.0s --> 2.0s\nhello\n")
-    with pytest.raises(VideoError, match="no time in it is written as .* mend it or leave subtitles out"):
+    with pytest.raises(VideoError, match=r"no time in it is written as .* mend it or leave subtitles out"):
         texts(clip)
     clip.with_suffix(".srt").write_text("WEBVTT\nKind: captions\n")
     assert texts(clip) == []
