@@ -431,7 +431,9 @@ def test_an_address_is_what_a_person_types(typed: str, chat: str) -> None:
     assert Endpoint.of(typed).chat == chat
 
 
-@pytest.mark.parametrize("typed", ["ftp://host", "http://", "host:8000", "http://host:port", "http://host:99999"])
+@pytest.mark.parametrize(
+    "typed", ["ftp://host", "http://", "host:8000", "http://host:port", "http://host:99999", "http://[::1:8000"]
+)
 def test_what_is_no_address(typed: str) -> None:
     with pytest.raises(ConfigError, match="no address of a server"):
         Endpoint.of(typed)

@@ -123,6 +123,22 @@ def test_a_list_from_find_leaves_out_what_lies_beside_clips(corpus: Path, monkey
     assert said == ["-: 3 files beside a video of their name are left out (1 .json, 1 .srt, 1 .txt)"]
 
 
+def test_a_list_ended_by_nul(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    touch(corpus / "clips" / "two\nlines.mp4")
+    for end in (b"\0", b""):
+        text = io.BytesIO(b"clips/b.mp4\0clips/two\nlines.mp4\0clips/a.MKV" + end)
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(text))
+        assert names("-") == ["clips/b.mp4", "clips/two\nlines.mp4", "clips/a.MKV"]
+
+
+def test_a_list_that_names_itself(corpus: Path) -> None:
+    (corpus / "all.txt").write_text("./all.txt\nclips/b.mp4\nmore.txt\n")
+    (corpus / "more.txt").write_text("all.txt\nclips/a.MKV\n")
+    said: list[str] = []
+    assert names("all.txt", remark=said.append) == ["clips/b.mp4", "clips/a.MKV"]
+    assert said == [f"{name}: is a list that names itself, and left out of it" for name in ("all.txt", "all.txt")]
+
+
 def test_a_mark_of_byte_order_is_no_part_of_a_name(corpus: Path) -> None:
     (corpus / "one.lst").write_text("clips/b.mp4\r\n", encoding="utf-8-sig")
     (corpus / "two.jsonl").write_text('{"video": "clips/b.mp4"}\n\n', encoding="utf-8-sig")
@@ -199,6 +215,8 @@ def test_json_lines_of_all_sorts(corpus: Path) -> None:
         '{"video": "b.mp4", "start": "soon"}',
         "",
         '["a"]',
+        '{"video": "b.mp4", "end": 0}',
+        "[" * 99_999,
         '{"video": {"path": "a.MKV", "bytes": null}, "question": "who?"}',
     ]
     (corpus / "clips" / "rows.jsonl").write_text("\n".join(rows))
@@ -210,7 +228,7 @@ def test_json_lines_of_all_sorts(corpus: Path) -> None:
     assert (items[1].start, items[1].end) == (1.5, 3.0)
     assert items[-1].prompt == "who?"
     problems = [item.problem for item in items if item.problem]
-    assert len(problems) == 6
+    assert len(problems) == 8
     assert all("rows.jsonl#" in problem and "\n" not in problem for problem in problems)
 
 
@@ -379,7 +397,7 @@ def test_an_array_is_read_bit_by_bit_as_json_reads_it(
         formats.READ_CHARS = before
 
 
-@pytest.mark.parametrize("text", ["", "hello", '[{"a": 1}, {"b"', '[{"a": 1} x]', "[{}"])
+@pytest.mark.parametrize("text", ["", "hello", '[{"a": 1}, {"b"', '[{"a": 1} x]', "[{}", "[" * 99_999])
 def test_an_array_that_is_none_says_where(tmp_path: Path, text: str) -> None:
     (tmp_path / "bad.json").write_text(text)
     with pytest.raises(InputError, match=r"bad\.json"):

@@ -16,6 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.caption_rows import RECIPE, item_at, item_like, row_of
+from vidllm.corpus.caption import caption, dry_run
+from vidllm.corpus.extras import Extras, check_extras
 from vidllm.corpus.http import server_spec
 from vidllm.corpus.index import DigestMap, RowIndex
 from vidllm.corpus.item import Item, digest_of
@@ -333,6 +335,45 @@ def test_rows_of_before_a_field_are_read_and_not_done_again(out: Path, tmp_path:
     with Output.open(out, RECIPE) as output:
         output.add(replace(noted, caption="New."))  # the part is written again without the one before
     assert rows_in(out) == [replace(row_of(item), subtitles=None), replace(noted, caption="New.")]
+
+
+@pytest.mark.parametrize("name", ["part-00000-1f2e.snappy.parquet", "part-0.parquet", "data.parquet"])
+def test_a_folder_of_somebody_elses_parts_is_refused_and_untouched(tmp_path: Path, name: str) -> None:
+    parquet, arrow = pytest.importorskip("pyarrow.parquet"), pytest.importorskip("pyarrow")
+    out = tmp_path / "train.parquet"
+    out.mkdir()
+    parquet.write_table(arrow.table({"video": ["a.mp4"]}), out / name)
+    with pytest.raises(OutputError, match=r"train\.parquet: is there already and holds no captions"):
+        Output.open(out, RECIPE)
+    assert [path.name for path in out.iterdir()] == [name]
+
+
+def test_parts_without_their_manifest_are_gone_on_with(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    out, item = tmp_path / "out.PARQUET", item_at(tmp_path, 1)
+    with Output.open(out, RECIPE) as output:
+        output.add(row_of(item))
+    manifest_of(out).unlink()
+    with Output.open(out, RECIPE) as output:
+        assert output.is_finished(item, RECIPE.digest)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        (".", "is a folder"), ("", "is a folder"), ("/", "is a folder"), ("-", "not to a pipe"),
+        ("/dev/null", "not to a pipe or a device"), ("out.CSV", "is JSON lines or Parquet; name it out.jsonl"),
+    ],
+)  # fmt: skip
+def test_a_name_that_can_be_no_output_is_told_before_anything_else(
+    tmp_path: Path, name: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "clip.mp4").write_bytes(b"x")
+    for begin in (caption, dry_run, lambda clip, out: list(check_extras(Path(out), Extras(formats="srt")))):
+        with pytest.raises(OutputError, match=said):
+            begin("clip.mp4", name)
+    assert [path.name for path in tmp_path.iterdir()] == ["clip.mp4"]
 
 
 def test_places_that_can_not_be_written(tmp_path: Path) -> None:

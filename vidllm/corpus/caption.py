@@ -29,6 +29,7 @@ from vidllm.corpus.prompts import read_prompt
 from vidllm.corpus.recipe import Recipe
 from vidllm.corpus.run import RETRIES, Run, RunOptions
 from vidllm.corpus.scenes import check_split
+from vidllm.corpus.stores import check_name
 from vidllm.corpus.workers import AHEAD_BYTES
 from vidllm.errors import ConfigError, CorpusError, InputError
 from vidllm.interrupts import Interrupts
@@ -244,7 +245,8 @@ def dry_run(
 def _items(
     inputs: str | Path | Sequence[str | Path], output: Path, options: CaptionOptions, remark: Callable[[str], None]
 ) -> Iterator[Item]:
-    """The clips, the first found now: what is wrong with inputs or prompt is told before a model is loaded."""
+    """The clips, the first found now: what is wrong with names or prompt is told before a model is loaded."""
+    check_name(output)
     read_prompt(options.prompt)
     named = _named(inputs)
     items = admit(named, options.inputs(output, remark))

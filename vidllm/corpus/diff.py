@@ -25,7 +25,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import IO, Any
 
-from vidllm.corpus.formats import array_rows, is_array, lines_of, need_parquet, parquet_rows
+from vidllm.corpus.formats import array_rows, is_array, lines_of, need_parquet, parquet_rows, parsed
 from vidllm.corpus.inputs import old_caption
 from vidllm.corpus.item import Item
 from vidllm.corpus.reading import any_row, standing_rows
@@ -183,15 +183,8 @@ def _free_column(kind: str, file: str, tag: str) -> str:
 
 def _rows_of_lines(file: str | Path) -> Iterator[dict[str, Any]]:
     for line in lines_of(file):
-        row = _parsed(line)
+        row = parsed(line)
         yield row if isinstance(row, dict) else {}
-
-
-def _parsed(line: bytes) -> Any:
-    try:
-        return json.loads(line)
-    except ValueError:
-        return None
 
 
 def _rows_of_array(file: str) -> Iterator[dict[str, Any]]:
@@ -228,7 +221,7 @@ def _write_lines(file: Path, part: Path, column: _Column) -> None:
     """Lines without a new caption stay as they are, byte by byte."""
     with open(part, "wb") as new:
         for index, line in enumerate(lines_of(file)):
-            row = column.into(_parsed(line), index, file) if index in column.captions else None
+            row = column.into(parsed(line), index, file) if index in column.captions else None
             new.write(line if row is None else _line(row) + b"\n")
 
 

@@ -74,10 +74,10 @@ class Endpoint:
     @classmethod
     def of(cls, url: str) -> Endpoint:
         """From what a person types: the host alone, with /v1, or the whole address. Raises ConfigError."""
-        parts = urlsplit(url.strip())
         try:
+            parts = urlsplit(url.strip())
             known = parts.scheme.lower() in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
-        except ValueError:  # a port that is none
+        except ValueError:  # a port or an IPv6 address that is none
             known = False
         if not known:
             raise ConfigError(f"{url!r} is no address of a server; give one like http://localhost:8000/v1")

@@ -1,7 +1,7 @@
 """Rows of data sets, one after the other whatever the file's size: JSON lines, one JSON array, Parquet."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,27 @@ def lines_of(path: str | Path) -> Iterator[bytes]:
             yield from file
     except OSError as error:
         raise InputError(f"{path}: can not be read ({error.strerror}); check the name") from error
+
+
+def split_at_nul(lines: Iterable[bytes]) -> Iterator[bytes]:
+    """The lines; from one that holds a NUL on, what NULs end: no name has one in it, so it is a list of `-print0`."""
+    rest = b""
+    for line in lines:
+        if rest or b"\0" in line:
+            *whole, rest = (rest + line).split(b"\0")
+            yield from whole
+        else:
+            yield line
+    if rest:
+        yield rest
+
+
+def parsed(line: str | bytes) -> Any:
+    """The JSON value of a line; None for what is none."""
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return None
 
 
 def array_rows(path: str | Path) -> Iterator[object]:
@@ -64,7 +85,7 @@ def _objects(file: Any, text: str, path: str | Path, end: str = "") -> Iterator[
             # a number could go on behind the end of what was read; rows are objects and can not
             if not isinstance(value, dict) and after == len(text) and more:
                 raise ValueError
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             block = file.read(max(READ_CHARS, len(text) - at)) if more else ""
             more = bool(block)
             text, at = text[at:] + block, 0

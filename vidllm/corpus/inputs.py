@@ -12,12 +12,12 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path, PurePath
 
-from vidllm.corpus.formats import array_rows, lines_of, parquet_rows
+from vidllm.corpus.formats import array_rows, lines_of, parquet_rows, parsed, split_at_nul
 from vidllm.corpus.item import Item, SourceKind, SourceRow, digest_of
 from vidllm.corpus.listing import clips_of, files_below, is_clip, is_side_file, lies_beside_a_clip, matching
 from vidllm.corpus.stores import own_files
@@ -49,6 +49,8 @@ class InputOptions:
     """The run's own: `videos/*` finds it too when it lies there, and it is no data set of this run."""
     remark: Callable[[str], None] = lambda line: None
     """Hears what was left out and why, one line each."""
+    lists: frozenset[str] = frozenset()
+    """Lists being read: `find > all.txt` finds all.txt, too."""
 
     def __post_init__(self) -> None:
         if self.limit is not None and self.limit < 1:
@@ -182,6 +184,9 @@ def _file(path: str, options: InputOptions, root: str | None = None) -> Iterator
     suffix = PurePath(path).suffix.lower()
     if options.is_own(path):
         return
+    if suffix in _DATA and os.path.realpath(path) in options.lists:
+        options.remark(f"{path}: is a list that names itself, and left out of it")
+        return
     if path.endswith(TAR_SUFFIXES):
         yield from tar_items(path)
     elif suffix in _DATA:
@@ -214,12 +219,13 @@ def _folder(root: str, options: InputOptions) -> Iterator[Item]:
 
 def _list(path: str, options: InputOptions) -> Iterator[Item]:
     """Paths, one a line, or JSON rows; empty lines are nothing, nor are files beside a clip that `find` lists too."""
-    lines = (line for line in (sys.stdin.buffer if path == "-" else lines_of(path)))
+    lines = split_at_nul(sys.stdin.buffer if path == "-" else lines_of(path))
+    options = replace(options, lists=options.lists | {os.path.realpath(path)})
     rows, left_out = _Rows(path, "jsonl", options), Counter[str]()
     for index, line in enumerate(lines):
         text = os.fsdecode(line.removeprefix(codecs.BOM_UTF8 if index == 0 else b"").rstrip(b"\r\n"))
         if text.startswith("{"):
-            yield from rows.items(index, _parsed(line))
+            yield from rows.items(index, parsed(line))
         elif text.strip() and lies_beside_a_clip(named := _beside(path, text, options)):
             left_out[PurePath(named).suffix.lower()] += 1
         elif text.strip():
@@ -234,7 +240,7 @@ def _read_named(path: str, options: InputOptions) -> Iterator[Item]:
 
 
 def _jsonl(path: str, options: InputOptions) -> Iterator[Item]:
-    rows = ((index, _parsed(line)) for index, line in enumerate(lines_of(path)) if line.strip())
+    rows = ((index, parsed(line)) for index, line in enumerate(lines_of(path)) if line.strip())
     return _Rows(path, "jsonl", options).all(rows)
 
 
@@ -251,15 +257,6 @@ _DATA: dict[str, Callable[[str, InputOptions], Iterator[Item]]] = {
     ".jsonl": _jsonl, ".ndjson": _jsonl, ".json": _json, ".parquet": _parquet, ".txt": _list, ".lst": _list,
 }  # fmt: skip
 """Endings that mean a list or a data set; never a clip."""
-
-
-def _parsed(line: bytes) -> object:
-    import json
-
-    try:
-        return json.loads(line)
-    except ValueError:
-        return None
 
 
 @dataclass
@@ -328,8 +325,8 @@ def _fields(row: object, options: InputOptions) -> _Fields:
         start, end = _time(row.get("start")), _time(row.get("end"))
     except ConfigError as error:
         raise ValueError(f"start or end is no time ({error})") from error
-    if start is not None and end is not None and not start < end:
-        raise ValueError(f"the range {start}-{end} is empty")
+    if end is not None and not (start or 0.0) < end:
+        raise ValueError(f"the range {start or 0.0:g}-{end:g} is empty")
     prompt = row.get(options.prompt_column) if options.prompt_column else None
     id = row.get("id")
     return _Fields(path, start, end, str(prompt) if prompt else None, None if id is None else str(id), old_caption(row))

@@ -29,6 +29,7 @@ DIFF_SUFFIX = ".diff"
 """Of the report of old and new captions beside an output."""
 ROWS_PER_PART = 4096
 """Rows of a sealed part; the last part of a run may hold fewer."""
+_PART = re.compile(r"part-\d{6,}\.parquet")
 _PART_BITS = 32
 MOST_LINE_BYTES = 16 << 20
 
@@ -61,7 +62,7 @@ class Store(Protocol):
 
 def is_parquet(path: Path) -> bool:
     """Whether this output is Parquet, by its name."""
-    return path.suffix == PARQUET_SUFFIX
+    return path.suffix.lower() == PARQUET_SUFFIX
 
 
 def manifest_of(path: Path) -> Path:
@@ -177,6 +178,8 @@ class ParquetParts:
         """Only their columns are read."""
         for number in self._sealed():
             columns = self._read(number, list(HEAD_NAMES)).to_pydict()
+            if len(columns) < len(HEAD_NAMES):
+                raise OutputError(f"{self._part_path(number)}: is no part of captions; name another output")
             for row, head in enumerate(zip(*(columns[name] for name in HEAD_NAMES), strict=True)):
                 yield head, number << _PART_BITS | row
 
@@ -215,7 +218,7 @@ class ParquetParts:
         self._seal()
 
     def _sealed(self) -> list[int]:
-        return sorted(int(path.stem[5:]) for path in self.path.glob("part-*.parquet"))
+        return sorted(int(path.stem[5:]) for path in self.path.glob("part-*.parquet") if _is_part(path))
 
     def _part_path(self, number: int) -> Path:
         return self.path / f"part-{number:06d}.parquet"
@@ -275,21 +278,40 @@ class ParquetParts:
             raise OutputError(f"{path}: is no part of captions ({reason}); remove it and caption again") from error
 
 
+def check_name(path: Path) -> None:
+    """Raise OutputError for what no rows can be kept in; nothing is opened or made."""
+    if is_parquet(path):
+        if os.path.lexists(path) and not path.is_dir():
+            raise OutputError(f"{path}: is one file; Parquet output is a folder of parts, name another")
+    elif path.is_dir():
+        raise OutputError(f"{path}: is a folder; name a file in it, such as {path / 'captions.jsonl'}")
+    elif path == Path("-") or (path.exists() and not path.is_file()):
+        raise OutputError(f"{path}: rows go into a file, not to a pipe or a device; name one, like captions.jsonl")
+    elif path.suffix.lower() in OTHER_SUFFIXES and not path.exists():
+        raise OutputError(f"{path}: an output is JSON lines or Parquet; name it {path.with_suffix('.jsonl').name}")
+
+
 def prepare(path: Path) -> None:
     """Make the folder of a Parquet output; refuse what is in the way. Raises OutputError."""
+    check_name(path)
     if not is_parquet(path):
-        if path.is_dir():
-            raise OutputError(f"{path}: is a folder; name a file in it, such as {path / 'captions.jsonl'}")
-        if path.suffix in OTHER_SUFFIXES and not path.exists():
-            raise OutputError(f"{path}: an output is JSON lines or Parquet; name it {path.with_suffix('.jsonl').name}")
         return check_ours(path)
     need_parquet()
-    if path.is_file():
-        raise OutputError(f"{path}: is one file; Parquet output is a folder of parts, name another")
     try:
+        if path.is_dir() and not manifest_of(path).exists() and any(map(_is_foreign, path.iterdir())):
+            raise OutputError(f"{path}: is there already and holds no captions; name another output")
         path.mkdir(exist_ok=True)
     except OSError as error:
         raise not_writable(path, error) from error
+
+
+def _is_part(path: Path) -> bool:
+    """Whether a file is called as a part of ours is; other tools have other names for theirs."""
+    return _PART.fullmatch(path.name) is not None
+
+
+def _is_foreign(path: Path) -> bool:
+    return not (_is_part(path) or path.name.startswith(("_", ".")))
 
 
 def open_store(path: Path) -> Store:

@@ -6,7 +6,6 @@ Names may come again further on, and mean another clip: so a clip is found by it
 """
 
 import gzip
-import json
 import lzma
 import tarfile
 import zlib
@@ -17,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from tempfile import NamedTemporaryFile
 from typing import IO, Protocol
 
+from vidllm.corpus.formats import parsed
 from vidllm.corpus.item import Item, SourceRow
 from vidllm.errors import InputError
 
@@ -187,10 +187,7 @@ def _text(tar: tarfile.TarFile, member: tarfile.TarInfo) -> str:
 
 
 def _caption_in(text: str) -> str | None:
-    try:
-        row = json.loads(text)
-    except ValueError:
-        return None
+    row = parsed(text)
     caption = row.get("caption") if isinstance(row, dict) else None
     return caption if isinstance(caption, str) else None
 
