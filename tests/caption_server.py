@@ -6,6 +6,7 @@ Prints its port. It reads the bar codes of `conftest.bar_code` in the pictures i
 the numbers, the times it was told, the prompt. So a caption says which clip it belongs to. The prompt may hold orders:
 
     do=hang  do=close  do=nonsense  do=empty  do=html  do=huge  do=500  do=400  do=think  do=filter  do=other
+    do=aloud                                 think in the answer itself
     do=blab  do=blab-page  do=blab-away      repeat the key they were sent: in a 400, in a page, in a redirection
     do=429:3     so many times, then an answer; likewise with any other order
 
@@ -135,6 +136,8 @@ class Handler(BaseHTTPRequestHandler):
         reason = "stop"
         if self.state.shall("empty", prompt):
             message["content"] = ""
+        elif self.state.shall("aloud", prompt):
+            message["content"] = f"<think>\nA bar code?\n</think>\n\n{message['content']}"
         elif self.state.shall("think", prompt):
             message, reason = {"role": "assistant", "content": None, "reasoning_content": "Hmm, let me"}, "length"
         elif self.state.shall("filter", prompt):

@@ -19,7 +19,15 @@ from vidllm.budget import TokenPlan
 from vidllm.clip import Clip, open_clip
 from vidllm.corpus.asking import HttpOptions
 from vidllm.corpus.captioner import Said
-from vidllm.corpus.endpoint import Endpoint, chat_body, complaint, read_models, read_reply, retry_after_seconds
+from vidllm.corpus.endpoint import (
+    Endpoint,
+    Nonsense,
+    chat_body,
+    complaint,
+    read_models,
+    read_reply,
+    retry_after_seconds,
+)
 from vidllm.corpus.http import HttpCaptioner, server_spec
 from vidllm.errors import ConfigError, EngineError
 from vidllm.options import GenerationOptions
@@ -472,6 +480,20 @@ def test_where_a_server_says_what_is_wrong(body: bytes, line: str) -> None:
 def test_a_list_of_models_that_is_none() -> None:
     for body in (b"", b"[1]", b'{"data": [7]}', b"[" * 100_000):
         assert read_models(body) == []
+
+
+@pytest.mark.parametrize("tokens", [True, 2**70, -1, 1.5, "7", None])
+def test_a_number_of_tokens_that_is_none(tokens: object) -> None:
+    choice = {"message": {"content": "A red ball."}, "finish_reason": "stop"}
+    reply = read_reply(json.dumps({"choices": [choice], "usage": {"prompt_tokens": tokens}}).encode())
+    assert (type(reply.prompt_tokens), reply.prompt_tokens) == (int, 0), "Parquet has a column of whole numbers"
+
+
+@pytest.mark.parametrize("reason", ["abort", "error"])
+def test_half_an_answer_is_none(reason: str) -> None:
+    choice = {"message": {"content": "A red"}, "finish_reason": reason}
+    with pytest.raises(Nonsense, match=rf"broke its answer off \({reason}\): A red"):
+        read_reply(json.dumps({"choices": [choice]}).encode())
 
 
 def test_content_may_come_in_parts() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vidllm.corpus.quality import Judgement, is_loop, judge, next_sampling
+from vidllm.corpus.quality import Judgement, is_loop, judge, next_sampling, unthought
 from vidllm.options import GenerationOptions
 
 GOOD = "The red circle moves right. Then the blue square disappears. Then the red circle moves left."
@@ -70,6 +70,26 @@ def test_a_structured_caption_is_a_json_object(text: str, status: str) -> None:
 )
 def test_lists_and_emphasis_are_no_loops(text: str) -> None:
     assert not is_loop(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (GOOD, GOOD),
+        (f"<think>\nA man? No.\n</think>\n\n{GOOD}", GOOD),
+        (f"A man? No.\n</think>\n\n{GOOD}", GOOD),
+        ("<think>\nA man? No, a", ""),
+        ("<think>a</think> <think>b", ""),
+    ],
+)
+def test_what_a_model_thinks_is_no_caption(text: str, said: str) -> None:
+    assert unthought(text) == said
+
+
+def test_a_caption_there_was_no_room_for_says_what_to_raise() -> None:
+    assert judge("", "length") == Judgement(
+        "error", "the model said nothing in the room it had; raise --max-new-tokens"
+    )
 
 
 def test_a_loop_is_found_in_the_middle() -> None:

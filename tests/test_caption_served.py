@@ -161,6 +161,11 @@ def test_bad_answers_have_a_status_and_a_cause_and_are_tried_again_when_asked(
     assert any(row["error"] == "the model said nothing" for row in rows_of(output)), "another prompt is another row"
 
 
+def test_what_a_model_thinks_aloud_is_no_part_of_its_caption(corpus: Path, serve: Servers, tmp_path: Path) -> None:
+    caption(corpus, tmp_path / "out.jsonl", serve(), "--limit", "4", "--prompt", "A do=aloud")
+    check_binding([row for row in rows_of(tmp_path / "out.jsonl") if row["status"] == "ok"])
+
+
 def test_shards_part_the_corpus_and_joined_they_are_the_whole(
     corpus: Path, serve: Servers, tmp_path: Path
 ) -> None:

@@ -61,6 +61,8 @@ STAMP_DECIMALS = 2
 MOST_SHOWN = 200
 """Letters of a server's own words in a message."""
 MASK = b"***"
+BROKEN_OFF = ("abort", "cancelled", "error")
+"""Reasons to finish that leave half an answer; SGLang and vLLM give them with a status of 200."""
 LEAST_SECRET = 8
 """Letters of a secret that is one wherever it stands."""
 
@@ -234,6 +236,8 @@ def read_reply(content: bytes) -> Reply:
         text = _flat(message.get("content"))
         usage = whole.get("usage") or {}
         reason = choice.get("finish_reason")
+        if reason in BROKEN_OFF:
+            raise Nonsense(f"the server broke its answer off ({reason}): {_short(text) or 'nothing'}")
         return Reply(
             text=text.strip(), finish_reason=reason and str(reason), model=str(whole.get("model") or ""),
             prompt_tokens=_count(usage.get("prompt_tokens")), answer_tokens=_count(usage.get("completion_tokens")),
@@ -255,7 +259,8 @@ def _flat(content: object) -> str:
 
 
 def _count(value: object) -> int:
-    return value if isinstance(value, int) and value >= 0 else 0
+    """A number of tokens; 0 for what is none, or fits no column."""
+    return value if type(value) is int and 0 <= value < 1 << 31 else 0
 
 
 def read_models(content: bytes) -> list[str]:

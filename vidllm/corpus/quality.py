@@ -49,6 +49,13 @@ class Judgement:
     cause: str | None = None
 
 
+def unthought(text: str) -> str:
+    """What is said behind a model's thoughts, where it writes them down: `<think>...</think>`, begun in the prompt or
+    here; empty when it got no further.
+    """
+    return text.rpartition("</think>")[2].partition("<think>")[0].strip()
+
+
 def judge(text: str, finish_reason: str | None, *, structured: bool = False) -> Judgement:
     """The status a caption is written with; one that was to be `structured` is a JSON object.
 
@@ -56,7 +63,8 @@ def judge(text: str, finish_reason: str | None, *, structured: bool = False) -> 
     `repetitive` however it ended, what was cut off by the limit `truncated`.
     """
     if not text.strip():
-        return Judgement("error", "the model said nothing")
+        least = " in the room it had; raise --max-new-tokens" if finish_reason == "length" else ""
+        return Judgement("error", f"the model said nothing{least}")
     if finish_reason == "repetition" or is_loop(text):
         return Judgement("repetitive", "the caption repeats itself")
     if finish_reason == "length":

@@ -78,7 +78,7 @@ class CaptionRow:
     end: float | None = None
     caption: str = ""
     finish_reason: str | None = None
-    """As the engine says: `stop`, `length`, `loop`; None when no answer was begun."""
+    """As the engine says: `stop`, `length`, `repetition`; None when no answer was begun."""
     error: str | None = None
     """The cause, one line, when there is no good caption."""
     frames: tuple[RowFrame, ...] = ()

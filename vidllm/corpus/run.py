@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from vidllm.corpus.progress import Tally
 from vidllm.corpus.prompts import PRESETS
-from vidllm.corpus.quality import RANK, Judgement, judge, next_sampling
+from vidllm.corpus.quality import RANK, Judgement, judge, next_sampling, unthought
 from vidllm.corpus.rows import CaptionRow, RowFrame
 from vidllm.corpus.summary import Summaries
 from vidllm.corpus.workers import AHEAD_BYTES, DecodePool, Decoding
@@ -174,7 +174,7 @@ class Run:
 
     def _hear(self, said: Said) -> None:
         """An answer: written when it is good or the tries are used up, else asked for again in another way."""
-        asked = self._asked.pop(said.ticket)
+        asked, said = self._asked.pop(said.ticket), replace(said, text=unthought(said.text))
         asked.seconds += said.seconds
         structured = asked.prompt == PRESETS["structured"]
         judgement = judge(said.text, said.finish_reason, structured=structured)

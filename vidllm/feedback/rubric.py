@@ -12,6 +12,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from vidllm.corpus.quality import unthought
 from vidllm.feedback.judge import LEAST, MOST, Case
 
 CRITERIA = ("relevance", "accuracy", "clarity", "completeness")
@@ -160,8 +161,7 @@ def explanation_of(reply: str) -> str:
 
 def _stripped(reply: str) -> str:
     """Without a model's thoughts, those it never came to the end of too, and without a fence around the whole."""
-    unthought = reply.rpartition("</think>")[2].partition("<think>")[0]
-    return _FENCE.sub("", unthought.strip())
+    return _FENCE.sub("", unthought(reply))
 
 
 def _json_fields(text: str) -> dict[str, Any] | None:
