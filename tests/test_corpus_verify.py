@@ -348,6 +348,14 @@ def test_players_read_what_is_written(tmp_path: Path) -> None:
         ]  # fmt: skip
 
 
+def test_a_long_name_gets_its_side_file(tmp_path: Path) -> None:
+    with Output.open(tmp_path / "out.jsonl", RECIPE) as output:
+        for row in ranged(tmp_path / "in", f"{'x' * 251}.mp4", [(None, None, "One.")]):
+            output.add(row)
+    [path] = write_side_files(tmp_path / "out.jsonl", ("srt",), SideFolder(tmp_path / "side"))
+    assert sorted(file.name for file in (tmp_path / "side").iterdir()) == [RECORD, path.name]
+
+
 def test_no_side_file_leaves_the_folder(tmp_path: Path) -> None:
     row = ranged(tmp_path / "in", "a.mp4", [(None, None, "One.")])[0]
     with Output.open(tmp_path / "out.jsonl", RECIPE) as output:

@@ -177,6 +177,10 @@ def test_limits_are_positive(name: str) -> None:
         Limits(**{name: 0})
 
 
+def test_a_time_limit_may_be_none(clip: Path) -> None:
+    assert len(read_frames_guarded(clip, [0.0], Limits(seconds=float("inf")))) == 1
+
+
 def test_errors_keep_their_kind(tmp_path: Path, clip: Path) -> None:
     text = tmp_path / "text.mp4"
     text.write_text("no video")

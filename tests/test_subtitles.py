@@ -111,6 +111,12 @@ def test_other_clips_subtitles_are_not_taken(clip: Path) -> None:
     assert find_sidecar(clip) is None
 
 
+def test_a_clip_with_the_longest_of_names_has_none(clip: Path) -> None:
+    longest = clip.rename(clip.with_name("x" * 251 + ".mp4"))
+    assert find_sidecar(longest) is None
+    assert read_subtitles(probe(longest)) == ()
+
+
 def test_markup_goes_and_lines_become_one(clip: Path) -> None:
     clip.with_suffix(".srt").write_text(SRT, encoding="utf-8")
     assert read_subtitles(probe(clip)) == (

@@ -15,6 +15,8 @@ from vidllm.errors import OutputError
 from vidllm.linefile import not_writable
 
 RECORD = ".vidllm-files"
+PART = ".vidllm-part"
+"""What a file is called until it is whole: a name with something added to it may be too long for one."""
 
 
 @dataclass
@@ -57,7 +59,7 @@ class SideFolder:
         path, data = self.path / name, text.encode("utf-8", "backslashreplace")
         if path.exists() and not self._is_ours(path):
             raise OutputError(f"{path}: was changed while the run went on and is kept; move it away and run again")
-        part = path.with_name(f".{path.name}.part")
+        part = path.with_name(PART)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._note(str(name), _digest(data))

@@ -22,6 +22,8 @@ from vidllm.video.picture import fitted_size
 PARENT_CHECK_SECONDS = 0.5
 LAST_RESORT_SECONDS = 5.0
 """After the limit and this much more the process ends itself, even inside native code: its parent may be gone."""
+MOST_SECONDS = 1e9
+"""The system's timer takes no limit that is none (`inf`)."""
 ADDRESS_SLACK_BYTES = 1 << 30
 """Writable address space that is no data: thread stacks, libraries. The guard watches the real memory from outside."""
 KEPT_CLIPS = 8
@@ -52,7 +54,7 @@ def serve(do: Do) -> None:
 
 def _answer(job: Job, do: Do) -> dict[str, Any]:
     limits = job["limits"]
-    faulthandler.dump_traceback_later(limits["seconds"] + LAST_RESORT_SECONDS, exit=True)
+    faulthandler.dump_traceback_later(min(limits["seconds"], MOST_SECONDS) + LAST_RESORT_SECONDS, exit=True)
     _bound_memory(limits["memory_bytes"])
     try:
         return {"value": do(job, limits)}

@@ -61,7 +61,7 @@ def find_sidecar(path: str | Path) -> Path | None:
     """The subtitle file that lies beside the clip at `path`, if one does."""
     clip = Path(path)
     for name in _sidecar_names(clip.stem):
-        if (sidecar := clip.with_name(name)).is_file():
+        if os.path.isfile(sidecar := clip.with_name(name)):  # False, too, where the clip's is the longest of names
             return sidecar
     return None
 
