@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
+from fractions import Fraction
 from functools import cache
 from pathlib import Path
 
@@ -198,6 +199,57 @@ def test_every_frame_of_every_made_clip_says_its_number(clips: dict[str, Path]) 
         info = probe(clips[name])
         frames = read_frames(info, info.pts_seconds[::-1])
         assert [read_code(pixels) for pixels in frames.pixels] == list(reversed(range(info.num_frames))), name
+
+
+def packed(source: Path, target: Path) -> Path:
+    """An MPEG-4 AVI as DivX and XviD wrote it: each B-frame in the packet of the P-frame before it, a filler after."""
+    with av.open(str(source)) as old, av.open(str(target), "w") as new:
+        pictures = [bytes(packet) for packet in old.demux(video=0) if packet.size]
+        stream = new.add_stream_from_template(old.streams.video[0])
+        packets: list[bytes] = []
+        for picture in pictures:
+            header, start, data = picture.partition(b"\0\0\1\xb6")
+            if data[0] >> 6 == 2:  # B
+                packets[-1] += picture
+                packets.append(b"\0\0\1\xb6\x51\0\0\x7f")
+            else:
+                header = header.partition(b"\0\0\1\xb2")[0] + b"\0\0\1\xb2DivX503b1393p" if header else b""
+                packets.append(header + start + data)
+        for number, data in enumerate(packets):
+            packet = av.Packet(data)
+            packet.pts = packet.dts = number
+            packet.time_base, packet.stream = Fraction(1, 25), stream
+            packet.is_keyframe = data[:4] != b"\0\0\1\xb6"
+            new.mux(packet)
+    return target
+
+
+@pytest.mark.parametrize("name", ["h264.avi", "packed.avi"])
+def test_an_avi_that_tells_no_order_shows_its_frames_in_order(tmp_path: Path, name: str) -> None:
+    codec = "libx264" if name == "h264.avi" else "mpeg4"
+    path = write_clip(tmp_path / "plain.avi", [i / 25 for i in range(61)], codec=codec, b_frames=1)
+    info = probe(packed(path, tmp_path / name) if name == "packed.avi" else path)
+    assert (info.num_frames, info.duration) == (61, pytest.approx(2.44))
+    for numbers in (range(61), [1], [34, 21, 60], [17, 18]):
+        frames = read_frames(info, info.pts_seconds[list(numbers)])
+        assert [read_code(pixels) for pixels in frames.pixels] == list(numbers)
+        assert frames.notes == ()
+
+
+def test_recordings_put_end_to_end_follow_each_other(tmp_path: Path) -> None:
+    """Each counts from a zero of its own; the second is no second edition of the first."""
+    parts = [write_clip(tmp_path / f"{n}.ts", [i / 25 for i in range(n)]) for n in (60, 100)]
+    joined = tmp_path / "joined.ts"
+    joined.write_bytes(b"".join(part.read_bytes() for part in parts))
+    info = probe(joined)
+    assert (info.num_frames, info.is_vfr, info.duration) == (160, False, pytest.approx(6.4))
+    for times in (info.pts_seconds, [3.0], [1.0, 2.38, 2.42, 6.0], [6.3, 0.0]):
+        frames = read_frames(info, times)
+        numbers = [round(float(second) * 25) for second in frames.pts_seconds]
+        assert [read_code(pixels) for pixels in frames.pixels] == [n if n < 60 else n - 60 for n in numbers]
+        assert frames.notes == ()
+    with pytest.raises(ReaderUnavailable):
+        read_frames(info, [1.0], reader="torchcodec")
 
 
 def test_a_moment_shows_the_frame_on_screen(clips: dict[str, Path]) -> None:

@@ -1,19 +1,24 @@
 """The packet index: true times, real key frames, the right stream, the size as shown, errors that name the file."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import cast
 
 import av
 import numpy as np
 import pytest
+from av.container import InputContainer
+from av.video.stream import VideoStream
 from conftest import MATRICES, VARIABLE_TIMES, write_clip
 from PIL import Image as PIL
 
 from vidllm.errors import NoFrames, NotAVideo, VideoError, VideoNotFound
 from vidllm.sources import open_source
 from vidllm.video.access import access_rule, is_hidden, nal_units
+from vidllm.video.clock import continued
+from vidllm.video.container import opened, pick_stream, video_packets
 from vidllm.video.decode import read_frames
 from vidllm.video.info import probe
 from vidllm.video.picture import Orientation, believable_aspect, orientation_of_matrix
@@ -291,3 +296,44 @@ def test_pts_are_those_of_a_linear_decode(real_clips: Path) -> None:
         assert info.pts.tolist() == shown, path.name
         checked += 1
     assert checked > 50
+
+
+def test_a_stream_that_comes_up_late_does_not_hide_the_others(clips: dict[str, Path]) -> None:
+    """PyAV then fails behind the last packet, by what lies in memory, so not every time."""
+
+    class Growing:
+        def __init__(self, container: InputContainer) -> None:
+            self.container = container
+
+        def demux(self, stream: VideoStream) -> Iterator[object]:
+            yield from self.container.demux(stream)
+            raise IndexError("list index out of range")
+
+    with opened(clips["transport"]) as container:
+        stream = pick_stream(container, clips["transport"])
+        packets = video_packets(cast(InputContainer, Growing(container)), stream)
+        assert len(list(packets)) == 60
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        [*range(0, 400, 4)],
+        [*range(0, 200, 4), 9_000_000, *range(204, 400, 4)],
+        [*range(0, 200, 4), -9_000_000, *range(204, 400, 4)],
+        [*range(0, 200, 4), *range(180, 400, 4)],
+        [*range(0, 40, 4), 0, 4, 8],
+    ],
+    ids=["steady", "one far ahead", "one far behind", "a little back", "the last ones back"],
+)
+def test_a_clock_that_stumbles_does_not_begin_again(times: list[int]) -> None:
+    pts = np.array(times)
+    assert continued(pts, pts) is pts
+
+
+def test_a_clock_that_begins_again_goes_on() -> None:
+    first, second = np.arange(100, 400, 4), np.arange(3, 83, 4)
+    pts = np.concatenate([first, second, second])
+    assert continued(pts, pts).tolist() == list(range(100, 100 + 4 * len(pts), 4))
+    noise = np.array([2**61] * 20 + [-(2**61)] * 20)
+    assert continued(noise, noise) is noise

@@ -121,6 +121,9 @@ def _named_stream(container: InputContainer, path: str | Path, index: int) -> ob
 
 def video_packets(container: InputContainer, stream: VideoStream) -> Iterator[VideoPacket]:
     """The stream's packets in decoding order, without the empty ones that only mean "end"."""
-    for packet in container.demux(stream):
-        if packet.size:
-            yield packet
+    try:
+        for packet in container.demux(stream):
+            if packet.size:
+                yield packet
+    except IndexError:
+        return  # PyAV asks streams that came up while it read for their last packets, and does not know them

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from vidllm.errors import NoFrames, VideoError
 from vidllm.video.access import AccessRule, access_rule, is_hidden
 from vidllm.video.address import is_url
+from vidllm.video.clock import continued, is_packed, unpacked, vops
 from vidllm.video.container import SELF_DESCRIBING, VideoPacket, opened, pick_stream, refuse_pipe, video_packets
 from vidllm.video.picture import Orientation, believable_aspect, orientation_of, shown_size
 
@@ -33,6 +34,7 @@ MAX_LAST_GAPS = 10  # a last frame that claims to stay longer than this many fra
 FIRST_FRAME_TRIES = 32  # packets fed to the decoder in search of the first picture
 MAX_SPAN_TICKS = 2**62  # time stamps further apart than this are noise, and would overflow
 NO_TIME = -(2**63)
+NO_MENDING: NDArray[np.int64] = np.zeros(0, np.int64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +73,8 @@ class VideoInfo:
     num_packets: int
     num_frames_from_header: int
     has_true_pts: bool
-    """False where the container gave no PTS and they were put together from decoding times or a rate."""
+    """False where no packet's own PTS is known: they were put together from decoding times or a rate, and only the
+    order in which pictures leave the decoder tells which is which."""
     has_edits: bool
     """Packets are discarded or hidden: the n-th packet is not the n-th frame."""
     duration: float
@@ -81,6 +84,8 @@ class VideoInfo:
     is_vfr: bool
     size_bytes: int
     subtitle_streams: tuple[int, ...]
+    mended_pts: NDArray[np.int64] = field(default_factory=NO_MENDING.copy, repr=False)
+    """Every packet's PTS in decoding order, where the container's own mislead (`clock`); else empty."""
 
     @property
     def num_frames(self) -> int:
@@ -138,6 +143,7 @@ class _PacketLog:
     sizes: array[int] = field(default_factory=lambda: array("q"))
     keys: bytearray = field(default_factory=bytearray)
     unseen: bytearray = field(default_factory=bytearray)  # discarded by an edit list, or hidden by the codec
+    vops: list[str] = field(default_factory=list)  # of MPEG-4 part 2 alone
     access_ranks: list[int] = field(default_factory=list)
     last_duration: int = 0
 
@@ -153,6 +159,8 @@ class _PacketLog:
         self.keys.append(key)
         self.unseen.append(packet.is_discard or (codec in ("vp8", "vp9") and is_hidden(codec, memoryview(packet))))
         self.last_duration = packet.duration or 0
+        if codec == "mpeg4":
+            self.vops.append(vops(memoryview(packet)))
 
 
 class _FirstPicture:
@@ -201,7 +209,8 @@ def _build(
     path: str, container: InputContainer, stream: VideoStream, first: _FirstPicture, log: _PacketLog
 ) -> VideoInfo:
     time_base = Fraction(stream.time_base or 0)
-    pts, has_true_pts = _presentation_times(path, log, stream)
+    raw, has_true_pts = _presentation_times(path, container, stream, log)
+    pts = _mended(raw, log) if has_true_pts else raw
     order = _presented(pts, log)
     if not len(order):
         raise NoFrames(
@@ -234,6 +243,7 @@ def _build(
         packet_sizes=np.array(log.sizes, np.int64)[order],
         decode_ranks=order,
         access_points=_access_points(container, pts, log),
+        mended_pts=NO_MENDING if pts is raw else pts,
         num_packets=len(pts),
         num_frames_from_header=stream.frames,
         has_true_pts=has_true_pts,
@@ -246,15 +256,17 @@ def _build(
     )
 
 
-def _presentation_times(path: str, log: _PacketLog, stream: VideoStream) -> tuple[NDArray[np.int64], bool]:
+def _presentation_times(
+    path: str, container: InputContainer, stream: VideoStream, log: _PacketLog
+) -> tuple[NDArray[np.int64], bool]:
     """Each packet's PTS in ticks, and whether the container gave them all.
 
     Where one is missing, decoding times stand in (an AVI has no others); where these fail too, the header's rate.
     """
-    pts = np.array(log.pts, np.int64)
-    has_true_pts = not (pts == NO_TIME).any()
+    pts, dts = np.array(log.pts, np.int64), np.array(log.dts, np.int64)
+    has_true_pts = not (pts == NO_TIME).any() and not _are_made_up(pts, container, stream)
     if not has_true_pts:
-        pts = np.where(pts == NO_TIME, np.array(log.dts, np.int64), pts)
+        pts = np.where(dts == NO_TIME, pts, dts)
     if (pts == NO_TIME).any():
         rate, time_base = (
             stream.average_rate or stream.guessed_rate or Fraction(25),
@@ -264,6 +276,26 @@ def _presentation_times(path: str, log: _PacketLog, stream: VideoStream) -> tupl
     if int(pts.max()) - int(pts.min()) > MAX_SPAN_TICKS:
         raise VideoError(f"{path}: its time stamps are broken; re-encode it")
     return pts, has_true_pts
+
+
+def _are_made_up(pts: NDArray[np.int64], container: InputContainer, stream: VideoStream) -> bool:
+    """FFmpeg makes PTS of an AVI's decoding times. It reads MPEG-4's order of pictures from the packets, but where
+    H.264 and HEVC have one it does not know it, and all are in the order of decoding."""
+    reorders = codec_name(stream) in ("h264", "hevc") and stream.codec_context.has_b_frames
+    return container.format.name == "avi" and reorders and _ascend(pts)
+
+
+def _ascend(pts: NDArray[np.int64]) -> bool:
+    return bool((np.diff(pts) >= 0).all())
+
+
+def _mended(pts: NDArray[np.int64], log: _PacketLog) -> NDArray[np.int64]:
+    """The viewer's PTS; `pts` itself where nothing is to be mended."""
+    dts = np.array(log.dts, np.int64)
+    decoding = np.where(dts == NO_TIME, pts, dts)
+    if is_packed(log.vops) and _ascend(pts):
+        pts = unpacked(decoding, log.vops, np.array(log.sizes, np.int64))
+    return continued(pts, decoding)
 
 
 def _presented(pts: NDArray[np.int64], log: _PacketLog) -> NDArray[np.int64]:

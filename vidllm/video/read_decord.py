@@ -53,6 +53,7 @@ def decord_doubt(info: VideoInfo) -> str:
         "only mp4 and mov are safe with it": not info.container.startswith("mov,"),
         "only H.264 and HEVC are safe with it": info.codec not in ("h264", "hevc"),
         "the clip has no time stamps of its own": not info.has_true_pts,
+        "its times had to be mended": len(info.mended_pts) > 0,
         "an edit list or hidden frames shift its numbering": info.has_edits,
         "the header counts other frames than the file holds": info.num_frames_from_header != info.num_frames,
         "it does not mirror or turn as a player does": info.mirrored or info.rotation != 0,

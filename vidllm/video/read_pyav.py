@@ -100,6 +100,8 @@ class _Tape:
     def next(self) -> VideoPacket | None:
         """The packet of `rank`, then one further."""
         packet = next(self._packets, None)
+        if packet is not None and self.rank < len(self._info.mended_pts):
+            packet.pts = int(self._info.mended_pts[self.rank])
         self.rank += 1
         return packet
 
@@ -107,6 +109,10 @@ class _Tape:
         """Go to an access point and return its packet. Raises _Lost when it is not found even from the start."""
         rank, pts = (int(number) for number in self._info.access_points[access, :2])
         if 0 <= rank - self.rank <= SEEK_PACKETS:
+            return self._forward(rank)
+        if len(self._info.mended_pts):  # the times in the file are ambiguous: a packet is known by its place alone
+            if rank < self.rank:
+                self._open()
             return self._forward(rank)
         for step in BACK_OFF:
             landing = max(access - step, 0)
@@ -236,7 +242,8 @@ class _Brush:
 def _frames_of_run(info: VideoInfo, tape: _Tape, run: Run) -> Iterator[VideoFrame]:
     """Decode the run's packets, then drain the decoder and leave it empty."""
     needed = {int(info.decode_ranks[index]) for index in run.wanted}
-    drop, skip = droppable(info.codec, tape.decoder.extradata), info.codec in DECODER_SKIPS
+    drop = droppable(info.codec, tape.decoder.extradata)
+    skip = info.codec in DECODER_SKIPS and not len(info.mended_pts)  # a packet may hold another packet's picture
     packet: VideoPacket | None = tape.wind(run.access)
     tape.decoder.flush_buffers()
     for rank in range(run.start, run.stop + 1):

@@ -15,7 +15,7 @@ def read_torchcodec(info: VideoInfo, wanted: NDArray[np.int64], size: tuple[int,
 
     Raises ReaderUnavailable when torchcodec does not load, fails on this clip, or answers with other times.
     """
-    if info.mirrored or not info.has_true_pts:
+    if info.mirrored or not info.has_true_pts or len(info.mended_pts):
         raise refuse("torchcodec", info, "it does not mirror, and needs time stamps")
     if info.key_frames.sum() > len(info.access_points):
         raise refuse("torchcodec", info, "it starts at key frames that are no safe places to start")

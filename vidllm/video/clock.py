@@ -1,0 +1,80 @@
+"""Presentation times (PTS, ticks) where the container's own are not the viewer's.
+
+    joined    0 1 2 3 4 0 1 2 3       ->  0 1 2 3 4 5 6 7 8     two recordings in one file, each with a clock of its own
+    packed    I0 P2+B1 - P4+B3 -      ->  what DivX put into the packet of another picture is shown before that one
+
+Arrays hold one entry a packet, in decoding order.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ticks = NDArray[np.int64]
+
+NEIGHBOURS = 8
+"""Packets on each side of a place where a clock begins again: all behind must come before all in front. A broken time
+stamp, and pictures out of order, are no such place."""
+MAX_SHIFT = 2**60
+"""Ticks; what is further apart is noise, and would overflow."""
+VOP_START = b"\0\0\1\xb6"
+MAX_FILLER_BYTES = 19
+"""A packet up to this size stands in for a picture that came packed with the one before it."""
+
+
+def continued(pts: Ticks, decoding: Ticks) -> Ticks:
+    """`pts` with every recording that begins its clock again moved behind the one before it; else `pts` itself."""
+    begins = _restarts(decoding)
+    if not len(begins):
+        return pts
+    moved = pts.copy()
+    for begin, end in zip(begins, [*begins[1:], len(pts)], strict=True):
+        before = np.sort(moved[:begin][-(10**4) :])
+        step = max(int(np.median(np.diff(before))), 1)
+        shift = int(before[-1]) + step - int(pts[begin:end].min())
+        if abs(shift) > MAX_SHIFT:
+            return pts
+        moved[begin:end] += shift
+    return moved
+
+
+def _restarts(decoding: Ticks) -> list[int]:
+    """Places where decoding times fall back behind all of their neighbours, and stay there."""
+    if len(decoding) < 2 * NEIGHBOURS or (np.diff(decoding) >= 0).all():
+        return []
+    windows = np.lib.stride_tricks.sliding_window_view(decoding, NEIGHBOURS)
+    behind, ahead = windows.min(axis=1)[:-NEIGHBOURS], windows.max(axis=1)[NEIGHBOURS:]
+    return [int(place) + NEIGHBOURS for place in np.flatnonzero(ahead < behind)]
+
+
+def vops(packet: memoryview) -> str:
+    """The kinds of the pictures in one packet of MPEG-4 part 2, such as "P" or "PB"."""
+    _, *pictures = bytes(packet).split(VOP_START)
+    return "".join("IPBS"[picture[0] >> 6] for picture in pictures if picture)
+
+
+def is_packed(kinds: list[str]) -> bool:
+    """Whether a packet holds several pictures, by what `vops` told of each."""
+    return any(len(kind) > 1 for kind in kinds)
+
+
+def unpacked(decoding: Ticks, kinds: list[str], sizes: Ticks) -> Ticks:
+    """PTS of a packed stream from its decoding times, what `vops` told of each packet, and its size in bytes.
+
+    The decoder takes one picture a packet: those that wait go before those that come.
+    """
+    waiting = ""
+    shown: list[int] = []
+    held: int | None = None  # a picture others refer to is shown when the next such one has come
+    for place, kind in enumerate(kinds):
+        filler = waiting and len(kind) < 2 and sizes[place] <= MAX_FILLER_BYTES
+        waiting += "" if filler else kind
+        taken, waiting = waiting[:1], waiting[1:]
+        if taken == "B":
+            shown.append(place)
+            continue
+        if held is not None:
+            shown.append(held)
+        held = place
+    mended = np.empty_like(decoding)
+    mended[[*shown, *([held] if held is not None else [])]] = np.sort(decoding)
+    return mended
