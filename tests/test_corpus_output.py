@@ -358,6 +358,15 @@ def test_parts_without_their_manifest_are_gone_on_with(tmp_path: Path) -> None:
         assert output.is_finished(item, RECIPE.digest)
 
 
+def test_a_link_to_a_folder_of_parts_may_come_before_it(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    link, item = tmp_path / "link.parquet", item_at(tmp_path, 1)
+    link.symlink_to(tmp_path / "parts.parquet")
+    with Output.open(link, RECIPE) as output:
+        output.add(row_of(item))
+    assert rows_in(tmp_path / "parts.parquet") == [row_of(item)]
+
+
 @pytest.mark.parametrize(
     ("name", "said"),
     [

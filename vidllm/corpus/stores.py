@@ -281,7 +281,7 @@ class ParquetParts:
 def check_name(path: Path) -> None:
     """Raise OutputError for what no rows can be kept in; nothing is opened or made."""
     if is_parquet(path):
-        if os.path.lexists(path) and not path.is_dir():
+        if path.exists() and not path.is_dir():
             raise OutputError(f"{path}: is one file; Parquet output is a folder of parts, name another")
     elif path.is_dir():
         raise OutputError(f"{path}: is a folder; name a file in it, such as {path / 'captions.jsonl'}")
@@ -300,7 +300,7 @@ def prepare(path: Path) -> None:
     try:
         if path.is_dir() and not manifest_of(path).exists() and any(map(_is_foreign, path.iterdir())):
             raise OutputError(f"{path}: is there already and holds no captions; name another output")
-        path.mkdir(exist_ok=True)
+        _real(path).mkdir(exist_ok=True)
     except OSError as error:
         raise not_writable(path, error) from error
 
