@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import REAL_CLIPS, read_code, write_clip
-from tests.planned import MINUTE, tiny_folders
+from tests.planned import MINUTE, index_only, tiny_folders
 from vidllm.clip import Clip, PlanOptions, open_clip, open_clips, plan_video
 from vidllm.errors import BudgetError, ConfigError, NoFrames, VideoNotFound, VidllmError
 from vidllm.model.families import ModelSpec, bare_spec, load_tokenizer, read_spec
@@ -222,6 +222,13 @@ def test_a_range_without_frames(
     with pytest.raises(NoFrames) as caught:
         plan_video(thirty_seconds, "", llava, load_tokenizer(llava.folder), PlanOptions(start=start, end=end))
     assert str(caught.value) == f"{thirty_seconds}: {message}"
+
+
+def test_a_last_frame_that_stays_is_found_while_it_stays(llava: ModelSpec) -> None:
+    slides = index_only([0.0, 2.0, 4.0, 4.04])
+    assert slides.duration > 5.3
+    planned = plan_video(slides, "what?", llava, load_tokenizer(llava.folder), PlanOptions(start=5.3))
+    assert planned.plan.times == (4.04,)
 
 
 def test_options_a_native_family_can_not_follow_are_said() -> None:

@@ -299,7 +299,7 @@ def range_of(info: VideoInfo, options: PlanOptions) -> tuple[float, float]:
             f"{info.path}: no frame at {format_time(start)} or later, it ends at {format_time(info.duration)}; "
             "choose an earlier --from"
         )
-    return start, end
+    return min(start, float(info.pts_seconds[-1])), end  # the last frame may stay longer than the others
 
 
 def _unused(spec: ModelSpec, options: PlanOptions) -> tuple[str, ...]:

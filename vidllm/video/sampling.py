@@ -12,6 +12,7 @@ on screen at some moment of it, and the frame already on screen at `start` is on
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from heapq import heapify, heappop, heappush
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -195,18 +196,22 @@ def fill(indices: IndexArray, n: int, mass: FloatArray) -> IndexArray:
     A leap at a neighbour itself does not count: that neighbour shows it already.
     """
     chosen = sorted({int(i) for i in indices})
+    stretches = [_stretch(mass, low, high) for low, high in pairwise([-1, *chosen, len(mass)]) if high - low > 1]
+    heapify(stretches)
     while len(chosen) < min(n, len(mass)):
-        edges = [-1, *chosen, len(mass)]
-        pairs = [(a, b) for a, b in pairwise(edges) if b - a > 1]
-        low, high = max(pairs, key=lambda pair: _between(mass, *pair))
+        *_, low, high = heappop(stretches)
         middle = (mass[max(low, 0)] + mass[high - 1]) / 2
         best = low + 1 + int(np.argmin(np.abs(mass[low + 1 : high] - middle)))
-        chosen = sorted([*chosen, best])
-    return np.asarray(chosen, dtype=np.int64)
+        chosen.append(best)
+        for ends in ((low, best), (best, high)):
+            if ends[1] - ends[0] > 1:
+                heappush(stretches, _stretch(mass, *ends))
+    return np.sort(np.asarray(chosen, dtype=np.int64))
 
 
-def _between(mass: FloatArray, low: int, high: int) -> tuple[float, int]:
-    return float(mass[high - 1] - mass[max(low, 0)]), high - low
+def _stretch(mass: FloatArray, low: int, high: int) -> tuple[float, int, int, int]:
+    """What lies between two neighbours, so that the heaviest, then the longest, then the first sorts first."""
+    return -float(mass[high - 1] - mass[max(low, 0)]), low - high, low, high
 
 
 def _share(values: FloatArray) -> FloatArray | None:
