@@ -559,6 +559,8 @@ def test_what_can_not_be_asked_is_one_line(model: VideoModel, clip: Path, tmp_pa
         (ConfigError, lambda: model.ask(clip, "what?", temperature=-1)),
         (VideoNotFound, lambda: model.ask(tmp_path / "none.mp4", "what?")),
         (VideoNotFound, lambda: model.ask(tmp_path, "what?")),
+        (VideoNotFound, lambda: model.ask("", "what?")),
+        (ConfigError, lambda: load(model.spec.folder, cache="nowhere")),  # type: ignore[arg-type]
         (NotAVideo, lambda: model.ask(tmp_path / "text.mp4", "what?")),
         (BudgetError, lambda: model.ask(clip, "what?", frames=200, stride=1)),
     ]

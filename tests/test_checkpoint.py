@@ -59,9 +59,16 @@ def test_impossible_choices_are_refused() -> None:
         choose_dtype("float8", torch.device("cpu"))
     with pytest.raises(ConfigError, match="'warp' is none of cuda, mps, cpu"):
         choose_device("warp")
+    with pytest.raises(ConfigError, match="'0' is none of cuda, mps, cpu"):
+        choose_device(0)  # type: ignore[arg-type]
     if not torch.cuda.is_available():
         with pytest.raises(ConfigError, match="'cuda' is not usable here"):
             choose_device("cuda")
+
+
+def test_torchs_own_words_for_device_and_dtype_are_understood() -> None:
+    assert choose_device(torch.device("cpu")) == torch.device("cpu")
+    assert choose_dtype(torch.bfloat16, torch.device("cpu")) is torch.bfloat16
 
 
 @pytest.mark.parametrize(
@@ -84,6 +91,34 @@ def test_missing_weights_are_refused(llava: Path, name: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("version", ["5.0.0", "99.1.0.dev0"])
+def test_weights_a_newer_transformers_named_are_no_reason_to_download_again(llava: Path, version: str) -> None:
+    weights = load_file(llava / "model.safetensors")
+    save_file({f"newer.{name}": weight for name, weight in weights.items()}, llava / "model.safetensors")
+    edit(llava / "config.json", transformers_version=version)
+    cure = "download it again" if version == "5.0.0" else "saved it and .* installed"
+    with pytest.raises(IncompleteModel, match=cure):
+        load_model(llava, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("index", "says"),
+    [
+        (None, r"neither model\.safetensors nor model\.safetensors\.index\.json"),
+        ({}, "no weight_map"),
+        ({"weight_map": ["a"]}, "no weight_map"),
+        ({"weight_map": {"a": "shard-1.safetensors", "b": "shard-2.safetensors"}}, "1 of 2 weight files are missing"),
+        ({"weight_map": {"a": "../../elsewhere"}}, "1 of 1 weight files"),
+    ],
+)
+def test_shards_that_do_not_fit_together_are_told_as_such(llava: Path, index: object, says: str) -> None:
+    (llava / "model.safetensors").rename(llava / "shard-1.safetensors")
+    if index is not None:
+        (llava / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(IncompleteModel, match=says):
+        load_model(llava, device="cpu")
+
+
 def test_weights_of_another_shape_are_refused(llava: Path) -> None:
     config = json.loads((llava / "config.json").read_text())
     config["text_config"]["intermediate_size"] = 48
@@ -100,7 +135,7 @@ def test_a_damaged_weight_file_is_refused(llava: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_pickles_are_not_opened_unless_told(llava: Path) -> None:
+def test_pickles_are_not_opened(llava: Path) -> None:
     weights = load_file(llava / "model.safetensors")
     (llava / "model.safetensors").unlink()
     torch.save(weights, llava / "pytorch_model.bin")
@@ -158,6 +193,11 @@ def _has_bitsandbytes() -> bool:
     return importlib.util.find_spec("bitsandbytes") is not None
 
 
+def test_a_device_map_of_no_meaning_is_no_fault_of_the_model(llava: Path) -> None:
+    with pytest.raises(ConfigError, match="'everywhere' is none of"):
+        load_model(llava, device_map="everywhere")
+
+
 def test_a_device_map_spreads_the_model(llava: Path) -> None:
     model = load_model(llava, dtype="float32", device_map={"": "cpu"})
     assert model.device == torch.device("cpu")
@@ -205,6 +245,12 @@ def test_stop_ids(llava: Path) -> None:
     assert stop_ids(llava, tokenizer) == (tokenizer.token_to_id("</s>"),)
     (llava / "generation_config.json").unlink()
     assert stop_ids(llava, tokenizer) == (tokenizer.token_to_id("</s>"),)
+    (llava / "tokenizer_config.json").unlink()
+    text = json.loads((llava / "config.json").read_text())["text_config"]
+    edit(llava / "config.json", text_config=text | {"eos_token_id": 6})
+    assert stop_ids(llava, tokenizer) == (6,)
+    edit(llava / "config.json", eos_token_id=[7, 8])
+    assert stop_ids(llava, tokenizer) == (7, 8)
 
 
 def test_every_refusal_is_one_of_ours(llava: Path) -> None:

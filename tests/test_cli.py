@@ -569,6 +569,25 @@ def test_doctor_says_what_loads(run: Run) -> None:
     assert report["versions"]["torch"]
 
 
+@pytest.mark.parametrize(
+    ("named", "status", "says"),
+    [
+        ("built-in-images", "ok", "builtin"),
+        ("somebody/their-model", "ok", "Hugging Face id"),
+        ("nothing-of-that-name", "broken", "no such folder"),
+        (".", "broken", "no config.json"),
+    ],
+)
+def test_doctor_finds_the_default_model_as_ask_does(
+    named: str, status: str, says: str, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VIDLLM_MODEL", named)
+    code, out, _ = run("doctor", "--json")
+    found = json.loads(out)["models"][0]
+    assert (found["status"], says in found["detail"]) == (status, True)
+    assert code == (0 if status == "ok" else 1)
+
+
 def test_doctor_counts_the_caches(run: Run, tmp_path: Path) -> None:
     folder = tmp_path / "cache" / "videos"
     folder.mkdir(parents=True)

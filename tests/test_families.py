@@ -176,6 +176,18 @@ def test_a_text_model_is_refused(tmp_path: Path) -> None:
         read_spec(tmp_path)
 
 
+def test_a_config_of_no_model_type_is_not_taken_for_a_text_model(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(IncompleteModel, match="names no model_type"):
+        read_spec(tmp_path)
+
+
+def test_an_adapter_of_peft_alone_says_what_it_wants(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "llava-hf/llava-1.5-7b-hf"}')
+    with pytest.raises(IncompleteModel, match="merge_and_unload"):
+        read_spec(tmp_path)
+
+
 def test_an_unknown_vision_family_names_the_known_ones(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "blip_2", "vision_config": {}}')
     with pytest.raises(UnsupportedModel, match=r"no adapter for family 'blip_2'; supported are llava, .*smolvlm"):

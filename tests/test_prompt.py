@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,10 +12,10 @@ from hypothesis import strategies as st
 
 from tests.planned import COMPOSABLE, FAMILIES, MINUTE, clip_of, index_only, picture, prompt_of, spec_of
 from vidllm.budget import Geometry
-from vidllm.errors import BudgetError
+from vidllm.errors import BudgetError, ConfigError, IncompleteModel
 from vidllm.model.chat import Shown, count_text_tokens, time_sentence
 from vidllm.model.families import load_tokenizer
-from vidllm.prompt import Message
+from vidllm.prompt import Image, Message
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -239,3 +240,22 @@ def test_the_clip_s_own_rope_factor_is_kept() -> None:
     clip = clip_of(spec, frames=20, rope_max=8.0)
     prompt = prompt_of(spec, [Message("user", "what happens?", (clip,))])
     assert prompt.rope_factor == clip.plan.rope_factor > 2
+
+
+@pytest.mark.parametrize(
+    "pixels",
+    [
+        np.zeros((8, 8), np.uint8), np.zeros((8, 8, 4), np.uint8), np.zeros((8, 8, 3), np.float32),
+        np.zeros((0, 8, 3), np.uint8), np.zeros((1, 8, 8, 3), np.uint8), [[0]], "picture.png",
+    ],
+)  # fmt: skip
+def test_a_picture_is_checked_at_birth(pixels: object) -> None:
+    with pytest.raises(ConfigError, match="pixels must be"):
+        Image(pixels)  # type: ignore[arg-type]
+
+
+def test_a_template_that_is_no_text_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "chat_template.jinja").write_bytes(b"\xff\xfe\x00")
+    spec = replace(spec_of("llava"), folder=tmp_path)
+    with pytest.raises(IncompleteModel, match="no readable chat template"):
+        count_text_tokens("what?", spec, load_tokenizer(spec_of("llava").folder))

@@ -36,6 +36,8 @@ from vidllm.sources import name_of, open_source, sources_of, tell
 from vidllm.video.timecode import find_focus, outside_notes
 
 if TYPE_CHECKING:
+    import torch
+
     from vidllm.engine import Generated, Past
     from vidllm.model.checkpoint import Quantize
     from vidllm.model.features import FeatureCache
@@ -49,8 +51,8 @@ SLACK_TOKENS = 256
 def load(
     model: str | Path | None = None,
     *,
-    device: str | None = None,
-    dtype: str | None = None,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
     device_map: str | dict[str, str | int] | None = None,
     quantize: Quantize | None = None,
     cache: FeatureCache | Literal["auto"] | None = "auto",
@@ -66,6 +68,8 @@ def load(
     from vidllm.model.checkpoint import load_model
     from vidllm.model.features import FeatureCache
 
+    if not (cache is None or cache == "auto" or isinstance(cache, FeatureCache)):
+        raise ConfigError(f'cache must be "auto", None or a FeatureCache, not {cache!r}; VIDLLM_CACHE names its folder')
     lmm = load_model(folder, device, dtype, device_map, quantize)
     return VideoModel(lmm, model_name(model), FeatureCache() if cache == "auto" else cache)
 

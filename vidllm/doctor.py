@@ -7,11 +7,13 @@ import importlib.metadata
 import os
 import platform
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from vidllm import caches
+from vidllm.errors import VidllmError
 from vidllm.machine import cores
+from vidllm.model.families import read_spec
+from vidllm.model.resolve import ENVIRONMENT, local_folder, model_name
 
 Status = Literal["ok", "missing", "broken"]
 
@@ -123,15 +125,18 @@ def _gpu(index: int) -> Finding:
 
 
 def _default_model() -> Finding:
-    """The model `ask` takes when none is named: its folder must hold a config and weights."""
-    named = os.environ.get("VIDLLM_MODEL")
-    if named and not Path(named).is_dir():
-        return Finding("default model", "ok", f"$VIDLLM_MODEL = {named} (not a folder here: a Hugging Face id)")
-    folder = Path(named) if named else Path(__file__).parent / "builtin" / "weights"
-    whole = (folder / "config.json").is_file() and any(folder.glob("*.safetensors"))
-    source = "$VIDLLM_MODEL" if named else "built-in"
-    if not whole:
-        return Finding("default model", "missing", f"{source}: no config.json with weights in {folder}", CURES["model"])
+    """The model `ask` takes when none is named, found and described as `ask` does; its weights are not opened."""
+    name = model_name(None)
+    source = f"$VIDLLM_MODEL = {name}" if os.environ.get(ENVIRONMENT) else name
+    try:
+        folder = local_folder(name)
+        if folder is None:
+            return Finding("default model", "ok", f"{source} (not a folder here: a Hugging Face id)")
+        read_spec(folder)
+    except VidllmError as error:
+        return Finding("default model", "broken", f"{source}: {error}", CURES["model"])
+    if not any(folder.glob("*.safetensors")):
+        return Finding("default model", "missing", f"{source}: no weights (*.safetensors) in {folder}", CURES["model"])
     return Finding("default model", "ok", f"{source}: {folder}")
 
 

@@ -253,7 +253,10 @@ def choose(logits: Tensor, options: GenerationOptions, generator: torch.Generato
     logits = logits.float().cpu()  # the step's one wait for the device
     best = int(logits.argmax())
     if not bool(torch.isfinite(logits[best])):
-        raise ModelError("the model's output is not a number: its precision overflowed; load it with dtype float32")
+        raise ModelError(
+            "the model's output is not a number: its precision overflowed, load it with dtype float32; if it is so "
+            "already, its weights are damaged, download it again"
+        )
     if options.temperature < COLDEST:
         return best
     most = min(options.top_k or len(logits), len(logits))

@@ -36,6 +36,13 @@ class Image:
     pixels: NDArray[np.uint8]
     source: str = "image"
 
+    def __post_init__(self) -> None:
+        pixels: object = self.pixels
+        if not isinstance(pixels, np.ndarray):
+            raise ConfigError(f"pixels must be an array, not {type(pixels).__name__}; name a picture file by its path")
+        if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
+            raise ConfigError(f"pixels must be uint8 (height, width, 3), in RGB, not {pixels.dtype} {pixels.shape}")
+
 
 @dataclass(frozen=True)
 class Message:

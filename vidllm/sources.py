@@ -10,7 +10,7 @@ from vidllm.errors import ConfigError
 from vidllm.prompt import Image
 from vidllm.still import is_still, open_still
 from vidllm.video.address import is_url
-from vidllm.video.container import refuse_pipe
+from vidllm.video.container import check_file, refuse_pipe
 
 Source = str | Path | Image
 """A video file, a picture file, an http(s) URL of one, or a picture already in memory."""
@@ -59,6 +59,7 @@ def open_source(source: Source, progress: Progress | None = None) -> Path | Imag
 def local_file(video: str | Path, progress: Progress | None = None) -> Path:
     """The file that holds the video; a URL's is in the cache. Raises FetchError, or NotAVideo for a pipe."""
     if not is_url(video):
+        check_file(video)
         refuse_pipe(video)
         return Path(video)
     from vidllm.video.fetch import fetch  # http's libraries, which no local file needs

@@ -1,7 +1,7 @@
 """Folder -> VideoLMM: device and dtype chosen and said, weights checked, nothing of a checkpoint executed.
 
-Only the classes a checkpoint needs are imported, and only safetensors are read unless the caller says otherwise:
-a pickle can run code. `trust_remote_code` does not exist here.
+Only the classes a checkpoint needs are imported, and only safetensors are read: a pickle can run code.
+`trust_remote_code` does not exist here.
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("vidllm")
 
 Quantize = Literal["int8", "int4"]
+DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
+"""Ways to spread a model, as accelerate calls them; any other word is one device."""
 
 _NETWORKS: dict[str, tuple[str, str]] = {
     "llava": ("llava.modeling_llava", "LlavaForConditionalGeneration"),
@@ -60,12 +62,11 @@ _LOADING_ERRORS = (
 
 def load_model(
     folder: Path | str,
-    device: str | None = None,
-    dtype: str | None = None,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
     device_map: str | Mapping[str, str | int] | None = None,
     quantize: Quantize | None = None,
     *,
-    allow_pickle: bool = False,
     light: bool = True,
 ) -> VideoLMM:
     """Load a checkpoint folder in Hugging Face layout.
@@ -81,9 +82,11 @@ def load_model(
     """
     folder = Path(folder)
     spec = read_spec(folder)
+    if isinstance(device_map, str) and device_map not in DEVICE_MAPS:
+        choose_device(device_map)
     place = choose_device(device)
     number = choose_dtype(dtype, place)
-    network = _load_network(spec, place, number, device_map, quantize, allow_pickle, light)
+    network = _load_network(spec, place, number, device_map, quantize, light)
     tokenizer = load_tokenizer(folder)
     model = _adapt(spec, tokenizer, network, fingerprint(folder))
     log.info("model: %s", describe(model))
@@ -96,7 +99,7 @@ def describe(model: VideoLMM) -> str:
     return f"{model.spec.model_type}, {count / 1e6:.1f}M parameters, {model.device}, {str(model.dtype)[6:]}"
 
 
-def choose_device(device: str | None = None) -> torch.device:
+def choose_device(device: str | torch.device | None = None) -> torch.device:
     """The device named, else cuda, else mps, else cpu.
 
     Raises:
@@ -104,6 +107,7 @@ def choose_device(device: str | None = None) -> torch.device:
     """
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    device = str(device)
     if device.split(":")[0] not in ("cuda", "mps", "cpu"):
         raise ConfigError(f"device {device!r} is none of cuda, mps, cpu")
     try:
@@ -113,7 +117,7 @@ def choose_device(device: str | None = None) -> torch.device:
     return torch.device(device)
 
 
-def choose_dtype(dtype: str | None, device: torch.device) -> torch.dtype:
+def choose_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
     """The dtype named, else bfloat16 where the device multiplies it fast, float16 on other GPUs, float32 on other CPUs.
 
     A CPU with AVX512-BF16 or AMX runs bf16 matrix products about four times as fast as float32; one without emulates
@@ -124,9 +128,10 @@ def choose_dtype(dtype: str | None, device: torch.device) -> torch.dtype:
     """
     names = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     if dtype is not None:
-        if dtype not in names:
-            raise ConfigError(f"dtype {dtype!r} is none of {', '.join(names)}")
-        return names[dtype]
+        name = str(dtype).removeprefix("torch.")
+        if name not in names:
+            raise ConfigError(f"dtype {name!r} is none of {', '.join(names)}")
+        return names[name]
     if device.type == "cpu":
         return torch.bfloat16 if cpu_multiplies_bf16() else torch.float32
     if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
@@ -140,13 +145,12 @@ def _load_network(
     dtype: torch.dtype,
     device_map: str | Mapping[str, str | int] | None,
     quantize: Quantize | None,
-    allow_pickle: bool,
     light: bool,
 ) -> nn.Module:
     """The network with all its weights, in evaluation mode: light where it fits, else transformers' own class."""
     if (base := read_base(spec.folder)) is not None:
-        return _load_adapted(spec.folder, base, device, dtype, device_map, quantize, allow_pickle, light)
-    _check_files(spec.folder, allow_pickle)
+        return _load_adapted(spec.folder, base, device, dtype, device_map, quantize, light)
+    _check_files(spec.folder)
     config = read_json(spec.folder / "config.json") or {}
     network = None
     if light and device_map is None and quantize is None and fits(spec.folder, config):
@@ -155,7 +159,7 @@ def _load_network(
         except _LOADING_ERRORS as error:
             raise IncompleteModel(f"{spec.folder}: {_one_line(error)}; download the model again") from error
     if network is None:
-        options: dict[str, Any] = {"dtype": dtype, "use_safetensors": None if allow_pickle else True}
+        options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True}
         if device_map is not None or quantize is not None:
             options["device_map"] = device_map or {"": str(device)}
         if quantize is not None:
@@ -176,7 +180,6 @@ def _load_adapted(
     dtype: torch.dtype,
     device_map: str | Mapping[str, str | int] | None,
     quantize: Quantize | None,
-    allow_pickle: bool,
     light: bool,
 ) -> nn.Module:
     """The base of the adapter in `folder`, if it is still the one it was made on, with the adapter put in."""
@@ -186,7 +189,7 @@ def _load_adapted(
     if fingerprint(place) != base.base_fingerprint:
         raise IncompleteModel(f"{folder}: an adapter of another model than {place} is now; name the right one as "
                               f'"base" in {ADAPTER_FILE}')  # fmt: skip
-    network = _load_network(read_spec(place), device, dtype, device_map, None, allow_pickle, light)
+    network = _load_network(read_spec(place), device, dtype, device_map, None, light)
     merge_adapter(network, folder)
     return network
 
@@ -239,21 +242,38 @@ def _network_class(spec: ModelSpec) -> Any:
     return getattr(importlib.import_module(f"transformers.models.{module}"), name)
 
 
-def _check_files(folder: Path, allow_pickle: bool) -> None:
+def _check_files(folder: Path) -> None:
     """Say what is missing before seconds are spent on imports.
 
     Raises:
-        IncompleteModel: no weights, or only such as could run code.
+        IncompleteModel: no weights, not all of them, or only such as could run code.
     """
-    if any(folder.glob("*.safetensors")):
+    if (folder / "model.safetensors").is_file():
         return
+    if any(folder.glob("*.safetensors")):
+        return _check_shards(folder)
     pickles = sorted(folder.glob("*.bin"))
     if not pickles:
         raise IncompleteModel(f"{folder}: no weights (*.safetensors); download the model again")
-    if not allow_pickle:
-        raise IncompleteModel(
-            f"{folder}: its weights are a pickle ({pickles[0].name}), which can run code; convert them to safetensors"
-        )
+    raise IncompleteModel(
+        f"{folder}: its weights are a pickle ({pickles[0].name}), which can run code; save the model again as "
+        "safetensors (from_pretrained, then save_pretrained)"
+    )
+
+
+def _check_shards(folder: Path) -> None:
+    index = folder / "model.safetensors.index.json"
+    values = read_json(index)
+    if values is None:
+        raise IncompleteModel(f"{folder}: neither model.safetensors nor {index.name}, which says in which file each "
+                              "weight lies; download the model again")  # fmt: skip
+    named = values.get("weight_map")
+    if not isinstance(named, dict) or not all(isinstance(name, str) for name in named.values()):
+        raise IncompleteModel(f"{index}: no weight_map from weights to files; download the model again")
+    files = sorted(set(named.values()))
+    if gone := [name for name in files if not (folder / name).is_file()]:
+        raise IncompleteModel(f"{folder}: {len(gone)} of {len(files)} weight files are missing, {gone[0]} first; "
+                              "download it again")  # fmt: skip
 
 
 def _check_report(folder: Path, report: Mapping[str, Any]) -> None:
@@ -263,7 +283,20 @@ def _check_report(folder: Path, report: Mapping[str, Any]) -> None:
     if missing or mismatched:
         what = "missing" if missing else "of another shape than the config says"
         names = missing or mismatched
-        raise IncompleteModel(f"{folder}: {len(names)} weights are {what}, {names[0]} first; download it again")
+        raise IncompleteModel(f"{folder}: {len(names)} weights are {what}, {names[0]} first; {_cure(folder)}")
+
+
+def _cure(folder: Path) -> str:
+    """What brings weights the config has; transformers renames them from time to time, and knows only older names."""
+    import transformers
+
+    def parts(version: str) -> list[int]:
+        return [int(part) for part in version.split(".")[:2] if part.isdigit()]
+
+    here, there = transformers.__version__, str((read_json(folder / "config.json") or {}).get("transformers_version"))
+    if parts(there) > parts(here):
+        return f"transformers {there} saved it and {here} is installed: pip install -U transformers"
+    return "download it again"
 
 
 def _quantization(quantize: Quantize) -> Any:

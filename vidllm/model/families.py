@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Literal
 
 from vidllm.budget import Geometry, NativeGeometry, Newline, Pooling
 from vidllm.errors import IncompleteModel, ModelNotFound, NotAVisionModel, UnsupportedModel
+from vidllm.model.fingerprint import PEFT_FILE
 from vidllm.model.resolve import resolve_model as resolve_model
 from vidllm.model.spec import CLIP_MEAN, CLIP_STD, Cls, Json, override, read_json
 from vidllm.model.spec import ModelSpec as ModelSpec
@@ -38,6 +39,11 @@ def read_spec(folder: Path) -> ModelSpec:
         ConfigError: vidllm.json holds an unknown key or a value of the wrong type.
     """
     config = read_json(folder / "config.json")
+    if config is None and (folder / PEFT_FILE).is_file():
+        raise IncompleteModel(
+            f"{folder}: an adapter without the model it belongs to; put it into that model (peft: merge_and_unload, "
+            "then save_pretrained) and give the folder that makes"
+        )
     if config is None:
         raise ModelNotFound(f"{folder}: no config.json; give a Hugging Face model folder or a Hub id")
     reader = _READERS.get(str(config.get("model_type")))
@@ -68,8 +74,10 @@ def bare_spec(
     )
 
 
-def _refusal(folder: Path, config: Json) -> NotAVisionModel | UnsupportedModel:
+def _refusal(folder: Path, config: Json) -> NotAVisionModel | UnsupportedModel | IncompleteModel:
     kind = config.get("model_type")
+    if kind is None:
+        return IncompleteModel(f"{folder}/config.json: names no model_type; give a Hugging Face model folder")
     if any("vision" in key or "visual" in key or key == "image_token_id" for key in config):
         return UnsupportedModel(f"{folder}: no adapter for family {kind!r}; supported are {', '.join(_READERS)}")
     return NotAVisionModel(f"{folder}: {kind!r} is a text-only model; give one that sees ({', '.join(_READERS)})")

@@ -44,6 +44,11 @@ def resolve_model(name: str | None) -> Path:
         IncompleteModel: the built-in weights did not come with this installation.
     """
     name = model_name(name)
+    return local_folder(name) or _download(name)
+
+
+def local_folder(name: str) -> Path | None:
+    """The folder of model `name` without asking the Hub; None for what looks like a Hub id. Raises as above."""
     if name in BUILTIN:
         return _builtin(name)
     folder = Path(name).expanduser()
@@ -53,7 +58,7 @@ def resolve_model(name: str | None) -> Path:
         raise ModelNotFound(f"{name}: a file, not a model; give the folder that holds config.json")
     if not _HUB_ID.fullmatch(name):
         raise ModelNotFound(f"{name}: no such folder; give a model folder or a Hub id such as llava-hf/llava-1.5-7b-hf")
-    return _download(name)
+    return None
 
 
 def _builtin(name: str) -> Path:

@@ -144,22 +144,27 @@ def _cached_tokenizer(path: Path, modified: int) -> Tokenizer:
 
 
 def stop_ids(folder: Path | str, tokenizer: Tokenizer) -> tuple[int, ...]:
-    """Every token id that ends an answer: those of generation_config.json, else the tokenizer's end of sequence."""
+    """Every token id that ends an answer: those of generation_config.json, else the tokenizer's end of sequence, else
+    those config.json names."""
     folder = Path(folder)
-    files = (folder / "generation_config.json", folder / "tokenizer_config.json")
+    files = (folder / "generation_config.json", folder / "tokenizer_config.json", folder / "config.json")
     return _stop_ids(folder, tokenizer, tuple(changed_at(path) for path in files))
 
 
 @lru_cache(maxsize=8)
 def _stop_ids(folder: Path, tokenizer: Tokenizer, changed: tuple[int, ...]) -> tuple[int, ...]:
-    named = (read_json(folder / "generation_config.json") or {}).get("eos_token_id")
-    if isinstance(named, int):
-        return (named,)
-    if named:
-        return tuple(named)
-    text = (read_json(folder / "tokenizer_config.json") or {}).get("eos_token")
-    found = tokenizer.token_to_id(text["content"] if isinstance(text, dict) else text) if text else None
-    return () if found is None else (found,)
+    generation, texts, config = (
+        read_json(folder / name) or {} for name in ("generation_config.json", "tokenizer_config.json", "config.json")
+    )
+    text = texts.get("eos_token")
+    token = tokenizer.token_to_id(text["content"] if isinstance(text, dict) else text) if text else None
+    inner = config.get("text_config") or {}
+    for named in (generation.get("eos_token_id"), token, config.get("eos_token_id"), inner.get("eos_token_id")):
+        if isinstance(named, int):
+            return (named,)
+        if named:
+            return tuple(named)
+    return ()
 
 
 def changed_at(path: Path) -> int:

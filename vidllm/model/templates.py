@@ -8,6 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vidllm.errors import IncompleteModel
 from vidllm.model.spec import ModelSpec, changed_at, read_json
 
 if TYPE_CHECKING:
@@ -44,7 +45,10 @@ _TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json", "processor_confi
 def _own_template(folder: Path, changed: tuple[int, ...]) -> str | None:
     jinja, *others = (folder / name for name in _TEMPLATE_FILES)
     if jinja.is_file():
-        return jinja.read_text(encoding="utf-8")
+        try:
+            return jinja.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise IncompleteModel(f"{jinja}: no readable chat template ({error}); download the model again") from error
     for path in others:
         template = (read_json(path) or {}).get("chat_template")
         if isinstance(template, list):  # several named ones

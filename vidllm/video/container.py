@@ -57,6 +57,8 @@ def opened(path: str | Path, *, look_inside: bool = True) -> Iterator[InputConta
 
 def check_file(path: str | Path) -> None:
     """Raise `VideoNotFound`, `NotAVideo` or `VideoError` where a look at the file system already tells the end."""
+    if path == "":  # a shell's variable that was never set; as a Path it would be the folder we are in
+        raise VideoNotFound("the video's name is empty; give a file, or an http(s) URL")
     try:
         file = Path(path)
         if file.is_dir():
