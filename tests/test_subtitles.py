@@ -55,10 +55,10 @@ def texts(clip: Path, start: float = 0.0, end: float = float("inf")) -> list[str
     return [line.text for line in read_subtitles(probe(clip), start, end)]
 
 
-def with_track(path: Path, srt: str, first: float = 0.0) -> Path:
-    """An mkv of 60 s whose first frame is presented at `first` s, and a text track of `srt` moved by as much."""
-    path.with_suffix(".source").write_text(srt)
-    with av.open(str(path), "w") as container, av.open(str(path.with_suffix(".source")), format="srt") as source:
+def with_track(path: Path, text: str, first: float = 0.0, *, kind: str = "srt") -> Path:
+    """An mkv of 60 s whose first frame is presented at `first` s, and a track of `text` moved by as much."""
+    path.with_suffix(".source").write_text(text)
+    with av.open(str(path), "w") as container, av.open(str(path.with_suffix(".source")), format=kind) as source:
         video = container.add_stream("mpeg4", rate=2)
         video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
         video.codec_context.time_base = Fraction(1, 1000)
@@ -211,6 +211,15 @@ def test_an_embedded_track_is_on_the_viewers_clock(tmp_path: Path, first: float)
     assert [line.text for line in read_subtitles(info, 54.0, 60.0)] == ["Fifty and more."]
     assert [line.text for line in read_subtitles(info, 2.0, 20.0)] == ["One."]
     assert read_subtitles(info, 0.0, 1.0) == ()
+
+
+def test_a_shape_that_is_drawn_is_not_said(tmp_path: Path) -> None:
+    texts = (r"Hello, {\i1}there{\i0}", r"{\p1}m 0 0 l 100 0 100 100{\p0}", r"{\pos(1,2)}Sign{by the door}")
+    lines = [f"Dialogue: 0,0:00:0{i}.00,0:00:0{i + 1}.00,Default,,0,0,0,,{text}\n" for i, text in enumerate(texts)]
+    heads = "Layer, Start, End, Style, Name, MarginL, MarginR, MarginV, Effect, Text"
+    ass = f"[Script Info]\nScriptType: v4.00+\n\n[Events]\nFormat: {heads}\n{''.join(lines)}"
+    info = probe(with_track(tmp_path / "clip.mkv", ass, kind="ass"))
+    assert [line.text for line in read_subtitles(info)] == ["Hello, there", "Sign"]
 
 
 def test_a_sidecar_goes_before_an_embedded_track(tmp_path: Path) -> None:

@@ -168,7 +168,8 @@ def _packets(info: VideoInfo, index: int, start: float, end: float) -> Iterator[
 
 def _dialogue(subtitle: AssSubtitle) -> str:
     text = subtitle.dialogue or subtitle.text or subtitle.ass
-    return pysubs2.SSAEvent(text=text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text)).plaintext
+    event = pysubs2.SSAEvent(text=text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text))
+    return "" if event.is_drawing else event.plaintext  # a shape's outline is no word
 
 
 def _plain(text: str) -> str:
