@@ -129,6 +129,15 @@ def test_llama_tokenizer_keeps_spaces_between_words_and_joins_bytes() -> None:
     assert pieces[1] == " red"
 
 
+def test_a_broken_character_does_not_swallow_what_follows() -> None:
+    """Llama's decoder gives up a whole row of bytes for one that is broken, those already shown among them."""
+    tokenizer = fallback_tokenizer()
+    whole, broken = ["<0xE5>", "<0x9C>", "<0x86>"], ["<0xE5>", "<0x9C>"]
+    ids = [tokenizer.token_to_id(word) for word in [*whole, *broken, "▁red", "▁circle", "s"]]
+    stream = TextStream(lambda some: tokenizer.decode(some, skip_special_tokens=True))
+    assert "".join([*map(stream.push, ids), stream.finish()]) == "圆\ufffd\ufffd red circles"
+
+
 def test_half_a_character_at_the_end_is_shown_as_the_tokenizer_shows_it(parrot: Callable[..., Parrot]) -> None:
     model = parrot("圆圆")
     result = generate(model, model.state(), GenerationOptions(max_new_tokens=5)).result

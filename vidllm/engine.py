@@ -371,15 +371,23 @@ class _Letters:
 
     def push(self, token: int) -> str:
         self._window.append(token)
-        before, now = self._decode(self._window[: self._done]), self._decode(self._window)
-        if now == before or now.endswith("\ufffd") or not now.startswith(before):
+        text = self._new()
+        if not text or text.endswith("\ufffd"):
             return ""  # nothing to join on to, or half a character: the next token completes it
         self._window = self._window[self._done :]
         self._done = len(self._window)
-        return now[len(before) :]
+        return text
 
     def finish(self) -> str:
         """What never became a whole character, as the tokenizer prints it (U+FFFD)."""
-        before, now = self._decode(self._window[: self._done]), self._decode(self._window)
+        text = self._new()
         self._window, self._done = [], 0
-        return now[len(before) :] if now.startswith(before) else ""
+        return text
+
+    def _new(self) -> str:
+        """What the tokens after the last piece add to it."""
+        before, now = self._decode(self._window[: self._done]), self._decode(self._window)
+        if now.startswith(before):
+            return now[len(before) :]
+        # Of bytes in a row, one broken character spoils them all, those of the last piece too (Llama's byte tokens).
+        return self._decode(self._window[self._done :])
