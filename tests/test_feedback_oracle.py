@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from vidllm.feedback.claims import read_claim, read_claims
+from vidllm.feedback.correct import correct
 from vidllm.feedback.judge import Case
 from vidllm.feedback.oracle import MISSED, NEAREST_WRONG, Oracle, grade, hold_against, names_seen, summarise
 from vidllm.feedback.truth import find_truth
@@ -217,6 +218,30 @@ def test_what_claims_nothing_is_read_as_nothing() -> None:
     assert not read_claims("The red circle is at the left.").claims
     assert not read_claims("The red circle is at the left.").says_nothing
     assert read_claim("red circle move right") == read_claim("the red circle moves right")
+
+
+@pytest.mark.parametrize(
+    ("answer", "corrected"),
+    [
+        ("The red circle moves right. Then the yellow star grows. Then the red circle turns green.",
+         "The red circle moves right. Then the red circle turns green."),
+        ("The yellow star grows. Then the blue square disappears.", "The blue square disappears."),
+        ("The red circle moves right. Then the red circle moves right.", "The red circle moves right."),
+        ("A red circle moves right by 3.5 cm; a blue square grows! It is dark.",
+         "A red circle moves right by 3.5 cm; It is dark."),
+        ("The red circle turns green. Then the red circle moves right.", None),
+        ("The yellow star grows.", None),
+        ("Nothing happens.", None),
+    ],
+)  # fmt: skip
+def test_a_correction_leaves_out_what_never_happened_and_nothing_else(
+    tmp_path: Path, answer: str, corrected: str | None
+) -> None:
+    clip = tmp_path / "a.mp4"
+    save_truth(HAND, clip.with_suffix(".json"), 0)
+    assert correct(Case(question="describe the video.", answer=answer, video=clip)) == corrected
+    assert correct(Case(question="what happens at 0:03?", answer=answer, video=clip)) is None
+    assert correct(Case(question="describe the video.", answer=answer, video=tmp_path / "b.mp4")) is None
 
 
 def test_names_are_those_an_object_ever_has() -> None:

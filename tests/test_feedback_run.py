@@ -28,7 +28,7 @@ from vidllm.feedback import rubric
 from vidllm.feedback.candidates import Candidate, SamplingOptions
 from vidllm.feedback.items import read_questions
 from vidllm.feedback.journal import Journal, Slot, journal_of
-from vidllm.feedback.oracle import Oracle, grade
+from vidllm.feedback.oracle import Oracle, grade, hold_against
 from vidllm.feedback.pairs import Pair, PairOptions
 from vidllm.feedback.report import lines
 from vidllm.feedback.rowfile import pair_row, write_rows
@@ -52,9 +52,12 @@ OPTIONS = FeedbackOptions(
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two clips of 8 seconds with their scripts and questions."""
-    folder = tmp_path_factory.mktemp("world")
+    return two_clips(tmp_path_factory.mktemp("world"), 8)
+
+
+def two_clips(folder: Path, seconds: float) -> Path:
     for seed in (1, 2):
-        script = make_script("feedback", seed, shortest=8, longest=8)
+        script = make_script("feedback", seed, shortest=seconds, longest=seconds)
         write_video(script, folder / f"{seed}.mp4")
         save_truth(script, folder / f"{seed}.json", seed)
     return folder
@@ -139,6 +142,31 @@ def test_changed_clips_give_rejected_answers(run: Callable[..., FeedbackDone]) -
     candidates = [c for line in journal_lines(done.output) if line["at"] == "sampled" for c in line["candidates"]]
     chosen = {row["chosen"] for row in rows}
     assert chosen <= {c["text"] for c in candidates if c["source"] == "sample"}
+
+
+def test_a_description_stands_against_itself_without_what_never_happened(
+    run: Callable[..., FeedbackDone], tmp_path: Path
+) -> None:
+    asked = tmp_path / "asked.txt"
+    asked.write_text("describe the video.\n", encoding="utf-8")
+    (tmp_path / "clips").mkdir()
+    words: dict[str, Any] = {
+        "source": two_clips(tmp_path / "clips", 30), "questions": asked, "plan": PlanOptions(frames=8),
+        "pairs": PairOptions(rule="corrected"),
+    }  # fmt: skip
+    done = run(**words)
+    rows = [json.loads(line) for line in done.output.read_text(encoding="utf-8").splitlines()]
+    assert rows
+    for row in rows:
+        script = Script.load(tmp_path / Path(row["video"]).with_suffix(".json"))
+        chosen, rejected = (hold_against(row[side], script) for side in ("chosen", "rejected"))
+        assert not chosen.hallucinated
+        assert rejected.hallucinated
+        assert (chosen.right, chosen.missed) == (rejected.right, rejected.missed)
+        assert row["reference"]["chosen_logp"] < 0
+    assert run(load=no_model, **words).report == done.report
+    with pytest.raises(ConfigError, match="only the oracle"):
+        run(**words, judge="http://localhost:1/v1")
 
 
 def test_another_judge_reads_the_same_candidates_and_is_held_against_the_oracle(

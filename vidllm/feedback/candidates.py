@@ -14,6 +14,8 @@ from vidllm.options import GenerationOptions
 
 SAMPLED = "sample"
 """The source of a candidate the model wrote about the clip as it is; others are named by what was done to the clip."""
+CORRECTED = "corrected"
+"""The source of one that is an answer of the model without what never happened."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,11 +55,14 @@ class Candidate:
     source: str = SAMPLED
     rope_factor: float = 1.0
     """Positions were stretched by so much when `logp` was measured: the least under which prompt and answer fit."""
+    corrects: str = ""
+    """The answer that this one is the correction of."""
 
     def to_dict(self) -> dict[str, Any]:
         """For a line of JSON."""
         told = {"text": self.text, "logp": self.logp, "tokens": self.tokens, "source": self.source}
-        return told | ({"rope_factor": self.rope_factor} if self.rope_factor != 1.0 else {})
+        told |= {"rope_factor": self.rope_factor} if self.rope_factor != 1.0 else {}
+        return told | ({"corrects": self.corrects} if self.corrects else {})
 
 
 @dataclass(frozen=True, kw_only=True)

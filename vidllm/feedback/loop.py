@@ -18,7 +18,7 @@ from vidllm.errors import BudgetError, RowError, VideoError
 from vidllm.feedback.candidates import Sampled
 from vidllm.feedback.items import Asked
 from vidllm.feedback.journal import Journal, Slot
-from vidllm.feedback.judge import Judge, Judged
+from vidllm.feedback.judge import Case, Judge, Judged
 from vidllm.feedback.perturb import Change, perturb_messages
 from vidllm.train.ahead import Ahead
 
@@ -39,8 +39,9 @@ class Samples(Protocol):
         """What the log-probs are of."""
 
     def sample(
-        self, messages: Sequence[Message], key: str, others: Sequence[tuple[str, Sequence[Message]]] = ()
-    ) -> Sampled:
+        self, messages: Sequence[Message], key: str, others: Sequence[tuple[str, Sequence[Message]]] = (),
+        correct: Callable[[str], str | None] | None = None,
+    ) -> Sampled:  # fmt: skip
         """Candidates for the question the messages end with."""
 
 
@@ -100,6 +101,8 @@ class Work:
     sampler: Callable[[], Samples]
     """Called when the first question has to be asked: a run that only judges loads no model."""
     changes: tuple[Change, ...] = ()
+    correct: Callable[[Case], str | None] | None = None
+    """Gives an answer without what is wrong with it: another candidate."""
     retry_errors: bool = False
     """Also what could not be asked, and answers without a verdict."""
 
@@ -174,7 +177,9 @@ class Run:
             if isinstance(opened, str):
                 raise VideoError(opened)
             self._sampler = self._sampler or self._work.sampler()
-            sampled = self._sampler.sample(opened, asked.draw, list(self._changed(opened, asked.draw)))
+            sampled = self._sampler.sample(
+                opened, asked.draw, list(self._changed(opened, asked.draw)), self._correcting(asked)
+            )
         except (VideoError, BudgetError) as error:
             self._journal.add_failed(slot, str(error))
             self.tally.failed += 1
@@ -183,6 +188,10 @@ class Run:
         self.tally.sampled += 1
         self.tally.candidates += len(sampled.candidates)
         return sampled
+
+    def _correcting(self, asked: Asked) -> Callable[[str], str | None] | None:
+        correct = self._work.correct
+        return None if correct is None else lambda answer: correct(asked.case(answer))
 
     def _changed(self, messages: Sequence[Message], key: str) -> Iterator[tuple[str, Sequence[Message]]]:
         for change in self._work.changes:

@@ -100,11 +100,12 @@ def hold_against(text: str, script: Script, events: Sequence[Event] | None = Non
     """
     happened = tuple(script.events if events is None else events)
     reading = read_claims(text)
-    places, wrong = _matched(reading.claims, happened)
+    places, wrong = match_claims(reading.claims, happened)
     seen = names_seen(script)
     return Account(
         happened=len(happened), told=len(reading.claims), right=len(places), in_order=_longest_rise(places),
-        hallucinated=wrong, missed=tuple(e.phrase for n, e in enumerate(happened) if n not in places),
+        hallucinated=tuple(str(reading.claims[n]) for n in sorted(wrong)),
+        missed=tuple(e.phrase for n, e in enumerate(happened) if n not in places),
         objects=len(reading.objects), invented=tuple(name for name in reading.objects if name not in seen),
     )  # fmt: skip
 
@@ -152,18 +153,18 @@ def summarise(accounts: Sequence[Account]) -> Telling:
     )  # fmt: skip
 
 
-def _matched(claims: Sequence[Claim], events: Sequence[Event]) -> tuple[list[int], tuple[str, ...]]:
-    """The place of each right claim's event, in the order told, and the claims that are wrong."""
+def match_claims(claims: Sequence[Claim], events: Sequence[Event]) -> tuple[list[int], set[int]]:
+    """The place in `events` of each right claim's event, in the order told, and the places of the wrong claims."""
     places: list[int] = []
-    wrong: list[str] = []
-    for claim in claims:
+    wrong: set[int] = set()
+    for number, claim in enumerate(claims):
         free = [n for n, event in enumerate(events) if n not in places and claim.fits(event)]
         later = [n for n in free if not places or n > places[-1]]
         if free:
             places.append((later or free)[0])
         else:
-            wrong.append(str(claim))
-    return places, tuple(wrong)
+            wrong.add(number)
+    return places, wrong
 
 
 def _longest_rise(places: Sequence[int]) -> int:

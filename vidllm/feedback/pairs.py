@@ -2,10 +2,12 @@
 
     threshold   every answer of at least `threshold` against every one below it                          (LLaVA-Hound)
     best        the best against the worst, then the next best against the next worst                    (OV-Chat)
+    corrected   an answer against itself without what never happened, however little that is              (RLHF-V)
 
-Either way: ties are no pairs (scores must differ by `margin`), what is chosen scores at least `least_chosen`, what the
-model said of a changed clip is only ever rejected, and a question gives at most `most` pairs (RLAIF-V: 2), no answer
-twice on the same side. Then lengths are rebalanced: a judge's taste for long answers must not be what is learnt.
+Ties are no pairs (scores must differ by `margin`), what is chosen scores at least `least_chosen`, what the model said
+of a changed clip is only ever rejected, and a question gives at most `most` pairs (RLAIF-V: 2), no answer twice on the
+same side. Then lengths are rebalanced: a judge's taste for long answers must not be what is learnt. Corrections are
+shorter by what they leave out, and stay so.
 """
 
 from __future__ import annotations
@@ -14,13 +16,13 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from vidllm.errors import ConfigError
-from vidllm.feedback.candidates import SAMPLED, Candidate
+from vidllm.feedback.candidates import CORRECTED, SAMPLED, Candidate
 from vidllm.feedback.judge import LEAST, MOST, Verdict
 
-Rule = Literal["threshold", "best"]
+Rule = Literal["threshold", "best", "corrected"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +44,8 @@ class PairOptions:
     """At most such a share of the pairs is dropped for it."""
 
     def __post_init__(self) -> None:
-        if self.rule not in ("threshold", "best"):
-            raise ConfigError(f"rule {self.rule!r} is neither best nor threshold")
+        if self.rule not in get_args(Rule):
+            raise ConfigError(f"rule {self.rule!r} is unknown; there are best, threshold and corrected")
         for name in ("threshold", "least_chosen"):
             if not LEAST <= getattr(self, name) <= MOST:
                 raise ConfigError(f"{name} is {getattr(self, name):g}; scores are {LEAST:g} to {MOST:g}")
@@ -112,7 +114,8 @@ def make_pairs(questions: Sequence[Sequence[Scored]], options: PairOptions) -> P
             dropped[found] += 1
         else:
             pairs += found
-    kept = rebalanced(pairs, options) if options.rebalance is not None else pairs
+    balanced = options.rebalance is not None and options.rule != "corrected"
+    kept = rebalanced(pairs, options) if balanced else pairs
     return Paired(pairs=tuple(kept), dropped=dict(dropped), rebalanced=len(pairs) - len(kept))
 
 
@@ -127,7 +130,7 @@ def _of_question(number: int, scored: Sequence[Scored], options: PairOptions) ->
         Pair(question=number, chosen=good, rejected=bad, chosen_score=high, rejected_score=low)
         for good, high in judged
         for bad, low in judged
-        if good.source == SAMPLED and high - low >= options.margin
+        if _is_pair(good, bad, high - low, options)
     ]
     if not possible:
         return TIED
@@ -138,6 +141,13 @@ def _of_question(number: int, scored: Sequence[Scored], options: PairOptions) ->
         split = options.threshold
         good_enough = [p for p in good_enough if p.chosen_score >= split > p.rejected_score]
     return _few(good_enough, options) or (NONE_BAD if any(s >= options.threshold for _, s in judged) else NONE_GOOD)
+
+
+def _is_pair(good: Candidate, bad: Candidate, gap: float, options: PairOptions) -> bool:
+    """Whether the one may be chosen over the other."""
+    if options.rule == "corrected":
+        return good.source == CORRECTED and good.corrects == bad.text and gap > 0
+    return good.source == SAMPLED and bad.source != CORRECTED and gap >= options.margin
 
 
 def _few(pairs: Sequence[Pair], options: PairOptions) -> list[Pair]:

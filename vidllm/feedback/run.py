@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 from vidllm.corpus.recipe import NOT_SHAPING
 from vidllm.errors import ConfigError, OutputError, RowError
 from vidllm.feedback.asked_judge import Judging
-from vidllm.feedback.candidates import Sampled, SamplingOptions
+from vidllm.feedback.candidates import CORRECTED, Sampled, SamplingOptions
+from vidllm.feedback.correct import correct
 from vidllm.feedback.items import Asked, Questions, read_questions
 from vidllm.feedback.journal import Journal, Opinion, Slot, journal_of
 from vidllm.feedback.judge import Judge
@@ -104,6 +105,7 @@ def feedback(
     """
     began = time.monotonic()
     options = options or FeedbackOptions()
+    _check_rule(options)
     _check_output(source, output)
     folder = resolve_model(options.model)
     spec = read_spec(folder)
@@ -125,6 +127,12 @@ def feedback(
         )
     finally:
         judge.close()
+
+
+def _check_rule(options: FeedbackOptions) -> None:
+    if options.pairs.rule == CORRECTED and options.judge != "oracle":
+        raise ConfigError("only the oracle can say which part of an answer never happened; use another --pairs with "
+                          f"--judge {options.judge}")  # fmt: skip
 
 
 def _check_output(source: Path, output: Path) -> None:
@@ -206,6 +214,7 @@ def _work(asked: Sequence[Asked], judge: Judge, options: FeedbackOptions, folder
         questions=asked, slots=[Slot(one.key, one.stamp(), recipe) for one in asked],
         opinions=[_opinion_key(judge, one) for one in asked], judge=judge, look=_Opener(folder, options.plan),
         sampler=sampler, changes=options.changes, retry_errors=options.retry_errors,
+        correct=correct if options.pairs.rule == CORRECTED else None,
     )  # fmt: skip
 
 
@@ -233,6 +242,7 @@ def recipe_digest(fingerprint: str, options: FeedbackOptions) -> str:
     """16 hex digits over everything that shapes candidates but the question: other options, other candidates."""
     look = {name: value for name, value in dataclasses.asdict(options.plan).items() if name not in NOT_SHAPING}
     shaping = [VERSION, fingerprint, options.dtype, dataclasses.asdict(options.sampling), look, options.changes]
+    shaping += [CORRECTED] if options.pairs.rule == CORRECTED else []
     return hashlib.blake2b(json.dumps(shaping, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from vidllm.engine import Past, Reply, Written, read, shared_prefix
 from vidllm.errors import ModelError
-from vidllm.feedback.candidates import SAMPLED, Candidate, Sampled, SamplingOptions
+from vidllm.feedback.candidates import CORRECTED, SAMPLED, Candidate, Sampled, SamplingOptions
 from vidllm.model.kv import writable
 from vidllm.model.memory import free_bytes
 from vidllm.model.reader import TextReader
@@ -56,20 +56,26 @@ class Sampler:
         return f"{self._lmm.fingerprint}|{str(self._lmm.dtype).removeprefix('torch.')}"
 
     def sample(
-        self, messages: Sequence[Message], key: str, others: Sequence[tuple[str, Sequence[Message]]] = ()
-    ) -> Sampled:
+        self, messages: Sequence[Message], key: str, others: Sequence[tuple[str, Sequence[Message]]] = (),
+        correct: Callable[[str], str | None] | None = None,
+    ) -> Sampled:  # fmt: skip
         """Candidates for the question `messages` end with. `key` names it: with the seed it decides every draw.
 
         `others` are (source, the same messages about a changed clip): one answer each, whose `logp` is that of saying
-        it about the clip as it is. Raises BudgetError, ModelError.
+        it about the clip as it is. `correct` makes of an answer a better one, which becomes a candidate beside
+        it. Raises BudgetError, ModelError.
         """
         prompt = self._prompt(messages)
         # Changed clips first: what is read last is the clip as it is, behind which all candidates are measured.
         asides = [(s, w) for s, changed in others for w in self._draw(self._prompt(changed), f"{key}/{s}", 1)]
         told = [(SAMPLED, written) for written in self._draw(prompt, key, self._options.k)]
         kept, dropped = _distinct([*told, *asides])
-        scored = tuple(self._score(messages, prompt, text, source) for text, source in kept)
-        return Sampled(candidates=scored, dropped=dropped, prompt=prompt_digest(prompt))
+        scored = [self._score(messages, prompt, text, source) for text, source in kept]
+        if correct is not None:
+            pairs = [(text, correct(text)) for text, source in kept if source == SAMPLED]
+            scored += [replace(self._score(messages, prompt, better, CORRECTED), corrects=text)
+                       for text, better in pairs if better is not None]  # fmt: skip
+        return Sampled(candidates=tuple(scored), dropped=dropped, prompt=prompt_digest(prompt))
 
     def _prompt(self, messages: Sequence[Message]) -> Prompt:
         """The question, with room for a reply as when asking: what is left of it, unless somebody named its length."""
