@@ -278,8 +278,12 @@ def test_a_long_video_is_captioned_range_by_range_and_as_a_whole(
 ) -> None:
     clip = sorted(world.glob("*.mp4"))[0]
     options = CaptionOptions(split="fixed:4s", summarise=True)
-    report = caption(clip, output, options, model=model)
+    told: list[tuple[int, int | None]] = []
+    report = caption(
+        clip, output, options, model=model, tell=lambda tally: told.append((tally.written, tally.total))
+    )
     rows = rows_of(output)
+    assert told[-1] == (len(rows), len(rows)), "as many as were announced"
     parts = sorted((row for row in rows if row["end"] is not None), key=lambda row: row["start"])
     [whole] = [row for row in rows if row["end"] is None]
     assert parts[0]["start"] == 0
@@ -306,7 +310,9 @@ def test_what_another_split_wrote_is_not_among_this_ones_captions(
         said = "caption_v" + str({"none": 1, "fixed:5s": 2, "fixed:3s": 3}[split])
         assert row[said].splitlines() == [line["text"] for line in lines]
         assert (f"caption_v{number}" in row) is (number <= 3)  # the first two came again
-        assert f"{len(lines):,} clips, " in (tmp_path / "page.html").read_text()
+        page = (tmp_path / "page.html").read_text()
+        assert f"{len(lines) + (split != 'none'):,} clips, " in page, "as many as were told of when the run ended"
+        assert ("{captions}" in page) == (split != "none")
         if split != "none":  # the video's own row is told of its parts as they are now
             [summary] = [row for row in rows_of(output) if "consecutive parts" in row["prompt"]]
             assert summary["prompt"].count(": ") == len(lines)

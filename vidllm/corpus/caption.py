@@ -25,7 +25,7 @@ from vidllm.corpus.ledger import Ledger
 from vidllm.corpus.looking import Look
 from vidllm.corpus.output import Output
 from vidllm.corpus.promises import Promises
-from vidllm.corpus.prompts import read_prompt
+from vidllm.corpus.prompts import is_summary, read_prompt
 from vidllm.corpus.recipe import Recipe
 from vidllm.corpus.run import RETRIES, Run, RunOptions
 from vidllm.corpus.scenes import check_split
@@ -181,7 +181,11 @@ class CaptionReport:
 
     def made(self, row: CaptionRow) -> bool:
         """Whether the row is of a clip admitted now, by this recipe; ranges of another split are not."""
-        return self.recipe.made(row) and row in self.promises
+        return row in self.promises
+
+    def saw(self, row: CaptionRow) -> bool:
+        """Whether its caption is also of frames: the summary of a split video is of its ranges' captions."""
+        return self.made(row) and not is_summary(row.prompt)
 
     @property
     def failed(self) -> int:

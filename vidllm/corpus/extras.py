@@ -75,10 +75,10 @@ def write_extras(done: CaptionReport, extras: Extras) -> Iterator[str]:
     """Write them one after the other; says what was written, one line each. Raises InputError or OutputError."""
     if extras.formats:
         folder = SideFolder.beside(done.output)
-        written = write_side_files(done.output, extras.wanted_formats, folder, done.made)
+        written = write_side_files(done.output, extras.wanted_formats, folder, done.saw)
         yield f"{folder.path}: wrote {len(written):,} files ({', '.join(extras.wanted_formats)})"
     if extras.in_place:
-        renewed = recaption(done.output, done.tag, done.made)
+        renewed = recaption(done.output, done.tag, done.saw)
         changed = [file for file in renewed if file.problem is None]
         yield from (file.problem for file in renewed if file.problem is not None)
         if not renewed:

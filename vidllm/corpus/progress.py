@@ -28,7 +28,7 @@ class Tally:
     listed: int | None = None
     """Clips that the inputs name; None while they are still being counted, and for a list on stdin."""
     parts: int = 0
-    """How many more there are because long ones were cut."""
+    """How many more rows there are because long ones were cut."""
     skipped: int = 0
     in_flight: int = 0
     counts: Counter[str] = field(default_factory=Counter)

@@ -5,13 +5,10 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from vidllm.options import GenerationOptions
 from vidllm.planning import PlanOptions
-
-if TYPE_CHECKING:
-    from vidllm.corpus.rows import CaptionRow
 
 VERSION = 1
 """Counted up when the same options come to mean another caption."""
@@ -40,10 +37,6 @@ class Recipe:
     def asking(self, prompt: str | None) -> "Recipe":
         """The same with a clip's own prompt; None leaves the run's."""
         return self if prompt is None or prompt == self.prompt else dataclasses.replace(self, prompt=prompt)
-
-    def made(self, row: "CaptionRow") -> bool:
-        """Whether a row was captioned by this recipe, with the run's prompt or with its clip's own."""
-        return row.recipe in (self.digest, self.asking(row.prompt).digest)
 
     @property
     def digest(self) -> str:

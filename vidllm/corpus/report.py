@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from heapq import nlargest
 from pathlib import Path
 
+from vidllm.corpus.prompts import SUMMARY, is_summary
 from vidllm.corpus.reading import any_row, standing_rows
 from vidllm.corpus.rows import STATUSES, CaptionRow
 from vidllm.corpus.verify import opened_row
@@ -46,7 +47,8 @@ class _Tally:
     def add(self, row: CaptionRow) -> None:
         """One more row."""
         self.statuses[row.status] += 1
-        self.recipes[row.recipe, row.model, row.prompt] += 1
+        prompt = SUMMARY if is_summary(row.prompt) else row.prompt  # else every split video's would be its own
+        self.recipes[row.recipe, row.model, prompt] += 1
         self.seconds += row.seconds
         self.answer_tokens += row.usage.answer_tokens if row.usage else 0
         if row.error:

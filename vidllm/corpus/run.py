@@ -235,7 +235,7 @@ class Run:
         with self._lock:
             self.tally.parts += len(parts) - 1
             if self._summaries is not None:
-                self._summaries.expect(item, parts)
+                self.tally.parts += self._summaries.expect(item, parts)
 
     def _show(self) -> None:
         self.tally.skipped = self._ledger.skipped

@@ -67,10 +67,11 @@ class Summaries:
         self._expected: list[tuple[Item, tuple[Item, ...]]] = []
         self._levels: list[_Level] = []
 
-    def expect(self, item: Item, parts: Sequence[Item]) -> None:
-        """A video was cut; one that stayed whole is its own summary."""
+    def expect(self, item: Item, parts: Sequence[Item]) -> bool:
+        """A video was cut: whether it gets a row beside its parts'. One that stayed whole is its own summary."""
         if len(parts) > 1:
             self._expected.append((whole_of(item), tuple(parts)))
+        return len(parts) > 1
 
     def take_wishes(self) -> list[Wish]:
         """All prompts that can be asked now: call it when every part has its row, and again when these are answered."""
