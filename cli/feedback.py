@@ -127,6 +127,7 @@ def feedback(
       vidllm feedback rows.jsonl -o pairs.jsonl -m taught/ --judge http://localhost:8000/v1 --captions captions.jsonl
       vidllm feedback rows.jsonl -o pairs.jsonl -m taught/ --judge Qwen/Qwen2.5-VL-7B-Instruct --watch --judging compare
       vidllm feedback clips -o pairs.jsonl --questions ask.txt --perturb shuffled,blank
+      vidllm feedback clips -o pairs.jsonl --pairs corrected      descriptions against themselves without inventions
 
     The key of a server is $VIDLLM_API_KEY. Beside PAIRS.jsonl: PAIRS.candidates.jsonl holds every answer, its
     log-prob and every raw reply of the judge; PAIRS.report.json the report that is printed.
