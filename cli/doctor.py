@@ -37,13 +37,18 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON 
 def _lines(report: Report) -> list[str]:
     lines = [report.system, ""]
     lines += [f"  {name:<14}{version or 'not installed'}" for name, version in report.versions.items()]
-    for title, findings in (("readers", report.readers), ("devices", report.devices), ("models", report.models)):
-        lines += ["", title, *(line for finding in findings for line in _finding(finding))]
+    rooms = (
+        ("wrong versions", report.unmet), ("readers", report.readers), ("devices", report.devices),
+        ("models", report.models),
+    )  # fmt: skip
+    for title, findings in rooms:
+        if findings:
+            lines += ["", title, *(line for finding in findings for line in _finding(finding))]
     lines += ["", "caches"]
     lines += [f"  {use.kind:<14}{use.bytes / 1e6:.1f} MB in {use.files} files, {use.folder}" for use in report.caches]
     return lines
 
 
 def _finding(finding: Finding) -> list[str]:
-    lines = [f"{MARKS[finding.status]} {finding.name:<14}{finding.detail}"]
+    lines = [f"{MARKS[finding.status]} {finding.name:<13} {finding.detail}"]
     return lines + ([f"  {'':<14}{finding.cure}"] if finding.cure else [])

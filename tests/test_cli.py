@@ -588,6 +588,17 @@ def test_doctor_finds_the_default_model_as_ask_does(
     assert code == (0 if status == "ok" else 1)
 
 
+def test_doctor_names_libraries_of_other_versions(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    wishes = ["numpy>=999", "no-such-library>=1", "pillow>=1", "torchcodec>=999; extra == 'torchcodec'"]
+    monkeypatch.setattr("importlib.metadata.requires", lambda name: wishes)
+    found = {finding["name"]: finding for finding in json.loads(run("doctor", "--json")[1])["unmet"]}
+    assert {name: finding["status"] for name, finding in found.items()} == {
+        "numpy": "broken", "no-such-library": "missing"
+    }  # fmt: skip
+    assert found["numpy"]["cure"] == "pip install 'numpy>=999'"
+    assert "wrong versions\n! numpy" in run("doctor")[1]
+
+
 def test_doctor_counts_the_caches(run: Run, tmp_path: Path) -> None:
     folder = tmp_path / "cache" / "videos"
     folder.mkdir(parents=True)

@@ -6,6 +6,7 @@ import importlib
 import importlib.metadata
 import os
 import platform
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -48,6 +49,8 @@ class Report:
 
     system: str
     versions: dict[str, str | None]
+    unmet: tuple[Finding, ...]
+    """Libraries that are missing, or of a version vidllm was never seen to work with."""
     readers: tuple[Finding, ...]
     devices: tuple[Finding, ...]
     models: tuple[Finding, ...]
@@ -70,6 +73,7 @@ def examine() -> Report:
     return Report(
         system=f"Python {platform.python_version()} on {platform.system()} {platform.machine()}, {_memory()}",
         versions={name: _version(name) for name in LIBRARIES},
+        unmet=tuple(_unmet((_version("vidllm") and importlib.metadata.requires("vidllm")) or ())),
         readers=tuple(_reader(name) for name in READERS),
         devices=_devices(),
         models=(_default_model(), _quantisation()),
@@ -90,6 +94,20 @@ def _version(name: str) -> str | None:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def _unmet(requirements: Iterable[str]) -> Iterator[Finding]:
+    """What an installer would have brought: somebody else's later `pip install` may have taken it back."""
+    from packaging.requirements import Requirement
+
+    for needed in map(Requirement, requirements):
+        if needed.marker is not None and not needed.marker.evaluate({"extra": ""}):
+            continue
+        version, cure = _version(needed.name), f"pip install '{needed.name}{needed.specifier}'"
+        if version is None:
+            yield Finding(needed.name, "missing", "not installed", cure)
+        elif not needed.specifier.contains(version, prereleases=True):
+            yield Finding(needed.name, "broken", f"{version} is installed, vidllm needs {needed.specifier}", cure)
 
 
 def _reader(name: str) -> Finding:
