@@ -13,7 +13,7 @@ import av
 import av.error
 import numpy as np
 import pytest
-from conftest import MATRICES, REAL_CLIPS, VARIABLE_TIMES, bar_code, read_code, write_clip
+from conftest import MATRICES, REAL_CLIPS, VARIABLE_TIMES, bar_code, read_code, remuxed, write_clip
 from numpy.typing import NDArray
 
 from vidllm.errors import ConfigError, NoFrames, NotAVideo, ReaderUnavailable, VideoError
@@ -250,6 +250,21 @@ def test_recordings_put_end_to_end_follow_each_other(tmp_path: Path) -> None:
         assert frames.notes == ()
     with pytest.raises(ReaderUnavailable):
         read_frames(info, [1.0], reader="torchcodec")
+
+
+@pytest.mark.parametrize("skip", [0, 4], ids=["cut at a key frame", "cut before the next one"])
+def test_a_recording_cut_in_the_middle_begins_with_its_first_whole_picture(
+    clips: dict[str, Path], tmp_path: Path, skip: int
+) -> None:
+    """What leads the first key frame there, or stands before it, refers to what was cut off: no player shows it."""
+    whole = probe(clips["open_gop"])
+    ranks = whole.access_points[:, 0].tolist()
+    start = int(np.flatnonzero(whole.decode_ranks == ranks[2 if skip else 1])[0])
+    assert bool(leading_frames(whole).any())
+    info = probe(remuxed(clips["open_gop"], tmp_path / "cut.mkv", skip=ranks[1] + skip))
+    frames = read_frames(info, info.pts_seconds)
+    assert [read_code(pixels) for pixels in frames.pixels] == list(range(start, 60))
+    assert (frames.pts_seconds[0], frames.notes) == (0.0, ())
 
 
 def test_a_moment_shows_the_frame_on_screen(clips: dict[str, Path]) -> None:

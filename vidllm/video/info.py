@@ -10,6 +10,7 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 
 import av.error
@@ -211,6 +212,8 @@ def _build(
     time_base = Fraction(stream.time_base or 0)
     raw, has_true_pts = _presentation_times(path, container, stream, log)
     pts = _mended(raw, log) if has_true_pts else raw
+    if has_true_pts:
+        _hide_what_leads(path, container, stream, pts, log)
     order = _presented(pts, log)
     if not len(order):
         raise NoFrames(
@@ -296,6 +299,43 @@ def _mended(pts: NDArray[np.int64], log: _PacketLog) -> NDArray[np.int64]:
     if is_packed(log.vops) and _ascend(pts):
         pts = unpacked(decoding, log.vops, np.array(log.sizes, np.int64))
     return continued(pts, decoding)
+
+
+def _hide_what_leads(
+    path: str, container: InputContainer, stream: VideoStream, pts: NDArray[np.int64], log: _PacketLog
+) -> None:
+    """What a recording that was begun or cut in the middle has before its first whole picture is on no screen.
+
+    Those packets refer to others that are gone; but some encoders also begin with pictures that lead the first key
+    frame and need nothing else, so the decoder is asked where it begins.
+    """
+    if not log.access_ranks:
+        return
+    access = log.access_ranks[0]
+    near = access + FIRST_FRAME_TRIES  # no codec's leading pictures are as many
+    unseen = np.frombuffer(bytes(log.unseen), np.bool_).copy()
+    if not access and not ((pts < pts[0]) & ~unseen)[:near].any():
+        return
+    look_inside = not container.format.name.startswith(SELF_DESCRIBING)
+    first = _first_shown(path, stream.index, near, look_inside=look_inside)
+    if first is not None:
+        unseen[:near] |= pts[:near] < first
+        log.unseen = bytearray(unseen.tobytes())
+
+
+def _first_shown(path: str, number: int, tries: int, *, look_inside: bool) -> int | None:
+    """PTS of the first picture that leaves the decoder within so many packets from the start."""
+    with opened(path, look_inside=look_inside) as container:
+        stream = pick_stream(container, path, number)
+        stream.codec_context.thread_count = 1
+        for packet in islice(video_packets(container, stream), tries):
+            try:
+                frames = stream.codec_context.decode(packet)
+            except (av.error.FFmpegError, ValueError):
+                continue
+            if frames:
+                return frames[0].pts
+    return None
 
 
 def _presented(pts: NDArray[np.int64], log: _PacketLog) -> NDArray[np.int64]:
