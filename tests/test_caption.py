@@ -563,4 +563,9 @@ def test_impossible_options_are_told_at_once() -> None:
     for wrong in ({"batch": 0}, {"retries": -1}, {"time_limit": 0}, {"engine": "x"}, {"workers": 0}):
         with pytest.raises(ConfigError):
             CaptionOptions(**wrong)  # type: ignore[arg-type]
+    for unheard in ({"batch": 2}, {"dtype": "float32"}, {"device": "cpu"}, {"same_within": 3}, {"replicas": 2}):
+        with pytest.raises(ConfigError, match=f"^{next(iter(unheard))} .*leave (it|them) out$"):
+            CaptionOptions(engine="http://me:secret@host/v1", **unheard)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="address is a Ray cluster's, and the engine is local"):
+        CaptionOptions(address="head:6379")
     assert CaptionOptions().run_options().ahead_bytes >= AHEAD_BYTES

@@ -109,8 +109,7 @@ class CaptionOptions:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ConfigError(f"{name} must be at least {least}, got {value}")
-        if self.replicas is not None and self.engine != "local":
-            raise ConfigError(f"replicas are the local engine's; {self.engine} has its own, leave them out")
+        self._check_engine()
         for name in ("time_limit", "request_timeout"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} must be positive, got {getattr(self, name):g} s")
@@ -119,6 +118,17 @@ class CaptionOptions:
         object.__setattr__(self, "split", check_split(self.split))
         if self.shard is not None:
             parse_shard(self.shard)
+
+    def _check_engine(self) -> None:
+        """Raise ConfigError for what the engine would not hear."""
+        told = "a server" if "://" in self.engine else self.engine
+        if self.replicas is not None and told != "local":
+            raise ConfigError(f"replicas are the local engine's; {told} has its own, leave them out")
+        if self.address is not None and told != "ray":
+            raise ConfigError(f"address is a Ray cluster's, and the engine is {told}; leave it out or use ray")
+        for name in ("batch", "device", "dtype", "quantize", "same_within") if told == "a server" else ():
+            if getattr(self, name):
+                raise ConfigError(f"{name} is for a model that runs here; a server was told its own, leave it out")
 
     def inputs(self, output: Path, remark: Callable[[str], None]) -> InputOptions:
         """The part that says which clips."""
