@@ -8,7 +8,7 @@ from vidllm.video.timephrases import AMOUNT, CLOCK, SPELLED
 _ANY = rf"(?:{CLOCK}|{AMOUNT})"
 _LOOSE = (
     r"(?:~\s*|(?:only|just|about|around|roughly|approximately|nearly|almost|up\s+to|the|between|from|exactly|another|a\s+full)"
-    r"\s+)*"
+    r"\s+){0,6}"
 )
 _BOOKS = (
     "Genesis|Exodus|Leviticus|Numbers|Deuteronomy|Joshua|Judges|Ruth|Samuel|Kings|Chronicles|Ezra|Nehemiah|Esther|Job|"

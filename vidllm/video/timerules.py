@@ -16,7 +16,7 @@ _MARK = r"(?:[\s-]*(?:mark|point|timestamp)s?)?"
 _TO = r"\s*(?:-|~|\.{2,3}|…|to|until|till|through|up\s+to)\s*"
 _THE = (
     r"(?:(?:the|around|about|roughly|approximately|approx\.?|exactly|precisely|say|time|second|timestamp|time\s*code"
-    r"|ca\.?|circa)\s+|~\s*|t\s*=\s*)*"
+    r"|ca\.?|circa)\s+|~\s*|t\s*=\s*){0,6}"  # without a bound, an answer that only says "the the" takes minutes
 )
 _NOUN = r"(?:video|clip|movie|film|footage|recording|sequence|animation|gif|vid|tape)s?\b"
 _THIS_CLIP = rf"(?:the|this|that|our)\s+(?:whole\s+)?{_NOUN}"
@@ -40,7 +40,7 @@ _ZH_AT = (
     r"(?:处|时(?!长|间)|的时候|的地方|左右|附近|前后|那一刻|那一秒|这一刻|那里|之?后|以后|之前|以前|的?画面|的?位置"
     r"|发生|出现|有什么|是什么|看到|能看)"
 )
-_ZH_NUM = rf"(?:{_NUM}|[一二三四五六七八九十]+)"
+_ZH_NUM = rf"(?:{_NUM}|[一二三四五六七八九十]{{1,6}})"
 _ZH_AND = r"\s*(?:,|和|与|跟|及|以及|或|还是)\s*第?"
 _ZH_LIST = rf"(?P<many>(?:{_T}|{_ZH_NUM})(?:{_ZH_AND}(?:{_T}|{_ZH_NUM}))*{_ZH_AND}{HAN})"
 _ZH_HERE = (  # where 前5秒 is the clip's: 进球前5秒 hangs on a goal, 镜头5秒 is no 头5秒
