@@ -14,6 +14,8 @@ Ticks = NDArray[np.int64]
 NEIGHBOURS = 8
 """Packets on each side of a place where a clock begins again: all behind must come before all in front. A broken time
 stamp, and pictures out of order, are no such place."""
+LATEST = 256
+"""Packets that tell when a recording ends, and its rate."""
 MAX_SHIFT = 2**60
 """Ticks; what is further apart is noise, and would overflow."""
 VOP_START = b"\0\0\1\xb6"
@@ -28,7 +30,7 @@ def continued(pts: Ticks, decoding: Ticks) -> Ticks:
         return pts
     moved = pts.copy()
     for begin, end in zip(begins, [*begins[1:], len(pts)], strict=True):
-        before = np.sort(moved[:begin][-(10**4) :])
+        before = np.sort(moved[max(begin - LATEST, 0) : begin])
         step = max(int(np.median(np.diff(before))), 1)
         shift = int(before[-1]) + step - int(pts[begin:end].min())
         if abs(shift) > MAX_SHIFT:
