@@ -54,8 +54,8 @@ _NETWORKS: dict[str, tuple[str, str]] = {
 """model_type -> where transformers keeps its class. Importing that module alone saves seconds over the Auto classes."""
 
 _LOADING_ERRORS = (
-    OSError, ValueError, RuntimeError, KeyError, TypeError, ZeroDivisionError, AssertionError, SafetensorError,
-    StrictDataclassError,
+    OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, ZeroDivisionError, AssertionError,
+    SafetensorError, StrictDataclassError,
 )  # fmt: skip
 """What a damaged or contradictory checkpoint makes transformers raise."""
 
