@@ -88,6 +88,16 @@ def test_what_is_missing_has_its_row(corpus: Path) -> None:
     assert item.stamp() == "0" * 16
 
 
+def test_an_address_is_told_as_one(corpus: Path) -> None:
+    (corpus / "rows.jsonl").write_text('{"video": "https://host/a//b.mp4"}\n')
+    (corpus / "all.txt").write_text("https://host/a.mp4\n")
+    found = [(item.video, item.problem) for item in admit(["rows.jsonl", "all.txt", "http://host/c.mp4"])]
+    assert [video for video, _ in found] == ["https://host/a//b.mp4", "https://host/a.mp4", "http://host/c.mp4"]
+    assert {problem for _, problem in found} == {
+        f"{video}: is an address, and a corpus is of files; download it first" for video, _ in found
+    }
+
+
 @pytest.mark.parametrize(
     ("name", "said"),
     [

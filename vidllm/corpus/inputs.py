@@ -24,6 +24,7 @@ from vidllm.corpus.stores import own_files
 from vidllm.corpus.webdataset import TAR_SUFFIXES, tar_items
 from vidllm.corpus.webdataset import opened_path as opened_path
 from vidllm.errors import ConfigError, InputError
+from vidllm.video.address import is_url
 from vidllm.video.timecode import parse_time
 
 PATH_COLUMNS = ("video", "path", "video_path", "file", "file_name", "filename", "mp4")
@@ -194,7 +195,7 @@ def _file(path: str, options: InputOptions, root: str | None = None) -> Iterator
     elif os.path.exists(path):
         yield Item(video=path, path=path, root=root)
     else:
-        yield Item(video=path, path=path, problem=f"{path}: no such file or folder; check the spelling")
+        yield Item(video=path, path=path, problem=_absent(path, "no such file or folder; check the spelling"))
 
 
 def _folder(root: str, options: InputOptions) -> Iterator[Item]:
@@ -295,11 +296,16 @@ def _row(file: str, kind: SourceKind, index: int, row: object, options: InputOpt
     except ValueError as error:
         return Item(video=place, path=place, problem=f"{place}: {error}")
     path = _beside(file, fields.path, options)
+    gone = f"no such file ({place}); name the folder of the videos"
     return Item(
         video=path, path=path, start=fields.start, end=fields.end, prompt=fields.prompt,
         source=SourceRow(kind=kind, file=file, index=index, id=fields.id, caption=fields.caption),
-        problem=None if os.path.exists(path) else f"{path}: no such file ({place}); name the folder of the videos",
+        problem=None if os.path.exists(path) else _absent(path, gone),
     )  # fmt: skip
+
+
+def _absent(path: str, said: str) -> str:
+    return f"{path}: {'is an address, and a corpus is of files; download it first' if is_url(path) else said}"
 
 
 @dataclass(frozen=True)
@@ -366,6 +372,6 @@ def _time(value: object) -> float | None:
 
 def _beside(file: str, path: str, options: InputOptions) -> str:
     """A path inside a list, from where this process stands."""
-    if file == "-" and options.videos is None:
+    if (file == "-" and options.videos is None) or is_url(path):
         return path
     return os.path.normpath(os.path.join(options.videos or os.path.dirname(file), path))
