@@ -141,6 +141,12 @@ def test_a_list_ended_by_nul(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> N
         assert names("-") == ["clips/b.mp4", "clips/two\nlines.mp4", "clips/a.MKV"]
 
 
+def test_a_list_as_powershell_saves_it_is_told_as_what_it_is(corpus: Path) -> None:
+    (corpus / "all.txt").write_text("clips/b.mp4\nclips/a.MKV\n", encoding="utf-16")
+    with pytest.raises(InputError, match=r"^all.txt: is a list in UTF-16; save it as UTF-8"):
+        names("all.txt")
+
+
 def test_a_list_that_names_itself(corpus: Path) -> None:
     (corpus / "all.txt").write_text("./all.txt\nclips/b.mp4\nmore.txt\n")
     (corpus / "more.txt").write_text("all.txt\nclips/a.MKV\n")

@@ -224,6 +224,8 @@ def _list(path: str, options: InputOptions) -> Iterator[Item]:
     options = replace(options, lists=options.lists | {os.path.realpath(path)})
     rows, left_out = _Rows(path, "jsonl", options), Counter[str]()
     for index, line in enumerate(lines):
+        if index == 0 and line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise InputError(f"{path}: is a list in UTF-16; save it as UTF-8")
         text = os.fsdecode(line.removeprefix(codecs.BOM_UTF8 if index == 0 else b"").rstrip(b"\r\n"))
         if text.startswith("{"):
             yield from rows.items(index, parsed(line))
