@@ -12,7 +12,7 @@ road        one frame / 16 frames, zero-shot / 52 frames under RoPE x2, zero-sho
 tokens      tokens a frame x frames within 1k, 2k and 4k, of the first seed's model after SFT
 strategies  SFT on videos alone, pictures and videos in separate batches, in mixed batches
 account     the video model that ships, and after DPO on its own accounts of whole clips, each against itself without
-            what never happened
+            what never happened, or without what did
 
 Scores are means over questions of unseen clips in percent: QA over what, colour, count, where and exists at named
 moments, `when` within one sampling interval, descriptions by the F1 of their events, how many events they tell, and how
@@ -172,7 +172,7 @@ class Bench:
         return out
 
     def corrected(self, seed: int) -> Path:
-        """The video model that ships, taught to tell its own accounts of the clips without what never happened."""
+        """The video model that ships, taught what is wrong in its own accounts of the clips."""
         pairs, out = self.made / f"accounts-{seed}.jsonl", self.made / f"corrected-{seed}"
         if not pairs.exists():
             asked = self.made / "account.txt"

@@ -52,7 +52,7 @@ Perturb = Annotated[
 Rule = Annotated[
     Literal["best", "threshold", "corrected"],
     typer.Option("--pairs", help="best: best against worst. threshold: those that reach it against those that do not. "
-                 "corrected: a description without what never happened against itself (the oracle)."),
+                 "corrected: a description against itself without what never happened, or without what did (oracle)."),
 ]
 Threshold = Annotated[float, typer.Option("--threshold", metavar="S", help="Of --pairs threshold, 1 to 5.")]
 Margin = Annotated[float, typer.Option("--margin", metavar="S", help="Scores nearer than this are a tie: no pair.")]

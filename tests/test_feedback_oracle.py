@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from vidllm.feedback.claims import read_claim, read_claims
-from vidllm.feedback.correct import correct
 from vidllm.feedback.judge import Case
 from vidllm.feedback.oracle import MISSED, NEAREST_WRONG, Oracle, grade, hold_against, names_seen, summarise
 from vidllm.feedback.truth import find_truth
+from vidllm.feedback.twins import Twin, twin
 from vidllm.train.lessons import clip_lessons
 from vidllm.world.generate import generator, make_script
 from vidllm.world.make import save_truth
@@ -229,19 +229,31 @@ def test_what_claims_nothing_is_read_as_nothing() -> None:
         ("The red circle moves right. Then the red circle moves right.", "The red circle moves right."),
         ("A red circle moves right by 3.5 cm; a blue square grows! It is dark.",
          "A red circle moves right by 3.5 cm; It is dark."),
-        ("The red circle turns green. Then the red circle moves right.", None),
-        ("The yellow star grows.", None),
-        ("Nothing happens.", None),
     ],
 )  # fmt: skip
 def test_a_correction_leaves_out_what_never_happened_and_nothing_else(
-    tmp_path: Path, answer: str, corrected: str | None
+    tmp_path: Path, answer: str, corrected: str
 ) -> None:
     clip = tmp_path / "a.mp4"
     save_truth(HAND, clip.with_suffix(".json"), 0)
-    assert correct(Case(question="describe the video.", answer=answer, video=clip)) == corrected
-    assert correct(Case(question="what happens at 0:03?", answer=answer, video=clip)) is None
-    assert correct(Case(question="describe the video.", answer=answer, video=tmp_path / "b.mp4")) is None
+    assert twin(Case(question="describe the video.", answer=answer, video=clip)) == Twin("corrected", corrected)
+    assert twin(Case(question="what happens at 0:03?", answer=answer, video=clip)) is None
+    assert twin(Case(question="describe the video.", answer=answer, video=tmp_path / "b.mp4")) is None
+
+
+def test_a_right_description_is_shortened_by_one_event(tmp_path: Path) -> None:
+    clip = tmp_path / "a.mp4"
+    save_truth(HAND, clip.with_suffix(".json"), 0)
+
+    def made(answer: str) -> Twin | None:
+        return twin(Case(question="describe the video.", answer=answer, video=clip))
+
+    short = made(tell(HAND.events))
+    assert short == made(tell(HAND.events))
+    assert short is not None
+    assert short.source == "shortened"
+    assert short.text in {tell([e for e in HAND.events if e is not left_out]) for left_out in HAND.events}
+    assert [made(text) for text in ("The red circle moves right.", "The yellow star grows.", NOTHING, "")] == [None] * 4
 
 
 def test_names_are_those_an_object_ever_has() -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from vidllm.clip import PlanOptions, open_clip
 from vidllm.errors import ConfigError
-from vidllm.feedback.candidates import CORRECTED, SAMPLED, Candidate, SamplingOptions
+from vidllm.feedback.candidates import CORRECTED, SAMPLED, SHORTENED, Candidate, SamplingOptions
 from vidllm.feedback.judge import Verdict
 from vidllm.feedback.pairs import (
     ALIKE,
@@ -85,13 +85,13 @@ def test_what_was_said_of_a_changed_clip_is_only_ever_rejected() -> None:
     assert told([scored(5, 1, sources=(SAMPLED, "blank"))], FREE) == [("a0", "a1")]
 
 
-def test_a_correction_stands_against_the_answer_it_corrects_and_no_other() -> None:
-    candidates = scored(4.5, 3.0, 2.0, 5.0, 3.5, 2.0, sources=(*[SAMPLED] * 3, *[CORRECTED] * 3))
-    of = {3: "a0", 4: "a1", 5: "a2"}
-    candidates = [replace(one, candidate=replace(one.candidate, corrects=of.get(n, ""))) for n, one in
+def test_an_answer_stands_against_its_twin_and_nothing_else() -> None:
+    candidates = scored(4.5, 3.0, 2.0, 5.0, 3.5, 2.0, 4.0, sources=(*[SAMPLED] * 3, *[CORRECTED] * 3, SHORTENED))
+    of = {3: "a0", 4: "a1", 5: "a2", 6: "a0"}
+    candidates = [replace(one, candidate=replace(one.candidate, twin_of=of.get(n, ""))) for n, one in
                   enumerate(candidates)]  # fmt: skip
     corrected = PairOptions(rule="corrected", margin=1.0, rebalance=0.0, most=3)
-    assert sorted(told([candidates], corrected)) == [("a3", "a0"), ("a4", "a1")]  # a5 is no better than a2
+    assert sorted(told([candidates], corrected)) == [("a0", "a6"), ("a3", "a0"), ("a4", "a1")]  # a5 equals a2
     assert told([candidates], FREE) == [("a0", "a2")]
 
 

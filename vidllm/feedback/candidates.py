@@ -16,6 +16,9 @@ SAMPLED = "sample"
 """The source of a candidate the model wrote about the clip as it is; others are named by what was done to the clip."""
 CORRECTED = "corrected"
 """The source of one that is an answer of the model without what never happened."""
+SHORTENED = "shortened"
+"""The source of one that is a right answer of the model with an event left out."""
+TWINS = (CORRECTED, SHORTENED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,14 +58,14 @@ class Candidate:
     source: str = SAMPLED
     rope_factor: float = 1.0
     """Positions were stretched by so much when `logp` was measured: the least under which prompt and answer fit."""
-    corrects: str = ""
-    """The answer that this one is the correction of."""
+    twin_of: str = ""
+    """The answer that this one was made of."""
 
     def to_dict(self) -> dict[str, Any]:
         """For a line of JSON."""
         told = {"text": self.text, "logp": self.logp, "tokens": self.tokens, "source": self.source}
         told |= {"rope_factor": self.rope_factor} if self.rope_factor != 1.0 else {}
-        return told | ({"corrects": self.corrects} if self.corrects else {})
+        return told | ({"twin_of": self.twin_of} if self.twin_of else {})
 
 
 @dataclass(frozen=True, kw_only=True)

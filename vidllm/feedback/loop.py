@@ -20,6 +20,7 @@ from vidllm.feedback.items import Asked
 from vidllm.feedback.journal import Journal, Slot
 from vidllm.feedback.judge import Case, Judge, Judged
 from vidllm.feedback.perturb import Change, perturb_messages
+from vidllm.feedback.twins import Twin
 from vidllm.train.ahead import Ahead
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class Samples(Protocol):
 
     def sample(
         self, messages: Sequence[Message], key: str, others: Sequence[tuple[str, Sequence[Message]]] = (),
-        correct: Callable[[str], str | None] | None = None,
+        twin: Callable[[str], Twin | None] | None = None,
     ) -> Sampled:  # fmt: skip
         """Candidates for the question the messages end with."""
 
@@ -101,8 +102,8 @@ class Work:
     sampler: Callable[[], Samples]
     """Called when the first question has to be asked: a run that only judges loads no model."""
     changes: tuple[Change, ...] = ()
-    correct: Callable[[Case], str | None] | None = None
-    """Gives an answer without what is wrong with it: another candidate."""
+    twin: Callable[[Case], Twin | None] | None = None
+    """Makes another candidate of an answer."""
     retry_errors: bool = False
     """Also what could not be asked, and answers without a verdict."""
 
@@ -178,7 +179,7 @@ class Run:
                 raise VideoError(opened)
             self._sampler = self._sampler or self._work.sampler()
             sampled = self._sampler.sample(
-                opened, asked.draw, list(self._changed(opened, asked.draw)), self._correcting(asked)
+                opened, asked.draw, list(self._changed(opened, asked.draw)), self._twin(asked)
             )
         except (VideoError, BudgetError) as error:
             self._journal.add_failed(slot, str(error))
@@ -189,9 +190,9 @@ class Run:
         self.tally.candidates += len(sampled.candidates)
         return sampled
 
-    def _correcting(self, asked: Asked) -> Callable[[str], str | None] | None:
-        correct = self._work.correct
-        return None if correct is None else lambda answer: correct(asked.case(answer))
+    def _twin(self, asked: Asked) -> Callable[[str], Twin | None] | None:
+        make = self._work.twin
+        return None if make is None else lambda answer: make(asked.case(answer))
 
     def _changed(self, messages: Sequence[Message], key: str) -> Iterator[tuple[str, Sequence[Message]]]:
         for change in self._work.changes:

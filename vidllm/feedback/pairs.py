@@ -2,12 +2,12 @@
 
     threshold   every answer of at least `threshold` against every one below it                          (LLaVA-Hound)
     best        the best against the worst, then the next best against the next worst                    (OV-Chat)
-    corrected   an answer against itself without what never happened, however little that is              (RLHF-V)
+    corrected   an answer against its twin: itself without what never happened, or without what did       (RLHF-V)
 
 Ties are no pairs (scores must differ by `margin`), what is chosen scores at least `least_chosen`, what the model said
 of a changed clip is only ever rejected, and a question gives at most `most` pairs (RLAIF-V: 2), no answer twice on the
-same side. Then lengths are rebalanced: a judge's taste for long answers must not be what is learnt. Corrections are
-shorter by what they leave out, and stay so.
+same side. Then lengths are rebalanced: a judge's taste for long answers must not be what is learnt. Twins differ in
+what was left out and in nothing else, so that any difference of their scores counts and none are left out for lengths.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from vidllm.errors import ConfigError
-from vidllm.feedback.candidates import CORRECTED, SAMPLED, Candidate
+from vidllm.feedback.candidates import CORRECTED, SAMPLED, SHORTENED, TWINS, Candidate
 from vidllm.feedback.judge import LEAST, MOST, Verdict
 
 Rule = Literal["threshold", "best", "corrected"]
@@ -146,8 +146,10 @@ def _of_question(number: int, scored: Sequence[Scored], options: PairOptions) ->
 def _is_pair(good: Candidate, bad: Candidate, gap: float, options: PairOptions) -> bool:
     """Whether the one may be chosen over the other."""
     if options.rule == "corrected":
-        return good.source == CORRECTED and good.corrects == bad.text and gap > 0
-    return good.source == SAMPLED and bad.source != CORRECTED and gap >= options.margin
+        better = good.source == CORRECTED and good.twin_of == bad.text
+        worse = bad.source == SHORTENED and bad.twin_of == good.text
+        return (better or worse) and gap > 0
+    return good.source == SAMPLED and bad.source not in TWINS and gap >= options.margin
 
 
 def _few(pairs: Sequence[Pair], options: PairOptions) -> list[Pair]:

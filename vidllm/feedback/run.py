@@ -17,7 +17,6 @@ from vidllm.corpus.recipe import NOT_SHAPING
 from vidllm.errors import ConfigError, OutputError, RowError
 from vidllm.feedback.asked_judge import Judging
 from vidllm.feedback.candidates import CORRECTED, Sampled, SamplingOptions
-from vidllm.feedback.correct import correct
 from vidllm.feedback.items import Asked, Questions, read_questions
 from vidllm.feedback.journal import Journal, Opinion, Slot, journal_of
 from vidllm.feedback.judge import Judge
@@ -27,6 +26,7 @@ from vidllm.feedback.pairs import Pair, PairOptions, Scored, make_pairs
 from vidllm.feedback.perturb import Change
 from vidllm.feedback.report import Agreement, Figures, Report, agree, make_report
 from vidllm.feedback.rowfile import Row, pair_row, write_rows
+from vidllm.feedback.twins import twin
 from vidllm.interrupts import Interrupts
 from vidllm.linefile import write_whole
 from vidllm.model.families import load_tokenizer, read_spec, resolve_model
@@ -214,7 +214,7 @@ def _work(asked: Sequence[Asked], judge: Judge, options: FeedbackOptions, folder
         questions=asked, slots=[Slot(one.key, one.stamp(), recipe) for one in asked],
         opinions=[_opinion_key(judge, one) for one in asked], judge=judge, look=_Opener(folder, options.plan),
         sampler=sampler, changes=options.changes, retry_errors=options.retry_errors,
-        correct=correct if options.pairs.rule == CORRECTED else None,
+        twin=twin if options.pairs.rule == CORRECTED else None,
     )  # fmt: skip
 
 

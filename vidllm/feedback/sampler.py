@@ -20,7 +20,7 @@ from torch import Tensor
 
 from vidllm.engine import Past, Reply, Written, read, shared_prefix
 from vidllm.errors import ModelError
-from vidllm.feedback.candidates import CORRECTED, SAMPLED, Candidate, Sampled, SamplingOptions
+from vidllm.feedback.candidates import SAMPLED, Candidate, Sampled, SamplingOptions
 from vidllm.model.kv import writable
 from vidllm.model.memory import free_bytes
 from vidllm.model.reader import TextReader
@@ -30,6 +30,7 @@ from vidllm.prompt import Example, Message, Prompt, build_example, build_prompt
 
 if TYPE_CHECKING:
     from vidllm.ask import VideoModel
+    from vidllm.feedback.twins import Twin
     from vidllm.model.kv import State
     from vidllm.options import GenerationOptions
 
@@ -57,13 +58,13 @@ class Sampler:
 
     def sample(
         self, messages: Sequence[Message], key: str, others: Sequence[tuple[str, Sequence[Message]]] = (),
-        correct: Callable[[str], str | None] | None = None,
+        twin: Callable[[str], Twin | None] | None = None,
     ) -> Sampled:  # fmt: skip
         """Candidates for the question `messages` end with. `key` names it: with the seed it decides every draw.
 
         `others` are (source, the same messages about a changed clip): one answer each, whose `logp` is that of saying
-        it about the clip as it is. `correct` makes of an answer a better one, which becomes a candidate beside
-        it. Raises BudgetError, ModelError.
+        it about the clip as it is. What `twin` makes of an answer becomes a candidate beside it. Raises
+        BudgetError, ModelError.
         """
         prompt = self._prompt(messages)
         # Changed clips first: what is read last is the clip as it is, behind which all candidates are measured.
@@ -71,10 +72,10 @@ class Sampler:
         told = [(SAMPLED, written) for written in self._draw(prompt, key, self._options.k)]
         kept, dropped = _distinct([*told, *asides])
         scored = [self._score(messages, prompt, text, source) for text, source in kept]
-        if correct is not None:
-            pairs = [(text, correct(text)) for text, source in kept if source == SAMPLED]
-            scored += [replace(self._score(messages, prompt, better, CORRECTED), corrects=text)
-                       for text, better in pairs if better is not None]  # fmt: skip
+        if twin is not None:
+            both = [(text, twin(text)) for text, source in kept if source == SAMPLED]
+            scored += [replace(self._score(messages, prompt, made.text, made.source), twin_of=text)
+                       for text, made in both if made is not None]  # fmt: skip
         return Sampled(candidates=tuple(scored), dropped=dropped, prompt=prompt_digest(prompt))
 
     def _prompt(self, messages: Sequence[Message]) -> Prompt:
