@@ -29,7 +29,6 @@ _KINDS: Mapping[str, tuple[type, ...]] = {
     **dict.fromkeys(("finish_reason", "error", "duplicate_of", "root", "subtitles", "check"), _TEXT + _NOTHING),
     **dict.fromkeys(("start", "end"), _NUMBER + _NOTHING), "seconds": _NUMBER, "attempts": (int,),
 }  # fmt: skip
-_FRAME_KINDS: Mapping[str, tuple[type, ...]] = {"time": _NUMBER, "tokens": (int,)}
 _USAGE_KINDS: Mapping[str, tuple[type, ...]] = {
     "video_tokens": (int, *_NOTHING), "text_tokens": (int,), "answer_tokens": (int,), "context": (int,),
     "rope_factor": _NUMBER,
@@ -155,7 +154,7 @@ class CaptionRow:
         try:
             known = {name: fields[name] for name in cls.__dataclass_fields__ if name in fields}
             _check(known, _KINDS)
-            frames = tuple(RowFrame(**_only(frame, _FRAME_KINDS)) for frame in fields.get("frames") or ())
+            frames = tuple(map(_frame, fields.get("frames") or ()))
             usage = RowUsage(**_only(fields["usage"], _USAGE_KINDS)) if fields.get("usage") else None
             if fields.get("source") is not None and _only(fields["source"], _SOURCE_KINDS)["kind"] not in SOURCE_KINDS:
                 raise ValueError(f"source is of kind {fields['source']['kind']!r}")
@@ -188,6 +187,14 @@ def _check(fields: Mapping[str, Any], kinds: Mapping[str, tuple[type, ...]]) -> 
         value = fields.get(name)
         if name in fields and not (isinstance(value, kind) and (not isinstance(value, float) or math.isfinite(value))):
             raise ValueError(f"{name} is {str(value)[:40]!r}")
+
+
+def _frame(fields: Mapping[str, Any]) -> RowFrame:
+    """One of the many frames of a row. Raises KeyError or ValueError."""
+    time, tokens = fields["time"], fields["tokens"]
+    if type(time) not in _NUMBER or type(tokens) is not int or not -math.inf < time < math.inf:
+        raise ValueError(f"a frame's time is {str(time)[:40]!r} and its tokens are {str(tokens)[:40]!r}")
+    return RowFrame(time=time, tokens=tokens)
 
 
 def _only(fields: Mapping[str, Any], kinds: Mapping[str, tuple[type, ...]]) -> dict[str, Any]:
