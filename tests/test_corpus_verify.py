@@ -130,7 +130,7 @@ def frames_gone_before_rows_had_checks(out: Path) -> None:
         (without(1), "was admitted under recipe .* and has no row"),
         (lambda out: out.write_text(out.read_text() + lines_of(out)[0] + "\n"), "has two rows, ok and ok"),
         (lambda out: out.write_text(out.read_text() + "hello\n"), r"out.jsonl:5: is no caption row"),
-        (changed("frames", [{"time": "0:01", "tokens": 3}]), r"out.jsonl:1: is no caption row \(a frame's time is '0:01'"),
+        (changed("frames", [{"time": "0:01", "tokens": 3}]), r"is no caption row \(a frame's time is '0:01'"),
         (changed("start", float("nan")), r"out.jsonl:1: is no caption row \(start is 'nan'\)"),
         (changed("usage", {"text_tokens": 3}), r"out.jsonl:1: is no caption row \(video_tokens is missing\)"),
         (changed("source", {"file": 3}), r"out.jsonl:1: is no caption row \(file is '3'\)"),
