@@ -140,6 +140,8 @@ def test_lines_on_screen_in_a_half_open_range(clip: Path, start: float, end: flo
         ("utf-8", "你好,世界。"),
         ("utf-8-sig", "你好,世界。"),
         ("utf-16", "你好,世界。"),
+        ("utf-16-le", "你好,世界。"),
+        ("utf-16-be", "hello"),
         ("gb18030", "你好世界,这是一个测试。"),
         ("cp1252", "Déjà vu à l'été"),
     ],

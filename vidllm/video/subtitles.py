@@ -123,6 +123,9 @@ def _decoded(data: bytes) -> str:
     """UTF-8 or UTF-16 as the bytes say; else Chinese (GB 18030) if bytes beyond ASCII stand in runs, else Latin."""
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         return data.decode("utf-16", "replace")
+    if b"\0" in data:  # UTF-16 without its mark: the zeros of digits and line ends tell the order of bytes
+        little = data[1::2].count(0) >= data[::2].count(0)
+        return data.decode("utf-16-le" if little else "utf-16-be", "replace")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError:
