@@ -58,6 +58,11 @@ class PairOptions:
         if not 0 <= self.most_rebalanced <= 1:
             raise ConfigError(f"most_rebalanced is {self.most_rebalanced:g}; use a share of the pairs, 0 to 1")
 
+    @property
+    def of_twins(self) -> bool:
+        """Answers stand against their twins (`twins`), which have to be made when the answers are."""
+        return self.rule == "corrected"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
@@ -114,7 +119,7 @@ def make_pairs(questions: Sequence[Sequence[Scored]], options: PairOptions) -> P
             dropped[found] += 1
         else:
             pairs += found
-    balanced = options.rebalance is not None and options.rule != "corrected"
+    balanced = options.rebalance is not None and not options.of_twins
     kept = rebalanced(pairs, options) if balanced else pairs
     return Paired(pairs=tuple(kept), dropped=dict(dropped), rebalanced=len(pairs) - len(kept))
 
@@ -145,7 +150,7 @@ def _of_question(number: int, scored: Sequence[Scored], options: PairOptions) ->
 
 def _is_pair(good: Candidate, bad: Candidate, gap: float, options: PairOptions) -> bool:
     """Whether the one may be chosen over the other."""
-    if options.rule == "corrected":
+    if options.of_twins:
         better = good.source == CORRECTED and good.twin_of == bad.text
         worse = bad.source == SHORTENED and bad.twin_of == good.text
         return (better or worse) and gap > 0

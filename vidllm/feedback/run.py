@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from vidllm.corpus.recipe import NOT_SHAPING
 from vidllm.errors import ConfigError, OutputError, RowError
 from vidllm.feedback.asked_judge import Judging
-from vidllm.feedback.candidates import CORRECTED, Sampled, SamplingOptions
+from vidllm.feedback.candidates import Sampled, SamplingOptions
 from vidllm.feedback.items import Asked, Questions, read_questions
 from vidllm.feedback.journal import Journal, Opinion, Slot, journal_of
 from vidllm.feedback.judge import Judge
@@ -130,7 +130,7 @@ def feedback(
 
 
 def _check_rule(options: FeedbackOptions) -> None:
-    if options.pairs.rule == CORRECTED and options.judge != "oracle":
+    if options.pairs.of_twins and options.judge != "oracle":
         raise ConfigError("only the oracle can say which part of an answer never happened; use another --pairs with "
                           f"--judge {options.judge}")  # fmt: skip
 
@@ -214,7 +214,7 @@ def _work(asked: Sequence[Asked], judge: Judge, options: FeedbackOptions, folder
         questions=asked, slots=[Slot(one.key, one.stamp(), recipe) for one in asked],
         opinions=[_opinion_key(judge, one) for one in asked], judge=judge, look=_Opener(folder, options.plan),
         sampler=sampler, changes=options.changes, retry_errors=options.retry_errors,
-        twin=twin if options.pairs.rule == CORRECTED else None,
+        twin=twin if options.pairs.of_twins else None,
     )  # fmt: skip
 
 
@@ -242,7 +242,7 @@ def recipe_digest(fingerprint: str, options: FeedbackOptions) -> str:
     """16 hex digits over everything that shapes candidates but the question: other options, other candidates."""
     look = {name: value for name, value in dataclasses.asdict(options.plan).items() if name not in NOT_SHAPING}
     shaping = [VERSION, fingerprint, options.dtype, dataclasses.asdict(options.sampling), look, options.changes]
-    shaping += [CORRECTED] if options.pairs.rule == CORRECTED else []
+    shaping += ["twins"] if options.pairs.of_twins else []
     return hashlib.blake2b(json.dumps(shaping, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
