@@ -122,6 +122,49 @@ def test_a_list_on_stdin(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert items[4].path == os.fsdecode(b"no \xff.mp4")
 
 
+@pytest.mark.parametrize("by", ["list", "glob", "folder", "names"])
+def test_a_data_set_that_can_not_be_read_costs_only_itself(
+    corpus: Path, by: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only one that was named first, before any clip, ends the run: there is none yet."""
+    bad = [touch(corpus / "sets" / name, b"{no row" * 300) for name in ("no.tar", "bad.json", "cut.parquet")]
+    write_tar(corpus / "sets" / "z.tar", {"k.mp4": b"k"})
+    listed = "".join(f"{path}\n" for path in [*bad, "gone.jsonl", "gone.tar", "sets/z.tar"])
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(listed.encode())))
+    named = {"list": ["-"], "glob": ["sets/*"], "folder": ["sets"], "names": ["sets/z.tar", *map(str, bad)]}[by]
+    items = list(admit(named))
+    assert [item.video for item in items if item.problem is None] == ["sets/z.tar!k.mp4"]
+    problems = {Path(item.video).name: item.problem for item in items if item.problem is not None}
+    absent = {"gone.jsonl", "gone.tar"} if by == "list" else set()
+    assert problems.keys() == ({"no.tar"} if by == "folder" else {"no.tar", "bad.json", "cut.parquet"} | absent)
+    assert all(problem is not None and "\n" not in problem for problem in problems.values())
+    with pytest.raises(InputError, match="can not be read as a tar"):
+        next(admit([str(bad[0]), "sets/z.tar"]))
+
+
+@pytest.mark.parametrize("by", ["list", "glob", "names"])
+def test_what_vidllm_wrote_among_clips_is_no_clip(corpus: Path, by: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A report, side files and an output of another recipe lie where `clips/**` finds them, too."""
+    ours = {
+        "report.html": b"<!doctype html><html lang=en><meta charset=utf-8>", "old.diff": b"a: caption_v1, 3",
+        "old.jsonl": b"{}\n", "old.jsonl.admitted": b'{"recipe": "0123456789abcdef"}\n', "old/.vidllm-files": b"\n",
+        "old/sub/a.txt": b"A caption.\n", "old/sub/a.json": b"{}\n",
+    }  # fmt: skip
+    for name, data in ours.items():
+        touch(corpus / "clips" / name, data)
+    for name in ("page.html", "more.jsonl"):  # somebody else's
+        touch(corpus / "clips" / name, b'{"video": "b.mp4"}\n')
+    files = sorted(glob.glob("clips/**", recursive=True))
+    files = [name for name in files if Path(name).is_file()]
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("\n".join(files).encode())))
+    said: list[str] = []
+    found = names(*{"list": ["-"], "glob": ["clips/**"], "names": files}[by], remark=said.append)
+    clips = {"clips/a.MKV", "clips/b.mp4", "clips/notes", "clips/page.html", "clips/sub/c.webm", "clips/sub/deep/d.mp4"}
+    assert set(found) == clips
+    assert any("6 files that vidllm wrote are left out" in line for line in said)
+    assert len(names("clips/old.jsonl")) == 1  # alone it is a data set
+
+
 def test_a_list_from_find_leaves_out_what_lies_beside_clips(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("b.json", "b.en.srt", "a.txt"):
         touch(corpus / "clips" / name)

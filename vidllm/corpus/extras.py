@@ -12,16 +12,12 @@ from vidllm.corpus.diff import recaption, write_diff
 from vidllm.corpus.sidefiles import Format, parse_formats, write_side_files
 from vidllm.corpus.sidefolder import SideFolder
 from vidllm.corpus.stores import DIFF_SUFFIX, check_name
+from vidllm.corpus.traces import DIFF, PAGE, head_of
 from vidllm.errors import ConfigError, OutputError
 from vidllm.linefile import not_writable
 
 if TYPE_CHECKING:
     from vidllm.corpus.caption import CaptionReport
-
-
-MOST_HEAD_BYTES = 4096
-_DIFF, _PAGE = re.compile(rb"[^\n]*: caption_v\d+, "), re.compile(rb"<!doctype html><html lang=en>")
-"""How our reports of changes and our pages begin."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,15 +50,14 @@ def check_extras(output: Path, extras: Extras) -> Iterator[str]:
         if folder.path != output.with_suffix(""):
             yield f"{output.with_suffix('')}: is there already; {', '.join(extras.wanted_formats)} go to {folder.path}"
     if extras.in_place:
-        _check_ours(output.with_suffix(DIFF_SUFFIX), _DIFF)
+        _check_ours(output.with_suffix(DIFF_SUFFIX), DIFF)
     if extras.report is not None:
-        _check_ours(extras.report, _PAGE)
+        _check_ours(extras.report, PAGE)
 
 
 def _check_ours(path: Path, begins: re.Pattern[bytes]) -> None:
     try:
-        with open(path, "rb") as file:
-            head = file.read(MOST_HEAD_BYTES)
+        head = head_of(path)
     except FileNotFoundError:
         return
     except OSError as error:

@@ -19,8 +19,9 @@ from pathlib import Path, PurePath
 
 from vidllm.corpus.formats import array_rows, lines_of, parquet_rows, parsed, split_at_nul
 from vidllm.corpus.item import Item, SourceKind, SourceRow, digest_of
-from vidllm.corpus.listing import clips_of, files_below, is_clip, is_side_file, lies_beside_a_clip, matching
+from vidllm.corpus.listing import clips_beside, clips_of, files_below, is_clip, is_side_file, matching
 from vidllm.corpus.stores import own_files
+from vidllm.corpus.traces import is_output, is_trace
 from vidllm.corpus.webdataset import TAR_SUFFIXES, tar_items
 from vidllm.corpus.webdataset import opened_path as opened_path
 from vidllm.errors import ConfigError, InputError
@@ -82,18 +83,43 @@ class InputOptions:
 def admit(inputs: Sequence[str], options: InputOptions | None = None) -> Iterator[Item]:
     """The clips of all inputs, each once, in the order of the inputs; a folder's and a glob's sorted by name.
 
-    Raises InputError when a list, data set or tar can not be read or a glob matches nothing; before the first item
-    when it can be told by then.
+    A list, data set or tar that can not be read, or not to its end, is an item with a problem. Raises InputError where
+    that is so of one that was named itself, or a glob matches nothing, and it can be told before the first item.
     """
     options = options or InputOptions()
     for source in inputs:
         _check(source)
-    named = _without_side_files(inputs, "the inputs", options)
-    items = _once((item for source in named for item in _read(source, options)), options)
+    named = _without_others(inputs, "the inputs", options)
+    items = _once(_all(named, options), options)
     if options.shard is not None:
         number, count = options.shard
         items = (item for item in items if in_shard(item.video, number, count))
     return islice(items, options.limit)
+
+
+def _all(sources: Iterable[str], options: InputOptions) -> Iterator[Item]:
+    begun = False
+    for source in sources:
+        try:
+            for item in _read(source, options):
+                begun = True
+                yield item
+        except InputError as error:
+            if not begun:
+                raise
+            yield _unreadable(source, error)
+
+
+def _found(path: str, items: Iterator[Item]) -> Iterator[Item]:
+    """`items` of what nobody named himself: it stood in a list, a folder, or under a pattern."""
+    try:
+        yield from items
+    except InputError as error:
+        yield _unreadable(path, error)
+
+
+def _unreadable(path: str, error: InputError) -> Item:
+    return Item(video=path, path=path, problem=str(error))
 
 
 def in_shard(video: str, number: int, count: int) -> bool:
@@ -150,9 +176,9 @@ def _read(source: str, options: InputOptions) -> Iterator[Item]:
     if source == "-":
         yield from _list("-", options)
     elif _is_glob(source):
-        for path in _without_side_files(sorted(matching(source)), source, options):
+        for path in _without_others(sorted(matching(source)), source, options):
             if not os.path.isdir(path) or not source.endswith("**"):
-                yield from _read(path, options)
+                yield from _found(path, _read(path, options))
     elif os.path.isdir(source) and source.rstrip(os.sep).endswith(".parquet"):
         own = options.is_own(source.rstrip(os.sep))
         for part in [] if own else sorted(glob.glob(os.path.join(glob.escape(source), "[!_]*.parquet"))):
@@ -163,22 +189,45 @@ def _read(source: str, options: InputOptions) -> Iterator[Item]:
         yield from _file(source, options)
 
 
-def _without_side_files(paths: Sequence[str], source: str, options: InputOptions) -> Iterator[str]:
-    """What a pattern matched, here or in the shell, but for the `a.json` and `a.en.srt` that lie beside an `a.mp4`."""
+def _without_others(paths: Sequence[str], source: str, options: InputOptions) -> Iterator[str]:
+    """What a pattern matched, here or in the shell, but for the `a.json` and `a.en.srt` that lie beside an `a.mp4`, and
+    for what vidllm wrote.
+    """
     clips = clips_of(paths)
-    left_out: Counter[str] = Counter()
+    left_out = _LeftOut(source, options)
     for path in paths:
-        if is_side_file(path, clips):
-            left_out[PurePath(path).suffix.lower()] += 1
-        else:
+        if not left_out.takes(path, beside=is_side_file(path, clips), among_clips=bool(clips)):
             yield path
-    _tell_left_out(left_out, source, options)
+    left_out.tell()
 
 
-def _tell_left_out(left_out: Counter[str], source: str, options: InputOptions) -> None:
-    if left_out:
-        kinds = ", ".join(f"{count} {suffix}" for suffix, count in left_out.most_common())
-        options.remark(f"{source}: {left_out.total()} files beside a video of their name are left out ({kinds})")
+class _LeftOut:
+    """Files among clips that are none: counted by their ending, and told."""
+
+    def __init__(self, source: str, options: InputOptions) -> None:
+        self._source, self._options = source, options
+        self._beside: Counter[str] = Counter()
+        self._ours: Counter[str] = Counter()
+
+    def takes(self, path: str, *, beside: bool, among_clips: bool) -> bool:
+        """Whether it is left out: it lies beside a clip of its name, or vidllm wrote it."""
+        suffix = PurePath(path).suffix.lower()
+        if self._options.is_own(path):
+            return True
+        if beside:
+            self._beside[suffix] += 1
+            return True
+        if is_trace(path) or (among_clips and is_output(path)):
+            self._ours[suffix] += 1
+            return True
+        return False
+
+    def tell(self) -> None:
+        """One line for each kind of them."""
+        for what, found in (("beside a video of their name", self._beside), ("that vidllm wrote", self._ours)):
+            if found:
+                kinds = ", ".join(f"{count} {suffix}" for suffix, count in found.most_common())
+                self._options.remark(f"{self._source}: {found.total()} files {what} are left out ({kinds})")
 
 
 def _file(path: str, options: InputOptions, root: str | None = None) -> Iterator[Item]:
@@ -207,7 +256,8 @@ def _folder(root: str, options: InputOptions) -> Iterator[Item]:
 
     for folder, name in files_below(root, trouble):
         if is_clip(name) or name.endswith(TAR_SUFFIXES):
-            yield from _file(os.path.join(folder, name), options, root)
+            path = os.path.join(folder, name)
+            yield from _found(path, _file(path, options, root))
         else:
             others[PurePath(name).suffix.lower() or "no ending"] += 1
     if others:
@@ -219,22 +269,24 @@ def _folder(root: str, options: InputOptions) -> Iterator[Item]:
 
 
 def _list(path: str, options: InputOptions) -> Iterator[Item]:
-    """Paths, one a line, or JSON rows; empty lines are nothing, nor are files beside a clip that `find` lists too."""
+    """Paths, one a line, or JSON rows; empty lines are nothing, nor is what else `find` lists among clips."""
     lines = split_at_nul(sys.stdin.buffer if path == "-" else lines_of(path))
     options = replace(options, lists=options.lists | {os.path.realpath(path)})
-    rows, left_out = _Rows(path, "jsonl", options), Counter[str]()
+    rows, left_out = _Rows(path, "jsonl", options), _LeftOut(path, options)
     for index, line in enumerate(lines):
         if index == 0 and line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
             raise InputError(f"{path}: is a list in UTF-16; save it as UTF-8")
         text = os.fsdecode(line.removeprefix(codecs.BOM_UTF8 if index == 0 else b"").rstrip(b"\r\n"))
         if text.startswith("{"):
             yield from rows.items(index, parsed(line))
-        elif text.strip() and lies_beside_a_clip(named := _beside(path, text, options)):
-            left_out[PurePath(named).suffix.lower()] += 1
         elif text.strip():
-            yield from _read_named(named, options)
+            named = _beside(path, text, options)
+            clips = () if is_clip(named) else clips_beside(named)  # a folder is only listed for what may be none
+            beside = is_side_file(os.path.basename(named), clips)
+            if not left_out.takes(named, beside=beside, among_clips=bool(clips)):
+                yield from _found(named, _read_named(named, options))
     rows.tell()
-    _tell_left_out(left_out, path, options)
+    left_out.tell()
 
 
 def _read_named(path: str, options: InputOptions) -> Iterator[Item]:

@@ -35,15 +35,13 @@ def is_side_file(path: str, clips: Collection[str]) -> bool:
     return stem in clips
 
 
-def lies_beside_a_clip(path: str) -> bool:
-    """Whether it is a side file of a clip in its folder."""
-    if PurePath(path).suffix.lower() not in SIDE_SUFFIXES:
-        return False
-    folder, name = os.path.split(path)
+def clips_beside(path: str) -> Collection[str]:
+    """The clips in its folder, as `clips_of` has them."""
+    folder = os.path.dirname(path) or os.curdir
     try:
-        return is_side_file(name, _clips_in(folder or os.curdir, os.stat(folder or os.curdir).st_mtime_ns))
+        return _clips_in(folder, os.stat(folder).st_mtime_ns)
     except (OSError, ValueError):
-        return False
+        return ()
 
 
 def clips_of(paths: Collection[str]) -> Collection[str]:

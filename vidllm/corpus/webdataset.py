@@ -128,8 +128,13 @@ def _opened(path: str) -> tarfile.TarFile:
     try:
         return tarfile.open(path)
     except BROKEN as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else _first_line(error)
         raise InputError(f"{path}: can not be read as a tar ({reason}); check the file") from error
+
+
+def _first_line(error: Exception) -> str:
+    """tarfile tells of every compression that it tried, a line each."""
+    return str(error).partition("\n")[0].rstrip(":- ")
 
 
 def _samples(tar: tarfile.TarFile) -> Iterator[_Sample]:
