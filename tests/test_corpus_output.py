@@ -358,13 +358,16 @@ def test_parts_without_their_manifest_are_gone_on_with(tmp_path: Path) -> None:
         assert output.is_finished(item, RECIPE.digest)
 
 
-def test_a_link_to_a_folder_of_parts_may_come_before_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("target", ["parts.parquet", "parts"])
+def test_a_link_to_a_folder_of_parts_may_come_before_it(tmp_path: Path, target: str) -> None:
     pytest.importorskip("pyarrow")
     link, item = tmp_path / "link.parquet", item_at(tmp_path, 1)
-    link.symlink_to(tmp_path / "parts.parquet")
+    link.symlink_to(tmp_path / target)
     with Output.open(link, RECIPE) as output:
         output.add(row_of(item))
-    assert rows_in(tmp_path / "parts.parquet") == [row_of(item)]
+    assert rows_in(link) == [row_of(item)]
+    names = {path.name for path in (tmp_path / target).iterdir()}
+    assert names == {"_admitted.jsonl", "part-000001.parquet"}  # all of it in one place, whatever that is called
 
 
 @pytest.mark.parametrize(

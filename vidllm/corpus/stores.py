@@ -67,8 +67,8 @@ def is_parquet(path: Path) -> bool:
 
 def manifest_of(path: Path) -> Path:
     """The file that keeps what was admitted; one for all names of an output, for its lock lets one run in."""
-    path = _real(path)
-    return path / "_admitted.jsonl" if is_parquet(path) else path.with_name(path.name + ".admitted")
+    real = _real(path)
+    return real / "_admitted.jsonl" if is_parquet(path) else real.with_name(real.name + ".admitted")
 
 
 def _real(path: Path) -> Path:
