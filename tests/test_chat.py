@@ -120,6 +120,17 @@ def test_a_placeholder_in_a_question_is_text_even_where_it_is_no_special_token(t
     assert prompt.input_ids.count(spec.image_token_id) == prompt.video_tokens
 
 
+def test_no_tools_and_no_documents_are_none(tmp_path: Path) -> None:
+    """As transformers renders it: an undefined word is not none, and some templates ask no more than that."""
+    folder = Path(shutil.copytree(tiny_folders()["llava"], tmp_path / "llava"))
+    (folder / "chat_template.jinja").write_text(
+        "{% if tools is not none or documents is not none %}You may call {{ tools }}. {% endif %}"
+        "{% for m in messages %}{% for c in m.content %}{{ c.text if c.type == 'text' else '<image>' }}{% endfor %}"
+        "{% endfor %}"
+    )
+    assert prompt_of(read_spec(folder), [Message("user", "hello", (picture(9, 9),))]).text == "<image>hello"
+
+
 @pytest.mark.parametrize(
     "template", ["{{ messages | nonsense }}", "{{ raise_exception('no pictures here') }}", "only words", "{% if %}"]
 )

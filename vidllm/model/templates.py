@@ -63,7 +63,10 @@ def render(template: str, messages: list[dict[str, Any]], tokens: dict[str, str]
     from jinja2 import TemplateError
 
     try:
-        return _compiled(template).render(messages=messages, add_generation_prompt=reply, **tokens)
+        # tools and documents as transformers says them, none: to `tools is not none` an unsaid word would be something
+        return _compiled(template).render(
+            messages=messages, tools=None, documents=None, add_generation_prompt=reply, **tokens
+        )
     except TemplateError as error:
         raise ValueError(str(error)) from error
 
