@@ -94,8 +94,9 @@ def _spec(model: str | None, grid: PatchGrid | None, context: int | None) -> Mod
 def _lines(planned: Plan) -> list[str]:
     """The plan as a person reads it: the clip, the frames by cost, the sum."""
     plan = planned.plan
-    costs = Counter((frame.stride, frame.tokens) for frame in plan.frames)
-    sizes = ", ".join(f"{n} x {tokens} (stride {stride})" for (stride, tokens), n in sorted(costs.items()))
+    costs = Counter((frame.stride, frame.tokens) for frame in plan.frames if frame.tokens)
+    many = "" if costs.total() == len(plan.frames) else " groups"  # of frames that share their tokens
+    sizes = ", ".join(f"{n}{many} x {tokens} (stride {stride})" for (stride, tokens), n in sorted(costs.items()))
     stretched = f" = {plan.context} x RoPE {plan.rope_factor:g}" if plan.rope_factor > 1 else ""
     room = int(plan.context * plan.rope_factor)
     return [

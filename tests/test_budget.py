@@ -205,6 +205,12 @@ def test_native_frames_travel_in_groups() -> None:
     assert QWEN.groups(5) == 3
 
 
+def test_the_sum_of_native_frames_tells_frames_and_what_shares_tokens_apart() -> None:
+    frames = native_frames([0.0, 1.0, 2.0, 3.0, 4.0], QWEN, (280, 560))
+    with pytest.raises(BudgetError, match=r"^5 frames in 3 groups x 200 \+ 10 text \+ 64 reply = 674 tokens"):
+        plan_tokens(frames, text_tokens=10, room=Room(context=500, scalable=False))
+
+
 def test_native_sizes_keep_the_aspect_and_shrink_to_the_least() -> None:
     sizes = QWEN.sizes(720, 1280)
     counts = [QWEN.tokens(*size) for size in sizes]

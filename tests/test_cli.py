@@ -292,6 +292,15 @@ def test_plan_says_how_a_frame_is_met_and_which_stand_in(run: Run, clips: dict[s
     assert planned["notes"] == asked["notes"] != []
 
 
+def test_plan_says_which_frames_share_their_tokens(run: Run, clips: dict[str, Path], tmp_path: Path) -> None:
+    folder = tmp_path / "qwen"
+    folder.mkdir()
+    out = run("plan", clips["constant"], "-m", tiny_models.qwen2_5_vl(folder), "--frames", "5")[1]
+    assert re.search(r"^frames  5 at ", out, re.MULTILINE)
+    [(total, groups, each)] = re.findall(r"^video +(\d+) tokens: (\d) groups x (\d+) \(stride 1\)$", out, re.MULTILINE)
+    assert (groups, int(total)) == ("3", 3 * int(each))
+
+
 def test_plan_of_a_picture_is_that_of_a_picture(run: Run, tiny: Path) -> None:
     Image.new("RGB", (40, 30), "red").save("red.png")
     code, out, _ = run("plan", "red.png", "what colour is it?", "-m", tiny)

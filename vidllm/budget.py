@@ -300,6 +300,10 @@ def _sum_line(frames: Sequence[PlannedFrame], text: int, reply: int, context: in
 
 
 def _frames_line(frames: Sequence[PlannedFrame]) -> str:
-    """Like "9 frames x 144 + 12 frames x 36 tokens"; a `one` newline shows as a frame one token longer."""
-    counts = groupby(sorted((f.tokens for f in frames if f.tokens), reverse=True))
-    return " + ".join(f"{len(list(group))} frames x {tokens}" for tokens, group in counts) or "0 frames"
+    """Like "9 frames x 144 + 12 frames x 36 tokens", "7 frames in 4 groups x 99" where frames share their tokens; a
+    `one` newline shows as a frame one token longer."""
+    carriers = [frame.tokens for frame in frames if frame.tokens]
+    unit = "frames" if len(carriers) == len(frames) else "groups"
+    counts = groupby(sorted(carriers, reverse=True))
+    line = " + ".join(f"{len(list(group))} {unit} x {tokens}" for tokens, group in counts) or "0 frames"
+    return line if unit == "frames" else f"{len(frames)} frames in {line}"
