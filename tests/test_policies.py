@@ -71,6 +71,22 @@ def test_a_time_outside_the_clip_is_said(llava: ModelSpec) -> None:
     assert any("outside the clip" in note for note in planned.plan.notes)
 
 
+@pytest.mark.parametrize(
+    ("bounds", "said"),
+    [
+        ({"end": 20.0}, '"0:30" lies outside the range looked at (0:00-0:20); no focus on it'),
+        ({"start": 40.0}, '"0:30" lies outside the range looked at (0:40-1:00); no focus on it'),
+        ({"start": 0.0, "end": 300.0}, None),
+    ],
+)
+def test_a_time_within_the_clip_is_not_called_outside_it(
+    bounds: dict[str, float], said: str | None, llava: ModelSpec
+) -> None:
+    options = PlanOptions(**bounds)
+    planned = plan_video(MINUTE, "what happens at 0:30?", llava, load_tokenizer(llava.folder), options)
+    assert [note for note in planned.plan.notes if "outside" in note] == ([said] if said else [])
+
+
 def test_the_default_takes_fewer_frames_when_room_is_short(llava: ModelSpec) -> None:
     for question in ("what happens?", "what happens at 0:30?"):
         small = replace(llava, context=300)

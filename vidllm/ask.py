@@ -27,13 +27,13 @@ from vidllm.model.families import ModelSpec, load_tokenizer, read_spec, resolve_
 from vidllm.model.resolve import BUILTIN, builtin_folder, model_name
 from vidllm.options import AskOptions, split_options
 from vidllm.planned import Plan, plan_source, still_notes, tokens_of_stills
-from vidllm.planning import range_of, room_of
+from vidllm.planning import named_in_vain, range_of, room_of
 from vidllm.prompt import Image, Message, Prompt, Role, build_prompt
 from vidllm.sources import Progress as Progress
 from vidllm.sources import Source as Source
 from vidllm.sources import Stage as Stage
 from vidllm.sources import name_of, open_source, sources_of, tell
-from vidllm.video.timecode import find_focus, outside_notes
+from vidllm.video.timecode import find_focus
 
 if TYPE_CHECKING:
     import torch
@@ -174,11 +174,9 @@ class _Look:
             return still_notes(self.options)
         said: list[str] = []
         for clip in self.clips:
-            start, end = range_of(clip.info, self.options)
-            end = min(end, clip.info.duration)
-            before = outside_notes(self.question, end, start)
+            before = named_in_vain(clip.info, self.question, self.options)
             said += (note for note in clip.plan.notes if note not in before)
-            said += outside_notes(question, end, start)
+            said += named_in_vain(clip.info, question, self.options)
         return tuple(dict.fromkeys(said))
 
 

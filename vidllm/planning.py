@@ -143,7 +143,7 @@ class Planner:
             ),
             notes=(
                 *_unused(spec, options), *_cropped(info, spec, options), *notes, *dropped,
-                *outside_notes(question, min(end, info.duration), start),
+                *named_in_vain(info, question, options),
             ),
         )  # fmt: skip
 
@@ -300,6 +300,13 @@ def range_of(info: VideoInfo, options: PlanOptions) -> tuple[float, float]:
             "choose an earlier --from"
         )
     return min(start, float(info.pts_seconds[-1])), end  # the last frame may stay longer than the others
+
+
+def named_in_vain(info: VideoInfo, question: str, options: PlanOptions) -> tuple[str, ...]:
+    """A word for each time the question names that is not looked at: past the clip, or past the range asked for."""
+    start, end = range_of(info, options)
+    of = "clip" if start == 0 and end >= info.duration else "range looked at"
+    return outside_notes(question, min(end, info.duration), start, of=of)
 
 
 def _unused(spec: ModelSpec, options: PlanOptions) -> tuple[str, ...]:

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vidllm.errors import VideoError
-from vidllm.planning import PlanOptions, policy_of, range_of
+from vidllm.planning import PlanOptions, named_in_vain, policy_of, range_of
 from vidllm.policies import Look
 from vidllm.video.sampling import SamplePlan
-from vidllm.video.timecode import find_focus, format_time, outside_notes
+from vidllm.video.timecode import find_focus, format_time
 
 if TYPE_CHECKING:
     from vidllm.video.decode import FrameSet
@@ -45,10 +45,9 @@ def choose_moments(
     """
     options = options or PlanOptions()
     start, end = range_of(info, options)
-    last = min(end, info.duration)
-    focus = find_focus(question, last, start)
+    focus = find_focus(question, min(end, info.duration), start)
     policy, notes = policy_of(options, focus)
-    notes += outside_notes(question, last, start)
+    notes += named_in_vain(info, question, options)
     spans = focus.spans if focus else ()
     look = Look(
         info=info, pts_seconds=info.pts_seconds, policy=policy, start=start, end=end, spans=spans, fps=options.fps

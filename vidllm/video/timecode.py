@@ -93,12 +93,15 @@ def find_focus(question: str, duration: float, start: float = 0.0) -> Focus | No
     return Focus(tuple(spans), ", ".join(dict.fromkeys(text for _, text in inside)))
 
 
-def outside_notes(question: str, duration: float, start: float = 0.0) -> tuple[str, ...]:
-    """One line for each time `question` names that lies outside `[start, duration)` seconds and so focuses nothing."""
+def outside_notes(question: str, duration: float, start: float = 0.0, *, of: str = "clip") -> tuple[str, ...]:
+    """One line for each time `question` names that lies outside `[start, duration)` seconds and so focuses nothing.
+
+    `of` is what these are the bounds of.
+    """
     from vidllm.video.timewords import find_spans
 
     return tuple(
-        f'"{hit.text}" lies outside the clip ({format_time(start)}-{format_time(duration)}); no focus on it'
+        f'"{hit.text}" lies outside the {of} ({format_time(start)}-{format_time(duration)}); no focus on it'
         for hit in find_spans(question)
         if not _clip(hit.resolve(start, duration), start, duration)
     )
