@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -125,6 +126,30 @@ def test_weights_of_another_shape_are_refused(llava: Path) -> None:
     (llava / "config.json").write_text(json.dumps(config))
     with pytest.raises(IncompleteModel, match=r"6 weights are of another shape than the config says, model\.language"):
         load_model(llava, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("kind", "more", "says"),
+    [
+        ("lfm2", {"layer_types": ["conv", "full_attention"]}, "'lfm2' keeps more of the past than keys and values"),
+        ("biogpt", {}, "'biogpt' has no rotary positions"),
+    ],
+)
+def test_a_language_model_that_can_not_be_read_on_is_refused(
+    kind: str, more: dict[str, object], says: str, llava: Path
+) -> None:
+    """A LLaVA may hold any language model: one with states of its own would fail at its first word."""
+    from transformers import AutoConfig, LlavaConfig, LlavaForConditionalGeneration
+
+    from tests.tiny_models import TEXT
+
+    config: Any = LlavaConfig.from_pretrained(llava)
+    size = {"vocab_size": config.text_config.vocab_size, "max_position_embeddings": 512, **TEXT}
+    config.text_config = AutoConfig.for_model(kind, **size, **more)
+    LlavaForConditionalGeneration(config).save_pretrained(llava)
+    with pytest.raises(UnsupportedModel, match=says) as caught:
+        load_model(llava, device="cpu", dtype="float32")
+    assert "\n" not in str(caught.value)
 
 
 def test_a_damaged_weight_file_is_refused(llava: Path) -> None:

@@ -165,6 +165,7 @@ def _load_network(
         if quantize is not None:
             options["quantization_config"] = _quantization(quantize)
         network = _load_transformers(spec, options)
+        _check_language(spec, _language(network))
         attend_wide(_language(network))
         if "device_map" not in options:
             network.to(device)
@@ -198,6 +199,24 @@ def _language(network: Any) -> nn.Module:
     """The part that reads embeddings: SmolVLM calls it by another name than the rest."""
     model = network.model
     return model.text_model if hasattr(model, "text_model") else model.language_model  # type: ignore[no-any-return]
+
+
+_ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
+"""Layers whose past is keys and values, by transformers' names of kinds of layers."""
+
+
+def _check_language(spec: ModelSpec, language: Any) -> None:
+    """Refuse a language model that can not be read on or stretched as `kv` and `rope` do it."""
+    others = sorted(set(getattr(language.config, "layer_types", None) or ()) - _ATTENTION)
+    if language._is_stateful or others:
+        raise UnsupportedModel(
+            f"{spec.folder}: its language model {spec.text_type!r} keeps more of the past than keys and values "
+            f"({others[0] if others else 'a state'}); only attention in all layers is supported"
+        )
+    if not any(name.rpartition(".")[2] == "rotary_emb" for name, _ in language.named_modules()):
+        raise UnsupportedModel(
+            f"{spec.folder}: its language model {spec.text_type!r} has no rotary positions, others are not supported"
+        )
 
 
 def _load_transformers(spec: ModelSpec, options: Mapping[str, Any]) -> nn.Module:
