@@ -237,6 +237,12 @@ def test_copies_and_copies_in_another_container_are_captioned_once(
     assert len({row["caption"] for row in rows}) == len({row["id"] for row in rows}) == 1
     [original] = [row["video"] for row in rows if row["status"] != "duplicate"]
     assert {row["duplicate_of"] for row in rows if row["status"] == "duplicate"} == {original}
+    lines = output.read_text().splitlines(keepends=True)
+    output.write_text("".join(line for line in lines if json.loads(line)["video"] != original))
+    caption([tmp_path / "a.mp4", tmp_path / "b.mp4"], output, model=model)
+    [row] = [row for row in rows_of(output) if row["video"] == original]
+    assert row["duplicate_of"] not in (None, original)  # of what was its copy: nothing is a copy of itself
+    assert verify(output).ok
 
 
 def remux(source: Path, target: Path) -> None:

@@ -232,6 +232,22 @@ def test_copies_of_a_caption_must_be_copies(clips: dict[str, Path], tmp_path: Pa
         assert verify(out).ok is ok
 
 
+def test_a_copy_names_a_clip_of_the_same_content(clips: dict[str, Path], tmp_path: Path) -> None:
+    copy = tmp_path / "copy.mp4"
+    copy.write_bytes(clips["constant"].read_bytes())
+    original, other = seen_row(item_of(clips["constant"])), seen_row(item_of(clips["single_key"]))
+    for name, ok in ((original.video, True), (other.video, False), ("gone.mp4", False), (str(copy), False)):
+        out = tmp_path / "out.jsonl"
+        with Output.open(out, RECIPE) as output:
+            for row in (original, other, replace(seen_row(item_of(copy)), status="duplicate", duplicate_of=name)):
+                output.add(row)
+        report = verify(out)
+        said = f"is a duplicate of {name}, which has no row of the same content; remove the row and run again"
+        assert [(problem.where, problem.why) for problem in report.problems] == ([] if ok else [(str(copy), said)])
+        out.unlink()
+        manifest_of(out).unlink()
+
+
 def test_without_a_manifest_nothing_is_proven(written: Path) -> None:
     manifest_of(written).unlink()
     with pytest.raises(InputError, match=r"out\.jsonl\.admitted is missing"):

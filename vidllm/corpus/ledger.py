@@ -114,10 +114,14 @@ class Ledger:
 
 
 def _copy(row: CaptionRow, known: CaptionRow) -> CaptionRow:
-    """`row` with the caption of the same content; with its failure, if that is how the other ended."""
+    """`row` with the caption of the same content; with its failure, if that is how the other ended.
+
+    The other may be a copy itself, even one of this very clip: whose own row was lost, or failed in between.
+    """
+    original = known.video if known.duplicate_of in (None, row.video) else known.duplicate_of
     return replace(
         row, status=known.status if known.status in FAILED else "duplicate", caption=known.caption,
         finish_reason=known.finish_reason, error=known.error, frames=known.frames, reader=known.reader,
         notes=known.notes, usage=known.usage, model=known.model, engine=known.engine, attempts=known.attempts,
-        duplicate_of=known.duplicate_of or known.video,
+        duplicate_of=original,
     )  # fmt: skip

@@ -102,6 +102,9 @@ class _Entry:
     """Digest of the caption."""
     subtitles: str
     """Of the row: the same clip with other subtitles has another caption."""
+    video: str
+    copy_of: str | None
+    """`video` of the row that a duplicate copies."""
 
 
 @dataclass
@@ -122,8 +125,9 @@ class _Books:
         if before is not None and before.status not in FAILED and (before.id, before.stamp) == (row.id, row.stamp):
             self.problems.append(Problem(_name(row), f"has two rows, {before.status} and {row.status}"))
         self.entries[row.key, row.recipe] = _Entry(
-            self.number, row.id, row.stamp, row.status, digest_of(row.caption), row.subtitles or ""
-        )
+            self.number, row.id, row.stamp, row.status, digest_of(row.caption), row.subtitles or "", row.video,
+            row.duplicate_of if row.status == "duplicate" else None,
+        )  # fmt: skip
         self.problems += [Problem(_name(row), why) for why in _row_problems(row)]
 
     def stands(self, row: CaptionRow) -> bool:
@@ -179,15 +183,22 @@ def _missing(manifest: Manifest, books: _Books) -> Iterator[Problem]:
 
 
 def _twins(books: _Books) -> Iterator[Problem]:
-    """Copies of a caption that say something else than the caption they copy."""
-    said = {
-        (e.id, e.subtitles, recipe): e.said
-        for (_, recipe), e in books.entries.items() if e.status not in (*FAILED, "duplicate")
-    }
-    for (_, recipe), entry in books.entries.items():
+    """Copies of a caption that say something else than the caption they copy, or that are of other content than the
+    clip they name: its row tells what that is, and its frames are checked as theirs are.
+    """
+    good = [(recipe, entry) for (_, recipe), entry in books.entries.items() if entry.status not in FAILED]
+    said = {(e.id, e.subtitles, recipe): e.said for recipe, e in good if e.status != "duplicate"}
+    rows = Counter((e.video, e.id, recipe) for recipe, e in good)
+    for recipe, entry in good:
         known = said.get((entry.id, entry.subtitles, recipe), entry.said)
         if entry.status == "duplicate" and known != entry.said:
             yield Problem(f"row {entry.number}", "is a duplicate with another caption than the row it copies")
+        itself = entry.copy_of == entry.video
+        if entry.copy_of and rows[entry.copy_of, entry.id, recipe] <= itself:
+            yield Problem(
+                entry.video, f"is a duplicate of {entry.copy_of}, which has no row of the same content; remove the row "
+                "and run again",
+            )  # fmt: skip
 
 
 def _frame_problems(row: CaptionRow, limits: Limits) -> Iterator[str]:
