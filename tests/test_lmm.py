@@ -16,8 +16,9 @@ from tests import tiny_models
 from vidllm.errors import ModelError
 from vidllm.model.anyres import anyres_tokens, cut_tiles, tile_grid
 from vidllm.model.checkpoint import load_model
+from vidllm.model.families import read_spec
 from vidllm.model.features import FeatureCache
-from vidllm.model.lmm import ComposableLMM
+from vidllm.model.lmm import ComposableLMM, normalised
 from vidllm.prompt import Prompt, Visual
 
 TOLERANCE = 1e-4
@@ -136,6 +137,24 @@ def test_a_kept_class_token_stays_with_still_images(tiny: Callable[[str], Path],
         expected = reference(model)(input_ids=torch.tensor([ids]), pixel_values=clip_pixels(model, image)).logits[0, -1]
     torch.testing.assert_close(model.prefill(prompt_for(model, ids, [visual])).logits, expected, atol=TOLERANCE, rtol=0)
     assert model.prefill(video_prompt(model, pictures(2, 112, 112), [2, 3])).frames_encoded == 2
+
+
+@pytest.mark.parametrize("said", [{"do_normalize": False}, {"do_rescale": False}, {"rescale_factor": 1 / 127.5}, {}])
+def test_pixels_are_scaled_as_the_processor_says(
+    said: dict[str, object], tiny: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Steps a processor leaves out are left out here: a tower fed otherwise than it was taught sees nothing."""
+    from transformers import CLIPImageProcessorPil
+
+    folder = tmp_path / "llava"
+    shutil.copytree(tiny("llava"), folder)
+    file = folder / "processor_config.json"
+    processor = json.loads(file.read_text())
+    file.write_text(json.dumps({**processor, "image_processor": {**processor["image_processor"], **said}}))
+    picture = pictures(1, 112, 112)
+    expected = CLIPImageProcessorPil.from_pretrained(folder)(list(picture), return_tensors="pt")["pixel_values"]
+    ours = normalised(torch.from_numpy(picture), read_spec(folder), torch.empty(0)).permute(0, 3, 1, 2)
+    torch.testing.assert_close(ours, expected, atol=1e-3, rtol=1e-5)
 
 
 def clip_pixels(model: ComposableLMM, frames: NDArray[np.uint8]) -> torch.Tensor:

@@ -19,7 +19,7 @@ from vidllm.budget import Geometry, NativeGeometry, Newline, Pooling
 from vidllm.errors import IncompleteModel, ModelNotFound, NotAVisionModel, UnsupportedModel
 from vidllm.model.fingerprint import PEFT_FILE
 from vidllm.model.resolve import resolve_model as resolve_model
-from vidllm.model.spec import CLIP_MEAN, CLIP_STD, Cls, Json, override, read_json
+from vidllm.model.spec import CLIP_MEAN, CLIP_STD, Cls, Json, Mean, override, read_json
 from vidllm.model.spec import ModelSpec as ModelSpec
 from vidllm.model.spec import Overrides as Overrides
 from vidllm.model.spec import load_tokenizer as load_tokenizer
@@ -97,6 +97,16 @@ def _processor(folder: Path, config: Json, part: Literal["image", "video"]) -> J
     return settings or {}
 
 
+def _normalisation(settings: Json, mean: Mean, std: Mean) -> tuple[Mean, Mean]:
+    """(mean, std) of pixels between 0 and 1, whatever the processor scales pixels to and whether it normalises them."""
+    scale = 255 * settings.get("rescale_factor", 1 / 255) if settings.get("do_rescale", True) else 255.0
+    mean, std = settings.get("image_mean") or mean, settings.get("image_std") or std
+    if not settings.get("do_normalize", True):
+        mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    scale = round(scale, 9)  # files print 1/255 with a rounding of their own
+    return tuple(value / scale for value in mean), tuple(value / scale for value in std)  # type: ignore[return-value]
+
+
 _CONTEXTS = {"llama": 2048, "mistral": 131072, "qwen2": 32768, "qwen3": 32768, "gemma": 8192, "phi": 2048, "phi3": 4096}
 """Positions of a text config that leaves them out: the default of that Hugging Face config class."""
 
@@ -145,7 +155,7 @@ def _composable(folder: Path, config: Json, tokenizer: Tokenizer, *, default_tow
     text = config.get("text_config") or {}
     token_id = config.get("image_token_index", config.get("image_token_id", image_token))
     chosen = config.get("vision_feature_layer", config.get("vision_feature_layers", layers))
-    processor = _processor(folder, config, "image")
+    mean, std = _normalisation(_processor(folder, config, "image"), CLIP_MEAN, CLIP_STD)
     return ModelSpec(
         folder=folder, model_type=config["model_type"], text_type=str(text.get("model_type", "llama")),
         kind="composable", geometry=Geometry(rows=image_size // patch_size, cols=image_size // patch_size),
@@ -154,8 +164,7 @@ def _composable(folder: Path, config: Json, tokenizer: Tokenizer, *, default_tow
         image_size=image_size, patch_size=patch_size,
         cls=_cls(folder, has_cls, config.get("vision_feature_select_strategy", strategy)),
         vision_layers=(chosen,) if isinstance(chosen, int) else tuple(int(layer) for layer in chosen),
-        image_mean=tuple(processor.get("image_mean") or CLIP_MEAN),
-        image_std=tuple(processor.get("image_std") or CLIP_STD),
+        image_mean=mean, image_std=std,
     )
 
 
@@ -245,6 +254,7 @@ def _qwen(folder: Path, config: Json, tokenizer: Tokenizer, patch: int) -> Model
     least, most = _pixel_bounds(image, geometry.unit, 4, 1280)
     largest = min(_pixel_bounds(video or image, geometry.unit, 128, 768)[1], _NATIVE_FRAME_TOKENS * geometry.unit**2)
     image_id, video_id = config.get("image_token_id", 151655), config.get("video_token_id", 151656)
+    mean, std = _normalisation(image, CLIP_MEAN, CLIP_STD)
     return ModelSpec(
         folder=folder, model_type=config["model_type"], text_type=str(text.get("model_type", config["model_type"])),
         kind="native", context=_context(folder, {"max_position_embeddings": 32768, **text}), rope_scalable=False,
@@ -255,8 +265,7 @@ def _qwen(folder: Path, config: Json, tokenizer: Tokenizer, patch: int) -> Model
         image_token=_token(folder, tokenizer, image_id), image_token_id=image_id,
         video_token=_token(folder, tokenizer, video_id), video_token_id=video_id,
         patch_size=geometry.patch, vision_layers=(), fit="stretch", stamp="none", fine_stride=1, coarse_stride=1,
-        uniform_stride=1, image_mean=tuple(image.get("image_mean") or CLIP_MEAN),
-        image_std=tuple(image.get("image_std") or CLIP_STD),
+        uniform_stride=1, image_mean=mean, image_std=std,
     )
 
 
@@ -286,14 +295,14 @@ def _smolvlm(folder: Path, config: Json, tokenizer: Tokenizer) -> ModelSpec:
             "save config and processor from the same model"
         )
     token_id = config.get("image_token_id", 128257)
+    mean, std = _normalisation(settings, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     return ModelSpec(
         folder=folder, model_type="smolvlm", text_type=str(text.get("model_type", "llama")), kind="native",
         context=_context(folder, text), rope_scalable=False,
         geometry=NativeGeometry(patch=patch, merge=merge, square=side), image_size=side, patch_size=patch,
         image_token=_token(folder, tokenizer, token_id), image_token_id=token_id, vision_layers=(), fit="stretch",
         stamp="none", fine_stride=1, coarse_stride=1, uniform_stride=1,
-        image_mean=tuple(settings.get("image_mean") or (0.5, 0.5, 0.5)),
-        image_std=tuple(settings.get("image_std") or (0.5, 0.5, 0.5)),
+        image_mean=mean, image_std=std,
     )
 
 
