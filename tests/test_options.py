@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from vidllm.errors import ConfigError
-from vidllm.options import GENERATION_FIELDS, PLAN_FIELDS, AskOptions, split_options
+from vidllm.options import GENERATION_FIELDS, PLAN_FIELDS, AskOptions, GenerationOptions, split_options
+from vidllm.planning import PlanOptions
 
 
 def test_the_typed_keywords_are_the_fields_of_the_dataclasses() -> None:
@@ -60,6 +61,14 @@ def test_what_an_option_can_not_mean_is_one_line_that_names_it(said: dict[str, o
     assert "\n" not in str(caught.value)
     [name] = said
     assert name in str(caught.value) or "is not a time" in str(caught.value) or "stop text" in str(caught.value)
+
+
+def test_none_is_unsaid() -> None:
+    unsaid = dict.fromkeys(AskOptions.__annotations__)
+    assert split_options(unsaid) == (PlanOptions(), GenerationOptions())
+    for kind, name in ((PlanOptions, "rope_max"), (PlanOptions, "reserve"), (GenerationOptions, "top_p")):
+        with pytest.raises(ConfigError, match=f"{name} must be a .*number, got None"):
+            kind(**{name: None})  # type: ignore[arg-type]
 
 
 def test_what_numpy_counts_is_a_number_too() -> None:

@@ -9,9 +9,9 @@ from numbers import Integral, Real
 from vidllm.errors import ConfigError
 
 
-def check_whole(name: str, value: object, least: int) -> None:
-    """A whole number of at least `least`; None says nothing and is always right."""
-    if value is None:
+def check_whole(name: str, value: object, least: int, *, optional: bool = False) -> None:
+    """A whole number of at least `least`; None, which says nothing, only where `optional`."""
+    if value is None and optional:
         return
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise ConfigError(f"{name} must be a whole number, got {value!r}")
@@ -19,9 +19,11 @@ def check_whole(name: str, value: object, least: int) -> None:
         raise ConfigError(f"{name} must be at least {least}, got {value}")
 
 
-def check_number(name: str, value: object, least: float, *, above: bool = False, endless: bool = False) -> None:
-    """A number from `least` on, or `above` it; infinity only where `endless`. None is always right."""
-    if value is None:
+def check_number(
+    name: str, value: object, least: float, *, above: bool = False, endless: bool = False, optional: bool = False
+) -> None:
+    """A number from `least` on, or `above` it; infinity only where `endless`, None only where `optional`."""
+    if value is None and optional:
         return
     if isinstance(value, bool) or not isinstance(value, Real):
         raise ConfigError(f"{name} must be a number, got {value!r}")

@@ -87,14 +87,14 @@ GENERATION_FIELDS = tuple(field.name for field in dataclasses.fields(GenerationO
 
 
 def split_options(options: Mapping[str, Any]) -> tuple[PlanOptions, GenerationOptions]:
-    """The two halves of what was said. `max_new_tokens` belongs to both; unsaid, the plan decides it.
+    """The two halves of what was said; None is unsaid. `max_new_tokens` belongs to both; unsaid, the plan decides it.
 
     Raises ConfigError for an unknown word (with the nearest known one) or a time that is none.
     """
     for name in options:
         if name not in PLAN_FIELDS and name not in GENERATION_FIELDS:
             raise ConfigError(f"{name} is no option of ask{_suggestion(name)}")
-    plan = {name: options[name] for name in PLAN_FIELDS if name in options}
+    plan = {name: options[name] for name in PLAN_FIELDS if options.get(name) is not None}
     for name in ("start", "end"):
         if isinstance(plan.get(name), str):
             plan[name] = parse_time(plan[name])

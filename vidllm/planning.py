@@ -67,11 +67,12 @@ class PlanOptions:
     """Read the file in a killable child under these limits; None: in this process (decord always runs guarded)."""
 
     def __post_init__(self) -> None:
-        for name, least in (("frames", 1), ("stride", 1), ("max_new_tokens", 1), ("reserve", 0)):
-            check_whole(name, getattr(self, name), least)
-        check_number("start", self.start, 0)
-        check_number("end", self.end, 0, endless=True)
-        check_number("fps", self.fps, 0, above=True)
+        for name in ("frames", "stride", "max_new_tokens"):
+            check_whole(name, getattr(self, name), 1, optional=True)
+        check_whole("reserve", self.reserve, 0)
+        check_number("start", self.start, 0, optional=True)
+        check_number("end", self.end, 0, endless=True, optional=True)
+        check_number("fps", self.fps, 0, above=True, optional=True)
         check_number("rope_max", self.rope_max, 1, endless=True)
         check_choice("policy", self.policy, get_args(Policy))
         check_choice("reader", self.reader, get_args(Reader))
