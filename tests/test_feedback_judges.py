@@ -76,6 +76,7 @@ def connect() -> Iterator[Callable[..., AskedJudge]]:
         ("Score: 1? no.</think>\nScore: 4", 4), ("<think> hm, maybe Score: 2", None),
         ("Score: 3/10", None), ("Score: 5/50", None), ("Score: 5/100", None), ("Score: 4 out of 10", None),
         ("Score: -3", None), ("Score: 3 or 4", None), ("Score: 3 - 4", None), ("Score: 4 (out of ten)", None),
+        ('{"score": 1' + "0" * 400 + "}", None), ("[" * 100_000, None), ("Score: 4\n" + "so " * 5_000, None),
         ("Score: 3 (maybe 4)", None), ("Score: 4\nNo, Score: 2", None), ("Score: 4 stars of 10", None),
     ],
 )  # fmt: skip
@@ -95,6 +96,7 @@ def test_marks_hold_the_criteria_and_the_explanation() -> None:
     ("reply", "winner"),
     [("Explanation: x\nBetter: A", "A"), ("**Better:** B", "B"), ("Better: tie", "tie"), ("better: Answer B", "B"),
      ('{"better": "A"}', "A"), ("Better: A\nBetter: B", None), ("A is better", None), ("Better: C", None), ("", None),
+     ("[" * 100_000, None), ("Better: A\n" + "so " * 5_000, None),
      ("**Better: A**", "A"), ("- Better: tie.", "tie"), ("Better: <B>", "B"), ("Better: A\nSo, better: A", "A"),
      ("Better: <A, B or tie>", None), ("Better: A or B", None), ("Better: A, B or tie\nBetter: B", "B"),
      ("Explanation: Answer B is better, a hallucination spoils A", None), ("Better: a star is in B", None)],
@@ -239,6 +241,16 @@ def test_a_watching_judge_is_sent_the_frames(
     assert told["codes"] == sorted(told["codes"])
     assert "which you are shown" in told["prompt"]
     assert told["options"]["temperature"] == 0.0
+
+
+def test_a_judge_that_is_shown_nothing_is_not_told_that_it_sees(
+    serve: Servers, connect: Callable[..., AskedJudge]
+) -> None:
+    judge = connect(serve(), watch=True)
+    (judged,) = judge_all(judge, [case("x")])  # of a row with two clips, say, which has a caption
+    told = json.loads(judged.verdicts[0].replies[0])
+    assert told["codes"] == []
+    assert "which you are shown" not in told["prompt"]
 
 
 # ------------------------------------------------------------------------------------------------- a model, a verdict

@@ -28,6 +28,7 @@ from vidllm.feedback import rubric
 from vidllm.feedback.candidates import Candidate, SamplingOptions
 from vidllm.feedback.items import read_questions
 from vidllm.feedback.journal import Journal, Slot, journal_of
+from vidllm.feedback.judge import Judged, Verdict
 from vidllm.feedback.oracle import Oracle, grade, hold_against
 from vidllm.feedback.pairs import Pair, PairOptions
 from vidllm.feedback.report import lines
@@ -502,6 +503,17 @@ def test_impossible_wishes_are_one_line(run: Callable[..., FeedbackDone], world:
     with pytest.raises(OutputError, match=r"strange.candidates.jsonl: byte 0"):
         run(output="strange.jsonl")
     assert strange.exists()
+
+
+def test_half_a_character_is_kept_as_a_server_said_it(tmp_path: Path) -> None:
+    output, slot = tmp_path / "pairs.jsonl", Slot("k", "s", "r")
+    said = Verdict(score=3.0, explanation="a star \ud83d", replies=("\ud83d", "ü"))
+    with Journal(output) as journal:
+        journal.add_judged(slot, "j", "judge", Judged(ticket=1, verdicts=(said,)))
+    with Journal(output) as journal:
+        assert journal.opinions(slot)["j"].verdicts == (said,)
+    write_rows(output, [{"video": "\udcff.mp4"}])  # how Python reads a name that is no UTF-8
+    assert json.loads(output.read_bytes()) == {"video": "\udcff.mp4"}
 
 
 def test_a_slot_is_the_question_its_files_and_its_recipe(world: Path) -> None:

@@ -231,6 +231,35 @@ def test_a_bad_reply_is_asked_for_again_and_then_told(
     assert requests(writer) == 2 * 5
 
 
+def test_thoughts_are_no_part_of_a_row(tmp_path: Path, writer: str) -> None:
+    captions(tmp_path, {"id": "x", "video": "a.mp4", "caption": "do=think"})
+    code, rows = run(tmp_path, writer)
+    assert (code, len(rows)) == (0, 3)
+    assert "think" not in json.dumps([row["conversations"] for row in rows])
+
+
+def test_what_no_row_can_hold_costs_its_own_row(
+    tmp_path: Path, writer: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    orders = ("deep", "half", "well")
+    captions(tmp_path, *({"id": order, "video": "a.mp4", "caption": f"do={order}"} for order in orders))
+    code, rows = run(tmp_path, writer, "--kinds", "conversation")
+    told = capsys.readouterr().err
+    assert (code, [row["id"] for row in rows]) == (1, ["well/conversation"])
+    assert "deep/conversation: the reply can not be used (JSON nested too deep)" in told
+    assert "half/conversation: the reply can not be used (it holds half a character)" in told
+
+
+def test_a_clip_captioned_twice_gives_one_row_of_a_kind(tmp_path: Path, writer: str) -> None:
+    """A second prompt, and a copy of the clip: the content's id is the same."""
+    rain: dict[str, Any] = {"id": "x", "video": "a.mp4", "caption": "Rain."}
+    more = {"caption": "Rain falls.", "recipe": "r2"}, {"video": "b.mp4", "caption": "", "status": "error"}
+    captions(tmp_path, rain, *({**rain, **told} for told in more))
+    code, rows = run(tmp_path, writer, "--kinds", "detail")
+    assert (code, [row["id"] for row in rows]) == (0, ["x/detail"])
+    assert "Rain falls." in rows[0]["prompt"]
+
+
 def test_captions_nothing_can_be_made_of_are_counted(
     tmp_path: Path, writer: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -4,7 +4,8 @@
 
 Prints its port. The caption (and with it the prompt) may hold: do=prose (no JSON), do=notes (speaks of the caption),
 do=short (one question of a conversation), do=once (prose first, good the second time), do=cut (its room runs out),
-do=late (after a minute).
+do=late (after a minute), do=think (its thoughts first), do=half (half a character in it), do=deep (JSON of many
+brackets).
 """
 
 from __future__ import annotations
@@ -28,6 +29,16 @@ def written(prompt: str) -> str:
     turn = {"question": "What moves?", "answer": "The caption says a ball." if "do=notes" in prompt else "A ball."}
     if "do=prose" in prompt or ("do=once" in prompt and first):
         return "Sure! What moves? A ball."
+    if "do=deep" in prompt:
+        return "[" * 100_000 + "{" * 100_000 + "}]"
+    if "do=half" in prompt:
+        turn["answer"] = "A ball \ud83d."
+    thoughts = "<think>Two [turns], {maybe}, of the notes?</think>\n" if "do=think" in prompt else ""
+    return thoughts + in_form(prompt, turn)
+
+
+def in_form(prompt: str, turn: dict[str, str]) -> str:
+    """As the prompt asks for it."""
     if "JSON list" in prompt:
         turns = [turn] if "do=short" in prompt else [turn, {"question": "How many?", "answer": "One."}]
         return f"Here you are:\n```json\n{json.dumps(turns)}\n```"

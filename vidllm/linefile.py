@@ -178,6 +178,15 @@ def _last_line(handle: int, size: int) -> tuple[int, bytes]:
     return 0, tail
 
 
+def json_line(value: object) -> bytes:
+    """A value as one line of JSON in UTF-8, its line feed included; half a character (a lone surrogate: servers and
+    names of files may hold one) is escaped."""
+    try:
+        return json.dumps(value, ensure_ascii=False).encode() + b"\n"
+    except UnicodeEncodeError:
+        return json.dumps(value).encode() + b"\n"
+
+
 def write_whole(path: Path, text: str) -> None:
     """Put a text in `path`'s place: a reader sees the old file or the new one. Raises OutputError."""
     partial = path.with_name(path.name + ".part")

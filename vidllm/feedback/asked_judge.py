@@ -99,12 +99,12 @@ class AskedJudge:
             self._done.append(Judged(ticket=ticket, verdicts=(blind,) * len(cases)))
             return
         self._sheets[ticket] = sheet
+        watched = sheet.clip is not None  # a row of several media has none that could be shown
         if self._judging == "scores":
-            asked = [_Request(ticket, (i,), score_prompt(case, watched=self._watch is not None))
-                     for i, case in enumerate(cases)]  # fmt: skip
+            asked = [_Request(ticket, (i,), score_prompt(case, watched=watched)) for i, case in enumerate(cases)]
         else:
             asked = [
-                _Request(ticket, (i, j), compare_prompt(cases[i], cases[j].answer, watched=self._watch is not None))
+                _Request(ticket, (i, j), compare_prompt(cases[i], cases[j].answer, watched=watched))
                 for i, j in permutations(range(len(cases)), 2)
             ]
         sheet.waiting = len(asked)

@@ -22,7 +22,7 @@ from vidllm.errors import OutputError
 from vidllm.feedback.candidates import Candidate, Sampled
 from vidllm.feedback.items import Asked
 from vidllm.feedback.judge import Judged, Verdict
-from vidllm.linefile import LineFile
+from vidllm.linefile import LineFile, json_line
 
 Line = Mapping[str, Any]
 
@@ -123,7 +123,7 @@ class Journal:
 
     def _write(self, kind: str, slot: Slot, told: Line) -> None:
         line = {"at": kind, "key": slot.key, "stamp": slot.stamp, "recipe": slot.recipe, **told}
-        self._file.append(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+        self._file.append(json_line(line))
         self._take(line)
 
     def _take(self, line: Line) -> None:

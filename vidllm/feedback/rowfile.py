@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from vidllm.feedback.items import Asked
 from vidllm.feedback.pairs import Pair
-from vidllm.linefile import write_whole
+from vidllm.linefile import json_line, write_whole
 from vidllm.train.row import Media, Turn
 
 Row = dict[str, Any]
@@ -57,4 +56,4 @@ def _place(medium: Media, output: Path) -> str:
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:
     """Put the rows in `path`'s place in one step. Raises OutputError."""
-    write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    write_whole(path, b"".join(map(json_line, rows)).decode())

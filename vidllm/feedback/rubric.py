@@ -116,6 +116,9 @@ def rubric_digest() -> str:
 # --------------------------------------------------------------------------------------------------- reading replies
 
 
+MOST_LETTERS = 4000
+"""Of a reply without its thoughts: three times what its tokens come to. In a longer one nothing is looked for: the
+patterns' time grows with the square of it, and a server must not make the run hang."""
 _FENCE = re.compile(r"^```\w*\s*|\s*```$")
 _OPEN, _CLOSED = r"[\s*_`\"'<(\[]*", r"[\s*_`\"'>)\]|]*"
 """Markdown and brackets around a value."""
@@ -160,14 +163,16 @@ def explanation_of(reply: str) -> str:
 
 
 def _stripped(reply: str) -> str:
-    """Without a model's thoughts, those it never came to the end of too, and without a fence around the whole."""
-    return _FENCE.sub("", unthought(reply))
+    """Without a model's thoughts, those it never came to the end of too, and without a fence around the whole; nothing
+    of a reply that is far too long."""
+    said = unthought(reply)
+    return _FENCE.sub("", said) if len(said) <= MOST_LETTERS else ""
 
 
 def _json_fields(text: str) -> dict[str, Any] | None:
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return {str(key).casefold(): item for key, item in value.items()} if isinstance(value, dict) else None
 
@@ -182,7 +187,7 @@ def _number_after(name: str, text: str) -> float | None:
 def _mark(value: Any) -> float | None:
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return number if LEAST <= number <= MOST and not isinstance(value, bool) else None
 

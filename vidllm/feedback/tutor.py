@@ -20,8 +20,9 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from vidllm.corpus.quality import unthought
 from vidllm.errors import ConfigError, OutputError, RowError
-from vidllm.linefile import LineFile
+from vidllm.linefile import LineFile, json_line
 from vidllm.options import GenerationOptions
 
 if TYPE_CHECKING:
@@ -61,6 +62,8 @@ DETAIL = (
     "Give a detailed account of the video.", "Please watch the video and describe it closely.",
     "Walk me through this video from beginning to end.",
 )  # fmt: skip
+_HALF = re.compile("[\ud800-\udfff]")
+"""Half a character: JSON can say it, no tokenizer can take it."""
 SPEAKS_OF_NOTES = re.compile(r"\b(?:captions?|(?:the|these|your) notes|(?:the|this) (?:text|description))\b", re.I)
 
 
@@ -137,7 +140,7 @@ def tutor(
         work = _work(captions, output, done, options, media)
 
         def keep(row: dict[str, Any]) -> None:
-            file.append(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+            file.append(json_line(row))
 
         failed = _converse(work.tasks, captioner, options, keep, tell)
     finally:
@@ -194,19 +197,29 @@ def _ask(captioner: Captioner, ticket: int, task: _Task, options: TutorOptions) 
 
 def _work(captions: Path, output: Path, done: set[str], options: TutorOptions, media: Path | None) -> _Work:
     work = _Work()
-    for number, row in _captions(captions):
-        reason, video = _usable(row, captions, media)
+    for name, (row, reason, video) in _by_name(captions, media).items():
         if reason:
             work.left_out[reason] += 1
             continue
         for kind in options.kinds:
-            name = f"{row.get('id') or number}/{kind}"
-            if name in done:
+            if f"{name}/{kind}" in done:
                 work.already += 1
                 continue
             prompt = PROMPTS[kind].format(caption=row["caption"].strip(), count=options.questions)
-            work.tasks.append(_Task(name, os.path.relpath(video, output.parent), kind, prompt))
+            work.tasks.append(_Task(f"{name}/{kind}", os.path.relpath(video, output.parent), kind, prompt))
     return work
+
+
+def _by_name(captions: Path, media: Path | None) -> dict[str, tuple[Mapping[str, Any], str, Path]]:
+    """(row, why nothing can be asked about it, its clip) of every caption by id. A clip that was captioned twice, in
+    other words or as the copy of another, counts once: by its last caption that can be used."""
+    found: dict[str, tuple[Mapping[str, Any], str, Path]] = {}
+    for number, row in _captions(captions):
+        name = str(row.get("id") or number)
+        reason, video = _usable(row, captions, media)
+        if not reason or name not in found:
+            found[name] = row, reason, video
+    return found
 
 
 def _captions(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
@@ -219,7 +232,7 @@ def _captions(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     for number, line in enumerate(lines, 1):
         try:
             row = json.loads(line) if line.strip() else None
-        except ValueError:
+        except (ValueError, RecursionError):
             row = None
         if isinstance(row, dict) and isinstance(row.get("caption"), str) and isinstance(row.get("video"), str):
             found += 1
@@ -231,14 +244,14 @@ def _captions(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
 def _usable(row: Mapping[str, Any], captions: Path, media: Path | None) -> tuple[str, Path]:
     """Why nothing can be asked about a caption ("" when it can), and where its clip lies."""
     places = [Path(row["video"]), captions.parent / row["video"], *([media / row["video"]] if media else [])]
-    video = next((place for place in places if place.is_file()), places[0])
+    video = next((place for place in places if os.path.isfile(place)), places[0])  # whatever its name
     if row.get("status", "ok") not in ("ok", "duplicate"):
         return f"its caption is {row['status']}", video
     if not row["caption"].strip():
         return "its caption is empty", video
     if row.get("start") is not None or row.get("end") is not None:
         return "it is about a part of its clip", video
-    return ("" if video.is_file() else "its clip is not there"), video
+    return ("" if os.path.isfile(video) else "its clip is not there"), video
 
 
 def _heard(task: _Task, said: Said) -> tuple[dict[str, Any] | None, str]:
@@ -246,9 +259,9 @@ def _heard(task: _Task, said: Said) -> tuple[dict[str, Any] | None, str]:
     if said.error is not None:
         return None, said.error
     if said.finish_reason == "length":
-        return None, "the reply was cut off; allow it more --max-new-tokens"
+        return None, "the reply was cut off before its end"
     try:
-        turns = _turns(task, said.text)
+        turns = _turns(task, unthought(said.text))
     except ValueError as error:
         return None, f"the reply can not be used ({error})"
     conversations: list[dict[str, str]] = []
@@ -272,6 +285,8 @@ def _turns(task: _Task, text: str) -> list[tuple[str, str]]:
     for question, answer in turns:
         if not question or not answer:
             raise ValueError("a question or an answer is empty")
+        if _HALF.search(question + answer):
+            raise ValueError("it holds half a character")
         if spoken := SPEAKS_OF_NOTES.search(f"{question} {answer}"):
             raise ValueError(f"it speaks of {spoken[0]!r}")
         if "<video>" in question + answer or "<image>" in question + answer:
@@ -290,5 +305,8 @@ def _json_in(text: str, brackets: str) -> Any:
     first, last = text.find(brackets[0]), text.rfind(brackets[1])
     if first < 0 or last < first:
         raise ValueError("no JSON in it")
-    return json.loads(text[first : last + 1])
+    try:
+        return json.loads(text[first : last + 1])
+    except RecursionError as error:
+        raise ValueError("JSON nested too deep") from error
 
