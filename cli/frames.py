@@ -57,14 +57,19 @@ def frames(
     as_sheet = is_sheet(output)
     if as_sheet:
         check_picture_name(output)
+    from vidllm.errors import NotAVideo
     from vidllm.planning import PlanOptions
     from vidllm.shots import choose_moments, save_pictures, save_shot_sheet
     from vidllm.sources import local_file
+    from vidllm.still import is_still
     from vidllm.video.decode import read_frames
     from vidllm.video.info import probe
 
     with Progress() as progress:
-        info = probe(local_file(video, progress.stage))
+        path = local_file(video, progress.stage)
+        if is_still(path):
+            raise NotAVideo(f"{video}: a still picture, and frames are a video's; it is its only one")
+        info = probe(path)
         look = PlanOptions(start=start, end=end, frames=count, fps=fps, policy=policy)
         plan, notes = choose_moments(info, question, look)
         remarks = dict.fromkeys(notes)

@@ -142,6 +142,20 @@ def test_a_data_set_that_can_not_be_read_costs_only_itself(
         next(admit([str(bad[0]), "sets/z.tar"]))
 
 
+def test_a_picture_is_no_clip(corpus: Path) -> None:
+    """`ask` looks at one in another way, so that a caption of it would be none of what `ask` says."""
+    touch(corpus / "clips" / "sheet.png")
+    (corpus / "rows.jsonl").write_text('{"video": "clips/sheet.png"}\n')
+    said: list[str] = []
+    assert names("clips/*.*", remark=said.append) == ["clips/a.MKV", "clips/b.mp4"]
+    assert "clips/*.*: 1 files that are still pictures are left out (1 .png)" in said
+    for named in ("clips/sheet.png", "rows.jsonl"):
+        [item] = admit([named])
+        assert item.problem == (
+            "clips/sheet.png: is a still picture, and captions are of videos; `vidllm ask` takes pictures"
+        )
+
+
 @pytest.mark.parametrize("by", ["list", "glob", "names"])
 def test_what_vidllm_wrote_among_clips_is_no_clip(corpus: Path, by: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A report, side files and an output of another recipe lie where `clips/**` finds them, too."""

@@ -11,7 +11,13 @@ import pytest
 from PIL import Image as PIL
 
 from vidllm.errors import LimitExceeded, NotAVideo, VideoNotFound
+from vidllm.prompt import Image
+from vidllm.sources import open_source
 from vidllm.still import is_still, open_still
+from vidllm.video.animation import moves
+from vidllm.video.decode import read_frames
+from vidllm.video.info import probe
+from vidllm_cli.main import main
 
 
 def quadrants(mode: str = "RGB") -> PIL.Image:
@@ -76,6 +82,33 @@ def test_what_is_no_picture_is_one_line(tmp_path: Path) -> None:
         open_still(tmp_path / "none.png")
     with pytest.raises(VideoNotFound):
         open_still(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["moves.png", "moves.webp"])
+def test_an_animation_is_a_video_whatever_its_ending(name: str, tmp_path: Path) -> None:
+    """APNG is read whole; FFmpeg reads no animated WebP, and to take its first picture for all of it would be a lie."""
+    pictures = [PIL.new("RGB", (16, 16), colour) for colour in ("red", "lime", "blue")]
+    moving, resting = tmp_path / name, tmp_path / f"rests{Path(name).suffix}"
+    pictures[0].save(moving, save_all=True, append_images=pictures[1:], duration=500)
+    pictures[0].save(resting)
+    assert moves(moving)
+    assert not moves(resting)
+    assert isinstance(open_source(resting), Image)
+    assert open_source(moving) == moving
+    if name == "moves.webp":
+        with pytest.raises(NotAVideo, match="an animated WebP, which FFmpeg does not read; save it as GIF"):
+            probe(moving)
+    else:
+        frames = read_frames(moving, [0.0, 0.7, 1.2])
+        assert frames.pts_seconds.tolist() == [0.0, 0.5, 1.0]
+        assert frames.pixels[:, 0, 0].tolist() == [[255, 0, 0], [0, 255, 0], [0, 0, 255]]
+
+
+def test_frames_of_a_picture_are_told_to_be_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    quadrants().save(tmp_path / "a.png")
+    assert main(["frames", str(tmp_path / "a.png"), "-o", str(tmp_path / "sheet.png")]) == 1
+    assert "a.png: a still picture, and frames are a video's" in capsys.readouterr().err
+    assert not (tmp_path / "sheet.png").exists()
 
 
 def png_header(path: Path, width: int, height: int) -> Path:

@@ -12,19 +12,20 @@ import numpy as np
 
 from vidllm.errors import LimitExceeded, NotAVideo, VideoNotFound
 from vidllm.prompt import Image
+from vidllm.video.animation import moves
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
 
 STILL_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
-"""Endings of picture files; a .gif moves and is read as a video."""
+"""Endings of picture files; a .gif moves and is read as a video, and so is any of these that does."""
 MAX_PIXELS = 2**27
 """Largest picture opened, 134 megapixels: 400 MB as RGB."""
 
 
 def is_still(path: str | Path) -> bool:
-    """Whether the name ends like a picture's; the bytes are looked at when it is opened."""
-    return Path(path).suffix.lower() in STILL_SUFFIXES
+    """Whether the name ends like a picture's, and the file is no animation; more is told when it is opened."""
+    return Path(path).suffix.lower() in STILL_SUFFIXES and not moves(path)
 
 
 def open_still(path: str | Path) -> Image:

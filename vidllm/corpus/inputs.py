@@ -25,6 +25,7 @@ from vidllm.corpus.traces import is_output, is_trace
 from vidllm.corpus.webdataset import TAR_SUFFIXES, tar_items
 from vidllm.corpus.webdataset import opened_path as opened_path
 from vidllm.errors import ConfigError, InputError
+from vidllm.still import is_still
 from vidllm.video.address import is_url
 from vidllm.video.timecode import parse_time
 
@@ -206,28 +207,28 @@ class _LeftOut:
 
     def __init__(self, source: str, options: InputOptions) -> None:
         self._source, self._options = source, options
-        self._beside: Counter[str] = Counter()
-        self._ours: Counter[str] = Counter()
+        self._found: dict[str, Counter[str]] = {}
 
     def takes(self, path: str, *, beside: bool, among_clips: bool) -> bool:
-        """Whether it is left out: it lies beside a clip of its name, or vidllm wrote it."""
-        suffix = PurePath(path).suffix.lower()
-        if self._options.is_own(path):
+        """Whether it is left out: it lies beside a clip of its name, is a picture, or vidllm wrote it."""
+        if self._options.is_own(path):  # which tells it
             return True
+        what = ""
         if beside:
-            self._beside[suffix] += 1
-            return True
-        if is_trace(path) or (among_clips and is_output(path)):
-            self._ours[suffix] += 1
-            return True
-        return False
+            what = "beside a video of their name"
+        elif among_clips and is_still(path):
+            what = "that are still pictures"
+        elif is_trace(path) or (among_clips and is_output(path)):
+            what = "that vidllm wrote"
+        if what:
+            self._found.setdefault(what, Counter())[PurePath(path).suffix.lower()] += 1
+        return bool(what)
 
     def tell(self) -> None:
         """One line for each kind of them."""
-        for what, found in (("beside a video of their name", self._beside), ("that vidllm wrote", self._ours)):
-            if found:
-                kinds = ", ".join(f"{count} {suffix}" for suffix, count in found.most_common())
-                self._options.remark(f"{self._source}: {found.total()} files {what} are left out ({kinds})")
+        for what, found in self._found.items():
+            kinds = ", ".join(f"{count} {suffix}" for suffix, count in found.most_common())
+            self._options.remark(f"{self._source}: {found.total()} files {what} are left out ({kinds})")
 
 
 def _file(path: str, options: InputOptions, root: str | None = None) -> Iterator[Item]:
@@ -241,10 +242,9 @@ def _file(path: str, options: InputOptions, root: str | None = None) -> Iterator
         yield from tar_items(path)
     elif suffix in _DATA:
         yield from _DATA[suffix](path, options)
-    elif os.path.exists(path):
-        yield Item(video=path, path=path, root=root)
     else:
-        yield Item(video=path, path=path, problem=_absent(path, "no such file or folder; check the spelling"))
+        problem = _problem(path, "no such file or folder; check the spelling")
+        yield Item(video=path, path=path, root=root, problem=problem)
 
 
 def _folder(root: str, options: InputOptions) -> Iterator[Item]:
@@ -354,12 +354,19 @@ def _row(file: str, kind: SourceKind, index: int, row: object, options: InputOpt
     return Item(
         video=path, path=path, start=fields.start, end=fields.end, prompt=fields.prompt,
         source=SourceRow(kind=kind, file=file, index=index, id=fields.id, caption=fields.caption),
-        problem=None if os.path.exists(path) else _absent(path, gone),
+        problem=_problem(path, gone),
     )  # fmt: skip
 
 
-def _absent(path: str, said: str) -> str:
-    return f"{path}: {'is an address, and a corpus is of files; download it first' if is_url(path) else said}"
+def _problem(path: str, gone: str) -> str | None:
+    """Why the file can be no clip, as far as a look at the file system tells; `gone` where it is not there."""
+    if is_url(path):
+        return f"{path}: is an address, and a corpus is of files; download it first"
+    if not os.path.exists(path):
+        return f"{path}: {gone}"
+    if is_still(path):
+        return f"{path}: is a still picture, and captions are of videos; `vidllm ask` takes pictures"
+    return None
 
 
 @dataclass(frozen=True)

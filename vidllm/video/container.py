@@ -22,6 +22,7 @@ from av.packet import Packet
 from av.video.stream import VideoStream
 
 from vidllm.errors import NotAVideo, VideoError, VideoNotFound
+from vidllm.video.animation import moves
 
 VideoPacket: TypeAlias = "Packet[VideoStream]"
 
@@ -50,6 +51,8 @@ def opened(path: str | Path, *, look_inside: bool = True) -> Iterator[InputConta
         ) as container:
             if REFUSED_FORMATS & set(container.format.name.split(",")):
                 raise NotAVideo(f"{path}: a {container.format.name} file is no clip; give the video file itself")
+            if container.format.name == "webp_pipe" and moves(path):
+                raise NotAVideo(f"{path}: an animated WebP, which FFmpeg does not read; save it as GIF, APNG or mp4")
             yield container
     except av.error.FFmpegError as error:
         raise as_video_error(path, error) from error
