@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -437,14 +438,45 @@ def test_a_folder_is_asked_a_file_of_questions(world: Path, tmp_path: Path) -> N
     ]  # fmt: skip
 
 
-def test_captions_of_a_run_are_evidence(world: Path, tmp_path: Path) -> None:
-    item = Item(video=str(world / "1.mp4"), path=str(world / "1.mp4"))
+def caption_row(clip: Path, caption: str, **words: Any) -> CaptionRow:
+    item = Item(video=str(clip), path=str(clip))
     row = CaptionRow.of(item, id="0" * 32, recipe="0" * 16, status="ok", stamp="0" * 16)
-    captions = write(tmp_path / "captions.jsonl", replace(row, caption="A ring grows.").to_dict())
+    return replace(row, caption=caption, **words)
+
+
+def evidence_of(world: Path, captions: Path, clip: str) -> set[str | None]:
+    """The evidence of the questions about a clip."""
     found = read_questions(world, captions=captions).asked
-    assert {one.evidence for one in found if one.media[0].path.endswith("1.mp4")} == {"A ring grows."}
-    told = tell(Script.load(world / "2.json").events)
-    assert {one.evidence for one in found if one.media[0].path.endswith("2.mp4")} == {told}  # what the script says
+    return {one.evidence for one in found if one.media[0].path.endswith(clip)}
+
+
+def test_captions_of_a_run_are_evidence(world: Path, tmp_path: Path) -> None:
+    captions = write(tmp_path / "captions.jsonl", caption_row(world / "1.mp4", "A ring grows.").to_dict())
+    assert evidence_of(world, captions, "1.mp4") == {"A ring grows."}
+    assert evidence_of(world, captions, "2.mp4") == {tell(Script.load(world / "2.json").events)}  # what the script says
+
+
+def test_captions_of_parts_are_no_caption_of_the_clip(world: Path, tmp_path: Path) -> None:
+    """They are told with their times, in their order; of a clip that was also captioned whole, that is its caption."""
+    one, two = world / "1.mp4", world / "2.mp4"
+    parts = [
+        caption_row(one, "B.", id="1" * 32, key="1" * 32, start=5.0, end=8.0),
+        caption_row(one, "A.", id="2" * 32, key="2" * 32, start=0.0, end=5.0),
+        caption_row(two, "Whole.", id="3" * 32, key="3" * 32),
+        caption_row(two, "A part.", id="4" * 32, key="4" * 32, start=3.0),
+    ]
+    captions = write(tmp_path / "captions.jsonl", *(row.to_dict() for row in parts))
+    assert evidence_of(world, captions, "1.mp4") == {"From 0:00 to 0:05: A.\nFrom 0:05 to 0:08: B."}
+    assert evidence_of(world, captions, "2.mp4") == {"Whole."}
+
+
+def test_copies_and_captions_made_beside_their_output_are_found(world: Path, tmp_path: Path) -> None:
+    shutil.copytree(world, tmp_path / "clips")
+    copied = replace(caption_row(Path("clips/1.mp4"), "A ring grows."), status="duplicate", duplicate_of="x.mp4")
+    captions = write(tmp_path / "captions.jsonl", copied.to_dict())
+    assert evidence_of(tmp_path / "clips", captions, "1.mp4") == {"A ring grows."}
+    with pytest.raises(RowError, match="no good caption in it is of one of these clips"):
+        read_questions(world, captions=captions)
 
 
 def test_every_bad_row_is_told_with_its_line_before_anything_is_asked(

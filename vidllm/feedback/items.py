@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vidllm.corpus.webdataset import VIDEO_SUFFIXES
@@ -217,26 +217,20 @@ def _beside(clip: Path) -> list[tuple[str, str, str]]:
 
 
 def _with_captions(found: Sequence[Asked], captions: Path) -> list[Asked]:
-    """The questions with the captions of their clips as evidence; what a row brings stays where there is none."""
-    told = dict(_captions(captions))
-    return [
-        Asked(
-            origin=one.origin, id=one.id, turns=one.turns, truth=one.truth,
-            evidence=_evidence(one.media, told) or one.evidence,
-        )
-        for one in found
-    ]  # fmt: skip
+    """The questions with the captions of their clips as evidence; what a row brings stays where there is none.
+
+    Raises RowError when the captions tell of none of the clips: nobody names them to no end.
+    """
+    from vidllm.feedback.evidence import read_evidence
+
+    told = read_evidence(captions)
+    evidence = [_evidence(one.media, told) for one in found]
+    if found and not any(evidence):
+        raise RowError(f"{captions}: no good caption in it is of one of these clips; run this where the captions were "
+                       "made, or caption the clips that are asked about")  # fmt: skip
+    return [replace(one, evidence=text or one.evidence) for one, text in zip(found, evidence, strict=True)]
 
 
 def _evidence(media: Sequence[Media], told: Mapping[Path, str]) -> str | None:
     texts = [told[path] for path in (Path(medium.path).resolve() for medium in media) if path in told]
     return "\n".join(texts) or None
-
-
-def _captions(path: Path) -> Iterator[tuple[Path, str]]:
-    """(clip, caption) of every good row of a caption run."""
-    from vidllm.corpus.reading import standing_rows
-
-    for row in standing_rows(path):
-        if row.status == "ok":
-            yield Path(row.video).resolve(), row.caption
