@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -186,6 +187,26 @@ def test_another_judge_reads_the_same_candidates_and_is_held_against_the_oracle(
     marks = [line for line in journal_lines(served.output) if line["at"] == "judged" and line["name"] == "seer"]
     assert all(v["replies"][0].endswith("Score: 3") for line in marks for v in line["verdicts"])
     assert all(line["model"] == "seer-0613" for line in marks)
+
+
+def test_a_judge_asked_in_two_ways_is_two_judges(run: Callable[..., FeedbackDone], serve: Servers) -> None:
+    """Otherwise every pair of answers would be counted twice, and two scales be mixed in one correlation."""
+    url = serve("--short", module="tests.judge_server")
+    scored = run(judge=url)
+    told = json.loads(journal_of(scored.output).read_text(encoding="utf-8").splitlines()[-1])
+    assert (told["name"], told["way"]) == ("seer", "scores")
+    run(judge=url, judging="compare", load=no_model)
+    third = run(judge=serve("--biased", "--model", "other", module="tests.judge_server"), load=no_model)
+    assert [found.other for found in third.report.agreements] == ["seer (scores)", "seer (compare)", "oracle"]
+    again = run(judge=url, load=no_model)
+    itself = next(found for found in again.report.agreements if found.other == "seer (compare)")
+    scores = [
+        [verdict["score"] for verdict in line["verdicts"]]
+        for line in journal_lines(scored.output) if line.get("name") == "seer" and line["way"] == "scores"
+    ]  # fmt: skip
+    differing = sum(abs(a - b) >= 0.25 for several in scores for a, b in combinations(several, 2))
+    assert (itself.alike, itself.against, itself.undecided) == (differing, 0, 0)
+    assert differing > 0
 
 
 @pytest.mark.parametrize("judging", ["scores", "compare"])
@@ -541,7 +562,7 @@ def test_half_a_character_is_kept_as_a_server_said_it(tmp_path: Path) -> None:
     output, slot = tmp_path / "pairs.jsonl", Slot("k", "s", "r")
     said = Verdict(score=3.0, explanation="a star \ud83d", replies=("\ud83d", "ü"))
     with Journal(output) as journal:
-        journal.add_judged(slot, "j", "judge", Judged(ticket=1, verdicts=(said,)))
+        journal.add_judged(slot, "j", Oracle(), Judged(ticket=1, verdicts=(said,)))
     with Journal(output) as journal:
         assert journal.opinions(slot)["j"].verdicts == (said,)
     write_rows(output, [{"video": "\udcff.mp4"}])  # how Python reads a name that is no UTF-8

@@ -74,6 +74,7 @@ class AskedJudge:
             raise ConfigError(f"judging {judging!r} is neither scores nor compare")
         self.name = captioner.model
         self._captioner, self._judging, self._watch = captioner, judging, watch
+        self.way = judging + (", watching" if watch else "")
         watched = ":watches" if watch else ""
         self.fingerprint = f"{captioner.fingerprint}:{judging}{watched}:{rubric_digest()}"
         self._options = GenerationOptions(max_new_tokens=REPLY_TOKENS, temperature=0.0)

@@ -21,7 +21,7 @@ from typing import Any, Self
 from vidllm.errors import OutputError
 from vidllm.feedback.candidates import Candidate, Sampled
 from vidllm.feedback.items import Asked
-from vidllm.feedback.judge import Judged, Verdict
+from vidllm.feedback.judge import Judge, Judged, Verdict
 from vidllm.linefile import LineFile, json_line
 
 Line = Mapping[str, Any]
@@ -45,6 +45,8 @@ class Opinion:
     """The judge's name."""
     model: str
     """Who answered, in its own words."""
+    way: str = ""
+    """`Judge.way`; unknown in journals of before it was kept."""
     nonsense: int = 0
     orders: tuple[int, int] = (0, 0)
 
@@ -109,11 +111,12 @@ class Journal:
         }  # fmt: skip
         self._write("sampled", slot, told)
 
-    def add_judged(self, slot: Slot, fingerprint: str, judge: str, judged: Judged) -> None:
-        """A judge has spoken."""
+    def add_judged(self, slot: Slot, fingerprint: str, judge: Judge, judged: Judged) -> None:
+        """A judge has spoken; `fingerprint` is of it and of the evidence it had."""
         told = {
-            "judge": fingerprint, "name": judge, "model": judged.model, "nonsense": judged.nonsense,
-            "orders": list(judged.orders), "verdicts": [verdict.to_dict() for verdict in judged.verdicts],
+            "judge": fingerprint, "name": judge.name, "way": judge.way, "model": judged.model,
+            "nonsense": judged.nonsense, "orders": list(judged.orders),
+            "verdicts": [verdict.to_dict() for verdict in judged.verdicts],
         }  # fmt: skip
         self._write("judged", slot, told)
 
@@ -137,7 +140,8 @@ class Journal:
         elif line["at"] == "judged":
             self._opinions.setdefault(slot, {})[line["judge"]] = Opinion(
                 verdicts=tuple(Verdict.from_dict(verdict) for verdict in line["verdicts"]), judge=line["name"],
-                model=line["model"], nonsense=line["nonsense"], orders=(line["orders"][0], line["orders"][1]),
+                model=line["model"], way=line.get("way", ""), nonsense=line["nonsense"],
+                orders=(line["orders"][0], line["orders"][1]),
             )  # fmt: skip
         else:
             self._failed[slot] = line["error"]

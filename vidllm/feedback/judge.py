@@ -86,6 +86,8 @@ class Judge(Protocol):
 
     name: str
     """For people, and for the `judge` of every row."""
+    way: str
+    """How it judges, for people: one model may be asked in several ways. Empty where there is one."""
     fingerprint: str
     """Another value is another judge: its verdicts are not mixed with these."""
 

@@ -210,5 +210,5 @@ class Run:
     def _write(self, judged: Judged) -> None:
         number = self._in_work.pop(judged.ticket)
         fingerprint = self._work.opinions[number]
-        self._journal.add_judged(self._work.slots[number], fingerprint, self._work.judge.name, judged)
+        self._journal.add_judged(self._work.slots[number], fingerprint, self._work.judge, judged)
         self.tally.judged += 1

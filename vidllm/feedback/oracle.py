@@ -320,6 +320,7 @@ class Oracle:
     """A `Judge` that reads the script beside each clip; it needs no model, and every verdict is exact."""
 
     name = "oracle"
+    way = ""
     fingerprint = f"oracle:1:world {VERSION}"
 
     def __init__(self) -> None:

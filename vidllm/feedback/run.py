@@ -298,8 +298,8 @@ class _Judged:
     """Of the questions in `work`."""
     scored: list[list[Scored]]
     opinions: list[Opinion]
-    others: dict[str, list[tuple[int, Opinion]]]
-    """Opinions of other judges, by name: (place in `scored`, opinion)."""
+    others: dict[tuple[str, str], dict[int, Opinion]]
+    """Opinions of other judges, by name and way: place in `scored` -> opinion, the last where evidence has changed."""
     figures: Figures
     work: Work
 
@@ -332,7 +332,7 @@ class _Judged:
         figures.nonsense += opinion.nonsense
         figures.orders = (figures.orders[0] + opinion.orders[0], figures.orders[1] + opinion.orders[1])
         for other in (other for mark, other in journal.opinions(slot).items() if mark != key):
-            self.others.setdefault(other.judge, []).append((len(self.scored), other))
+            self.others.setdefault((other.judge, other.way), {})[len(self.scored)] = other
         self.numbers.append(number)
         self.opinions.append(opinion)
         told = zip(sampled.candidates, opinion.verdicts, strict=False)  # a single candidate has no verdict
@@ -342,14 +342,20 @@ class _Judged:
         """With every other judge that was asked before, and with the oracle wherever it knows."""
         mine = [[one.verdict.score for one in several] for several in self.scored]
         judge = self.work.judge.name
-        found = [
-            agree(judge, [mine[at] for at, _ in told], name, [[v.score for v in o.verdicts] for _, o in told], margin)
-            for name, told in self.others.items()
-            if name != Oracle.name
-        ]
+        found = []
+        for (name, way), told in self.others.items():
+            if name != Oracle.name:
+                theirs = [[verdict.score for verdict in opinion.verdicts] for opinion in told.values()]
+                found.append(agree(judge, [mine[at] for at in told], self._label(name, way), theirs, margin))
         if judge != Oracle.name:
             found.append(agree(judge, mine, Oracle.name, self._true(), margin))
         return [one for one in found if one is not None]
+
+    def _label(self, name: str, way: str) -> str:
+        """ "seer (compare)"; "seer (scores, before)" of the judge itself, with other evidence or words."""
+        before = (name, way) == (self.work.judge.name, self.work.judge.way)
+        words = ", ".join(filter(None, (way, "before" if before else "")))
+        return f"{name} ({words})" if words else name
 
     def _true(self) -> list[list[float | None]]:
         """The oracle's scores of all candidates; None where it does not know."""
