@@ -11,6 +11,23 @@ from vidllm.video.timecode import find_focus, find_times, outside_notes
 Span = float | tuple[float, float]
 
 READ: list[tuple[str, list[Span]]] = [
+    # a bare "m" is minutes where a time stands at the other end
+    ("from 1m30s to 2m", [(90, 120)]),
+    ("what happens from 30s to 1m?", [(30, 60)]),
+    ("from 0:30 to 2m the car", [(30, 120)]),
+    ("from 1m to 2m30s", [(60, 150)]),
+    ("1m30s-2m", [(90, 120)]),
+    ("between 1m and 1m30s", [(60, 90)]),
+    ("between 1m30 and 2m, who speaks?", [(90, 120)]),
+    ("从1分30秒到2分", [(90, 120)]),
+    ("the last 10 seconds before 1:00", [(50, 60)]),
+    ("the first 10 seconds after 1:00", [(60, 70)]),
+    ("10 seconds after 1:00", [70]),
+    ("00:30 --> 00:40", [(30, 40)]),
+    ("0:30→0:40", [(30, 40)]),
+    ("between the 30s and 45s marks", [(30, 45)]),
+    ("an hour and a half in", [5400]),
+    ("0:30 - 5m jump", [30]),
     # what the reader once got wrong or missed
     ("结束前5秒", [(295, 300)]),
     ("倒数第10秒", [290]),
@@ -198,6 +215,39 @@ READ: list[tuple[str, list[Span]]] = [
 ]
 
 NOT_READ = [
+    # hours of the day and dates, also in a clip that is long enough for them
+    "iOS 16:30",
+    "what runs on Android 13:20 here?",
+    "at 16:30 on Monday",
+    "what happens at 3:15 on a Sunday?",
+    "from 9:00 to 17:00 on weekdays",
+    "at 4:45 on July 4",
+    "at 4:45 in July",
+    "Dec 24 18:00",
+    "24.12. 18:00",
+    "22:45 local time",
+    "open 9:00-17:00",
+    "flight 12:30",
+    "what time is it, 2:45?",
+    "is it 2:45 on the clock?",
+    "今天10:30",
+    "明天10:30开会",
+    "10:30的火车",
+    "闹钟设在6:30",
+    "营业时间9:00-17:00",
+    # times of races, prices, verses, lengths
+    "he ran it in 3:59",
+    "a mile in 3:59",
+    "personal best of 2:05",
+    "the record is 9:58",
+    "a 5:00 mile",
+    "$2:30",
+    "约翰福音3:16",
+    "用时1:30",
+    # metres and scores beside no time
+    "from 1m to 2m away",
+    "he stands at 2m",
+    "打了8分",
     "version 2:30",
     "v 2:30",
     "release 10:30",

@@ -139,6 +139,16 @@ def earlier(reading: Reading) -> list[Meaning]:
     return [(anchor, anchor)]
 
 
+def up_to(reading: Reading) -> list[Meaning]:
+    """The last 5 seconds before 0:30."""
+    return [(earlier(reading)[0][0], reading.clock("a"))]
+
+
+def on_from(reading: Reading) -> list[Meaning]:
+    """The first 5 seconds after 0:30."""
+    return [(reading.clock("a"), later(reading)[0][0])]
+
+
 def to_clip_end(reading: Reading) -> list[Meaning]:
     return [(reading.clock("a"), Anchor("end", 0.0))]
 

@@ -45,6 +45,7 @@ _AMOUNT_EN = (
     rf"|\d+\s?m(?:in)?\s?\d+(?:\.\d+)?\s?s(?:ec)?{_STOP}|\d+m(?:in)?[0-5]\d(?![\d:.]*\d){_STOP}"  # 1m30s, 1m30
     r"|\d+'\s?[0-5]?\d(?:\"|'')(?![A-Za-z0-9_])"
     rf"|{_NUMBER}[\s-]*(?:{_H}|{_M})\s+{_TAIL}"  # 1 minute 30, one hour twenty
+    rf"|{_NUMBER}[\s-]*{_H}\s+and\s+a\s+half{_STOP}"
     rf"|{_NUMBER}[\s-]*{_H}(?:{_JOIN}{_NUMBER}[\s-]*{_M})?(?:{_JOIN}{_NUMBER}[\s-]*{_S})?{_STOP}"
     rf"|{_NUMBER}[\s-]*{_M}{_JOIN}{_NUMBER}[\s-]*{_S}{_STOP}"
     rf"|{_NUMBER}[\s-]*{_M}{_HALF}{_STOP}"
@@ -76,10 +77,33 @@ AMOUNT = "[\ue001\ue002]++"
 """`30 seconds`, `1m20s`, `two and a half minutes`, `half a minute` (English); `1分20秒`, `半分钟` (Han)."""
 
 
+_BARE = (
+    r"(?P<bare>(?<![A-Za-z0-9_.:])\d+(?:\.\d+)?\s?m)(?![A-Za-z0-9_/])(?!\s*(?!(?:what|who|where|which|how|when|why|is|are"
+    r"|does|do|did|in|into|of|and|to|until|till|there|the|a|he|she|it|they|we)\b)[A-Za-z])"
+)
+_BARE_HAN = r"(?P<bare>(?<![\d.:])\d+分)(?![钟球数\d])"
+_ENDS = r"\s*(?:-|~|\bto\b|until|till|到|至)\s*"
+_ANY_MARK = "[\ue000-\ue002]"
+_JOINED = tuple(
+    (pattern.format(bare=bare), mark)
+    for bare, mark in ((_BARE, ENGLISH), (_BARE_HAN, HAN))
+    for pattern in (
+        rf"{_ANY_MARK}{_ENDS}{{bare}}", rf"{{bare}}(?={_ENDS}{_ANY_MARK})",
+        rf"\bbetween\s+{_ANY_MARK}+\s+and\s+{{bare}}", rf"(?<=\bbetween ){{bare}}(?=\s+and\s+{_ANY_MARK})",
+    )
+)  # fmt: skip
+"""`2m` is minutes in "1m30s to 2m", and else may be the height of a door; so is 2分, else perhaps a score."""
+
+
 def marked(text: str) -> str:
     """`text`, same length, with clocks drawn as `CLOCK` and amounts of time as `ENGLISH` or `HAN`."""
     for pattern, mark in ((_CLOCK, CLOCK), (_AMOUNT_EN, ENGLISH), (_AMOUNT_HAN, HAN)):
         text = re.sub(pattern, lambda match, mark=mark: mark[0] * len(match[0]), text, flags=re.IGNORECASE)  # type: ignore[misc]
+    if re.search(r"\d\s?(?:m\b|分)", text, re.IGNORECASE) and re.search(_ANY_MARK, text):
+        for pattern, mark in _JOINED:
+            for match in re.finditer(pattern, text, re.IGNORECASE):
+                first, end = match.span("bare")
+                text = text[:first] + mark[0] * (end - first) + text[end:]
     return text
 
 

@@ -13,7 +13,7 @@ _N = rf"(?:{_NUM}|{SPELLED})"
 _UNIT = r"(?:seconds?|secs?|minutes?|mins?)"
 _SECONDS = rf"(?P<unit>{_UNIT})"
 _MARK = r"(?:[\s-]*(?:mark|point|timestamp)s?)?"
-_TO = r"\s*(?:-|~|\.{2,3}|…|to|until|till|through|up\s+to)\s*"
+_TO = r"\s*(?:-{1,2}>|→|-|~|\.{2,3}|…|to|until|till|through|up\s+to)\s*"
 _THE = (
     r"(?:(?:the|around|about|roughly|approximately|approx\.?|exactly|precisely|say|time|second|timestamp|time\s*code"
     r"|ca\.?|circa)\s+|~\s*|t\s*=\s*){0,6}"  # without a bound, an answer that only says "the the" takes minutes
@@ -128,6 +128,14 @@ _RANGES = (
     Rule(rf"\b(?:until|till|up\s+to|up\s+until)\s+{_THE}(?P<a>{_T}){_MARK}{_LONG}", means.from_clip_begin),
 )
 _FROM_AN_END = (
+    Rule(
+        rf"\b(?:(?:last|final)\s+|the\s+)(?P<shift>{AMOUNT})\s+(?:before|up\s+to|until)\s+{_THE}(?P<a>{CLOCK})",
+        means.up_to,
+    ),
+    Rule(
+        rf"\b(?:(?:first|next)\s+|the\s+)(?P<shift>{AMOUNT})\s+(?:after|from|past)\s+{_THE}(?P<a>{CLOCK})",
+        means.on_from,
+    ),
     Rule(  # what is not to be looked at
         rf"\b(?:skip\w*|ignor\w+|except(?:ing)?(?:\s+for)?|exclud\w+|apart\s+from|aside\s+from|other\s+than|without)\s+"
         rf"(?:the\s+)?(?:very\s+)?(?:first|opening|initial|last|final|closing)\s+(?:{_WHOLE})",
