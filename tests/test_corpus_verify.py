@@ -368,8 +368,10 @@ def test_a_long_name_gets_its_side_file(tmp_path: Path) -> None:
     with Output.open(tmp_path / "out.jsonl", RECIPE) as output:
         for row in ranged(tmp_path / "in", f"{'x' * 251}.mp4", [(None, None, "One.")]):
             output.add(row)
-    [path] = write_side_files(tmp_path / "out.jsonl", ("srt",), SideFolder(tmp_path / "side"))
+    folder = SideFolder(tmp_path / "side")
+    [path] = write_side_files(tmp_path / "out.jsonl", ("srt", "json"), folder)
     assert sorted(file.name for file in (tmp_path / "side").iterdir()) == [RECORD, path.name]
+    assert folder.unnamed == [tmp_path / "side" / f"{'x' * 251}.json"]  # one letter too long, and told
 
 
 def test_no_side_file_leaves_the_folder(tmp_path: Path) -> None:
@@ -693,6 +695,8 @@ def test_the_page_needs_nothing_and_shows_everything(clips: dict[str, Path], tmp
     assert hostile in page.text
     assert "ends after N s" in page.text  # one cause for three clips
     assert "5 clips, 2 of them with a good caption" in page.text
+    bars = [attributes for tag, attributes in page.tags if tag == "div"]
+    assert [bar["class"] for bar in bars] == ["bar ok", "bar undecodable"]  # nothing where there is none
     assert page.text.index("99.00 s") < page.text.index("0.50 s")
 
 

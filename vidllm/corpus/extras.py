@@ -72,6 +72,8 @@ def write_extras(done: CaptionReport, extras: Extras) -> Iterator[str]:
         folder = SideFolder.beside(done.output)
         written = write_side_files(done.output, extras.wanted_formats, folder, done.saw)
         yield f"{folder.path}: wrote {len(written):,} files ({', '.join(extras.wanted_formats)})"
+        for path in folder.unnamed:
+            yield f"{path}: is not written, its name is too long for the disk; rename the clip and run again"
     if extras.in_place:
         renewed = recaption(done.output, done.tag, done.saw)
         changed = [file for file in renewed if file.problem is None]

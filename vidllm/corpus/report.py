@@ -113,13 +113,17 @@ def _statuses(statuses: Counter[str]) -> str:
     total = max(statuses.total(), 1)
     rows = "".join(
         f'<tr><td><i class="dot {status}"></i>{status}<td class=n>{statuses[status]:,}<td class=n>'
-        f'{statuses[status] / total:.1%}<td class=w><div class="bar {status}" '
-        f'style="width:{100 * statuses[status] / total:.2f}%"></div>'
+        f"{statuses[status] / total:.1%}<td class=w>{_bar(status, statuses[status] / total)}"
         for status in STATUSES
     )
     return (
         f"<h2>How clips ended</h2><table id=statuses><tr><th>status<th class=n>clips<th class=n>share<th>{rows}</table>"
     )
+
+
+def _bar(status: str, share: float) -> str:
+    """At least a sliver where there is any, and where there is none nothing."""
+    return f'<div class="bar {status}" style="width:{100 * share:.2f}%"></div>' if share else ""
 
 
 def _recipes(tally: _Tally) -> Iterator[str]:

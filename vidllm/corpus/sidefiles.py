@@ -50,7 +50,8 @@ def write_side_files(
 
     A video named outside of any folder that was given lies at the top. Videos that would share a name lie in folders
     of their own: `cat/1.srt` and `dog/1.srt`; or keep their endings: `a.mp4.srt` and `a.mkv.srt`. Each file is whole or
-    not there, and a file that vidllm did not write is never replaced. Raises OutputError.
+    not there, and a file that vidllm did not write is never replaced. `folder.unnamed` are those whose names are too
+    long. Raises OutputError.
     """
     videos: dict[tuple[str, str | None], list[Line]] = {}
     for row in standing_rows(output):
@@ -63,7 +64,8 @@ def write_side_files(
     for name, told in files.items():
         lines = sorted(told, key=lambda line: (line.start, line.end, line.text))
         for format in formats:
-            written.append(folder.write(name.with_name(f"{name.name}.{format}"), _WRITERS[format](lines)))
+            file = folder.write(name.with_name(f"{name.name}.{format}"), _WRITERS[format](lines))
+            written += [file] if file is not None else []
     return written
 
 

@@ -4,6 +4,7 @@
     a.jsonl                      ->   a/.vidllm-files
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -26,6 +27,8 @@ class SideFolder:
     path: Path
     _digests: dict[str, set[str]] = field(default_factory=dict)
     """Name below the folder -> digests of what was written under it. Several only where a run was killed."""
+    unnamed: list[Path] = field(default_factory=list)
+    """Files that could not be written: with an ending longer than the clip's own, their names are too long."""
 
     @classmethod
     def beside(cls, output: Path) -> "SideFolder":
@@ -54,10 +57,13 @@ class SideFolder:
                         "away, or name another output"
                     )
 
-    def write(self, name: PurePath, text: str) -> Path:
-        """The file `name` below the folder, whole or not there. Raises OutputError, too for a file not written here."""
+    def write(self, name: PurePath, text: str) -> Path | None:
+        """The file `name` below the folder, whole or not there; None, and it is `unnamed`, where its name is too long.
+
+        Raises OutputError, too for a file not written here.
+        """
         path, data = self.path / name, text.encode("utf-8", "backslashreplace")
-        if path.exists() and not self._is_ours(path):
+        if os.path.exists(path) and not self._is_ours(path):
             raise OutputError(f"{path}: was changed while the run went on and is kept; move it away and run again")
         part = path.with_name(PART)
         try:
@@ -67,6 +73,9 @@ class SideFolder:
             os.replace(part, path)
         except OSError as error:
             part.unlink(missing_ok=True)
+            if error.errno == errno.ENAMETOOLONG:
+                self.unnamed.append(path)
+                return None
             raise not_writable(path, error) from error
         return path
 
