@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -48,6 +49,30 @@ def test_random_is_a_function_of_the_seed(tmp_path: Path) -> None:
     assert draw(rows, source, 3) == draw(rows, source, 3)
     both = set(ids(draw(rows, source, 3))) & set(ids(draw(rows, source, 4)))
     assert 0 < len(both) < 40, "two draws of a tenth share about a hundredth"
+
+
+def test_what_is_drawn_of_a_file_does_not_depend_on_the_others(tmp_path: Path) -> None:
+    """Where a source stands, what stands beside it, and the folder it lies in: none of them changes its rows."""
+    half: dict[str, Any] = {"sampling": "random:50%"}
+    (tmp_path / "elsewhere").mkdir()
+    a, b, moved = (write(tmp_path / name, 60) for name in ("a.jsonl", "b.jsonl", "elsewhere/a.jsonl"))
+
+    def drawn(*sources: Source, of: str = "a") -> list[str]:
+        return [name for name in ids(read_mixture(Mixture(sources=sources), 5).rows) if name.startswith(of)]
+
+    first, second = Source(path=a, **half), Source(path=b, weight=0.3)
+    alone = drawn(first)
+    assert len(alone) == 30
+    assert drawn(first, second) == drawn(second, first) == drawn(Source(path=moved, **half)) == alone
+    assert drawn(first, second, of="b") == drawn(second, first, of="b") == drawn(second, of="b")
+    assert set(drawn(first, first)) > set(alone), "the same file named twice gives other rows the second time"
+
+
+@pytest.mark.parametrize("much", [{"sampling": "first:0"}, {"sampling": "random:10%"}, {"weight": 0.1}])
+def test_a_source_of_which_nothing_is_taken_is_told(tmp_path: Path, much: dict[str, Any]) -> None:
+    sources = (Source(path=write(tmp_path / "a.jsonl", 4)), Source(path=write(tmp_path / "few.jsonl", 4), **much))
+    with pytest.raises(ConfigError, match=r"few\.jsonl: sampling .* take none of its 4 rows"):
+        read_mixture(Mixture(sources=sources))
 
 
 @pytest.mark.parametrize(("taken", "told"), [("first:1", []), ("first:5", [5]), ("all", [5, 6])])

@@ -1,4 +1,5 @@
-"""A mixture: several files of rows, how many of each, how often. What is drawn depends on the seed and nothing else.
+"""A mixture: several files of rows, how many of each, how often. What is drawn of a file depends on the seed and its
+name, not on where it stands among the others or on the disk.
 
     sources:
       - {path: images.json, media: /data/coco, sampling: "random:20%"}
@@ -8,6 +9,7 @@
 from __future__ import annotations
 
 import re
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,7 +61,12 @@ def load_mixture(path: Path) -> Mixture:
 
 
 def read_mixture(mixture: Mixture, seed: int = 0) -> ReadRows[TrainRow]:
-    """The rows of all sources, drawn and repeated, and the problems of those drawn. Raises RowError as `read_rows`."""
+    """The rows of all sources, drawn and repeated, and the problems of those drawn.
+
+    Raises:
+        RowError: as `read_rows`.
+        ConfigError: a source of which no row is drawn.
+    """
     return _read(mixture, seed, read_rows)
 
 
@@ -75,11 +82,14 @@ def mixture_of(path: Path, media: Path | None = None) -> Mixture:
     return Mixture(sources=(from_mapping(Source, {"path": path, "media": media}, where=str(path)),))
 
 
-def draw(rows: Sequence[T], source: Source, seed: int) -> tuple[T, ...]:
-    """The rows of a source that an epoch sees, in the file's order; a row of weight 2 stands twice."""
-    kept = _sample(range(len(rows)), source.sampling, seed)
+def draw(rows: Sequence[T], source: Source, seed: int, again: int = 0) -> tuple[T, ...]:
+    """The rows of a source that an epoch sees, in the file's order; a row of weight 2 stands twice. `again` tells a
+    source from those before it that name the same file: each takes rows of its own.
+    """
+    numbers = (seed, zlib.crc32(source.path.name.encode("utf-8", "surrogateescape")), again)
+    kept = _sample(range(len(rows)), source.sampling, *numbers)
     whole, part = divmod(source.weight, 1)
-    extra = _sample(kept, f"random:{part * 100:.6f}%", seed + 1) if part else []
+    extra = _sample(kept, f"random:{part * 100:.6f}%", *numbers, 1) if part else []
     times = {**dict.fromkeys(kept, int(whole))}
     for number in extra:
         times[number] += 1
@@ -92,7 +102,14 @@ def _read(mixture: Mixture, seed: int, read: Callable[[Path, Path | None], ReadR
     for number, source in enumerate(mixture.sources):
         found: ReadRows[AnyRow] = read(source.path, source.media)
         places = sorted(range(len(found.rows) + len(found.problems)), key=lambda place: _line(found, place))
-        for place in draw(places, source, seed * len(mixture.sources) + number):
+        again = sum(other.path == source.path for other in mixture.sources[:number])
+        drawn = draw(places, source, seed, again)
+        if not drawn:
+            raise ConfigError(
+                f"{source.path}: sampling {source.sampling} and weight {source.weight:g} take none of its "
+                f"{len(places)} rows; take more of them, or leave the source out"
+            )
+        for place in drawn:
             if place < len(found.rows):
                 rows.append(found.rows[place])
             elif (problem := found.problems[place - len(found.rows)]) not in problems:
@@ -116,13 +133,13 @@ def _share(sampling: str) -> tuple[str, float, bool] | None:
     return (which, number, percent) if possible else None
 
 
-def _sample(rows: Sequence[int], sampling: str, seed: int) -> list[int]:
+def _sample(rows: Sequence[int], sampling: str, *numbers: int) -> list[int]:
     """The rows that a sampling keeps, in their order."""
     share = _share(sampling)
     assert share is not None
     which, number, percent = share
     count = min(len(rows), round(len(rows) * number / 100) if percent else int(number))
-    return list(rows[:count]) if which == "first" else sorted(shuffled(rows, seed)[:count])
+    return list(rows[:count]) if which == "first" else sorted(shuffled(rows, *numbers)[:count])
 
 
 def _below(source: Source, folder: Path) -> Source:
