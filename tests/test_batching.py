@@ -328,7 +328,7 @@ def test_buffers_that_do_not_fit_are_halved(tiny: Tiny, monkeypatch: pytest.Monk
 
     model = load(tiny("llava"))
     work = mixed_work(model)
-    failures = starved(monkeypatch, SlotLayer, "make", lambda layer, like, rows, capacity: rows > 3)
+    failures = starved(monkeypatch, SlotLayer, "make", lambda layer, keys, values, rows, _: rows > 3)
     batcher = Batcher(model, slots=13)
     assert said(run(batcher, work)) == one_by_one(model, work)
     assert len(failures) == 2
@@ -426,6 +426,49 @@ def test_a_row_beyond_the_sliding_window_runs_alone(tiny: Tiny, tmp_path: Path) 
     done = run(Batcher(model, slots=3), work)
     assert said(done) == one_by_one(model, work)
     assert [done[ticket].alone for ticket in range(3)] == [False, True, False]
+
+
+def with_text(folder: Path, kind: str, **said: object) -> Path:
+    """A LLaVA in `folder` over a language model of this kind."""
+    from transformers import AutoConfig, LlavaConfig, LlavaForConditionalGeneration
+
+    tiny_models.llava(folder)
+    config: Any = LlavaConfig.from_pretrained(folder)
+    size = {"vocab_size": config.text_config.vocab_size, "max_position_embeddings": 4096, **tiny_models.TEXT}
+    config.text_config = AutoConfig.for_model(kind, **size, **said)
+    network: Any = tiny_models._noise(LlavaForConditionalGeneration(config))
+    network.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("kind", "said_of_it", "alone"),
+    [
+        (
+            "llama4_text",
+            {"head_dim": 8, "num_key_value_heads": 2, "num_local_experts": 2, "attention_chunk_size": 60,
+             "pad_token_id": 0},
+            [False, True, False],
+        ),
+        (
+            "deepseek_v3",
+            {"n_routed_experts": 4, "first_k_dense_replace": 2, "kv_lora_rank": 8, "q_lora_rank": 8,
+             "qk_rope_head_dim": 4, "qk_nope_head_dim": 4, "v_head_dim": 8},
+            [False, False, False],
+        ),
+    ],
+    ids=["chunks", "values of another width"],
+)  # fmt: skip
+def test_unlike_attention_batches_as_it_can(
+    kind: str, said_of_it: dict[str, object], alone: list[bool], tmp_path: Path
+) -> None:
+    """Llama 4 sees its own chunk only; DeepSeek's values are wider than its compressed keys."""
+    model = load(with_text(tmp_path, kind, **said_of_it))
+    options = GenerationOptions(max_new_tokens=12)
+    work = [(video_prompt(model, frames, n), options) for n, frames in enumerate((1, 6, 1))]
+    done = run(Batcher(model, slots=3), work)
+    assert said(done) == one_by_one(model, work)
+    assert [done[ticket].alone for ticket in range(3)] == alone
 
 
 def test_attention_without_a_mask_per_row_runs_alone(tiny: Tiny) -> None:

@@ -225,8 +225,8 @@ def _filled_slots(model: TextReader, state: State, rows: int, room: int) -> Slot
     """So many rows that all begin with what `state` has read."""
     slots = Slots(model.layers, rows, state.length + room, wide_bytes=model.wide_bytes)
     start = Start(tuple((keys[0], values[0]) for keys, values in (la.first(state.length) for la in state.kv.layers)))
-    for layer, (keys, _) in zip(slots.layers, start.layers, strict=True):
-        layer.make(keys[None], rows, slots.capacity)
+    for layer, (keys, values) in zip(slots.layers, start.layers, strict=True):
+        layer.make(keys[None], values[None], rows, slots.capacity)
     for row in range(rows):
         slots.row(row, start)
     return slots

@@ -32,14 +32,14 @@ def row_limit(config: Any) -> int | None:
     """Tokens up to which rows can go through the language model of this config together and none feels another; None:
     however long they are.
 
-    A longer one does not see all of itself (a sliding window), or its length turns the positions of every row beside
-    it: transformers stretches `longrope` and `dynamic` ones by the longest of a call.
+    A longer one does not see all of itself (a sliding window, chunks), or its length turns the positions of every row
+    beside it: transformers stretches `longrope` and `dynamic` ones by the longest of a call.
     """
     rope = getattr(config, "rope_parameters", None) or {}
     first = rope.get("original_max_position_embeddings") or getattr(config, "original_max_position_embeddings", 0)
     steady = {"longrope": first, "dynamic": getattr(config, "max_position_embeddings", 0)}
-    limits = (getattr(config, "sliding_window", None), steady.get(rope.get("rope_type", "")))
-    return min((limit for limit in limits if limit), default=None)
+    seen = (getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size"))
+    return min((limit for limit in (*seen, steady.get(rope.get("rope_type", ""))) if limit), default=None)
 
 
 WIDE_BYTES = 2 * 2**30

@@ -7,7 +7,7 @@
 Running rows are the first ones, without gaps: when one ends, the last takes its place. Concatenating a growing cache
 was the larger part of a decoding step; here a step copies one token a row.
 
-Shapes: S rows, C capacity in tokens, h key heads, d their width.
+Shapes: S rows, C capacity in tokens, h key heads, d their width (values may have another).
 """
 
 from __future__ import annotations
@@ -32,27 +32,25 @@ class SlotLayer:
         """Whether there are buffers."""
         return self.keys.dim() == 4
 
-    def make(self, like: Tensor, rows: int, capacity: int) -> None:
-        """Buffers for tokens like (.., h, .., d); float32 where they fit into `wide_bytes`, see `reader`."""
-        shape = (rows, like.shape[1], capacity, like.shape[3])
-        wide = 2 * 4 * math.prod(shape) <= self.wide_bytes
+    def make(self, keys: Tensor, values: Tensor, rows: int, capacity: int) -> None:
+        """Buffers for tokens like (.., h, .., d) each; float32 where they fit into `wide_bytes`, see `reader`."""
+        shapes = [(rows, like.shape[1], capacity, like.shape[3]) for like in (keys, values)]
+        dtype = torch.float32 if 4 * sum(map(math.prod, shapes)) <= self.wide_bytes else keys.dtype
         # Zeros: what lies beyond a row's end is masked, but a NaN left in memory would reach the sum as 0 x NaN.
-        self.keys, self.values = (
-            torch.zeros(shape, dtype=torch.float32 if wide else like.dtype, device=like.device) for _ in range(2)
-        )
+        self.keys, self.values = (torch.zeros(shape, dtype=dtype, device=keys.device) for shape in shapes)
 
     def resize(self, rows: int, capacity: int) -> None:
         """The same tokens in buffers of another size, as many rows and tokens as fit."""
         keys, values = self.keys, self.values
         kept, length = min(rows, keys.shape[0]), min(capacity, keys.shape[2])
-        self.make(keys, rows, capacity)
+        self.make(keys, values, rows, capacity)
         self.keys[:kept, :, :length] = keys[:kept, :, :length]
         self.values[:kept, :, :length] = values[:kept, :, :length]
 
     @property
     def token_bytes(self) -> int:
         """Bytes of one token of one row."""
-        return 2 * self.keys.shape[1] * self.keys.shape[3] * self.keys.element_size()
+        return sum(part.shape[1] * part.shape[3] * part.element_size() for part in (self.keys, self.values))
 
 
 class Slots:
@@ -145,7 +143,7 @@ class Row:
         """Write (1, h, L, d) into one layer; views (1, h, filled, d). The row's length counts up at the last layer."""
         layer, slots = self.slots.layers[layer_idx], self.slots
         if not layer.is_made:
-            layer.make(keys, slots.rows, slots.capacity)
+            layer.make(keys, values, slots.rows, slots.capacity)
         start, here = self.length, slice(self.index, self.index + 1)
         end = start + keys.shape[2]
         layer.keys[here, :, start:end] = keys
