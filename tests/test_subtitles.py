@@ -143,13 +143,31 @@ def test_lines_on_screen_in_a_half_open_range(clip: Path, start: float, end: flo
         ("utf-16-le", "你好,世界。"),
         ("utf-16-be", "hello"),
         ("gb18030", "你好世界,这是一个测试。"),
+        ("gb18030", "谢谢大家"),
         ("cp1252", "Déjà vu à l'été"),
+        ("cp1252", "Là-bas ! « allé…»"),
+        ("cp1252", "Große Übung"),
+        ("cp1252", "Não são ações"),
+        ("cp1251", "Я не знаю, что тебе сказать."),
+        ("cp1251", "Да."),
+        ("koi8-r", "Пойдём отсюда, быстро!"),
+        ("big5", "我不知道你在說什麼。"),
+        ("cp932", "彼は昨日の夜どこにいた?"),
+        ("euc_jp", "私は何も知らない。"),
+        ("cp949", "나는 아무것도 모른다."),
     ],
 )
 def test_text_is_read_in_the_encoding_it_has(clip: Path, encoding: str, said: str) -> None:
     text = f"1\n00:00:01,000 --> 00:00:02,000\n{said}\n"
     clip.with_suffix(".srt").write_bytes(text.encode(encoding))
     assert texts(clip) == [said]
+
+
+def test_a_broken_byte_does_not_garble_the_rest(clip: Path) -> None:
+    text = "1\n00:00:01,000 --> 00:00:02,000\nDéjà vu à l'été, çà et là, Noël, où\n".encode()
+    clip.with_suffix(".srt").write_bytes(text.replace(b"No\xc3", b"No"))
+    [said] = texts(clip)
+    assert said.startswith("Déjà vu à l'été, çà et là, No")
 
 
 def test_rolling_captions_are_said_once(clip: Path) -> None:

@@ -19,6 +19,7 @@ from av.subtitles.subtitle import AssSubtitle
 
 from vidllm.errors import VideoError
 from vidllm.video.container import opened
+from vidllm.video.encodings import decoded
 from vidllm.video.info import VideoInfo
 from vidllm.video.timecode import format_time
 
@@ -97,7 +98,7 @@ def _sidecar_lines(path: Path) -> tuple[Line, ...]:
     try:
         if path.stat().st_size > MAX_SIDECAR_BYTES:
             raise VideoError(f"{path}: too large for subtitles ({path.stat().st_size} bytes); leave subtitles out")
-        events = _events(_decoded(path.read_bytes()), path.suffix[1:])
+        events = _events(decoded(path.read_bytes()), path.suffix[1:])
     except (OSError, ValueError, pysubs2.exceptions.Pysubs2Error) as error:
         reason = " ".join(str(error).split())[:100]
         raise VideoError(f"{path}: can not be read as subtitles ({reason}); mend it or leave subtitles out") from error
@@ -117,21 +118,6 @@ def _events(text: str, ending: str) -> pysubs2.SSAFile:
     if "-->" in text:
         raise ValueError("no time in it is written as 00:01:02,500")
     return pysubs2.SSAFile()
-
-
-def _decoded(data: bytes) -> str:
-    """UTF-8 or UTF-16 as the bytes say; else Chinese (GB 18030) if bytes beyond ASCII stand in runs, else Latin."""
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return data.decode("utf-16", "replace")
-    if b"\0" in data:  # UTF-16 without its mark: the zeros of digits and line ends tell the order of bytes
-        little = data[1::2].count(0) >= data[::2].count(0)
-        return data.decode("utf-16-le" if little else "utf-16-be", "replace")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        runs = sum(len(run) for run in re.findall(rb"[\x80-\xff]{4,}", data))
-        chinese = runs > len(re.findall(rb"[\x80-\xff]", data)) / 2
-        return data.decode("gb18030" if chinese else "cp1252", "replace")
 
 
 def _embedded_lines(info: VideoInfo, start: float, end: float) -> tuple[Line, ...]:

@@ -1,0 +1,64 @@
+"""In which encoding a text was written: UTF-8 or UTF-16 as the bytes say, else by whose language comes out of them.
+
+Of each reading is counted what part of its letters beyond ASCII its language would have written; ties go to the first.
+
+    cp1252             few together in a word (é in "été"), or one alone
+    gb18030, big5      among the most frequent signs
+    cp932, euc_jp      kana
+    cp949              among the most frequent syllables
+    cp1251, koi8-r     words of Cyrillic, and these have vowels
+"""
+
+import codecs
+import re
+
+JUDGED_LINES = 500
+"""Lines with letters beyond ASCII that are looked at."""
+BROKEN_COSTS = 10
+"""A byte that the encoding does not know speaks against it as loudly as so many letters for it."""
+_HAN = (
+    "的一是不了在人有我他这个们中来上大为和国地到以说时要就出会可也你对生能而子那得于着下自之年过发后作里用道行所然家事成方多经么去法学"
+    "如都同现当没动面起看定天分还进好小部其些主样理心她本前开但因只从想实日者意无力它与长把机十民第公此已工使情明性知全三又关點這個們來"
+    "為國說時會對於著過發後裡經學現當沒動還進樣開從實無與長機關見問話給讓吧呢啊哪嗎誰什請謝再见很吗给让话问谁请谢"
+)
+_HANGUL = (
+    "이다는을에의가고하지은를로도한아어니나사그기리서인자시라대만일게"
+    "여해있었요우모제내안말들수보거정오구것저너때무않야왜뭐네당신좋습면"
+)
+_MARKS = "，。？！、：；…—「」《》（）"
+_CYRILLIC = (
+    r"(?<![A-Za-z\u0400-\u04ff])(?=[\u0400-\u04ff]*[аеиоуыэюяёіїєАЕИОУЫЭЮЯЁІЇЄ])"
+    r"(?:[А-ЯЁІЇЄҐ]?[а-яёіїєґ]+|[А-ЯЁІЇЄҐ]+)(?![A-Za-z\u0400-\u04ff])"
+)
+_EXPECTED = {
+    "cp1252": r"(?<=[A-Za-z])[^\x00-\x7f]{1,3}(?![^\x00-\x7f])|(?<![^\x00-\x7f])(?:[^\x00-\x7f]{1,3}(?=[A-Za-z])"
+    r"|[^\x00-\x7f](?![^\x00-\x7f]))",
+    "gb18030": f"[{_HAN}{_MARKS}]", "big5hkscs": f"[{_HAN}{_MARKS}]",
+    "cp932": f"[ぁ-んァ-ヶー{_MARKS}]", "euc_jp": f"[ぁ-んァ-ヶー{_MARKS}]",
+    "cp949": f"[{_HANGUL}]", "cp1251": _CYRILLIC, "koi8-r": _CYRILLIC,
+}  # fmt: skip
+
+
+def decoded(data: bytes) -> str:
+    """The text; what its encoding does not know becomes U+FFFD."""
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return data.decode("utf-16", "replace")
+    if b"\0" in data:  # UTF-16 without its mark: the zeros of digits and line ends tell the order of bytes
+        little = data[1::2].count(0) >= data[::2].count(0)
+        return data.decode("utf-16-le" if little else "utf-16-be", "replace")
+    text = data.decode("utf-8-sig", "replace")
+    if text.count("\ufffd") * BROKEN_COSTS <= _beyond_ascii(text):  # a few bytes may be broken
+        return text
+    lines = re.findall(rb"[^\n]*[\x80-\xff][^\n]*", data)[:JUDGED_LINES]
+    return data.decode(max(_EXPECTED, key=lambda encoding: _share(b"\n".join(lines), encoding)), "replace")
+
+
+def _share(data: bytes, encoding: str) -> float:
+    """Of the letters beyond ASCII, those that are expected."""
+    text = data.decode(encoding, "replace")
+    expected = sum(map(len, re.findall(_EXPECTED[encoding], text)))
+    return (expected - BROKEN_COSTS * text.count("\ufffd")) / max(_beyond_ascii(text), 1)
+
+
+def _beyond_ascii(text: str) -> int:
+    return len(re.findall(r"[^\x00-\x7f]", text))
