@@ -40,6 +40,7 @@ Server = Annotated[
     str | None, typer.Option("--endpoint", metavar="URL", help="With --from: the OpenAI-compatible server that writes.")
 ]
 Model = Annotated[str | None, typer.Option("-m", "--model", metavar="NAME", help="Which model of the server writes.")]
+KINDS = "conversation,detail,reasoning"
 Kinds = Annotated[
     str, typer.Option("--kinds", metavar="K,K", help="With --from: conversation, detail, reasoning: a row of each.")
 ]
@@ -57,7 +58,7 @@ def instruct(
     captions: Captions = None,
     endpoint: Server = None,
     model: Model = None,
-    kinds: Kinds = "conversation,detail,reasoning",
+    kinds: Kinds = KINDS,
     questions: Questions = 4,
     request_timeout: RequestTimeout = 120.0,
 ) -> int:
@@ -79,14 +80,31 @@ def instruct(
     """
     from vidllm.errors import ConfigError
 
+    scripted = {"--per-clip": per_clip != 8, "--images": images != 0, "--turns": turns != 1,
+                "--families": families is not None}  # fmt: skip
+    tutored = {"--endpoint": endpoint is not None, "--model": model is not None, "--kinds": kinds != KINDS,
+               "--questions": questions != 4}  # fmt: skip
+    _check_heard(*("scripted clips", scripted) if captions is not None else ("captions, which --from names", tutored))
     if captions is not None:
         if endpoint is None:
             raise ConfigError("--from needs --endpoint, the server that writes; for example http://localhost:8000/v1")
-        wishes = {"kinds": kinds.split(","), "questions": questions, "seed": seed}
+        wishes = {"kinds": _words(kinds), "questions": questions, "seed": seed}
         return _from_captions(captions, output, folder, endpoint, model, wishes, request_timeout)
     if folder is None:
         raise ConfigError("name a folder of scripted clips (`vidllm world make`), or captions with --from")
-    return _from_scripts(folder, output, per_clip, images, turns, families.split(",") if families else [], seed)
+    return _from_scripts(folder, output, per_clip, images, turns, _words(families or ""), seed)
+
+
+def _words(listed: str) -> list[str]:
+    return [word.strip() for word in listed.split(",") if word.strip()]
+
+
+def _check_heard(of: str, said: dict[str, bool]) -> None:
+    """Raise ConfigError for an option that the other source of rows would not hear."""
+    from vidllm.errors import ConfigError
+
+    for name in (name for name, is_said in said.items() if is_said):
+        raise ConfigError(f"{name} is for rows of {of}; leave it out")
 
 
 def _from_scripts(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import replace
@@ -174,9 +175,11 @@ def test_rebalancing_a_hundred_thousand_pairs_ends() -> None:
 
 def test_impossible_options_are_refused() -> None:
     for wrong in ({"rule": "worst"}, {"margin": 0.0}, {"threshold": 9.0}, {"most": 0}, {"rebalance": -1.0},
-                  {"most_rebalanced": 2.0}):  # fmt: skip
+                  {"most_rebalanced": 2.0}, {"margin": math.nan}, {"margin": math.inf}, {"rebalance": math.nan},
+                  {"threshold": 4.0}):  # fmt: skip
         with pytest.raises(ConfigError):
             PairOptions(**wrong)  # type: ignore[arg-type]
+    assert PairOptions(rule="threshold", threshold=4.0).threshold == 4
     for wrong in ({"k": 1}, {"temperature": 0.0}, {"top_p": 0.0}, {"temperature": -1.0}):
         with pytest.raises(ConfigError):
             SamplingOptions(**wrong)  # type: ignore[arg-type]

@@ -556,6 +556,25 @@ def test_impossible_wishes_are_one_line(run: Callable[..., FeedbackDone], world:
     with pytest.raises(OutputError, match=r"strange.candidates.jsonl: byte 0"):
         run(output="strange.jsonl")
     assert strange.exists()
+    write(tmp_path / "half.candidates.jsonl", {"at": "judged", "key": "k", "stamp": "s", "recipe": "r"})
+    with pytest.raises(OutputError, match=r"half.candidates.jsonl: byte 0"):
+        run(output="half.jsonl")
+    for unheard in ({"watch": True}, {"judging": "compare"}, {"judge_model": "x"}, {"media": tmp_path}):
+        with pytest.raises(ConfigError):
+            run(output="other.jsonl", **unheard)
+    command = ["feedback", str(world), "-o", str(tmp_path / "other.jsonl"), "--request-timeout", "5"]
+    assert main(command) == 1
+
+
+def test_what_is_no_file_is_never_replaced(run: Callable[..., FeedbackDone], tmp_path: Path) -> None:
+    """A pipe stands for /dev/null here: whoever may write beside it could put a file in its place."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OutputError, match="no file"):
+        run(output="pipe")
+    with pytest.raises(OutputError, match="no file"):
+        write_rows(tmp_path / "pipe", [])
+    assert [path.name for path in tmp_path.iterdir()] == ["pipe"]
+    assert (tmp_path / "pipe").is_fifo()
 
 
 def test_half_a_character_is_kept_as_a_server_said_it(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import urllib.request
@@ -16,7 +17,7 @@ import pytest
 from PIL import Image
 
 from tests.conftest import ROOT
-from vidllm.errors import ConfigError, RowError
+from vidllm.errors import ConfigError, OutputError, RowError
 from vidllm.feedback.tutor import KINDS
 from vidllm.train.instruct import InstructOptions, instruct
 from vidllm.train.lessons import FAMILIES, choose, clip_lessons, picture_lessons
@@ -123,6 +124,21 @@ def test_other_rows_are_never_written_over(clips_made: Path, tmp_path: Path) -> 
     with pytest.raises(RowError, match="holds other rows"):
         instruct(clips_made, paid, InstructOptions())
     assert paid.read_text() == '{"id": "a model wrote this"}\n'
+    os.mkfifo(tmp_path / "pipe")  # as /dev/null
+    for no_file, reason in (("pipe", "no file"), (".", "is a folder")):
+        with pytest.raises(OutputError, match=reason):
+            instruct(clips_made, tmp_path / no_file, InstructOptions())
+    assert (tmp_path / "pipe").is_fifo()
+
+
+def test_no_row_at_all_is_an_error_and_leaves_what_was_there(clips_made: Path, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    instruct(clips_made, rows, InstructOptions())
+    before = rows.read_bytes()
+    with pytest.raises(RowError, match="nothing to ask of picture"):
+        instruct(clips_made, rows, InstructOptions(families=("picture",)))
+    assert rows.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
 
 
 def test_dialogues_and_chosen_families(clips_made: Path, tmp_path: Path) -> None:
@@ -138,9 +154,10 @@ def test_what_can_not_be_made_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(RowError, match="vidllm world make"):
         instruct(tmp_path, tmp_path / "rows.jsonl", InstructOptions())
     (tmp_path / "a.mp4").touch()
-    (tmp_path / "a.json").write_text("{}")
-    with pytest.raises(RowError, match="no script of a clip"):
-        instruct(tmp_path, tmp_path / "rows.jsonl", InstructOptions())
+    for other in ("{}", "[]", "7", '"a"', "[" * 100_000, '{"canvas": 7, "things": [], "events": []}'):
+        (tmp_path / "a.json").write_text(other)
+        with pytest.raises(RowError, match="no script of a clip"):
+            instruct(tmp_path, tmp_path / "rows.jsonl", InstructOptions())
     with pytest.raises(ConfigError, match="no questions of family"):
         InstructOptions(families=("colours",))
     assert not (tmp_path / "rows.jsonl").exists()
@@ -286,6 +303,15 @@ def test_the_commands_own_errors(tmp_path: Path, capsys: pytest.CaptureFixture[s
     told = capsys.readouterr().err
     assert "name a folder of scripted clips" in told
     assert "--from needs --endpoint" in told
+    folder, made = str(tmp_path), ["instruct", "--from", "c.jsonl", "--endpoint", "http://localhost:1/v1"]
+    for words, unheard in (
+        (["instruct", folder, "--endpoint", "http://localhost:1/v1"], "--endpoint is for rows of captions"),
+        (["instruct", folder, "--questions", "6"], "--questions is for rows of captions"),
+        ([*made, "--images", "2"], "--images is for rows of scripted clips"),
+        ([*made, "--kinds", " detail , prose"], "prose"),
+    ):  # fmt: skip
+        assert main([*words, "-o", str(tmp_path / "r.jsonl")]) == 1
+        assert unheard in capsys.readouterr().err
 
 
 def test_a_clips_questions_are_of_many_kinds() -> None:

@@ -189,6 +189,7 @@ def json_line(value: object) -> bytes:
 
 def write_whole(path: Path, text: str) -> None:
     """Put a text in `path`'s place: a reader sees the old file or the new one. Raises OutputError."""
+    check_regular(path)
     partial = path.with_name(path.name + ".part")
     try:
         with partial.open("w", encoding="utf-8") as file:
@@ -199,6 +200,12 @@ def write_whole(path: Path, text: str) -> None:
     except OSError as error:
         partial.unlink(missing_ok=True)
         raise not_writable(path, error) from error
+
+
+def check_regular(path: Path) -> None:
+    """Raises OutputError for what is there and no file: what is put in the place of /dev/null is gone for everybody."""
+    if path.exists() and not path.is_file() and not path.is_dir():  # opening a folder tells of itself
+        raise OutputError(f"{path}: is a device or a pipe, no file; name a file, it is replaced as a whole")
 
 
 def not_writable(path: Path, error: OSError) -> OutputError:

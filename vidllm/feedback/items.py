@@ -99,6 +99,8 @@ def read_questions(
         RowError: no such file, no question in it; ConfigError: options that contradict each other.
     """
     if source.is_dir():
+        if media is not None:
+            raise ConfigError(f"{source} is a folder of clips; --media goes with a file of rows")
         found, problems = _of_folder(source, questions)
     elif questions is not None:
         raise ConfigError(f"{source} is a file; --questions goes with a folder of clips")

@@ -68,7 +68,7 @@ class Journal:
         self._failed: dict[Slot, str] = {}
         try:
             for place, line in self._file.lines():
-                self._take(_parsed(line, journal_of(output), place))
+                self._read(line, journal_of(output), place)
         except BaseException:
             self._file.close()
             raise
@@ -129,6 +129,14 @@ class Journal:
         self._file.append(json_line(line))
         self._take(line)
 
+    def _read(self, line: bytes, path: Path, place: int) -> None:
+        """Take a line of an earlier run. Raises OutputError for what is none."""
+        try:
+            self._take(json.loads(line))
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+            what = f"byte {place} is no line of a feedback run"
+            raise OutputError(f"{path}: {what}; give the run another output") from error
+
     def _take(self, line: Line) -> None:
         slot = Slot(line["key"], line["stamp"], line["recipe"])
         if line["at"] == "sampled":
@@ -143,15 +151,7 @@ class Journal:
                 model=line["model"], way=line.get("way", ""), nonsense=line["nonsense"],
                 orders=(line["orders"][0], line["orders"][1]),
             )  # fmt: skip
-        else:
+        elif line["at"] == "failed":
             self._failed[slot] = line["error"]
-
-
-def _parsed(line: bytes, path: Path, place: int) -> Line:
-    try:
-        value = json.loads(line)
-        if value["at"] in ("sampled", "judged", "failed"):
-            return dict(value)
-    except (ValueError, LookupError, TypeError):
-        pass
-    raise OutputError(f"{path}: byte {place} is no line of a feedback run; give the run another output")
+        else:
+            raise ValueError(line["at"])

@@ -23,6 +23,8 @@ from vidllm.feedback.candidates import CORRECTED, SAMPLED, SHORTENED, TWINS, Can
 from vidllm.feedback.judge import LEAST, MOST, Verdict
 
 Rule = Literal["threshold", "best", "corrected"]
+THRESHOLD = (LEAST + MOST) / 2
+"""Unless somebody says otherwise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +32,7 @@ class PairOptions:
     """Which answers become pairs."""
 
     rule: Rule = "best"
-    threshold: float = 3.0
+    threshold: float = THRESHOLD
     """Of the rule of that name: a positive scores at least so much, a negative less."""
     margin: float = 1.0
     """Scores that differ by less are a tie."""
@@ -49,11 +51,14 @@ class PairOptions:
         for name in ("threshold", "least_chosen"):
             if not LEAST <= getattr(self, name) <= MOST:
                 raise ConfigError(f"{name} is {getattr(self, name):g}; scores are {LEAST:g} to {MOST:g}")
-        if self.margin <= 0:
+        if self.rule != "threshold" and self.threshold != THRESHOLD:
+            raise ConfigError(f"threshold is of the rule of that name, and the rule is {self.rule}; name that rule, or "
+                              "leave it out")  # fmt: skip
+        if not 0 < self.margin < math.inf:
             raise ConfigError(f"margin is {self.margin:g}; two answers of the same score are no pair, use 0.5 or 1")
         if self.most < 1:
             raise ConfigError(f"most is {self.most}; a question must be allowed at least 1 pair")
-        if self.rebalance is not None and self.rebalance < 0:
+        if self.rebalance is not None and not self.rebalance >= 0:
             raise ConfigError(f"rebalance is {self.rebalance:g}; use a share such as 0.02, or none")
         if not 0 <= self.most_rebalanced <= 1:
             raise ConfigError(f"most_rebalanced is {self.most_rebalanced:g}; use a share of the pairs, 0 to 1")

@@ -28,7 +28,7 @@ from vidllm.feedback.report import Agreement, Figures, Report, agree, make_repor
 from vidllm.feedback.rowfile import Row, pair_row, write_rows
 from vidllm.feedback.twins import twin
 from vidllm.interrupts import Interrupts
-from vidllm.linefile import write_whole
+from vidllm.linefile import check_regular, write_whole
 from vidllm.model.families import load_tokenizer, read_spec, resolve_model
 from vidllm.model.fingerprint import fingerprint
 from vidllm.model.resolve import ENVIRONMENT
@@ -105,7 +105,7 @@ def feedback(
     """
     began = time.monotonic()
     options = options or FeedbackOptions()
-    _check_rule(options)
+    _check_judge(options)
     _check_output(source, output)
     folder = resolve_model(options.model)
     spec = read_spec(folder)
@@ -129,15 +129,23 @@ def feedback(
         judge.close()
 
 
-def _check_rule(options: FeedbackOptions) -> None:
-    if options.pairs.of_twins and options.judge != "oracle":
-        raise ConfigError("only the oracle can say which part of an answer never happened; use another --pairs with "
-                          f"--judge {options.judge}")  # fmt: skip
+def _check_judge(options: FeedbackOptions) -> None:
+    """Raise ConfigError for what the judge could not do, or would not hear."""
+    oracle, server = options.judge == "oracle", "://" in options.judge
+    if options.pairs.of_twins and not oracle:
+        raise ConfigError("only the oracle can say which part of an answer never happened; use another rule of pairs "
+                          "with another judge")  # fmt: skip
+    if oracle and (options.watch or options.judging != "scores"):
+        raise ConfigError("the oracle reads the script: how a judge is asked (judging, watch) is for a model or a "
+                          "server; name it as the judge, or leave that out")  # fmt: skip
+    if options.judge_model is not None and not server:
+        raise ConfigError("judge_model is a server's; name its address as the judge, or leave that out")
 
 
 def _check_output(source: Path, output: Path) -> None:
     if output.resolve() == source.resolve():
         raise ConfigError(f"{output} is the input; give the pairs another name")
+    check_regular(output)
     if output.is_file() and output.stat().st_size and not journal_of(output).exists():
         raise OutputError(f"{output}: is there already, and no feedback run made it; choose another name or move it")
 

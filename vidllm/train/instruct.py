@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -17,10 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from vidllm.errors import ConfigError, RowError
+from vidllm.errors import ConfigError, OutputError, RowError
+from vidllm.linefile import check_regular, json_line
 from vidllm.train.lessons import FAMILIES, choose, clip_lessons, picture_lessons
 from vidllm.video.decode import read_frames
 from vidllm.world.generate import generator
+from vidllm.world.make import whole_file
 from vidllm.world.questions import Question, pick_moments, steady
 from vidllm.world.script import Script
 
@@ -81,25 +82,30 @@ def instruct(
         raise RowError(f"{folder}: no mp4 with its script beside it; make some with `vidllm world make -o {folder}`")
     _check_output(output)
     output.parent.mkdir(parents=True, exist_ok=True)
-    partial = output.with_name(output.name + ".part")
     families: Counter[str] = Counter()
     rows = 0
-    with partial.open("w", encoding="utf-8") as file:
-        for number, video in enumerate(scripted):
-            for row in rows_of(video, output, options):
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
-                families.update(row["families"])
-                rows += 1
-            progress(number + 1, len(scripted))
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(output)
+    with whole_file(output) as partial:
+        with partial.open("wb") as file:
+            for number, video in enumerate(scripted):
+                for row in rows_of(video, output, options):
+                    file.write(json_line(row))
+                    families.update(row["families"])
+                    rows += 1
+                progress(number + 1, len(scripted))
+            file.flush()
+            os.fsync(file.fileno())
+        if not rows:
+            raise RowError(f"{folder}: nothing to ask of {', '.join(options.families)}; name more --families, or give "
+                           "--per-clip for questions about videos, --images for those about pictures")  # fmt: skip
     bare = tuple(video for video in videos if video not in set(scripted))
     return Instructed(clips=len(scripted), rows=rows, families=families, bare=bare)
 
 
 def _check_output(output: Path) -> None:
     """Only rows that were made so before are written over: a language model's may have cost money."""
+    if output.is_dir():
+        raise OutputError(f"{output}: is a folder; name a file such as {output / 'rows.jsonl'}")
+    check_regular(output)
     if output.is_file() and output.stat().st_size:
         with output.open(encoding="utf-8", errors="replace") as file:
             if '"families": ' not in file.readline():
@@ -146,16 +152,15 @@ def _pictures(video: Path, output: Path, moments: Sequence[float]) -> Iterator[t
         frames = dict(zip(missing, read_frames(video, missing).pixels, strict=True))
         for moment, path in zip(moments, paths, strict=True):
             if moment in frames:
-                partial = path.with_suffix(".part")
-                Image.fromarray(np.ascontiguousarray(frames[moment])).save(partial, "PNG")
-                partial.replace(path)
+                with whole_file(path) as partial:
+                    Image.fromarray(np.ascontiguousarray(frames[moment])).save(partial, "PNG")
     return zip(moments, paths, strict=True)
 
 
 def _script(path: Path) -> Script:
     try:
         return Script.load(path)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise RowError(f"{path}: no script of a clip ({error}); make the clip again, or take it out") from error
 
 

@@ -45,7 +45,7 @@ def save_truth(script: Script, target: Path, number: int) -> None:
     for moment in sorted(pick_moments(script, 0.0, 6, rng)):
         asked += moment_questions(script, moment, rng, plain=True)
     record = asdict(script) | {"questions": [asdict(question) for question in asked]}
-    with _whole(target) as partial:
+    with whole_file(target) as partial:
         partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
@@ -54,7 +54,7 @@ def write_video(script: Script, target: Path) -> None:
     canvas = script.canvas
     rate = round(canvas.fps * 2)  # half frames a second: 12.5 fps is exact
     faststart = {"movflags": "+faststart"}
-    with _whole(target) as partial, av.open(str(partial), "w", format="mp4", options=faststart) as container:
+    with whole_file(target) as partial, av.open(str(partial), "w", format="mp4", options=faststart) as container:
         gop = max(1, round(canvas.gop_seconds * canvas.fps))
         options = {"crf": str(canvas.crf), "preset": "veryfast", "g": str(gop)}
         stream = container.add_stream("libx264", rate=Fraction(rate, 2), options=options)
@@ -67,7 +67,7 @@ def write_video(script: Script, target: Path) -> None:
 
 
 @contextmanager
-def _whole(target: Path) -> Iterator[Path]:
+def whole_file(target: Path) -> Iterator[Path]:
     """A file of its own to write, which is `target` once it is written: two who draw the same clip do not meet."""
     partial = target.with_name(f"{target.name}.{uuid4().hex}.part")
     try:
