@@ -494,6 +494,23 @@ def test_a_talk_that_begins_stretched_reads_on_and_a_single_question_takes_no_sl
     assert talk.rope_factor == pytest.approx(once.rope_factor + 256 / 130)
 
 
+def test_a_turn_that_allows_less_stretching_is_stretched_less(
+    folder_of: Callable[[str], Path], tmp_path: Path, clip: Path
+) -> None:
+    """A look that fills the stretched context is taken anew; one stretched for the dialogue's sake is read anew."""
+    model = opened(overridden(folder_of("llava"), tmp_path, context=300))
+    chat = model.chat(clip, max_new_tokens=4, rope_max=4.0)
+    wide, narrow = chat.ask(QUESTIONS[0]), chat.ask(QUESTIONS[1], rope_max=1.0)
+    assert narrow.usage.rope_factor == 1.0 < wide.usage.rope_factor
+    assert len(narrow.frames) < len(wide.frames)
+    chat = model.chat(clip, frames=4, max_new_tokens=4, rope_max=4.0)
+    assert chat.ask(QUESTIONS[0]).usage.rope_factor == 1.0
+    assert chat.ask("why? " * 100).usage.rope_factor > 2.0
+    with pytest.raises(BudgetError, match="over context 300; use a shorter conversation"):
+        chat.ask(QUESTIONS[1], rope_max=1.0)
+    assert 1.0 < chat.ask(QUESTIONS[1], rope_max=2.3).usage.rope_factor <= 2.3
+
+
 def test_a_dialogue_beyond_every_stretch_is_one_line(
     folder_of: Callable[[str], Path], tmp_path: Path, clip: Path
 ) -> None:

@@ -164,9 +164,11 @@ class _Look:
         return tuple(medium for medium in self.media if isinstance(medium, Clip))
 
     def shows(self, options: PlanOptions) -> bool:
-        """Whether these options ask for the same frames: how long the answer may be does not matter."""
+        """Whether these options ask for the same frames: how long the answer may be does not matter, nor how far
+        positions may be stretched unless the frames need more."""
         mine = self.options
-        return mine == replace(options, max_new_tokens=mine.max_new_tokens, rope_max=mine.rope_max)
+        same = mine == replace(options, max_new_tokens=mine.max_new_tokens, rope_max=mine.rope_max)
+        return same and all(clip.plan.rope_factor <= options.rope_max for clip in self.clips)
 
     def notes(self, question: str) -> tuple[str, ...]:
         """What is to be said of it: of the times that are named in vain, those that `question` names."""
@@ -336,8 +338,8 @@ class ChatSession:
         if self._single or prompt.rope_factor <= 1.0 == kept:
             return prompt
         slack = SLACK_TOKENS / model.spec.context
-        factor = kept if prompt.rope_factor <= kept else min(most, prompt.rope_factor + slack)
-        return replace(prompt, rope_factor=factor)
+        factor = kept if prompt.rope_factor <= kept else prompt.rope_factor + slack
+        return replace(prompt, rope_factor=min(factor, most))
 
     def _read(self, question: str, look: _Look, prompt: Prompt) -> _Turn:
         from vidllm.engine import read, shared_prefix

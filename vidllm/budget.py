@@ -294,9 +294,12 @@ def native_frames(times: Sequence[float], geometry: NativeGeometry, size: tuple[
 
 def _sum_line(frames: Sequence[PlannedFrame], text: int, reply: int, context: int, factor: float) -> str:
     total = sum(f.tokens for f in frames) + text + reply
-    capacity = math.floor(context * factor + 1e-9)
-    limit = f"context {context}" if factor == 1 else f"context {context} x RoPE {factor:g} = {capacity}"
-    return f"{_frames_line(frames)} + {text} text + {reply} reply = {total} tokens, over {limit}"
+    return f"{_frames_line(frames)} + {text} text + {reply} reply = {total} tokens, over {limit_line(context, factor)}"
+
+
+def limit_line(context: int, factor: float) -> str:
+    """Like "context 4096 x RoPE 2 = 8192", or "context 4096" where nothing is stretched."""
+    return f"context {context}" + ("" if factor == 1 else f" x RoPE {factor:g} = {math.floor(context * factor + 1e-9)}")
 
 
 def _frames_line(frames: Sequence[PlannedFrame]) -> str:

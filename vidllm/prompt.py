@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vidllm.advice import Wish, ways_out
-from vidllm.budget import NativeGeometry, Newline, Room
+from vidllm.budget import NativeGeometry, Newline, Room, limit_line
 from vidllm.clip import Clip
 from vidllm.errors import BudgetError, ConfigError, Way
 from vidllm.model.anyres import anyres_tokens, cut_tiles, tile_grid
@@ -383,7 +383,5 @@ def _placed(drafts: Sequence[_Draft], starts: Sequence[int]) -> Iterator[Visual]
 def over_line(visual: int, text: int, reply: int, room: Room) -> str:
     """The sum of a prompt that does not fit."""
     total = visual + text + reply
-    return (
-        f"{visual} visual + {text} text + {reply} reply = {total} tokens, over context "
-        f"{room.context} x RoPE {room.largest_factor:g} = {room.capacity}"
-    )
+    limit = limit_line(room.context, room.largest_factor)
+    return f"{visual} visual + {text} text + {reply} reply = {total} tokens, over {limit}"
