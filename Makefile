@@ -24,7 +24,7 @@ ask: .venv/installed
 test: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile
 
 bench: .venv/installed-dev
 	for table in $(filter-out benchmarks/report.py, $(wildcard benchmarks/*.py)); do $(BIN)/python $$table || exit 1; done

@@ -6,6 +6,7 @@ import random
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -407,8 +408,9 @@ def test_read_only_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "sealed").mkdir()
     (tmp_path / "sealed" / "old.jsonl").write_text("")
     (tmp_path / "sealed").chmod(0o555)
-    for folder in (tmp_path, *tmp_path.parents[:2]):  # so that nobody may come as far as the folder
-        folder.chmod(0o755)
+    for folder in (tmp_path, *tmp_path.parents):
+        if Path(tempfile.gettempdir()) in folder.parents:
+            folder.chmod(0o755)  # so that nobody may come as far as the folder
     code = (
         "import os, sys; from pathlib import Path; from tests.caption_rows import RECIPE, Output\n"
         "os.geteuid() or os.setuid(65534)\n"
