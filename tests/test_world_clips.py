@@ -6,6 +6,7 @@ say.
 
 import importlib
 import json
+import re
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
@@ -69,6 +70,11 @@ def test_a_clip_is_a_real_mp4_of_its_scripts_length_and_pixels(made: list[Path])
         for picture, seconds in zip(shown.pixels, shown.pts_seconds, strict=True):
             drawn = frame(script, float(seconds)).astype(int)
             assert np.abs(picture - drawn).mean() < 6, (path, seconds)
+
+
+def test_a_clip_is_the_same_on_any_number_of_cores(made: list[Path]) -> None:
+    """x264 notes in the file with how many threads it ran, and writes other pixels with another number."""
+    assert re.findall(rb" threads=(\d+)", made[0].read_bytes()) == [b"1"]
 
 
 def test_an_odd_size_is_made_even(tmp_path: Path) -> None:

@@ -56,7 +56,8 @@ def write_video(script: Script, target: Path) -> None:
     faststart = {"movflags": "+faststart"}
     with whole_file(target) as partial, av.open(str(partial), "w", format="mp4", options=faststart) as container:
         gop = max(1, round(canvas.gop_seconds * canvas.fps))
-        options = {"crf": str(canvas.crf), "preset": "veryfast", "g": str(gop)}
+        # One thread: x264 writes other bytes, and other pixels, with as many as there happen to be cores.
+        options = {"crf": str(canvas.crf), "preset": "veryfast", "g": str(gop), "threads": "1"}
         stream = container.add_stream("libx264", rate=Fraction(rate, 2), options=options)
         stream.width, stream.height, stream.pix_fmt = canvas.width // 2 * 2, canvas.height // 2 * 2, "yuv420p"
         for number, pixels in enumerate(_pictures(script, stream.height, stream.width, Fraction(2, rate))):
