@@ -16,7 +16,9 @@ from tests.planned import MINUTE, index_only, tiny_folders
 from vidllm.clip import Clip, PlanOptions, open_clip, open_clips, plan_video
 from vidllm.errors import BudgetError, ConfigError, NoFrames, VideoNotFound, VidllmError
 from vidllm.model.families import ModelSpec, bare_spec, load_tokenizer, read_spec
+from vidllm.video import subtitles
 from vidllm.video.fit import fit_pixels, inner_size
+from vidllm.video.guard import Limits
 
 ROOT = Path(__file__).resolve().parents[1]
 FRAMES, RATE = 240, 8
@@ -189,6 +191,18 @@ def test_subtitles_in_the_range_are_shown_and_counted(subtitled: Path, llava: Mo
     without = plan_video(subtitled, "", llava, tokenizer, PlanOptions(start=10.0, end=14.0, frames=2, subtitles=False))
     assert without.subtitles == ()
     assert with_lines.plan.text_tokens > without.plan.text_tokens
+
+
+def test_under_a_guard_subtitles_are_read_in_its_child(
+    subtitled: Path, llava: ModelSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def here(*_: object) -> None:
+        raise AssertionError("read in this process")
+
+    monkeypatch.setattr(subtitles, "read_subtitles", here)
+    look = PlanOptions(start=10.0, end=14.0, frames=2, guard=Limits())
+    planned = plan_video(subtitled, "", llava, load_tokenizer(llava.folder), look)
+    assert planned.subtitles == ("[0:10] line number 5", "[0:12] line number 6")
 
 
 def test_subtitles_that_crowd_out_the_frames_keep_to_the_named_time(subtitled: Path, llava: ModelSpec) -> None:

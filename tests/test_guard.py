@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -22,8 +23,9 @@ from conftest import REAL_CLIPS, read_code, write_clip
 from vidllm.errors import ConfigError, LimitExceeded, NoFrames, NotAVideo, VideoError, VideoNotFound
 from vidllm.video import guard, wire
 from vidllm.video.decode import read_frames
-from vidllm.video.guard import Limits, close_workers, probe_guarded, read_frames_guarded
+from vidllm.video.guard import Limits, close_workers, probe_guarded, read_frames_guarded, read_subtitles_guarded
 from vidllm.video.info import VideoInfo, probe
+from vidllm.video.subtitles import Line, read_subtitles
 
 posix = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes and signals are POSIX")
 TIMES = [0.0, 1.0, 2.5, 3.9]
@@ -74,6 +76,17 @@ def test_a_guarded_index_equals_an_unguarded_one(clip: Path) -> None:
         assert np.array_equal(getattr(plain, name), getattr(guarded, name)), name
         assert type(getattr(plain, name)) is type(getattr(guarded, name)), name
     assert read_frames_guarded(guarded, [1.0]).pts_seconds[0] == 1.0
+
+
+def test_guarded_subtitles_equal_unguarded_ones_and_hang_nobody(clip: Path, hanging: Path, tmp_path: Path) -> None:
+    talk = tmp_path / "talk.mp4"
+    talk.write_bytes(clip.read_bytes())
+    talk.with_suffix(".srt").write_text("1\n00:00:01,000 --> 00:00:02,000\nünï 给\n")
+    info = probe(talk)
+    assert read_subtitles_guarded(info) == read_subtitles(info) == (Line(1.0, 2.0, "ünï 给"),)
+    assert read_subtitles_guarded(info, 2.0, 3.0) == ()
+    with pytest.raises(LimitExceeded, match=r"hangs.mp4: not read within 0.3 s"):
+        read_subtitles_guarded(replace(info, path=str(hanging)), limits=Limits(seconds=0.3))
 
 
 def test_one_child_serves_many_clips(clip: Path) -> None:

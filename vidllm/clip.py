@@ -139,7 +139,7 @@ def _plan(
 ) -> list[tuple[ClipPlan, Planner]]:
     probed = [_probed(video, options.guard) for video in videos]
     infos = [info for info, _ in probed]
-    wish, read_lines = Wish(question=question, spec=spec, options=options), _remembering()
+    wish, read_lines = Wish(question=question, spec=spec, options=options), _remembering(options.guard)
     try:
         both = _planned(infos, wish, tokenizer, read_lines)
         return [
@@ -166,18 +166,28 @@ def _probed(video: Video, guard: Limits | None) -> tuple[VideoInfo, float]:
     return info, time.perf_counter() - began
 
 
-def _remembering() -> ReadLines:
-    """Reads the subtitles of each clip once, however many plans are tried: that may mean reading all of a file."""
+def _remembering(guard: Limits | None) -> ReadLines:
+    """Reads the subtitles of each clip once, however many plans are tried: that may mean reading all of a file. With
+    `guard` in a child, as the frames.
+    """
     known: dict[int, tuple[Line, ...]] = {}
 
     def read_lines(info: VideoInfo, start: float, end: float) -> tuple[Line, ...]:
-        from vidllm.video.subtitles import read_subtitles
-
         if id(info) not in known:
-            known[id(info)] = read_subtitles(info, start, end)
+            known[id(info)] = _lines_of(info, start, end, guard)
         return known[id(info)]
 
     return read_lines
+
+
+def _lines_of(info: VideoInfo, start: float, end: float, guard: Limits | None) -> tuple[Line, ...]:
+    if guard is None:
+        from vidllm.video.subtitles import read_subtitles
+
+        return read_subtitles(info, start, end)
+    from vidllm.video.guard import read_subtitles_guarded
+
+    return read_subtitles_guarded(info, start, end, guard)
 
 
 def _planned(

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import numpy as np
 import psutil
@@ -28,6 +28,9 @@ from vidllm.video import wire
 from vidllm.video.container import check_file
 from vidllm.video.decode import FrameSet, Reader
 from vidllm.video.info import VideoInfo
+
+if TYPE_CHECKING:
+    from vidllm.video.subtitles import Line
 
 START_SECONDS = 120.0
 """Longest start of a child, on a machine that has other things to do."""
@@ -82,6 +85,17 @@ def read_frames_guarded(
     job = {"do": "read", "path": path, "stream": stream, "times": np.asarray(times, dtype=np.float64)}
     how = {"max_side": max_side, "size": size, "reader": reader, "tolerance": tolerance}
     return cast(FrameSet, _guarded({**job, **how}, limits))
+
+
+def read_subtitles_guarded(
+    info: VideoInfo, start: float = 0.0, end: float = float("inf"), limits: Limits = DEFAULT_LIMITS
+) -> tuple["Line", ...]:
+    """`read_subtitles` in a child. Raises what it raises, and as `probe_guarded`."""
+    from vidllm.video.subtitles import Line
+
+    job = {"do": "subtitles", "path": info.path, "stream": info.stream_index, "start": start, "end": end}
+    lines = cast(list[tuple[float, float, str]], _guarded(job, limits))
+    return tuple(Line(*line) for line in lines)
 
 
 def keep_workers(count: int) -> None:

@@ -70,11 +70,15 @@ def _answer(job: Job, do: Do) -> dict[str, Any]:
         faulthandler.cancel_dump_traceback_later()
 
 
-def _do(job: Job, limits: dict[str, Any]) -> VideoInfo | FrameSet:
+def _do(job: Job, limits: dict[str, Any]) -> VideoInfo | FrameSet | list[tuple[float, float, str]]:
     info = probed(job["path"], job["stream"])
     check(info, limits)
     if job["do"] == "probe":
         return info
+    if job["do"] == "subtitles":
+        from vidllm.video.subtitles import read_subtitles  # which most jobs do without
+
+        return [(line.start, line.end, line.text) for line in read_subtitles(info, job["start"], job["end"])]
     size, times = job["size"], job["times"]
     height, width = fitted_size((info.height, info.width), job["max_side"], size)
     if (needed := len(times) * height * width * 3) > limits["memory_bytes"]:
