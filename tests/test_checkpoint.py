@@ -15,6 +15,7 @@ from vidllm.errors import ConfigError, IncompleteModel, ModelNotFound, NotAVisio
 from vidllm.model import checkpoint
 from vidllm.model import fingerprint as fingerprint_room
 from vidllm.model.checkpoint import choose_device, choose_dtype, describe, fingerprint, load_model, stop_ids
+from vidllm.model.families import load_tokenizer
 
 __all__ = ["tiny"]  # the fixture
 
@@ -276,6 +277,25 @@ def test_stop_ids(llava: Path) -> None:
     assert stop_ids(llava, tokenizer) == (6,)
     edit(llava / "config.json", eos_token_id=[7, 8])
     assert stop_ids(llava, tokenizer) == (7, 8)
+
+
+@pytest.mark.parametrize("said", ["</s>", 2.0, [2, "</s>"]], ids=str)
+def test_stop_ids_that_are_none_are_told(said: object, llava: Path) -> None:
+    """A word in their place was taken apart into letters, and no answer ended any more."""
+    edit(llava / "generation_config.json", eos_token_id=said)
+    with pytest.raises(IncompleteModel, match="a whole number or a list of them is needed"):
+        stop_ids(llava, load_tokenizer(llava))
+
+
+@pytest.mark.parametrize(
+    ("version", "cure"), [("5.0.0", "download it again"), ("99.1.0", "pip install -U transformers")]
+)
+def test_a_word_of_a_newer_transformers_is_named(version: str, cure: str, llava: Path) -> None:
+    text = json.loads((llava / "config.json").read_text())["text_config"]
+    rope = {"rope_type": "magic", "factor": 2.0, "rope_theta": 1e4}
+    edit(llava / "config.json", text_config={**text, "rope_parameters": rope}, transformers_version=version)
+    with pytest.raises(IncompleteModel, match=f"'magic' is not known here; .*{cure}"):
+        load_model(llava, device="cpu")
 
 
 def test_every_refusal_is_one_of_ours(llava: Path) -> None:

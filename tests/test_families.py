@@ -149,6 +149,7 @@ def test_vidllm_json_overrides(llava: Path) -> None:
         ({"fine_stride": "3"}, "fine_stride is '3'; a whole number is needed"),
         ({"fine_stride": True}, "fine_stride is True; a whole number is needed"),
         ({"coarse_stride": 0}, "coarse_stride must be at least 1"),
+        ({"stamp_decimals": -1}, "stamp_decimals must be from 0 to 6, got -1"),
         ({"frame_text": "{time}"}, "frame_text must hold {image} exactly once"),
     ],
 )
@@ -160,11 +161,55 @@ def test_vidllm_json_is_checked(llava: Path, said: dict[str, Any], message: str)
     assert "vidllm.json" in str(caught.value)
 
 
-def test_a_native_family_can_not_be_given_newlines(folders: dict[str, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "said", [{"newline": "grid"}, {"stamp": "interleaved"}, {"fine_stride": 3}, {"fit": "pad"}], ids=str
+)
+def test_a_native_family_lays_out_its_own_frames(
+    said: dict[str, Any], folders: dict[str, Path], tmp_path: Path
+) -> None:
     folder = Path(shutil.copytree(folders["smolvlm"], tmp_path / "smol"))
-    (folder / "vidllm.json").write_text('{"newline": "grid"}')
-    with pytest.raises(ConfigError, match="newline can not be set for smolvlm"):
+    (folder / "vidllm.json").write_text(json.dumps(said))
+    with pytest.raises(ConfigError, match=f"{next(iter(said))} can not be set for smolvlm"):
         read_spec(folder)
+    (folder / "vidllm.json").write_text('{"context": 99, "default_frames": 5, "dialogue": false, "as_said": true}')
+    assert (read_spec(folder).context, read_spec(folder).default_frames) == (99, 5)
+
+
+def test_features_come_from_layers_that_are_there(llava: Path) -> None:
+    """The tower has three layers and, before them, its embeddings."""
+    for layer in (-4, 0, 3, [-1, -4]):
+        edit(llava / "config.json", vision_feature_layer=layer)
+        read_spec(llava)
+    for layer in (-5, 4, [-2, 9]):
+        edit(llava / "config.json", vision_feature_layer=layer)
+        with pytest.raises(IncompleteModel, match="of a vision tower of 3 layers"):
+            read_spec(llava)
+
+
+def test_a_selection_nobody_knows_is_not_taken_for_full(llava: Path) -> None:
+    edit(llava / "config.json", vision_feature_select_strategy="patch")
+    with pytest.raises(IncompleteModel, match="vision_feature_select_strategy is 'patch'"):
+        read_spec(llava)
+
+
+@pytest.mark.parametrize(("said", "means"), [(0.5, (0.5, 0.5, 0.5)), ([0.1, 0.2, 0.3], (0.1, 0.2, 0.3)), ([0.5], None)])
+def test_a_mean_is_one_number_or_three(said: object, means: tuple[float, ...] | None, llava: Path) -> None:
+    processor = json.loads((llava / "processor_config.json").read_text())
+    edit(llava / "processor_config.json", image_processor={**processor["image_processor"], "image_mean": said})
+    if means is not None:
+        assert read_spec(llava).image_mean == means
+    else:
+        with pytest.raises(IncompleteModel, match="no llava configuration"):
+            read_spec(llava)
+
+
+def test_a_coarse_frame_keeps_a_token(folders: dict[str, Path], tmp_path: Path) -> None:
+    """A checkpoint that pools by 5 on an 8x8 grid: twice as coarse would leave nothing."""
+    folder = Path(shutil.copytree(folders["llava_next_video"], tmp_path / "next"))
+    edit(folder / "config.json", spatial_pool_stride=5)
+    spec = read_spec(folder)
+    assert isinstance(spec.geometry, Geometry)
+    assert (spec.fine_stride, spec.geometry.tokens(spec.coarse_stride)) == (5, 1)
 
 
 # ---- refusals

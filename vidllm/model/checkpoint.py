@@ -230,7 +230,7 @@ def _load_transformers(spec: ModelSpec, options: Mapping[str, Any]) -> nn.Module
         raise UnsupportedModel(f"{spec.folder}: {_one_line(error)}; or name the model as it was before it was "
                                "quantized") from error  # fmt: skip
     except _LOADING_ERRORS as error:
-        raise IncompleteModel(f"{spec.folder}: {_one_line(error)}; download the model again") from error
+        raise IncompleteModel(f"{spec.folder}: {_one_line(error)}; {_cure(spec.folder)}") from error
     _check_report(spec.folder, report)
     return network  # type: ignore[no-any-return]
 
@@ -348,4 +348,5 @@ def _adapt(spec: ModelSpec, tokenizer: Tokenizer, network: nn.Module, mark: str)
 
 
 def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
+    said = " ".join(str(error).split())[:300] or type(error).__name__
+    return f"{said} is not known here" if isinstance(error, KeyError) else said

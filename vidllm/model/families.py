@@ -100,11 +100,18 @@ def _processor(folder: Path, config: Json, part: Literal["image", "video"]) -> J
 def _normalisation(settings: Json, mean: Mean, std: Mean) -> tuple[Mean, Mean]:
     """(mean, std) of pixels between 0 and 1, whatever the processor scales pixels to and whether it normalises them."""
     scale = 255 * settings.get("rescale_factor", 1 / 255) if settings.get("do_rescale", True) else 255.0
-    mean, std = settings.get("image_mean") or mean, settings.get("image_std") or std
+    mean, std = _three(settings, "image_mean", mean), _three(settings, "image_std", std)
     if not settings.get("do_normalize", True):
         mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
     scale = round(scale, 9)  # files print 1/255 with a rounding of their own
     return tuple(value / scale for value in mean), tuple(value / scale for value in std)  # type: ignore[return-value]
+
+
+def _three(settings: Json, key: str, default: Mean) -> Mean:
+    """A number for each colour; one alone is all three."""
+    said = settings.get(key) or default
+    red, green, blue = (said,) * 3 if isinstance(said, float | int) else said
+    return float(red), float(green), float(blue)
 
 
 _CONTEXTS = {"llama": 2048, "mistral": 131072, "qwen2": 32768, "qwen3": 32768, "gemma": 8192, "phi": 2048, "phi3": 4096}
@@ -139,8 +146,10 @@ _TOWERS: dict[str, tuple[int, int, bool]] = {
     "siglip_vision_model": (224, 16, False),
 }
 """Vision tower -> image size and patch size its config class falls back to, and whether it has a class token."""
-_LLAVA_TOWER = {"model_type": "clip_vision_model", "image_size": 336, "patch_size": 14}
-_ONEVISION_TOWER = {"model_type": "siglip_vision_model", "image_size": 384, "patch_size": 14}
+_TOWER_LAYERS = 12
+"""Of both kinds, where the config leaves them out."""
+_LLAVA_TOWER = {"model_type": "clip_vision_model", "image_size": 336, "patch_size": 14, "num_hidden_layers": 24}
+_ONEVISION_TOWER = {"model_type": "siglip_vision_model", "image_size": 384, "patch_size": 14, "num_hidden_layers": 26}
 
 
 def _composable(folder: Path, config: Json, tokenizer: Tokenizer, *, default_tower: Json, strategy: str,
@@ -155,6 +164,13 @@ def _composable(folder: Path, config: Json, tokenizer: Tokenizer, *, default_tow
     text = config.get("text_config") or {}
     token_id = config.get("image_token_index", config.get("image_token_id", image_token))
     chosen = config.get("vision_feature_layer", config.get("vision_feature_layers", layers))
+    layers = [chosen] if isinstance(chosen, int) else [int(layer) for layer in chosen]
+    depth = vision.get("num_hidden_layers", _TOWER_LAYERS)
+    if any(not -depth - 1 <= layer <= depth for layer in layers):
+        raise IncompleteModel(
+            f"{folder}: config.json takes features from layer {layers} of a vision tower of {depth} layers; "
+            "download the model again"
+        )
     mean, std = _normalisation(_processor(folder, config, "image"), CLIP_MEAN, CLIP_STD)
     return ModelSpec(
         folder=folder, model_type=config["model_type"], text_type=str(text.get("model_type", "llama")),
@@ -163,12 +179,16 @@ def _composable(folder: Path, config: Json, tokenizer: Tokenizer, *, default_tow
         image_token=_token(folder, tokenizer, token_id), image_token_id=token_id,
         image_size=image_size, patch_size=patch_size,
         cls=_cls(folder, has_cls, config.get("vision_feature_select_strategy", strategy)),
-        vision_layers=(chosen,) if isinstance(chosen, int) else tuple(int(layer) for layer in chosen),
+        vision_layers=tuple(layers),
         image_mean=mean, image_std=std,
     )
 
 
 def _cls(folder: Path, has_cls: bool, strategy: str) -> Cls:
+    if strategy not in ("default", "full"):
+        raise IncompleteModel(
+            f"{folder}: vision_feature_select_strategy is {strategy!r} in config.json; it is default or full"
+        )
     if not has_cls and strategy == "default":
         raise IncompleteModel(
             f"{folder}: config.json drops a class token its vision tower does not have; "
@@ -205,9 +225,10 @@ def _llava_next_video(folder: Path, config: Json, tokenizer: Tokenizer) -> Model
         raise UnsupportedModel(f"{folder}: spatial_pool_mode {pooling!r} is not supported; average and max are")
     video_id = config.get("video_token_index", config.get("video_token_id", 32000))
     assert isinstance(spec.geometry, Geometry)
+    coarse = max(stride, min(2 * stride, spec.geometry.rows))  # never so coarse that nothing is left
     return replace(
         spec, geometry=replace(spec.geometry, pooling=pooling), uniform_stride=stride, fine_stride=stride,
-        coarse_stride=2 * stride, video_token=_token(folder, tokenizer, video_id), video_token_id=video_id,
+        coarse_stride=coarse, video_token=_token(folder, tokenizer, video_id), video_token_id=video_id,
         stamp="sentence",
     )
 

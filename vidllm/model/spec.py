@@ -119,6 +119,17 @@ class Overrides:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
+        if self.stamp_decimals is not None and not 0 <= self.stamp_decimals <= MOST_DECIMALS:
+            raise ValueError(f"stamp_decimals must be from 0 to {MOST_DECIMALS}, got {self.stamp_decimals}")
+
+
+MOST_DECIMALS = 6
+"""Of a second: finer than any clip's clock."""
+OF_COMPOSABLE = (
+    "pooling", "newline", "pool_before_projector", "fit", "stamp", "stamp_decimals", "frame_text", "fine_stride",
+    "coarse_stride", "uniform_stride",
+)  # fmt: skip
+"""Overrides that a family which lays out its own frames has no use for."""
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
@@ -160,10 +171,11 @@ def _stop_ids(folder: Path, tokenizer: Tokenizer, changed: tuple[int, ...]) -> t
     token = tokenizer.token_to_id(text["content"] if isinstance(text, dict) else text) if text else None
     inner = config.get("text_config") or {}
     for named in (generation.get("eos_token_id"), token, config.get("eos_token_id"), inner.get("eos_token_id")):
-        if isinstance(named, int):
-            return (named,)
-        if named:
-            return tuple(named)
+        ids = named if isinstance(named, list) else [] if named is None else [named]
+        if not all(isinstance(one, int) for one in ids):
+            raise IncompleteModel(f"{folder}: eos_token_id is {named!r}; a whole number or a list of them is needed")
+        if ids:
+            return tuple(ids)
     return ()
 
 
@@ -195,9 +207,10 @@ def override(spec: ModelSpec, path: Path) -> ModelSpec:
         return spec
     said = asdict(from_mapping(Overrides, values, where=str(path)))
     said = {key: value for key, value in said.items() if value is not None}
-    grid = {key: said.pop(key) for key in ("pooling", "newline") if key in said}
-    if grid and not isinstance(spec.geometry, Geometry):
-        raise ConfigError(f"{path}: {', '.join(grid)} can not be set for {spec.model_type}, which lays out its frames")
+    vain = [key for key in OF_COMPOSABLE if key in said]
     if isinstance(spec.geometry, Geometry):
-        said["geometry"] = replace(spec.geometry, **grid)
+        grid = {key: said.pop(key) for key in ("pooling", "newline") if key in said}
+        return replace(spec, **said, geometry=replace(spec.geometry, **grid))
+    if vain:
+        raise ConfigError(f"{path}: {', '.join(vain)} can not be set for {spec.model_type}, which lays out its frames")
     return replace(spec, **said)
