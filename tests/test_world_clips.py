@@ -13,16 +13,19 @@ from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from tests.test_world import CANVAS, STORY, centre, moments, one
+from vidllm.feedback.oracle import script_of
 from vidllm.video.decode import read_frames
 from vidllm.video.info import probe
-from vidllm.world.generate import make_script
+from vidllm.world.generate import generator, make_script
 from vidllm.world.make import make_clips, write_video
+from vidllm.world.questions import clip_questions, moment_questions, pick_moments
 from vidllm.world.render import frame
 from vidllm.world.script import Script
 
@@ -49,6 +52,37 @@ def test_a_turning_object_survives_json(tmp_path: Path) -> None:
     target = tmp_path / "story.json"
     target.write_text(json.dumps(asdict(STORY)), encoding="utf-8")
     assert Script.load(target) == STORY
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"duration": "a"}, {"duration": float("nan")}, {"things": []}, {"events[0]": {"thing": 99}},
+        {"events[0]": {"thing": -9}}, {"events[0]": {"start": None}}, {"events[0]": {"action": "explodes"}},
+        {"events[0]": {"name": "ring"}}, {"events[0]": {"name": None}}, {"events[0]": {"end": 1e9}},
+        {"events[0]": {"action": "turns"}}, {"things[0]": {"rgb": [1]}}, {"things[0]": {"rgb": [[1], 2, 3]}},
+        {"things[0]": {"x": "a"}}, {"things[0]": {"colour": "pink"}}, {"colour": "red"},
+    ],
+)  # fmt: skip
+def test_what_no_clip_can_be_drawn_of_is_no_script(tmp_path: Path, wrong: dict[str, Any]) -> None:
+    raw = json.loads(json.dumps(asdict(STORY)))
+    assert raw["events"][0]["action"] != "turns"
+    for place, value in wrong.items():
+        listed = re.fullmatch(r"(\w+)\[0\]", place)
+        raw.update({place: value}) if listed is None else raw[listed[1]][0].update(value)
+    (tmp_path / "a.json").write_text(json.dumps(raw), encoding="utf-8")
+    with pytest.raises((ValueError, TypeError, LookupError, AttributeError)):
+        Script.load(tmp_path / "a.json")
+    assert script_of(tmp_path / "a.mp4") is None
+
+
+def test_a_clip_in_which_nothing_happens_has_questions() -> None:
+    still = replace(STORY, events=())
+    rng = generator("truth", 1)
+    asked = [*clip_questions(still, rng), *(q for m in pick_moments(still, 0.0, 4, rng)
+                                            for q in moment_questions(still, m, rng, plain=True))]  # fmt: skip
+    assert {q.answer for q in asked if q.family in ("describe", "what")} == {"Nothing happens."}
+    assert {"describe", "what", "count"} <= {q.family for q in asked}
 
 
 def test_the_truth_holds_questions_in_the_contracts_words(made: list[Path]) -> None:

@@ -330,7 +330,7 @@ class Oracle:
         """See `Judge`."""
         script = script_of(case.video)
         if script is None:
-            return "has no script beside its clip (NAME.json of `vidllm world make`); use another --judge"
+            return "has no sound script beside its clip (NAME.json of `vidllm world make`); use another --judge"
         verdict = grade(case.question, "", script)
         return None if verdict.failed is None else f"{case.question!r}: {verdict.failed}"
 

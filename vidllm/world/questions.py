@@ -156,8 +156,9 @@ def clip_questions(script: Script, rng: np.random.Generator, *, plain: bool = Fa
     for event in unique:
         text = ask(WHEN).format(e=base_form(event), s=event.phrase)
         found.append(("when", text, f"At {format_time(int(event.start))}."))
-    found.append(("order", ask(FIRST), events[0].sentence))
-    found.append(("order", ask(LAST), events[-1].sentence))
+    if events:
+        found.append(("order", ask(FIRST), events[0].sentence))
+        found.append(("order", ask(LAST), events[-1].sentence))
     for one, two in pairwise(events):
         if one in unique and two in unique:
             a, b = (one, two) if rng.random() < 0.5 else (two, one)
@@ -173,12 +174,12 @@ def pick_moments(script: Script, start: float, count: int, rng: np.random.Genera
     """Up to `count` different whole seconds from `start` on: half within an event, the rest near one or anywhere."""
     found: list[float] = []
     for _ in range(count):
-        event = script.events[rng.integers(len(script.events))]
-        within = [s for s in range(int(np.ceil(event.start - 1e-6)), int(event.end) + 1) if s <= event.end]
-        kind = rng.random()
+        event = script.events[rng.integers(len(script.events))] if script.events else None
+        within = [] if event is None else _whole_seconds(event)
+        kind = rng.random() if event is not None else 1.0
         if kind < 0.55 and within:
             moment = float(within[rng.integers(len(within))])
-        elif kind < 0.8:
+        elif event is not None and kind < 0.8:
             edge = event.start if rng.random() < 0.5 else event.end
             moment = float(round(edge + rng.uniform(-3, 3)))
         else:
@@ -187,6 +188,10 @@ def pick_moments(script: Script, start: float, count: int, rng: np.random.Genera
         if moment not in found:
             found.append(moment)
     return found
+
+
+def _whole_seconds(event: Event) -> list[int]:
+    return [s for s in range(int(np.ceil(event.start - 1e-6)), int(event.end) + 1) if s <= event.end]
 
 
 def picture_question(script: Script, seconds: float, rng: np.random.Generator) -> Question:

@@ -4,11 +4,12 @@ Positions are fractions of the picture (0..1 from the top left), radii fractions
 """
 
 import json
+import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from vidllm.world.vocabulary import Action, Colour, Shape
+from vidllm.world.vocabulary import ACTIONS, COLOURS, SHAPES, Action, Colour, Shape
 
 VERSION = 1
 """Raised whenever the same seed would draw another clip."""
@@ -90,13 +91,18 @@ class Script:
 
     @classmethod
     def load(cls, path: Path) -> "Script":
-        """Read a clip's JSON; the questions beside the script are left aside."""
+        """Read a clip's JSON; the questions beside the script are left aside.
+
+        Raises OSError, or ValueError, LookupError, TypeError or AttributeError for what is no script.
+        """
         raw = json.loads(path.read_text(encoding="utf-8"))
         raw.pop("questions", None)
         raw["canvas"] = Canvas(**_hashable(raw["canvas"]))
         raw["things"] = tuple(Thing(**_hashable(thing)) for thing in raw["things"])
         raw["events"] = tuple(Event(**_hashable(event)) for event in raw["events"])
-        return cls(**raw)
+        script = cls(**raw)
+        _check(script)
+        return script
 
     def at(self, seconds: float) -> tuple[Thing, ...]:
         """Every object as it is at one moment, hidden ones included (`visible` False, or fading: see `opacity`)."""
@@ -144,6 +150,27 @@ def _turn(thing: Thing, event: Event, done: float) -> Thing:
         raise ValueError(f"a turn needs a colour: {event}")
     red, green, blue = (round(a + (b - a) * done) for a, b in zip(thing.rgb, event.rgb, strict=True))
     return replace(thing, rgb=(red, green, blue), colour=event.colour if done >= 0.5 else thing.colour)
+
+
+def _check(script: Script) -> None:
+    """Raises ValueError or TypeError for what no clip can be drawn of: people write scripts, too."""
+    numbers = [script.duration, *(n for t in script.things for n in (t.x, t.y, t.radius, t.angle, t.thickness, *t.rgb))]
+    numbers += [number for event in script.events for number in (event.start, event.end, event.amount)]
+    if not all(math.isfinite(number) for number in numbers):
+        raise ValueError("a number in it is none")
+    for thing in script.things:
+        if thing.colour not in COLOURS or thing.shape not in SHAPES or len(thing.rgb) != 3:
+            raise ValueError(f"there is no {thing.name} of {thing.rgb}")
+    for event in script.events:
+        colour, shape = event.name.split()
+        if not (0 <= event.thing < len(script.things) and colour in COLOURS and shape in SHAPES):
+            raise ValueError(f"{event.phrase!r} happens to no object of it")
+        turns = event.colour in COLOURS and event.rgb is not None and len(event.rgb) == 3
+        if event.action not in ACTIONS or turns != (event.action == "turns"):
+            raise ValueError(f"{event.phrase!r} is no event")
+    times = [0.0, *(time for event in script.events for time in (event.start, event.end)), script.duration]
+    if times != sorted(times):
+        raise ValueError("events are out of order, overlap, or do not lie in the clip")
 
 
 def _hashable(values: dict[str, Any]) -> dict[str, Any]:
