@@ -50,13 +50,20 @@ def preview(
 ) -> int:  # fmt: skip
     """What a stage would learn from, no weight loaded and nothing written: its rows and what an epoch of them costs,
     or with `show` its first batch. The functions are those of `train.sft` or of `train.dpo`.
+    Of several processes the first tells.
     """
+    from vidllm.train.stage import is_first, leave
+
+    first = is_first(config)
     with Progress() as progress:
         rows = read(
-            config, note, remember=False, progress=lambda done, rows: progress(f"checking row {done:,} of {rows:,}")
-        )
-    told = shown_batch(config, rows, colour=sys.stdout.isatty()) if show else "\n".join(describe(config, rows))
-    write(told.rstrip("\n") + "\n")
+            config, note if first else lambda text: None, remember=False,
+            progress=lambda done, rows: progress(f"checking row {done:,} of {rows:,}"),
+        )  # fmt: skip
+    if first:
+        told = shown_batch(config, rows, colour=sys.stdout.isatty()) if show else "\n".join(describe(config, rows))
+        write(told.rstrip("\n") + "\n")
+    leave()
     return 0
 
 

@@ -310,13 +310,23 @@ def test_text_alone_gives_every_part_a_gradient_of_zero(tiny: Callable[[str], Pa
         assert bool(gradient.any()) == (part_of(name) in ("language_model", "embeddings"))
 
 
+def two_processes(argument: str) -> list[str]:
+    """What they printed."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python",
+               sys.executable, "-m", "tests.train_processes", argument]  # fmt: skip
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=300, cwd=ROOT).stdout.split()
+
+
+@pytest.mark.slow
+def test_processes_wait_for_the_first_longer_than_for_each_other() -> None:
+    """Hours go by while the first looks at a corpus: the others must not give up on it, nor while it writes a model."""
+    assert two_processes("patience") == ["begun", "found", "found"]
+
+
 @pytest.mark.slow
 def test_processes_of_which_one_sees_no_video(tiny: Callable[[str], Path]) -> None:
     """Nobody waits for ever, under DDP as under FSDP, and the gradients are those of one process."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python",
-               sys.executable, "-m", "tests.train_processes", str(tiny("llava"))]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300, cwd=ROOT)
-    shares = [float(line) for line in done.stdout.split()]
+    shares = [float(line) for line in two_processes(str(tiny("llava")))]
     assert len(shares) == 4
     assert max(shares) < 1e-5
 

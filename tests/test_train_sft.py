@@ -413,6 +413,23 @@ def test_data_must_be_named(write: Write) -> None:
         load_config(SftConfig, write(data=[]))
 
 
+def two_processes(*words: str) -> subprocess.CompletedProcess[str]:
+    launch = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+    return subprocess.run(
+        [*launch, "-m", "vidllm_cli.main", *words], cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_of_two_processes_one_tells_what_would_be_learnt(write: Write) -> None:
+    config = str(write())
+    code, told, _ = vidllm("sft", config, "--dry-run")
+    assert code == 0
+    both = two_processes("sft", config, "--dry-run")
+    assert (both.returncode, both.stdout) == (0, told), both.stderr
+
+
 @pytest.mark.slow
 def test_two_processes_lose_what_one_loses(write: Write, tmp_path: Path) -> None:
     """Micro-batches of several kinds dealt out: one process may see texts while the other sees videos. Nothing is said
@@ -422,11 +439,7 @@ def test_two_processes_lose_what_one_loses(write: Write, tmp_path: Path) -> None
     same: dict[str, Any] = {"tokens": 80, "parts": parts} | ({"device": "cpu"} if torch.cuda.is_available() else {})
     code, _, said = vidllm("sft", write("one.yaml", out=str(tmp_path / "one"), **same))
     assert code == 0, said
-    launch = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
-    done = subprocess.run(
-        [*launch, "-m", "vidllm_cli.main", "sft", str(write("two.yaml", out=str(tmp_path / "two"), **same))], cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
+    done = two_processes("sft", str(write("two.yaml", out=str(tmp_path / "two"), **same)))
     assert done.returncode == 0, done.stderr
     for told in (said, done.stderr):
         assert told.count("taught in 5 steps") == 1

@@ -3,10 +3,13 @@
     torchrun --nproc-per-node 2 -m tests.train_processes FOLDER
 
 The first prints the largest difference as a share of the gradient's largest entry, a line for each wrapper and set of
-parts.
+parts. With `patience` in place of a folder it takes longer over its rows than torch would wait for it, and both print
+what it found.
 """
 
 import sys
+import time
+from datetime import timedelta
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -14,12 +17,14 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.distributed_c10d import _set_pg_timeout
 
 from tests.test_train_learner import learner_of, small_batch
 from vidllm.train.batch import Batch
 from vidllm.train.learner import Learner
 from vidllm.train.parts import Lora, Parts
-from vidllm.train.stage import leave
+from vidllm.train.sft import SftConfig
+from vidllm.train.stage import is_first, leave, on_first
 
 SETS: tuple[dict[str, Any], ...] = (
     {"parts": Parts(vision_tower=1e-4, projector=1e-3, language_model=1e-3)},
@@ -35,6 +40,24 @@ def main(folder: Path) -> None:
         if dist.get_rank() == 0:
             print(worst, flush=True)
     leave()
+
+
+def patience() -> None:
+    """Twice: while rows are looked at, and while the model is written."""
+    config = SftConfig(data=Path("rows.jsonl"), out=Path("out"), parts=Parts(projector=1e-3))
+    if is_first(config):  # the group is there now
+        print("begun", flush=True)
+    _set_pg_timeout(timedelta(milliseconds=100))
+    print(on_first(config, late), flush=True)
+    if is_first(config):
+        late()
+    leave()
+
+
+def late() -> str:
+    """Far later than 100 ms."""
+    time.sleep(0.5)
+    return "found"
 
 
 def difference(folder: Path, wrapper: str, options: dict[str, Any]) -> float:
@@ -70,4 +93,4 @@ def wrapped(learner: Learner, wrapper: str) -> nn.Module:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    main(Path(sys.argv[1]))
+    patience() if sys.argv[1] == "patience" else main(Path(sys.argv[1]))

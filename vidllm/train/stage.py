@@ -11,13 +11,15 @@ import gc
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list, parse_flag_from_env
+from accelerate.utils import parse_flag_from_env
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.tensor import DTensor
 from transformers import AutoConfig
@@ -51,6 +53,9 @@ if TYPE_CHECKING:
     from vidllm.train.task import Watch
 
 T = TypeVar("T")
+PATIENCE = timedelta(days=7)
+"""How long processes wait for the first, which looks at every clip of a corpus, or writes a large model; torch's own
+limit of some minutes is for the steps, where a process that is late is lost."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,9 +216,17 @@ def on_first(config: StageConfig, make: Callable[[], T]) -> T:
     state = processes(config)
     if state.num_processes == 1:
         return make()
+    patient = _patient()
     made: list[T | None] = [make() if state.is_main_process else None]
-    broadcast_object_list(made)
+    dist.broadcast_object_list(made, src=0, group=patient)
     return made[0]  # type: ignore[return-value]  # the first process has put it there
+
+
+@cache
+def _patient() -> dist.ProcessGroup:
+    """All processes, as a group that waits; every process makes it at the same place, once."""
+    made: dist.ProcessGroup = dist.new_group(backend="gloo", timeout=PATIENCE)
+    return made
 
 
 def is_first(config: StageConfig) -> bool:
@@ -286,8 +299,9 @@ def leave() -> None:
     """
     gc.collect()
     if dist.is_initialized():
-        dist.barrier()
+        dist.barrier(group=_patient())
         dist.destroy_process_group()
+        _patient.cache_clear()
 
 
 def processes(config: StageConfig) -> PartialState:
