@@ -331,6 +331,9 @@ def test_rates_by_hand() -> None:
     cosine = OptimOptions(schedule="cosine", warmup=0.0)
     assert [rate_share(step, 4, cosine) for step in range(4)] == pytest.approx([1, 0.8535534, 0.5, 0.1464466])
     assert rate_share(3, 4, OptimOptions(schedule="constant", warmup=0)) == 1
+    short = OptimOptions(schedule="constant", warmup=0.03)
+    assert [rate_share(step, 4, short) for step in range(4)] == [0.5, 1, 1, 1], "a warm-up is never rounded away"
+    assert rate_share(0, 1, short) == 1, "a single step learns at its rate"
 
 
 def test_every_part_has_its_rate_and_vectors_no_decay() -> None:

@@ -21,7 +21,7 @@ class OptimOptions:
     schedule: Schedule = "cosine"
     """What a rate does after the warm-up: falls to nothing along a half cosine or a line, or stays."""
     warmup: float = 0.03
-    """Share of all steps over which rates rise from nothing."""
+    """Share of all steps over which rates rise from nothing; above 0 it is one step at least, in a run of several."""
     weight_decay: float = 0.0
     """Of matrices; norms and biases are never decayed."""
     beta1: float = 0.9
@@ -45,7 +45,7 @@ def rate_share(step: int, total: int, options: OptimOptions) -> float:
 
     Warm-up of w steps: 1/(w+1), 2/(w+1) ... then 1 and down; `linear` ends at 1/(total-w), `cosine` just above 0.
     """
-    warm = round(options.warmup * total)
+    warm = round(options.warmup * total) or int(options.warmup > 0 and total > 1)
     if step < warm:
         return (step + 1) / (warm + 1)
     return _SHAPES[options.schedule]((step - warm) / max(1, total - warm))
