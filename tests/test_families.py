@@ -203,15 +203,6 @@ def test_a_mean_is_one_number_or_three(said: object, means: tuple[float, ...] | 
             read_spec(llava)
 
 
-def test_a_coarse_frame_keeps_a_token(folders: dict[str, Path], tmp_path: Path) -> None:
-    """A checkpoint that pools by 5 on an 8x8 grid: twice as coarse would leave nothing."""
-    folder = Path(shutil.copytree(folders["llava_next_video"], tmp_path / "next"))
-    edit(folder / "config.json", spatial_pool_stride=5)
-    spec = read_spec(folder)
-    assert isinstance(spec.geometry, Geometry)
-    assert (spec.fine_stride, spec.geometry.tokens(spec.coarse_stride)) == (5, 1)
-
-
 # ---- refusals
 
 

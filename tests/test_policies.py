@@ -13,7 +13,7 @@ from tests.planned import MINUTE, tiny_folders
 from vidllm.budget import Geometry
 from vidllm.clip import PlanOptions, plan_video
 from vidllm.errors import BudgetError, NoFrames
-from vidllm.model.families import ModelSpec, load_tokenizer, read_spec
+from vidllm.model.families import ModelSpec, bare_spec, load_tokenizer, read_spec
 from vidllm.policies import Look
 
 
@@ -99,6 +99,24 @@ def test_the_default_takes_fewer_frames_when_room_is_short(llava: ModelSpec) -> 
 def test_a_question_too_long_for_any_frame_is_refused(llava: ModelSpec) -> None:
     with pytest.raises(BudgetError, match=r"1 frames x 16 \+ \d+ text \+ 64 reply = \d+ tokens"):
         plan_video(MINUTE, "word " * 3000, replace(llava, context=512), load_tokenizer(llava.folder))
+
+
+@pytest.mark.parametrize("policy", ["uniform", "slowfast"])
+@pytest.mark.parametrize("side", [1, 3])
+def test_a_model_s_own_stride_leaves_a_token_of_every_frame(side: int, policy: str) -> None:
+    """Of 3x3 patches a coarse stride of 4 would leave nothing, and nobody asked for it."""
+    plan = plan_video(MINUTE, "", bare_spec(side, side, 4096), None, PlanOptions(policy=policy, frames=5)).plan
+    assert len(plan.frames) == 5
+    assert all(frame.tokens >= 1 for frame in plan.frames)
+    with pytest.raises(BudgetError, match=f"stride 4 on a {side}x{side} grid leaves no token"):
+        plan_video(MINUTE, "", bare_spec(side, side, 4096), None, PlanOptions(policy=policy, stride=4))
+
+
+def test_even_steps_do_not_follow_the_picture_and_say_so(llava: ModelSpec) -> None:
+    options = PlanOptions(policy="change", fps=0.5)
+    plan = plan_video(MINUTE, "", llava, load_tokenizer(llava.folder), options).plan
+    assert plan.policy == "uniform"
+    assert any("--policy change has no effect" in note for note in plan.notes)
 
 
 @pytest.mark.parametrize("rate", [1.0, 2.0, 0.25])

@@ -221,8 +221,11 @@ class Planner:
         if self.options.stride is not None:
             return self.options.stride
         if self.look.policy in ("uniform", "change"):
-            return self.spec.uniform_stride
-        return self.spec.fine_stride if fine else self.spec.coarse_stride
+            own = self.spec.uniform_stride
+        else:
+            own = self.spec.fine_stride if fine else self.spec.coarse_stride
+        geometry = self.spec.geometry
+        return min(own, geometry.rows, geometry.cols) if isinstance(geometry, Geometry) else own
 
     def _best_size(self, moments: SamplePlan) -> TokenPlan:
         """The plan of these moments with the largest frames that fit; composable frames have one size."""
@@ -336,4 +339,6 @@ def policy_of(options: PlanOptions, focus: Focus | None) -> tuple[Chosen, tuple[
         return ("focus" if focus else "uniform"), ()
     if options.policy == "focus" and focus is None:
         return "uniform", ("the question names no time, so the frames are uniform",)
+    if options.policy == "change" and options.fps is not None:
+        return "uniform", ("a number of frames per second means even steps, so --policy change has no effect",)
     return options.policy, ()

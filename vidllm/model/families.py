@@ -225,10 +225,9 @@ def _llava_next_video(folder: Path, config: Json, tokenizer: Tokenizer) -> Model
         raise UnsupportedModel(f"{folder}: spatial_pool_mode {pooling!r} is not supported; average and max are")
     video_id = config.get("video_token_index", config.get("video_token_id", 32000))
     assert isinstance(spec.geometry, Geometry)
-    coarse = max(stride, min(2 * stride, spec.geometry.rows))  # never so coarse that nothing is left
     return replace(
         spec, geometry=replace(spec.geometry, pooling=pooling), uniform_stride=stride, fine_stride=stride,
-        coarse_stride=coarse, video_token=_token(folder, tokenizer, video_id), video_token_id=video_id,
+        coarse_stride=2 * stride, video_token=_token(folder, tokenizer, video_id), video_token_id=video_id,
         stamp="sentence",
     )
 
