@@ -67,6 +67,7 @@ def test_words_alone_are_enough() -> None:
         ({"output": "x", "loss": {"hinge": "a"}}, "loss: hinge is 'a'; a number is needed"),
         ({"output": "x", "loss": "hinge"}, "loss is 'hinge'; choose one of plain, mixed"),
         ({"output": "x", "optimizer": {"learning": 1}}, "optimizer: unknown key 'learning'; known are betas, lr"),
+        ({"output": "x", "optimizer": 3}, "optimizer is 3; a mapping with keys such as lr, betas is needed"),
         ({"steps": 1}, "'output' is missing"),
         ({"output": "x", "steps": 1.5}, "steps is 1.5; a whole number is needed"),
         ({"output": "x", "steps": True}, "steps is True; a whole number is needed"),

@@ -130,7 +130,7 @@ PLAIN = {"from": "human", "value": "what happens?"}
     [
         ("what?", "a row is an object, not a text"),
         ({"id": "x", "text": "?"}, "no 'conversations' or 'messages' in it; it has 'id', 'text'"),
-        ({"conversations": []}, "'conversations' is a list; give a list of turns"),
+        ({"conversations": []}, "'conversations' is empty; give a list of turns"),
         (conversation(HUMAN, GPT), "says <video> and no video is given; add \"video\": a path"),
         (conversation(HUMAN, GPT, vidoe="a.mp4"), "did you mean 'video' where it says 'vidoe'?"),
         (conversation(HUMAN, GPT, video=None), "no video is given; add \"video\": a path"),
@@ -144,7 +144,7 @@ PLAIN = {"from": "human", "value": "what happens?"}
         (conversation(HUMAN, {"from": "cat", "value": "?"}, video="a.mp4"), "conversations[1] is said by 'cat'"),
         (conversation(GPT, PLAIN, video="a.mp4"), "turn 1 is the assistant's"),
         (conversation(PLAIN, PLAIN, GPT, video="a.mp4"), "turn 2 is the user's"),
-        (conversation(PLAIN, {"from": "gpt", "value": "<video>"}, video="a.mp4"), "the assistant says 'video'"),
+        (conversation(PLAIN, {"from": "gpt", "value": "<video>"}, video="a.mp4"), "the assistant says <video>"),
         (conversation({"from": "human", "value": ""}, GPT), "question 1 is empty"),
         (conversation(PLAIN, GPT, {"from": "system", "value": "x"}), "a system turn stands after the first"),
         (conversation({"from": "system", "value": "x"}), "a system turn only"),

@@ -316,6 +316,9 @@ def test_show_batch_sets_what_is_learnt_apart(write: Write, tmp_path: Path) -> N
         ("optim.warmup=2", "warmup 2 must be a share of all steps"),
         ("cache_gib=0", "cache_gib is 0; give it room, or say feature_cache=false"),
         ("keep=0", "keep is 0; at least 1 is needed"),
+        ("merge=true", "merge is true and there is no adapter to merge"),
+        ("lora={}\nsave_dtype=bfloat16", "save_dtype is bfloat16, and an adapter is kept as it was learnt"),
+        ("data=[rows.jsonl]", "data[0] is 'rows.jsonl'; a mapping with keys such as path, media, sampling is needed"),
         ("data=nowhere.jsonl", "nowhere.jsonl: no such file of rows"),
         ("parts={}", "nothing learns"),
         ("model=/nowhere/at/all", "/nowhere/at/all: no such folder"),
@@ -323,7 +326,7 @@ def test_show_batch_sets_what_is_learnt_apart(write: Write, tmp_path: Path) -> N
     ],
 )
 def test_a_wrong_config_is_one_line(word: str, told: str, write: Write) -> None:
-    code, _, err = vidllm("sft", write(), word)
+    code, _, err = vidllm("sft", write(), *word.split("\n"))
     assert code == 1
     assert told in err.splitlines()[-1]
 

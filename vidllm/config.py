@@ -145,9 +145,11 @@ def _convert_plain(value: Any, kind: type, where: str) -> Any:
     # bool is an int to Python; `frames: true` is a mistake all the same
     if isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
         return value
-    raise ConfigError(f"{where} is {value!r}; {_article(kind.__name__)} is needed")
+    raise ConfigError(f"{where} is {value!r}; {_wanted(kind)} is needed")
 
 
-def _article(name: str) -> str:
+def _wanted(kind: type) -> str:
+    if dataclasses.is_dataclass(kind):
+        return f"a mapping with keys such as {', '.join(f.name for f in dataclasses.fields(kind)[:3])}"
     words = {"str": "text", "int": "a whole number", "float": "a number", "bool": "true or false", "Path": "a path"}
-    return words.get(name, f"a {name}")
+    return words.get(kind.__name__, f"a {kind.__name__}")

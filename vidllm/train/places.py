@@ -55,8 +55,8 @@ class Folder:
 def place_media(row: Mapping[str, Any], turns: Sequence[RawTurn], folder: Folder) -> tuple[Turn, ...]:
     """The turns with their files, placeholders taken out. Raises Bad when what is said and what is given differ."""
     for turn in turns:
-        if turn.role != "user" and PLACEHOLDER.search(turn.text):
-            raise Bad(f"the {turn.role} says {PLACEHOLDER.findall(turn.text)[0]!r}", "only the user shows media")
+        if turn.role != "user" and (said := PLACEHOLDER.search(turn.text)):
+            raise Bad(f"the {turn.role} says {said[0]}", "only the user shows media")
     given = _given(row)
     wanted = [kind for turn in turns if not turn.own for kind in PLACEHOLDER.findall(turn.text)]
     if given["video"] and not given["image"] and wanted == ["image"] * len(given["video"]):

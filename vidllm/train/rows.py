@@ -166,7 +166,7 @@ def turns_of(row: Json, key: str) -> list[RawTurn]:
     """The turns under `key`, placeholders still in their texts. Raises Bad."""
     value = row[key]
     if not isinstance(value, list) or not value:
-        raise Bad(f"{key!r} is {_kind(value)}", "give a list of turns")
+        raise Bad(f"{key!r} is {'empty' if value == [] else _kind(value)}", "give a list of turns")
     return [_turn(turn, f"{key}[{i}]") for i, turn in enumerate(value)]
 
 

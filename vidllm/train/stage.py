@@ -132,6 +132,11 @@ class StageConfig:
             raise ConfigError(f"batch is {self.batch} and tokens {self.tokens}; each must be at least 1")
         if not self.cache_gib > 0:
             raise ConfigError(f"cache_gib is {self.cache_gib:g}; give it room, or say feature_cache=false")
+        if self.merge and self.lora is None:
+            raise ConfigError("merge is true and there is no adapter to merge; say lora={} for one, or leave it out")
+        if self.save_dtype is not None and self.lora is not None and not self.merge:
+            raise ConfigError(f"save_dtype is {self.save_dtype}, and an adapter is kept as it was learnt; leave "
+                              "it out, or say merge=true for a whole model")  # fmt: skip
         if self.data == ():
             raise ConfigError("data is empty; name at least one file of rows, for example data=rows.jsonl")
         _ = self.plan, self.loop
