@@ -86,8 +86,9 @@ def load_model(
         choose_device(device_map)
     place = choose_device(device)
     number = choose_dtype(dtype, place)
-    network = _load_network(spec, place, number, device_map, quantize, light)
     tokenizer = load_tokenizer(folder)
+    stop_ids(folder, tokenizer)  # what is wrong with them is told before the weights are read, not by the first answer
+    network = _load_network(spec, place, number, device_map, quantize, light)
     model = _adapt(spec, tokenizer, network, fingerprint(folder))
     log.info("model: %s", describe(model))
     return model
