@@ -245,6 +245,17 @@ def test_copies_and_copies_in_another_container_are_captioned_once(
     assert verify(output).ok
 
 
+def test_a_bad_caption_of_a_file_that_was_touched_is_still_one(
+    world: Path, tmp_path: Path, output: Path, model: vidllm.VideoModel
+) -> None:
+    clip, short = tmp_path / "a.mp4", CaptionOptions(generation=GenerationOptions(max_new_tokens=2), retries=0)
+    shutil.copy(sorted(world.glob("*.mp4"))[0], clip)
+    assert caption(clip, output, short, model=model).failed == 1
+    os.utime(clip, (1, 1))
+    again = caption(clip, output, short, model=model)
+    assert (again.failed, again.standing) == (1, Counter(truncated=1))
+
+
 def remux(source: Path, target: Path) -> None:
     """The same coded pictures in another container."""
     with av.open(str(source)) as old, av.open(str(target), "w") as new:

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,9 +18,11 @@ import pytest
 from conftest import write_clip
 
 from vidllm.corpus.identity import content_id
+from vidllm.corpus.inputs import admit
 from vidllm.corpus.item import Item
 from vidllm.corpus.looking import Look, Opened, Seen, clip_of
 from vidllm.corpus.workers import DecodePool, Decoder
+from vidllm.errors import NotAVideo
 from vidllm.model.families import bare_spec
 from vidllm.planning import PlanOptions
 from vidllm.video.guard import Limits
@@ -71,6 +74,19 @@ def take_all(pool: DecodePool, release: bool = True) -> list[Opened]:
             if release:
                 pool.release(one)
     return taken
+
+
+def test_a_member_of_a_tar_is_told_by_its_own_name(decoder: Decoder, tmp_path: Path) -> None:
+    """Not by that of the copy it was read from, which is gone when somebody reads this."""
+    (tmp_path / "bad.mp4").write_bytes(b"no video at all")
+    with tarfile.open(tmp_path / "s.tar", "w") as tar:
+        tar.add(tmp_path / "bad.mp4", "bad.mp4")
+    [bad] = admit([str(tmp_path / "s.tar")])
+    with pytest.raises(NotAVideo) as cut:
+        decoder.ranges(bad, "fixed:1s")
+    for said in (str(cut.value), opened(decoder, bad).error):
+        assert said is not None
+        assert said.startswith(f"{tmp_path / 's.tar'}!bad.mp4: not a readable video")
 
 
 def test_a_worker_gives_the_frames_that_are_read_without_it(decoder: Decoder, clip: Path) -> None:

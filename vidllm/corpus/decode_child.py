@@ -12,8 +12,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vidllm.corpus.looking import clip_of, look_at
+from vidllm.corpus.looking import clip_of, look_at, named
 from vidllm.corpus.scenes import ranges_of
+from vidllm.errors import VideoError
 from vidllm.machine import take_share
 from vidllm.video import guard_child
 from vidllm.video.info import VideoInfo
@@ -30,13 +31,16 @@ def main() -> None:
         item, look, words = pickle.loads(base64.b64decode(job["packed"]))
         take_share(job["cores"])
         path = held.path_of(item)
-        match job["do"]:
-            case "look":
-                return look_at(item, look, path, lambda: _checked(path, limits))
-            case "ranges":
-                return list(ranges_of(_checked(path, limits), words))
-            case _:
-                return clip_of(item, look, _checked(path, limits))
+        try:
+            match job["do"]:
+                case "look":
+                    return look_at(item, look, path, lambda: _checked(path, limits))
+                case "ranges":
+                    return list(ranges_of(_checked(path, limits), words))
+                case _:
+                    return clip_of(item, look, _checked(path, limits))
+        except VideoError as error:
+            raise type(error)(named(error, path, item)) from error
 
     guard_child.serve(do)
 

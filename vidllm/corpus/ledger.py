@@ -85,26 +85,24 @@ class Ledger:
         """Write the row of a clip that was wanted, and those of its twins; all that were written."""
         with self._lock:
             twins = self._working.pop((row.id, row.recipe, row.subtitles or ""), [])
-            rows = [row, *(_copy(twin, row) for twin in twins)]
-            self._add(rows)
-        return rows
+            return self._add([row, *(_copy(twin, row) for twin in twins)])
 
     def write_found(self) -> list[CaptionRow]:
         """Write the rows of clips whose content was captioned before; all that were written."""
         with self._lock:
             rows, self._found = self._found, []
-            self._add(rows)
-        return rows
+            return self._add(rows)
 
     def rows_of(self, items: Sequence[Item]) -> list[CaptionRow | None]:
         """The items' rows; None where there is none yet."""
         with self._lock:
             return [self._output.row_of(item, self.digest(item)) for item in items]
 
-    def _add(self, rows: Sequence[CaptionRow]) -> None:
-        for row in rows:
-            self._output.add(row)
-            self.standing[row.status] += 1
+    def _add(self, rows: Sequence[CaptionRow]) -> list[CaptionRow]:
+        """The rows that stand then: a clip that was only touched keeps its own."""
+        written = [self._output.add(row) for row in rows]
+        self.standing.update(row.status for row in written)
+        return written
 
     def _row(self, item: Item, seen: Seen) -> CaptionRow:
         row = CaptionRow.of(

@@ -116,7 +116,7 @@ def look_at(item: Item, look: Look, path: Path, probe: Callable[[], VideoInfo]) 
         id = content_id(path, item.start, item.end)
         planned = plan_video(info, look.prompt_of(item), look.spec, look.tokenizer, look.options_of(item))
     except VidllmError as error:
-        return Seen(id=id, stamp=stamp, status=status_of(error), error=_named(error, path, item))
+        return Seen(id=id, stamp=stamp, status=status_of(error), error=named(error, path, item))
     plan = planned.plan
     height, width = plan.frame_size or (info.height, info.width)
     start, end = item.start or 0.0, info.duration if item.end is None else min(item.end, info.duration)
@@ -147,6 +147,6 @@ def unread_id(item: Item) -> str:
     return digest_of("unread", item.video, item.start, item.end, item.stamp())
 
 
-def _named(error: VidllmError, path: Path, item: Item) -> str:
+def named(error: VidllmError, path: Path, item: Item) -> str:
     """The message about a member of a tar, without the name of the temporary file it was read from."""
     return str(error).replace(str(path), item.video) if item.member is not None else str(error)

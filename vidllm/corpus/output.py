@@ -137,8 +137,10 @@ class Output:
                     return row
         return None
 
-    def add(self, row: CaptionRow) -> None:
-        """Write one row. A `duplicate` of the clip's own row (its file was touched, not changed) renews that row."""
+    def add(self, row: CaptionRow) -> CaptionRow:
+        """Write one row; the one that stands then. A `duplicate` of the clip's own row (its file was touched, not
+        changed) renews that row.
+        """
         if row.status == "duplicate" and (known := self._index.by_key(row.key, row.recipe)) is not None:
             before = self._row_at(known)
             if before.id == row.id and before.status not in FAILED and before.shows(row.subtitles or "", row.key):
@@ -146,6 +148,7 @@ class Output:
         self._admit(row.key, row.recipe, row)
         place = self._store.append(row)
         self._index.add((row.id, row.key, row.recipe, row.stamp, row.status), place)
+        return row
 
     def _stays(self, status: Status) -> bool:
         return not (self._retry and status in FAILED)
