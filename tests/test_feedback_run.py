@@ -270,10 +270,10 @@ def told_of(output: Path) -> Counter[str]:
     return Counter(json.loads(line)["at"] for line in whole)
 
 
-def wait_for(at: str, output: Path, process: subprocess.Popen[bytes]) -> None:
-    """Until the journal tells of one."""
+def wait_for(at: str, output: Path, process: subprocess.Popen[bytes], least: int = 1) -> None:
+    """Until the journal tells of so many."""
     deadline = time.monotonic() + 120
-    while not told_of(output)[at] and time.monotonic() < deadline and process.poll() is None:
+    while told_of(output)[at] < least and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.005)
 
 
@@ -324,7 +324,7 @@ def test_a_judge_that_hangs_does_not_keep_a_run_from_stopping(world: Path, tmp_p
     words = command(world, output, url)
     process = subprocess.Popen([sys.executable, "-c", hurried, *words[words.index("feedback"):]], cwd=ROOT,
                                stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)  # fmt: skip
-    wait_for("sampled", output, process)
+    wait_for("sampled", output, process, 2)  # the second waits until the judge has room
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=100)  # a verdict is waited for longer, and then asked for again
     assert process.returncode == 130
@@ -457,6 +457,23 @@ def test_a_folder_is_asked_a_file_of_questions(world: Path, tmp_path: Path) -> N
     assert [(one.id, one.question) for one in found.asked] == [
         ("1/1", "what happens?"), ("1/2", "how does it end?"), ("2/1", "what happens?"), ("2/2", "how does it end?")
     ]  # fmt: skip
+
+
+def test_a_folder_is_searched_as_captions_search_it(world: Path, tmp_path: Path) -> None:
+    """Clips of one name in two folders have ids of their own; hidden ones and folders are none; a dead link is told."""
+    for name in ("1", "deep/1", "deep/.hidden"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        for suffix in (".mp4", ".json"):
+            shutil.copy(world / f"1{suffix}", tmp_path / f"{name}{suffix}")
+    (tmp_path / "folder.mp4").mkdir()
+    (tmp_path / "dead.mp4").symlink_to("nowhere")
+    words = tmp_path / "ask.txt"
+    words.write_text("what happens?\n", encoding="utf-8")
+    for questions in (None, words):
+        found = read_questions(tmp_path, questions=questions)
+        assert {one.id.rpartition("/")[0] for one in found.asked} == {"1", "deep/1"}
+        assert len({one.id for one in found.asked}) == len(found.asked)
+        assert [problem.what for problem in found.problems] == ["no such file: the link leads nowhere"]
 
 
 def caption_row(clip: Path, caption: str, **words: Any) -> CaptionRow:

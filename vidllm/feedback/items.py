@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from vidllm.corpus.listing import files_below
 from vidllm.corpus.webdataset import VIDEO_SUFFIXES
 from vidllm.errors import ConfigError, RowError
 from vidllm.feedback.judge import Case
@@ -170,22 +171,38 @@ def _text(row: Json, key: str) -> str | None:
 
 
 def _of_folder(folder: Path, questions: Path | None) -> tuple[list[Asked], list[Problem]]:
-    clips = sorted(path for path in folder.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES)
+    clips = _clips(folder)
     if not clips:
         raise RowError(f"{folder}: not one clip in it; give a folder of videos, or a JSONL of questions")
-    if questions is not None:
-        words = _lines(questions)
-        return [_of_clip(clip, n, text, None) for clip in clips for n, text in enumerate(words, 1)], []
+    words = None if questions is None else _lines(questions)
     found: list[Asked] = []
     problems: list[Problem] = []
     for clip in clips:
+        name = clip.relative_to(folder).with_suffix("").as_posix()  # two folders may hold clips of one name
         try:
+            if not clip.is_file():
+                raise Bad("no such file: the link leads nowhere", "put it there, or take the link out")
+            if words is not None:
+                found += [_of_clip(clip, f"{name}/{n}", n, text, None) for n, text in enumerate(words, 1)]
+                continue
             listed = _beside(clip)
             told = next((answer for family, _, answer in listed if family == "describe"), None)
-            found += [_of_clip(clip, n, text, answer, told) for n, (_, text, answer) in enumerate(listed, 1)]
+            found += [_of_clip(clip, f"{name}/{n}", n, text, answer, told)
+                      for n, (_, text, answer) in enumerate(listed, 1)]  # fmt: skip
         except Bad as bad:
             problems.append(Problem(origin=Origin(file=str(clip), line=0, id=""), what=bad.what, do=bad.do))
     return found, problems
+
+
+def _clips(folder: Path) -> list[Path]:
+    """Every clip below a folder, as `vidllm caption` finds them: hidden names are left out."""
+
+    def trouble(error: OSError) -> None:
+        what = f"can not be entered ({error.strerror})"
+        raise RowError(f"{error.filename}: {what}; name a folder whose folders may be read") from error
+
+    names = (Path(place) / name for place, name in files_below(str(folder), trouble))
+    return sorted(path for path in names if path.suffix.lower() in VIDEO_SUFFIXES)
 
 
 def _lines(path: Path) -> list[str]:
@@ -199,10 +216,10 @@ def _lines(path: Path) -> list[str]:
     return asked
 
 
-def _of_clip(clip: Path, number: int, text: str, answer: str | None, evidence: str | None = None) -> Asked:
+def _of_clip(clip: Path, id: str, number: int, text: str, answer: str | None, evidence: str | None = None) -> Asked:
     turn = Turn(role="user", text=text, media=(Media(kind="video", path=str(clip)),))
     origin = Origin(file=str(clip), line=number, id="")
-    return Asked(origin=origin, id=f"{clip.stem}/{number}", turns=(turn,), truth=answer, evidence=evidence)
+    return Asked(origin=origin, id=id, turns=(turn,), truth=answer, evidence=evidence)
 
 
 def _beside(clip: Path) -> list[tuple[str, str, str]]:

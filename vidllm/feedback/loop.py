@@ -127,7 +127,7 @@ class Run:
             for number in todo:
                 if interrupts.asked:
                     break
-                self._settle(number, opened)
+                self._settle(number, opened, interrupts)
                 self._hear(0.0)
         while self._in_work:
             interrupts.check()
@@ -153,8 +153,9 @@ class Run:
         except (VideoError, BudgetError, RowError) as error:
             return str(error)
 
-    def _settle(self, number: int, opened: Iterator[Sequence[Message] | str]) -> None:
-        """Ask the question, unless its candidates are there, and hand them to the judge."""
+    def _settle(self, number: int, opened: Iterator[Sequence[Message] | str], interrupts: Interrupts) -> None:
+        """Ask the question, unless its candidates are there, and hand them to the judge when it has room, unless the
+        run is to stop: a judge that hangs never has."""
         slot = self._work.slots[number]
         sampled = self._journal.sampled(slot)
         if sampled is None:
@@ -165,6 +166,8 @@ class Run:
             self.tally.judged += 1  # nothing to tell apart
             return
         while not self._work.judge.room():
+            if interrupts.asked:
+                return
             self._hear(IDLE_SECONDS)
         self._tickets += 1
         self._in_work[self._tickets] = number
