@@ -36,12 +36,20 @@ def caption_verify(outputs: Outputs, no_frames: NoFrames = False, as_json: optio
       vidllm caption-verify captions.jsonl
       vidllm caption-verify shard-*.jsonl --no-frames
     """
-    from vidllm.corpus.verify import verify
+    from vidllm.corpus.verify import VerifyReport, verify
+    from vidllm.errors import InputError
 
     from .progress import Progress
 
+    reports = []
     with Progress() as progress:
-        reports = [verify(path, frames=not no_frames, tell=_teller(progress, path)) for path in outputs]
+        for path in outputs:
+            try:
+                reports.append(verify(path, frames=not no_frames, tell=_teller(progress, path)))
+            except InputError as error:
+                if len(outputs) == 1:
+                    raise
+                reports.append(VerifyReport.unread(path, error))  # the other shards are proven nevertheless
     if as_json:
         write_json({"outputs": [_json(report) for report in reports]})
     else:

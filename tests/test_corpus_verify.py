@@ -252,8 +252,11 @@ def test_without_a_manifest_nothing_is_proven(written: Path) -> None:
     manifest_of(written).unlink()
     with pytest.raises(InputError, match=r"out\.jsonl\.admitted is missing"):
         verify(written)
-    with pytest.raises(InputError, match="no such output"):
-        list(standing_rows(written.with_name("other.jsonl")))
+    for look in (verify, lambda path: list(standing_rows(path))):
+        with pytest.raises(InputError, match="no such output"):
+            look(written.with_name("other.jsonl"))
+        with pytest.raises(InputError, match="is a folder; name the output"):
+            look(written.parent)
 
 
 def test_the_command_prints_and_its_exit_code_is_the_truth(written: Path) -> None:
@@ -266,6 +269,11 @@ def test_the_command_prints_and_its_exit_code_is_the_truth(written: Path) -> Non
     done = CliRunner().invoke(app, [str(written), "--no-frames"], standalone_mode=False)
     assert done.return_value == 0
     assert done.output.endswith("4 clips admitted, ok 3, undecodable 1: every clip has one status\n")
+    gone = written.with_name("gone.jsonl")
+    done = CliRunner().invoke(app, [str(gone), str(written), "--no-frames"], standalone_mode=False)
+    assert done.return_value == 1
+    assert done.output.startswith(f"{gone}: no such output")
+    assert done.output.endswith("4 clips admitted, ok 3, undecodable 1: every clip has one status\n")  # nevertheless
     without(0)(written)
     done = CliRunner().invoke(app, [str(written), "--json"], standalone_mode=False)
     assert done.return_value == 1

@@ -27,10 +27,7 @@ def written_rows(path: Path) -> Iterator[CaptionRow | BadLine]:
 
     Raises InputError when there is no such output.
     """
-    if not path.exists():
-        raise InputError(f"{path}: no such output; name the OUT of a caption run")
-    if path.is_dir() and not is_parquet(path):
-        raise InputError(f"{path}: is a folder; name the output, such as {path / 'captions.jsonl'}")
+    _check_there(path)
     if not path.is_dir():
         yield from parquet_file(path) if is_parquet(path) else _lines(path)
         return
@@ -39,6 +36,13 @@ def written_rows(path: Path) -> Iterator[CaptionRow | BadLine]:
             yield from parquet_file(part)
         elif not (path / f"{part.stem[1:]}.parquet").exists():
             yield from _lines(part)
+
+
+def _check_there(path: Path) -> None:
+    if not path.exists():
+        raise InputError(f"{path}: no such output; name the OUT of a caption run")
+    if path.is_dir() and not is_parquet(path):
+        raise InputError(f"{path}: is a folder; name the output, such as {path / 'captions.jsonl'}")
 
 
 def any_row(row: CaptionRow) -> bool:
@@ -89,7 +93,8 @@ class Manifest:
 
 
 def read_manifest(path: Path) -> Manifest:
-    """The manifest beside the output at `path`. Raises InputError when it is missing or broken."""
+    """The manifest beside the output at `path`. Raises InputError when one of both is missing, or it is broken."""
+    _check_there(path)
     file = manifest_of(path)
     if not file.exists():
         raise InputError(f"{path}: {file.name} is missing, so nothing tells which clips were admitted; put it back")

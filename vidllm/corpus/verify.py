@@ -63,6 +63,15 @@ class VerifyReport:
         return not self.problems
 
 
+    @classmethod
+    def unread(cls, output: Path, error: InputError) -> VerifyReport:
+        """Of an output that can not be read."""
+        problem = Problem(str(output), str(error).removeprefix(f"{output}: "))
+        return cls(
+            output=output, admitted=0, statuses=Counter(), recipes=Counter(), frames_checked=0, problems=(problem,)
+        )
+
+
 def verify(
     path: Path, *, frames: bool = True, limits: Limits = DEFAULT_LIMITS, tell: Callable[[int], None] = lambda done: None
 ) -> VerifyReport:
