@@ -11,7 +11,7 @@ import pytest
 
 from vidllm.errors import ConfigError
 from vidllm.train.mixture import Mixture, Source, draw, load_mixture, mixture_of, read_mixture
-from vidllm.train.row import TrainRow
+from vidllm.train.row import Problem, TrainRow
 from vidllm.train.rows import read_rows
 
 
@@ -86,6 +86,22 @@ def test_a_mixture_reads_all_sources_and_the_problems_of_what_it_takes(
     read = read_mixture(load_mixture(tmp_path / "mix.yaml"))
     assert ids(read.rows)[:9] == ["a0", "a0", "a1", "a1", "a2", "a2", "a3", "a3", "b0"]
     assert [problem.origin.line for problem in read.problems] == told
+
+
+def test_bad_rows_are_told_once_and_not_compared_with_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A wrong `media` folder makes every row of a corpus a bad one: all pairs of a hundred thousand would take hours."""
+    path, compared, equal = write(tmp_path / "a.jsonl", 1, bad=200), Counter[str](), Problem.__eq__
+
+    def counted(one: Problem, other: object) -> bool:
+        compared["times"] += 1
+        return equal(one, other)
+
+    monkeypatch.setattr(Problem, "__eq__", counted)
+    read = read_mixture(Mixture(sources=(Source(path=path, weight=2),)))
+    assert [problem.origin.line for problem in read.problems] == [*range(2, 202)]
+    assert compared["times"] <= 2 * 200
 
 
 def test_one_file_is_a_mixture_too(tmp_path: Path) -> None:

@@ -98,7 +98,7 @@ def draw(rows: Sequence[T], source: Source, seed: int, again: int = 0) -> tuple[
 
 def _read(mixture: Mixture, seed: int, read: Callable[[Path, Path | None], ReadRows[AnyRow]]) -> ReadRows[AnyRow]:
     rows: list[AnyRow] = []
-    problems: list[Problem] = []
+    problems: dict[Problem, None] = {}  # once each, also of a source that is drawn twice
     for number, source in enumerate(mixture.sources):
         found: ReadRows[AnyRow] = read(source.path, source.media)
         places = sorted(range(len(found.rows) + len(found.problems)), key=lambda place: _line(found, place))
@@ -112,8 +112,8 @@ def _read(mixture: Mixture, seed: int, read: Callable[[Path, Path | None], ReadR
         for place in drawn:
             if place < len(found.rows):
                 rows.append(found.rows[place])
-            elif (problem := found.problems[place - len(found.rows)]) not in problems:
-                problems.append(problem)
+            else:
+                problems[found.problems[place - len(found.rows)]] = None
     return ReadRows(rows=tuple(rows), problems=tuple(problems))
 
 
