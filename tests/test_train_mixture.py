@@ -91,7 +91,7 @@ def test_a_mixture_reads_all_sources_and_the_problems_of_what_it_takes(
 def test_bad_rows_are_told_once_and_not_compared_with_each_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A wrong `media` folder makes every row of a corpus a bad one: all pairs of a hundred thousand would take hours."""
+    """A wrong `media` folder makes every row of a corpus bad: all pairs of a hundred thousand would take hours."""
     path, compared, equal = write(tmp_path / "a.jsonl", 1, bad=200), Counter[str](), Problem.__eq__
 
     def counted(one: Problem, other: object) -> bool:
