@@ -142,6 +142,14 @@ def test_a_data_set_that_can_not_be_read_costs_only_itself(
         next(admit([str(bad[0]), "sets/z.tar"]))
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_pipe_is_told_and_not_waited_for(corpus: Path) -> None:
+    os.mkfifo("clips/pipe.mp4")
+    problems = {item.video: item.problem for item in admit(["clips"]) if item.problem is not None}
+    said = "a pipe or a device, which can be read only once; write it to a file first"
+    assert problems == {"clips/pipe.mp4": f"clips/pipe.mp4: {said}"}
+
+
 def test_a_picture_is_no_clip(corpus: Path) -> None:
     """`ask` looks at one in another way, so that a caption of it would be none of what `ask` says."""
     touch(corpus / "clips" / "sheet.png")

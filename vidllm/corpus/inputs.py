@@ -24,9 +24,10 @@ from vidllm.corpus.stores import own_files
 from vidllm.corpus.traces import is_output, is_trace
 from vidllm.corpus.webdataset import TAR_SUFFIXES, tar_items
 from vidllm.corpus.webdataset import opened_path as opened_path
-from vidllm.errors import ConfigError, InputError
+from vidllm.errors import ConfigError, InputError, NotAVideo
 from vidllm.still import is_still
 from vidllm.video.address import is_url
+from vidllm.video.container import refuse_pipe
 from vidllm.video.timecode import parse_time
 
 PATH_COLUMNS = ("video", "path", "video_path", "file", "file_name", "filename", "mp4")
@@ -364,6 +365,10 @@ def _problem(path: str, gone: str) -> str | None:
         return f"{path}: is an address, and a corpus is of files; download it first"
     if not os.path.exists(path):
         return f"{path}: {gone}"
+    try:
+        refuse_pipe(path)
+    except NotAVideo as error:
+        return str(error)
     if is_still(path):
         return f"{path}: is a still picture, and captions are of videos; `vidllm ask` takes pictures"
     return None
