@@ -6,6 +6,7 @@ the clip is 300 s long, or three hours when the question names an hour.
 
 import pytest
 
+from vidllm.video import timewords
 from vidllm.video.timecode import find_focus, find_times, outside_notes
 
 Span = float | tuple[float, float]
@@ -415,3 +416,13 @@ def test_the_last_frame_is_that_of_the_range_watched(question: str) -> None:
     focus = find_focus(question, 40.0, start=20.0)
     assert focus is not None
     assert focus.spans == ((40.0, 40.0),)
+
+
+def test_a_question_is_read_once_however_many_plans_are_tried() -> None:
+    """A pasted transcript of a megabyte was read anew for every way out of a plan that did not fit: minutes."""
+    timewords._read.cache_clear()
+    question = "what happens at 0:30?"
+    assert find_focus(question, 60.0) is not None
+    assert outside_notes(question, 60.0) == ()
+    assert len(find_times(question)) == 1
+    assert timewords._read.cache_info().misses == 1

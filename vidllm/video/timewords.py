@@ -49,7 +49,8 @@ def find_mentions(text: str) -> list[tuple[int, int, float]]:
     return sorted(place for _, places in _read(text) for place in places)
 
 
-def _read(text: str) -> list[Found]:
+@lru_cache(maxsize=8)  # a question is read for its focus and its notes, and again for everything that could be advised
+def _read(text: str) -> tuple[Found, ...]:
     words = fold(text)
     left = marked(_without(NOT_NUMBERS, words))
     if any(mark in left for mark in MARKS):
@@ -59,7 +60,7 @@ def _read(text: str) -> list[Found]:
         for match in list(_compiled(rule.pattern).finditer(left)) if _may_match(rule.pattern, left) else ():
             found.extend(_take(Reading(match, words), rule, text))
             left = left[: match.start()] + BLANK * len(match[0]) + left[match.end() :]
-    return sorted(found, key=lambda item: item[0].place)
+    return tuple(sorted(found, key=lambda item: item[0].place))
 
 
 def _without(patterns: tuple[str, ...], text: str) -> str:
