@@ -84,11 +84,11 @@ def test_a_clip_without_subtitles_has_none(clip: Path) -> None:
     assert read_subtitles(probe(clip)) == ()
 
 
-@pytest.mark.parametrize("ending", ["srt", "vtt", "en.srt", "zh-CN.srt", "eng.vtt"])
+@pytest.mark.parametrize("ending", ["srt", "vtt", "en.srt", "zh-CN.srt", "eng.vtt", "SRT", "VTT"])
 def test_a_sidecar_is_found_by_name(clip: Path, ending: str) -> None:
     sidecar = clip.with_name(f"{clip.stem}.{ending}")
-    sidecar.write_text(VTT if ending.endswith("vtt") else SRT, encoding="utf-8")
-    assert find_sidecar(clip) == sidecar
+    sidecar.write_text(VTT if ending.lower().endswith("vtt") else SRT, encoding="utf-8")
+    assert find_sidecar(clip) == find_sidecar_of_many(clip) == sidecar
     assert texts(clip)[0].startswith("Hello there.")
 
 

@@ -83,7 +83,7 @@ def find_sidecar_of_many(path: str | Path) -> Path | None:
 def _sidecar_names(stem: str) -> Iterator[str]:
     """What the subtitles of a clip may be called, in the order in which they are looked for."""
     for language in LANGUAGES:
-        for extension in EXTENSIONS:
+        for extension in (*EXTENSIONS, *map(str.upper, EXTENSIONS)):  # Windows and DVD tools write TALK.SRT
             yield ".".join(filter(None, [stem, language, extension]))
 
 
@@ -91,14 +91,14 @@ def _sidecar_names(stem: str) -> Iterator[str]:
 def _subtitle_files(folder: str, mtime_ns: int) -> frozenset[str]:
     """Names of the subtitle files in a folder. Raises OSError."""
     with os.scandir(folder) as entries:
-        return frozenset(entry.name for entry in entries if entry.name.endswith(EXTENSIONS))
+        return frozenset(entry.name for entry in entries if entry.name.lower().endswith(EXTENSIONS))
 
 
 def _sidecar_lines(path: Path) -> tuple[Line, ...]:
     try:
         if path.stat().st_size > MAX_SIDECAR_BYTES:
             raise VideoError(f"{path}: too large for subtitles ({path.stat().st_size} bytes); leave subtitles out")
-        events = _events(decoded(path.read_bytes()), path.suffix[1:])
+        events = _events(decoded(path.read_bytes()), path.suffix[1:].lower())
     except (OSError, ValueError, pysubs2.exceptions.Pysubs2Error) as error:
         reason = " ".join(str(error).split())[:100]
         raise VideoError(f"{path}: can not be read as subtitles ({reason}); mend it or leave subtitles out") from error
