@@ -6,7 +6,7 @@ The quality of an answer is the number behind "quality" in it, 3 where there is 
 answers the better one wins. `--biased`: the one that stands first always wins. `--short`: the quality is 5 for up to
 five words and 1 for more. Orders in an answer as in
 `caption_server`, and besides: `do=mumble` replies in free words without a score, `do=mumble:1` only the first time;
-`do=cut` says that it was cut off by its length.
+`do=cut` says that it was cut off by its length; `do=ponder` thinks so long that less than 1000 tokens are too few.
 """
 
 from __future__ import annotations
@@ -40,9 +40,12 @@ class Judge(Handler):
         else:
             marks = "".join(f"{name}: {qualities[0]}\n" for name in CRITERIA)
             content = f"Explanation: held against the caption.\n{marks}Score: {qualities[0]}"
-        message = {"role": "assistant", "content": content}
+        message: dict[str, Any] = {"role": "assistant", "content": content}
+        if "do=ponder" in bare and body["max_tokens"] < 1000:
+            message = {"role": "assistant", "content": None, "reasoning_content": "Hmm, let me"}
+        reason = "length" if not message["content"] or self.state.shall("cut", bare) else "stop"
         self.answer(200, {"object": "chat.completion", "model": f"{body['model']}-0613", "choices": [
-            {"index": 0, "message": message, "finish_reason": "length" if self.state.shall("cut", bare) else "stop"}
+            {"index": 0, "message": message, "finish_reason": reason}
         ]})  # fmt: skip
 
     def quality(self, answer: str) -> int:

@@ -15,7 +15,7 @@ import vidllm
 from tests.conftest import Servers
 from vidllm.corpus.asking import HttpOptions
 from vidllm.errors import ConfigError, EngineError
-from vidllm.feedback.asked_judge import AskedJudge
+from vidllm.feedback.asked_judge import AskedJudge, Judging
 from vidllm.feedback.http_judge import open_http_judge
 from vidllm.feedback.judge import Case, Judge, Judged, Verdict
 from vidllm.feedback.local_judge import open_local_judge
@@ -151,6 +151,16 @@ def test_a_reply_that_was_cut_off_is_no_verdict(serve: Servers, connect: Callabl
         (None, "the judge's reply was cut off"), (2, None)
     ]  # fmt: skip
     assert judged.nonsense == 3
+
+
+@pytest.mark.parametrize("judging", ["scores", "compare"])
+def test_a_judge_that_thinks_is_given_room_to(
+    serve: Servers, connect: Callable[..., AskedJudge], judging: Judging
+) -> None:
+    judge = connect(serve(module=MODULE), judging=judging)
+    (judged,) = judge_all(judge, [case("quality 5 do=ponder"), case("quality 1 do=ponder")])
+    assert [verdict.score for verdict in judged.verdicts] == [5, 1]
+    assert judged.nonsense == 2, "what it thought in too little room is counted"
 
 
 def test_a_busy_and_failing_server_is_asked_again_and_a_refusal_costs_one_answer(

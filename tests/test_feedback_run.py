@@ -27,15 +27,17 @@ from vidllm.corpus.item import Item
 from vidllm.corpus.rows import CaptionRow
 from vidllm.errors import ConfigError, EngineError, OutputError, RowError
 from vidllm.feedback import rubric
-from vidllm.feedback.candidates import Candidate, SamplingOptions
+from vidllm.feedback.candidates import Candidate, Sampled, SamplingOptions
 from vidllm.feedback.items import read_questions
 from vidllm.feedback.journal import Journal, Slot, journal_of
 from vidllm.feedback.judge import Judged, Verdict
+from vidllm.feedback.loop import Run, Work
 from vidllm.feedback.oracle import Oracle, grade, hold_against
 from vidllm.feedback.pairs import Pair, PairOptions
 from vidllm.feedback.report import lines
 from vidllm.feedback.rowfile import pair_row, write_rows
 from vidllm.feedback.run import FeedbackDone, FeedbackOptions, feedback
+from vidllm.interrupts import Interrupts
 from vidllm.model.features import FeatureCache
 from vidllm.planning import PlanOptions
 from vidllm.train.rows import read_pairs
@@ -270,10 +272,10 @@ def told_of(output: Path) -> Counter[str]:
     return Counter(json.loads(line)["at"] for line in whole)
 
 
-def wait_for(at: str, output: Path, process: subprocess.Popen[bytes], least: int = 1) -> None:
-    """Until the journal tells of so many."""
+def wait_for(at: str, output: Path, process: subprocess.Popen[bytes]) -> None:
+    """Until the journal tells of one."""
     deadline = time.monotonic() + 120
-    while told_of(output)[at] < least and time.monotonic() < deadline and process.poll() is None:
+    while not told_of(output)[at] and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.005)
 
 
@@ -324,12 +326,41 @@ def test_a_judge_that_hangs_does_not_keep_a_run_from_stopping(world: Path, tmp_p
     words = command(world, output, url)
     process = subprocess.Popen([sys.executable, "-c", hurried, *words[words.index("feedback"):]], cwd=ROOT,
                                stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)  # fmt: skip
-    wait_for("sampled", output, process, 2)  # the second waits until the judge has room
+    wait_for("sampled", output, process)
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=100)  # a verdict is waited for longer, and then asked for again
     assert process.returncode == 130
     assert b"run the same command again to go on" in said
     assert told_of(output)["judged"] == 0
+
+
+def test_a_question_that_waits_for_the_judge_does_not_keep_a_run_from_stopping(world: Path, tmp_path: Path) -> None:
+    """The judge has room for one question, and the run is asked to stop while the second waits for its turn."""
+    interrupts = Interrupts()
+
+    class Busy(Oracle):
+        def room(self) -> bool:
+            interrupts.asked = interrupts.asked or bool(self._done)
+            return not self._done
+
+        def poll(self, wait: float) -> list[Judged]:
+            return super().poll(wait) if interrupts.asked else []
+
+    class Sampler:
+        fingerprint = "model|float32"
+
+        def sample(self, *asked: Any) -> Sampled:
+            told = (Candidate(text=text, logp=-1.0, tokens=2) for text in ("Red.", "Blue."))
+            return Sampled(candidates=tuple(told), dropped={}, prompt="p")
+
+    asked = read_questions(world, limit=3).asked
+    work = Work(
+        questions=asked, slots=[Slot(one.key, one.stamp(), "r") for one in asked], opinions=["oracle"] * len(asked),
+        judge=Busy(), look=lambda one: [], sampler=Sampler,
+    )  # fmt: skip
+    with Journal(tmp_path / "pairs.jsonl") as journal:
+        tally = Run(work, journal).go(interrupts)
+    assert (tally.sampled, tally.judged) == (2, 1)
 
 
 def test_a_verdict_is_waited_for_as_long_as_one_says(

@@ -4,7 +4,8 @@
     compare   every two answers of a question, in both orders   1 + 4 x share of points: a win in both orders is a
               point, anything else half a point for each; so that who stands first has no advantage
 
-A reply that can not be read is asked for once more, with a reminder; then it is nonsense, counted and never guessed.
+A reply that can not be read is asked for once more, with a reminder, or with more room where that ran out; then it is
+nonsense, counted and never guessed.
 Who is asked is a `Captioner`: a model in this process or a server, the same as captions come from.
 """
 
@@ -36,8 +37,10 @@ if TYPE_CHECKING:
 
 Judging = Literal["scores", "compare"]
 TRIES = 2
-"""Requests for one reply: at temperature 0 only other words can bring another answer, so one reminder and no more."""
+"""Requests for one reply: at temperature 0 only other words, or more room, can bring another answer; once, no more."""
 REPLY_TOKENS = 256
+THOUGHT_TOKENS = 4096
+"""Of a reply after one that was cut off: models that think, think longer than that."""
 
 
 @dataclass
@@ -48,6 +51,8 @@ class _Request:
     place: tuple[int, ...]
     """(i,) the score of answer i; (i, j) answer i as A against j as B."""
     prompt: str
+    """With a reminder the second time, unless the reply was only cut off."""
+    room: int = REPLY_TOKENS
     tries: int = 0
 
 
@@ -68,8 +73,9 @@ class AskedJudge:
     """A `Judge` over a `Captioner`; `watch` opens the clip a judge is to be shown, None shows it words only."""
 
     def __init__(
-        self, captioner: Captioner, *, judging: Judging = "scores", watch: Callable[[Case], Clip | None] | None = None
-    ) -> None:
+        self, captioner: Captioner, *, judging: Judging = "scores", watch: Callable[[Case], Clip | None] | None = None,
+        most_tokens: int = REPLY_TOKENS,
+    ) -> None:  # fmt: skip
         if judging not in ("scores", "compare"):
             raise ConfigError(f"judging {judging!r} is neither scores nor compare")
         self.name = captioner.model
@@ -77,7 +83,7 @@ class AskedJudge:
         self.way = judging + (", watching" if watch else "")
         watched = ":watches" if watch else ""
         self.fingerprint = f"{captioner.fingerprint}:{judging}{watched}:{rubric_digest()}"
-        self._options = GenerationOptions(max_new_tokens=REPLY_TOKENS, temperature=0.0)
+        self._most_tokens = most_tokens
         self._sheets: dict[int, _Sheet] = {}
         self._queue: list[_Request] = []
         self._asked: dict[int, _Request] = {}
@@ -138,8 +144,8 @@ class AskedJudge:
             request.tries += 1
             self._tickets += 1
             self._asked[self._tickets] = request
-            words = request.prompt + (REMINDER if request.tries > 1 else "")
-            self._captioner.submit(self._tickets, self._sheets[request.ticket].clip, words, self._options)
+            wish = GenerationOptions(max_new_tokens=request.room, temperature=0.0)
+            self._captioner.submit(self._tickets, self._sheets[request.ticket].clip, request.prompt, wish)
 
     def _hear(self, said: Said) -> None:
         """Take a reply; ask once more when it can not be read."""
@@ -148,17 +154,25 @@ class AskedJudge:
         sheet.model = said.model or sheet.model
         if said.error is None:
             sheet.replies.setdefault(request.place, []).append(said.text)
-            if trouble := _trouble(said, len(request.place) == 1):
-                sheet.nonsense += 1
-                if request.tries < TRIES:
-                    self._queue.insert(0, request)
-                    return
-                sheet.failures[request.place] = trouble
-        else:
-            sheet.failures[request.place] = said.error
+        if trouble := _trouble(said, len(request.place) == 1):
+            sheet.nonsense += said.error is None or _is_cut(said)
+            if request.tries < TRIES and self._may_help(request, said):
+                self._queue.insert(0, request)
+                return
+            sheet.failures[request.place] = trouble
         sheet.waiting -= 1
         if not sheet.waiting:
             self._finish(request.ticket)
+
+    def _may_help(self, request: _Request, said: Said) -> bool:
+        """Whether asking again may bring a reply that can be read: with more room, or else with a reminder."""
+        if _is_cut(said) and request.room < self._most_tokens:
+            request.room = self._most_tokens
+        elif said.error is None:
+            request.prompt += REMINDER
+        else:
+            return False
+        return True
 
     def _finish(self, ticket: int) -> None:
         sheet = self._sheets.pop(ticket)
@@ -174,10 +188,17 @@ class AskedJudge:
 
 def _trouble(said: Said, alone: bool) -> str:
     """Why a reply about one answer, or about two, is no verdict; "" for one that is."""
-    if said.finish_reason == "length":
+    if _is_cut(said):
         return "the judge's reply was cut off"
+    if said.error is not None:
+        return said.error
     read = read_marks(said.text) if alone else read_winner(said.text)
     return "" if read is not None else "the judge's reply can not be read"
+
+
+def _is_cut(said: Said) -> bool:
+    """Whether its room ran out, be it in its thoughts, which a server calls an error."""
+    return said.finish_reason == "length"
 
 
 def _scored(sheet: _Sheet, number: int) -> Verdict:

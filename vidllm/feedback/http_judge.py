@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from vidllm.clip import PlanOptions, open_clip
-from vidllm.feedback.asked_judge import AskedJudge, Judging
+from vidllm.feedback.asked_judge import THOUGHT_TOKENS, AskedJudge, Judging
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,4 +33,4 @@ def open_http_judge(
             return None
         return open_clip(case.video, case.question, captioner.spec, None, plan)
 
-    return AskedJudge(captioner, judging=judging, watch=look if watch else None)
+    return AskedJudge(captioner, judging=judging, watch=look if watch else None, most_tokens=THOUGHT_TOKENS)
