@@ -443,6 +443,12 @@ def test_reports_replace_nothing_else(tmp_path: Path, monkeypatch: pytest.Monkey
     assert list(check_extras(Path("out.jsonl"), extras)) == []
 
 
+def test_a_report_that_has_no_folder_is_told_before_the_run(tmp_path: Path) -> None:
+    extras = Extras(report=tmp_path / "none" / "r.html")
+    with pytest.raises(OutputError, match=r"r.html: its folder is not there; make it first"):
+        list(check_extras(tmp_path / "out.jsonl", extras))
+
+
 def empty_output(out: Path) -> Path:
     Output.open(out, RECIPE).close()
     return out

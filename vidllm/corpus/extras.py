@@ -58,7 +58,9 @@ def check_extras(output: Path, extras: Extras) -> Iterator[str]:
 def _check_ours(path: Path, begins: re.Pattern[bytes]) -> None:
     try:
         head = head_of(path)
-    except FileNotFoundError:
+    except FileNotFoundError as error:
+        if not path.absolute().parent.is_dir():  # else told when the last clip is captioned
+            raise not_writable(path, error) from error
         return
     except OSError as error:
         raise not_writable(path, error) from error
