@@ -18,7 +18,7 @@ from vidllm.prompt import Image, Message, Prompt, build_prompt
 from vidllm.video.decode import FrameSet
 from vidllm.video.info import VideoInfo
 
-COMPOSABLE = ("llava", "vipllava", "llava_next", "llava_next_video", "llava_onevision")
+COMPOSABLE = ("llava", "vipllava", "llava_next", "llava_next_video", "llava_onevision", "internvl")
 FAMILIES = (*COMPOSABLE, "qwen2_5_vl", "qwen3_vl", "smolvlm")
 
 

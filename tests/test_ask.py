@@ -233,7 +233,7 @@ def test_a_picture_is_asked_like_a_video(model: VideoModel, picture: Path) -> No
     assert told["frames"] == [{"time": None, "tokens": answer.usage.video_tokens}]
 
 
-@pytest.mark.parametrize("family", ["llava", "llava_next", "llava_onevision", "qwen2_5_vl"])
+@pytest.mark.parametrize("family", ["llava", "llava_next", "llava_onevision", "internvl", "qwen2_5_vl"])
 def test_the_plan_of_a_picture_is_what_is_asked(
     family: str, folder_of: Callable[[str], Path], picture: Path
 ) -> None:
@@ -297,7 +297,8 @@ def from_scratch(model: VideoModel, chat: ChatSession, question: str, shown: Ans
 
 
 @pytest.mark.parametrize(
-    "family", ["llava", "llava_next", "llava_next_video", "llava_onevision", "qwen2_5_vl", "qwen3_vl", "smolvlm"]
+    "family",
+    ["llava", "llava_next", "llava_next_video", "llava_onevision", "internvl", "qwen2_5_vl", "qwen3_vl", "smolvlm"],
 )
 def test_a_follow_up_equals_asking_from_scratch(
     family: str, folder_of: Callable[[str], Path], clip: Path

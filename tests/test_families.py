@@ -52,6 +52,7 @@ COMPOSABLE = {
     "llava_next": (8, "average", "none", "pad", "drop", (-2,), "interleaved", True),
     "llava_next_video": (8, "average", "none", "pad", "drop", (-2,), "sentence", True),
     "llava_onevision": (9, "bilinear", "one", "stretch", "none", (-1,), "sentence", False),
+    "internvl": (4, "average", "none", "stretch", "drop", (-1,), "sentence", False),
 }  # fmt: skip
 
 
@@ -63,8 +64,8 @@ def test_composable_families(folders: dict[str, Path], family: str) -> None:
     assert (spec.kind, spec.model_type, spec.rope_scalable, spec.context) == ("composable", family, True, 4096)
     assert (spec.fit, spec.cls, spec.stamp, spec.pool_before_projector) == (fit, cls, stamp, before)
     assert spec.vision_layers == layers
-    assert spec.image_token == "<image>"
-    assert spec.image_size == rows * spec.patch_size
+    assert spec.image_token == ("<IMG_CONTEXT>" if family == "internvl" else "<image>")
+    assert spec.image_size == rows * spec.patch_size * spec.shuffle
 
 
 @pytest.mark.parametrize(("family", "unit", "group"), [("qwen2_5_vl", 28, 2), ("qwen3_vl", 32, 2), ("smolvlm", 64, 1)])

@@ -226,7 +226,7 @@ def test_vipllava_and_llava_video_is_their_image_features_pooled(tiny: Callable[
     torch.testing.assert_close(model.prefill(video).logits, model.prefill(still).logits, atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("name", ["llava", "llava_next", "llava_onevision"])
+@pytest.mark.parametrize("name", ["llava", "llava_next", "llava_onevision", "internvl"])
 def test_rope_factor_two_equals_a_model_built_with_linear_scaling(name: str, tiny: Callable[[str], Path]) -> None:
     model = load(tiny(name))
     frames = pictures(4, model.spec.image_size, model.spec.image_size)
@@ -264,7 +264,7 @@ def test_newlines_a_model_has_none_of_are_one_line(tiny: Callable[[str], Path], 
         model.prefill(video_prompt(model, pictures(2, 112, 112), [2, 2]))
 
 
-@pytest.mark.parametrize("name", ["llava", "llava_next_video", "llava_onevision"])
+@pytest.mark.parametrize("name", ["llava", "llava_next_video", "llava_onevision", "internvl"])
 def test_reversing_the_frames_changes_the_logits(name: str, tiny: Callable[[str], Path]) -> None:
     model = load(tiny(name))
     frames = pictures(4, model.spec.image_size, model.spec.image_size)
@@ -442,7 +442,7 @@ def test_a_cache_is_not_shared_between_models(tiny: Callable[[str], Path], tmp_p
     assert rough.prefill(video_prompt(load(tiny("llava")), frames, [2, 2]), FeatureCache(tmp_path)).frames_encoded == 2
 
 
-@pytest.mark.parametrize("name", ["llava", "llava_onevision"])
+@pytest.mark.parametrize("name", ["llava", "llava_onevision", "internvl"])
 def test_wide_keys_change_no_more_than_rounding(
     name: str, tiny: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

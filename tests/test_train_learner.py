@@ -37,7 +37,7 @@ from vidllm.train.parts import Extra, Lora, Parts, part_of
 from vidllm_cli import main as command_line
 
 TOLERANCE = 1e-4
-COMPOSABLE = ("llava", "vipllava", "llava_next", "llava_next_video", "llava_onevision")
+COMPOSABLE = ("llava", "vipllava", "llava_next", "llava_next_video", "llava_onevision", "internvl")
 WHOLE = Parts(projector=1e-3, language_model=1e-3)
 ANSWER = " The red circle moves right."
 
@@ -460,7 +460,7 @@ def adapted(folder: Path, **more: Any) -> Learner:
     return taught(learner, small_batch(learner), steps=3)
 
 
-@pytest.mark.parametrize("name", ["llava", "llava_onevision"])
+@pytest.mark.parametrize("name", ["llava", "llava_onevision", "internvl"])
 def test_an_adapter_begins_as_nothing_and_is_its_own_reference(name: str, tiny: Callable[[str], Path]) -> None:
     learner = learner_of(tiny(name), parts=LOW_RANK, lora=Lora(r=4, alpha=8))
     batch = small_batch(learner)
@@ -482,7 +482,7 @@ def test_who_changes_otherwise_is_no_reference(more: Any, tiny: Callable[[str], 
         pass
 
 
-@pytest.mark.parametrize("name", ["llava", "llava_next_video", "llava_onevision"])
+@pytest.mark.parametrize("name", ["llava", "llava_next_video", "llava_onevision", "internvl"])
 @pytest.mark.parametrize("merge", [False, True])
 def test_an_adapter_is_asked_as_it_learned(name: str, merge: bool, tiny: Callable[[str], Path], tmp_path: Path) -> None:
     """Low-rank matrices, and a projector that learned whole beside them."""

@@ -60,6 +60,15 @@ CHATML_QWEN = (
 )
 """As Qwen2.5-VL and Qwen3-VL print it."""
 
+CHATML_INTERN = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' }}"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}{{ '<IMG_CONTEXT>\\n' }}{% elif part['type'] == 'video' %}{{ '<video>\\n' }}"
+    "{% elif part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}{{ '<|im_end|>\\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+"""As InternVL3 prints it."""
+
 SMOL = (
     "{{ '<|im_start|>' }}{% for message in messages %}{{ message['role'] | capitalize }}"
     "{% if message['content'][0]['type'] == 'text' %}{{ ': ' }}{% else %}{{ ':' }}{% endif %}"
@@ -267,6 +276,32 @@ def llava_onevision(folder: Path) -> Path:
     return folder
 
 
+def internvl(folder: Path) -> Path:
+    """InternVL: a tower with a class token, 8x8 patches shuffled into 4x4 tokens, stretched tiles, numbered frames."""
+    from transformers import (
+        GotOcr2ImageProcessorPil,
+        InternVLConfig,
+        InternVLForConditionalGeneration,
+        InternVLVisionConfig,
+        Qwen2Config,
+    )
+
+    tokenizer = _qwen_tokenizer(CHATML_INTERN, "<img>", "</img>", "<IMG_CONTEXT>", "<video>")
+    vision = InternVLVisionConfig(**VISION, image_size=112, patch_size=14)
+    config = InternVLConfig(
+        vision_config=vision, text_config=_text(Qwen2Config, tokenizer, num_key_value_heads=2), image_seq_length=16,
+        image_token_id=tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>"),
+    )  # fmt: skip
+    _save(folder, InternVLForConditionalGeneration(config), tokenizer)
+    side = {"size": {"height": 112, "width": 112}}
+    GotOcr2ImageProcessorPil(**side, max_patches=6, crop_to_patches=True).save_pretrained(folder)
+    video = {"video_processor_type": "InternVLVideoProcessor", "do_resize": True, "do_normalize": True,
+             "do_rescale": True, "image_mean": CLIP_MEAN, "image_std": CLIP_STD, "resample": 3}
+    _write(folder, "video_preprocessor_config.json", video | side)
+    _write(folder, "processor_config.json", {"processor_class": "InternVLProcessor", "image_seq_length": 16})
+    return folder
+
+
 QWEN_SPECIAL = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
 
 
@@ -358,7 +393,7 @@ def smolvlm(folder: Path) -> Path:
 
 FAMILIES: dict[str, Callable[[Path], Path]] = {
     build.__name__: build
-    for build in (llava, vipllava, llava_next, llava_next_video, llava_onevision, qwen2_5_vl, qwen3_vl, smolvlm)
+    for build in (llava, vipllava, llava_next, llava_next_video, llava_onevision, internvl, qwen2_5_vl, qwen3_vl, smolvlm)
 }
 
 

@@ -14,7 +14,7 @@ from vidllm.advice import Wish, ways_out
 from vidllm.budget import NativeGeometry, Newline, Room, limit_line
 from vidllm.clip import Clip
 from vidllm.errors import BudgetError, ConfigError, Way
-from vidllm.model.anyres import anyres_tokens, cut_tiles, tile_grid
+from vidllm.model.anyres import anyres_tokens, canvas_grid, canvas_tokens, cut_canvas, cut_tiles, tile_grid
 from vidllm.model.chat import AnyTokenizer, Layout, Shown, Turn, lay_out, lay_out_spoken
 from vidllm.model.chat import count_text_tokens as count_text_tokens
 from vidllm.planning import PlanOptions
@@ -331,31 +331,36 @@ def still_tokens(height: int, width: int, spec: ModelSpec, *, single: bool) -> i
     if isinstance(geometry, NativeGeometry):
         return geometry.image_tokens(height, width)
     tiles = _tiles(height, width, spec, single)
+    if tiles is not None and spec.image_cut == "stretched":
+        return canvas_tokens(tiles, geometry.rows)
     if tiles is not None:
         return anyres_tokens((height, width), tiles, geometry.rows, spec.image_max_tiles)
-    return geometry.rows * geometry.cols + bool(spec.image_grids) + (spec.cls == "keep")
+    return geometry.rows * geometry.cols + spec.tiles_have_newlines + (spec.cls == "keep")
 
 
 def _tiles(height: int, width: int, spec: ModelSpec, single: bool) -> tuple[int, int] | None:
-    """AnyRes tiles (rows, cols); None where a picture is one square. LLaVA-OneVision cuts one only when it is alone."""
+    """Tiles (rows, cols); None where a picture is one square. LLaVA-OneVision cuts one only when it is alone."""
     if not spec.image_grids or not (single or spec.model_type != "llava_onevision"):
         return None
-    return tile_grid((height, width), spec.image_size, spec.image_grids)
+    grid = canvas_grid if spec.image_cut == "stretched" else tile_grid
+    return grid((height, width), spec.image_size, spec.image_grids)
 
 
 def _image_visual(image: Image, spec: ModelSpec, single: bool) -> Visual:
-    """A still image: whole for native families, AnyRes tiles where the family has them, else one square tile."""
+    """A still image: whole for native families, tiles where the family has them, else one square tile."""
     height, width = image.pixels.shape[:2]
     tokens = still_tokens(height, width, spec, single=single)
     if isinstance(spec.geometry, NativeGeometry):
         return _still(image, image.pixels[None], tokens)
     tiles = _tiles(height, width, spec, single)
+    if tiles is not None and spec.image_cut == "stretched":
+        return replace(_still(image, cut_canvas(image.pixels, spec.image_size, tiles), tokens), grid=tiles)
     if tiles is not None:
         visual = _still(image, cut_tiles(image.pixels, spec.image_size, tiles), tokens)
         return replace(visual, grid=tiles, newline="grid")
     fill = [255 * value for value in spec.image_mean]
     square = fit_pixels(image.pixels[None], spec.image_size, spec.fit, fill)
-    return replace(_still(image, square, tokens), newline="frame" if spec.image_grids else "none")
+    return replace(_still(image, square, tokens), newline="frame" if spec.tiles_have_newlines else "none")
 
 
 def _still(image: Image, pixels: NDArray[np.uint8], tokens: int) -> Visual:

@@ -1,7 +1,8 @@
-"""Still images in LLaVA-NeXT's AnyRes: which tiles a picture is cut into, and how many tokens they become.
+"""Still images in tiles, LLaVA-NeXT's AnyRes and InternVL's: which a picture is cut into, how many tokens they become.
 
-    thumbnail   whole picture, one tile           tiles   picture scaled into the best of the family's grids,
-                                                          centred, cut; padding rows and columns cost no token
+    AnyRes      the thumbnail (whole picture, one tile), then the picture scaled into the best of the family's grids,
+                centred, cut; padding rows and columns cost no token
+    InternVL    the picture stretched over the grid nearest to its aspect, cut; then the thumbnail, unless it is one tile
 
 Arithmetic first (no imports), pixels last (Pillow, loaded when used). Sizes are (height, width) everywhere.
 """
@@ -85,3 +86,44 @@ def cut_tiles(pixels: NDArray[np.uint8], tile: int, tiles: Size) -> NDArray[np.u
     cut = canvas.reshape(rows, tile, cols, tile, 3).swapaxes(1, 2).reshape(rows * cols, tile, tile, 3)
     thumbnail = np.asarray(picture.resize((tile, tile), Image.Resampling.BICUBIC))
     return np.concatenate([thumbnail[None], cut])
+
+
+def canvases(least: int, most: int) -> list[Size]:
+    """All grids (rows, cols) of `least` to `most` tiles, the fewest tiles first, in InternVL's order."""
+    every = [(rows, cols) for cols in range(1, most + 1) for rows in range(1, most + 1)]
+    return sorted((grid for grid in every if least <= math.prod(grid) <= most), key=math.prod)
+
+
+def canvas_grid(size: Size, tile: int, resolutions: Sequence[Size]) -> Size:
+    """(rows, cols) of tiles of `tile` pixels that a picture of `size` is stretched over.
+
+    The grid nearest to the picture's aspect; of several as near, the largest whose pixels are fewer than twice the
+    picture's own. Source: `get_optimal_tiled_canvas` of transformers, which this must equal.
+    """
+    height, width = size
+    best, nearest = (1, 1), math.inf
+    for rows, cols in ((tall // tile, wide // tile) for tall, wide in resolutions):
+        apart = abs(width / height - cols / rows)
+        if apart < nearest or (apart == nearest and height * width > 0.5 * tile * tile * rows * cols):
+            best, nearest = (rows, cols), apart
+    return best
+
+
+def canvas_tokens(tiles: Size, base: int) -> int:
+    """Tokens of a picture stretched over `tiles`, with its thumbnail; base x base of each."""
+    count = math.prod(tiles)
+    return base * base * (count + (count > 1))
+
+
+def cut_canvas(pixels: NDArray[np.uint8], tile: int, tiles: Size) -> NDArray[np.uint8]:
+    """uint8 (H, W, 3) -> (gh * gw [+ 1], tile, tile, 3): the tiles row by row, then the thumbnail of more than one."""
+    import numpy as np
+    from PIL import Image
+
+    picture = Image.fromarray(pixels)
+    rows, cols = tiles
+    canvas = np.asarray(picture.resize((cols * tile, rows * tile), Image.Resampling.BICUBIC))
+    cut = canvas.reshape(rows, tile, cols, tile, 3).swapaxes(1, 2).reshape(rows * cols, tile, tile, 3)
+    if len(cut) == 1:
+        return cut
+    return np.concatenate([cut, np.asarray(picture.resize((tile, tile), Image.Resampling.BICUBIC))[None]])

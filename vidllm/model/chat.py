@@ -186,16 +186,18 @@ def medium_text(shown: Shown, spec: ModelSpec) -> str:
     """What stands in the prompt for one medium: a placeholder per run, and the times as the family tells them."""
     if spec.model_type == "smolvlm":
         return _smolvlm_text(shown, spec)
-    if shown.kind == "image" or spec.model_type == "qwen2_5_vl":
+    picture = spec.picture_text.replace("{image}", spec.image_token)
+    if shown.kind == "image":
+        return picture
+    if spec.model_type == "qwen2_5_vl":
         return _marker(shown, spec)
     if spec.model_type == "qwen3_vl":
         return _qwen3_text(shown, spec)
-    if spec.stamp != "interleaved":
-        return spec.image_token * len(shown.times)
+    form = spec.frame_text if spec.stamp == "interleaved" else spec.bare_frame_text
     decimals = stamp_decimals(shown.times) if spec.stamp_decimals is None else spec.stamp_decimals
     frames = [
-        spec.frame_text.replace("{time}", format_time(t, decimals=decimals)).replace("{image}", spec.image_token)
-        for t in shown.times
+        form.replace("{time}", format_time(t, decimals=decimals)).replace("{number}", str(n)).replace("{image}", picture)
+        for n, t in enumerate(shown.times, 1)
     ]
     return "".join(frames).removesuffix("\n")  # the template ends the medium's line
 

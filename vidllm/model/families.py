@@ -1,6 +1,6 @@
 """How each Hugging Face family names its parts: config.json -> ModelSpec. No torch, no transformers, no weights.
 
-    composable   llava  vipllava  llava_next  llava_next_video  llava_onevision
+    composable   llava  vipllava  llava_next  llava_next_video  llava_onevision  internvl
                  vidllm owns the road from vision tower to language model: per-frame pooling, newlines, RoPE factor
     native       qwen2_5_vl  qwen3_vl  smolvlm
                  the family lays out its frames; the budget works through number of frames and pixels
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Literal
 
 from vidllm.budget import Geometry, NativeGeometry, Newline, Pooling
 from vidllm.errors import IncompleteModel, ModelNotFound, NotAVisionModel, UnsupportedModel
+from vidllm.model.anyres import canvases
 from vidllm.model.fingerprint import PEFT_FILE
 from vidllm.model.resolve import resolve_model as resolve_model
 from vidllm.model.spec import CLIP_MEAN, CLIP_STD, Cls, Json, Mean, override, read_json
@@ -144,10 +145,11 @@ def _token(folder: Path, tokenizer: Tokenizer, token_id: int) -> str:
 _TOWERS: dict[str, tuple[int, int, bool]] = {
     "clip_vision_model": (224, 32, True),
     "siglip_vision_model": (224, 16, False),
+    "internvl_vision": (448, 14, True),
 }
 """Vision tower -> image size and patch size its config class falls back to, and whether it has a class token."""
 _TOWER_LAYERS = 12
-"""Of both kinds, where the config leaves them out."""
+"""Of the first two, where the config leaves them out."""
 _LLAVA_TOWER = {"model_type": "clip_vision_model", "image_size": 336, "patch_size": 14, "num_hidden_layers": 24}
 _ONEVISION_TOWER = {"model_type": "siglip_vision_model", "image_size": 384, "patch_size": 14, "num_hidden_layers": 26}
 
@@ -259,6 +261,44 @@ def _grids(folder: Path, config: Json, default: list[list[int]], tile: int) -> t
     return tuple((height, width) for height, width in pinpoints)
 
 
+_INTERNVL_TOWER = {"model_type": "internvl_vision", "image_size": 448, "patch_size": 14, "num_hidden_layers": 24}
+
+
+def _internvl(folder: Path, config: Json, tokenizer: Tokenizer) -> ModelSpec:
+    """Frames of one tile, numbered, each between <img> and </img>; pictures cut into stretched tiles."""
+    vision = {**_INTERNVL_TOWER, **(config.get("vision_config") or {})}
+    squares = {key: _side(folder, vision[key]) for key in ("image_size", "patch_size")}
+    spec = _composable(folder, {**config, "vision_config": {**vision, **squares}}, tokenizer,
+                       default_tower=_INTERNVL_TOWER, strategy="default", layers=-1, image_token=151667)
+    if not vision.get("use_mean_pooling", True):
+        raise UnsupportedModel(f"{folder}: no adapter for a vision tower that normalises its last layer "
+                               "(use_mean_pooling is false)")  # fmt: skip
+    assert isinstance(spec.geometry, Geometry)
+    shuffle = round(1 / config.get("downsample_ratio", 0.5))
+    if spec.geometry.rows % shuffle:
+        raise IncompleteModel(
+            f"{folder}: {spec.geometry.rows} patches a side are no multiple of {shuffle}, by which config.json's "
+            "downsample_ratio joins them; download the model again"
+        )
+    side = spec.geometry.rows // shuffle
+    images = _processor(folder, config, "image")
+    tiles = canvases(images.get("min_patches", 1), images.get("max_patches", 12))
+    return replace(
+        spec, geometry=replace(spec.geometry, rows=side, cols=side), shuffle=shuffle, pool_before_projector=False,
+        fit="stretch", fine_stride=1, uniform_stride=1, coarse_stride=2, stamp="sentence",
+        picture_text="<img>{image}</img>", bare_frame_text="Frame{number}: {image}\n", image_cut="stretched",
+        image_grids=tuple((rows * spec.image_size, cols * spec.image_size) for rows, cols in tiles),
+    )
+
+
+def _side(folder: Path, said: int | list[int]) -> int:
+    """The side of a square that is written as one number or as two."""
+    sides = {said} if isinstance(said, int) else set(said)
+    if len(sides) != 1:
+        raise UnsupportedModel(f"{folder}: its vision tower looks at oblongs of {said}; squares are supported")
+    return sides.pop()
+
+
 _NATIVE_FRAME_TOKENS = 256
 """Most tokens a native frame gets unless its processor allows fewer: Qwen's own ceiling (768) is for documents."""
 _LEAST_FRAME_TOKENS = 4
@@ -332,6 +372,7 @@ _READERS: dict[str, Callable[[Path, Json, Tokenizer], ModelSpec]] = {
     "llava_next": _llava_next,
     "llava_next_video": _llava_next_video,
     "llava_onevision": _llava_onevision,
+    "internvl": _internvl,
     "qwen2_5_vl": _qwen2_5_vl,
     "qwen3_vl": _qwen3_vl,
     "smolvlm": _smolvlm,

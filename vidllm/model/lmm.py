@@ -17,7 +17,7 @@ from vidllm.budget import Geometry
 from vidllm.errors import ModelError
 from vidllm.model.encode import encode_clips
 from vidllm.model.features import FeatureCache
-from vidllm.model.pooling import lay_out, pack_tiles, pool
+from vidllm.model.pooling import lay_out, pack_tiles, pixel_shuffle, pool
 from vidllm.model.reader import Ready, TextReader, check_counts
 from vidllm.model.rope import scaled_positions
 
@@ -177,7 +177,9 @@ class ComposableLMM(TextReader):
         patches = features[:, 1:] if self.spec.cls == "keep" else features
         if visual.grid is None or visual.source_size is None:
             return lay_out(self._pooled(patches, visual.stride)[0], self.newline, visual.newline)
-        tiles = self.parts.multi_modal_projector(patches)
+        tiles: Tensor = self.parts.multi_modal_projector(patches)
+        if self.spec.image_cut == "stretched":
+            return tiles.flatten(0, 1)
         return pack_tiles(tiles, visual.source_size, visual.grid, self.newline, self.spec.image_max_tiles)
 
     def _pooled(self, features: Tensor, stride: int) -> Tensor:
@@ -197,7 +199,7 @@ class ComposableLMM(TextReader):
         layers = list(self.spec.vision_layers)
         states = self.parts.vision_tower(normal.permute(0, 3, 1, 2), output_hidden_states=layers).hidden_states
         features = torch.cat([states[layer] for layer in layers], dim=-1)
-        return features[:, 1:] if self.spec.cls == "drop" else features
+        return pixel_shuffle(features[:, 1:] if self.spec.cls == "drop" else features, self.spec.shuffle)
 
 
 def normalised(pixels: Tensor, spec: ModelSpec, like: Tensor) -> Tensor:

@@ -53,6 +53,18 @@ def pool(features: Tensor, rows: int, cols: int, stride: int, mode: Pooling) -> 
     return pooled.permute(0, 2, 3, 1)
 
 
+def pixel_shuffle(features: Tensor, factor: int) -> Tensor:
+    """Join `factor` x `factor` neighbours of a square grid: (N, R*R, D) -> (N, R*R / factor**2, D * factor**2).
+
+    Their features stand side by side, row by row. Source: `InternVLModel.pixel_shuffle`, which this must equal.
+    """
+    if factor == 1:
+        return features
+    side, width = math.isqrt(features.shape[1]) // factor, features.shape[-1]
+    cells = features.view(len(features), side, factor, side, factor, width)
+    return cells.transpose(2, 3).reshape(len(features), side * side, factor * factor * width)
+
+
 def lay_out(tokens: Tensor, newline: Tensor | None, mode: Newline, *, last: bool = True) -> Tensor:
     """Flatten one frame's tokens (r, c, D) to (n, D) with its newline tokens (D,).
 

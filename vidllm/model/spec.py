@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 Kind = Literal["composable", "native"]
 Stamp = Literal["none", "interleaved", "sentence"]
 Cls = Literal["none", "drop", "keep"]
+Cut = Literal["padded", "stretched"]
 Json = Mapping[str, Any]
 Mean = tuple[float, float, float]
 
@@ -60,6 +61,8 @@ class ModelSpec:
     """Vision tower's class token: it has "none", it has one to "drop", or one that still images "keep"."""
     vision_layers: tuple[int, ...] = (-2,)
     """Indices into the tower's hidden states (vision_feature_layer); more than one are concatenated (VipLLaVA)."""
+    shuffle: int = 1
+    """InternVL's pixel shuffle: so many patches a side stand side by side in one token's features."""
     pool_before_projector: bool = True
     """Pool features before or after the projector."""
     fit: Fit = "pad"
@@ -71,14 +74,20 @@ class ModelSpec:
     stamp_decimals: int | None = None
     """Decimals of interleaved times; None: none unless frames are closer than a second."""
     frame_text: str = "[{time}] {image}\n"
-    """One frame under interleaved stamps; `{time}` is m:ss, `{image}` its visual tokens."""
+    """One frame under interleaved stamps; `{time}` is m:ss, `{image}` its `picture_text`."""
+    bare_frame_text: str = "{image}"
+    """One frame without a stamp of its own; `{number}` counts from 1."""
+    picture_text: str = "{image}"
+    """One picture, still or frame; `{image}` is its visual tokens."""
     default_frames: int = 32
     """Most frames taken when the user names no number."""
     fine_stride: int = 2
     coarse_stride: int = 4
     uniform_stride: int = 2
     image_grids: tuple[tuple[int, int], ...] = ()
-    """AnyRes resolutions (height, width) in pixels for still images; empty: one square tile."""
+    """Resolutions (height, width) in pixels that a still image is cut into tiles from; empty: one square tile."""
+    image_cut: Cut = "padded"
+    """How it meets the resolution: centred with its padding cut away (LLaVA-NeXT), or stretched to it (InternVL)."""
     image_max_tiles: int | None = None
     """LLaVA-OneVision's anyres_max_N: shrink still-image features above N tiles' worth; None: never."""
     dialogue: bool = True
@@ -86,6 +95,11 @@ class ModelSpec:
     as_said: bool = False
     """Whether earlier answers stand in a dialogue as the model said them, end token and all (vidllm teaches it so);
     if not, as the chat template prints them."""
+
+    @property
+    def tiles_have_newlines(self) -> bool:
+        """Whether still images end with learned newlines: those whose tiles are joined to one picture do."""
+        return bool(self.image_grids) and self.image_cut == "padded"
 
     @property
     def newline(self) -> Newline:

@@ -313,7 +313,7 @@ def check_parts(spec: ModelSpec, options: LearnerOptions) -> None:
     if spec.kind != "composable":
         raise UnsupportedModel(f"{spec.folder}: {spec.model_type} lays out its own frames and can not be taught here; "
                                "teach a LLaVA-like model")  # fmt: skip
-    own_newline = bool(spec.image_grids) or spec.newline != "none"  # families that cut pictures into tiles have one
+    own_newline = spec.tiles_have_newlines or spec.newline != "none"
     if options.parts.newline and not own_newline and not has_extra(spec.folder, "newline"):
         raise ConfigError(_no_part(spec, "newline"))
     if options.parts.temporal and not options.extra.temporal_buckets and not has_extra(spec.folder, "temporal"):

@@ -1,0 +1,160 @@
+"""InternVL, with every frame a numbered picture of its own: ids, tiles and logits are those of transformers' classes."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from transformers import AutoModelForImageTextToText, AutoTokenizer, GotOcr2ImageProcessorPil
+from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import get_optimal_tiled_canvas
+from transformers.models.internvl.modeling_internvl import InternVLModel
+from transformers.models.internvl.processing_internvl import InternVLProcessor
+
+from tests.planned import clip_of, prompt_of, spec_of, tiny_folders
+from vidllm.errors import IncompleteModel, UnsupportedModel
+from vidllm.model.anyres import canvas_grid, canvas_tokens, canvases
+from vidllm.model.checkpoint import load_model
+from vidllm.model.families import read_spec
+from vidllm.model.pooling import pixel_shuffle
+from vidllm.prompt import Image, Message
+
+QUESTION = "what happens at 0:30?"
+
+
+class Processor:
+    """What the family's own does around its tokenizer; the class itself wants torchvision, for the part that cuts videos."""
+
+    def __init__(self, folder: Path) -> None:
+        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        self.image_processor = GotOcr2ImageProcessorPil.from_pretrained(folder)
+        self.image_seq_length = 16
+        self.start_image_token, self.image_token, self.end_image_token = "<img>", "<IMG_CONTEXT>", "</img>"
+
+    def video(self, frames: int) -> str:
+        """The text that stands for a video."""
+        return str(InternVLProcessor.replace_video_token(self, {"pixel_values_videos": [np.zeros(frames)]}, 0))  # type: ignore[arg-type]
+
+    def images(self, tiles: list[int]) -> list[str]:
+        """The texts that stand for pictures of so many tiles."""
+        replace_image_token = InternVLProcessor.replace_image_token
+        return [str(replace_image_token(self, {"num_patches": tiles}, i)) for i in range(len(tiles))]  # type: ignore[arg-type]
+
+    def template(self, kind: str, count: int = 1) -> str:
+        """The prompt with its placeholders."""
+        content = [*({"type": kind} for _ in range(count)), {"type": "text", "text": QUESTION}]
+        messages = [{"role": "user", "content": content}]
+        return str(self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
+
+    def ids(self, text: str) -> list[int]:
+        return list(self.tokenizer.encode(text, add_special_tokens=False))
+
+
+@pytest.fixture(scope="module")
+def processor() -> Processor:
+    return Processor(tiny_folders()["internvl"])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return Path(shutil.copytree(tiny_folders()["internvl"], tmp_path_factory.mktemp("internvl") / "model"))
+
+
+def picture(height: int, width: int) -> NDArray[np.uint8]:
+    return np.random.default_rng(height).integers(0, 256, (height, width, 3)).astype(np.uint8)
+
+
+@pytest.mark.parametrize("sizes", [[(112, 112)], [(100, 320)], [(400, 130)], [(250, 250)], [(30, 40), (90, 400)]])
+def test_still_images_equal_transformers(processor: Processor, sizes: list[tuple[int, int]]) -> None:
+    """One tile, a row, a column, a square of tiles, and two pictures in a prompt."""
+    spec, pictures = spec_of("internvl"), [picture(*size) for size in sizes]
+    model = load_model(spec.folder, device="cpu", dtype="float32")
+    tiles = processor.image_processor(pictures, crop_to_patches=True, return_tensors="pt")
+    pieces = processor.template("image", len(sizes)).split("<IMG_CONTEXT>")
+    shown = [*processor.images(tiles["num_patches"].tolist()), ""]
+    ids = processor.ids("".join(piece + picture for piece, picture in zip(pieces, shown, strict=True)))
+    prompt = prompt_of(spec, [Message("user", QUESTION, tuple(Image(pixels) for pixels in pictures))])
+    assert list(prompt.input_ids) == ids
+    reference = AutoModelForImageTextToText.from_pretrained(spec.folder, dtype=torch.float32).eval()
+    with torch.no_grad():
+        expected = reference(input_ids=torch.tensor([ids]), pixel_values=tiles["pixel_values"]).logits[0, -1]
+    torch.testing.assert_close(model.prefill(prompt).logits, expected, atol=1e-4, rtol=0)
+
+
+def test_a_video_equals_transformers(processor: Processor) -> None:
+    """Where nobody says the times the prompt is the family's own, id by id, and so are the logits."""
+    spec = replace(spec_of("internvl"), stamp="none")
+    clip = clip_of(spec, QUESTION, stride=1)
+    noise = np.stack([picture(112 + n, 112)[:112] for n in range(len(clip.frames.pixels))])
+    clip = replace(clip, frames=replace(clip.frames, pixels=noise))
+    prompt = prompt_of(spec, [Message("user", QUESTION, (clip,))])
+    pixels = processor.image_processor(list(noise), crop_to_patches=False, return_tensors="pt")["pixel_values"]
+    ids = processor.ids(processor.template("video").replace("<video>", processor.video(len(noise))))
+    assert list(prompt.input_ids) == ids
+    reference = AutoModelForImageTextToText.from_pretrained(spec.folder, dtype=torch.float32).eval()
+    with torch.no_grad():
+        expected = reference(input_ids=torch.tensor([ids]), pixel_values=pixels).logits[0, -1]
+    model = load_model(spec.folder, device="cpu", dtype="float32")
+    torch.testing.assert_close(model.prefill(prompt).logits, expected, atol=1e-4, rtol=0)
+
+
+def test_times_are_told_beside_numbered_frames() -> None:
+    spec = spec_of("internvl")
+    prompt = prompt_of(spec, [Message("user", QUESTION, (clip_of(spec, QUESTION),))])
+    assert "Frame1: <img><IMG_CONTEXT></img>\nFrame2: <img>" in prompt.text
+    assert "These frames are located at 0.00s," in prompt.text
+    stamped = replace(spec, stamp="interleaved")
+    prompt = prompt_of(stamped, [Message("user", QUESTION, (clip_of(stamped, QUESTION),))])
+    assert "[0:00.0] <img><IMG_CONTEXT></img>\n[0:" in prompt.text
+
+
+def test_frames_are_pooled_like_any_other_familys() -> None:
+    """Four by four tokens a frame, and at stride 2 four."""
+    spec = spec_of("internvl")
+    model = load_model(spec.folder, device="cpu", dtype="float32")
+    fine, coarse = (clip_of(spec, QUESTION, stride=stride) for stride in (1, 2))
+    assert [frame.tokens for frame in fine.plan.frames] == [16] * 6
+    assert [frame.tokens for frame in coarse.plan.frames] == [4] * 6
+    prompt = prompt_of(spec, [Message("user", QUESTION, (coarse,))])
+    assert model.prefill(prompt).length == len(prompt.input_ids)
+
+
+@given(st.integers(1, 4000), st.integers(1, 4000), st.integers(1, 3), st.integers(3, 12))
+def test_the_canvas_is_the_one_transformers_takes(height: int, width: int, least: int, most: int) -> None:
+    resolutions = [(rows * 448, cols * 448) for rows, cols in canvases(least, most)]
+    rows, cols = canvas_grid((height, width), 448, resolutions)
+    assert (cols, rows) == get_optimal_tiled_canvas((height, width), (448, 448), least, most)
+    assert canvas_tokens((rows, cols), 16) == 256 * (rows * cols + (rows * cols > 1))
+
+
+def test_pixel_shuffle_is_the_familys() -> None:
+    features = torch.randn(2, 64, 5)
+    joined = InternVLModel.pixel_shuffle(None, features.view(2, 8, 8, 5), scale_factor=0.5)  # type: ignore[arg-type]
+    assert torch.equal(pixel_shuffle(features, 2), joined.reshape(2, 16, 20))
+
+
+@pytest.mark.parametrize(
+    ("part", "said", "error", "message"),
+    [
+        ("vision_config", {"use_mean_pooling": False}, UnsupportedModel, "normalises its last layer"),
+        ("vision_config", {"image_size": [112, 224]}, UnsupportedModel, r"oblongs of \[112, 224\]"),
+        ("vision_config", {"image_size": [98, 98]}, IncompleteModel, "7 patches a side are no multiple of 2"),
+    ],
+)
+def test_towers_of_another_kind_are_one_line(
+    folder: Path, part: str, said: dict[str, object], error: type[Exception], message: str
+) -> None:
+    file = folder / "config.json"
+    whole = file.read_text()
+    config = json.loads(whole)
+    file.write_text(json.dumps({**config, part: {**config[part], **said}}))
+    try:
+        with pytest.raises(error, match=message):
+            read_spec(folder)
+    finally:
+        file.write_text(whole)
