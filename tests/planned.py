@@ -19,7 +19,7 @@ from vidllm.video.decode import FrameSet
 from vidllm.video.info import VideoInfo
 
 COMPOSABLE = ("llava", "vipllava", "llava_next", "llava_next_video", "llava_onevision", "internvl")
-FAMILIES = (*COMPOSABLE, "qwen2_5_vl", "qwen3_vl", "smolvlm")
+FAMILIES = (*COMPOSABLE, "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "smolvlm")
 
 
 @cache

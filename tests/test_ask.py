@@ -298,7 +298,8 @@ def from_scratch(model: VideoModel, chat: ChatSession, question: str, shown: Ans
 
 @pytest.mark.parametrize(
     "family",
-    ["llava", "llava_next", "llava_next_video", "llava_onevision", "internvl", "qwen2_5_vl", "qwen3_vl", "smolvlm"],
+    ["llava", "llava_next", "llava_next_video", "llava_onevision", "internvl", "qwen2_vl", "qwen2_5_vl", "qwen3_vl",
+     "smolvlm"],
 )
 def test_a_follow_up_equals_asking_from_scratch(
     family: str, folder_of: Callable[[str], Path], clip: Path

@@ -73,6 +73,7 @@ def test_stamps_gain_decimals_only_when_frames_are_close(times: tuple[float, ...
         ("llava", "USER: <image>\n? ASSISTANT:"),
         ("vipllava", "###Human: <image>\n?###Assistant:"),
         ("llava_onevision", "<|im_start|>user\n<image>\n?<|im_end|>\n<|im_start|>assistant\n"),
+        ("internvl", "<|im_start|>user\n<img><IMG_CONTEXT></img>\n?<|im_end|>\n<|im_start|>assistant\n"),
         (
             "qwen2_5_vl",
             "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>?<|im_end|>\n<|im_start|>assistant\n",
@@ -89,6 +90,13 @@ def test_a_checkpoint_without_template_gets_its_family_s(family: str, text: str,
             (folder / name).write_text(json.dumps(values))
     prompt = prompt_of(read_spec(folder), [Message("user", "?", (picture(64, 64),))], rope_max=8)
     assert prompt.text == text
+
+
+def test_a_family_whose_positions_know_no_seconds_is_told_the_times_in_words() -> None:
+    for family, told in (("qwen2_vl", True), ("qwen2_5_vl", False)):
+        spec = spec_of(family)
+        text = prompt_of(spec, [Message("user", "?", (clip_of(spec),))]).text
+        assert ("These frames are located at 0.00s," in text) == told
 
 
 def test_a_template_for_text_models_still_gets_its_pictures(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from vidllm.world.make import write_video
 __all__ = ["tiny"]  # the fixture
 
 BOLD = SamplingOptions(k=6, temperature=2.5)
-FAMILIES = ("llava", "llava_next_video", "llava_onevision", "internvl", "qwen2_5_vl", "qwen3_vl", "smolvlm")
+FAMILIES = ("llava", "llava_next_video", "llava_onevision", "internvl", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "smolvlm")
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""InternVL, with every frame a numbered picture of its own: ids, tiles and logits are those of transformers' classes."""
+"""InternVL, every frame a numbered picture of its own: ids, tiles and logits are those of transformers' classes."""
 
 import json
 import shutil
@@ -28,7 +28,7 @@ QUESTION = "what happens at 0:30?"
 
 
 class Processor:
-    """What the family's own does around its tokenizer; the class itself wants torchvision, for the part that cuts videos."""
+    """What the family's own does around its tokenizer; the class itself wants torchvision, for its videos."""
 
     def __init__(self, folder: Path) -> None:
         self.tokenizer = AutoTokenizer.from_pretrained(folder)

@@ -26,8 +26,8 @@ from vidllm.prompt import Prompt, Visual
 __all__ = ["tiny"]  # the fixture
 
 Tiny = Callable[[str], Path]
-SIZES = {"qwen2_5_vl": (56, 84), "qwen3_vl": (64, 96), "smolvlm": (128, 128)}
-TOKENS = {"qwen2_5_vl": 6, "qwen3_vl": 6, "smolvlm": 4}
+SIZES = {"qwen2_vl": (56, 84), "qwen2_5_vl": (56, 84), "qwen3_vl": (64, 96), "smolvlm": (128, 128)}
+TOKENS = {"qwen2_vl": 6, "qwen2_5_vl": 6, "qwen3_vl": 6, "smolvlm": 4}
 """Of one group of frames of that size: (rows / merge) * (cols / merge)."""
 
 
@@ -44,7 +44,7 @@ def video_prompt(model: NativeLMM, frames: NDArray[np.uint8], times: Sequence[fl
     groups = -(-len(frames) // group)
     run = model.spec.image_token if name == "smolvlm" else f"<|vision_start|>{model.spec.video_token}<|vision_end|>"
     marker = model.spec.image_token if name == "smolvlm" else model.spec.video_token or ""
-    if name == "qwen2_5_vl":
+    if model.spec.one_run:
         shown = run.replace(marker, marker * count * groups)
     else:
         shown = "".join(f"<{t:.1f} seconds>" + run.replace(marker, marker * count) for t in times[::group])
@@ -133,7 +133,7 @@ def test_extend_equals_prefill_of_the_whole(name: str, tiny: Tiny) -> None:
     torch.testing.assert_close(again.logits, whole, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("name", ["qwen2_5_vl", "qwen3_vl"])
+@pytest.mark.parametrize("name", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
 def test_still_image_equals_transformers(name: str, tiny: Tiny) -> None:
     """A picture of any size through the family's own image processor."""
     from transformers import Qwen2VLImageProcessorPil

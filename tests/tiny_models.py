@@ -312,6 +312,24 @@ def _qwen_ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
     return ids
 
 
+def qwen2_vl(folder: Path) -> Path:
+    """Qwen2-VL: as Qwen2.5-VL, with full attention in its tower and positions that count groups of frames."""
+    from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
+
+    tokenizer = _qwen_tokenizer(CHATML_QWEN, *QWEN_SPECIAL)
+    text = {
+        "vocab_size": len(tokenizer), **TEXT, "num_key_value_heads": 2, "max_position_embeddings": 4096,
+        "rope_parameters": {"rope_type": "default", "mrope_section": [2, 1, 1], "rope_theta": 1e6},
+        "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None,
+    }  # fmt: skip
+    vision = {"depth": 2, "embed_dim": 32, "num_heads": 4, "hidden_size": 32, "mlp_ratio": 2, "patch_size": 14}
+    config = Qwen2VLConfig(text_config=text, vision_config=vision, **_qwen_ids(tokenizer))
+    _save(folder, Qwen2VLForConditionalGeneration(config), tokenizer)
+    _qwen_processor(folder, "Qwen2VLProcessor", "Qwen2VLVideoProcessor", 14, CLIP_MEAN, CLIP_STD,
+                    {"min_pixels": 3136, "max_pixels": 12845056})  # fmt: skip
+    return folder
+
+
 def qwen2_5_vl(folder: Path) -> Path:
     """Qwen2.5-VL: 14-pixel patches merged 2x2, frames in pairs, three-axis rotary positions that know seconds."""
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
@@ -393,7 +411,10 @@ def smolvlm(folder: Path) -> Path:
 
 FAMILIES: dict[str, Callable[[Path], Path]] = {
     build.__name__: build
-    for build in (llava, vipllava, llava_next, llava_next_video, llava_onevision, internvl, qwen2_5_vl, qwen3_vl, smolvlm)
+    for build in (
+        llava, vipllava, llava_next, llava_next_video, llava_onevision, internvl, qwen2_vl, qwen2_5_vl, qwen3_vl,
+        smolvlm,
+    )
 }
 
 

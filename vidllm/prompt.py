@@ -322,7 +322,7 @@ def _native_video(clip: Clip, spec: ModelSpec) -> _Draft:
         pixels=clip.frames.pixels, kind="video", stride=1, tokens=sum(groups), position=0, newline="none",
         times=tuple(float(t) for t in clip.frames.pts_seconds),
     )  # fmt: skip
-    return _Draft((visual,), (sum(groups),) if spec.model_type == "qwen2_5_vl" else groups)
+    return _Draft((visual,), (sum(groups),) if spec.one_run else groups)
 
 
 def still_tokens(height: int, width: int, spec: ModelSpec, *, single: bool) -> int:

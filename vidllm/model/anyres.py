@@ -2,7 +2,7 @@
 
     AnyRes      the thumbnail (whole picture, one tile), then the picture scaled into the best of the family's grids,
                 centred, cut; padding rows and columns cost no token
-    InternVL    the picture stretched over the grid nearest to its aspect, cut; then the thumbnail, unless it is one tile
+    InternVL    the picture stretched over the grid nearest to its aspect, cut; then, behind several, the thumbnail
 
 Arithmetic first (no imports), pixels last (Pillow, loaded when used). Sizes are (height, width) everywhere.
 """

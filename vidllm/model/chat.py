@@ -176,8 +176,8 @@ def raw_tokenizer(tokenizer: AnyTokenizer) -> Tokenizer:
 
 
 def runs_of(shown: Shown, spec: ModelSpec) -> int:
-    """How many placeholders a medium has: one per frame, per native group, or (Qwen2.5-VL, images) one in all."""
-    if shown.kind == "image" or spec.model_type == "qwen2_5_vl":
+    """How many placeholders a medium has: one per frame, per native group, or (pictures, `one_run`) one in all."""
+    if shown.kind == "image" or spec.one_run:
         return 1
     return spec.geometry.groups(len(shown.times)) if isinstance(spec.geometry, NativeGeometry) else len(shown.times)
 
@@ -189,15 +189,15 @@ def medium_text(shown: Shown, spec: ModelSpec) -> str:
     picture = spec.picture_text.replace("{image}", spec.image_token)
     if shown.kind == "image":
         return picture
-    if spec.model_type == "qwen2_5_vl":
+    if spec.one_run:
         return _marker(shown, spec)
     if spec.model_type == "qwen3_vl":
         return _qwen3_text(shown, spec)
-    form = spec.frame_text if spec.stamp == "interleaved" else spec.bare_frame_text
+    form = (spec.frame_text if spec.stamp == "interleaved" else spec.bare_frame_text).replace("{image}", picture)
     decimals = stamp_decimals(shown.times) if spec.stamp_decimals is None else spec.stamp_decimals
     frames = [
-        form.replace("{time}", format_time(t, decimals=decimals)).replace("{number}", str(n)).replace("{image}", picture)
-        for n, t in enumerate(shown.times, 1)
+        form.replace("{time}", format_time(t, decimals=decimals)).replace("{number}", str(number))
+        for number, t in enumerate(shown.times, 1)
     ]
     return "".join(frames).removesuffix("\n")  # the template ends the medium's line
 
@@ -277,7 +277,7 @@ def _markers(spec: ModelSpec) -> tuple[str, ...]:
 def _full_text(turn: Turn, spec: ModelSpec) -> str:
     lines = []
     for shown in turn.media:
-        if shown.kind == "video" and spec.kind == "composable" and spec.stamp == "sentence":
+        if shown.kind == "video" and spec.stamp == "sentence":
             lines.append(time_sentence(shown))
         if shown.subtitles:
             lines += ["Subtitles:", *shown.subtitles]

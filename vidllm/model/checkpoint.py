@@ -48,6 +48,7 @@ _NETWORKS: dict[str, tuple[str, str]] = {
     "llava_next_video": ("llava_next_video.modeling_llava_next_video", "LlavaNextVideoForConditionalGeneration"),
     "llava_onevision": ("llava_onevision.modeling_llava_onevision", "LlavaOnevisionForConditionalGeneration"),
     "internvl": ("internvl.modeling_internvl", "InternVLForConditionalGeneration"),
+    "qwen2_vl": ("qwen2_vl.modeling_qwen2_vl", "Qwen2VLForConditionalGeneration"),
     "qwen2_5_vl": ("qwen2_5_vl.modeling_qwen2_5_vl", "Qwen2_5_VLForConditionalGeneration"),
     "qwen3_vl": ("qwen3_vl.modeling_qwen3_vl", "Qwen3VLForConditionalGeneration"),
     "smolvlm": ("smolvlm.modeling_smolvlm", "SmolVLMForConditionalGeneration"),

@@ -2,7 +2,7 @@
 
     composable   llava  vipllava  llava_next  llava_next_video  llava_onevision  internvl
                  vidllm owns the road from vision tower to language model: per-frame pooling, newlines, RoPE factor
-    native       qwen2_5_vl  qwen3_vl  smolvlm
+    native       qwen2_vl  qwen2_5_vl  qwen3_vl  smolvlm
                  the family lays out its frames; the budget works through number of frames and pixels
 
 A folder may carry `vidllm.json`, whose keys are the fields of `Overrides`.
@@ -336,6 +336,11 @@ def _pixel_bounds(settings: Json, unit: int, least: int, most: int) -> tuple[int
     return lower, settings.get("max_pixels") or size.get("longest_edge") or most * unit**2
 
 
+def _qwen2_vl(folder: Path, config: Json, tokenizer: Tokenizer) -> ModelSpec:
+    """Its positions count frames, not seconds, so the times are told in words."""
+    return replace(_qwen(folder, config, tokenizer, patch=14), stamp="sentence")
+
+
 def _qwen2_5_vl(folder: Path, config: Json, tokenizer: Tokenizer) -> ModelSpec:
     return _qwen(folder, config, tokenizer, patch=14)
 
@@ -373,6 +378,7 @@ _READERS: dict[str, Callable[[Path, Json, Tokenizer], ModelSpec]] = {
     "llava_next_video": _llava_next_video,
     "llava_onevision": _llava_onevision,
     "internvl": _internvl,
+    "qwen2_vl": _qwen2_vl,
     "qwen2_5_vl": _qwen2_5_vl,
     "qwen3_vl": _qwen3_vl,
     "smolvlm": _smolvlm,

@@ -1,4 +1,4 @@
-"""NativeLMM: families that lay out frames themselves, Qwen2.5-VL, Qwen3-VL and SmolVLM.
+"""NativeLMM: families that lay out frames themselves, Qwen2-VL, Qwen2.5-VL, Qwen3-VL and SmolVLM.
 
 `prompt` has made the ids their processors would make; here the pixels follow the same layout. It is done in plain
 torch because transformers' own video processors need torchvision, which vidllm does without.

@@ -97,6 +97,11 @@ class ModelSpec:
     if not, as the chat template prints them."""
 
     @property
+    def one_run(self) -> bool:
+        """Whether all visual tokens of a video stand in one run, with nothing between its frames."""
+        return self.model_type in ("qwen2_vl", "qwen2_5_vl")
+
+    @property
     def tiles_have_newlines(self) -> bool:
         """Whether still images end with learned newlines: those whose tiles are joined to one picture do."""
         return bool(self.image_grids) and self.image_cut == "padded"

@@ -119,6 +119,7 @@ _TEXT_TEMPLATES = {"mistral": _INSTRUCT, "qwen2": _CHATML, "qwen3": _CHATML}
 """By language model, for checkpoints that bring no template; any other gets Vicuna's, as LLaVA-1.5 was trained."""
 _FAMILY_TEMPLATES = {
     "vipllava": _family(_HUMAN, _PICTURE, "", "###Assistant:"),
+    "qwen2_vl": _QWEN,
     "qwen2_5_vl": _QWEN,
     "qwen3_vl": _QWEN,
     "smolvlm": _SMOLVLM,
