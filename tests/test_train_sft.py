@@ -27,7 +27,7 @@ from tests.train_task import Listener
 from vidllm.config import load_config
 from vidllm.errors import ConfigError
 from vidllm.train import sft
-from vidllm.train.metrics import read_metrics
+from vidllm.train.metrics import Metrics, read_metrics
 from vidllm.train.sft import SftConfig, read_lesson, run_sft
 from vidllm_cli.main import main
 
@@ -297,6 +297,15 @@ def test_dry_run_writes_nothing(write: Write, tmp_path: Path) -> None:
     assert code == 0
     assert re.search(r"^an epoch: 3 steps of 4 rows, \d+ micro-batches of some \d+ tokens$", out, re.MULTILINE)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_second_run_leaves_the_config_of_the_first(write: Write, tmp_path: Path) -> None:
+    first = Metrics(tmp_path / "out", after=0)
+    code, _, err = vidllm("sft", write(), "steps=1")
+    first.close()
+    assert code == 1
+    assert "another run is writing it" in err
+    assert not (tmp_path / "out" / "sft.yaml").exists()
 
 
 def test_show_batch_sets_what_is_learnt_apart(write: Write, tmp_path: Path) -> None:

@@ -179,9 +179,9 @@ class _Run:
     def go(self, begun: Callable[[], None]) -> Trained:
         """From the newest checkpoint to the end, or to Ctrl-C."""
         start = self._resume()
-        begun()
         metrics = Metrics(self._folder, after=start, tensorboard=self._options.tensorboard) if self._main else None
         try:
+            begun()  # by the folder's one writer: a second run must not leave its own config there
             with Interrupts(self._stopping) as interrupts:
                 return self._learn(start, metrics, interrupts)
         finally:
