@@ -65,7 +65,7 @@ def test_words_alone_are_enough() -> None:
         ({"output": "x", "optimizer": {"lr": float("nan")}}, "optimizer: lr is nan; a finite number is needed"),
         ({"output": "x", "optimizer": {"lr": "1e999"}}, "optimizer: lr is inf; a finite number is needed"),
         ({"output": "x", "loss": {"hinge": "a"}}, "loss: hinge is 'a'; a number is needed"),
-        ({"output": "x", "loss": "hinge"}, "loss is 'hinge'; choose one of plain, mixed"),
+        ({"output": "x", "loss": "hinge"}, "loss is 'hinge'; choose one of plain, mixed, or give a mapping"),
         ({"output": "x", "optimizer": {"learning": 1}}, "optimizer: unknown key 'learning'; known are betas, lr"),
         ({"output": "x", "optimizer": 3}, "optimizer is 3; a mapping with keys such as lr, betas is needed"),
         ({"steps": 1}, "'output' is missing"),

@@ -121,7 +121,8 @@ def _convert_union(value: Any, arguments: tuple[Any, ...], where: str) -> Any:
             except ConfigError as error:
                 errors.append(error)
     inside = (error for error in errors if not str(error).startswith(f"{where} is "))
-    raise next(inside, errors[0])
+    more = ", or give a mapping" if any(typing.get_origin(kind) is dict for kind in arguments) else ""
+    raise next(inside, ConfigError(f"{errors[0]}{more}"))
 
 
 def _convert_sequence(value: Any, origin: Any, arguments: tuple[Any, ...], where: str) -> Any:
