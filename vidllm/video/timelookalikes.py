@@ -51,10 +51,10 @@ NOT_TIMES: tuple[str, ...] = (
     rf"{AMOUNT}\s+(?:to|past|before|after)\s+(?:noon|midnight|{SPELLED}|\d+)\b(?![:\d-])",
     rf"(?:上午|下午|早上|早晨|晚上|中午|凌晨|傍晚|夜里|北京时间|今天|明天|昨天|后天|今早|今晚|明早|明晚|周[一二三四五六日末]|星期[一二三四五六日天])\s*的?{_ANY}",
     rf"(?:营业|上班|开放|办公)时间(?:是|为|:)?\s*{CLOCK}(?:\s*[到至~-]\s*{CLOCK})?|闹钟?(?:设|定|调|响)?(?:在|到|于|是)?\s*{CLOCK}",
-    rf"{CLOCK}\s*(?:开会|上课|下课|上班|下班|起床|出发|起飞|发车)|{CLOCK}\s*的?(?:会议?|火车|高铁|航班|飞机|班车|闹钟|课)(?!\S*画面)",
+    rf"{CLOCK}\s*(?:开会|上课|下课|上班|下班|起床|出发|起飞|发车)|{CLOCK}\s*的?(?:会议|火车|高铁|航班|班车|闹钟)",
     rf"(?:\b(?:the|an?)\s+|{CLOCK}/){CLOCK}\s+(?:train|bus|flight|ferry|show|showing|appointment|meeting|class|alarm|news|service|departure|deadline)\b",
     # what a clock, a sign or a board in the picture says
-    rf"\b(?:shows?|showing|shown\s+as|reads?|reading|says?|saying|displays?|displaying|set\s+(?:to|for)|strikes?|(?:time|clock|timer|watch)\s+(?:is|was|at|of))\s+(?:the\s+time\s+)?(?:as\s+)?{CLOCK}",
+    rf"\b(?:(?<!^)show|shows|showing|shown\s+as|reads?|reading|says?|saying|displays?|displaying|set\s+(?:to|for)|strikes?|(?:time|clock|timer|watch)\s+(?:is|was|at|of))\s+(?:the\s+time\s+)?(?:as\s+)?{CLOCK}",
     rf"(?:显示|写着|指向|指着)(?:的?时间)?(?:是|为|着)?\s*{CLOCK}",
     # ratios, scales, scores, verses, versions
     rf"\b(?:version|ver|v|release|revision|rev|build|firmware|model|season|episode|series|volume|issue|page|table|room|gate|bus|channel)s?"
