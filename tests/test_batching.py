@@ -441,6 +441,10 @@ def with_text(folder: Path, kind: str, **said: object) -> Path:
     return folder
 
 
+DEEPSEEK = {"n_routed_experts": 4, "first_k_dense_replace": 2, "kv_lora_rank": 8, "q_lora_rank": 8,
+            "qk_rope_head_dim": 4, "qk_nope_head_dim": 4, "v_head_dim": 8}  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("kind", "said_of_it", "alone"),
     [
@@ -450,12 +454,7 @@ def with_text(folder: Path, kind: str, **said: object) -> Path:
              "pad_token_id": 0},
             [False, True, False],
         ),
-        (
-            "deepseek_v3",
-            {"n_routed_experts": 4, "first_k_dense_replace": 2, "kv_lora_rank": 8, "q_lora_rank": 8,
-             "qk_rope_head_dim": 4, "qk_nope_head_dim": 4, "v_head_dim": 8},
-            [False, False, False],
-        ),
+        ("deepseek_v3", DEEPSEEK, [False, False, False]),
     ],
     ids=["chunks", "values of another width"],
 )  # fmt: skip
@@ -469,6 +468,23 @@ def test_unlike_attention_batches_as_it_can(
     done = run(Batcher(model, slots=3), work)
     assert said(done) == one_by_one(model, work)
     assert [done[ticket].alone for ticket in range(3)] == alone
+
+
+@pytest.mark.parametrize(
+    ("kind", "said_of_it"),
+    [
+        ("gemma2", {"head_dim": 8, "num_key_value_heads": 2, "query_pre_attn_scalar": 8, "pad_token_id": 0}),
+        ("deepseek_v3", DEEPSEEK),
+    ],
+)
+def test_keys_are_widened_only_for_attention_that_takes_them(
+    kind: str, said_of_it: dict[str, object], tmp_path: Path
+) -> None:
+    """In bf16 on a CPU; Gemma 2 attends by plain matrix products, DeepSeek keeps what its keys are made from."""
+    model = load_model(with_text(tmp_path, kind, **said_of_it), device="cpu", dtype="bfloat16")
+    work = [(video_prompt(model, 1, n), GenerationOptions(max_new_tokens=4)) for n in range(2)]
+    assert one_by_one(model, work)
+    assert all(finished.error is None for finished in run(Batcher(model, slots=2), work).values())
 
 
 def test_attention_without_a_mask_per_row_runs_alone(tiny: Tiny) -> None:

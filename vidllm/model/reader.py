@@ -159,8 +159,14 @@ class TextReader(ABC):
 
     @property
     def wide_bytes(self) -> int:
-        """Bytes of keys and values that may be wider than the model's own numbers; see `WIDE_BYTES`."""
-        return WIDE_BYTES if self.device.type == "cpu" and self.dtype == torch.bfloat16 else 0
+        """Bytes of keys and values that may be wider than the model's own numbers; see `WIDE_BYTES`.
+
+        0 where attention does not take them so: kernels other than `attention`'s, and keys that are kept compressed
+        and go through a matrix first (DeepSeek).
+        """
+        config: Any = getattr(self.language, "config", None)
+        takes = config is None or (config._attn_implementation == NAME and not hasattr(config, "kv_lora_rank"))
+        return WIDE_BYTES if takes and self.device.type == "cpu" and self.dtype == torch.bfloat16 else 0
 
     @property
     def window(self) -> int | None:
