@@ -115,6 +115,9 @@ def test_a_time_scores_by_its_distance(answer: str, expected: float) -> None:
     [
         ("how many objects are there at 0:05?", "Two.", 5.0), ("how many objects are there at 0:05?", "2", 5.0),
         ("how many objects are there at 0:12?", "Two.", 2.0), ("how many objects are there at 0:12?", "One or two.", 1),
+        ("how many objects are there at 0:05?", "At 0:05 there are two objects.", 5.0),
+        ("how many objects are there at 0:05?", "After 5 seconds there is one object.", 2.0),
+        ("how many objects are there at 0:05?", "9" * 5000, 1.0),
         ("what colour is the circle at 0:18?", "green", 5.0), ("what colour is the circle at 0:18?", "red", 1.0),
         ("what colour is the circle at 0:18?", "green or red", 1.0),
         ("where is the red circle at 0:01?", "In the top left corner.", 5.0),

@@ -259,16 +259,23 @@ def _grade_time(truth: Truth, answer: str, _: Script) -> Graded:
 
 def _grade_count(truth: Truth, answer: str, _: Script) -> Graded:
     assert truth.count is not None
-    words = [word.casefold() for word in NUMBERS]
-    said = {words.index(w) if w in words else int(w) for w in re.findall(rf"\b(?:{'|'.join(words)}|\d+)\b",
-                                                                         answer.casefold())}  # fmt: skip
+    words, told = [word.casefold() for word in NUMBERS], _without_times(answer).casefold()
+    figures = re.findall(rf"\b(?:{'|'.join(words)}|\d{{1,9}})\b", told)
+    said = {words.index(figure) if figure in words else int(figure) for figure in figures}
     why = f"true: {truth.count}"
-    if re.search(r"\bno\b|\bnone\b", answer.casefold()) and not said:
+    if re.search(r"\bno\b|\bnone\b", told) and not said:
         said = {0}
     if len(said) != 1:
         return LEAST, {}, why
     off = abs(said.pop() - truth.count)
     return (MOST if not off else 2.0 if off == 1 else LEAST), {}, why
+
+
+def _without_times(answer: str) -> str:
+    """ "Two objects at 0:30." counts two, and nothing else."""
+    for time in reversed(find_times(answer)):
+        answer = f"{answer[: time.start]} {answer[time.end :]}"
+    return answer
 
 
 def _grade_place(truth: Truth, answer: str, _: Script) -> Graded:
@@ -321,7 +328,7 @@ class Oracle:
 
     name = "oracle"
     way = ""
-    fingerprint = f"oracle:1:world {VERSION}"
+    fingerprint = f"oracle:2:world {VERSION}"
 
     def __init__(self) -> None:
         self._done: list[Judged] = []
