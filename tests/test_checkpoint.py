@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.test_lmm import tiny
+from vidllm import machine
 from vidllm.errors import ConfigError, IncompleteModel, ModelNotFound, NotAVisionModel, UnsupportedModel, VidllmError
 from vidllm.model import checkpoint
 from vidllm.model import fingerprint as fingerprint_room
@@ -53,6 +54,27 @@ def test_the_default_dtype_follows_the_machine(monkeypatch: pytest.MonkeyPatch) 
     assert choose_dtype(None, cpu) == torch.float32
     assert choose_dtype(None, torch.device("mps")) == torch.float16
     assert choose_dtype("float16", cpu) == torch.float16
+
+
+@pytest.mark.parametrize(
+    ("maker", "flags", "fast"),
+    [
+        ("AuthenticAMD", "fpu avx512_bf16", True),
+        ("GenuineIntel", "fpu avx512_bf16", False),
+        ("GenuineIntel", "fpu avx512_bf16 amx_tile", True),
+        ("AuthenticAMD", "fpu avx2", False),
+    ],
+)
+def test_bfloat16_is_chosen_where_it_is_fast(
+    maker: str, flags: str, fast: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As Linux tells it of each core."""
+    core = f"processor\t: 0\nvendor_id\t: {maker}\ncpu family\t: 6\nflags\t\t: {flags}\n\n"
+    (tmp_path / "cpuinfo").write_text(2 * core)
+    monkeypatch.setattr(machine, "CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(machine.sys, "platform", "linux")
+    monkeypatch.setattr(machine.platform, "machine", lambda: "x86_64")
+    assert machine.cpu_multiplies_bf16() == fast
 
 
 def test_impossible_choices_are_refused() -> None:
