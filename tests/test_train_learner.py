@@ -342,6 +342,15 @@ def test_bf16_keeps_what_learns_in_float32(tiny: Callable[[str], Path]) -> None:
     assert all(gradient.isfinite().all() for gradient in gradients(half, batch).values())
 
 
+@pytest.mark.parametrize("name", ["llava_next", "llava_onevision"])
+@pytest.mark.parametrize("learning", ["vision_tower", "projector", "language_model", "all"])
+def test_every_part_learns_in_bf16(name: str, learning: str, tiny: Callable[[str], Path]) -> None:
+    """configs/video.yaml teaches all parts so: the tower's layers behind its features must bear what comes."""
+    parts = ("vision_tower", "projector", "language_model") if learning == "all" else (learning,)
+    learner = learner_of(tiny(name), parts=Parts(**dict.fromkeys(parts, 1e-4)), dtype="bfloat16")
+    assert all(gradient.isfinite().all() for gradient in gradients(learner, small_batch(learner)).values())
+
+
 # ------------------------------------------------------------------------------------------------------ saved and asked
 
 

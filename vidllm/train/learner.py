@@ -207,7 +207,8 @@ class Learner(nn.Module):
             weight.requires_grad_(self._learns(part) and weight not in idle)
             if low_rank and part == "language_model" and ".lora_" not in name:
                 weight.requires_grad_(False)
-            weight.data = weight.data.to(torch.float32 if weight.requires_grad else frozen)
+            wide = weight.requires_grad or weight in idle  # on a CPU no norm in bf16 takes what the layers below made
+            weight.data = weight.data.to(torch.float32 if wide else frozen)
             missing -= {part}
         if missing:
             raise ConfigError(_no_part(self.spec, min(missing)))
