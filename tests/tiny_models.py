@@ -369,6 +369,27 @@ def qwen3_vl(folder: Path) -> Path:
     return folder
 
 
+def qwen3_vl_moe(folder: Path) -> Path:
+    """Qwen3-VL with experts in its language model."""
+    from transformers import Qwen3VLMoeConfig, Qwen3VLMoeForConditionalGeneration
+
+    tokenizer = _qwen_tokenizer(CHATML_QWEN, *QWEN_SPECIAL)
+    text = {
+        "vocab_size": len(tokenizer), **TEXT, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 4096,
+        "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16,
+        "rope_parameters": {"rope_type": "default", "mrope_section": [2, 1, 1], "rope_theta": 1e6},
+        "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None,
+    }  # fmt: skip
+    vision = {"depth": 3, "hidden_size": 32, "intermediate_size": 64, "num_heads": 4, "out_hidden_size": 32,
+              "patch_size": 16, "num_position_embeddings": 64, "deepstack_visual_indexes": [0, 1]}
+    config = Qwen3VLMoeConfig(text_config=text, vision_config=vision, **_qwen_ids(tokenizer))
+    _save(folder, Qwen3VLMoeForConditionalGeneration(config), tokenizer)
+    half = [0.5, 0.5, 0.5]
+    _qwen_processor(folder, "Qwen3VLProcessor", "Qwen3VLVideoProcessor", 16, half, half,
+                    {"size": {"shortest_edge": 4096, "longest_edge": 25165824}})  # fmt: skip
+    return folder
+
+
 def _qwen_processor(
     folder: Path, processor: str, video: str, patch: int, mean: list[float], std: list[float], pixels: dict[str, Any]
 ) -> None:
@@ -413,7 +434,7 @@ FAMILIES: dict[str, Callable[[Path], Path]] = {
     build.__name__: build
     for build in (
         llava, vipllava, llava_next, llava_next_video, llava_onevision, internvl, qwen2_vl, qwen2_5_vl, qwen3_vl,
-        smolvlm,
+        qwen3_vl_moe, smolvlm,
     )
 }
 

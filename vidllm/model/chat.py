@@ -191,7 +191,7 @@ def medium_text(shown: Shown, spec: ModelSpec) -> str:
         return picture
     if spec.one_run:
         return _marker(shown, spec)
-    if spec.model_type == "qwen3_vl":
+    if spec.model_type in ("qwen3_vl", "qwen3_vl_moe"):
         return _qwen3_text(shown, spec)
     form = (spec.frame_text if spec.stamp == "interleaved" else spec.bare_frame_text).replace("{image}", picture)
     decimals = stamp_decimals(shown.times) if spec.stamp_decimals is None else spec.stamp_decimals

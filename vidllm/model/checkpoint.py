@@ -51,6 +51,7 @@ _NETWORKS: dict[str, tuple[str, str]] = {
     "qwen2_vl": ("qwen2_vl.modeling_qwen2_vl", "Qwen2VLForConditionalGeneration"),
     "qwen2_5_vl": ("qwen2_5_vl.modeling_qwen2_5_vl", "Qwen2_5_VLForConditionalGeneration"),
     "qwen3_vl": ("qwen3_vl.modeling_qwen3_vl", "Qwen3VLForConditionalGeneration"),
+    "qwen3_vl_moe": ("qwen3_vl_moe.modeling_qwen3_vl_moe", "Qwen3VLMoeForConditionalGeneration"),
     "smolvlm": ("smolvlm.modeling_smolvlm", "SmolVLMForConditionalGeneration"),
 }
 """model_type -> where transformers keeps its class. Importing that module alone saves seconds over the Auto classes."""

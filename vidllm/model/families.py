@@ -2,7 +2,7 @@
 
     composable   llava  vipllava  llava_next  llava_next_video  llava_onevision  internvl
                  vidllm owns the road from vision tower to language model: per-frame pooling, newlines, RoPE factor
-    native       qwen2_vl  qwen2_5_vl  qwen3_vl  smolvlm
+    native       qwen2_vl  qwen2_5_vl  qwen3_vl  qwen3_vl_moe  smolvlm
                  the family lays out its frames; the budget works through number of frames and pixels
 
 A folder may carry `vidllm.json`, whose keys are the fields of `Overrides`.
@@ -381,5 +381,6 @@ _READERS: dict[str, Callable[[Path, Json, Tokenizer], ModelSpec]] = {
     "qwen2_vl": _qwen2_vl,
     "qwen2_5_vl": _qwen2_5_vl,
     "qwen3_vl": _qwen3_vl,
+    "qwen3_vl_moe": _qwen3_vl,
     "smolvlm": _smolvlm,
 }

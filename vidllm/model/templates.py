@@ -122,5 +122,6 @@ _FAMILY_TEMPLATES = {
     "qwen2_vl": _QWEN,
     "qwen2_5_vl": _QWEN,
     "qwen3_vl": _QWEN,
+    "qwen3_vl_moe": _QWEN,
     "smolvlm": _SMOLVLM,
 }
