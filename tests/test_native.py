@@ -26,7 +26,9 @@ from vidllm.prompt import Prompt, Visual
 __all__ = ["tiny"]  # the fixture
 
 Tiny = Callable[[str], Path]
-SIZES = {"qwen2_vl": (56, 84), "qwen2_5_vl": (56, 84), "qwen3_vl": (64, 96), "qwen3_vl_moe": (64, 96), "smolvlm": (128, 128)}
+SIZES = {
+    "qwen2_vl": (56, 84), "qwen2_5_vl": (56, 84), "qwen3_vl": (64, 96), "qwen3_vl_moe": (64, 96), "smolvlm": (128, 128),
+}  # fmt: skip
 TOKENS = {"qwen2_vl": 6, "qwen2_5_vl": 6, "qwen3_vl": 6, "qwen3_vl_moe": 6, "smolvlm": 4}
 """Of one group of frames of that size: (rows / merge) * (cols / merge)."""
 
