@@ -76,7 +76,7 @@ def instruct(
     The key of a server is $VIDLLM_API_KEY. With --from, the same command again asks for what is missing; every row
     keeps the prompt it was made with.
 
-    Exit code: 0 when all rows are there, 1 when some could not be had.
+    Exit code: 0 when all rows are there, 1 when some could not be had, or there is none.
     """
     from vidllm.errors import ConfigError
 
@@ -157,7 +157,7 @@ def _report_tutored(done: Tutored, output: Path) -> int:
     if done.failed:
         note(f"{len(done.failed):,} rows could not be had; run the same command again to ask for them")
     write(f"{output}: {done.written:,} rows written, {done.already:,} were there\n")
-    return 1 if done.failed else 0
+    return 1 if done.failed or not (done.written or done.already) else 0
 
 
 MOST_TOLD = 20

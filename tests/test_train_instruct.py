@@ -292,6 +292,9 @@ def test_captions_nothing_can_be_made_of_are_counted(
     reasons = ("its caption is error", "its caption is empty", "it is about a part of its clip", "its clip is not")
     for reason in reasons:
         assert f"1 captions were left out: {reason}" in told
+    captions(tmp_path, {"id": "z", "video": "z.mp4", **rain, "status": "error"})
+    (tmp_path / "out" / "rows.jsonl").unlink()
+    assert run(tmp_path, writer) == (1, []), "a run that has no row is no success"
     path.write_text("{}\n")
     assert run(tmp_path, writer)[0] == 1
     assert 'no line with "video" and "caption"' in capsys.readouterr().err
