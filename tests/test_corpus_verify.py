@@ -3,6 +3,7 @@
 import html.parser
 import io
 import json
+import os
 import re
 import tarfile
 import threading
@@ -441,6 +442,12 @@ def test_reports_replace_nothing_else(tmp_path: Path, monkeypatch: pytest.Monkey
     Path("out.diff").write_text("rows.jsonl: caption_v1, 2 captions, 0 as before\n")
     write_report(empty_output(tmp_path / "out.jsonl"), Path("out.html"))
     assert list(check_extras(Path("out.jsonl"), extras)) == []
+
+
+def test_a_report_in_the_place_of_a_pipe_is_told_before_the_run(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "r.html")
+    with pytest.raises(OutputError, match=r"r.html: is a device or a pipe, no file"):
+        list(check_extras(tmp_path / "out.jsonl", Extras(report=tmp_path / "r.html")))
 
 
 def test_a_report_that_has_no_folder_is_told_before_the_run(tmp_path: Path) -> None:

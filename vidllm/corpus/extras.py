@@ -14,7 +14,7 @@ from vidllm.corpus.sidefolder import SideFolder
 from vidllm.corpus.stores import DIFF_SUFFIX, check_name
 from vidllm.corpus.traces import DIFF, PAGE, head_of
 from vidllm.errors import ConfigError, OutputError
-from vidllm.linefile import not_writable
+from vidllm.linefile import check_regular, not_writable
 
 if TYPE_CHECKING:
     from vidllm.corpus.caption import CaptionReport
@@ -56,6 +56,7 @@ def check_extras(output: Path, extras: Extras) -> Iterator[str]:
 
 
 def _check_ours(path: Path, begins: re.Pattern[bytes]) -> None:
+    check_regular(path)
     try:
         head = head_of(path)
     except FileNotFoundError as error:
