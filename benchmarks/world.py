@@ -3,6 +3,7 @@
     python benchmarks/world.py                      the built-in model, 500 clips of the split "test"
     python benchmarks/world.py -m FOLDER -n 40      any model
     python benchmarks/world.py -m A B C -n 40       several models side by side, without the poorer looks
+    python benchmarks/world.py --pillow             the same scripts drawn by another renderer (`pillow.py`)
     python benchmarks/world.py --clips DIR          clips drawn elsewhere: NAME.mp4 with NAME.json beside it, which
                                                     holds {"questions": [{"family", "text", "answer"}, ...]}
 
@@ -30,6 +31,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import report
+from pillow import draw_clip
 
 from vidllm.video.timecode import find_times
 from vidllm.world.make import make_clips
@@ -127,10 +129,12 @@ def wilson(right: int, asked: int) -> tuple[float, float]:
 # ------------------------------------------------------------------------------------------------ clips and questions
 
 
-def draw(number: int, split: str, folder: Path) -> Path:
+def draw(number: int, split: str, folder: Path, pillow: bool = False) -> Path:
     """Clip `number` of a split in `folder`, drawn unless it is there."""
     path = folder / f"{number:06d}.mp4"
-    return path if path.with_suffix(".json").exists() else make_clips(1, number, folder, split=split)[0]
+    if path.with_suffix(".json").exists():
+        return path
+    return draw_clip(number, split, folder) if pillow else make_clips(1, number, folder, split=split)[0]
 
 
 def drawn(args: argparse.Namespace, folder: Path) -> Iterator[Path]:
@@ -139,7 +143,8 @@ def drawn(args: argparse.Namespace, folder: Path) -> Iterator[Path]:
         yield from [p for p in sorted(args.clips.glob("*.mp4")) if p.with_suffix(".json").exists()][: args.n]
         return
     with ProcessPoolExecutor(args.jobs, mp_context=get_context("spawn")) as pool:
-        yield from pool.map(partial(draw, split=args.split, folder=folder), range(args.seed, args.seed + args.n))
+        each = partial(draw, split=args.split, folder=folder, pillow=args.pillow)
+        yield from pool.map(each, range(args.seed, args.seed + args.n))
 
 
 def chosen(path: Path, moments: int) -> list[Asked]:
@@ -245,6 +250,7 @@ def notes(args: argparse.Namespace, clips: int, seconds: float) -> list[str]:
     """What no table says of itself."""
     source = (
         f"of {args.clips.name}" if args.clips else f"{args.seed} to {args.seed + clips - 1} of split {args.split!r}"
+        + (", drawn by Pillow" if args.pillow else "")
     )
     return [
         f"{clips} clips ({source}), model {', '.join(args.model)}, {seconds:.0f} s in all.",
@@ -271,6 +277,7 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--seed", type=int, default=0, help="number of the first clip")
     parser.add_argument("--split", default="test", help="stream of clips to draw from (default test)")
+    parser.add_argument("--pillow", action="store_true", help="have another renderer draw them")
     parser.add_argument("--clips", type=Path, default=None, help="ask about the clips in this folder instead")
     parser.add_argument("--keep", type=Path, default=None, help="folder for the clips drawn, to use them again")
     parser.add_argument("--moments", type=int, default=2, help="moments asked about in each clip (default 2)")
