@@ -284,11 +284,15 @@ def _engine(options: CaptionOptions, leave: Callable[[], None]) -> Engine:
         ).remote(options)  # fmt: skip
 
     models = Crew("model", shares.models, start_model)
-    first = None
-    while first is None:
-        first = models.borrow(LOOK_UP_SECONDS)
-    captioner = RayCaptioner(models, first, leave)
-    look = options.look(captioner)
+    try:
+        first = None
+        while first is None:
+            first = models.borrow(LOOK_UP_SECONDS)
+        captioner = RayCaptioner(models, first, leave)
+        look = options.look(captioner)
+    except BaseException:
+        models.close()
+        raise
 
     def start_decoder(rescue: bool) -> Any:
         cpus = 0 if rescue else shares.decoder_cpus

@@ -24,6 +24,8 @@ RESCUE_SECONDS = 20.0
 """Without a single worker of a kind for so long, one is started that asks for no CPU of its own."""
 LOST_SECONDS = 300.0
 """Without one for so long, the run ends."""
+CLOSE_SECONDS = 5.0
+"""What a thread gets to hear that its crew is closed."""
 MOST_DEATHS = 5
 """So many workers may die with a clip in hand before that is the clip's error."""
 
@@ -42,7 +44,8 @@ class Crew:
         self._last_seen = time.monotonic()
         self._rescuing = False
         self._refused: VidllmError | None = None
-        self._closed = False
+        self._closed = threading.Event()
+        self._threads: list[threading.Thread] = []
         for _ in range(size):
             self._raise_one()
 
@@ -83,20 +86,24 @@ class Crew:
         self._raise_one()
 
     def close(self) -> None:
-        """Raise nobody any more."""
-        self._closed = True
+        """Raise nobody any more. Who still asked Ray for something after it has shut down would end the process."""
+        self._closed.set()
+        for thread in self._threads:
+            thread.join(CLOSE_SECONDS)
 
     def _raise_one(self, rescue: bool = False) -> None:
-        threading.Thread(target=self._muster, args=(rescue,), daemon=True, name=f"vidllm-{self._kind}").start()
+        thread = threading.Thread(target=self._muster, args=(rescue,), daemon=True, name=f"vidllm-{self._kind}")
+        self._threads.append(thread)
+        thread.start()
 
     def _muster(self, rescue: bool) -> None:
         """Start an actor, wait until it lives, and again if it does not get that far."""
         import ray
 
-        while not self._closed:
+        while not self._closed.is_set():
             try:
                 actor = self._start(rescue)
-                told = ray.get(actor.ready.remote())
+                told = self._ready(actor)
             except ray.exceptions.RayTaskError as error:
                 return self._refuse(error)
             except ray.exceptions.RayActorError as error:
@@ -111,7 +118,19 @@ class Crew:
                     self._idle.append((actor, told))
                     self._lock.notify()
                 return None
-            time.sleep(1.0)
+            self._closed.wait(1.0)
+        return None
+
+    def _ready(self, actor: Any) -> Any:
+        """What it says when it lives; None when the crew has been closed before that."""
+        import ray
+
+        ref = actor.ready.remote()
+        while not self._closed.is_set():
+            try:
+                return ray.get(ref, timeout=LOOK_UP_SECONDS)
+            except ray.exceptions.GetTimeoutError:
+                continue
         return None
 
     def _refuse(self, error: Exception) -> None:
