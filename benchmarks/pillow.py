@@ -1,8 +1,8 @@
 """Scripts drawn by another hand: Pillow's polygons in plain colours instead of vidllm's renderer, for `world.py`.
 
 A model could know its teacher's renderer instead of circles and squares. Here shapes have other proportions, colours
-are the pure ones or those of a well-known flat palette, edges are smooth or jagged, frames twice as wide, the rate is
-25 or 30, and the encoder is told other things. Times, places and events are the script's, and so is the truth.
+are the pure ones or those of a well-known flat palette, edges are smooth or jagged, the rate is 25 or 30, and the
+encoder is told other things. Times, places and events are the script's, and so is the truth.
 """
 
 from __future__ import annotations
@@ -49,11 +49,8 @@ def draw_clip(number: int, split: str, folder: Path) -> Path:
 
 
 def restyled(script: Script, palette: dict[Colour, Rgb], background: Rgb, fps: float) -> Script:
-    """The same things and events in other colours, upright, on a plain canvas of twice the size."""
-    canvas = replace(
-        script.canvas, width=2 * script.canvas.width, height=2 * script.canvas.height, fps=fps, background=background,
-        gradient=(0, 0, 0), noise=0.0,
-    )  # fmt: skip
+    """The same things and events in other colours, upright, on a plain canvas."""
+    canvas = replace(script.canvas, fps=fps, background=background, gradient=(0, 0, 0), noise=0.0)
     things = tuple(replace(thing, rgb=palette[thing.colour], angle=0.0) for thing in script.things)
     events = tuple(replace(event, rgb=palette[event.colour] if event.colour else None) for event in script.events)
     return replace(script, canvas=canvas, things=things, events=events)
