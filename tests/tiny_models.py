@@ -353,37 +353,29 @@ def qwen3_vl(folder: Path) -> Path:
     """Qwen3-VL: 16-pixel patches, a timestamp as text before every pair of frames, deep vision features."""
     from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
-    tokenizer = _qwen_tokenizer(CHATML_QWEN, *QWEN_SPECIAL)
-    text = {
-        "vocab_size": len(tokenizer), **TEXT, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 4096,
-        "rope_parameters": {"rope_type": "default", "mrope_section": [2, 1, 1], "rope_theta": 1e6},
-        "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None,
-    }  # fmt: skip
-    vision = {"depth": 3, "hidden_size": 32, "intermediate_size": 64, "num_heads": 4, "out_hidden_size": 32,
-              "patch_size": 16, "num_position_embeddings": 64, "deepstack_visual_indexes": [0, 1]}
-    config = Qwen3VLConfig(text_config=text, vision_config=vision, **_qwen_ids(tokenizer))
-    _save(folder, Qwen3VLForConditionalGeneration(config), tokenizer)
-    half = [0.5, 0.5, 0.5]
-    _qwen_processor(folder, "Qwen3VLProcessor", "Qwen3VLVideoProcessor", 16, half, half,
-                    {"size": {"shortest_edge": 4096, "longest_edge": 25165824}})  # fmt: skip
-    return folder
+    return _qwen3(folder, Qwen3VLConfig, Qwen3VLForConditionalGeneration)
 
 
 def qwen3_vl_moe(folder: Path) -> Path:
     """Qwen3-VL with experts in its language model."""
     from transformers import Qwen3VLMoeConfig, Qwen3VLMoeForConditionalGeneration
 
+    return _qwen3(
+        folder, Qwen3VLMoeConfig, Qwen3VLMoeForConditionalGeneration, num_experts=4, num_experts_per_tok=2,
+        moe_intermediate_size=16,
+    )  # fmt: skip
+
+
+def _qwen3(folder: Path, config: type[Any], network: type[Any], **experts: int) -> Path:
     tokenizer = _qwen_tokenizer(CHATML_QWEN, *QWEN_SPECIAL)
     text = {
         "vocab_size": len(tokenizer), **TEXT, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 4096,
-        "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16,
         "rope_parameters": {"rope_type": "default", "mrope_section": [2, 1, 1], "rope_theta": 1e6},
-        "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None,
+        "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None, **experts,
     }  # fmt: skip
     vision = {"depth": 3, "hidden_size": 32, "intermediate_size": 64, "num_heads": 4, "out_hidden_size": 32,
               "patch_size": 16, "num_position_embeddings": 64, "deepstack_visual_indexes": [0, 1]}
-    config = Qwen3VLMoeConfig(text_config=text, vision_config=vision, **_qwen_ids(tokenizer))
-    _save(folder, Qwen3VLMoeForConditionalGeneration(config), tokenizer)
+    _save(folder, network(config(text_config=text, vision_config=vision, **_qwen_ids(tokenizer))), tokenizer)
     half = [0.5, 0.5, 0.5]
     _qwen_processor(folder, "Qwen3VLProcessor", "Qwen3VLVideoProcessor", 16, half, half,
                     {"size": {"shortest_edge": 4096, "longest_edge": 25165824}})  # fmt: skip
