@@ -9,12 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.caption_rows import RECIPE, item_at
 from vidllm.corpus.item import Item
+from vidllm.corpus.ledger import Ledger
 from vidllm.corpus.looking import Look
+from vidllm.corpus.output import Output
 from vidllm.corpus.progress import PLAIN_SECONDS, ProgressLine, Tally, duration
 from vidllm.corpus.prompts import DEFAULT, PRESETS, read_prompt
-from vidllm.corpus.rows import CaptionRow
-from vidllm.corpus.summary import Summaries
+from vidllm.corpus.rows import CaptionRow, Status
+from vidllm.corpus.summary import Summaries, Wish
 from vidllm.errors import ConfigError
 from vidllm.model.families import bare_spec
 
@@ -167,3 +170,39 @@ def test_a_film_whose_parts_have_no_captions_has_a_cause() -> None:
     summaries.expect(ITEM, [ITEM, ITEM])
     [wish] = summaries.take_wishes()
     assert (wish.opened.status, wish.prompt) == ("error", "")
+
+
+def test_a_summary_is_of_the_captions_as_they_are(tmp_path: Path) -> None:
+    """Another prompt has its own, a part that failed and was tried again is in it, and what was refused is not."""
+    film, out = item_at(tmp_path, 1), tmp_path / "out.jsonl"
+    parts = [replace(film, start=float(n), end=n + 1.0) for n in range(2)]
+
+    def asked(prompt: str, second: Status, said: str) -> list[Wish]:
+        """What is asked of the film in a run where its second part ends so; it is answered."""
+        look = Look(spec=bare_spec(4, 4, 512), prompt=prompt)
+        with Output.open(out, RECIPE.asking(prompt), retry_errors=True) as output:
+            ledger = Ledger(output, look)
+
+            def settle(item: Item, id: str, status: Status, caption: str) -> None:
+                made = CaptionRow.of(item, id=id, recipe=ledger.digest(item), status=status)
+                ledger.settle(replace(made, caption=caption, prompt=look.prompt_of(item)))
+
+            ledger.cut(film, parts)
+            settle(parts[0], "1" * 32, "ok", f"{prompt} a dog runs")
+            settle(parts[1], "2" * 32, second, said)
+            summaries = Summaries(ledger, look)
+            summaries.expect(film, parts)
+            wishes = summaries.take_wishes()
+            for wish in wishes:
+                settle(wish.opened.item, wish.opened.id, "ok", "A film.")
+            return wishes
+
+    [refused] = asked("What is here?", "error", "I can not see it.")
+    assert "a dog runs" in refused.prompt
+    assert "I can not see it." not in refused.prompt
+    [again] = asked("What is here?", "ok", "a dog sleeps")
+    assert "a dog sleeps" in again.prompt
+    assert not asked("What is here?", "ok", "a dog sleeps")
+    [other] = asked("Who is here?", "ok", "a dog sleeps")
+    assert "Who is here? a dog runs" in other.prompt
+    assert not asked("What is here?", "ok", "a dog sleeps"), "both stand"

@@ -156,7 +156,7 @@ class _Looking:
         if not self._summarises or len(parts) == 1:
             return
         with self._lock:
-            is_done = all(self._done.is_finished(one) for one in (*parts, whole_of(item)))
+            is_done = all(self._done.is_finished(one) for one in (*parts, whole_of(item, self._look)))
             self.found.done += is_done
             self.found.wholes += not is_done
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from vidllm.corpus.progress import Tally
 from vidllm.corpus.prompts import PRESETS
 from vidllm.corpus.quality import RANK, Judgement, judge, next_sampling, unthought
-from vidllm.corpus.rows import CaptionRow, RowFrame
+from vidllm.corpus.rows import FAILED, CaptionRow, RowFrame
 from vidllm.corpus.summary import Summaries
 from vidllm.corpus.workers import AHEAD_BYTES, DecodePool, Decoding
 from vidllm.interrupts import Interrupts
@@ -195,7 +195,7 @@ class Run:
         assert asked.best is not None
         opened, (judgement, said) = asked.opened, asked.best
         if asked.then is not None:
-            asked.then(said.text)
+            asked.then("" if judgement.status in FAILED else said.text)
             return
         row = CaptionRow.of(
             opened.item, id=opened.id, recipe=asked.recipe, status=judgement.status, stamp=opened.stamp,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 from vidllm.corpus.item import Item, digest_of
 from vidllm.corpus.looking import Look, Opened
 from vidllm.corpus.prompts import SUMMARY
+from vidllm.corpus.rows import FAILED
 from vidllm.model.chat import count_tokens
 from vidllm.video.timecode import format_time
 
@@ -33,9 +34,9 @@ class Wish:
     then: Callable[[str], None] | None = None
 
 
-def whole_of(item: Item) -> Item:
-    """The split video itself, asked about with its parts' captions."""
-    return replace(item, prompt=SUMMARY)
+def whole_of(item: Item, look: Look) -> Item:
+    """The split video itself, asked about with its parts' captions; those of another prompt have another summary."""
+    return replace(item, prompt=f"{SUMMARY}\n\nTheir prompt: {look.prompt_of(item)}")
 
 
 class Finished(Protocol):
@@ -70,7 +71,7 @@ class Summaries:
     def expect(self, item: Item, parts: Sequence[Item]) -> bool:
         """A video was cut: whether it gets a row beside its parts'. One that stayed whole is its own summary."""
         if len(parts) > 1:
-            self._expected.append((whole_of(item), tuple(parts)))
+            self._expected.append((whole_of(item, self._look), tuple(parts)))
         return len(parts) > 1
 
     def take_wishes(self) -> list[Wish]:
@@ -84,15 +85,16 @@ class Summaries:
         return [wish for level in whole for wish in self._wishes(level)]
 
     def _stands(self, level: _Level) -> bool:
-        """Whether the video's row is about these parts, not about those of another split."""
+        """Whether its row is of these captions: not of another split's, nor of what they were before a retry."""
         [row] = self._ledger.rows_of([level.item])
         return row is not None and row.id == level.id
 
     def _begun(self, item: Item, parts: Sequence[Item]) -> _Level:
         rows = [row for row in self._ledger.rows_of(parts) if row is not None]
-        id = digest_of("summary", *(row.id for row in rows))
+        said = [row for row in rows if row.caption and row.status not in FAILED]  # a refusal is no caption
+        id = digest_of("summary", *(row.id for row in rows), *(row.caption for row in said))
         texts: list[str | None] = [
-            f"{format_time(row.start or 0)}-{format_time(row.end or 0)}: {row.caption}" for row in rows if row.caption
+            f"{format_time(row.start or 0)}-{format_time(row.end or 0)}: {row.caption}" for row in said
         ]
         return _Level(item, id, texts)
 
