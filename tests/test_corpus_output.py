@@ -516,10 +516,11 @@ def test_pandas_people_read_the_folder(tmp_path: Path) -> None:
 def test_one_promise_a_clip_in_the_manifest(tmp_path: Path) -> None:
     out, item = tmp_path / "out.jsonl", item_at(tmp_path, 1)
     parts = [replace(item, start=0.0, end=2.0), replace(item, start=2.0, end=4.0)]
-    for _ in range(3):
+    for number in range(3):
         with Output.open(out, RECIPE) as output:
-            output.admitted(item)
-            output.admitted(item)
+            if number == 0:
+                output.admitted(item)
+                output.admitted(item)
             output.cut(item, parts)
     lines = [json.loads(line) for line in manifest_of(out).read_text().splitlines()]
     assert len(lines) == 5  # the recipe, three clips, one cut

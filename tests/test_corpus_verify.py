@@ -211,6 +211,25 @@ def test_cuts_made_anew_wait_for_the_new_parts_only(clips: dict[str, Path], tmp_
     assert verify(out).admitted == 3  # the first part of the old cut had its row already
 
 
+def test_a_clip_that_stayed_whole_is_waited_for(clips: dict[str, Path], tmp_path: Path) -> None:
+    """Too short to be cut; or cut once, and not any more: then its parts are no longer waited for."""
+    whole, out = item_of(clips["constant"]), tmp_path / "out.jsonl"
+    parts = [replace(whole, start=0.0, end=1.0), replace(whole, start=1.0, end=2.4)]
+    for cut, waited in (([whole], {whole.video[-17:]}), (parts, {"[0:00.00-0:01.00)", "[0:01.00-0:02.40)"})):
+        with Output.open(out, RECIPE) as output:
+            output.cut(whole, cut)
+        assert {problem.where[-17:] for problem in verify(out).problems} == waited
+    for _ in range(2):
+        with Output.open(out, RECIPE) as output:
+            output.admitted(whole)
+        [problem] = verify(out).problems
+        assert problem.where == whole.video
+    assert len(lines_of(manifest_of(out))) == 7  # the recipe, three clips, and how it was cut three times
+    with Output.open(out, RECIPE) as output:
+        output.add(seen_row(whole))
+    assert verify(out).ok, verify(out).problems
+
+
 def test_the_frame_on_screen_when_a_range_begins_is_the_ranges_own(clips: dict[str, Path], tmp_path: Path) -> None:
     """25 frames a second: at 1.03 s the frame of 1.0 s is on screen, and at 1.05 s that of 1.04 s."""
     for start, ok in ((1.03, True), (1.05, False)):

@@ -90,13 +90,21 @@ class Output:
         return self._own_recipes[item.prompt]
 
     def admitted(self, item: Item) -> None:
-        """Promise the item an end: `caption-verify` will look for it. Promised twice is promised once."""
+        """Promise the item an end: `caption-verify` will look for it. Promised twice is promised once.
+
+        One that an earlier run cut stands for itself again, as if it were cut into one.
+        """
         self._admit(item.key, self.digest_of(item), item)
+        if (item.key, self.digest_of(item)) in self._cuts:
+            self._note_cut(item, [item])
 
     def cut(self, item: Item, parts: Sequence[Item]) -> None:
         """The item's ranges stand for it; ranges of an earlier cut that never got a row are no longer waited for."""
         for part in parts:
-            self.admitted(part)
+            self._admit(part.key, self.digest_of(part), part)
+        self._note_cut(item, parts)
+
+    def _note_cut(self, item: Item, parts: Sequence[Item]) -> None:
         cut = {"cut": item.key, "recipe": self.digest_of(item), "parts": [part.key for part in parts]}
         line = json.dumps(cut).encode()
         if self._cuts.get((item.key, self.digest_of(item))) != hash(line):

@@ -177,7 +177,8 @@ def _is_misplaced(row: CaptionRow, manifest: Manifest) -> bool:
 
 def _awaited(manifest: Manifest, books: _Books) -> set[tuple[str, str]]:
     """Who must have a row: the admitted, without those that were cut into parts and parts of cuts made anew."""
-    waived = (manifest.cuts.keys() | manifest.withdrawn) - books.entries.keys()
+    cut = {whole for whole, parts in manifest.cuts.items() if whole[0] not in parts}  # else it stands for itself
+    waived = (cut | manifest.withdrawn) - books.entries.keys()
     return manifest.admitted.keys() - waived
 
 
