@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image as PIL
+from PIL import ImageOps
 
 from vidllm.errors import LimitExceeded, NotAVideo, VideoNotFound
 from vidllm.prompt import Image
@@ -51,6 +52,13 @@ def test_grey_of_sixteen_bits_is_not_all_white(tmp_path: Path) -> None:
         assert open_still(tmp_path / name).pixels[0, :, 1].tolist() == [0, 1, 128, 255]
 
 
+def test_grey_of_fractions_is_not_all_black(tmp_path: Path) -> None:
+    PIL.fromarray(np.array([[0, 1 / 255, 128 / 255, 1]], np.float32)).save(tmp_path / "shares.tif")
+    PIL.fromarray(np.array([[-1, 1, 128, 300]], np.float32)).save(tmp_path / "bytes.tif")
+    assert open_still(tmp_path / "shares.tif").pixels[0, :, 1].tolist() == [0, 1, 128, 255]
+    assert open_still(tmp_path / "bytes.tif").pixels[0, :, 1].tolist() == [0, 1, 128, 255]
+
+
 def test_transparency_shows_white(tmp_path: Path) -> None:
     PIL.new("RGBA", (1, 1), (0, 0, 0, 0)).save(tmp_path / "a.png")
     assert open_still(tmp_path / "a.png").pixels.tolist() == [[[255, 255, 255]]]
@@ -66,6 +74,35 @@ def test_a_photo_taken_sideways_is_turned(tmp_path: Path) -> None:
     assert pixels.shape == (4, 2, 3)
     assert pixels[0, 0].tolist() == [255, 0, 0]
     assert pixels[3, 0].tolist() == [0, 0, 255]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("ending", ["png", "jpg", "tif"])
+def test_every_orientation_is_turned_as_pillow_turns_it(orientation: int, ending: str, tmp_path: Path) -> None:
+    exif = PIL.Exif()
+    exif[0x0112] = orientation
+    quadrants().save(tmp_path / f"a.{ending}", exif=exif)
+    with PIL.open(tmp_path / f"a.{ending}") as opened:
+        assert np.array_equal(open_still(tmp_path / f"a.{ending}").pixels, np.asarray(ImageOps.exif_transpose(opened)))
+
+
+def test_an_odd_tag_beside_the_orientation_costs_nothing(tmp_path: Path) -> None:
+    """A width in pixels told as text: Pillow reads the tag and can not write it again."""
+    entries = struct.pack("<HHI4s", 0x0100, 2, 4, b"wide") + struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0)
+    exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + entries + bytes(4)
+    quadrants().save(tmp_path / "a.jpg", exif=exif, quality=100, subsampling=0)
+    assert open_still(tmp_path / "a.jpg").pixels.shape == (4, 2, 3)
+
+
+def test_a_picture_with_a_field_of_another_kind_is_told(tmp_path: Path) -> None:
+    """The place of a TIFF's pixels as one byte of text instead of a number."""
+    quadrants().save(tmp_path / "a.tif")
+    data = bytearray((tmp_path / "a.tif").read_bytes())
+    at = data.index(struct.pack("<HH", 0x0111, 4))
+    data[at + 2 : at + 4] = struct.pack("<H", 7)
+    (tmp_path / "a.tif").write_bytes(data)
+    with pytest.raises(NotAVideo, match="not a picture that can be read"):
+        open_still(tmp_path / "a.tif")
 
 
 def test_what_is_no_picture_is_one_line(tmp_path: Path) -> None:
