@@ -216,6 +216,46 @@ READ: list[tuple[str, list[Span]]] = [
     ("从0:10开始一直到0:20", [(10, 20)]),
     ("30秒起到40秒", [(30, 40)]),
     ("视频播放了30秒后发生了什么", [30]),
+    # both ends
+    ("what is at the start and the end?", [(0, 10), (290, 300)]),
+    ("compare the start with the end of the video", [(0, 10), (290, 300)]),
+    ("compare the first and last 10 seconds", [(0, 10), (290, 300)]),
+    ("the first 5 and the last 10 seconds", [(0, 5), (290, 300)]),
+    ("the first and last minute", [(0, 60), (240, 300)]),
+    ("compare the first frame with the last frame", [0, 300]),
+    # an end of the clip, told by a clock
+    ("in the last 0:30", [(270, 300)]),
+    ("the first 1:30", [(0, 90)]),
+    ("0:30 before the end", [270]),
+    ("which is the first, 0:10 or 0:30?", [10, 30]),
+    ("between the start and 0:30", [(0, 30)]),
+    ("30 seconds after the video begins", [30]),
+    ("离视频结束还有10秒的时候", [290]),
+    ("前10秒内发生了什么", [(0, 10)]),
+    ("最后的10秒之内", [(290, 300)]),
+    ("视频最后几秒", [(290, 300)]),
+    ("前几秒发生了什么", [(0, 10)]),
+    ("the first couple seconds", [(0, 10)]),
+    ("at the video's end", [(290, 300)]),
+    ("影片的中間發生了什麼", [(145, 155)]),
+    ("the middle ten seconds of the video", [(145, 155)]),
+    ("视频的前三分之一", [(0, 100)]),
+    ("3/4 of the way through", [225]),
+    # an end of a part of the clip is none of its own
+    ("the last 10 seconds of the first minute", [(0, 60)]),
+    ("the first 10 seconds of the last minute", [(240, 300)]),
+    ("第一分钟的最后10秒", [(0, 60)]),
+    # beside an amount
+    ("what happens 5 seconds after the 30 second mark?", [35]),
+    ("the 5 seconds before the 30 second mark", [(25, 30)]),
+    ("what happens in the seconds leading up to 0:30?", [30]),
+    ("from 1 minute 10 to 1 minute 20", [(70, 80)]),
+    ("between 1 minute and 90 seconds", [(60, 90)]),
+    ("0:30 thru 0:40", [(30, 40)]),
+    ("从30秒开始发生了什么", [30]),
+    ("从30秒开始到结束", [(30, 300)]),
+    # how long the clip is
+    ("in this 1:30 video, what happens at 0:30?", [30]),
 ]
 
 NOT_READ = [
@@ -383,6 +423,21 @@ NOT_READ = [
     "除了最后5秒",
     "他为什么跑了30秒?",
     "他跑了大约30秒就停了",
+    # all of the clip
+    "describe it from the start to the end",
+    "from the beginning of the video to the end of the video",
+    "compare the first and second half of the video",
+    "视频从开头到结尾发生了什么",
+    # lengths and parts
+    "a 2:30 clip",
+    "视频总长30秒",
+    "红灯还剩30秒",
+    "还有10秒",
+    "the last second of the first half",
+    "with 1 minute 30 to go",
+    "where does the line start and end?",
+    "describe the start and end positions",
+    "在进球前10秒内",
 ]
 
 

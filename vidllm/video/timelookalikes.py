@@ -69,7 +69,7 @@ NOT_TIMES: tuple[str, ...] = (
     rf"{CLOCK}[\s-]*(?:aspect|ratio|scale|odds|dilution|mix(?:ture)?|widescreen|gear|gradient|slope|incline|model)\b",
     rf"\b(?:ratios?|scales?|odds|aspect|slope|gradient|gear(?:ing)?|dilution|dilut\w+|mix(?:ture|ed)?|proportions?)(?:\s+(?:is|was|are|of|to|at|about|in|the|a)|\s*[:=])*\s*{CLOCK}",
     rf"\b(?:scores?|scoreline|scored|result|standings?)(?:\s+(?:(?:is|was)(?:\s+at)?|of|reads|stands\s+at|stood\s+at|being)|\s*[:=])*\s*{CLOCK}",
-    rf"\b(?:w[io]ns?|winning|won|beats?|beaten|beating|leads?|leading|led|los[et]s?|losing|defeat\w*|tied|trail\w*){_NO_PREPOSITION}(?:\s+by)?\s+{CLOCK}",
+    rf"\b(?:w[io]ns?|winning|won|beats?|beaten|beating|lead(?:s|ing)?(?!\s+(?:up\s+)?to\b)|led|los[et]s?|losing|defeat\w*|tied|trail\w*){_NO_PREPOSITION}(?:\s+by)?\s+{CLOCK}",
     rf"{CLOCK}\s+(?:win|lead|loss|defeat|victory|score|scoreline|draw|tie)\b",
     rf"(?:福音|创世记|出埃及记|诗篇|箴言|启示录|罗马书)第?\s*{CLOCK}",
     rf"(?:比分|比例|比率|宽高比|长宽比|赔率|以)(?:是|为|到了?)?\s*{CLOCK}|{CLOCK}\s*的?(?:比分|比例|比率|宽高比|长宽比|领先|获胜|战胜|落后)",
@@ -85,9 +85,13 @@ NOT_TIMES: tuple[str, ...] = (
     rf"{CLOCK}\s+left(?=\s*(?:[?.!,]|$|(?:on|in|to|until)\b))",
     rf"{AMOUNT}[\s-]+(?:long|later|earlier|ago|apart|each|per|old|of\s+age|tall|left|remaining|faster|slower|in\s+(?:length|total|duration|all|a\s+row)|intervals?)\b",
     rf"\b(?:an?|the|this|every|each|one|two|three)\s+{AMOUNT}[\s-]+(?:video|clip|movie|film|timer|countdown|delay|break|pause|ad|advert|commercial|penalty|limit|summary|version|recording|interval|window|loop|gif|shot|sequence|span|period)s?\b",
-    rf"(?:持续了?|长达|时长|花了?|用[了时]?|耗时|每隔?|需要|等了?|超过|不到|至少|过了|共|内容长)(?:约|大约|大概|为|是)?\s*"
+    rf"\b(?:an?|this|our)\s+{CLOCK}[\s-]+(?:long\s+)?(?:video|clip|movie|film|recording|gif|animation|ad|advert|commercial)s?\b",
+    rf"(?<![束尾\ue002])(?:还?剩(?:下|余)?|还有|只有)的?(?:约|大约|大概)?{AMOUNT}",  # 离结束还有10秒 is a moment
+    rf"(?:持续了?|长达|时长|总长|全长|片长|频长|花了?|用[了时]?|耗时|每隔?|需要|等了?|超过|不到|至少|过了|共|内容长)(?:约|大约|大概|为|是)?\s*"
     rf"(?:\d+\s*[,和或到至~-]\s*)*{_ANY}(?:左右)?",
     rf"(?<![到放])了(?:大约|约|大概|将近|近|差不多|整整)?{AMOUNT}(?!的?(?:时候|时刻)|时|处|之?后)",  # 跑了30秒
-    rf"{AMOUNT}(?:之内|以内|内|钟?的(?:视频|短片|片段|时间|电影|倒计时|长)|长|一次|左右的(?:视频|短片|片段))",
+    # 30秒内, but not 前30秒内
+    rf"(?<![前后头初始场\ue001\ue002])(?<![前后始]的){AMOUNT}(?:之内|以内|内)",
+    rf"{AMOUNT}(?:钟?的(?:视频|短片|片段|时间|电影|倒计时|长)|长|一次|左右的(?:视频|短片|片段))",
 )
 """What looks like a time and is none; blanked out before the rules read on."""

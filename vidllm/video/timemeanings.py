@@ -214,6 +214,13 @@ def last(reading: Reading) -> list[Meaning]:
     return [(Anchor("end", reading.seconds("a")), Anchor("end", 0.0))]
 
 
+def both_ends(reading: Reading) -> list[Meaning]:
+    """The first and last 5 seconds; the first 10 and the last 5."""
+    count = reading.text("n")
+    width = amount_seconds(count, amount_unit(reading.text("a"))) if count else reading.seconds("a")
+    return [(Anchor("begin", 0.0), Anchor("begin", width)), *last(reading)]
+
+
 def after_begin(reading: Reading) -> list[Meaning]:
     anchor = Anchor("begin", reading.seconds("a"))
     return [(anchor, anchor)]
@@ -237,6 +244,10 @@ def end(_: Reading) -> list[Meaning]:
     return [(Anchor("end", 0.0, -1.0), Anchor("end", 0.0))]
 
 
+def begin_and_end(reading: Reading) -> list[Meaning]:
+    return begin(reading) + end(reading)
+
+
 def middle(_: Reading) -> list[Meaning]:
     return [(Anchor("share", 0.5, -0.5), Anchor("share", 0.5, 0.5))]
 
@@ -256,7 +267,7 @@ def end_frames(reading: Reading) -> list[Meaning]:
 
 def part(reading: Reading) -> list[Meaning]:
     """One of equal parts: "the second third of the video"."""
-    parts = {"half": 2, "third": 3, "quarter": 4, "半": 2}[reading.text("part").lower()]
+    parts = {"half": 2, "third": 3, "quarter": 4, "半": 2, "三": 3, "四": 4}[reading.text("part").lower()]
     known = {"first": 0, "former": 0, "second": 1, "third": 2, "fourth": 3, "前": 0, "上": 0, "middle": parts // 2}
     nth = known.get(reading.text("nth").lower(), parts - 1)
     if reading.text("nth").lower() == "middle" and parts != 3:
@@ -268,5 +279,6 @@ def way_through(reading: Reading) -> list[Meaning]:
     """One moment: "a third of the way through", "80 % in"."""
     shares = {"third": 1 / 3, "quarter": 0.25, "two thirds": 2 / 3, "three quarters": 0.75}
     words = " ".join(re.split(r"[\s-]+", reading.text("share").lower())).removeprefix("a ").removeprefix("one ")
-    share = shares[words] if words in shares else float(words) / 100
+    over = re.fullmatch(r"(\d)/(\d)", words)
+    share = shares[words] if words in shares else int(over[1]) / int(over[2]) if over else float(words) / 100
     return [(Anchor("share", share), Anchor("share", share))] if share <= 1 else []

@@ -37,7 +37,7 @@ _JOIN = r"(?:\s*,?\s*(?:and\s+)?|-)"
 _HALF = r"(?:\s+and\s+a\s+half)?"
 _TAIL = (  # the number after "1 minute": 30 is seconds in "at 1 minute 30, what", not in "1 minute 30 people"
     rf"(?:[0-5]?\d|{SPELLED})(?![\d:.,]*\d|[\s-]*"
-    r"(?!(?:what|who|where|which|how|when|why|is|are|does|do|in|into|mark|point|and)\b)[A-Za-z%])"
+    r"(?!(?:what|who|where|which|how|when|why|is|are|does|do|in|into|mark|point|and|to(?!\s+go)|until|till)\b)[A-Za-z%])"
 )
 _AMOUNT_EN = (
     r"(?<![A-Za-z0-9_.:,$'])(?<![A-RT-Za-rt-z]-)(?:"
@@ -47,7 +47,7 @@ _AMOUNT_EN = (
     rf"|{_NUMBER}[\s-]*(?:{_H}|{_M})\s+{_TAIL}"  # 1 minute 30, one hour twenty
     rf"|{_NUMBER}[\s-]*{_H}\s+and\s+a\s+half{_STOP}"
     rf"|{_NUMBER}[\s-]*{_H}(?:{_JOIN}{_NUMBER}[\s-]*{_M})?(?:{_JOIN}{_NUMBER}[\s-]*{_S})?{_STOP}"
-    rf"|{_NUMBER}[\s-]*{_M}{_JOIN}{_NUMBER}[\s-]*{_S}{_STOP}"
+    rf"|{_NUMBER}[\s-]*{_M}{_JOIN}(?![6-9]\d|\d{{3}}){_NUMBER}[\s-]*{_S}{_STOP}"  # "1 minute and 90 seconds" are two
     rf"|{_NUMBER}[\s-]*{_M}{_HALF}{_STOP}"
     rf"|{_NUMBER}[\s-]*{_S}{_HALF}{_STOP}"
     r")"

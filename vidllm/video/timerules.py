@@ -5,7 +5,7 @@ Patterns read text that `timephrases.marked` went over; the rules run in the ord
 
 from vidllm.video import timemeanings as means
 from vidllm.video.timemeanings import Rule
-from vidllm.video.timephrases import AMOUNT, CLOCK, ENGLISH, HAN, ORDINAL, SPELLED
+from vidllm.video.timephrases import AMOUNT, BLANK, CLOCK, ENGLISH, HAN, ORDINAL, SPELLED
 
 _T = rf"(?:{CLOCK}|{AMOUNT})"
 _NUM = r"\d+(?:\.\d+)?"
@@ -13,7 +13,7 @@ _N = rf"(?:{_NUM}|{SPELLED})"
 _UNIT = r"(?:seconds?|secs?|minutes?|mins?)"
 _SECONDS = rf"(?P<unit>{_UNIT})"
 _MARK = r"(?:[\s-]*(?:mark|point|timestamp)s?)?"
-_TO = r"\s*(?:-{1,2}>|→|-|~|\.{2,3}|…|to|until|till|through|up\s+to)\s*"
+_TO = r"\s*(?:-{1,2}>|→|-|~|\.{2,3}|…|to|until|till|thr(?:ough|u)(?:\s+to)?|up\s+to)\s*"
 _THE = (
     r"(?:(?:the|around|about|roughly|approximately|approx\.?|exactly|precisely|say|time|second|timestamp|time\s*code"
     r"|ca\.?|circa)\s+|~\s*|t\s*=\s*){0,6}"  # without a bound, an answer that only says "the the" takes minutes
@@ -28,7 +28,11 @@ _STOPS = rf"(?=\s*(?:[?.!,;:)\]\0]|$|\s{_ASKS}|(?:of|in|from)\s+{_CLIP}))"
 _LONG = r"(?!\s*(?:per|each|long|apart|intervals?|old|of\s+age|later|earlier|ago|tall|left|remaining|faster|slower)\b)"
 _INTO = rf"\.?\s+(?:in(?:to)?(?=\s+{_THIS_CLIP}|\s+it\b|{_STOPS})|(?:through|of)\s+{_THIS_CLIP})"
 _NO_NOUN = rf"(?![\d:.,]*\d|\s*[%/]|[\s-]*(?!{_ASKS}|(?:of|in|on|the|he|she|it|they|we)\b)[A-Za-z])"
-_WHOLE = rf"{AMOUNT}|(?:half\s+)?(?:second|minute|hour)\b|half[\s-](?:minute|hour)\b"
+_OF_ANOTHER = (  # the last 10 seconds of the first minute are none of the clip's last
+    r"(?!\s+of\s+(?:the\s+)?(?:very\s+)?(?:opening|initial|last|final|closing|middle|latter|former"
+    rf"|{ORDINAL})\s+(?:{AMOUNT}|(?:half|third|quarter|second|minute|hour)\b)|\s+of\s+(?:the\s+)?{BLANK}|\s+of\s+{_UNIT}\s+\d)"
+)
+_WHOLE = rf"(?:{AMOUNT}|(?:half\s+)?(?:second|minute|hour)\b|half[\s-](?:minute|hour)\b){_OF_ANOTHER}"
 _NOT_THAT = r"(?!\s+(?:with|that|where|when|in\s+which))"
 _FRAME = rf"(?:frame\b{_NOT_OF}{_NOT_THAT}|(?:image|picture)\b{_NOT_OF}{_STOPS})"
 _PICTURE = rf"(?:frames|scenes?|moments?|images|pictures)\b{_NOT_OF}{_NOT_THAT}"
@@ -46,6 +50,7 @@ _ZH_LIST = rf"(?P<many>(?:{_T}|{_ZH_NUM})(?:{_ZH_AND}(?:{_T}|{_ZH_NUM}))*{_ZH_AN
 _ZH_HERE = (  # where 前5秒 is the clip's: 进球前5秒 hangs on a goal, 镜头5秒 is no 头5秒
     r"(?:^|(?<=[\s,.;:?!()\0A-Za-z在频片像和与及看])|(?<=频的|片的|像的|描述|总结|介绍|分析|解释|概括|一下|整个|请问|说说|说明|比较|对比))"
 )
+_ZH_CLIP = r"(?:视频|影片|短片|录像|片子|片段|动画)"
 _ZH_BEGIN, _ZH_END = r"(?:一|刚|最)?开始", r"(?:结束|结尾|片尾|末尾)"
 
 _LISTS = (  # before the ranges: "at 30 and 40 seconds" and "compare 0:10 to 0:30" are two moments each
@@ -67,6 +72,15 @@ _LISTS = (  # before the ranges: "at 30 and 40 seconds" and "compare 0:10 to 0:3
     Rule(rf"{_ZH_LIST}(?=\s*(?:{_ZH_AT}|\?|$))", means.moments),
 )
 _RANGES = (
+    Rule(  # all of it
+        rf"\b(?:from|between)\s+(?:the\s+)?(?:very\s+)?(?:start|beginning)(?:\s+of\s+{_CLIP})?(?:{_TO}|\s+and\s+)"
+        rf"(?:the\s+)?(?:very\s+)?(?:end|finish)\b(?:\s+of\s+{_CLIP})?",
+        means.nothing,
+    ),
+    Rule(
+        rf"\bbetween\s+(?:the\s+)?(?:very\s+)?(?:start|beginning)(?:\s+of\s+{_CLIP})?\s+and\s+{_THE}(?P<a>{_T}){_MARK}",
+        means.from_clip_begin,
+    ),
     Rule(
         rf"(?:\bfrom\s+|^\s*)(?:the\s+)?(?:very\s+)?(?:start|beginning)(?:\s+of\s+{_CLIP})?{_TO}{_THE}(?P<a>{_T}){_MARK}",
         means.from_clip_begin,
@@ -79,8 +93,12 @@ _RANGES = (
         means.from_clip_begin,
     ),
     Rule(
-        rf"从?第?(?P<a>{_T})(?:开始)?(?:一直)?\s*[到至~-]\s*(?:视频)?的?(?:结尾|结束|最后|末尾|片尾|最末)",
+        rf"从?第?(?P<a>{_T})(?:开始)?(?:一直)?\s*[到至~-]\s*{_ZH_CLIP}?的?(?:结尾|结束|最后|末尾|片尾|最末)",
         means.to_clip_end,
+    ),
+    Rule(
+        rf"从?{_ZH_CLIP}?的?(?:头|开头|一开始|最开始|开始)(?:一直)?[到至]{_ZH_CLIP}?的?(?:尾|结尾|结束|最后|末尾)",
+        means.nothing,
     ),
     Rule(rf"\b(?:between|within)\s+{_THE}(?P<a>{_T}){_MARK}\s*(?:and|to|&|-)\s*{_THE}(?P<b>{_T}){_MARK}", means.span),
     Rule(
@@ -125,15 +143,15 @@ _RANGES = (
     ),
     Rule(rf"\b(?:since|starting\s+from)\s+{_THE}(?P<a>{CLOCK})", means.to_clip_end),
     Rule(rf"(?P<a>{_T}){_MARK}\s+onwards?\b", means.to_clip_end),
-    Rule(rf"\b(?:until|till|up\s+to|up\s+until)\s+{_THE}(?P<a>{_T}){_MARK}{_LONG}", means.from_clip_begin),
+    Rule(rf"\b(?:until|till|(?<!leading )up\s+to|up\s+until)\s+{_THE}(?P<a>{_T}){_MARK}{_LONG}", means.from_clip_begin),
 )
 _FROM_AN_END = (
     Rule(
-        rf"\b(?:(?:last|final)\s+|the\s+)(?P<shift>{AMOUNT})\s+(?:before|up\s+to|until)\s+{_THE}(?P<a>{CLOCK})",
+        rf"\b(?:(?:last|final)\s+|the\s+)(?P<shift>{AMOUNT})\s+(?:before|(?:leading\s+)?up\s+to|until)\s+{_THE}(?P<a>{_T}){_MARK}",
         means.up_to,
     ),
     Rule(
-        rf"\b(?:(?:first|next)\s+|the\s+)(?P<shift>{AMOUNT})\s+(?:after|from|past)\s+{_THE}(?P<a>{CLOCK})",
+        rf"\b(?:(?:first|next)\s+|the\s+)(?P<shift>{AMOUNT})\s+(?:after|from|past)\s+{_THE}(?P<a>{_T}){_MARK}",
         means.on_from,
     ),
     Rule(  # what is not to be looked at
@@ -146,19 +164,33 @@ _FROM_AN_END = (
     Rule(rf"\bbefore\s+(?:the\s+)?(?:last|final)\s+(?P<a>{_WHOLE})(?P<relative>)", means.before_end),
     Rule(rf"\b(?P<nth>{ORDINAL})\s+second\s+(?:from|before)\s+{_THE_END}", means.nth_before_end),
     Rule(
-        rf"(?P<a>{AMOUNT})\s+(?:from|before|to|until)\s+(?:{_THE_END}|(?:it|{_CLIP})\s+(?:ends|finishes))(?P<relative>)",
+        rf"(?P<a>{_T})\s+(?:from|before|to|until)\s+(?:{_THE_END}|(?:it|{_CLIP})\s+(?:ends|finishes))(?P<relative>)",
         means.before_end,
     ),
     Rule(
-        rf"(?P<a>{AMOUNT})\s+(?:from|after|past)\s+(?:the\s+)?(?:very\s+)?(?:start|beginning)\b{_NOT_OF}(?P<relative>)",
+        rf"(?P<a>{_T})\s+(?:from|after|past)\s+(?:(?:the\s+)?(?:very\s+)?(?:start|beginning)\b{_NOT_OF}"
+        rf"|(?:it|{_CLIP})\s+(?:starts|begins))(?P<relative>)",
         means.after_begin,
+    ),
+    Rule(
+        rf"\b(?:first|opening)\s+(?:(?P<n>{_N})\s+)?(?:and|with|to|vs\.?|versus|or)\s+(?:the\s+)?(?:last|final|closing)\s+"
+        rf"(?P<a>{_WHOLE})(?P<relative>)",
+        means.both_ends,
     ),
     Rule(rf"(?<!ty[\s-])\b(?:first|opening|initial)\s+(?P<a>{_WHOLE})(?P<relative>)", means.first),
     Rule(rf"\b(?:last|final|closing|ending)\s+(?P<a>{_WHOLE})(?P<relative>)", means.last),
-    Rule(r"\b(?:first|opening|initial)\s+(?:few|couple\s+of|several)\s+(?:seconds|moments|frames)\b", means.begin),
-    Rule(r"\b(?:last|final|closing)\s+(?:few|couple\s+of|several)\s+(?:seconds|moments|frames)\b", means.end),
+    # "the last 1:30", but not "which comes first, 0:30 or 0:40"
+    Rule(rf"\bthe\s+(?:first|opening|initial)\s+(?P<a>{CLOCK})(?!{_AND}{CLOCK})(?P<relative>)", means.first),
+    Rule(rf"\bthe\s+(?:last|final|closing)\s+(?P<a>{CLOCK})(?!{_AND}{CLOCK})(?P<relative>)", means.last),
+    Rule(rf"\bmiddle\s+{AMOUNT}", means.middle),
+    Rule(rf"中间的?{AMOUNT}", means.middle),
+    Rule(r"\b(?:first|opening|initial)\s+(?:few|couple(?:\s+of)?|several)\s+(?:seconds|moments|frames)\b", means.begin),
+    Rule(r"\b(?:last|final|closing)\s+(?:few|couple(?:\s+of)?|several)\s+(?:seconds|moments|frames)\b", means.end),
+    Rule(rf"(?:{_ZH_HERE}[前头]面?|开头|最初|开场|片头)的?几秒钟?", means.begin),
+    Rule(r"(?:最后|最末|结尾|末尾|片尾)的?几秒钟?", means.end),
     # 倒数第10秒 is a moment, 倒数10秒 the last ten
     Rule(rf"(?:倒数|{_ZH_END}之?前)第(?P<a>{AMOUNT})(?P<relative>)", means.ordinal_from_end),
+    Rule(rf"(?:距离?|离){_ZH_CLIP}?的?{_ZH_END}(?:还有|还剩|只剩)?(?P<a>{AMOUNT})(?P<relative>)", means.before_end),
     Rule(rf"{_ZH_HERE}{_ZH_BEGIN}(?:之|以)?后的?第?(?P<a>{AMOUNT})(?P<relative>)", means.after_begin),
     Rule(
         rf"(?:{_ZH_HERE}(?:{_ZH_BEGIN}|头|前)|开头|开场|片头)的?(?P<a>{AMOUNT})(?:之|以)?后(?P<relative>)",
@@ -167,14 +199,16 @@ _FROM_AN_END = (
     Rule(rf"(?P<a>{CLOCK}|{HAN})(?:之|以)?前的?(?P<shift>{AMOUNT})", means.earlier),
     Rule(rf"(?P<a>{CLOCK}|{HAN})(?:之|以)?后的?(?P<shift>{AMOUNT})", means.later),
     Rule(rf"(?:{_ZH_HERE}(?:{_ZH_BEGIN}|头|前)|开头|最初|起初|开场|片头)的?(?P<a>{AMOUNT})(?P<relative>)", means.first),
+    Rule(rf"(?<={HAN[0]})的?最后的?{AMOUNT}", means.nothing),  # 第一分钟的最后10秒 are not the clip's
     Rule(rf"(?:最后|最末|倒数|{_ZH_END}(?:之?前)?|{_ZH_HERE}后)的?(?P<a>{AMOUNT})(?P<relative>)", means.last),
     Rule(  # 进球前5秒: 5 s before a goal, which only the picture tells
         rf"(?:[前后]|(?:头|开始)(?!\s*{AMOUNT}{_ZH_AT}))的?{AMOUNT}", means.nothing
     ),
 )
 _MOMENTS = (
-    Rule(rf"(?P<shift>{AMOUNT})\s+(?:after|past)\s+{_THE}(?P<a>{CLOCK})", means.later),
-    Rule(rf"(?P<shift>{AMOUNT})\s+(?:before|prior\s+to)\s+{_THE}(?P<a>{CLOCK})", means.earlier),
+    Rule(rf"(?:\bat\s+)?(?P<shift>{AMOUNT})\s+(?:after|past)\s+{_THE}(?P<a>{_T}){_MARK}", means.later),
+    Rule(rf"(?:\bat\s+)?(?P<shift>{AMOUNT})\s+(?:before|prior\s+to)\s+{_THE}(?P<a>{_T}){_MARK}", means.earlier),
+    Rule(rf"\bleading\s+(?:up\s+)?to\s+{_THE}(?P<a>{_T}){_MARK}", means.moment),
     Rule(  # the 2nd minute lasts; the minute hand and the 90th-minute goal are none
         rf"(?:\b(?:in|during|at)\s+)?\bthe\s+(?P<nth>{ORDINAL})\s+(?P<unit>minute|hour)\b"
         rf"(?![\s-]*(?:hand|mark|goal|winner|penalty|break|video|clip|ad)\b){_NOT_OF}",
@@ -207,10 +241,13 @@ _MOMENTS = (
     Rule(rf"(?<![A-Za-z0-9_])t\s*=\s*(?P<a>{AMOUNT}|{CLOCK}|{_NUM})(?![\d:.]*\d|[A-Za-z])", means.moment),
     Rule(rf"(?P<a>{HAN})(?=\s*(?:{_ZH_AT}|,|\?|$))(?:时|左右|处|附近)?", means.moment),
     Rule(rf"(?P<a>{ENGLISH})(?=\s*(?:{_ZH_AT}))(?:时|左右|处|附近)?", means.moment),
-    Rule(rf"在(?:视频)?的?\s*(?P<a>{AMOUNT})(?!\s*(?:内|之内|以内|里))", means.moment),
+    Rule(rf"从第?(?P<a>{HAN})(?:开始|起)", means.moment),
+    Rule(rf"在{_ZH_CLIP}?的?\s*(?P<a>{AMOUNT})(?!\s*(?:内|之内|以内|里))", means.moment),
     Rule(rf"(?P<a>{CLOCK})", means.moment),
 )
 _PLACES = (
+    # all of it
+    Rule(r"\bfirst\s+(?:and|with|to|vs\.?|versus|or)\s+(?:the\s+)?(?:second|last|latter)\s+half\b", means.nothing),
     Rule(
         rf"\b(?P<nth>first|second|third|fourth|last|final|middle|latter|former)\s+(?P<part>half|third|quarter)\s+of\s+{_CLIP}",
         means.part,
@@ -221,19 +258,20 @@ _PLACES = (
         rf"(?P<part>half){_STOPS}",
         means.part,
     ),
-    Rule(r"视频的?(?P<nth>[前上后下])(?P<part>半)(?:段|部分|程|截)", means.part),
+    Rule(rf"{_ZH_CLIP}的?(?P<nth>[前上后下])(?P<part>半)(?:段|部分|程|截)", means.part),
+    Rule(rf"{_ZH_CLIP}的?(?P<nth>[前后])(?P<part>[三四])分之一", means.part),
     Rule(
         rf"{_ZH_HERE}(?P<nth>[前上后下])(?P<part>半)(?:段|程|截|(?<=前半)部分|(?<=后半)部分)(?!的?(?:路|比赛|人生|歌|音乐|文章))",
         means.part,
     ),
     Rule(
-        rf"\b(?P<share>(?:a\s+|one[\s-])?(?:third|quarter)|two[\s-]thirds|three[\s-]quarters|{_NUM}(?=\s*(?:%|percent)))"
-        rf"(?:\s*(?:%|percent))?\s+(?:of\s+the\s+way\s+)?(?:through|into|in)\b(?:\s+{_CLIP}|{_STOPS})",
+        rf"\b(?P<share>(?:a\s+|one[\s-])?(?:third|quarter)|two[\s-]thirds|three[\s-]quarters|(?<![\d/])[1-9]/[2-9](?![\d/])"
+        rf"|{_NUM}(?=\s*(?:%|percent)))(?:\s*(?:%|percent))?\s+(?:of\s+the\s+way\s+)?(?:through|into|in)\b(?:\s+{_CLIP}|{_STOPS})",
         means.way_through,
     ),
     Rule(
         rf"\b(?:half|mid)[\s-]?way\s+(?:through|in(?:to)?)(?:\s+{_THIS_CLIP}|{_STOPS})"
-        rf"|\bat\s+the\s+half[\s-]?way\s+(?:point|mark)\b{_NOT_OF}|(?<=happens )half[\s-]?way\b{_STOPS}"
+        rf"|\bat\s+the\s+(?:half[\s-]?way\s+(?:point|mark)|mid-?point)\b{_NOT_OF}|(?<=happens )half[\s-]?way\b{_STOPS}"
         rf"|\b(?:middle|midpoint)(?:\s+(?:part|section|portion))?\s+of\s+{_CLIP}|\bmid-(?:video|clip)\b",
         means.middle,
     ),
@@ -243,8 +281,13 @@ _PLACES = (
         means.middle,
     ),
     Rule(
-        rf"\bfirst\s+(?:and|with|to|vs\.?|versus|or)\s+(?:the\s+)?(?:very\s+)?last\s+frames?\b{_NOT_OF}",
+        rf"\bfirst\s+(?:frames?\s+)?(?:and|with|to|vs\.?|versus|or)\s+(?:the\s+)?(?:very\s+)?last\s+frames?\b{_NOT_OF}",
         means.end_frames,
+    ),
+    Rule(
+        rf"\b(?:at|the|very)\s+(?:start|beginning)(?:\s+of\s+{_CLIP})?\s+(?:and|with|vs\.?|versus|or)\s+(?:at\s+)?"
+        rf"{_THE_END}{_STOPS}",
+        means.begin_and_end,
     ),
     Rule(rf"\b(?:first|opening)\s+{_FRAME}", means.first_frame),
     Rule(rf"\b(?:last|final|closing)\s+{_FRAME}", means.last_frame),
@@ -253,26 +296,28 @@ _PLACES = (
     Rule(
         rf"\b(?:at|in|near|around|by|from|after)\s+the\s+(?:very\s+)?(?:start|beginning|outset)\b{_NOT_OF}"
         r"(?!\s+(?:line|button|gate|grid|position|menu)\b)"
-        rf"|\b(?:start|beginning|opening|outset)\s+of\s+{_CLIP}|\b{_CLIP}\s+(?:starts?|begins?|opens?)\b"
+        rf"|\b(?:start|beginning|opening|outset)\s+of\s+{_CLIP}|\b{_CLIP}'s\s+(?:very\s+)?(?:start|beginning|opening)\b|\b{_CLIP}\s+(?:starts?|begins?|opens?)\b"
         rf"|\b(?:first|opening)\s+{_PICTURE}",
         means.begin,
     ),
     Rule(
         rf"\b(?:at|in|near|by|towards?|until|before)\s+the\s+(?:very\s+)?(?:end|ending|finish)\b{_NOT_OF}"
         r"(?!\s+(?:zone|line|table|user|product|cap)\b)"
-        rf"|\b(?:end|ending|conclusion|close|finish)\s+of\s+{_CLIP}"
+        rf"|\b(?:end|ending|conclusion|close|finish)\s+of\s+{_CLIP}|\b{_CLIP}'s\s+(?:very\s+)?(?:end|ending|finish)\b"
         rf"|\b{_CLIP}\s+(?:ends?|finish(?:es)?|stops?|closes?|is\s+over)\b"
         rf"|\b(?:last|final|closing)\s+{_PICTURE}",
         means.end,
     ),
-    Rule(r"一开始|最开始|刚开始|开头|开场|开始时|开始的时候|开始部分|片头|视频开始|第一[个幅]?画面", means.begin),
     Rule(
-        r"结尾|末尾|片尾|结束时|结束的时候|快结束|临结束|视频的?(?:最后|结束)"
+        rf"一开始|最开始|刚开始|开头|开场|开始时|开始的时候|开始部分|片头|{_ZH_CLIP}开始|第一[个幅]?画面", means.begin
+    ),
+    Rule(
+        rf"结尾|末尾|片尾|结束时|结束的时候|快结束|临结束|{_ZH_CLIP}的?(?:最后|结束)"
         r"|最后(?=发生|出现|怎么|怎样|如何|,|\?|$|的?时候|时刻|一幕|画面|的画面|阶段|部分)",
         means.end,
     ),
     Rule(
-        r"视频的?(?:中间|中段|中部|中途)|中间(?:部分|阶段|的时候|时段)|中[间途](?=发生)|(?:播放|进行)到?一半|一半(?:处|的时候|时)",
+        rf"{_ZH_CLIP}的?(?:中间|中段|中部|中途)|中间(?:部分|阶段|的时候|时段)|中[间途](?=发生)|(?:播放|进行)到?一半|一半(?:处|的时候|时)",
         means.middle,
     ),
 )
