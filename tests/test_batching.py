@@ -307,6 +307,23 @@ def test_a_prompt_that_never_fits_is_given_up_in_one_line(
     assert [done[t].generated.token_ids for t in (0, 2, 3)] == [expected[t][0] for t in (0, 2, 3)]  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("method", ["prepare", "read"])
+def test_a_prompt_that_fits_without_the_buffers_of_others_is_answered(
+    method: str, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load(tiny("llava"))
+    work = [(video_prompt(model, 1 + 4 * (n == 1), n), GenerationOptions(max_new_tokens=8)) for n in range(4)]
+    expected = one_by_one(model, work)
+    large, batcher = work[1][0].length, Batcher(model, slots=3)
+    failures = starved(monkeypatch, model, method, {
+        "prepare": lambda prompts, *_: any(prompt.length == large for prompt in prompts) and batcher._buffers,
+        "read": lambda embeddings, kv, *_: embeddings.shape[1] == large and kv.slots.rows > 1,
+    }[method])  # fmt: skip
+    assert said(run(batcher, work[:1])) + said(run(batcher, work[1:])) == expected
+    assert failures
+    assert batcher.slots > 1
+
+
 def test_free_memory_decides_how_many_run(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     """Room for three rows of the first prompt's size; one ten times as long has buffers of its own."""
     model = load(tiny("llava"))

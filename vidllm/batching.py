@@ -309,12 +309,16 @@ class Batcher:
                 give_back(self._model.device)
 
     def _shrink(self) -> list[Finished]:
-        """Beginning took more memory than there is: begin fewer at a time, then run fewer; else give the prompt up."""
+        """Beginning took more memory than there is: begin fewer at a time, then run fewer, then let go of the buffers
+        of those that ran; else give the prompt up.
+        """
         give_back(self._model.device)
         if not self._ready and self._ahead > 1:
             self._ahead = 1
         elif self.running:
             self._limit = self.running
+        elif self._buffers is not None and self._buffers.rows > 1:  # nobody is in them, and one row is enough to begin
+            self._buffers = None
         else:
             self._buffers = None
             job = self._ready.popleft()[0] if self._ready else self._waiting.popleft()
