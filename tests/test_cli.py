@@ -1,6 +1,7 @@
 """The command line as its users meet it: stdout is the answer, stderr one line a thing, the exit code the truth."""
 
 import http.server
+import importlib.metadata
 import json
 import os
 import re
@@ -606,6 +607,29 @@ def test_doctor_names_libraries_of_other_versions(run: Run, monkeypatch: pytest.
     }  # fmt: skip
     assert found["numpy"]["cure"] == "pip install 'numpy>=999'"
     assert "wrong versions\n! numpy" in run("doctor")[1]
+
+
+def test_doctor_tells_of_a_torch_that_does_not_load(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)  # Python's own way to say that an import fails
+    code, out, err = run("doctor", "--json")
+    assert (code, err) == (1, "")
+    [found] = json.loads(out)["devices"]
+    assert (found["name"], found["status"]) == ("torch", "broken")
+    assert "! torch" in run("doctor")[1]
+
+
+def test_doctor_is_not_content_without_a_library_that_answers(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = importlib.metadata.version
+
+    def version(name: str) -> str:
+        if name == "transformers":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return known(name)
+
+    monkeypatch.setattr("importlib.metadata.version", version)
+    code, out, _ = run("doctor", "--json")
+    assert [finding["name"] for finding in json.loads(out)["unmet"]] == ["transformers"]
+    assert code == 1
 
 
 def test_doctor_counts_the_caches(run: Run, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from vidllm import caches
 from vidllm.errors import VidllmError
-from vidllm.machine import cores
+from vidllm.machine import cores, free_memory_bytes
 from vidllm.model.families import read_spec
 from vidllm.model.resolve import ENVIRONMENT, local_folder, model_name
 
@@ -20,6 +20,8 @@ Status = Literal["ok", "missing", "broken"]
 
 LIBRARIES = ("vidllm", "torch", "transformers", "tokenizers", "numpy", "av", "decord", "torchcodec", "pysubs2")
 
+ANSWERING = ("torch", "transformers", "tokenizers", "safetensors", "jinja2", "numpy", "pillow")
+"""Without any of these no question can be answered."""
 READERS = {"pyav": "av", "decord": "decord", "torchcodec": "torchcodec.decoders"}
 """Reader -> the module that must import for it to work."""
 
@@ -27,6 +29,7 @@ CURES = {
     "pyav": "pip install av",
     "decord": "optional; pip install decord==0.6.0 (wheels for x86-64 Linux and Windows only)",
     "torchcodec": "optional; pip install 'vidllm[torchcodec]', and FFmpeg's shared libraries from the system",
+    "torch": "install it again: https://pytorch.org/get-started/locally",
     "cuda": "optional; an NVIDIA driver, and a CUDA build of torch: https://pytorch.org/get-started/locally",
     "model": "name one: vidllm ask ... -m FOLDER_OR_HUB_ID, or set VIDLLM_MODEL",
     "quant": "optional; pip install 'vidllm[quant]' loads models in 8 or 4 bits on an NVIDIA GPU",
@@ -58,9 +61,10 @@ class Report:
 
     @property
     def healthy(self) -> bool:
-        """True when the reader that needs nothing optional loads, and there is a default model."""
-        needed = (*(r for r in self.readers if r.name == "pyav"), *self.models[:1])
-        return all(finding.status == "ok" for finding in needed)
+        """True when torch and the reader that needs nothing optional load, and there is a default model."""
+        needed = (*(r for r in self.readers if r.name == "pyav"), *self.devices[:1], *self.models[:1])
+        absent = {finding.name for finding in self.unmet if finding.status == "missing"}
+        return all(finding.status == "ok" for finding in needed) and absent.isdisjoint(ANSWERING)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -86,7 +90,7 @@ def _memory() -> str:
 
     gib = 1024**3
     memory = psutil.virtual_memory()
-    return f"{cores()} cores, {memory.available / gib:.1f} of {memory.total / gib:.1f} GiB memory free"
+    return f"{cores()} cores, {free_memory_bytes() / gib:.1f} of {memory.total / gib:.1f} GiB memory free"
 
 
 def _version(name: str) -> str | None:
@@ -118,13 +122,22 @@ def _reader(name: str) -> Finding:
     try:
         importlib.import_module(module)
     except (ImportError, OSError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        return Finding(name, "broken", f"installed, does not load: {reason}", CURES[name])
+        return Finding(name, "broken", f"installed, does not load: {_reason(error)}", CURES[name])
     return Finding(name, "ok", f"{module.split('.')[0]} {_version(module.split('.')[0])}")
 
 
+def _reason(error: Exception) -> str:
+    """The first line of what it says."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 def _devices() -> tuple[Finding, ...]:
-    import torch
+    """What torch computes on, the CPU first; torch itself where it is missing or one of its libraries does not load."""
+    try:
+        import torch
+    except (ImportError, OSError, RuntimeError) as error:
+        status: Status = "broken" if _version("torch") else "missing"
+        return (Finding("torch", status, f"does not load: {_reason(error)}", CURES["torch"]),)
 
     cpu = Finding("cpu", "ok", f"{torch.get_num_threads()} threads")
     if torch.backends.mps.is_available():
@@ -137,9 +150,12 @@ def _devices() -> tuple[Finding, ...]:
 def _gpu(index: int) -> Finding:
     import torch
 
-    free, total = torch.cuda.mem_get_info(index)
-    detail = f"{torch.cuda.get_device_name(index)}, {free / 1024**3:.1f} of {total / 1024**3:.1f} GiB free"
-    return Finding(f"cuda:{index}", "ok", detail)
+    name = torch.cuda.get_device_name(index)
+    try:
+        free, total = torch.cuda.mem_get_info(index)
+    except RuntimeError as error:  # full to the last byte, or lent to one process alone
+        return Finding(f"cuda:{index}", "broken", f"{name}: {_reason(error)}", "end what uses it: nvidia-smi names it")
+    return Finding(f"cuda:{index}", "ok", f"{name}, {free / 1024**3:.1f} of {total / 1024**3:.1f} GiB free")
 
 
 def _default_model() -> Finding:
