@@ -13,7 +13,7 @@ from vidllm import __version__
 from vidllm.errors import VidllmError
 
 from . import ask, caption, caption_verify, chat, doctor, dpo, feedback, frames, instruct, plan, sft, world
-from .output import INTERRUPTED, READER_LEFT, one_line, silence_stdout, write
+from .output import INTERRUPTED, READER_LEFT, note, one_line, silence, write
 
 app = typer.Typer(
     name="vidllm",
@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        silence_stdout()
+        silence(sys.stdout)
         return READER_LEFT
     except OSError as error:
         return _fail(error, _describe_os_error(error))
@@ -102,13 +102,13 @@ def _run(argv: Sequence[str]) -> int:
 def _usage(error: typer.TyperException) -> int:
     message = error.format_message().replace("Value error, ", "")  # pydantic's own words
     if message.startswith("Usage:"):  # no command at all: the help is the message
-        print(message, file=sys.stderr)
+        note(message)
         return error.exit_code
     context: Any = getattr(error, "ctx", None)
     words = [taken.name for taken in context.command.params] if context is not None else []
     if "unexpected extra argument" in message and "question" in words:
         message += "; put a question of several words in quotes."
-    print(f"vidllm: {one_line(message)} See `{context.command_path if context else 'vidllm'} --help`.", file=sys.stderr)
+    note(f"vidllm: {one_line(message)} See `{context.command_path if context else 'vidllm'} --help`.")
     return error.exit_code
 
 
@@ -118,7 +118,7 @@ def _fail(error: BaseException, message: str) -> int:
         import traceback
 
         traceback.print_exception(error)
-    print(f"vidllm: {one_line(message)}", file=sys.stderr)
+    note(f"vidllm: {one_line(message)}")
     return 1
 
 

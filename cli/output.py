@@ -4,7 +4,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TextIO
 
 import typer
 
@@ -15,7 +15,7 @@ def write(text: str) -> None:
         sys.stdout.write(text)
         sys.stdout.flush()
     except BrokenPipeError:
-        silence_stdout()
+        silence(sys.stdout)
         raise typer.Exit(READER_LEFT) from None
 
 
@@ -25,9 +25,9 @@ READER_LEFT = 128 + 13
 """128 + SIGPIPE, how a shell sees a program whose reader went away."""
 
 
-def silence_stdout() -> None:
-    """Send what is still buffered nowhere, so that the interpreter's last flush does not complain."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def silence(stream: TextIO) -> None:
+    """Send what is still buffered nowhere, and all that follows, so that the last flush does not complain."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def write_json(value: Mapping[str, Any]) -> None:
@@ -47,5 +47,8 @@ def one_line(message: str) -> str:
 
 
 def note(text: str) -> None:
-    """One line on stderr."""
-    print(text, file=sys.stderr, flush=True)
+    """One line on stderr; when nobody reads it any more, the answer on stdout goes on without."""
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except BrokenPipeError:
+        silence(sys.stderr)

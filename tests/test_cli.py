@@ -450,6 +450,18 @@ def test_a_reader_that_leaves_ends_it_quietly(clips: dict[str, Path]) -> None:
     assert "Broken" not in said
 
 
+@pytest.mark.skipif(os.name == "nt", reason="pipes as POSIX has them")
+@pytest.mark.parametrize(("name", "code"), [("constant", 0), ("no such clip", 1)])
+def test_notes_that_nobody_reads_cost_no_answer(name: str, code: int, clips: dict[str, Path], tiny: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    clip = clips.get(name, name)
+    process = start("ask", clip, "what at 0:01?", "-m", tiny, "--max-new-tokens", "4", stderr=writer)
+    os.close(writer)
+    out, _ = process.communicate(timeout=60)
+    assert (process.returncode, bool(out.strip())) == (code, code == 0)
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
 def test_a_full_disk_under_stdout_is_an_error(clips: dict[str, Path]) -> None:
     with open("/dev/full", "w") as full:
