@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -17,7 +18,7 @@ import pytest
 from tests.conftest import Servers, bar_code
 from vidllm.budget import TokenPlan
 from vidllm.clip import Clip, open_clip
-from vidllm.corpus.asking import HttpOptions
+from vidllm.corpus.asking import HttpOptions, list_models
 from vidllm.corpus.captioner import Said
 from vidllm.corpus.endpoint import (
     Endpoint,
@@ -445,6 +446,20 @@ def test_an_address_is_what_a_person_types(typed: str, chat: str) -> None:
 def test_what_is_no_address(typed: str) -> None:
     with pytest.raises(ConfigError, match="no address of a server"):
         Endpoint.of(typed)
+
+
+@pytest.mark.parametrize("typed", ["http://a..b/v1", "http://ex\u0430mple_.:1/v1"])
+def test_a_name_that_no_host_has_is_told_in_one_line(typed: str) -> None:
+    with pytest.raises(ConfigError, match="no address of a server"):
+        list_models(Endpoint.of(typed), HttpOptions())
+
+
+@pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:9", "foo://x"])
+def test_a_proxy_that_can_not_be_used_is_told_in_one_line(proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "socksio", None)
+    monkeypatch.setenv("ALL_PROXY", proxy)
+    with pytest.raises(ConfigError, match=r"the proxy in .*unset it"):
+        list_models(Endpoint.of("http://127.0.0.1:9"), HttpOptions())
 
 
 def test_a_password_is_never_shown() -> None:

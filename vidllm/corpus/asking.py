@@ -154,13 +154,23 @@ def _own(reply: Reply, headers: httpx2.Headers, mine: str) -> Reply:
 
 
 def list_models(endpoint: Endpoint, options: HttpOptions) -> list[str]:
-    """The models a server lists; none when it has no list. Raises EngineError when nobody is there."""
+    """The models a server lists; none when it has no list.
+
+    Raises EngineError when nobody is there, ConfigError where the way there is none: a host's name, or a proxy.
+    """
     try:
-        with httpx2.Client(timeout=options.connect_seconds) as client:
+        client = httpx2.Client(timeout=options.connect_seconds)
+    except (ImportError, ValueError) as error:
+        said = f"the proxy in $ALL_PROXY, $HTTP_PROXY or $HTTPS_PROXY can not be used ({_reason(error)})"
+        raise ConfigError(f"{said}; unset it for {endpoint}, or for SOCKS `pip install socksio`") from error
+    try:
+        with client:
             response = client.get(endpoint.models, headers=_authorization(endpoint))
     except httpx2.HTTPError as error:
         said = f"nothing answers at {endpoint} ({_reason(error)}); start the server, or check the address"
         raise EngineError(said) from error
+    except (httpx2.InvalidURL, UnicodeError) as error:
+        raise ConfigError(f"{endpoint} is no address of a server ({_reason(error)}); check its name") from error
     content = endpoint.masked(response.content)
     if response.status_code in (401, 403):
         raise wants_key(endpoint, f"the server answered {response.status_code}: {complaint(content)}")
