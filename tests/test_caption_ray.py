@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,13 @@ from typing import Any
 import pytest
 
 from tests.conftest import write_stories
+from vidllm.corpus.item import Item
+from vidllm.corpus.looking import Look
 from vidllm.corpus.ray import Shares
+from vidllm.corpus.ray_crew import Crew, FarDecoder
+from vidllm.corpus.workers import DecodePool
+from vidllm.errors import VideoError
+from vidllm.model.families import bare_spec
 
 ROOT = Path(__file__).resolve().parents[1]
 needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed: pip install 'vidllm[ray]'")
@@ -74,6 +80,28 @@ def test_without_ray_the_engine_says_how_to_get_it(clips: dict[str, Path]) -> No
     assert done.returncode == 1
     assert done.stderr.strip().splitlines()[-1] == "vidllm: --engine ray needs Ray; pip install 'vidllm[ray]'"
     assert not (ROOT / "never.jsonl").exists()
+
+
+class Doomed(FarDecoder):
+    """Every decode worker of the cluster dies with the clip."""
+
+    def _call(self, item: Item, begin: Callable[[Any], Any]) -> Any:
+        raise VideoError(f"{item.video}: 5 decode workers of the cluster died with it; convert the clip")
+
+
+def test_a_clip_that_kills_every_worker_costs_its_own_row(clips: dict[str, Path]) -> None:
+    items = [Item(video=str(clips[name]), path=str(clips[name])) for name in ("constant", "intra")]
+    pool = DecodePool(
+        iter(items), Look(spec=bare_spec(4, 4, 512), prompt=""), decoders=[Doomed(Crew("worker", 0, lambda _: None))]
+    )
+    try:
+        for item in items:
+            opened = pool.take(PATIENT_SECONDS)
+            assert opened is not None
+            assert (opened.item, opened.status, opened.stamp) == (item, "error", item.stamp())
+            assert "workers of the cluster died" in str(opened.error)
+    finally:
+        pool.close()
 
 
 # ------------------------------------------------------------------------------------------------------- two nodes

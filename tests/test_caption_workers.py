@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -22,7 +23,7 @@ from vidllm.corpus.inputs import admit
 from vidllm.corpus.item import Item
 from vidllm.corpus.looking import Look, Opened, Seen, clip_of
 from vidllm.corpus.workers import DecodePool, Decoder
-from vidllm.errors import NotAVideo
+from vidllm.errors import NotAVideo, VideoError
 from vidllm.model.families import bare_spec
 from vidllm.planning import PlanOptions
 from vidllm.video.guard import Limits
@@ -226,6 +227,30 @@ def test_closing_leaves_no_process_behind(clip: Path) -> None:
     while set(psutil.Process().children()) - before:
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_a_clip_that_was_to_be_cut_when_the_run_ended_is_not_admitted(clip: Path) -> None:
+    """Its ranges were not found for the end alone: the next run cuts it, and nobody waits for a row of the whole."""
+    begun, killed = threading.Event(), threading.Event()
+
+    class Slow(Decoder):
+        def ranges(self, item: Item, split: str) -> tuple[tuple[float | None, float | None], ...]:
+            begun.set()
+            killed.wait(60)
+            raise VideoError(f"{item.video}: the run was stopped")
+
+        def kill(self) -> None:
+            killed.set()
+
+    asked: list[Item] = []
+    pool = DecodePool(
+        iter([item(clip)]), LOOK, split="fixed:1s", decoders=[Slow(LOOK)], skip=lambda one: bool(asked.append(one))
+    )
+    assert begun.wait(60)
+    pool.close()
+    while not pool.finished:
+        time.sleep(0.01)
+    assert not asked
 
 
 def test_workers_import_no_torch() -> None:

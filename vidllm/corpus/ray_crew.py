@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from vidllm.corpus.looking import Opened, Seen
+from vidllm.corpus.looking import Opened, Seen, unread_id
 from vidllm.corpus.ray_nodes import FarClip
 from vidllm.errors import EngineError, VideoError, VidllmError
 
@@ -149,7 +149,11 @@ class FarDecoder:
 
     def look_at(self, item: Item) -> Seen:
         """As `Decoder.look_at`, on some node."""
-        seen: Seen = self._call(item, lambda actor: actor.look_at.remote(item))
+        stamp = item.stamp()
+        try:
+            seen: Seen = self._call(item, lambda actor: actor.look_at.remote(item))
+        except VideoError as error:
+            return Seen(id=unread_id(item), stamp=stamp, status="error", error=str(error))
         return seen
 
     def open(self, item: Item, seen: Seen, seconds: float) -> Opened:

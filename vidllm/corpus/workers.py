@@ -268,7 +268,7 @@ class DecodePool:
             self._on_cut(item, parts)
             parts = [part for part in parts if not self._skip(part)]
         except VidllmError as error:
-            if not self._skip(item):
+            if not self._closed and not self._skip(item):  # else it was only the end of the run
                 self._put(Opened(
                     item=item, id=unread_id(item), status=status_of(error), error=str(error),
                     stamp=self._look.stamp_of(item),
