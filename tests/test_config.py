@@ -64,6 +64,7 @@ def test_words_alone_are_enough() -> None:
         ({"output": "x", "zzz": 1}, "unknown key 'zzz'; known are data, fast, limit"),
         ({"output": "x", "optimizer": {"lr": float("nan")}}, "optimizer: lr is nan; a finite number is needed"),
         ({"output": "x", "optimizer": {"lr": "1e999"}}, "optimizer: lr is inf; a finite number is needed"),
+        ({"output": "x", "optimizer": {"lr": 10**400}}, "a number is needed"),
         ({"output": "x", "loss": {"hinge": "a"}}, "loss: hinge is 'a'; a number is needed"),
         ({"output": "x", "loss": "hinge"}, "loss is 'hinge'; choose one of plain, mixed, or give a mapping"),
         ({"output": "x", "optimizer": {"learning": 1}}, "optimizer: unknown key 'learning'; known are betas, lr"),
@@ -86,16 +87,37 @@ def test_what_is_wrong_is_said_in_one_line(values: dict[str, object], message: s
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("word", ["steps", "=3", "steps.more=1"])
+@pytest.mark.parametrize("word", ["steps", "=3", "steps.more=1", "output=2024-13-45"])
 def test_words_that_are_no_assignment(word: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError):
         load_config(Run, write(tmp_path, "output: x\nsteps: 3\n"), [word])
 
 
-@pytest.mark.parametrize("text", ["- a\n- b\n", "a: [", "a: \t- b: :"])
+@pytest.mark.parametrize("text", ["- a\n- b\n", "a: [", "a: \t- b: :", "output: 2024-13-45", "steps: 0x_"])
 def test_a_file_that_is_no_mapping(text: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"run\.yaml"):
         load_config(Run, write(tmp_path, text))
+
+
+def test_a_key_that_is_said_twice_is_told(tmp_path: Path) -> None:
+    """YAML would take the last one and be silent."""
+    with pytest.raises(ConfigError, match=r"run\.yaml: .*line 3 says 'steps' again"):
+        load_config(Run, write(tmp_path, "output: x\nsteps: 50\nsteps: 60\n"))
+    with pytest.raises(ConfigError, match="line 3 says 'lr' again"):
+        load_config(Run, write(tmp_path, "output: x\noptimizer:\n  {lr: 1, lr: 2}\n"))
+    text = "output: x\noptimizer: &o {lr: 1}\nloss: {<<: *o, <<: {sft: 3}, lr: 2}\n"
+    assert load_config(Run, write(tmp_path, text)).loss == {"sft": 3.0, "lr": 2.0}
+
+
+def test_what_a_file_leaves_empty_can_be_filled_by_words(tmp_path: Path) -> None:
+    path = write(tmp_path, "output: x\noptimizer:\n")
+    assert load_config(Run, path, ["optimizer.lr=3"]).optimizer == Optimizer(lr=3.0)
+
+
+def test_a_path_at_home_is_found_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    assert load_config(Run, write(tmp_path, "output: ~/runs\n")).output == tmp_path / "runs"
 
 
 def test_a_missing_file(tmp_path: Path) -> None:

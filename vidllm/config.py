@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import os
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -52,13 +53,11 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], *, where: str) -> T:
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
-    import yaml
-
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = _parsed(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: can not be read ({error.strerror}); name an existing YAML file") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise ConfigError(f"{path}: no valid YAML ({' '.join(str(error).split())})") from error
     if values is None:
         return {}
@@ -67,20 +66,57 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
-def _assign(values: dict[str, Any], word: str) -> None:
+def _parsed(text: str) -> Any:
+    """What YAML says. ValueError where it says nothing: no YAML, a 13th month, or one key twice, of which YAML itself
+    would forget the first.
+    """
     import yaml
 
+    loader = yaml.SafeLoader(text)
+    try:
+        node = loader.get_single_node()
+        _check_keys(node, set())
+        return None if node is None else loader.construct_document(node)
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from error
+    finally:
+        loader.dispose()
+
+
+def _check_keys(node: Any, seen: set[int]) -> None:
+    """Raise ValueError for a mapping that says a key twice, here or further in; `seen` are nodes, which may loop."""
+    import yaml
+
+    if not isinstance(node, yaml.CollectionNode) or id(node) in seen:
+        return
+    seen.add(id(node))
+    inner = node.value
+    if isinstance(node, yaml.MappingNode):
+        said: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value != "<<":  # which mappings may be taken over several times
+                if key.value in said:
+                    raise ValueError(f"line {key.start_mark.line + 1} says {key.value!r} again; keep one of them")
+                said.add(key.value)
+        inner = [value for _, value in node.value]
+    for one in inner:
+        _check_keys(one, seen)
+
+
+def _assign(values: dict[str, Any], word: str) -> None:
     key, equals, text = word.partition("=")
     if not equals or not key:
         raise ConfigError(f"{word!r} is no `key=value`; write for example `learning_rate=1e-5`")
     *path, last = key.split(".")
     for part in path:
-        values = values.setdefault(part, {})
+        if values.get(part) is None:  # not said, or as null, which is how a file says that there is none
+            values[part] = {}
+        values = values[part]
         if not isinstance(values, dict):
             raise ConfigError(f"{word!r}: {part!r} is a value, it has no {last!r} inside")
     try:
-        values[last] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        values[last] = _parsed(text)
+    except ValueError as error:
         raise ConfigError(f"{word!r}: the value is no valid YAML") from error
 
 
@@ -137,9 +173,9 @@ def _convert_sequence(value: Any, origin: Any, arguments: tuple[Any, ...], where
 
 def _convert_plain(value: Any, kind: type, where: str) -> Any:
     if kind is Path and isinstance(value, str):
-        return Path(value)
+        return Path(os.path.expanduser(value))  # no shell has read a file's `~/runs`
     if kind is float and not isinstance(value, bool):
-        with suppress(TypeError, ValueError):  # YAML 1.1 reads 1e-5 as text
+        with suppress(TypeError, ValueError, OverflowError):  # YAML 1.1 reads 1e-5 as text
             value = float(value)
         if isinstance(value, float) and not math.isfinite(value):  # no setting means it, and comparisons let .nan pass
             raise ConfigError(f"{where} is {value}; a finite number is needed")
