@@ -195,6 +195,23 @@ def test_one_kind_under_the_others_ending_is_read(clip: Path, ending: str, text:
     assert texts(clip) == ["hello"]
 
 
+def test_names_of_cues_notes_and_styles_are_not_said(clip: Path) -> None:
+    cues = "d8e4-0\n00:01.000 --> 00:02.000\nHello.\n\nNOTE\nask Ann\n\nSTYLE\n::cue { color: red }\n\nthe end\n"
+    clip.with_suffix(".vtt").write_text(f"WEBVTT\n\n{cues}00:03.000 --> 00:04.000\nFine.\n")
+    assert texts(clip) == ["Hello.", "Fine."]
+
+
+def test_webvtt_under_the_other_ending_keeps_its_first_hour(clip: Path) -> None:
+    cues = "00:01.000 --> 00:02.000\nHello.\n\n01:00:03.000 --> 01:00:04.000\nFine.\n"
+    clip.with_suffix(".srt").write_text(f"WEBVTT\n\n{cues}")
+    assert texts(clip) == ["Hello.", "Fine."]
+
+
+def test_line_ends_of_an_old_mac_are_line_ends(clip: Path) -> None:
+    clip.with_suffix(".srt").write_bytes(SRT.replace("\n", "\r").encode())
+    assert texts(clip) == ["Hello there. How are you?", "Fine & well."]
+
+
 def test_times_that_can_not_be_read_are_not_taken_for_silence(clip: Path) -> None:
     clip.with_suffix(".srt").write_text("1\n1.0s --> 2.0s\nhello\n")
     with pytest.raises(VideoError, match=r"no time in it is written as .* mend it or leave subtitles out"):
@@ -240,6 +257,16 @@ def test_a_shape_that_is_drawn_is_not_said(tmp_path: Path) -> None:
     ass = f"[Script Info]\nScriptType: v4.00+\n\n[Events]\nFormat: {heads}\n{''.join(lines)}"
     info = probe(with_track(tmp_path / "clip.mkv", ass, kind="ass"))
     assert [line.text for line in read_subtitles(info)] == ["Hello, there", "Sign"]
+
+
+@pytest.mark.parametrize("codec", [b"S_HDMV/TXST", b"S_DVBSUB\0\0\0"])
+def test_a_track_that_can_not_be_decoded_is_passed_over(tmp_path: Path, codec: bytes) -> None:
+    """FFmpeg has no decoder for the first, and finds every packet of the second broken."""
+    clip = with_track(tmp_path / "clip.mkv", THREE)
+    clip.write_bytes(clip.read_bytes().replace(b"S_TEXT/UTF8", codec))
+    info = probe(clip)
+    assert info.subtitle_streams
+    assert read_subtitles(info) == ()
 
 
 def test_a_sidecar_goes_before_an_embedded_track(tmp_path: Path) -> None:

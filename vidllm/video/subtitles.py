@@ -5,15 +5,20 @@ viewer's clock, as players take it. Times of an embedded track are the container
 Picture subtitles (PGS, VobSub) hold no text and are passed over.
 """
 
+from __future__ import annotations  # PyAV's Packet is generic for the type checker only
+
 import html
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+import av.error
 import pysubs2
+from av.container import InputContainer
+from av.packet import Packet
 from av.subtitles.stream import SubtitleStream
 from av.subtitles.subtitle import AssSubtitle
 
@@ -112,12 +117,25 @@ def _events(text: str, ending: str) -> pysubs2.SSAFile:
 
     Raises ValueError where there are times and none that either kind knows: silence would pass for no subtitles.
     """
+    text = re.sub(r"\r+\n?", "\n", text)
+    if text.lstrip().startswith("WEBVTT"):
+        text, ending = _cues_alone(text), "vtt"
     for kind in sorted(EXTENSIONS, key=lambda kind: kind != ending):
         if events := pysubs2.SSAFile.from_string(text, format_=kind):
             return events
     if "-->" in text:
         raise ValueError("no time in it is written as 00:01:02,500")
     return pysubs2.SSAFile()
+
+
+def _cues_alone(text: str) -> str:
+    """A WebVTT file without what nobody says: the names of its cues, its notes and its styles.
+
+    They stand in blocks of their own, or in a cue's before its times, and pysubs2 takes them for what the cue before
+    them says.
+    """
+    blocks = (block for block in re.split(r"\n{2,}", text) if "-->" in block and not block.startswith("NOTE"))
+    return "\n\n".join(block[block.rfind("\n", 0, block.index("-->")) + 1 :] for block in blocks)
 
 
 def _embedded_lines(info: VideoInfo, start: float, end: float) -> tuple[Line, ...]:
@@ -144,15 +162,32 @@ def _packets(info: VideoInfo, index: int, start: float, end: float) -> Iterator[
             return
         if start > LOOK_BACK_SECONDS:
             container.seek(int((start - LOOK_BACK_SECONDS + first) * 1_000_000))
-        for packet in container.demux(stream):
+        for packet in _demuxed(container, stream):
             if packet.pts is None:
                 continue
             begin = float(packet.pts * stream.time_base) - first
             if begin >= end:
                 return
-            texts = [_plain(_dialogue(part)) for part in packet.decode() if isinstance(part, AssSubtitle)]
+            texts = [_plain(_dialogue(part)) for part in _decoded(packet) if isinstance(part, AssSubtitle)]
             if text := " ".join(filter(None, texts)):
                 yield begin, float((packet.duration or 0) * stream.time_base), text
+
+
+def _demuxed(container: InputContainer, stream: SubtitleStream) -> Iterator[Packet[SubtitleStream]]:
+    """The track's packets up to where the file can no longer be read: its frames end there, too."""
+    try:
+        yield from container.demux(stream)
+    except (av.error.FFmpegError, IndexError):  # as `video_packets`
+        return
+
+
+def _decoded(packet: Packet[SubtitleStream]) -> Sequence[object]:
+    """What the packet holds; nothing where it is broken, or where FFmpeg has no decoder for the track: teletext and
+    Japanese captions are of recordings whose pictures are fine."""
+    try:
+        return packet.decode()
+    except av.error.FFmpegError:
+        return ()
 
 
 def _dialogue(subtitle: AssSubtitle) -> str:
