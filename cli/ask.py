@@ -12,7 +12,7 @@ from .loading import load
 from .output import note, write, write_json
 from .progress import Progress
 from .remarks import remark
-from .source import check_before_loading
+from .source import check_before_loading, no_sheet_of
 
 if TYPE_CHECKING:
     from vidllm.answer import Answer
@@ -42,9 +42,11 @@ def ask(
       vidllm ask clip.mp4 "when does the red circle move right?" --json | jq .cited
       vidllm ask clip.mp4 "who is speaking?" -m llava-hf/LLaVA-NeXT-Video-7B-hf --sheet seen.png
     """
-    check_before_loading(video, question, sheet)
+    check_before_loading(video, look, question, sheet)
     with Progress() as progress:
         stream = load(model, progress, **place).stream(video, question, progress=progress.stage, **look)
+        if sheet is not None and not stream.clips:
+            raise no_sheet_of(video)
         if not as_json:
             progress.clear()
             for piece in stream:

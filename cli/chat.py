@@ -43,7 +43,7 @@ def chat(
     Ctrl-C stops an answer; /bye, Ctrl-D or the end of input ends the talk. With --json every answer is one line.
     Exit code 1 when a question could not be answered.
     """
-    check_before_loading(video)
+    check_before_loading(video, look)
     with Progress() as progress:
         session = load(model, progress, **place).chat(video, progress=progress.stage, **look)
         progress.clear()

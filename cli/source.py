@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from vidllm.errors import ConfigError
 
@@ -11,21 +13,31 @@ OTHER_FILES = (".bmp", ".gif", ".pdf", ".tif", ".tiff", ".svg", ".mp4", ".mkv", 
 """Endings nobody gives a folder: whoever writes one expects a file that is not made here."""
 
 
-def check_before_loading(video: str, question: str = "", sheet: Path | None = None) -> None:
-    """Fail at once on what can not be read, asked or written in the end: loading a model takes seconds."""
-    from vidllm.checks import check_text
+def check_before_loading(
+    video: str, look: Mapping[str, Any], question: str | None = None, sheet: Path | None = None
+) -> None:
+    """Fail at once on what can not be read, looked at, asked or written in the end: loading a model takes seconds."""
+    from vidllm.options import check_question, split_options
     from vidllm.still import is_still
     from vidllm.video.address import is_url
 
-    check_text("the question", question)
+    options, _ = split_options(look)
+    if question is not None:
+        check_question(question)
     if sheet is not None:
         check_picture_name(sheet)
         if is_still(video):
-            raise ConfigError(f"{video}: a still picture has no contact sheet; leave --sheet out")
+            raise no_sheet_of(video)
     if not is_url(video) and not is_still(video):
+        from vidllm.planning import range_of
         from vidllm.video.info import probe
 
-        probe(video)
+        range_of(probe(video), options)
+
+
+def no_sheet_of(video: str) -> ConfigError:
+    """What to tell of a contact sheet of a picture; that an address leads to one is known when it was fetched."""
+    return ConfigError(f"{video}: a still picture has no contact sheet; leave --sheet out")
 
 
 def check_picture_name(path: Path) -> None:

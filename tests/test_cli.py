@@ -170,6 +170,24 @@ def test_no_video_is_one_line_and_1_before_a_model_is_loaded(
 @pytest.mark.parametrize(
     ("words", "says"),
     [
+        (["ask", " "], "the question is empty"),
+        (["ask", "what?", "--from", "9:00"], "no frame at 9:00 or later"),
+        (["chat", "--from", "2", "--to", "1"], "the range 0:02.00-0:01.00 is empty"),
+        (["ask", "what?", "--fps", "inf"], "fps must be finite"),
+    ],
+)
+def test_what_can_not_be_asked_is_told_before_a_model_is_looked_for(
+    run: Run, clips: dict[str, Path], words: list[str], says: str
+) -> None:
+    command, *more = words
+    code, out, err = run(command, clips["constant"], *more, "-m", "nowhere")
+    assert (code, out) == (1, "")
+    assert says in one_line(err)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
         (["--from", "1:00"], "0:0"),
         (["--from", "1", "--to", "1"], "range"),
         (["--frames", "600", *GRID], "--frames"),
@@ -415,6 +433,17 @@ def test_a_url_is_a_video(run: Run, server: str) -> None:
     code, out, err = run("plan", f"{server}/nothing.mp4", *GRID, "--json")
     assert (code, out) == (1, "")
     assert "404" in one_line(err)
+
+
+def test_a_url_of_a_picture_has_no_sheet(run: Run, server: str, clips: dict[str, Path], tiny: Path) -> None:
+    """What it is can not be told by an address that goes on behind the name."""
+    picture = clips["constant"].parent / "served.png"
+    Image.new("RGB", (8, 8)).save(picture)
+    words = ("ask", f"{server}/{picture.name}?size=8", "what?", "-m", tiny, "--max-new-tokens", "2")
+    code, out, err = run(*words, "--sheet", "seen.png")
+    assert (code, out) == (1, "")
+    assert "a still picture has no contact sheet" in err
+    assert run(*words)[0] == 0
 
 
 @pytest.mark.skipif(not Path("/dev/stdin").exists(), reason="no /dev/stdin here")

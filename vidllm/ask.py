@@ -19,13 +19,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Unpack
 
 from vidllm.answer import Answer, Timing, report
-from vidllm.checks import check_text
 from vidllm.clip import Clip, PlanOptions, open_clips
 from vidllm.errors import BudgetError, ConfigError
 from vidllm.model.chat import Shown, Turn, lay_out
 from vidllm.model.families import ModelSpec, load_tokenizer, read_spec, resolve_model
 from vidllm.model.resolve import BUILTIN, builtin_folder, model_name
-from vidllm.options import AskOptions, split_options
+from vidllm.options import AskOptions, check_question, split_options
 from vidllm.planned import Plan, plan_source, still_notes, tokens_of_stills
 from vidllm.planning import named_in_vain, range_of, room_of
 from vidllm.prompt import Image, Message, Prompt, Role, build_prompt
@@ -235,9 +234,7 @@ class ChatSession:
 
     def stream(self, question: str, **options: Unpack[AskOptions]) -> AnswerStream:
         """As `ask`, but text comes as it is written."""
-        check_text("the question", question)
-        if not question.strip():
-            raise ConfigError('the question is empty; ask something, for example "describe the video."')
+        check_question(question)
         from vidllm.engine import generate
 
         if self._running is not None:

@@ -104,6 +104,13 @@ def split_options(options: Mapping[str, Any]) -> tuple[PlanOptions, GenerationOp
     return PlanOptions(**plan), GenerationOptions(**words)
 
 
+def check_question(question: object) -> None:
+    """Raise ConfigError for a question that is no text, or an empty one."""
+    check_text("the question", question)
+    if not str(question).strip():
+        raise ConfigError('the question is empty; ask something, for example "describe the video."')
+
+
 def _suggestion(name: str) -> str:
     near = difflib.get_close_matches(name, {*PLAN_FIELDS, *GENERATION_FIELDS}, n=1)
     return f"; did you mean {near[0]}?" if near else f"; there are {', '.join(AskOptions.__annotations__)}"
