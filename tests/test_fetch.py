@@ -1,5 +1,7 @@
 """URLs as videos, from a real HTTP server on this machine. The bytes need not be a video: fetch never looks at them."""
 
+import errno
+import http.client
 import os
 import socket
 import threading
@@ -195,11 +197,12 @@ def test_redirects_are_followed(server: Server, tmp_path: Path) -> None:
 
 
 def test_an_address_is_taken_as_people_write_it(server: Server, tmp_path: Path) -> None:
-    for written in ("我的 clip.mp4?day=1 May&x=é", "already%20told.mp4?a=%C3%A9&b=[1]#t=30"):
+    for written in ("我的 clip.mp4?day=1 May&x=é", "already%20told.mp4?a=%C3%A9&b=[1]#t=30", "100% fun.mp4"):
         assert fetch(f"{server.url}/{written}", folder=tmp_path).read_bytes() == DATA
     assert server.asked == [
         "/%E6%88%91%E7%9A%84%20clip.mp4?day=1%20May&x=%C3%A9",
         "/already%20told.mp4?a=%C3%A9&b=[1]",
+        "/100%25%20fun.mp4",
     ]
     with pytest.raises(FetchError, match="could not be fetched"):  # looked up under its name in the network
         fetch("http://例え.invalid/clip.mp4", folder=tmp_path)
@@ -320,6 +323,20 @@ def test_a_folder_that_can_not_be_written_is_one_line(server: Server, tmp_path: 
     one_line(caught)
 
 
+@pytest.mark.parametrize("lost", ["begin", "read1"])
+def test_a_network_that_goes_away_is_not_told_of_the_folder(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
+    def fail(*_: object) -> bytes:
+        raise OSError(errno.EHOSTUNREACH, "No route to host")
+
+    monkeypatch.setattr(http.client.HTTPResponse, lost, fail)
+    with pytest.raises(FetchError, match=r"No route to host.*check the address and the network") as caught:
+        fetch(f"{server.url}/clip.mp4", folder=tmp_path)
+    one_line(caught)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_full_disk_is_one_line_and_leaves_nothing(server: Server) -> None:
     """/dev/shm-like small file systems need root; a file-size limit makes a write fail the same way, in a child."""
     import subprocess
@@ -351,6 +368,9 @@ def test_secrets_of_a_url_are_not_repeated(server: Server, tmp_path: Path) -> No
     with pytest.raises(FetchError) as caught:
         fetch("http://me:secret@127.0.0.1:1/x.mp4", folder=tmp_path)
     assert "secret" not in one_line(caught)
+    with pytest.raises(FetchError) as caught:
+        fetch("http://127.0.0.1:1?token=sec/secret", folder=tmp_path)
+    assert "sec" not in one_line(caught)
 
 
 def test_two_at_once_both_end_with_the_whole_file(server: Server, tmp_path: Path) -> None:

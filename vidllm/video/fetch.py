@@ -116,7 +116,9 @@ class _Copy:
 def _download(
     url: str, shown: str, folder: Path, known: _Copy | None, limits: FetchLimits, progress: Progress | None
 ) -> Path:
-    with urllib.request.urlopen(_request(url, known), timeout=limits.silence_seconds) as answer:
+    with _network():
+        opened = urllib.request.urlopen(_request(url, known), timeout=limits.silence_seconds)
+    with opened as answer:
         total = _announced(answer, shown, limits)
         name = f"{_digest(url)}{_suffix(url, answer.headers.get_content_type())}"
         _sweep(folder)
@@ -141,7 +143,7 @@ def _download(
 
 
 _KEPT = "%/:;=&?~+!$,'()*@[]"
-"""Characters of a path or query that are left as they stand: a % has escaped something already."""
+"""Characters of a path or query that are left as they stand: a % before two digits has escaped something already."""
 
 
 def _request(url: str, known: _Copy | None) -> urllib.request.Request:
@@ -151,7 +153,9 @@ def _request(url: str, known: _Copy | None) -> urllib.request.Request:
     name, colon, port = host.partition(":")
     if not name.isascii():
         host = name.encode("idna").decode() + colon + port
-    path, query = (urllib.parse.quote(part, safe=_KEPT) for part in (parts.path, parts.query))
+    path, query = (
+        urllib.parse.quote(re.sub("%(?![0-9A-Fa-f]{2})", "%25", part), safe=_KEPT) for part in (parts.path, parts.query)
+    )
     address = urllib.parse.urlunsplit((parts.scheme, host, path, query, ""))
     request = urllib.request.Request(address, headers=_headers(known))
     if login:  # not told to where a redirect may lead
@@ -189,7 +193,7 @@ def _copy_bytes(
     progress: Progress | None,
 ) -> int:
     done, until = 0, time.monotonic() + limits.total_seconds
-    while chunk := answer.read1(CHUNK_BYTES):  # what has arrived, so that a slow server can not hide from the clock
+    while chunk := _arrived(answer):
         part.write(chunk)
         done += len(chunk)
         if done > limits.file_bytes:
@@ -201,6 +205,23 @@ def _copy_bytes(
     if done == 0 or (total is not None and done != total):
         raise FetchError(f"{shown}: the connection ended after {done} of {total or 'unknown'} bytes; try again")
     return done
+
+
+def _arrived(answer: http.client.HTTPResponse) -> bytes:
+    """What has come, however little, so that a slow server can not hide from the clock; empty at the end."""
+    with _network():
+        return answer.read1(CHUNK_BYTES)
+
+
+@contextmanager
+def _network() -> Iterator[None]:
+    """What goes wrong inside, such as a lost route or broken TLS, is the network's fault, not that of our folder."""
+    try:
+        yield
+    except urllib.error.URLError:
+        raise
+    except OSError as error:
+        raise urllib.error.URLError(error) from error
 
 
 def _too_large(shown: str, size: int, limits: FetchLimits) -> FetchError:
@@ -249,8 +270,8 @@ def _suffix(url: str, content_type: str) -> str:
 def _shown(url: str) -> str:
     """The URL without name, password and query: those may be secret."""
     scheme, _, rest = url.partition("://")
-    host, slash, path = rest.partition("/")
-    return f"{scheme}://{host.rpartition('@')[2]}{slash}{re.split('[?#]', path)[0]}"
+    login = rest.partition("/")[0].rpartition("@")[0]
+    return f"{scheme}://{re.split('[?#]', rest[len(login) :].removeprefix('@'))[0]}"
 
 
 @contextmanager
