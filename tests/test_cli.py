@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from PIL import Image
 
 import vidllm
 from tests import tiny_models
+from tests.conftest import ROOT
 from vidllm_cli import main as command_line
 
 Result = tuple[int, str, str]
@@ -523,6 +525,25 @@ def test_ctrl_c_ends_with_130(clips: dict[str, Path], tiny: Path) -> None:
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in err
+
+
+def test_ctrl_c_amid_the_first_imports_ends_with_130() -> None:
+    """As the installed script begins, with a person who presses it when typer is about to be imported."""
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]["vidllm"]
+    module, _, function = declared.partition(":")
+    program = f"""
+import signal, sys
+class Finger:
+    def find_spec(self, name, path=None, target=None):
+        if name == "typer":
+            signal.raise_signal(signal.SIGINT)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.meta_path.insert(0, Finger())
+from {module} import {function}
+sys.exit({function}())
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
 # ------------------------------------------------------------------------------------------------------ ask and chat
