@@ -20,10 +20,12 @@ from typing import Any
 import pytest
 
 from tests.conftest import write_stories
+from vidllm.corpus.caption import CaptionOptions
 from vidllm.corpus.item import Item
 from vidllm.corpus.looking import Look
-from vidllm.corpus.ray import Shares
+from vidllm.corpus.ray import Shares, with_model
 from vidllm.corpus.ray_crew import Crew, FarDecoder
+from vidllm.corpus.ray_nodes import DecodeActor
 from vidllm.corpus.workers import DecodePool
 from vidllm.errors import VideoError
 from vidllm.model.families import bare_spec
@@ -80,6 +82,24 @@ def test_without_ray_the_engine_says_how_to_get_it(clips: dict[str, Path]) -> No
     assert done.returncode == 1
     assert done.stderr.strip().splitlines()[-1] == "vidllm: --engine ray needs Ray; pip install 'vidllm[ray]'"
     assert not (ROOT / "never.jsonl").exists()
+
+
+def test_a_node_has_the_folder_and_the_model_of_the_run(
+    clips: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray's workers stand where `ray start` was called, with the environment of then."""
+    monkeypatch.setenv("VIDLLM_MODEL", "models/mine")
+    options = with_model(CaptionOptions(engine="ray"))
+    monkeypatch.delenv("VIDLLM_MODEL")
+    assert with_model(options).model == "models/mine"
+    monkeypatch.chdir(tmp_path)
+    clip = clips["constant"]
+    actor = DecodeActor(Look(spec=bare_spec(4, 4, 4096), prompt=""), str(clip.parent))
+    try:
+        seen = actor.look_at(Item(video=clip.name, path=clip.name))
+    finally:
+        actor._decoder.close()
+    assert seen.status is None, seen.error
 
 
 class Doomed(FarDecoder):

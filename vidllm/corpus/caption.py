@@ -331,7 +331,7 @@ def open_engine(
     if options.engine == "ray":
         from vidllm.corpus.ray import open_ray
 
-        return open_ray(options)
+        return open_ray(options, remark)
     if model is not None:
         from vidllm.corpus.local import open_local
 

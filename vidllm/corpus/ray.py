@@ -20,13 +20,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from vidllm.corpus.captioner import Engine, Said
 from vidllm.corpus.ray_crew import LOOK_UP_SECONDS, LOST_SECONDS, MOST_DEATHS, Crew, FarDecoder
 from vidllm.corpus.ray_nodes import DecodeActor, FarClip, ModelActor, Told
 from vidllm.errors import ConfigError, EngineError, VidllmError
+from vidllm.model.resolve import ABOUT_BUILTIN, BUILTIN, model_name
 
 if TYPE_CHECKING:
     from vidllm.clip import Clip
@@ -249,7 +250,7 @@ class Shares:
         )  # fmt: skip
 
 
-def open_ray(options: CaptionOptions) -> Engine:
+def open_ray(options: CaptionOptions, remark: Callable[[str], None] = lambda line: None) -> Engine:
     """The cluster at `options.address` (None: $RAY_ADDRESS, else one started on this machine) with models loaded.
 
     Raises ConfigError (Ray is not installed) or EngineError (no such cluster, or the model can not be loaded there).
@@ -263,16 +264,26 @@ def open_ray(options: CaptionOptions) -> Engine:
         if mine:
             ray.shutdown()
 
+    options = with_model(options)
     try:
-        return _engine(options, leave)
+        engine = _engine(options, leave)
     except BaseException:
         leave()
         raise
+    if options.model in BUILTIN:
+        remark(ABOUT_BUILTIN)
+    return engine
+
+
+def with_model(options: CaptionOptions) -> CaptionOptions:
+    """The options with their model's name: a node has another environment, and would choose by its own."""
+    return replace(options, model=model_name(options.model))
 
 
 def _engine(options: CaptionOptions, leave: Callable[[], None]) -> Engine:
     import ray
 
+    folder = os.getcwd()
     nodes = [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
     shares = Shares.of(nodes, options.workers, options.device == "auto")
     model_class, decode_class = ray.remote(ModelActor), ray.remote(DecodeActor)
@@ -281,7 +292,7 @@ def _engine(options: CaptionOptions, leave: Callable[[], None]) -> Engine:
         return model_class.options(
             num_cpus=0 if rescue else shares.model_cpus, num_gpus=shares.model_gpus, scheduling_strategy="SPREAD",
             allow_out_of_order_execution=True,
-        ).remote(options)  # fmt: skip
+        ).remote(options, folder)  # fmt: skip
 
     models = Crew("model", shares.models, start_model)
     try:
@@ -296,7 +307,7 @@ def _engine(options: CaptionOptions, leave: Callable[[], None]) -> Engine:
 
     def start_decoder(rescue: bool) -> Any:
         cpus = 0 if rescue else shares.decoder_cpus
-        return decode_class.options(num_cpus=cpus, scheduling_strategy="SPREAD").remote(look)
+        return decode_class.options(num_cpus=cpus, scheduling_strategy="SPREAD").remote(look, folder)
 
     crew = captioner.decoders = Crew("decode worker", shares.decoders, start_decoder)
     return Engine(captioner, lambda: [FarDecoder(crew) for _ in range(shares.decoders)])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -44,10 +46,20 @@ def _without_pictures(clip: Clip) -> Clip:
     return replace(clip, frames=replace(clip.frames, pixels=blank))
 
 
+def _enter(folder: str) -> None:
+    """Go where the run was started, for names that begin there: Ray leaves its workers where `ray start` was called.
+
+    A node without that folder understands whole names only.
+    """
+    with contextlib.suppress(OSError):
+        os.chdir(folder)
+
+
 class DecodeActor:
     """One killable decode process on a node."""
 
-    def __init__(self, look: Look) -> None:
+    def __init__(self, look: Look, folder: str) -> None:
+        _enter(folder)
         self._decoder = Decoder(look)
 
     def ready(self) -> None:
@@ -85,9 +97,10 @@ class Told:
 class ModelActor:
     """One model on a node: the captioner of one machine, called from afar."""
 
-    def __init__(self, options: CaptionOptions) -> None:
+    def __init__(self, options: CaptionOptions, folder: str) -> None:
         from vidllm.corpus.local import open_local
 
+        _enter(folder)
         self._captioner = open_local(options)
         self._running = 0
 
