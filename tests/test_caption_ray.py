@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -122,6 +123,27 @@ def test_a_clip_that_kills_every_worker_costs_its_own_row(clips: dict[str, Path]
             assert "workers of the cluster died" in str(opened.error)
     finally:
         pool.close()
+
+
+def test_what_a_decoder_said_and_its_node_lost_is_asked_for_again(
+    clips: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray itself is not needed to be told that: a stand-in with the errors that it has."""
+    names = ("RayActorError", "ObjectLostError", "GetTimeoutError")
+    errors = SimpleNamespace(**{name: type(name, (Exception,), {}) for name in names})
+    said: list[Any] = [errors.ObjectLostError(), errors.GetTimeoutError(), "what it saw"]
+
+    def get(ref: object, timeout: float) -> object:
+        if isinstance(one := said.pop(0), Exception):
+            raise one
+        return one
+
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(get=get, exceptions=errors))
+    crew = Crew("decode worker", 0, lambda rescue: None)
+    actor = SimpleNamespace(look_at=SimpleNamespace(remote=lambda item: "a reference"))
+    crew.give_back((actor, None))
+    assert FarDecoder(crew).look_at(Item(video="a.mp4", path=str(clips["constant"]))) == "what it saw"
+    assert crew.borrow(0.0) == (actor, None)
 
 
 # ------------------------------------------------------------------------------------------------------- two nodes

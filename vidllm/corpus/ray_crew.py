@@ -199,6 +199,8 @@ class FarDecoder:
                 result = self._wait(item, begin(one[0]))
             except ray.exceptions.RayActorError:
                 self._crew.lost()
+            except ray.exceptions.ObjectLostError:  # a long clip's index stays with the node until it is fetched
+                self._crew.give_back(one)  # if it died, the next to ask it hears that
             else:
                 self._crew.give_back(one)
                 return result
