@@ -254,6 +254,21 @@ READ: list[tuple[str, list[Span]]] = [
     ("0:30 thru 0:40", [(30, 40)]),
     ("从30秒开始发生了什么", [30]),
     ("从30秒开始到结束", [(30, 300)]),
+    # in brackets and quotes, by name
+    ("from [0:10] to [0:20]", [(10, 20)]),
+    ("between “0:10” and “0:20”", [(10, 20)]),
+    ("what happens at '0:30'?", [30]),
+    ("【0:10】到【0:20】", [(10, 20)]),
+    ("in the range 10s to 20s", [(10, 20)]),
+    ("in the interval 10-20 s", [(10, 20)]),
+    ("between t=10 and t=20", [(10, 20)]),
+    ("at timestamp 14.5 the man falls", [14.5]),
+    ("at two-and-a-half minutes", [150]),
+    ("at 2 min. 30 sec.", [150]),
+    # one side of a time
+    ("describe everything after 0:30", [(30, 300)]),
+    ("what is the rest of the video after 30 seconds?", [(30, 300)]),
+    ("all that happened before 0:30", [(0, 30)]),
     # how long the clip is
     ("in this 1:30 video, what happens at 0:30?", [30]),
 ]
@@ -438,6 +453,8 @@ NOT_READ = [
     "where does the line start and end?",
     "describe the start and end positions",
     "在进球前10秒内",
+    "the timestamp 2024-01-01",
+    "at the time 10 people",
 ]
 
 

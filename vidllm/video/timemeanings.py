@@ -157,6 +157,12 @@ def from_clip_begin(reading: Reading) -> list[Meaning]:
     return [(Anchor("begin", 0.0), reading.clock("a"))]
 
 
+def one_side(reading: Reading) -> list[Meaning]:
+    """Everything after 0:30, the rest of it before."""
+    before = reading.text("side").lower().startswith(("before", "prior"))
+    return from_clip_begin(reading) if before else to_clip_end(reading)
+
+
 def ordinal_minute(reading: Reading) -> list[Meaning]:
     """The 2nd minute is 1:00 to 2:00."""
     scale = _LASTING[amount_unit(reading.text("unit"))]

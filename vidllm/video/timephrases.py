@@ -28,7 +28,7 @@ SPELLED = rf"(?:(?:{'|'.join(_TENS)})(?:[\s-](?:{_ONES}))?|{_ONES})"
 """A whole number in English words: `thirty-two`."""
 ORDINAL = rf"(?:(?:(?:{'|'.join(_TENS)})[\s-])?(?:{'|'.join(reversed(_ORDINALS))})|\d+(?:st|nd|rd|th))"
 """`third`, `twenty-fifth`, `30th`."""
-_NUMBER = rf"(?:(?:\d+(?:\.\d+)?|{SPELLED})(?:\s+and\s+a\s+half)?|half(?:\s+an?|[\s-]+(?=m|h))|an?|one\s+half)"
+_NUMBER = rf"(?:(?:\d+(?:\.\d+)?|{SPELLED})(?:[\s-]+and[\s-]+a[\s-]+half)?|half(?:\s+an?|[\s-]+(?=m|h))|an?|one\s+half)"
 _HAN_NUMBER = r"(?:\d+(?:\.\d+)?|[零〇一二两兩三四五六七八九十百半]+)"
 
 _H, _M, _S = r"(?:hours?|hrs?|h)", r"(?:minutes?|mins?)", r"(?:seconds?|secs?|s)"
@@ -47,7 +47,7 @@ _AMOUNT_EN = (
     rf"|{_NUMBER}[\s-]*(?:{_H}|{_M})\s+{_TAIL}"  # 1 minute 30, one hour twenty
     rf"|{_NUMBER}[\s-]*{_H}\s+and\s+a\s+half{_STOP}"
     rf"|{_NUMBER}[\s-]*{_H}(?:{_JOIN}{_NUMBER}[\s-]*{_M})?(?:{_JOIN}{_NUMBER}[\s-]*{_S})?{_STOP}"
-    rf"|{_NUMBER}[\s-]*{_M}{_JOIN}(?![6-9]\d|\d{{3}}){_NUMBER}[\s-]*{_S}{_STOP}"  # "1 minute and 90 seconds" are two
+    rf"|{_NUMBER}[\s-]*(?:{_M}|min\.){_JOIN}(?![6-9]\d|\d{{3}}){_NUMBER}[\s-]*{_S}{_STOP}"  # no 90 seconds
     rf"|{_NUMBER}[\s-]*{_M}{_HALF}{_STOP}"
     rf"|{_NUMBER}[\s-]*{_S}{_HALF}{_STOP}"
     r")"
@@ -77,6 +77,8 @@ AMOUNT = "[\ue001\ue002]++"
 """`30 seconds`, `1m20s`, `two and a half minutes`, `half a minute` (English); `1分20秒`, `半分钟` (Han)."""
 
 
+_PLAIN_CLOCK = r"\d{1,3}:[0-5]\d(?::[0-5]\d)?(?:\.\d{1,6}|,\d{3})?"
+_BRACKETED = rf"[\[(<\"]({_PLAIN_CLOCK})[\])>\"]"
 _BARE = (
     r"(?P<bare>(?<![A-Za-z0-9_.:])\d+(?:\.\d+)?\s?m)(?![A-Za-z0-9_/])(?!\s*(?!(?:what|who|where|which|how|when|why|is|are"
     r"|does|do|did|in|into|of|and|to|until|till|there|the|a|he|she|it|they|we)\b)[A-Za-z])"
@@ -97,6 +99,8 @@ _JOINED = tuple(
 
 def marked(text: str) -> str:
     """`text`, same length, with clocks drawn as `CLOCK` and amounts of time as `ENGLISH` or `HAN`."""
+    text = re.sub(rf"(?<!\w)'({_PLAIN_CLOCK})'", r'"\1"', text)  # behind a clock a lone prime means something else
+    text = re.sub(rf"{_BRACKETED}({_ENDS}|\s+and\s+){_BRACKETED}", r" \1 \2 \3 ", text, flags=re.IGNORECASE)
     for pattern, mark in ((_CLOCK, CLOCK), (_AMOUNT_EN, ENGLISH), (_AMOUNT_HAN, HAN)):
         text = re.sub(pattern, lambda match, mark=mark: mark[0] * len(match[0]), text, flags=re.IGNORECASE)  # type: ignore[misc]
     if re.search(r"\d\s?(?:m\b|分)", text, re.IGNORECASE) and re.search(_ANY_MARK, text):
@@ -129,7 +133,7 @@ def amount_unit(text: str) -> str:
 
 def number(text: str) -> float:
     """The value of a number or ordinal in digits, English or Chinese: `30`, `thirty-two`, `half a`, `third`, `二十`."""
-    words = re.sub(r"(?<=\d)(?:st|nd|rd|th)$", "", text.strip().lower())
+    words = re.sub(r"(?<=\d)(?:st|nd|rd|th)$", "", re.sub(r"[\s-]+", " ", text.strip().lower()))
     if re.fullmatch(r"\d+(?:\.\d+)?", words):
         return float(words)
     if words.endswith("and a half"):
@@ -138,7 +142,7 @@ def number(text: str) -> float:
         return _han_number(words)
     if words.startswith("half") or words == "one half":
         return 0.5
-    parts = re.split(r"[\s-]+", words)
+    parts = words.split()
     return float(sum(_WORDS.get(part, _TENS.get(part, _ORDINALS.get(part, part in ("a", "an")))) for part in parts))
 
 

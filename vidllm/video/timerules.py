@@ -12,6 +12,7 @@ _NUM = r"\d+(?:\.\d+)?"
 _N = rf"(?:{_NUM}|{SPELLED})"
 _UNIT = r"(?:seconds?|secs?|minutes?|mins?)"
 _SECONDS = rf"(?P<unit>{_UNIT})"
+_STRETCH = r"(?:range|interval|window|segment|section|period)"
 _MARK = r"(?:[\s-]*(?:mark|point|timestamp)s?)?"
 _TO = r"\s*(?:-{1,2}>|→|-|~|\.{2,3}|…|to|until|till|thr(?:ough|u)(?:\s+to)?|up\s+to)\s*"
 _THE = (
@@ -102,7 +103,7 @@ _RANGES = (
     ),
     Rule(rf"\b(?:between|within)\s+{_THE}(?P<a>{_T}){_MARK}\s*(?:and|to|&|-)\s*{_THE}(?P<b>{_T}){_MARK}", means.span),
     Rule(
-        rf"\b(?:from|during|over|in|at|between|within)\s+{_THE}(?P<a>{_T}){_MARK}{_TO}{_THE}(?P<b>{_T}){_MARK}{_LONG}",
+        rf"\b(?:from|during|over|in|at|between|within|{_STRETCH})\s+{_THE}(?P<a>{_T}){_MARK}{_TO}{_THE}(?P<b>{_T}){_MARK}{_LONG}",
         means.span_to_tail,
     ),
     Rule(rf"(?P<a>{CLOCK}){_TO}(?P<b>{CLOCK})", means.span),
@@ -114,9 +115,21 @@ _RANGES = (
     Rule(rf"(?:{_ALONE}|{_LOOK})(?P<a>{_N}|{_T}){_TO}(?P<b>{ENGLISH}){_LONG}{_STOPS}(?P<relative>)", means.span),
     # "20-30 seconds in"
     Rule(rf"(?<![\d.:])(?P<a>{_N}|{_T}){_TO}(?P<b>{ENGLISH}){_INTO}", means.span),
+    Rule(
+        rf"\b(?:from|between)\s+t\s*=\s*(?P<a>{_NUM})(?:{_TO}|\s+and\s+)(?:t\s*=\s*)?(?P<b>{_NUM}|{ENGLISH})"
+        r"(?![\d:.]*\d|[A-Za-z])",
+        means.span,
+    ),
+    Rule(
+        rf"\b(?:everything|anything|all|(?:the\s+)?(?:rest|remainder)(?:\s+of\s+{_CLIP})?)\s+(?:that\s+happen(?:s|ed)\s+)?"
+        rf"(?P<side>after|from|past|before|prior\s+to)\s+{_THE}(?P<a>{_T}){_MARK}",
+        means.one_side,
+    ),
     Rule(rf"[\[(]\s*(?P<a>{_T})\s*,\s*(?P<b>{_T})\s*[\])]", means.span),
     Rule(rf"\bbetween\s+(?:the\s+)?(?P<a>{_N})\s*(?:and|to|&|-)\s*(?P<b>{ENGLISH}){_MARK}{_LONG}", means.span),
-    Rule(rf"\b(?:from|during|in|at)\s+(?:the\s+)?(?P<a>{_NUM}){_TO}(?P<b>{ENGLISH}){_MARK}{_LONG}", means.span),
+    Rule(
+        rf"\b(?:from|during|in|at|{_STRETCH})\s+(?:the\s+)?(?P<a>{_NUM}){_TO}(?P<b>{ENGLISH}){_MARK}{_LONG}", means.span
+    ),
     Rule(rf"\bfrom\s+(?P<a>{SPELLED}){_TO}(?P<b>{ENGLISH}){_LONG}", means.span),
     Rule(
         rf"\b(?:between|from|during|in)\s+the\s+(?P<a>{ORDINAL})\s*(?:and|to|&|-|until|till)\s*"
@@ -239,6 +252,10 @@ _MOMENTS = (
     ),
     Rule(rf"\bat\s+{_SECONDS}\s+(?P<a>{SPELLED})(?![\w-]){_NO_NOUN}", means.moment),
     Rule(rf"(?<![A-Za-z0-9_])t\s*=\s*(?P<a>{AMOUNT}|{CLOCK}|{_NUM})(?![\d:.]*\d|[A-Za-z])", means.moment),
+    Rule(
+        rf"\b(?:timestamp|at\s+(?:the\s+)?time)(?:\s*[:=]|\s)\s*(?P<a>{AMOUNT}|{_NUM}){_NO_NOUN}(?!\s*[,-]\s*\d)",
+        means.moment,
+    ),
     Rule(rf"(?P<a>{HAN})(?=\s*(?:{_ZH_AT}|,|\?|$))(?:时|左右|处|附近)?", means.moment),
     Rule(rf"(?P<a>{ENGLISH})(?=\s*(?:{_ZH_AT}))(?:时|左右|处|附近)?", means.moment),
     Rule(rf"从第?(?P<a>{HAN})(?:开始|起)", means.moment),
