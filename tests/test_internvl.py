@@ -129,7 +129,7 @@ def test_the_canvas_is_the_one_transformers_takes(height: int, width: int, least
     resolutions = [(rows * 448, cols * 448) for rows, cols in canvases(least, most)]
     rows, cols = canvas_grid((height, width), 448, resolutions)
     assert (cols, rows) == get_optimal_tiled_canvas((height, width), (448, 448), least, most)
-    assert canvas_tokens((rows, cols), 16) == 256 * (rows * cols + (rows * cols > 1))
+    assert canvas_tokens((height, width), (rows, cols), 16) == 256 * (rows * cols + (rows * cols > 1))
 
 
 def test_pixel_shuffle_is_the_familys() -> None:

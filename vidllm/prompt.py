@@ -14,7 +14,7 @@ from vidllm.advice import Wish, ways_out
 from vidllm.budget import NativeGeometry, Newline, Room, limit_line
 from vidllm.clip import Clip
 from vidllm.errors import BudgetError, ConfigError, Way
-from vidllm.model.anyres import anyres_tokens, canvas_grid, canvas_tokens, cut_canvas, cut_tiles, tile_grid
+from vidllm.model.anyres import TILINGS
 from vidllm.model.chat import AnyTokenizer, Layout, Shown, Turn, lay_out, lay_out_spoken
 from vidllm.model.chat import count_text_tokens as count_text_tokens
 from vidllm.planning import PlanOptions
@@ -59,9 +59,10 @@ class Visual:
 
     A video frame: `pixels` (1, S, S, 3), `stride` its pooling, `newline` "none", "frame" (one learned newline at its
     end; also what the last frame of newline-`one` carries) or "grid" (one after each pooled row).
-    A still image: the same with stride 1, or with AnyRes `pixels` (1 + gh * gw, S, S, 3): the thumbnail, then the
-    tiles row by row; `grid` = (gh, gw), `source_size` = (height, width) in pixels before any resizing.
-    Token order of an AnyRes image: thumbnail, then the unpadded tile rows, each row followed by a newline.
+    A still image: the same with stride 1, or in tiles, `grid` = (gh, gw), `source_size` = (height, width) in pixels
+    before any resizing. With AnyRes `pixels` (1 + gh * gw, S, S, 3) are the thumbnail, then the tiles row by row; its
+    tokens: the thumbnail's, then the unpadded tile rows, each followed by a newline. InternVL's are the tiles, then
+    the thumbnail of more than one, `newline` "none".
     Native families: a whole clip is one "video" of `pixels` (N, h, w, 3) at the planned size, an image keeps its own
     size; their tokens need not be contiguous.
     """
@@ -330,20 +331,19 @@ def still_tokens(height: int, width: int, spec: ModelSpec, *, single: bool) -> i
     geometry = spec.geometry
     if isinstance(geometry, NativeGeometry):
         return geometry.image_tokens(height, width)
-    tiles = _tiles(height, width, spec, single)
-    if tiles is not None and spec.image_cut == "stretched":
-        return canvas_tokens(tiles, geometry.rows)
+    tiles = still_tiles(height, width, spec, single=single)
     if tiles is not None:
-        return anyres_tokens((height, width), tiles, geometry.rows, spec.image_max_tiles)
+        return TILINGS[spec.image_cut].tokens((height, width), tiles, geometry.rows, spec.image_max_tiles)
     return geometry.rows * geometry.cols + spec.tiles_have_newlines + (spec.cls == "keep")
 
 
-def _tiles(height: int, width: int, spec: ModelSpec, single: bool) -> tuple[int, int] | None:
-    """Tiles (rows, cols); None where a picture is one square. LLaVA-OneVision cuts one only when it is alone."""
+def still_tiles(height: int, width: int, spec: ModelSpec, *, single: bool) -> tuple[int, int] | None:
+    """Tiles (rows, cols) that a picture of so many pixels is cut into; None where it is not. LLaVA-OneVision cuts one
+    only when it is alone.
+    """
     if not spec.image_grids or not (single or spec.model_type != "llava_onevision"):
         return None
-    grid = canvas_grid if spec.image_cut == "stretched" else tile_grid
-    return grid((height, width), spec.image_size, spec.image_grids)
+    return TILINGS[spec.image_cut].grid((height, width), spec.image_size, spec.image_grids)
 
 
 def _image_visual(image: Image, spec: ModelSpec, single: bool) -> Visual:
@@ -352,12 +352,11 @@ def _image_visual(image: Image, spec: ModelSpec, single: bool) -> Visual:
     tokens = still_tokens(height, width, spec, single=single)
     if isinstance(spec.geometry, NativeGeometry):
         return _still(image, image.pixels[None], tokens)
-    tiles = _tiles(height, width, spec, single)
-    if tiles is not None and spec.image_cut == "stretched":
-        return replace(_still(image, cut_canvas(image.pixels, spec.image_size, tiles), tokens), grid=tiles)
+    tiles = still_tiles(height, width, spec, single=single)
     if tiles is not None:
-        visual = _still(image, cut_tiles(image.pixels, spec.image_size, tiles), tokens)
-        return replace(visual, grid=tiles, newline="grid")
+        tiling = TILINGS[spec.image_cut]
+        visual = _still(image, tiling.cut(image.pixels, spec.image_size, tiles), tokens)
+        return replace(visual, grid=tiles, newline=tiling.newline)
     fill = [255 * value for value in spec.image_mean]
     square = fit_pixels(image.pixels[None], spec.image_size, spec.fit, fill)
     return replace(_still(image, square, tokens), newline="frame" if spec.tiles_have_newlines else "none")

@@ -10,12 +10,16 @@ Arithmetic first (no imports), pixels last (Pillow, loaded when used). Sizes are
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from vidllm.budget import Newline
+    from vidllm.model.spec import Cut
 
 Size = tuple[int, int]
 
@@ -109,8 +113,8 @@ def canvas_grid(size: Size, tile: int, resolutions: Sequence[Size]) -> Size:
     return best
 
 
-def canvas_tokens(tiles: Size, base: int) -> int:
-    """Tokens of a picture stretched over `tiles`, with its thumbnail; base x base of each."""
+def canvas_tokens(size: Size, tiles: Size, base: int, max_tiles: int | None = None) -> int:
+    """Tokens of a picture stretched over `tiles`, with its thumbnail; base x base of each, whatever its `size`."""
     count = math.prod(tiles)
     return base * base * (count + (count > 1))
 
@@ -127,3 +131,20 @@ def cut_canvas(pixels: NDArray[np.uint8], tile: int, tiles: Size) -> NDArray[np.
     if len(cut) == 1:
         return cut
     return np.concatenate([cut, np.asarray(picture.resize((tile, tile), Image.Resampling.BICUBIC))[None]])
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """One way to cut a picture into tiles; what each function takes and gives is said at those of AnyRes."""
+
+    grid: Callable[[Size, int, Sequence[Size]], Size]
+    tokens: Callable[[Size, Size, int, int | None], int]
+    cut: Callable[[NDArray[np.uint8], int, Size], NDArray[np.uint8]]
+    newline: Newline
+    """After each row of the picture that the tiles are joined to, or "none" where they follow one another."""
+
+
+TILINGS: dict[Cut, Tiling] = {
+    "padded": Tiling(tile_grid, anyres_tokens, cut_tiles, "grid"),
+    "stretched": Tiling(canvas_grid, canvas_tokens, cut_canvas, "none"),
+}

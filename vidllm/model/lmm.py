@@ -178,7 +178,7 @@ class ComposableLMM(TextReader):
         if visual.grid is None or visual.source_size is None:
             return lay_out(self._pooled(patches, visual.stride)[0], self.newline, visual.newline)
         tiles: Tensor = self.parts.multi_modal_projector(patches)
-        if self.spec.image_cut == "stretched":
+        if visual.newline == "none":  # the tiles follow one another
             return tiles.flatten(0, 1)
         return pack_tiles(tiles, visual.source_size, visual.grid, self.newline, self.spec.image_max_tiles)
 
