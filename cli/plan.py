@@ -14,7 +14,6 @@ from .output import note, write, write_json
 from .progress import Progress
 
 if TYPE_CHECKING:
-    from vidllm.budget import TokenPlan
     from vidllm.model.families import ModelSpec
     from vidllm.planned import Plan
 
@@ -102,7 +101,7 @@ def _lines(planned: Plan) -> list[str]:
     return [
         _about(planned),
         f"policy  {plan.policy}, reader {plan.reader or 'pillow'}",
-        f"look    {_look(plan)}",
+        f"look    {_look(planned)}",
         f"frames  {len(plan.frames)}{_times(planned)}",
         f"video   {plan.video_tokens:>6} tokens: {sizes}",
         f"text    {plan.text_tokens:>6}",
@@ -123,12 +122,14 @@ def _about(planned: Plan) -> str:
     )
 
 
-def _look(plan: TokenPlan) -> str:
+def _look(planned: Plan) -> str:
     """How a frame becomes the model's: its size, how it meets the tile, whether it is the very frame of its time."""
+    plan, tiles = planned.plan, planned.tiles
+    cut = f"cut into {tiles[0]} x {tiles[1]} tiles" if tiles else ""
     size = f"{plan.frame_size[1]}x{plan.frame_size[0]} px" if plan.frame_size else ""
     fit = f"fit {plan.fit}" if plan.fit else ""
     snap = f"key frames within {plan.tolerance:.3g} s stand in" if plan.tolerance else ""
-    return ", ".join(filter(None, (size, fit, snap))) or "as it is"
+    return ", ".join(filter(None, (cut, size, fit, snap))) or "as it is"
 
 
 def _times(planned: Plan) -> str:

@@ -333,6 +333,17 @@ def test_plan_of_a_picture_is_that_of_a_picture(run: Run, tiny: Path) -> None:
     assert {key: planned[key] for key in ("video_tokens", "text_tokens")}.items() <= asked["usage"].items()
 
 
+@pytest.mark.parametrize("family", ["llava_next", "internvl"])
+def test_plan_says_into_how_many_tiles_a_picture_is_cut(family: str, run: Run, tmp_path: Path) -> None:
+    """Three times as wide as high: two tiles and more side by side."""
+    Image.new("RGB", (330, 110), "red").save("wide.png")
+    (tmp_path / family).mkdir()
+    model = tiny_models.FAMILIES[family](tmp_path / family)
+    [look] = re.findall(r"^look +(.*)$", run("plan", "wide.png", "-m", model)[1], re.MULTILINE)
+    assert re.fullmatch(r"cut into 1 x [23] tiles", look)
+    assert json.loads(run("plan", "wide.png", "-m", model, "--json")[1])["fit"] is None
+
+
 # ----------------------------------------------------------------------------------------------------------- frames
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from vidllm.advice import Wish, ways_out
@@ -17,7 +17,7 @@ from vidllm.clip import plan_video
 from vidllm.errors import BudgetError
 from vidllm.model.chat import AnyTokenizer, Shown, count_text_tokens
 from vidllm.planning import PlanOptions, room_of
-from vidllm.prompt import Image, over_line, still_tokens
+from vidllm.prompt import Image, over_line, still_tiles, still_tokens
 from vidllm.sources import Progress, Source, name_of, open_source
 from vidllm.video.info import VideoInfo
 from vidllm.video.timecode import Focus
@@ -73,6 +73,8 @@ class Plan:
     """The times the question names."""
     subtitles: tuple[str, ...] = ()
     """The lines shown, ready to print."""
+    tiles: tuple[int, int] | None = None
+    """(rows, cols) of tiles that a picture is cut into; None for a video, and for a picture that is not cut."""
 
     @property
     def frames(self) -> tuple[FramePlan, ...]:
@@ -119,7 +121,7 @@ class Plan:
 
     @property
     def fit(self) -> Fit | None:
-        """How a frame meets the model's square."""
+        """How a frame meets the model's square; None where it meets none: a picture in tiles, a native family's."""
         return self.plan.fit
 
     @property
@@ -163,7 +165,10 @@ def plan_source(
     options = options or PlanOptions()
     name, medium = name_of(source), open_source(source, progress)
     if isinstance(medium, Image):
-        return Plan(video=SeenVideo.of(name, medium), plan=_plan_still(medium, question, spec, tokenizer, options))
+        video = SeenVideo.of(name, medium)
+        tiles = still_tiles(video.height, video.width, spec, single=True)
+        plan = _plan_still(medium, question, spec, tokenizer, options)
+        return Plan(video=video, plan=plan if tiles is None else replace(plan, fit=None), tiles=tiles)
     planned = plan_video(medium, question, spec, tokenizer, options)
     return Plan(
         video=SeenVideo.of(name, planned.info), plan=planned.plan, info=planned.info, focus=planned.focus,
