@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -415,6 +416,22 @@ def test_a_wrong_word_is_one_line_before_anything_is_loaded(
     assert said in err
     assert err.count("\n") == 1
     assert not output.exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes are POSIX")
+def test_a_prompt_from_a_pipe_is_read_once_and_from_a_file_each_time(
+    world: Path, tmp_path: Path, output: Path, model: vidllm.VideoModel
+) -> None:
+    asked, clip = tmp_path / "prompt", sorted(world.glob("*.mp4"))[0]
+    options = CaptionOptions(prompt=f"@{asked}", retries=0)
+    os.mkfifo(asked)
+    writer = threading.Thread(target=asked.write_text, args=["what happens at 0:05?"], daemon=True)
+    writer.start()
+    caption(clip, output, options, model=model)
+    asked.unlink()
+    asked.write_text("what happens at 0:06?")
+    caption(clip, output, options, model=model)
+    assert [row["prompt"] for row in rows_of(output)] == ["what happens at 0:05?", "what happens at 0:06?"]
 
 
 def test_a_folder_without_clips_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,8 @@ import contextlib
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -137,6 +138,11 @@ class CaptionOptions:
             column=self.column, prompt_column=self.prompt_column, output=output, remark=remark,
         )  # fmt: skip
 
+    @cached_property
+    def words(self) -> str:
+        """What is asked, read once: a pipe (`--prompt @<(...)`) gives its words one time only. Raises ConfigError."""
+        return read_prompt(self.prompt)
+
     @property
     def workers_now(self) -> int:
         """Decode processes here."""
@@ -145,12 +151,11 @@ class CaptionOptions:
     def look(self, captioner: Captioner) -> Look:
         """How this run looks at a clip."""
         limits = Limits(seconds=self.time_limit)
-        return Look(spec=captioner.spec, prompt=read_prompt(self.prompt), options=self.plan, limits=limits)
+        return Look(spec=captioner.spec, prompt=self.words, options=self.plan, limits=limits)
 
     def recipe(self, captioner: Captioner) -> Recipe:
         """What shapes this run's captions."""
-        plan, decoding = self.plan, self.generation
-        return Recipe.of(captioner.fingerprint, read_prompt(self.prompt), plan, decoding)
+        return Recipe.of(captioner.fingerprint, self.words, self.plan, self.generation)
 
     def run_options(self) -> RunOptions:
         """The part that says how to go about it."""
@@ -224,7 +229,7 @@ def caption(
     A clip's own failure is a row. Raises ConfigError, CorpusError or EngineError, and ModelError: before the first row
     where the model's files tell it, else when it is loaded, for the first clip with frames; rows written stay.
     """
-    options, output = options or CaptionOptions(), Path(output)
+    options, output = replace(options or CaptionOptions()), Path(output)  # another call reads its prompt anew
     items = _items(inputs, output, options, remark)
     engine = open_engine(options, model, remark)
     try:
@@ -243,7 +248,7 @@ def dry_run(
     remark: Callable[[str], None] = lambda line: None,
 ) -> Estimate:
     """What `caption` would do, and about how long that would take; no row is written. Raises as `caption`."""
-    options, output = options or CaptionOptions(), Path(output)
+    options, output = replace(options or CaptionOptions()), Path(output)  # another call reads its prompt anew
     items = _items(inputs, output, options, remark)
     engine = open_engine(options, model, remark)
     try:
@@ -261,7 +266,7 @@ def _items(
 ) -> Iterator[Item]:
     """The clips, the first found now: what is wrong with names or prompt is told before a model is loaded."""
     check_name(output)
-    read_prompt(options.prompt)
+    options.words  # noqa: B018  (what is wrong with it)
     named = _named(inputs)
     items = admit(named, options.inputs(output, remark))
     first = next(items, None)
