@@ -294,6 +294,7 @@ def test_json_lines_of_all_sorts(corpus: Path) -> None:
         '{"video": "gone.mp4"}',
         '{"video": "b.mp4", "start": 5, "end": 2}',
         '{"video": "b.mp4", "start": "soon"}',
+        '{"video": "b.mp4", "start": 1%s}' % ("0" * 400),
         "",
         '["a"]',
         '{"video": "b.mp4", "end": 0}',
@@ -309,7 +310,7 @@ def test_json_lines_of_all_sorts(corpus: Path) -> None:
     assert (items[1].start, items[1].end) == (1.5, 3.0)
     assert items[-1].prompt == "who?"
     problems = [item.problem for item in items if item.problem]
-    assert len(problems) == 8
+    assert len(problems) == 9
     assert all("rows.jsonl#" in problem and "\n" not in problem for problem in problems)
 
 

@@ -433,7 +433,10 @@ def _time(value: object) -> float | None:
         return None
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         raise ConfigError(f"{value!r} is no time")
-    return parse_time(value)
+    try:
+        return parse_time(value)
+    except OverflowError as error:  # JSON knows no largest number
+        raise ConfigError(f"{str(value)[:20]}... is no time") from error
 
 
 def _beside(file: str, path: str, options: InputOptions) -> str:
