@@ -29,13 +29,15 @@ from vidllm.errors import OutputError
 from vidllm.linefile import LineFile
 from vidllm.video.subtitles import find_sidecar_of_many
 
+MOST_OWN_RECIPES = 1000
+"""Clips' own prompts whose recipes are remembered."""
 _ADMITTED = re.compile(rb'\{"key": "([0-9a-f]{32})", "recipe": "([0-9a-f]{16})", ')
 """How the line of a clip that was admitted begins."""
 _KEY, _RECIPE = re.compile("[0-9a-f]{32}"), re.compile("[0-9a-f]{16}")
 
 
 class Output:
-    """An output opened for writing; `open` it. Not for several threads at once."""
+    """An output opened for writing; `open` it. Not for several threads at once, but for `digest_of`."""
 
     def __init__(self, path: Path, recipe: Recipe, store: Store, manifest: LineFile, retry_errors: bool) -> None:
         self.path = path
@@ -83,11 +85,11 @@ class Output:
 
     def digest_of(self, item: Item) -> str:
         """The recipe of one item."""
-        if len(self._own_recipes) > 1000:
-            self._own_recipes.clear()
-        if item.prompt not in self._own_recipes:
-            self._own_recipes[item.prompt] = self._recipe.asking(item.prompt).digest
-        return self._own_recipes[item.prompt]
+        if (known := self._own_recipes.get(item.prompt)) is None:  # several threads ask: what one finds another clears
+            if len(self._own_recipes) > MOST_OWN_RECIPES:
+                self._own_recipes.clear()
+            known = self._own_recipes[item.prompt] = self._recipe.asking(item.prompt).digest
+        return known
 
     def admitted(self, item: Item) -> None:
         """Promise the item an end: `caption-verify` will look for it. Promised twice is promised once.
