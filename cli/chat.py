@@ -12,7 +12,7 @@ from vidllm.errors import VidllmError
 
 from . import options
 from .loading import load
-from .output import note, one_line, write, write_json_line
+from .output import fail, note, write, write_json_line
 from .progress import Progress
 from .remarks import remark
 from .source import check_before_loading
@@ -94,7 +94,7 @@ def _turn(
         return stream.answer
     except VidllmError as error:
         progress.clear()
-        note(f"vidllm: {one_line(str(error))}")
+        fail(error, str(error))
     except KeyboardInterrupt:
         if not sys.stdin.isatty():
             raise

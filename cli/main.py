@@ -13,7 +13,7 @@ from vidllm import __version__
 from vidllm.errors import VidllmError
 
 from . import ask, caption, caption_verify, chat, doctor, dpo, feedback, frames, instruct, plan, sft, world
-from .output import INTERRUPTED, READER_LEFT, note, one_line, silence, write
+from .output import INTERRUPTED, READER_LEFT, fail, note, one_line, silence, write
 
 app = typer.Typer(
     name="vidllm",
@@ -71,16 +71,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except VidllmError as error:
-        return _fail(error, str(error))
+        return fail(error, str(error))
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
         silence(sys.stdout)
         return READER_LEFT
     except OSError as error:
-        return _fail(error, _describe_os_error(error))
+        return fail(error, _describe_os_error(error))
     except Exception as error:  # the process boundary: a defect is reported, never a page of traceback
-        return _fail(error, f"unexpected {type(error).__name__}: {error}; VIDLLM_DEBUG=1 shows where it happened")
+        return fail(error, f"unexpected {type(error).__name__}: {error}; VIDLLM_DEBUG=1 shows where it happened")
 
 
 def _named(word: str) -> str:
@@ -110,16 +110,6 @@ def _usage(error: typer.TyperException) -> int:
         message += "; put a question of several words in quotes."
     note(f"vidllm: {one_line(message)} See `{context.command_path if context else 'vidllm'} --help`.")
     return error.exit_code
-
-
-def _fail(error: BaseException, message: str) -> int:
-    """One line on stderr, the traceback before it when VIDLLM_DEBUG asks for it; exit code 1."""
-    if os.environ.get("VIDLLM_DEBUG", "0") not in ("", "0"):
-        import traceback
-
-        traceback.print_exception(error)
-    note(f"vidllm: {one_line(message)}")
-    return 1
 
 
 def _describe_os_error(error: OSError) -> str:

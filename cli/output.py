@@ -52,3 +52,13 @@ def note(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
     except BrokenPipeError:
         silence(sys.stderr)
+
+
+def fail(error: BaseException, message: str) -> int:
+    """One line on stderr, the traceback before it when VIDLLM_DEBUG asks for it; exit code 1."""
+    if os.environ.get("VIDLLM_DEBUG", "0") not in ("", "0"):
+        import traceback
+
+        note("".join(traceback.format_exception(error)).rstrip("\n"))
+    note(f"vidllm: {one_line(message)}")
+    return 1

@@ -626,6 +626,14 @@ def test_chat_answers_line_by_line_and_goes_on_after_a_failure(clips: dict[str, 
     assert process.returncode == 1, "one question was not answered"
 
 
+def test_debug_shows_why_a_question_of_a_chat_was_not_answered(clips: dict[str, Path], tiny: Path) -> None:
+    words = ("chat", clips["constant"], "-m", tiny, "--max-new-tokens", "4")
+    process = start(*words, stdin=subprocess.PIPE, env={**os.environ, "VIDLLM_DEBUG": "1"})
+    _, err = process.communicate("why? " * 4000, timeout=60)
+    assert process.returncode == 1
+    assert err.index("Traceback") < err.index("\nvidllm: ")
+
+
 def test_chat_goes_on_after_a_line_that_is_no_text(clips: dict[str, Path], tiny: Path) -> None:
     words = ("chat", clips["constant"], "-m", tiny, "--max-new-tokens", "4", "--json")
     process = start(*words, stdin=subprocess.PIPE, text=None, env={**os.environ, "PYTHONIOENCODING": "utf-8:strict"})
