@@ -23,13 +23,14 @@ import pytest
 from tests.conftest import write_stories
 from vidllm.corpus.caption import CaptionOptions
 from vidllm.corpus.item import Item
-from vidllm.corpus.looking import Look
-from vidllm.corpus.ray import Shares, with_model
+from vidllm.corpus.looking import Look, Seen
+from vidllm.corpus.ray import RayCaptioner, Shares, _Job, with_model
 from vidllm.corpus.ray_crew import Crew, FarDecoder
-from vidllm.corpus.ray_nodes import DecodeActor
+from vidllm.corpus.ray_nodes import DecodeActor, Told
 from vidllm.corpus.workers import DecodePool
 from vidllm.errors import VideoError
 from vidllm.model.families import bare_spec
+from vidllm.options import GenerationOptions
 
 ROOT = Path(__file__).resolve().parents[1]
 needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed: pip install 'vidllm[ray]'")
@@ -144,6 +145,42 @@ def test_what_a_decoder_said_and_its_node_lost_is_asked_for_again(
     crew.give_back((actor, None))
     assert FarDecoder(crew).look_at(Item(video="a.mp4", path=str(clips["constant"]))) == "what it saw"
     assert crew.borrow(0.0) == (actor, None)
+
+
+def test_a_defect_while_pictures_are_made_anew_is_heard(
+    clips: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clip it was about would be waited for without end."""
+    lost = type("ObjectLostError", (Exception,), {})
+    names = ("RayActorError", "RayTaskError")
+    errors = SimpleNamespace(RayError=Exception, **{name: type(name, (Exception,), {}) for name in names})
+
+    def get(ref: object, timeout: float = 0.0) -> object:
+        if ref == "a submit":
+            raise lost
+        return [], 1
+
+    ray = SimpleNamespace(get=get, wait=lambda refs, **_: (refs, []), exceptions=errors)
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    actor = SimpleNamespace(
+        submit=SimpleNamespace(remote=lambda *_: "a submit"), poll=SimpleNamespace(remote=lambda _: "a poll")
+    )
+    told = Told(model="m", fingerprint="f", spec=bare_spec(4, 4, 512), room=1)
+    models: Any = SimpleNamespace(borrow=lambda wait: None, close=lambda: None)
+    captioner = RayCaptioner(models, (actor, told), lambda: None)
+
+    def borrow(wait: float) -> None:
+        raise ZeroDivisionError("a defect")
+
+    captioner.decoders = SimpleNamespace(borrow=borrow, close=lambda: None)  # type: ignore[assignment]
+    item = Item(video="a.mp4", path=str(clips["constant"]))
+    clip: Any = SimpleNamespace(blind=None, pictures=None, item=item, seen=Seen(id="0" * 32))
+    captioner._homeless.append(_Job(ticket=1, clip=clip, prompt="what?", options=GenerationOptions()))
+    try:
+        with pytest.raises(ZeroDivisionError, match="a defect"):
+            next(filter(None, (captioner.poll(0.01) for _ in range(1000))))
+    finally:
+        captioner.close()
 
 
 # ------------------------------------------------------------------------------------------------------- two nodes

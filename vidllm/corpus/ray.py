@@ -19,7 +19,7 @@ import re
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -78,6 +78,8 @@ class RayCaptioner:
         self._homeless: deque[_Job] = deque()
         self._said: deque[Said] = deque()
         self._again = ThreadPoolExecutor(4, thread_name_prefix="vidllm-again")
+        self._decoding: list[Future[None]] = []
+        """Clips whose pictures are made anew."""
 
     def submit(self, ticket: int, clip: Clip | None, prompt: str, options: GenerationOptions) -> None:
         """See `Captioner`; given to a model with the next `poll`."""
@@ -134,9 +136,12 @@ class RayCaptioner:
         """Wait until something is known of any question, and act on all that is."""
         import ray
 
+        for done in [future for future in self._decoding if future.done()]:
+            self._decoding.remove(done)
+            done.result()  # a defect is raised here: unheard, its clip would be waited for without end
         refs = [ref for hand in self._hands for ref in (*hand.submits, hand.polling) if ref is not None]
         if not refs:
-            if self._homeless:
+            if self._homeless or self._decoding:
                 time.sleep(min(wait, STEP_SECONDS))
             return
         ray.wait(refs, timeout=wait)
@@ -179,7 +184,7 @@ class RayCaptioner:
             if job.clip is None or job.deaths >= MOST_DEATHS:
                 self._said.append(Said(ticket=ticket, error=f"the cluster lost it: {_one_line(error)}"))
             else:
-                self._again.submit(self._decode_again, job)
+                self._decoding.append(self._again.submit(self._decode_again, job))
 
     def _bury(self, hand: _Hand) -> None:
         """A model died: its questions go to others."""
