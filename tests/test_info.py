@@ -69,6 +69,20 @@ def test_one_frame_has_a_length_and_no_rate(clips: dict[str, Path]) -> None:
     assert 0 < info.duration <= 0.1
 
 
+@pytest.mark.parametrize("rate", [10, 60])
+def test_a_bare_stream_is_as_long_as_it_says(tmp_path: Path, rate: int) -> None:
+    """As cameras write them: packets without a time, and the rate in the stream's own header."""
+    with av.open(str(tmp_path / "bare.h264"), "w") as container:
+        stream = container.add_stream("libx264", rate=rate)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for number in range(rate):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.full((48, 64, 3), number, np.uint8))))
+        container.mux(stream.encode(None))
+    info = probe(tmp_path / "bare.h264")
+    assert not info.has_true_pts
+    assert (info.num_frames, info.fps, info.duration) == (rate, pytest.approx(rate), pytest.approx(1.0))
+
+
 def test_gradual_refresh_offers_no_access_point_but_the_first(clips: dict[str, Path]) -> None:
     """Its key flags are recovery points that need more frames: starting there shows other pixels."""
     info = probe(clips["refresh"])

@@ -271,10 +271,9 @@ def _presentation_times(
     if not has_true_pts:
         pts = np.where(dts == NO_TIME, pts, dts)
     if (pts == NO_TIME).any():
-        rate, time_base = (
-            stream.average_rate or stream.guessed_rate or Fraction(25),
-            stream.time_base or Fraction(1, 25),
-        )
+        # of a bare H.264 or HEVC stream FFmpeg calls 25 the average, whatever rate the stream itself says
+        rate = stream.guessed_rate or stream.average_rate or Fraction(25)
+        time_base = stream.time_base or Fraction(1, 25)
         pts = np.arange(len(pts), dtype=np.int64) * max(1, round(1 / (rate * time_base)))
     if int(pts.max()) - int(pts.min()) > MAX_SPAN_TICKS:
         raise VideoError(f"{path}: its time stamps are broken; re-encode it")
