@@ -157,6 +157,7 @@ def test_frames_that_look_alike_encoded_once_are_another_recipe(
     assert near.recipe.digest != exact.recipe.digest
     assert near.counts.total() == CLIPS
     assert len(rows_of(output)) == 2 * CLIPS
+    assert model.lmm.same_within == 0, "asked itself, the model looks at every frame again"  # type: ignore[attr-defined]
 
 
 def test_side_files_hold_clips_with_a_prompt_of_their_own(world: Path, tmp_path: Path) -> None:

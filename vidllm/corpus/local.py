@@ -53,8 +53,9 @@ class LocalCaptioner:
         self.model = model.name
         precision = quantize or str(model.lmm.dtype).removeprefix("torch.")
         self.fingerprint = identity(model.lmm.fingerprint, model.spec, precision, same_within)
-        if isinstance(model.lmm, ComposableLMM):
-            model.lmm.same_within = same_within
+        self._encoder = model.lmm if isinstance(model.lmm, ComposableLMM) else None
+        if self._encoder is not None:
+            self._before, self._encoder.same_within = self._encoder.same_within, same_within
         self.spec = model.spec
         self._tokenizer = model.lmm.tokenizer
         self._batcher = Batcher(model.lmm, slots=slots, share=share)
@@ -89,7 +90,9 @@ class LocalCaptioner:
         return self.capacity - self._batcher.running - self._batcher.waiting
 
     def close(self) -> None:
-        """Nothing runs by itself here."""
+        """Nothing runs by itself here; the model encodes frames as before."""
+        if self._encoder is not None:
+            self._encoder.same_within = self._before
 
     def _build(self, clip: Clip | None, prompt: str, options: GenerationOptions) -> Prompt:
         """The prompt, with the room the plan kept for its answer, or with more where `options` ask and it is there."""
