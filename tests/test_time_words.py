@@ -265,6 +265,13 @@ READ: list[tuple[str, list[Span]]] = [
     ("at timestamp 14.5 the man falls", [14.5]),
     ("at two-and-a-half minutes", [150]),
     ("at 2 min. 30 sec.", [150]),
+    # lists and ranges whose unit stands apart
+    ("what happens at minutes 1 and 2?", [60, 120]),
+    ("at the 5th and 10th seconds", [5, 10]),
+    ("the first and the third second", [1, 3]),
+    ("around the 2-3 minute mark", [(120, 180)]),
+    ("the last 20% of the video", [(240, 300)]),
+    ("视频前20%的内容", [(0, 60)]),
     # one side of a time
     ("describe everything after 0:30", [(30, 300)]),
     ("what is the rest of the video after 30 seconds?", [(30, 300)]),

@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from vidllm.video.timephrases import AMOUNT, CLOCK, SPELLED, amount_seconds, amount_unit, number
+from vidllm.video.timephrases import AMOUNT, CLOCK, ORDINAL, SPELLED, amount_seconds, amount_unit, number
 
 EDGE_SHARE, EDGE_LEAST, EDGE_MOST = 0.1, 2.0, 10.0
 """How much of a clip "at the end" means: a tenth, at least 2 s and at most 10 s."""
 
 
-_ITEM = rf"{CLOCK}|{AMOUNT}|{SPELLED}|\d+(?:\.\d+)?|[一二三四五六七八九十]+"
+_ITEM = rf"{CLOCK}|{AMOUNT}|{ORDINAL}|{SPELLED}|\d+(?:\.\d+)?|[一二三四五六七八九十]+"
 _LASTING = {"m": 60.0, "h": 3600.0}
 """Units whose ordinals last: the second minute is a range, the second second a moment."""
 
@@ -77,7 +77,7 @@ class Reading:
     def items(self) -> list[tuple[int, int, float]]:
         """(first character, end, seconds) of each time of the list in group `many`."""
         first, end = self.match.span("many")
-        unit = amount_unit(self.words[first:end])
+        unit = amount_unit(self.words[first:end]) or self._unit()
         found = re.finditer(_ITEM, self.match["many"], re.IGNORECASE)
         places = [(first + item.start(), first + item.end()) for item in found]
         return [(a, b, amount_seconds(self.words[a:b], unit)) for a, b in places]
@@ -279,6 +279,15 @@ def part(reading: Reading) -> list[Meaning]:
     if reading.text("nth").lower() == "middle" and parts != 3:
         return []
     return [(Anchor("share", nth / parts), Anchor("share", (nth + 1) / parts))] if nth < parts else []
+
+
+def share_of_end(reading: Reading) -> list[Meaning]:
+    """The last 20 % of the video."""
+    share = float(reading.text("share")) / 100
+    low, high = (
+        (0.0, share) if reading.text("nth").lower() in ("first", "opening", "initial", "前") else (1 - share, 1.0)
+    )
+    return [(Anchor("share", low), Anchor("share", high))] if share <= 1 else []
 
 
 def way_through(reading: Reading) -> list[Meaning]:

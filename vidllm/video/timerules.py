@@ -66,6 +66,10 @@ _LISTS = (  # before the ranges: "at 30 and 40 seconds" and "compare 0:10 to 0:3
     # a question that is but a list, and one that asks what happens at it
     Rule(rf"{_ALONE}(?P<many>{_T}(?:{_AND}(?:{_T}|{_NUM}))*{_AND}{_T}){_STOPS}", means.moments),
     Rule(rf"(?<!between )(?<![A-Za-z]){_SECONDS}\s+(?P<many>{_NUM}(?:{_AND}{_NUM})+){_NO_NOUN}", means.moments),
+    Rule(
+        rf"(?<!between )(?<!from )\bthe\s+(?P<many>{ORDINAL}(?:{_AND}(?:the\s+)?{ORDINAL})+)\s+(?P<unit>seconds?)\b",
+        means.moments,
+    ),
     Rule(rf"[从由在]?第?(?P<a>{_T}|{_ZH_NUM})\s*[和与跟]\s*第?(?P<b>{_T})之间", means.span),
     # 第1、2分钟: each minute lasts
     Rule(rf"第{_ZH_LIST}", means.each_ordinal_han),
@@ -130,6 +134,7 @@ _RANGES = (
     Rule(
         rf"\b(?:from|during|in|at|{_STRETCH})\s+(?:the\s+)?(?P<a>{_NUM}){_TO}(?P<b>{ENGLISH}){_MARK}{_LONG}", means.span
     ),
+    Rule(rf"(?<![\w.:-])(?P<a>{_N}){_TO}(?P<b>{ENGLISH})[\s-]*(?:mark|point)s?\b", means.span),
     Rule(rf"\bfrom\s+(?P<a>{SPELLED}){_TO}(?P<b>{ENGLISH}){_LONG}", means.span),
     Rule(
         rf"\b(?:between|from|during|in)\s+the\s+(?P<a>{ORDINAL})\s*(?:and|to|&|-|until|till)\s*"
@@ -277,6 +282,11 @@ _PLACES = (
     ),
     Rule(rf"{_ZH_CLIP}的?(?P<nth>[前上后下])(?P<part>半)(?:段|部分|程|截)", means.part),
     Rule(rf"{_ZH_CLIP}的?(?P<nth>[前后])(?P<part>[三四])分之一", means.part),
+    Rule(
+        rf"\b(?P<nth>first|opening|initial|last|final)\s+(?P<share>{_NUM})\s*(?:%|percent)(?:\s+of\s+{_CLIP}|{_STOPS})",
+        means.share_of_end,
+    ),
+    Rule(rf"{_ZH_CLIP}的?(?P<nth>前|最后|后)的?(?P<share>{_NUM})\s*%", means.share_of_end),
     Rule(
         rf"{_ZH_HERE}(?P<nth>[前上后下])(?P<part>半)(?:段|程|截|(?<=前半)部分|(?<=后半)部分)(?!的?(?:路|比赛|人生|歌|音乐|文章))",
         means.part,
