@@ -504,6 +504,13 @@ def test_a_number_of_tokens_that_is_none(tokens: object) -> None:
     assert (type(reply.prompt_tokens), reply.prompt_tokens) == (int, 0), "Parquet has a column of whole numbers"
 
 
+@pytest.mark.parametrize("reason", [0, False, {}, [], 7])
+def test_a_reason_to_finish_is_a_word_in_the_row(reason: object) -> None:
+    """Else `caption-verify` would not know its row for one."""
+    choice = {"message": {"content": "A red ball."}, "finish_reason": reason}
+    assert read_reply(json.dumps({"choices": [choice]}).encode()).finish_reason == str(reason)
+
+
 @pytest.mark.parametrize("reason", ["abort", "error"])
 def test_half_an_answer_is_none(reason: str) -> None:
     choice = {"message": {"content": "A red"}, "finish_reason": reason}

@@ -239,8 +239,9 @@ def read_reply(content: bytes) -> Reply:
         if reason in BROKEN_OFF:
             raise Nonsense(f"the server broke its answer off ({reason}): {_short(text) or 'nothing'}")
         return Reply(
-            text=text.strip(), finish_reason=reason and str(reason), model=str(whole.get("model") or ""),
-            prompt_tokens=_count(usage.get("prompt_tokens")), answer_tokens=_count(usage.get("completion_tokens")),
+            text=text.strip(), finish_reason=None if reason is None else str(reason),
+            model=str(whole.get("model") or ""), prompt_tokens=_count(usage.get("prompt_tokens")),
+            answer_tokens=_count(usage.get("completion_tokens")),
             thought=not text.strip() and bool(message.get("reasoning_content") or message.get("reasoning")),
         )  # fmt: skip
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
