@@ -188,15 +188,19 @@ def json_line(value: object) -> bytes:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Put a text in `path`'s place: a reader sees the old file or the new one. Raises OutputError."""
+    """Put a text in `path`'s place: a reader sees the old file or the new one. Raises OutputError.
+
+    A link stays one: who made it wants the bytes where it leads.
+    """
     check_regular(path)
-    partial = path.with_name(path.name + ".part")
+    target = Path(os.path.realpath(path))
+    partial = target.with_name(target.name + ".part")
     try:
         with partial.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        partial.replace(path)
+        partial.replace(target)
     except OSError as error:
         partial.unlink(missing_ok=True)
         raise not_writable(path, error) from error
