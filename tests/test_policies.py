@@ -36,11 +36,11 @@ def test_auto_is_uniform_until_a_time_is_named(llava: ModelSpec) -> None:
     assert timed.focus.spans == ((30.0, 30.0),)
 
 
-def test_focus_is_nine_fine_frames_and_twelve_coarse_ones(llava: ModelSpec) -> None:
+def test_focus_is_eleven_fine_frames_and_twelve_coarse_ones(llava: ModelSpec) -> None:
     planned = plan_video(MINUTE, "what happens at 0:30?", llava, load_tokenizer(llava.folder))
     fine = [f.time for f in planned.plan.frames if f.stride == llava.fine_stride]
     coarse = [f.time for f in planned.plan.frames if f.stride == llava.coarse_stride]
-    assert fine == [28 + 0.5 * k for k in range(9)]
+    assert fine == [28, 28.5, 29, 29.5, 29.75, 30, 30.25, 30.5, 31, 31.5, 32]
     assert len(coarse) == 12
     assert (coarse[0], coarse[-1]) == (0.0, 59.75)
 

@@ -168,17 +168,18 @@ def fine_times(plan: SamplePlan) -> list[float]:
     return [t for t, is_fine in zip(plan.times, plan.fine, strict=True) if is_fine]
 
 
-def test_a_moment_gets_nine_fine_frames_half_a_second_apart() -> None:
+def test_a_moment_gets_nine_fine_frames_half_a_second_apart_and_two_between() -> None:
+    """The two are a quarter of a second away, as near as ten frames a second allow."""
     plan = focus(TEN_FPS, [(30.0, 30.0)])
-    assert fine_times(plan) == [28.0, 28.5, 29.0, 29.5, 30.0, 30.5, 31.0, 31.5, 32.0]
+    assert fine_times(plan) == [28.0, 28.5, 29.0, 29.5, 29.7, 30.0, 30.2, 30.5, 31.0, 31.5, 32.0]
     coarse = [t for t in plan.times if t not in fine_times(plan)]
     assert coarse == list(uniform(TEN_FPS, 12).times)
     assert plan.method == "focus"
 
 
 def test_at_the_clips_edge_moments_are_clipped_and_counted_once() -> None:
-    assert fine_times(focus(TEN_FPS, [(0.0, 0.0)])) == [0.0, 0.5, 1.0, 1.5, 2.0]
-    assert fine_times(focus(TEN_FPS, [(60.0, 60.0)])) == [58.0, 58.5, 59.0, 59.5, 59.9]
+    assert fine_times(focus(TEN_FPS, [(0.0, 0.0)])) == [0.0, 0.2, 0.5, 1.0, 1.5, 2.0]
+    assert fine_times(focus(TEN_FPS, [(60.0, 60.0)])) == [58.0, 58.5, 59.0, 59.5, 59.7, 59.9]
 
 
 def test_a_span_gets_up_to_sixteen_and_one_step_on_each_side() -> None:
@@ -192,11 +193,13 @@ def test_a_frame_in_both_layouts_is_one_fine_frame() -> None:
     plan = focus(TEN_FPS, [(0.0, 0.0)])
     assert plan.times[0] == 0.0
     assert plan.fine[0]
-    assert len(plan) == 5 + 12 - 1
+    assert len(plan) == 6 + 12 - 1
 
 
 def test_the_fine_frames_can_be_bounded_and_the_nearest_stay() -> None:
     assert fine_times(focus(TEN_FPS, [(30.0, 30.0)], most_fine=3)) == [29.5, 30.0, 30.5]
+    nine = [28.0, 28.5, 29.0, 29.5, 30.0, 30.5, 31.0, 31.5, 32.0]
+    assert fine_times(focus(TEN_FPS, [(30.0, 30.0)], most_fine=9)) == nine, "a quarter of a second shows the least"
 
 
 def test_of_a_slide_show_the_slide_on_screen_is_the_nearest() -> None:

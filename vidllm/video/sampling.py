@@ -32,6 +32,8 @@ STEP_SECONDS = 0.5
 """Distance of neighbouring fine frames around a named time; the built-in model was trained on it."""
 POINT_RADIUS = 4
 """Fine frames on each side of a named moment: T + k * 0.5 s, k = -4..4, nine frames over four seconds."""
+CLOSEST_SECONDS = 0.25
+"""Two more stand so near to the moment itself: what goes on at T has begun or not within them, and ended or not."""
 SPAN_FRAMES = 16
 """Most fine frames inside a named range; one more stands a step before it and one a step after."""
 COARSE_FRAMES = 12
@@ -141,13 +143,15 @@ def focus(
 ) -> SamplePlan:
     """Fine frames near the named `spans`, plus `coarse` uniform ones over the range.
 
-    A span `(T, T)` is a moment: nine frames half a second apart around it. A longer one gets up to sixteen, evenly, and
-    one half a second before and after it. Frames are clipped to the range and counted once, as fine when both layouts
-    hold them. Spans outside the range are left out, and with none left this is `uniform` over `coarse` frames.
+    A span `(T, T)` is a moment: nine frames half a second apart around it, and one a quarter before and after it. A
+    longer one gets up to sixteen, evenly, and one half a second before and after it. Frames are clipped to the range
+    and counted once, as fine when both layouts hold them. Spans outside the range are left out, and with none left this
+    is `uniform` over `coarse` frames.
 
-    Who counts frames says `most_fine`: each span is then shown in so few of its fine frames, a moment by the nearest, a
-    longer one from end to end; and fewer coarse frames than `COARSE_FRAMES` cover what no fine one shows, the range's
-    first and last frame before all. With as many coarse frames as that, they are uniform, as the built-in model knows.
+    Who counts frames says `most_fine`: each span is then shown in so few of its fine frames, a moment by the nearest of
+    the nine, a longer one from end to end; and fewer coarse frames than `COARSE_FRAMES` cover what no fine one shows,
+    the range's first and last frame before all. With as many coarse frames as that, they are uniform, as the built-in
+    model knows.
     """
     pts = frames_in_range(pts_seconds, start, end)
     inside = [(a, b) for a, b in spans if b >= start and a <= min(end, _screen_end(pts))]
@@ -254,9 +258,14 @@ def _uniform_indices(pts: FloatArray, n: int) -> IndexArray:
 
 def _fine_moments(start: float, end: float) -> FloatArray:
     if end - start < STEP_SECONDS / 2:
-        return (start + end) / 2 + STEP_SECONDS * np.arange(-POINT_RADIUS, POINT_RADIUS + 1, dtype=np.float64)
+        moment = (start + end) / 2
+        return np.sort(np.append(_half_seconds(moment), [moment - CLOSEST_SECONDS, moment + CLOSEST_SECONDS]))
     inside = np.linspace(start, end, min(SPAN_FRAMES, max(2, int((end - start) / STEP_SECONDS) + 1)))
     return np.asarray([start - STEP_SECONDS, *inside, end + STEP_SECONDS], dtype=np.float64)
+
+
+def _half_seconds(moment: float) -> FloatArray:
+    return moment + STEP_SECONDS * np.arange(-POINT_RADIUS, POINT_RADIUS + 1, dtype=np.float64)
 
 
 def _fewer_fine(pts: FloatArray, spans: Sequence[tuple[float, float]], most: int) -> IndexArray:
@@ -272,7 +281,8 @@ def _fewer_fine(pts: FloatArray, spans: Sequence[tuple[float, float]], most: int
 def _of_span(pts: FloatArray, start: float, end: float, n: int) -> IndexArray:
     """`n` of a span's fine frames: the nearest to a moment, an even row from end to end of a longer span.
 
-    Nearest of all is the frame on screen at that moment, even where it began long before and the next begins at once.
+    Nearest of all is the frame on screen at that moment, even where it began long before and the next begins at once;
+    a quarter of a second away is looked at when nothing else is left, for it shows the least that is new.
     """
     moments = _fine_moments(start, end)
     layout = np.unique(_on_screen(pts, moments))
@@ -280,7 +290,8 @@ def _of_span(pts: FloatArray, start: float, end: float, n: int) -> IndexArray:
     if end - start < STEP_SECONDS / 2:
         middle = (start + end) / 2
         distance = np.where(layout == _on_screen(pts, np.asarray(middle)), 0.0, np.abs(pts[layout] - middle))
-        return np.sort(layout[np.argsort(distance, kind="stable")[:n]])
+        closest = ~np.isin(layout, _on_screen(pts, _half_seconds(middle)))
+        return np.sort(layout[np.lexsort((distance, closest))[:n]])
     if n > len(inner):
         return np.union1d(inner, np.setdiff1d(layout, inner)[: n - len(inner)])
     places = np.linspace(0, len(inner) - 1, n) if n != 1 else np.asarray([(len(inner) - 1) / 2])
