@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from colorsys import rgb_to_hsv
 from dataclasses import replace
 from itertools import combinations, pairwise
 
@@ -10,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from vidllm.world.degrade import Wear, degrade, random_wear
-from vidllm.world.generate import apart, generator, inside, make_script, random_canvas
+from vidllm.world.generate import apart, generator, inside, make_script, random_canvas, repaint
 from vidllm.world.questions import (
     NOTHING,
     Question,
@@ -24,7 +25,7 @@ from vidllm.world.questions import (
 )
 from vidllm.world.render import frame
 from vidllm.world.script import Canvas, Event, Script, Thing
-from vidllm.world.vocabulary import ACTIONS, COLOURS, SHADES, SHAPES, Shape, place
+from vidllm.world.vocabulary import ACTIONS, COLOURS, HUES, SHADES, SHAPES, Shape, place
 
 SEEDS = range(60)
 CANVAS = Canvas(width=200, height=200, fps=10, background=(20, 20, 20), softness=1.0)
@@ -91,6 +92,32 @@ def test_an_event_is_named_as_its_object_is_called_when_it_starts(scripts: list[
 
 def share(counts: Counter[str]) -> dict[str, float]:
     return {key: count / counts.total() for key, count in counts.items()}
+
+
+def test_a_repainted_clip_is_the_same_in_shades_of_the_same_names(scripts: list[Script]) -> None:
+    """No hue is two colours' own, and all that changes is rgb."""
+    rng = generator("repaint", 0)
+    for script in scripts[:50]:
+        other = repaint(script, rng)
+        assert other != script
+        for old, new in zip(script.things + script.events, other.things + other.events, strict=True):
+            assert replace(new, rgb=None) == replace(old, rgb=None)
+        painted = [(thing.colour, thing.rgb) for thing in other.things]
+        for colour, rgb in painted + [(e.colour, e.rgb) for e in other.events if e.colour and e.rgb]:
+            hue, saturation, value = rgb_to_hsv(*(part / 255 for part in rgb))
+            assert _called(360 * hue, saturation, value) == {colour}
+
+
+def _called(hue: float, saturation: float, value: float) -> set[str]:
+    """Whose range holds a shade, up to the rounding to whole numbers; where it is almost grey hue says nothing."""
+    found = set()
+    for colour, (hues, saturations, values) in HUES.items():
+        slack = 2.0 if saturation > 0.1 else 360.0
+        turned = hue - 360 if hue > hues[1] + slack else hue
+        inside = hues[0] - slack <= turned <= hues[1] + slack
+        inside &= all(a - 0.02 <= x <= b + 0.02 for x, (a, b) in ((saturation, saturations), (value, values)))
+        found |= {colour} if inside else set()
+    return found
 
 
 def test_answers_can_not_be_guessed() -> None:

@@ -1,13 +1,14 @@
 """Seed to script: random objects, canvases and events, widely varied, for clips of other renderers come as well."""
 
 import math
+from colorsys import hsv_to_rgb
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vidllm.world.script import Canvas, Event, Script, Thing, progress
-from vidllm.world.vocabulary import ACTIONS, COLOURS, SHADES, SHAPES, Action, Colour
+from vidllm.world.vocabulary import ACTIONS, COLOURS, HUES, SHADES, SHAPES, Action, Colour
 
 SIZES = ((320, 240), (256, 256), (426, 240), (240, 426), (240, 320), (480, 270), (640, 360), (400, 300), (192, 192))
 WEIGHTS: dict[Action, float] = {
@@ -82,6 +83,18 @@ def shade(rng: np.random.Generator, colour: Colour) -> tuple[int, int, int]:
     """One of a colour's shades, jittered."""
     anchor = np.asarray(SHADES[colour][rng.integers(len(SHADES[colour]))], float)
     return _rgb(np.clip(anchor * rng.uniform(0.88, 1.05) + rng.normal(0, 6, 3), 0, 255))
+
+
+def repaint(script: Script, rng: np.random.Generator) -> Script:
+    """The same clip in any shades that its colours' names allow, as another renderer's palette may have them."""
+    things = tuple(replace(thing, rgb=_any_shade(rng, thing.colour)) for thing in script.things)
+    events = tuple(replace(e, rgb=_any_shade(rng, e.colour)) if e.colour else e for e in script.events)
+    return replace(script, things=things, events=events)
+
+
+def _any_shade(rng: np.random.Generator, colour: Colour) -> tuple[int, int, int]:
+    hue, saturation, value = (float(rng.uniform(*ends)) for ends in HUES[colour])
+    return _rgb(255 * np.asarray(hsv_to_rgb(hue / 360 % 1, saturation, value)))
 
 
 def apart(one: Thing, other: Thing, canvas: Canvas) -> bool:

@@ -29,6 +29,20 @@ SHADES: dict[Colour, tuple[tuple[int, int, int], ...]] = {
 """RGB shades that people call by each name; a script's object picks one and jitters it."""
 
 
+HUES: dict[Colour, tuple[tuple[float, float], tuple[float, float], tuple[float, float]]] = {
+    "red": ((-10, 6), (0.65, 1), (0.7, 1)),
+    "green": ((95, 150), (0.5, 1), (0.5, 1)),
+    "blue": ((200, 245), (0.55, 1), (0.55, 1)),
+    "yellow": ((46, 62), (0.6, 1), (0.85, 1)),
+    "purple": ((268, 305), (0.4, 1), (0.45, 0.9)),
+    "orange": ((20, 40), (0.7, 1), (0.8, 1)),
+    "white": ((0, 360), (0, 0.06), (0.85, 1)),
+    "cyan": ((172, 190), (0.55, 1), (0.7, 1)),
+}
+"""Hue (degrees), saturation and value (0..1) within which hardly anybody would call a colour otherwise: what another
+renderer's palette may hold. Scripts draw from `SHADES`."""
+
+
 def place(x: float, y: float) -> str:
     """The third of the picture that holds (x, y), both 0..1 from the top left: "top left", "middle right", "center"."""
     row = ("top", "middle", "bottom")[min(2, max(0, int(y * 3)))]
