@@ -4,27 +4,32 @@ Everything here runs on a tiny random model of the shipped kind; what the shippe
 benchmarks/world.py.
 """
 
+import json
+import subprocess
+import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from numpy.typing import NDArray
 from PIL import Image as Picture
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import CLIPVisionModel, LlamaConfig, LlamaModel, LlavaForConditionalGeneration
 from transformers import PreTrainedTokenizerFast as Tokenizer
 
 import vidllm
 from vidllm.builtin import recipe as recipes
+from vidllm.builtin import together
 from vidllm.builtin.align import AlignStage, Words, targets
 from vidllm.builtin.collate import IGNORE, STRIDES, Batch, Collator, TrainingRows, change_code, slot_base
 from vidllm.builtin.language import AnswerStage, LanguageShape, answer_logits, calibrate, new_model, score, visual_table
-from vidllm.builtin.lean import hidden_states
-from vidllm.builtin.links import Link, aims, padded_links, spots
+from vidllm.builtin.lean import Attention, hidden_states
+from vidllm.builtin.links import Link, a_second_earlier, aims, padded_links, spots
 from vidllm.builtin.rows import COARSE_STRIDE, FINE_STRIDE, Row, clip_rows, still_rows
 from vidllm.builtin.stills import GRID, PATCH, Still, draw_still
 from vidllm.builtin.stills import NOTHING as UNLABELLED
@@ -119,12 +124,13 @@ def test_rows_are_laid_out_as_asking_lays_them_out(folder: Path, tokenizer: Toke
 
 
 def test_a_moment_is_seen_fine_and_the_rest_coarse(folder: Path, tmp_path: Path) -> None:
-    """Nine fine frames of 4x4 tokens around 0:05; the others 2x2. The whole clip: 32 frames of 3x3."""
+    """Eleven fine frames of 6x6 tokens around 0:05; the others 2x2. The whole clip: 32 frames of 3x3."""
     video = small_clip("layout", 0, tmp_path / "clip.mp4")
     fine = [v for v in asked_prompt(folder, video, "what happens at 0:05?").visuals if v.stride == FINE_STRIDE]
     coarse = [v for v in asked_prompt(folder, video, "what happens at 0:05?").visuals if v.stride == COARSE_STRIDE]
-    assert [v.times[0] for v in fine] == pytest.approx(np.arange(3, 7.5, 0.5), abs=0.13)
-    assert {v.tokens for v in fine} == {16}
+    moments = [3, 3.5, 4, 4.5, 4.75, 5, 5.25, 5.5, 6, 6.5, 7]
+    assert [v.times[0] for v in fine] == pytest.approx(moments, abs=0.13)
+    assert {v.tokens for v in fine} == {36}
     assert {v.tokens for v in coarse} == {4}
     assert 8 <= len(coarse) <= 12
     assert [v.tokens for v in asked_prompt(folder, video, "describe the video.").visuals] == [9] * 32
@@ -137,7 +143,7 @@ def test_a_still_is_laid_out_as_asking_lays_it_out(folder: Path, tokenizer: Toke
     spec = read_spec(folder)
     media = (open_still(tmp_path / "still.png"),)
     prompt = build_prompt([Message("user", question.text, media)], spec, load_tokenizer(folder))
-    row = Row(((0, 1, None),), (question,), spots=((),), aims=((),))
+    row = Row(((0, 1, None),), (question,), spots=((),), earlier=(0,), aims=((),))
     assert list(prompt.input_ids) == trained_ids(Collator(tokenizer), row, 1)
 
 
@@ -224,7 +230,7 @@ def test_an_answer_is_as_likely_in_training_as_when_asked(
     pictures = [visual.pixels[0] for visual in prompt.visuals]
     shown = tuple((i, stride, stamp) for i, (_, stride, stamp) in enumerate(row.seen))
     collate = Collator(tokenizer)
-    batch = collate([(pictures, [Row(shown, row.asked, row.spots, row.aims)])], [1.0])
+    batch = collate([(pictures, [replace(row, seen=shown)])], [1.0])
     with torch.no_grad():
         trained, labels = answer_logits(network, visual_table(network, batch.frames, torch.float32), batch.groups[0])
     first = len(collate.ids(" " + row.asked[0].answer)) + 1
@@ -358,11 +364,19 @@ def test_a_row_remembers_right_answers(batch: Batch, network: LlavaForConditiona
 
 
 def test_training_rows_repeat_and_never_meet_the_checks(tokenizer: Tokenizer) -> None:
-    one, other = (next(iter(TrainingRows(tokenizer, 1, 5))) for _ in range(2))
+    one, other = (next(iter(TrainingRows(tokenizer, clip_rows, 1, 5))) for _ in range(2))
     assert torch.equal(one.frames, other.frames)
     assert all(torch.equal(a.ids, b.ids) for a, b in zip(one.groups, other.groups, strict=True))
     drawn = {replace(make_script(split, seed), seed="") for split in ("train", "check", "test") for seed in range(20)}
     assert len(drawn) == 60
+
+
+def test_processes_draw_different_clips(tokenizer: Tokenizer) -> None:
+    """Two of them, a clip at a time from seed 5 on: 5, 7, 9 ... and 6, 8, 10 ..."""
+    parts = [iter(TrainingRows(tokenizer, clip_rows, 1, 5, part=part, parts=2)) for part in range(2)]
+    whole = iter(TrainingRows(tokenizer, clip_rows, 1, 5))
+    for drawn in (parts[0], parts[1], parts[0]):
+        assert torch.equal(next(drawn).frames, next(whole).frames)
 
 
 # ------------------------------------------------------------------------------------- pictures and their labels
@@ -440,14 +454,14 @@ def test_the_token_under_a_moving_object_is_told_what_it_does(tokenizer: Tokeniz
     assert [[spot.event and spot.event.phrase for spot in frame] for frame in seen] == [
         [None], [None], ["red circle moves right"], ["red circle moves right"], [None],
     ]  # fmt: skip
-    row = Row(tuple((0, 6, None) for _ in range(5)), (), seen, ())
+    row = Row(tuple((0, 6, None) for _ in range(5)), (), seen, a_second_earlier([0, 1, 2, 3, 4]), ())
     planes = Collator(tokenizer)([([np.zeros((96, 96, 3), np.uint8)], [row])], [1.0]).groups[0]
     told = {int(i): int(planes.changes[0, i]) for i in (planes.changes[0] >= 0).nonzero()}
     start = int((planes.slots[0] >= 0).nonzero()[0])
     begun, going_on = change_code(move, True), change_code(move)
     assert told == {start + 6: 0, start + 10: begun, start + 15: going_on, start + 19: 0}
     before = planes.links["before"]
-    linked = list(zip(before.query.tolist(), before.key.tolist(), strict=True))
+    linked = list(zip(before.query[before.link].tolist(), before.key.tolist(), strict=True))
     assert linked == [(start + q, start + k) for q, k in ((6, 2), (10, 6), (15, 10), (19, 15))]
 
 
@@ -492,24 +506,52 @@ def test_links_lead_from_words_to_the_cells_of_their_object(tokenizer: Tokenizer
     kinds = set()
     for rows in batch.groups:
         for kind, links in rows.links.items():
-            visual = rows.slots[links.row, links.key] >= 0
+            row, query = links.row[links.link], links.query[links.link]  # of every key
+            visual = rows.slots[row, links.key] >= 0
             assert bool((~visual if kind in ("stamp", "clock") else visual).all())
-            assert bool((links.key < links.query).all())
+            assert bool((links.key < query).all())
             said = rows.labels[links.row, links.query]
             assert bool((said != IGNORE).all()) == (kind in ("answer", "clock"))
             if kind == "clock":
-                assert bool((said == rows.ids[links.row, links.key]).all()), "a time is copied from where it stands"
+                copied = rows.ids[row, links.key]
+                assert bool((rows.labels[row, query] == copied).all()), "a time is copied from where it stands"
             kinds.add(kind)
-    assert kinds == {"stamp", "before", "answer", "clock"}
+    assert kinds == {"stamp", "before", "earlier", "answer", "clock"}
 
 
 def test_a_link_is_missed_by_what_attention_gives_elsewhere() -> None:
     """Two links of one row: one gets 0.25 + 0.5 of the attention, the other all of it."""
     links = padded_links([[Link("answer", 2, (0, 1)), Link("answer", 3, (1,))]])["answer"]
-    chances = torch.zeros(1, 2, 4, 4)
-    chances[0, 1, 2] = torch.tensor([0.25, 0.5, 0.25, 0.0])
-    chances[0, 1, 3, 1] = 1.0
-    assert links.missed(chances, 1).item() == pytest.approx(-np.log(0.75) / 2, abs=1e-3)
+    wanted = torch.tensor([[0.25, 0.5, 0.25, 0.0], [0.0, 1.0, 0.0, 0.0]]).log()
+    queries = torch.zeros(1, 2, 4, 4)
+    queries[0, 1, 2:] = wanted.clamp(min=-30)
+    keys = torch.eye(4).expand(1, 2, 4, 4)  # so a query's numbers are its logits
+    look = Attention(queries, keys, torch.zeros(1, 1, 4, 4))
+    assert links.missed(look, 1).item() == pytest.approx(-np.log(0.75) / 2, abs=1e-3)
+
+
+def test_attention_is_paid_as_the_mask_allows() -> None:
+    """Probabilities, none of them to a token that may not be seen."""
+    torch.manual_seed(0)
+    queries, keys = torch.randn(2, 3, 5, 4), torch.randn(2, 3, 5, 4)
+    bias = torch.zeros(2, 1, 5, 5).masked_fill_(~torch.ones(5, 5, dtype=torch.bool).tril(), float("-inf"))
+    paid = Attention(queries, keys, bias).paid(1, 2, torch.tensor([0, 3]))
+    assert paid[0].tolist() == [1, 0, 0, 0, 0]
+    wanted = torch.softmax(queries[1, 2, 3] @ keys[1, 2, :4].T, -1)
+    torch.testing.assert_close(paid[1], torch.cat([wanted, torch.zeros(1)]))
+
+
+def test_an_object_is_compared_with_itself_a_second_earlier() -> None:
+    """Not with the frame before, where that is nearer; the first frame has none but itself."""
+    times = [0.0, 0.5, 1.0, 1.25, 1.5, 4.0]
+    assert a_second_earlier(times) == (0, 0, 0, 0, 1, 4)
+    circle = Thing(colour="red", shape="circle", x=0.2, y=0.5, radius=0.1, rgb=(255, 0, 0))
+    move = Event(thing=0, name="red circle", action="moves right", start=0.0, end=2.0, amount=0.4)
+    canvas = Canvas(width=96, height=96, fps=10.0, background=(0, 0, 0))
+    script = Script(seed="slow", duration=5.0, canvas=canvas, things=(circle,), events=(move,))
+    motions = [frame[0].motion for frame in spots(script, np.asarray(times))]
+    assert [round(m[0], 6) for m in motions] == [0, 0.1, 0.1, 0.05, 0.05, 0.1], "since the frame before"
+    assert [round(m[4], 6) for m in motions] == [0, 0.1, 0.2, 0.25, 0.2, 0.1], "and since a second earlier"
 
 
 # ------------------------------------------------------------------------------------- the recipe, start to end
@@ -530,10 +572,48 @@ def test_the_recipe_ends_in_a_model_that_answers(tmp_path: Path) -> None:
     answer = model.ask(video, "what happens at 0:05?", max_new_tokens=12)
     assert isinstance(answer.text, str)
     assert answer.finish_reason in ("stop", "length", "repetition")
-    assert {f.tokens for f in answer.frames} == {16, 4}
+    assert {f.tokens for f in answer.frames} == {36, 4}
     picture = Image(np.zeros((96, 96, 3), np.uint8))
     assert isinstance(model.ask(picture, "what is in the image?", max_new_tokens=4).text, str)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("model.safetensors")}
     recipes.run(settings)
     kept = [path for path, written in before.items() if path.stat().st_mtime_ns == written]
     assert sorted(path.parent.parent.name for path in kept if path.parent.name == "model") == ["images", "video"]
+
+
+def test_two_processes_teach_one_model(tmp_path: Path) -> None:
+    """`torchrun` starts two; the first does the early stages, both learn, each from its own clips, and end alike."""
+    stage = {"clips": 1, "steps": 2, "warmup": 1, "check_clips": 2}
+    settings = {
+        "folder": str(tmp_path / "run"), "threads": 1, "tokenizer_clips": 40, "vision": asdict(VISION),
+        "language": asdict(LANGUAGE), "align": {"batch": 4, "steps": 2}, "images": {**stage, "stills": True},
+        "video": {**stage, "first_seed": 100, "moments": 1, "whole": 1},
+    }  # fmt: skip
+    config = tmp_path / "two.yaml"
+    config.write_text(json.dumps(settings), encoding="utf-8")  # JSON is YAML
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "vidllm.builtin.recipe"]
+    ran = subprocess.run([sys.executable, *command, str(config)], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.count("unseen at the end") == 2, "the first process tells, once a stage"
+    assert vidllm.load(tmp_path / "run" / "weights", cache=None).spec.fit == "stretch"
+
+
+def _with_its_own(part: int, folder: Path) -> None:
+    """One of two processes: a gradient of 1 or 3 for one parameter, and for another none in the second."""
+    dist.init_process_group("gloo", init_method=f"file://{folder / 'meet'}", rank=part, world_size=2)
+    both, one = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(1))
+    both.grad = torch.full((2,), 1.0 + 2 * part)
+    if part == 0:
+        one.grad = torch.ones(1)
+    together.share_gradients([both, one])
+    agreed = together.agreed(part + 0.25)
+    torch.save((both.grad, one.grad, agreed, together.part(), together.parts()), folder / f"{part}.pt")
+    together.leave()
+
+
+def test_gradients_are_shared_by_their_mean(tmp_path: Path) -> None:
+    """And where clocks differ the first process's counts."""
+    torch.multiprocessing.spawn(_with_its_own, (tmp_path,), nprocs=2)
+    for part in range(2):
+        both, one, agreed, number, parts = torch.load(tmp_path / f"{part}.pt")
+        assert (both.tolist(), one.tolist(), agreed, number, parts) == ([2, 2], [0.5], 0.25, part, 2)

@@ -4,7 +4,7 @@
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -16,7 +16,7 @@ from torch.utils.data import IterableDataset
 from transformers import PreTrainedTokenizerFast
 
 from vidllm.builtin.links import Aim, Kind, Link, Links, Motion, padded_links
-from vidllm.builtin.rows import Row, clip_rows, still_rows
+from vidllm.builtin.rows import Row
 from vidllm.builtin.stills import GRID
 from vidllm.builtin.words import BOS, EOS, IMAGE
 from vidllm.world.generate import generator
@@ -26,6 +26,12 @@ from vidllm.world.vocabulary import ACTIONS, COLOURS, SHAPES, Colour, Shape
 STRIDES = (1, 2, 3, 4, 6)
 IGNORE = -100
 ROWS_PER_GROUP = 8
+MOTIONS = 8
+"""Numbers of a `Motion`."""
+
+
+Album = tuple[list[NDArray[np.uint8]], list[Row]]
+"""A clip's pictures, (96, 96, 3) uint8, and its rows."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +49,7 @@ class Rows:
     changes: Tensor
     """At the token that holds an object's centre: `change_code` of what it has been doing, else IGNORE."""
     motions: Tensor
-    """(R, T, 4) float32: there, how it has moved, grown and faded; see `Motion`."""
+    """(R, T, 8) float32: there, how it has moved, grown and faded; see `Motion`."""
     stamps: Tensor
     """At the same tokens: the last token of their frame's stamp, else IGNORE."""
     links: dict[Kind, Links]
@@ -132,7 +138,7 @@ class Collator:
             self._ids[text] = self.tokenizer.encode(text, add_special_tokens=False)
         return self._ids[text]
 
-    def __call__(self, albums: Sequence[tuple[list[NDArray[np.uint8]], list[Row]]], scales: Sequence[float]) -> Batch:
+    def __call__(self, albums: Sequence[Album], scales: Sequence[float]) -> Batch:
         """Clips (pictures, rows) to one batch; `scales`: a RoPE factor for every row in order."""
         base = slot_base(sum(len(pictures) for pictures, _ in albums))
         first = 0
@@ -182,8 +188,12 @@ class Collator:
                 if n:
                     planes.changes[position] = change_code(spot.event, spot.began)
                     planes.motions[position] = spot.motion
-                    if spot.thing in shown[n - 1]:
-                        planes.links.append(Link("before", position, tuple(shown[n - 1][spot.thing])))
+                    looks: tuple[tuple[Kind, int], ...] = (("before", n - 1), ("earlier", row.earlier[n]))
+                    planes.links += [
+                        Link(kind, position, tuple(shown[old][spot.thing]))
+                        for kind, old in looks
+                        if spot.thing in shown[old]
+                    ]
                 if start > stamped:
                     planes.stamps[position] = planes.ids[start - 1]
                     planes.links.append(Link("stamp", position, tuple(range(stamped, start))))
@@ -224,7 +234,7 @@ def _pad(laid: Sequence[tuple[_Planes, tuple[str, ...]]], scales: Sequence[float
         return padded
 
     changes, stamps = (torch.full((len(laid), length), IGNORE) for _ in range(2))
-    motions = torch.zeros(len(laid), length, 4)
+    motions = torch.zeros(len(laid), length, MOTIONS)
     for r, (planes, _) in enumerate(laid):
         for position, code in planes.changes.items():
             changes[r, position], motions[r, position] = code, torch.tensor(planes.motions[position])
@@ -248,19 +258,22 @@ def _pad(laid: Sequence[tuple[_Planes, tuple[str, ...]]], scales: Sequence[float
 class TrainingRows(IterableDataset[Batch]):
     """Endless batches of `clips` clips each from `first_seed` on; one row in twenty under a RoPE factor of 1-2.
 
-    With `stills` the rows are single pictures, else videos with some pictures among them.
+    `draw` makes the rows of a split's clip (`clip_rows`, `still_rows`). Of `parts` such sets, this one draws every
+    `parts`th batch, from number `part` on.
     """
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerFast, clips: int, first_seed: int, *, stills: bool = False
-    ) -> None:
-        self.collate, self.clips, self.first_seed = Collator(tokenizer), clips, first_seed
-        self.rows = still_rows if stills else clip_rows
+        self, tokenizer: PreTrainedTokenizerFast, draw: Callable[[str, int], Album], clips: int, first_seed: int,
+        *, part: int = 0, parts: int = 1,
+    ) -> None:  # fmt: skip
+        self.collate, self.draw = Collator(tokenizer), draw
+        self.seeds = itertools.count(first_seed + part * clips, parts * clips)
+        self.clips = clips
 
     def __iter__(self) -> Iterator[Batch]:
         torch.set_num_threads(1)
-        for seed in itertools.count(self.first_seed, self.clips):
-            albums = [self.rows("train", s) for s in range(seed, seed + self.clips)]
+        for seed in self.seeds:
+            albums = [self.draw("train", s) for s in range(seed, seed + self.clips)]
             rng = generator("train/scale", seed)
             count = sum(len(rows) for _, rows in albums)
             yield self.collate(albums, [float(rng.uniform(1, 2)) if rng.random() < 0.05 else 1.0 for _ in range(count)])

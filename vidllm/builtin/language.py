@@ -9,6 +9,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -26,17 +27,19 @@ from transformers import (
 )
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
+from vidllm.builtin import together
 from vidllm.builtin.collate import IGNORE, STRIDES, Batch, Collator, Rows, TrainingRows
 from vidllm.builtin.lean import Trace, hidden_states
 from vidllm.builtin.links import HEADS
-from vidllm.builtin.rows import clip_rows
+from vidllm.builtin.rows import clip_rows, still_rows
 from vidllm.builtin.stills import GRID
 from vidllm.builtin.vision import normalise
 from vidllm.builtin.words import IMAGE
+from vidllm.machine import cpu_multiplies_bf16
 from vidllm.world.vocabulary import ACTIONS, COLOURS, SHAPES
 
 CONTEXT = 1024
-MOTION_SCALE = (0.1, 0.1, 0.2, 0.5)
+MOTION_SCALE = (0.1, 0.1, 0.2, 0.5) * 2
 """What counts as much of a `Motion`."""
 CHANGES_WEIGHT, LINKS_WEIGHT, CLOCK_WEIGHT = 1.0, 0.3, 0.3
 """Of what is told besides answers, beside an answer's token's 1."""
@@ -61,7 +64,10 @@ class AnswerStage:
     """
 
     clips: int = 4
-    """Clips per optimizer step, about seven rows each."""
+    """Clips per optimizer step and process, about seven rows each."""
+    moments: int = 2
+    whole: int = 3
+    """Of a video: how many moments are asked about in focus, and how often the whole clip."""
     stills: bool = False
     """Learn from single pictures; else from videos with some pictures among them."""
     frozen_projector: bool = False
@@ -134,11 +140,13 @@ def calibrate(model: LlavaForConditionalGeneration, frames: Tensor) -> None:
             out.weight *= (2 * len(layers)) ** -0.5
 
 
-def visual_table(model: LlavaForConditionalGeneration, frames: Tensor, kind: torch.dtype = torch.bfloat16) -> Tensor:
+def visual_table(model: LlavaForConditionalGeneration, frames: Tensor, kind: torch.dtype | None = None) -> Tensor:
     """(F, 96, 96, 3) uint8 -> (slots, D): every frame's tokens at every stride, laid out as `slot_base` says.
 
-    `kind` is what is computed in and given out: bfloat16 to train, float32 to compare with what asking computes.
+    `kind` is what is computed in and given out: float32 to compare with what asking computes; by default, to train,
+    what this processor multiplies faster.
     """
+    kind = kind or (torch.bfloat16 if cpu_multiplies_bf16() else torch.float32)
     mixed = torch.autocast("cpu", torch.bfloat16, enabled=kind == torch.bfloat16)
     with torch.no_grad(), mixed:
         features = model.model.vision_tower(normalise(frames)).last_hidden_state[:, 1:]
@@ -164,7 +172,7 @@ class ChangeHeads(nn.Module):
         self.out = nn.Linear(width, len(ACTIONS) + 1 + len(COLOURS) + len(SHAPES) + len(MOTION_SCALE) + 1)
 
     def loss(self, early: Tensor, hidden: Tensor, codes: Tensor, motions: Tensor) -> tuple[Tensor, float]:
-        """Hidden states (N, D) of two layers, change codes (N,), motions (N, 4) -> the loss, the share told right.
+        """Hidden states (N, D) of two layers, change codes (N,), motions (N, 8) -> the loss, the share told right.
 
         The earlier layer tells motions only: the next one compares them with those a frame earlier.
         """
@@ -213,19 +221,23 @@ def learn_to_answer(
 ) -> LlavaForConditionalGeneration:
     """One stage from wherever the model stands, the vision tower frozen; what was learnt is told from time to time.
 
-    Until it is done, what has been learnt lies under `folder`/model.part, then under `folder`/model.
+    Processes that `torchrun` started learn together, each from its own clips; the first tells and saves. Until it is
+    done, what has been learnt lies under `folder`/model.part, then under `folder`/model.
     """
+    torch.manual_seed(stage.first_seed)  # every process draws the same heads
     model.model.vision_tower.requires_grad_(False)
     cast(nn.Module, model.model.multi_modal_projector).requires_grad_(not stage.frozen_projector)
     heads = ChangeHeads(cast(nn.Embedding, model.get_input_embeddings()).embedding_dim)
     optimizers = _optimizers(model, heads)
-    rows = TrainingRows(tokenizer, stage.clips, stage.first_seed, stills=stage.stills)
+    draw = still_rows if stage.stills else partial(clip_rows, moments=stage.moments, whole=stage.whole)
+    rows = TrainingRows(tokenizer, draw, stage.clips, stage.first_seed, part=together.part(), parts=together.parts())
     data = iter(DataLoader(rows, batch_size=None, num_workers=1, prefetch_factor=6))
-    held_out = held_out_batches(tokenizer, stage.check_clips)
+    first = together.part() == 0
+    held_out = held_out_batches(tokenizer, stage.check_clips) if first else []
     began = checked = time.monotonic()
     told: list[tuple[float, float, float]] = []
     for step in range(stage.steps):
-        minutes = (time.monotonic() - began) / 60
+        minutes = together.agreed((time.monotonic() - began) / 60)
         done = max(step / stage.steps, minutes / stage.minutes)
         if done >= 1:
             break
@@ -233,6 +245,8 @@ def learn_to_answer(
         for group in (group for optimizer in optimizers for group in optimizer.param_groups):
             group["lr"] = rate
         told.append(train_step(model, next(data), optimizers, heads))
+        if not first:
+            continue
         if step % 20 == 19:
             loss, missed, right = (sum(values) / len(told) for values in zip(*told, strict=True))
             said = f"loss {loss:.4f} links {missed:.3f} changes {right:.3f}"
@@ -242,8 +256,10 @@ def learn_to_answer(
             print(f"unseen at {minutes:.0f} min: {spoken(score(model, held_out))}", flush=True)
             model.save_pretrained(folder / "model.part")
             checked = time.monotonic()
-    print(f"unseen at the end: {spoken(score(model, held_out))}", flush=True)
-    model.save_pretrained(folder / "model")
+    if first:
+        print(f"unseen at the end: {spoken(score(model, held_out))}", flush=True)
+        model.save_pretrained(folder / "model")
+    together.wait()
     return model
 
 
@@ -302,7 +318,9 @@ def train_step(
     for optimizer in optimizers:
         optimizer.zero_grad()
     (answers + CHANGES_WEIGHT * changes + LINKS_WEIGHT * missed + CLOCK_WEIGHT * clock).backward()  # type: ignore[no-untyped-call]
-    nn.utils.clip_grad_norm_([p for o in optimizers for group in o.param_groups for p in group["params"]], 1.0)
+    learning = [p for o in optimizers for group in o.param_groups for p in group["params"]]
+    together.share_gradients(learning)
+    nn.utils.clip_grad_norm_(learning, 1.0)
     for optimizer in optimizers:
         optimizer.step()
     return answers.item(), missed.item(), right
@@ -321,11 +339,11 @@ def _clock_missed(model: LlavaForConditionalGeneration, hidden: Tensor, stamps: 
 
 def links_missed(rows: Rows, trace: Trace) -> Tensor:
     """How little the heads that are told where to look do look there, summed over kinds; 0: all of their attention."""
-    layers = len(trace.chances)
+    layers = len(trace.looks)
     total = torch.zeros(())
     for kind, links in rows.links.items():
         for depth, head in HEADS[kind]:
-            total = total + links.missed(trace.chances[int(depth * layers)], head) / len(HEADS[kind])
+            total = total + links.missed(trace.looks[int(depth * layers)], head) / len(HEADS[kind])
     return total
 
 

@@ -1,8 +1,8 @@
 """The language model's forward pass, arranged for training on a CPU: transformers' Llama in fewer passes over memory.
 
 At this width memory traffic costs more than matrix products, so norm weights are folded into the projections that
-follow them, rotation is a second projection with permuted rows, and everything between the matrix products keeps the
-embeddings' dtype (bfloat16 in training).
+follow them, rotation is a second projection with permuted rows, attention is torch's fused kernel, and everything
+between the matrix products keeps the embeddings' dtype.
 
     B  rows    T  tokens    D  width    H  heads    h  width of a head = D / H
 """
@@ -19,11 +19,29 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 
 @dataclass(frozen=True)
+class Attention:
+    """What one layer's heads look with: rotated queries and keys, (B, H, T, h), and `bias` (B, 1, T, T): 0 or -inf.
+
+    The probabilities themselves are not kept: a training step wants a few rows of a few heads, and all of them cost
+    more than everything else that attention does.
+    """
+
+    queries: Tensor
+    keys: Tensor
+    bias: Tensor
+
+    def paid(self, row: int, head: int, positions: Tensor) -> Tensor:
+        """The attention (N, T) that the tokens at `positions` (N,) of a row pay with a head; each adds up to 1."""
+        logits = self.queries[row, head, positions] @ self.keys[row, head].T
+        return torch.softmax(logits + self.bias[row, 0, positions], -1)
+
+
+@dataclass(frozen=True)
 class Trace:
-    """What every layer hands on, (B, T, D), and the attention it paid, (B, H, T, T) probabilities."""
+    """What every layer hands on, (B, T, D), and how it looked about."""
 
     hidden: list[Tensor] = field(default_factory=list)
-    chances: list[Tensor] = field(default_factory=list)
+    looks: list[Attention] = field(default_factory=list)
 
 
 def hidden_states(
@@ -40,12 +58,12 @@ def hidden_states(
     cos, sin = _rotation(config, positions, kind)
     x = embeds
     for layer in cast("Iterable[LlamaDecoderLayer]", model.layers):
-        added, chances = _attend(layer, config, _scaled(x, config.rms_norm_eps), bias, cos, sin)
+        added, look = _attend(layer, config, _scaled(x, config.rms_norm_eps), bias, cos, sin)
         x = x + added
         x = x + _feed(layer, _scaled(x, config.rms_norm_eps))
         if trace is not None:
             trace.hidden.append(x)
-            trace.chances.append(chances)
+            trace.looks.append(look)
     return _scaled(x, config.rms_norm_eps) * model.norm.weight.to(kind)
 
 
@@ -72,8 +90,8 @@ def _turned(weight: Tensor, heads: int) -> Tensor:
 
 def _attend(
     layer: LlamaDecoderLayer, config: LlamaConfig, x: Tensor, bias: Tensor, cos: Tensor, sin: Tensor
-) -> tuple[Tensor, Tensor]:
-    """(B, T, D) normalised -> what attention adds, and to whom it looked (B, H, T, T); `bias` (B, 1, T, T): 0, -inf."""
+) -> tuple[Tensor, Attention]:
+    """(B, T, D) normalised -> what attention adds, and what it looked with; `bias` (B, 1, T, T): 0, -inf."""
     heads, norm, part = config.num_attention_heads, layer.input_layernorm.weight, layer.self_attn
     q, k, v = (proj.weight * norm for proj in (part.q_proj, part.k_proj, part.v_proj))
     q = q * (config.hidden_size // heads) ** -0.5
@@ -81,8 +99,8 @@ def _attend(
     q, q_turned, k, k_turned, v = torch.unflatten(F.linear(x, weight), -1, (5, heads, -1)).permute(2, 0, 3, 1, 4)
     q = torch.addcmul(q * cos, q_turned, sin)  # (B, H, T, h)
     k = torch.addcmul(k * cos, k_turned, sin)
-    chances = torch.softmax(q @ k.transpose(-1, -2) + bias, -1)
-    return F.linear((chances @ v).transpose(1, 2).flatten(2), part.o_proj.weight.to(x.dtype)), chances
+    seen = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=1.0)
+    return F.linear(seen.transpose(1, 2).flatten(2), part.o_proj.weight.to(x.dtype)), Attention(q, k, bias)
 
 
 def _feed(layer: LlamaDecoderLayer, x: Tensor) -> Tensor:

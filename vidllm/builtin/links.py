@@ -8,7 +8,6 @@ few heads are told. They are ordinary heads of the model that ships.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -16,28 +15,34 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vidllm.builtin.lean import Attention
 from vidllm.world.questions import Question, base_form, reading_order
 from vidllm.world.script import Event, Script, Thing
 
-Kind = Literal["stamp", "before", "answer", "clock"]
-"""stamp: an object's token to its frame's time. before: to the same object a frame earlier. answer: a word being said
-to the object it is about, in the frames that show it. clock: what says a time to the stamp of the frame it says."""
+Kind = Literal["stamp", "before", "earlier", "answer", "clock"]
+"""stamp: an object's token to its frame's time. before: to the same object a frame earlier. earlier: to the same object
+a second earlier, for what is slow. answer: a word being said to the object it is about, in the frames that show it.
+clock: what says a time to the stamp of the frame it says."""
 HEADS: dict[Kind, tuple[tuple[float, int], ...]] = {
     "stamp": ((1 / 6, 0),),
     "before": ((2 / 6, 0), (3 / 6, 0)),
+    "earlier": ((2 / 6, 1),),
     "answer": ((4 / 6, 0), (5 / 6, 0)),
     "clock": ((5 / 6, 1),),
 }
 """Which heads are told: (depth in the language model, number). Looking back twice tells a change that goes on from one
 that begins: the second look finds what the first has told of the frame before."""
-Motion = tuple[float, float, float, float]
-"""What an object has done since the frame before: x, y (of the picture's sides), log radius, opacity."""
+Motion = tuple[float, ...]
+"""What an object has done since the frame before, and since the one a second earlier: of each x, y (of the picture's
+sides), log radius, opacity."""
 Aim = tuple[int, int]
 """(number of a seen frame, number of an object)."""
 CORE = 0.6
 """The part of an object's radius that counts as showing it; its rim is mostly background."""
-NEAREST = 2
-"""Frames in which "what happens at T" may be seen."""
+NEAREST = 4
+"""Frames in which "what happens at T" may be seen: at the start of what is slow the nearest show next to nothing."""
+EARLIER_SECONDS = 1.0
+"""How far back an object is compared with itself, besides the frame before."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,7 @@ class Spot:
     event: Event | None = None
     began: bool = False
     """Whether the event has begun since the frame before."""
-    motion: Motion = (0.0, 0.0, 0.0, 0.0)
+    motion: Motion = (0.0,) * 8
 
     def cell(self, cells: int) -> int:
         """The cell of a `cells` x `cells` grid that holds its centre, counted row by row."""
@@ -78,17 +83,20 @@ class Link:
 
 @dataclass(frozen=True)
 class Links:
-    """The links of one kind in padded rows, flat: (N,) int64 each, N keys of all links; `link` numbers the links."""
+    """The links of one kind in padded rows: `row` and `query` (L,) int64 ascending by row; `key` and `link` (N,), one
+    of each for every key of every link, `link` numbering the links.
+    """
 
     row: Tensor
     query: Tensor
     key: Tensor
     link: Tensor
 
-    def missed(self, chances: Tensor, head: int) -> Tensor:
-        """Mean of -log of the attention a link's keys get; `chances` (R, H, T, T) are probabilities."""
-        given = chances[self.row, head, self.query, self.key].float()
-        total = given.new_zeros(int(self.link[-1]) + 1).index_add(0, self.link, given)
+    def missed(self, look: Attention, head: int) -> Tensor:
+        """Mean of -log of the attention that a head gives to a link's keys."""
+        paid = [look.paid(row, head, self.query[self.row == row]) for row in range(int(self.row[-1]) + 1)]
+        given = torch.cat(paid)[self.link, self.key].float()
+        total = given.new_zeros(len(self.row)).index_add(0, self.link, given)
         return -(total + 1e-4).log().mean()
 
 
@@ -97,10 +105,19 @@ def padded_links(rows: Sequence[Sequence[Link]]) -> dict[Kind, Links]:
     found: dict[Kind, Links] = {}
     for kind in HEADS:
         wanted = [(r, link) for r, links in enumerate(rows) for link in links if link.kind == kind]
-        flat = [(r, link.query, key, n) for n, (r, link) in enumerate(wanted) for key in link.keys]
-        if flat:
-            found[kind] = Links(*torch.tensor(flat).T.contiguous())
+        if wanted:
+            heads = torch.tensor([(r, link.query) for r, link in wanted])
+            flat = torch.tensor([(key, n) for n, (_, link) in enumerate(wanted) for key in link.keys])
+            found[kind] = Links(*heads.T.contiguous(), *flat.T.contiguous())
     return found
+
+
+def a_second_earlier(times: Sequence[float]) -> tuple[int, ...]:
+    """For each of the frames at `times` the number of the last one at least a second before it; the first has none and
+    is given itself.
+    """
+    found = np.searchsorted(times, np.asarray(times) - EARLIER_SECONDS + 1e-6, side="right") - 1
+    return tuple(np.maximum(found, 0).tolist())
 
 
 def spots(script: Script, times: NDArray[np.float64]) -> tuple[tuple[Spot, ...], ...]:
@@ -108,28 +125,39 @@ def spots(script: Script, times: NDArray[np.float64]) -> tuple[tuple[Spot, ...],
 
     An object that has gone is told of once, where it was.
     """
-    first = float(times[0])
-    return _spots_since(script, first, first), *(_spots_since(script, a, b) for a, b in pairwise(times.tolist()))
+    befores = [times[0], *times[:-1]]
+    earliers = times[list(a_second_earlier(times.tolist()))]
+    return tuple(
+        _spots_since(script, float(a), float(b), float(now))
+        for a, b, now in zip(earliers, befores, times, strict=True)
+    )
 
 
-def _spots_since(script: Script, before: float, now: float) -> tuple[Spot, ...]:
+def _spots_since(script: Script, earlier: float, before: float, now: float) -> tuple[Spot, ...]:
     """Quiet objects first: where two share a cell, the one that does something is told of."""
     short = min(script.canvas.width, script.canvas.height)
     event = next((e for e in reversed(script.events) if e.start < now and e.end > before), None)
     found: list[Spot] = []
-    for number, (old, thing) in enumerate(zip(script.at(before), script.at(now), strict=True)):
-        faded = script.opacity(before)[number], script.opacity(now)[number]
+    opacity = script.opacity(now)
+    for number, thing in enumerate(script.at(now)):
         mine = event if event is not None and event.thing == number else None
-        if mine is None and faded[1] <= 0.5:
+        if mine is None and opacity[number] <= 0.5:
             continue
         core = CORE * thing.radius * short
         spot = Spot(
             thing=number, x=thing.x, y=thing.y, event=mine, began=mine is not None and mine.start >= before,
             reach=(core / script.canvas.width, core / script.canvas.height),
-            motion=(thing.x - old.x, thing.y - old.y, math.log(thing.radius / old.radius), faded[1] - faded[0]),
+            motion=_motion(script, number, before, now) + _motion(script, number, earlier, now),
         )  # fmt: skip
         found.insert(len(found) if mine else 0, spot)
     return tuple(found)
+
+
+def _motion(script: Script, number: int, before: float, now: float) -> Motion:
+    """One half of a `Motion`."""
+    old, new = script.at(before)[number], script.at(now)[number]
+    faded = script.opacity(now)[number] - script.opacity(before)[number]
+    return new.x - old.x, new.y - old.y, math.log(new.radius / old.radius), faded
 
 
 def aims(script: Script, asked: Question, times: NDArray[np.float64]) -> tuple[frozenset[Aim], ...]:

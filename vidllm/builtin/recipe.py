@@ -1,5 +1,8 @@
 """The whole recipe of the built-in model: `python -m vidllm.builtin.recipe configs/builtin.yaml [key=value ...]`.
 
+On two cores `torchrun --nproc_per_node 2 -m vidllm.builtin.recipe configs/builtin.yaml threads=1` learns from almost
+twice as many clips in the same time.
+
 Stages: tokenizer, vision tower (dense labels), projector (in the words' own embeddings), projector and language model
 on pictures, then on video, export. Each leaves its result under `folder`, and a stage whose result is there already is
 not run again.
@@ -15,6 +18,7 @@ from typing import Any
 import torch
 from transformers import CLIPImageProcessor, CLIPVisionModel, LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
+from vidllm.builtin import together
 from vidllm.builtin.align import AlignStage, align
 from vidllm.builtin.language import AnswerStage, LanguageShape, calibrate, held_out_batches, learn_to_answer, new_model
 from vidllm.builtin.rows import COARSE_STRIDE, FINE_STRIDE, UNIFORM_FRAMES, UNIFORM_STRIDE
@@ -60,26 +64,40 @@ class Recipe:
 
 
 def run(recipe: Recipe) -> Path:
-    """Run what is not there yet; the finished model's folder."""
+    """Run what is not there yet; the finished model's folder.
+
+    Where `torchrun` started several processes the first does the early stages, and all of them learn to answer.
+    """
     torch.set_num_threads(recipe.threads)
+    together.meet()
     folder = Path(recipe.folder)
+    if together.part() == 0:
+        _see(recipe, folder)
+    together.wait()
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer")
+    images, video = folder / "images" / "model", folder / "video" / "model"
+    for stage, before, after in ((recipe.images, folder / "aligned", images), (recipe.video, images, video)):
+        if not after.exists():
+            model = LlavaForConditionalGeneration.from_pretrained(before, dtype=torch.float32)
+            learn_to_answer(stage, model, tokenizer, after.parent)
+    if together.part() == 0:
+        export(LlavaForConditionalGeneration.from_pretrained(video), tokenizer, folder / "weights")
+    together.leave()
+    return folder / "weights"
+
+
+def _see(recipe: Recipe, folder: Path) -> None:
+    """Tokenizer, vision tower, and a model whose projector speaks the words' embeddings."""
     if not (folder / "tokenizer").exists():
         train_tokenizer(recipe.tokenizer_clips).save_pretrained(folder / "tokenizer")
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer")
     if not (folder / "vision").exists():
         train_vision(recipe.vision, folder)
-    images, video = folder / "images" / "model", folder / "video" / "model"
-    if not images.exists():
+    if not (folder / "aligned").exists():
         model = new_model(recipe.language, CLIPVisionModel.from_pretrained(folder / "vision"), tokenizer)
         calibrate(model, held_out_batches(tokenizer, clips=6)[0].frames)
         align(recipe.align, model, tokenizer)
-        learn_to_answer(recipe.images, model, tokenizer, images.parent)
-    if not video.exists():
-        model = LlavaForConditionalGeneration.from_pretrained(images, dtype=torch.float32)
-        learn_to_answer(recipe.video, model, tokenizer, video.parent)
-    model = LlavaForConditionalGeneration.from_pretrained(video)
-    export(model, tokenizer, folder / "weights")
-    return folder / "weights"
+        model.save_pretrained(folder / "aligned")
 
 
 def export(model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, target: Path) -> None:

@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from vidllm.builtin.links import Aim, Spot, aims, spots
+from vidllm.builtin.links import Aim, Spot, a_second_earlier, aims, spots
 from vidllm.builtin.stills import IMAGE_SIDE
 from vidllm.video.sampling import SamplePlan, focus, uniform
 from vidllm.video.timecode import format_time
 from vidllm.world.degrade import degrade, random_wear
-from vidllm.world.generate import generator, make_script, random_canvas, random_things
+from vidllm.world.generate import generator, make_script, random_canvas, random_things, repaint
 from vidllm.world.questions import (
     Question,
     clip_questions,
@@ -31,8 +31,10 @@ from vidllm.world.questions import (
 from vidllm.world.render import frame
 from vidllm.world.script import Script
 
-FINE_STRIDE, COARSE_STRIDE, COARSE_FRAMES = 3, 6, 12
+FINE_STRIDE, COARSE_STRIDE, COARSE_FRAMES = 2, 6, 12
 UNIFORM_STRIDE, UNIFORM_FRAMES = 4, 32
+REPAINTED = 0.5
+"""The share of training clips in shades that the world itself does not draw."""
 MOST_ASKED = {"what": 1, "where": 2, "colour": 2, "shape": 1, "describe": 1, "when": 4, "first": 2, "order": 3}
 """Questions of each family that one training row asks at most; of the others, one row in three asks one."""
 
@@ -45,6 +47,8 @@ class Row:
     asked: tuple[Question, ...]
     spots: tuple[tuple[Spot, ...], ...]
     """For every seen frame, where each object is and what it has been doing since the frame before."""
+    earlier: tuple[int, ...]
+    """For every seen frame, which one shows what was a second earlier."""
     aims: tuple[tuple[frozenset[Aim], ...], ...]
     """For every question and every sentence of its answer, what has to be looked at to say it."""
 
@@ -79,6 +83,8 @@ def clip_rows(
     script, rng = make_script(split, seed), generator(split + "/rows", seed)
     start = float(rng.integers(1, 540)) if rng.random() < 0.08 and not plain else 0.0
     script = shift(script, start)
+    if not plain and rng.random() < REPAINTED:
+        script = repaint(script, rng)
     album = Album(script, rng)
     pts = np.arange(start, script.duration, 1 / script.canvas.fps)
     rows = []
@@ -132,7 +138,8 @@ def still_rows(split: str, seed: int) -> tuple[list[NDArray[np.uint8]], list[Row
     rng = generator(split + "/stills", seed)
     canvas = random_canvas(rng)
     things = random_things(rng, canvas, int(rng.choice([1, 2, 3, 3, 4, 4])))
-    album = Album(Script(seed=f"{split}/{seed}", duration=1.0, canvas=canvas, things=things), rng)
+    script = Script(seed=f"{split}/{seed}", duration=1.0, canvas=canvas, things=things)
+    album = Album(repaint(script, rng) if rng.random() < REPAINTED else script, rng)
     return album.pictures, [_still_row(album, 0.0, rng)]
 
 
@@ -150,6 +157,7 @@ def _still_row(album: Album, start: float, rng: np.random.Generator) -> Row:
         ((album.number(moment), stride, None),),
         tuple(cut),
         spots(album.script, times),
+        (0,),
         tuple(aims(album.script, q, times) for q in cut),
     )
 
@@ -161,7 +169,7 @@ def _timeless(text: str) -> str:
 
 
 def _fine(rng: np.random.Generator, plain: bool) -> int:
-    return FINE_STRIDE if plain else int(rng.choice([3, 2, 4], p=[0.7, 0.1, 0.2]))
+    return FINE_STRIDE if plain else int(rng.choice([2, 3, 4], p=[0.8, 0.1, 0.1]))
 
 
 def _coarse(rng: np.random.Generator, plain: bool) -> int:
@@ -184,7 +192,7 @@ def _row(album: Album, plan: SamplePlan, asked: Sequence[Question], fine: int, c
     times = np.asarray(plan.times)
     found = tuple(aims(album.script, q, times) for q in asked)
     told = tuple(_as_seen(q, aimed, plan.times) for q, aimed in zip(asked, found, strict=True))
-    return Row(seen, told, spots(album.script, times), found)
+    return Row(seen, told, spots(album.script, times), a_second_earlier(plan.times), found)
 
 
 def _as_seen(asked: Question, aimed: Sequence[frozenset[Aim]], times: Sequence[float]) -> Question:
