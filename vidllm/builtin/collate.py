@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 from transformers import PreTrainedTokenizerFast
 
-from vidllm.builtin.links import Aim, Kind, Link, Links, Motion, padded_links
+from vidllm.builtin.links import MOTIONS, Aim, Kind, Link, Links, Motion, padded_links
 from vidllm.builtin.rows import Row
 from vidllm.builtin.stills import GRID
 from vidllm.builtin.words import BOS, EOS, IMAGE
@@ -26,11 +26,7 @@ from vidllm.world.vocabulary import ACTIONS, COLOURS, SHAPES, Colour, Shape
 STRIDES = (1, 2, 3, 4, 6)
 IGNORE = -100
 ROWS_PER_GROUP = 8
-MOTIONS = 8
-"""Numbers of a `Motion`."""
-
-
-Album = tuple[list[NDArray[np.uint8]], list[Row]]
+Drawn = tuple[list[NDArray[np.uint8]], list[Row]]
 """A clip's pictures, (96, 96, 3) uint8, and its rows."""
 
 
@@ -138,7 +134,7 @@ class Collator:
             self._ids[text] = self.tokenizer.encode(text, add_special_tokens=False)
         return self._ids[text]
 
-    def __call__(self, albums: Sequence[Album], scales: Sequence[float]) -> Batch:
+    def __call__(self, albums: Sequence[Drawn], scales: Sequence[float]) -> Batch:
         """Clips (pictures, rows) to one batch; `scales`: a RoPE factor for every row in order."""
         base = slot_base(sum(len(pictures) for pictures, _ in albums))
         first = 0
@@ -263,7 +259,7 @@ class TrainingRows(IterableDataset[Batch]):
     """
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerFast, draw: Callable[[str, int], Album], clips: int, first_seed: int,
+        self, tokenizer: PreTrainedTokenizerFast, draw: Callable[[str, int], Drawn], clips: int, first_seed: int,
         *, part: int = 0, parts: int = 1,
     ) -> None:  # fmt: skip
         self.collate, self.draw = Collator(tokenizer), draw

@@ -35,6 +35,8 @@ that begins: the second look finds what the first has told of the frame before."
 Motion = tuple[float, ...]
 """What an object has done since the frame before, and since the one a second earlier: of each x, y (of the picture's
 sides), log radius, opacity."""
+MOTIONS = 8
+"""Numbers of a `Motion`."""
 Aim = tuple[int, int]
 """(number of a seen frame, number of an object)."""
 CORE = 0.6
@@ -57,7 +59,7 @@ class Spot:
     event: Event | None = None
     began: bool = False
     """Whether the event has begun since the frame before."""
-    motion: Motion = (0.0,) * 8
+    motion: Motion = (0.0,) * MOTIONS
 
     def cell(self, cells: int) -> int:
         """The cell of a `cells` x `cells` grid that holds its centre, counted row by row."""
