@@ -1,11 +1,6 @@
 """The whole recipe of the built-in model: `python -m vidllm.builtin.recipe configs/builtin.yaml [key=value ...]`.
 
-On two cores `torchrun --nproc_per_node 2 -m vidllm.builtin.recipe configs/builtin.yaml threads=1` learns from almost
-twice as many clips in the same time.
-
-Stages: tokenizer, vision tower (dense labels), projector (in the words' own embeddings), projector and language model
-on pictures, then on video, export. Each leaves its result under `folder`, and a stage whose result is there already is
-not run again.
+On two cores rather `torchrun --nproc_per_node 2 -m vidllm.builtin.recipe configs/builtin.yaml threads=1`: see `together`.
 """
 
 import json

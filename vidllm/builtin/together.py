@@ -1,7 +1,7 @@
 """Several processes that teach one model, each from clips of its own: `torchrun --nproc_per_node 2 -m ...recipe`.
 
-On CPUs two processes of one thread each do nearly twice as much as one; two threads of one process do not, for they
-wait for each other behind every small matrix product.
+On CPUs processes of one thread each meet once a step. The threads of one process wait for each other behind every small
+matrix product, and for whichever of them other work has held up.
 """
 
 from collections.abc import Iterable
