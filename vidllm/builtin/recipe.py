@@ -1,6 +1,6 @@
 """The whole recipe of the built-in model: `python -m vidllm.builtin.recipe configs/builtin.yaml [key=value ...]`.
 
-On two cores rather `torchrun --nproc_per_node 2 -m vidllm.builtin.recipe configs/builtin.yaml threads=1`: see `together`.
+On two cores rather `torchrun --nproc_per_node 2 -m vidllm.builtin.recipe configs/builtin.yaml threads=1` (`together`).
 """
 
 import json
