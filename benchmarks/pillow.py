@@ -10,18 +10,16 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeAlias
 
 import av
 import numpy as np
 from PIL import Image, ImageDraw
 
-from vidllm.world.generate import make_script
+from vidllm.world.generate import Rgb, make_script, repaint
 from vidllm.world.make import save_truth
 from vidllm.world.script import Script, Thing
 from vidllm.world.vocabulary import Colour
 
-Rgb: TypeAlias = "tuple[int, int, int]"
 PURE: dict[Colour, Rgb] = {
     "red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "yellow": (255, 255, 0), "purple": (128, 0, 128),
     "orange": (255, 165, 0), "white": (255, 255, 255), "cyan": (0, 255, 255),
@@ -51,9 +49,8 @@ def draw_clip(number: int, split: str, folder: Path) -> Path:
 def restyled(script: Script, palette: dict[Colour, Rgb], background: Rgb, fps: float) -> Script:
     """The same things and events in other colours, upright, on a plain canvas."""
     canvas = replace(script.canvas, fps=fps, background=background, gradient=(0, 0, 0), noise=0.0)
-    things = tuple(replace(thing, rgb=palette[thing.colour], angle=0.0) for thing in script.things)
-    events = tuple(replace(event, rgb=palette[event.colour] if event.colour else None) for event in script.events)
-    return replace(script, canvas=canvas, things=things, events=events)
+    painted = repaint(script, palette.__getitem__)
+    return replace(painted, canvas=canvas, things=tuple(replace(thing, angle=0.0) for thing in painted.things))
 
 
 def write_clip(script: Script, path: Path, finer: int, rate: int) -> None:

@@ -67,7 +67,7 @@ def run(recipe: Recipe) -> Path:
     together.meet()
     folder = Path(recipe.folder)
     if together.part() == 0:
-        _see(recipe, folder)
+        _before_answers(recipe, folder)
     together.wait()
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer")
     images, video = folder / "images" / "model", folder / "video" / "model"
@@ -81,7 +81,7 @@ def run(recipe: Recipe) -> Path:
     return folder / "weights"
 
 
-def _see(recipe: Recipe, folder: Path) -> None:
+def _before_answers(recipe: Recipe, folder: Path) -> None:
     """Tokenizer, vision tower, and a model whose projector speaks the words' embeddings."""
     if not (folder / "tokenizer").exists():
         train_tokenizer(recipe.tokenizer_clips).save_pretrained(folder / "tokenizer")

@@ -9,6 +9,7 @@ exactly as if asked alone.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ from vidllm.builtin.stills import IMAGE_SIDE
 from vidllm.video.sampling import SamplePlan, focus, uniform
 from vidllm.video.timecode import format_time
 from vidllm.world.degrade import degrade, random_wear
-from vidllm.world.generate import generator, make_script, random_canvas, random_things, repaint
+from vidllm.world.generate import any_shade, generator, make_script, random_canvas, random_things, repaint
 from vidllm.world.questions import (
     Question,
     clip_questions,
@@ -84,7 +85,7 @@ def clip_rows(
     start = float(rng.integers(1, 540)) if rng.random() < 0.08 and not plain else 0.0
     script = shift(script, start)
     if not plain and rng.random() < REPAINTED:
-        script = repaint(script, rng)
+        script = repaint(script, partial(any_shade, rng))
     album = Album(script, rng)
     pts = np.arange(start, script.duration, 1 / script.canvas.fps)
     rows = []
@@ -139,7 +140,9 @@ def still_rows(split: str, seed: int) -> tuple[list[NDArray[np.uint8]], list[Row
     canvas = random_canvas(rng)
     things = random_things(rng, canvas, int(rng.choice([1, 2, 3, 3, 4, 4])))
     script = Script(seed=f"{split}/{seed}", duration=1.0, canvas=canvas, things=things)
-    album = Album(repaint(script, rng) if rng.random() < REPAINTED else script, rng)
+    if rng.random() < REPAINTED:
+        script = repaint(script, partial(any_shade, rng))
+    album = Album(script, rng)
     return album.pictures, [_still_row(album, 0.0, rng)]
 
 

@@ -1,6 +1,7 @@
 """Seed to script: random objects, canvases and events, widely varied, for clips of other renderers come as well."""
 
 import math
+from collections.abc import Callable
 from colorsys import hsv_to_rgb
 from dataclasses import replace
 
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from vidllm.world.script import Canvas, Event, Script, Thing, progress
 from vidllm.world.vocabulary import ACTIONS, COLOURS, HUES, SHADES, SHAPES, Action, Colour
 
+Rgb = tuple[int, int, int]
 SIZES = ((320, 240), (256, 256), (426, 240), (240, 426), (240, 320), (480, 270), (640, 360), (400, 300), (192, 192))
 WEIGHTS: dict[Action, float] = {
     "moves left": 2.2, "moves right": 2.2, "moves up": 2.2, "moves down": 2.2,
@@ -79,20 +81,21 @@ def random_things(rng: np.random.Generator, canvas: Canvas, count: int) -> tuple
     return tuple(things)
 
 
-def shade(rng: np.random.Generator, colour: Colour) -> tuple[int, int, int]:
+def shade(rng: np.random.Generator, colour: Colour) -> Rgb:
     """One of a colour's shades, jittered."""
     anchor = np.asarray(SHADES[colour][rng.integers(len(SHADES[colour]))], float)
     return _rgb(np.clip(anchor * rng.uniform(0.88, 1.05) + rng.normal(0, 6, 3), 0, 255))
 
 
-def repaint(script: Script, rng: np.random.Generator) -> Script:
-    """The same clip in any shades that its colours' names allow, as another renderer's palette may have them."""
-    things = tuple(replace(thing, rgb=_any_shade(rng, thing.colour)) for thing in script.things)
-    events = tuple(replace(e, rgb=_any_shade(rng, e.colour)) if e.colour else e for e in script.events)
+def repaint(script: Script, shade: Callable[[Colour], Rgb]) -> Script:
+    """The same clip in other shades of the same names; a turn ends in one as well."""
+    things = tuple(replace(thing, rgb=shade(thing.colour)) for thing in script.things)
+    events = tuple(replace(e, rgb=shade(e.colour)) if e.colour else e for e in script.events)
     return replace(script, things=things, events=events)
 
 
-def _any_shade(rng: np.random.Generator, colour: Colour) -> tuple[int, int, int]:
+def any_shade(rng: np.random.Generator, colour: Colour) -> Rgb:
+    """One that its name allows, as another renderer's palette may have it."""
     hue, saturation, value = (float(rng.uniform(*ends)) for ends in HUES[colour])
     return _rgb(255 * np.asarray(hsv_to_rgb(hue / 360 % 1, saturation, value)))
 
@@ -208,6 +211,6 @@ def _angle(rng: np.random.Generator) -> float:
     return float(rng.choice([0.0, 0.0, rng.uniform(-0.25, 0.25)]))
 
 
-def _rgb(values: NDArray[np.float64]) -> tuple[int, int, int]:
+def _rgb(values: NDArray[np.float64]) -> Rgb:
     red, green, blue = (round(float(v)) for v in values)
     return red, green, blue
