@@ -114,6 +114,13 @@ def test_prompts_hold_the_evidence_and_the_answers_in_their_order() -> None:
     assert both.index("first\n=====") < both.index("second\n=====")
 
 
+def test_a_judge_of_a_talk_is_told_what_was_said_before() -> None:
+    said = "User: what is there?\nAssistant: A ring."
+    for asked in (score_prompt(case("x", before=said)), compare_prompt(case("x", before=said), "y")):
+        assert asked.index(CAPTION) < asked.index(said) < asked.index("Question: what happens?")
+    assert "said before" not in score_prompt(case("x"))
+
+
 # --------------------------------------------------------------------------------------------------------- a server
 
 

@@ -443,6 +443,8 @@ def test_rows_questions_and_talks_are_asked(world: Path, tmp_path: Path) -> None
     ]  # fmt: skip
     assert found.repeated == 1
     assert [turn.text for turn in found.asked[2].turns] == ["what happens first?", "This.", "and then?"]
+    assert found.asked[2].case("x").before == "User: what happens first?\nAssistant: This."
+    assert found.asked[1].case("x").before == ""
     alone = read_questions(source, dialogue=False).asked[2]
     assert [turn.text for turn in alone.turns] == ["and then?"]
     assert [medium.path for medium in alone.media] == [video]

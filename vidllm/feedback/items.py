@@ -44,6 +44,11 @@ class Asked:
         return self.turns[-1].text
 
     @property
+    def before(self) -> str:
+        """What was said before the question, a line a turn."""
+        return "\n".join(f"{turn.role.capitalize()}: {turn.text}" for turn in self.turns[:-1])
+
+    @property
     def media(self) -> tuple[Media, ...]:
         """All that is shown, in order."""
         return tuple(medium for turn in self.turns for medium in turn.media)
@@ -74,7 +79,8 @@ class Asked:
         videos = [medium.path for medium in self.media if medium.kind == "video"]
         video = Path(videos[0]) if len(videos) == 1 == len(self.media) else None
         return Case(
-            question=self.question, answer=answer, video=video, truth=self.truth, evidence=self.evidence
+            question=self.question, answer=answer, video=video, truth=self.truth, evidence=self.evidence,
+            before=self.before,
         )  # fmt: skip
 
 

@@ -29,6 +29,8 @@ class Case:
     """The answer that the data set holds for right."""
     evidence: str | None = None
     """A detailed caption of the clip."""
+    before: str = ""
+    """What was said before the question, a line a turn: "and then?" means nothing alone."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -101,8 +101,11 @@ def _given(case: Case, watched: bool) -> dict[str, str]:
     if case.truth:
         parts.append(f"The right answer:\n{case.truth}")
     held = "the video" if watched and not parts else "what is given above as true" if parts else "the question"
+    told = ["\n\n".join(parts) or "Judge by what you see."]
+    if case.before:
+        told.append(f"What was said before the question:\n{case.before}")
     return {
-        "evidence": "\n\n".join(parts) or "Judge by what you see.", "what_holds": held,
+        "evidence": "\n\n".join(told), "what_holds": held,
         "watched": ", which you are shown" if watched else "",
     }  # fmt: skip
 

@@ -255,8 +255,9 @@ def recipe_digest(fingerprint: str, options: FeedbackOptions) -> str:
 
 
 def _opinion_key(judge: Judge, asked: Asked) -> str:
-    """What a verdict goes under: the judge and the evidence it has; with another caption it is asked again."""
-    evidence = json.dumps([judge.fingerprint, asked.truth, asked.evidence])
+    """What a verdict goes under: the judge and the evidence it has; with another caption it is asked again, and so it
+    is about a talk of which it was once told the end alone."""
+    evidence = json.dumps([judge.fingerprint, asked.truth, asked.evidence, *([asked.before] if asked.before else [])])
     return hashlib.blake2b(evidence.encode(), digest_size=8).hexdigest()
 
 
