@@ -475,6 +475,20 @@ def test_pairs_of_talks_and_several_media_are_read_as_they_were_asked(world: Pat
     assert "script" in (Oracle().refuses(asked["two"].case("x")) or "")
 
 
+def test_a_clip_that_is_a_link_is_taught_under_the_name_it_was_asked_by(world: Path, tmp_path: Path) -> None:
+    clip = tmp_path / "shown" / "walk.mp4"
+    clip.parent.mkdir()
+    clip.symlink_to(world / "1.mp4")
+    clip.with_suffix(".srt").write_text("1\n00:00:00,000 --> 00:00:02,000\nWatch the ring.\n")
+    source, output = write(tmp_path / "rows.jsonl", {"video": str(clip), "prompt": "what?"}), tmp_path / "pairs.jsonl"
+    good, bad = Candidate(text="yes", logp=-1.0, tokens=2), Candidate(text="no", logp=-2.0, tokens=2)
+    pair = Pair(question=0, chosen=good, rejected=bad, chosen_score=5.0, rejected_score=1.0)
+    [asked] = read_questions(source).asked
+    write_rows(output, [pair_row(asked, pair, "a", model="m", prompt="p", judge={}, output=output)])
+    [row] = read_pairs(output).rows
+    assert row.media == asked.media  # and so with its subtitles
+
+
 def test_a_reference_measured_under_two_factors_is_left_to_the_trainer(world: Path, tmp_path: Path) -> None:
     asked = read_questions(world).asked[0]
     good = Candidate(text="yes", logp=-1.0, tokens=2, rope_factor=1.5)

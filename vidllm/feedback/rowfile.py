@@ -49,8 +49,12 @@ def _said(turn: Turn) -> str:
 
 
 def _place(medium: Media, output: Path) -> str:
-    """Relative to the output's folder where the file lies below it, else absolute: either is found again."""
-    path, folder = Path(medium.path).resolve(), output.parent.resolve()
+    """Relative to the output's folder where the file lies below it, else absolute: either is found again.
+
+    A link stays one: its subtitles lie beside it under its own name, and not beside what it leads to.
+    """
+    path, folder = Path(medium.path), output.parent.resolve()
+    path = path.parent.resolve() / path.name
     return str(path.relative_to(folder) if path.is_relative_to(folder) else path)
 
 
