@@ -116,6 +116,16 @@ def test_the_same_command_gives_the_same_bytes(clips_made: Path, tmp_path: Path)
     assert (tmp_path / "a/rows.jsonl").read_bytes() != (tmp_path / "c/rows.jsonl").read_bytes()
 
 
+def test_rows_in_a_folder_that_is_a_link_find_their_clips(clips_made: Path, tmp_path: Path) -> None:
+    (tmp_path / "disk" / "runs").mkdir(parents=True)
+    link = tmp_path / "runs"
+    link.symlink_to(tmp_path / "disk" / "runs")
+    instruct(clips_made, link / "rows.jsonl", InstructOptions(per_clip=1, images=1))
+    found = read_rows(link / "rows.jsonl")
+    assert found.rows
+    assert not found.problems
+
+
 def test_other_rows_are_never_written_over(clips_made: Path, tmp_path: Path) -> None:
     rows, paid = tmp_path / "rows.jsonl", tmp_path / "paid.jsonl"
     instruct(clips_made, rows, InstructOptions())

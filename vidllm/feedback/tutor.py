@@ -24,6 +24,7 @@ from vidllm.corpus.quality import unthought
 from vidllm.errors import ConfigError, OutputError, RowError
 from vidllm.linefile import LineFile, json_line
 from vidllm.options import GenerationOptions
+from vidllm.train.instruct import as_named_in
 
 if TYPE_CHECKING:
     from vidllm.corpus.captioner import Captioner, Said
@@ -206,7 +207,7 @@ def _work(captions: Path, output: Path, done: set[str], options: TutorOptions, m
                 work.already += 1
                 continue
             prompt = PROMPTS[kind].format(caption=row["caption"].strip(), count=options.questions)
-            work.tasks.append(_Task(f"{name}/{kind}", os.path.relpath(video, output.parent), kind, prompt))
+            work.tasks.append(_Task(f"{name}/{kind}", as_named_in(output, video), kind, prompt))
     return work
 
 
@@ -268,7 +269,7 @@ def _heard(task: _Task, said: Said) -> tuple[dict[str, Any] | None, str]:
     for question, answer in turns:
         shown = "" if conversations else "<video>\n"
         conversations += [{"from": "human", "value": shown + question}, {"from": "gpt", "value": answer}]
-    row = {"id": task.id, "video": Path(task.video).as_posix(), "conversations": conversations, "kind": task.kind}
+    row = {"id": task.id, "video": task.video, "conversations": conversations, "kind": task.kind}
     return {**row, "prompt": task.prompt, "model": said.model}, ""
 
 

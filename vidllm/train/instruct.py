@@ -117,12 +117,21 @@ def rows_of(video: Path, output: Path, options: InstructOptions) -> Iterator[Row
     script = _script(video.with_suffix(".json"))
     rng = generator(f"instruct {options.seed}", _number(video.stem))
     asked = choose(_of(options, clip_lessons(script, rng)), options.per_clip, rng)
-    yield from _rows(video.stem, "video", os.path.relpath(video, output.parent), asked, options.turns)
+    yield from _rows(video.stem, "video", as_named_in(output, video), asked, options.turns)
     moments = [moment for moment in pick_moments(script, 0.0, options.images * 3, rng) if steady(script, moment)]
     for number, (moment, picture) in enumerate(_pictures(video, output, moments[: options.images])):
         lessons = choose(_of(options, picture_lessons(script, moment, rng)), PICTURE_QUESTIONS, rng)
-        path = os.path.relpath(picture, output.parent)
+        path = as_named_in(output, picture)
         yield from _rows(f"{video.stem}/p{number}", "image", path, lessons, options.turns)
+
+
+def as_named_in(output: Path, path: Path) -> str:
+    """A file as the rows in `output` name it: by the way from there, also where `output`'s folder is a link, whose ..
+    is another one."""
+    near = os.path.relpath(path, output.parent)
+    if (output.parent / near).resolve() != path.resolve():
+        near = os.path.relpath(path, output.parent.resolve())
+    return Path(near).as_posix()
 
 
 def _of(options: InstructOptions, questions: Sequence[Question]) -> list[Question]:
@@ -136,7 +145,7 @@ def _rows(name: str, kind: str, path: str, asked: Sequence[Question], turns: int
             shown = "" if said else f"<{kind}>\n"
             said += [{"from": "human", "value": shown + question.text}, {"from": "gpt", "value": question.answer}]
         families = [question.family for question in asked[start : start + turns]]
-        yield {"id": f"{name}/{number:02d}", kind: Path(path).as_posix(), "conversations": said, "families": families}
+        yield {"id": f"{name}/{number:02d}", kind: path, "conversations": said, "families": families}
 
 
 def _pictures(video: Path, output: Path, moments: Sequence[float]) -> Iterator[tuple[float, Path]]:
