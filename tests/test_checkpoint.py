@@ -150,6 +150,19 @@ def test_weights_of_another_shape_are_refused(llava: Path) -> None:
         load_model(llava, device="cpu")
 
 
+@pytest.mark.parametrize("light", [True, False])
+def test_a_config_of_fewer_layers_than_the_weights_is_refused(light: bool, llava: Path) -> None:
+    """Half a language model would load and talk noise; a table that older checkpoints keep is no layer."""
+    weights = load_file(llava / "model.safetensors")
+    weights["model.language_model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(4)
+    save_file(weights, llava / "model.safetensors", {"format": "pt"})
+    load_model(llava, device="cpu", dtype="float32", light=light)
+    config = json.loads((llava / "config.json").read_text())
+    edit(llava / "config.json", text_config={**config["text_config"], "num_hidden_layers": 1})
+    with pytest.raises(IncompleteModel, match=r"names 1 layers of the language model, its weights are of 2"):
+        load_model(llava, device="cpu", dtype="float32", light=light)
+
+
 @pytest.mark.parametrize(
     ("kind", "more", "says"),
     [

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import importlib
 import logging
+import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -169,7 +170,6 @@ def _load_network(
         if quantize is not None:
             options["quantization_config"] = _quantization(quantize)
         network = _load_transformers(spec, options)
-        _check_language(spec, _language(network))
         attend_wide(_language(network))
         if "device_map" not in options:
             network.to(device)
@@ -236,6 +236,9 @@ def _load_transformers(spec: ModelSpec, options: Mapping[str, Any]) -> nn.Module
     except _LOADING_ERRORS as error:
         raise IncompleteModel(f"{spec.folder}: {_one_line(error)}; {_cure(spec.folder)}") from error
     _check_report(spec.folder, report)
+    language: Any = _language(network)
+    _check_language(spec, language)
+    _check_depth(spec.folder, report["unexpected_keys"], len(language.layers))
     return network  # type: ignore[no-any-return]
 
 
@@ -307,6 +310,21 @@ def _check_report(folder: Path, report: Mapping[str, Any]) -> None:
         what = "missing" if missing else "of another shape than the config says"
         names = missing or mismatched
         raise IncompleteModel(f"{folder}: {len(names)} weights are {what}, {names[0]} first; {_cure(folder)}")
+
+
+_LANGUAGE_LAYER = re.compile(r"(?<!encoder\.)\blayers\.(\d+)\.")
+"""Where a weight's name says in which layer of the language model it lies; a tower's are an encoder's layers."""
+
+
+def _check_depth(folder: Path, unused: Iterable[str], depth: int) -> None:
+    """Refuse a config that names fewer layers than there are weights for: what is left of the model would talk noise.
+
+    Other weights nobody asked for are let pass: older checkpoints keep tables that are computed today.
+    """
+    found = [int(match[1]) for name in unused if (match := _LANGUAGE_LAYER.search(name))]
+    if (held := max(found, default=0) + 1) > depth:
+        raise IncompleteModel(f"{folder}: config.json names {depth} layers of the language model, its weights are of "
+                              f"{held}; download the model again")  # fmt: skip
 
 
 def _cure(folder: Path) -> str:

@@ -91,6 +91,8 @@ def load_light(folder: Path, config: Json, device: torch.device, dtype: torch.dt
     wanted = network.state_dict()
     if any(name not in weights or weights[name].shape != wanted[name].shape for name in wanted):
         return None
+    if any(name.startswith(f"language_model.layers.{len(network.language_model.layers)}.") for name in weights):
+        return None
     network.load_state_dict({name: weights[name] for name in wanted}, assign=True)
     network.to(device)
     return network
