@@ -590,6 +590,19 @@ def test_what_can_not_be_asked_is_one_line(model: VideoModel, clip: Path, tmp_pa
         assert len(str(caught.value)) > 20
 
 
+def test_a_question_too_long_by_itself_is_refused_before_anything_is_tried_beside_it(
+    model: VideoModel, clip: Path, picture: Path
+) -> None:
+    """Each look that is tried would split all of its letters into tokens again: of a megabyte that takes minutes."""
+    long = "what happens in this long question? " * 2000
+    says = r"^0 visual \+ \d+ text \+ 64 reply = .*; use a shorter question$"
+    for source in (clip, picture):
+        with pytest.raises(BudgetError, match=says):
+            model.ask(source, long)
+        with pytest.raises(BudgetError, match=says):
+            vidllm.plan(source, long, model=model.spec.folder)
+
+
 def test_options_are_checked_before_a_chat_begins(model: VideoModel, clip: Path) -> None:
     with pytest.raises(ConfigError, match="did you mean frames"):
         model.chat(clip, framse=4)  # type: ignore[call-arg]

@@ -27,7 +27,7 @@ from vidllm.model.resolve import BUILTIN, builtin_folder, model_name
 from vidllm.options import AskOptions, check_question, split_options
 from vidllm.planned import Plan, plan_source, still_notes, tokens_of_stills
 from vidllm.planning import named_in_vain, range_of, room_of
-from vidllm.prompt import Image, Message, Prompt, Role, build_prompt
+from vidllm.prompt import Image, Message, Prompt, Role, build_prompt, check_question_fits
 from vidllm.sources import Progress as Progress
 from vidllm.sources import Source as Source
 from vidllm.sources import Stage as Stage
@@ -253,6 +253,7 @@ class ChatSession:
 
         Frames whose number the user named are never fewer. Raises BudgetError when nothing more can go.
         """
+        check_question_fits(question, self._model.spec, self._model.lmm.tokenizer, options)
         look = self._find_look(question, options)
         try:
             return look, self._write_prompt(question, look, options)

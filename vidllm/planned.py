@@ -1,4 +1,4 @@
-"""What `plan` gives back of a video or a picture: what `ask` would show and what it costs, no frame decoded.
+"""What `plan` gives back of a video or a picture: what `ask` would show and what it costs, no weight loaded.
 
 Videos go the road of `clip.plan_video`, pictures are counted as the images they are asked as.
 """
@@ -17,7 +17,7 @@ from vidllm.clip import plan_video
 from vidllm.errors import BudgetError
 from vidllm.model.chat import AnyTokenizer, Shown, count_text_tokens
 from vidllm.planning import PlanOptions, room_of
-from vidllm.prompt import Image, over_line, still_tiles, still_tokens
+from vidllm.prompt import Image, check_question_fits, over_line, still_tiles, still_tokens
 from vidllm.sources import Progress, Source, name_of, open_source
 from vidllm.video.info import VideoInfo
 from vidllm.video.timecode import Focus
@@ -163,6 +163,7 @@ def plan_source(
     """
     check_text("the question", question)
     options = options or PlanOptions()
+    check_question_fits(question, spec, tokenizer, options)
     name, medium = name_of(source), open_source(source, progress)
     if isinstance(medium, Image):
         video = SeenVideo.of(name, medium)

@@ -15,9 +15,9 @@ from vidllm.budget import NativeGeometry, Newline, Room, limit_line
 from vidllm.clip import Clip
 from vidllm.errors import BudgetError, ConfigError, Way
 from vidllm.model.anyres import TILINGS
-from vidllm.model.chat import AnyTokenizer, Layout, Shown, Turn, lay_out, lay_out_spoken
+from vidllm.model.chat import AnyTokenizer, Layout, Shown, Turn, count_tokens, lay_out, lay_out_spoken
 from vidllm.model.chat import count_text_tokens as count_text_tokens
-from vidllm.planning import PlanOptions
+from vidllm.planning import PlanOptions, room_of
 from vidllm.video.fit import fit_pixels
 
 if TYPE_CHECKING:
@@ -382,6 +382,18 @@ def _placed(drafts: Sequence[_Draft], starts: Sequence[int]) -> Iterator[Visual]
         for i, visual in enumerate(draft.visuals):
             yield replace(visual, position=starts[run + i if several else run])
         run += len(draft.runs)
+
+
+def check_question_fits(question: str, spec: ModelSpec, tokenizer: AnyTokenizer | None, options: PlanOptions) -> None:
+    """Refuse a question that is too long by itself before anybody looks for times in it or tries looks beside it: of
+    a megabyte that takes minutes. Raises BudgetError.
+    """
+    room = room_of(spec, options)
+    if len(question.encode()) <= room.capacity:
+        return  # no token is less than a byte
+    text = options.reserve + count_tokens(question, tokenizer)
+    if text > room.capacity:
+        raise BudgetError(over_line(0, text, room.least_reply, room), (Way("question"),), text - room.capacity)
 
 
 def over_line(visual: int, text: int, reply: int, room: Room) -> str:
