@@ -71,7 +71,8 @@ Policy = Annotated[
     typer.Option(
         "--policy",
         help="uniform: even steps, even tokens; slowfast: few fine, many coarse frames; focus: fine near the times the "
-        "question names; change: where the picture changes; auto: focus when it names a time, else uniform.",
+        "question names; change: those that, after a glance at the clip, show most of it; auto: focus when the "
+        "question names a time, else uniform.",
     ),
 ]
 Stride = Annotated[

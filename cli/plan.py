@@ -54,7 +54,8 @@ def plan(
     context: Context = None,
     as_json: options.Json = False,
 ) -> None:
-    """Say what `ask` would look at and what it would cost; no weights are loaded, no frame is decoded.
+    """Say what `ask` would look at and what it would cost; no weights are loaded, and no frame is
+    decoded but for the glances of --policy change.
 
     \b
     Examples:

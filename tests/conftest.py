@@ -203,6 +203,17 @@ class Servers:
             process.stdout.close()
 
 
+@pytest.fixture(scope="module")
+def index_glances() -> Iterator[None]:
+    """Lets `change` glance at clips that exist only as an index."""
+    from tests.planned import glances_at_index
+    from vidllm.reads import Reads
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Reads, "_glances", lambda _, *where: glances_at_index(*where))
+        yield
+
+
 @pytest.fixture
 def serve() -> Iterator[Servers]:
     """Start servers; they end with the test."""

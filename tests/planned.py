@@ -16,6 +16,7 @@ from vidllm.clip import Clip, PlanOptions, plan_video
 from vidllm.model.families import ModelSpec, load_tokenizer, read_spec
 from vidllm.prompt import Image, Message, Prompt, build_prompt
 from vidllm.video.decode import FrameSet
+from vidllm.video.glances import SIDE, Glances, glance_times
 from vidllm.video.info import VideoInfo
 
 COMPOSABLE = ("llava", "vipllava", "llava_next", "llava_next_video", "llava_onevision", "internvl")
@@ -47,6 +48,13 @@ def index_only(times: Sequence[float], *, size: tuple[int, int] = (360, 640), pa
         duration=float(seconds[-1]) + gap, fps=1 / gap if gap else 0.0, is_vfr=False, size_bytes=1000 * count,
         subtitle_streams=(),
     )  # fmt: skip
+
+
+def glances_at_index(info: VideoInfo, start: float, end: float) -> Glances:
+    """What a clip that is only its index shows at a glance: every frame another grey."""
+    times = glance_times(info, start, end)
+    luma = np.broadcast_to((info.index_at(times) * 37 % 256)[:, None, None], (len(times), SIDE, SIDE))
+    return Glances(times, luma.astype(np.float32))
 
 
 MINUTE = index_only(np.arange(0, 60, 0.25))

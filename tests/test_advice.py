@@ -64,6 +64,7 @@ def any_wish(rng: random.Random, family: str) -> Wish:
     return Wish(question=question, spec=spec, options=options)
 
 
+@pytest.mark.usefixtures("index_glances")
 @pytest.mark.parametrize("videos", [1, 3])
 @pytest.mark.parametrize("family", ["llava", "llava_onevision", "internvl", "qwen3_vl"])
 def test_every_way_out_leads_out(family: str, videos: int, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ FLOORS = (
     ("errors", "machine"),
     ("config", "checks", "caches", "interrupts", "linefile", "video", "world"),
     ("budget", "policies"),
-    ("clip", "planning", "advice", "model", "shots"),
+    ("clip", "planning", "reads", "advice", "model", "shots"),
     ("prompt", "still", "sources", "options", "planned"),
     ("engine", "batching"),
     ("ask", "answer", "train", "doctor", "builtin"),

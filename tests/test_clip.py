@@ -255,6 +255,7 @@ def test_options_a_native_family_can_not_follow_are_said() -> None:
     assert (plan.fit, plan.rope_factor) == ("stretch", 1.0)
 
 
+@pytest.mark.usefixtures("index_glances")
 def test_change_takes_as_many_frames_at_one_stride(llava: ModelSpec) -> None:
     plan = plan_video(MINUTE, "", llava, load_tokenizer(llava.folder), PlanOptions(policy="change", frames=7))
     assert strides(plan) == [2] * 7

@@ -158,6 +158,7 @@ specs = st.builds(
 )  # fmt: skip
 
 
+@pytest.mark.usefixtures("index_glances")
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(
     specs, st.none() | st.integers(1, 120), st.sampled_from(["uniform", "slowfast", "focus", "change", "auto"]),

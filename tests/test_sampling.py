@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from vidllm.errors import NoFrames
 from vidllm.video import sampling
-from vidllm.video.changes import luma_changes, packet_changes
+from vidllm.video.changes import packet_changes
 from vidllm.video.info import VideoInfo, probe
 from vidllm.video.sampling import SamplePlan, allow_snap, at_fps, change, fill, focus, frames_in_range, uniform
 
@@ -403,12 +403,9 @@ def real_clips() -> list[str]:
 @pytest.mark.parametrize("name", real_clips())
 def test_change_on_real_clips(name: str) -> None:
     info = probe(VIDEOS / name)
-    luma = luma_changes(info)
-    assert len(luma.seconds) == len(luma.change)
-    assert (np.diff(luma.seconds) > 0).all()
-    for plan in (change(info, 12), change(info, 12, luma=luma), change(info, 12, 2.0, 2.7, luma=luma)):
+    for plan in (change(info, 12), change(info, 12, 2.0, 2.7)):
         assert_real(plan, info.pts_seconds)
-    assert len(change(info, 12, luma=luma)) == 12
+    assert len(change(info, 12)) == 12
 
 
 @pytest.mark.skipif(not VIDEOS.is_dir(), reason="the folder of real clips is not here")
@@ -424,7 +421,6 @@ def test_packet_sizes_tell_the_cuts_of_a_street_montage() -> None:
 def test_a_black_clip_has_no_change_anywhere() -> None:
     info = probe(VIDEOS / "odd/black_10s.mp4")
     assert packet_changes(info).still[1:].all()
-    assert luma_changes(info).change.max() == 0
 
 
 def test_constants_agree_with_each_other() -> None:

@@ -1,7 +1,7 @@
 """The one road: path -> probe -> focus -> sample -> plan -> decode -> Clip. Ask, caption, teach and serve all walk it.
 
 Until the last step everything is integers and times: `plan_video` says exactly what `open_clip` will show, what it
-costs and whether it fits, without decoding a frame or loading a weight.
+costs and whether it fits, without loading a weight, and without decoding a frame beyond the glances of `change`.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from vidllm.advice import Wish, ways_out
 from vidllm.budget import LEAST_REPLY_TOKENS, REPLY_TOKENS, TokenPlan
 from vidllm.errors import BudgetError
 from vidllm.model.chat import AnyTokenizer
-from vidllm.planning import Planner, ReadLines, room_of
+from vidllm.planning import Planner, room_of
 from vidllm.planning import PlanOptions as PlanOptions
+from vidllm.reads import Reads
 from vidllm.video.decode import FrameSet, read_frames
 from vidllm.video.info import VideoInfo, probe
 from vidllm.video.timecode import Focus
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
     from vidllm.model.spec import ModelSpec
     from vidllm.video.guard import Limits
-    from vidllm.video.subtitles import Line
 
 Video = str | Path | VideoInfo
 
@@ -83,7 +83,7 @@ class Known(Protocol):
 def plan_video(
     video: Video, question: str, spec: ModelSpec, tokenizer: AnyTokenizer | None, options: PlanOptions | None = None
 ) -> ClipPlan:
-    """What would be shown of `video` for `question`, and what it costs, without decoding a frame.
+    """What would be shown of `video` for `question`, and what it costs; the policy `change` glances at it for that.
 
     `tokenizer` None counts text roughly (for `bare_spec`, which has no tokenizer).
 
@@ -139,9 +139,9 @@ def _plan(
 ) -> list[tuple[ClipPlan, Planner]]:
     probed = [_probed(video, options.guard) for video in videos]
     infos = [info for info, _ in probed]
-    wish, read_lines = Wish(question=question, spec=spec, options=options), _remembering(options.guard)
+    wish, reads = Wish(question=question, spec=spec, options=options), Reads(options.guard)
     try:
-        both = _planned(infos, wish, tokenizer, read_lines)
+        both = _planned(infos, wish, tokenizer, reads)
         return [
             (replace(planned, probe_seconds=seconds), planner)
             for (planned, planner), (_, seconds) in zip(both, probed, strict=True)
@@ -153,7 +153,7 @@ def _plan(
         raise BudgetError(
             error.line,
             lambda: ways_out(
-                wish, lambda w: _short(infos, w, tokenizer, read_lines), frames=frames, videos=len(infos)
+                wish, lambda w: _short(infos, w, tokenizer, reads), frames=frames, videos=len(infos)
             ),
             error.short,
         ) from None
@@ -166,38 +166,14 @@ def _probed(video: Video, guard: Limits | None) -> tuple[VideoInfo, float]:
     return info, time.perf_counter() - began
 
 
-def _remembering(guard: Limits | None) -> ReadLines:
-    """Reads the subtitles of each clip once, however many plans are tried: that may mean reading all of a file. With
-    `guard` in a child, as the frames.
-    """
-    known: dict[int, tuple[Line, ...]] = {}
-
-    def read_lines(info: VideoInfo, start: float, end: float) -> tuple[Line, ...]:
-        if id(info) not in known:
-            known[id(info)] = _lines_of(info, start, end, guard)
-        return known[id(info)]
-
-    return read_lines
-
-
-def _lines_of(info: VideoInfo, start: float, end: float, guard: Limits | None) -> tuple[Line, ...]:
-    if guard is None:
-        from vidllm.video.subtitles import read_subtitles
-
-        return read_subtitles(info, start, end)
-    from vidllm.video.guard import read_subtitles_guarded
-
-    return read_subtitles_guarded(info, start, end, guard)
-
-
 def _planned(
-    infos: Sequence[VideoInfo], wish: Wish, tokenizer: AnyTokenizer | None, read_lines: ReadLines
+    infos: Sequence[VideoInfo], wish: Wish, tokenizer: AnyTokenizer | None, reads: Reads
 ) -> list[tuple[ClipPlan, Planner]]:
     """Each video under an equal share of what there is."""
 
     def planned(options: PlanOptions) -> list[tuple[ClipPlan, Planner]]:
         shared = _shared(len(infos), wish.spec, options)
-        planners = [Planner.of(info, wish.question, wish.spec, tokenizer, shared, read_lines) for info in infos]
+        planners = [Planner.of(info, wish.question, wish.spec, tokenizer, shared, reads) for info in infos]
         return [
             (ClipPlan(info=p.info, plan=p.plan(), focus=p.focus, subtitles=p.subtitles), p) for p in planners
         ]  # fmt: skip
@@ -210,10 +186,10 @@ def _planned(
         return planned(replace(wish.options, max_new_tokens=LEAST_REPLY_TOKENS))
 
 
-def _short(infos: Sequence[VideoInfo], wish: Wish, tokenizer: AnyTokenizer | None, read_lines: ReadLines) -> int:
+def _short(infos: Sequence[VideoInfo], wish: Wish, tokenizer: AnyTokenizer | None, reads: Reads) -> int:
     """Tokens that are missing for it; 0 when it fits."""
     try:
-        _planned(infos, wish, tokenizer, read_lines)
+        _planned(infos, wish, tokenizer, reads)
     except BudgetError as error:
         return max(error.short, 1)
     return 0

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
-from typing import TYPE_CHECKING, TypeAlias, get_args
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 
@@ -34,6 +34,7 @@ from vidllm.video.timecode import Focus, find_focus, format_time, outside_notes
 
 if TYPE_CHECKING:
     from vidllm.model.spec import ModelSpec
+    from vidllm.reads import Reads
     from vidllm.video.guard import Limits
     from vidllm.video.subtitles import Line
 
@@ -118,7 +119,7 @@ class Planner:
     @classmethod
     def of(
         cls, info: VideoInfo, question: str, spec: ModelSpec, tokenizer: AnyTokenizer | None, options: PlanOptions,
-        read_lines: ReadLines,
+        reads: Reads,
     ) -> Planner:  # fmt: skip
         """Settle policy, range and notes; nothing is counted yet. ConfigError when the question is no text."""
         check_text("the question", question)
@@ -129,7 +130,7 @@ class Planner:
         dropped: tuple[str, ...] = ()
         if options.subtitles:
             most = int(SUBTITLE_SHARE * room_of(spec, options).capacity)
-            lines = read_lines(info, start, end)
+            lines = reads.lines(info, start, end)
             subtitles, dropped = _subtitles(lines, focus, most, lambda line: count_tokens(line, tokenizer))
 
         def count_text(times: Sequence[float]) -> int:
@@ -140,7 +141,7 @@ class Planner:
             info=info, spec=spec, options=options, focus=focus, subtitles=subtitles, count_text=count_text,
             look=Look(
                 info=info, pts_seconds=info.pts_seconds, policy=policy, start=start, end=end, fps=options.fps,
-                spans=focus.spans if focus else (),
+                spans=focus.spans if focus else (), glance=reads.glances,
             ),
             notes=(
                 *_unused(spec, options), *_cropped(info, spec, options), *notes, *dropped,
@@ -258,10 +259,6 @@ class Planner:
 
 SUBTITLE_SHARE = 0.25
 """Most of the context that subtitles may take; frames are what the question is about."""
-
-
-ReadLines: TypeAlias = "Callable[[VideoInfo, float, float], tuple[Line, ...]]"
-"""A clip and a range in seconds -> the subtitles on screen in it: `read_subtitles`, or one that remembers."""
 
 
 def _subtitles(

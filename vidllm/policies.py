@@ -3,9 +3,10 @@
     uniform    . . . . . . . . . .      one stride
     slowfast   # . . . # . . . # .      every fourth frame fine, the rest coarse
     focus      .   . #########   . .    fine near the times the question names, coarse elsewhere
-    change     . .. .  .   ....  .      one stride, more frames where the picture changes
+    change     . .. .  .   ....  .      one stride, frames that show what the others do not
 
-Pure over the clip's PTS; the budget decides how many frames, `sampling` which times.
+Pure over the clip's PTS, and its glances where `change` may take them; the budget decides how many frames, `sampling`
+and `glances` which times.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vidllm.video import sampling
+from vidllm.video.glances import Glance, covering
 from vidllm.video.info import VideoInfo
 from vidllm.video.sampling import SamplePlan
 
@@ -42,6 +44,8 @@ class Look:
     fps: float | None = None
     info: VideoInfo | None = None
     """The clip's index, which `change` reads; the others need its times alone."""
+    glance: Glance | None = None
+    """How `change` may look at the clip before it chooses; None: it goes by the sizes of packets."""
 
     @property
     def available(self) -> int:
@@ -55,10 +59,19 @@ class Look:
         elif self.policy == "focus":
             return _focus(self, frames)
         elif self.policy == "change" and self.info is not None:
-            plan = sampling.change(self.info, frames or self.available, self.start, self.end)
+            plan = self._change(self.info, frames or self.available)
         else:
             plan = sampling.uniform(self.pts_seconds, frames or self.available, self.start, self.end)
         return replace(plan, fine=self._fine(plan.times))
+
+    def _change(self, info: VideoInfo, frames: int) -> SamplePlan:
+        """By glances where they are more than the frames wanted, else by packet sizes."""
+        if self.glance is not None and 2 < frames < self.available:
+            glances = self.glance(info, self.start, self.end)
+            if frames < len(glances):
+                chosen = glances.seconds[covering(glances, frames)].tolist()
+                return SamplePlan(tuple(chosen), (False,) * frames, "change")
+        return sampling.change(info, frames, self.start, self.end)
 
     def _fine(self, times: Sequence[float]) -> tuple[bool, ...]:
         if self.policy == "slowfast":

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from vidllm.errors import VideoError
 from vidllm.planning import PlanOptions, named_in_vain, policy_of, range_of
 from vidllm.policies import Look
+from vidllm.reads import Reads
 from vidllm.video.sampling import SamplePlan
 from vidllm.video.timecode import find_focus, format_time
 
@@ -50,8 +51,9 @@ def choose_moments(
     notes += named_in_vain(info, question, options)
     spans = focus.spans if focus else ()
     look = Look(
-        info=info, pts_seconds=info.pts_seconds, policy=policy, start=start, end=end, spans=spans, fps=options.fps
-    )
+        info=info, pts_seconds=info.pts_seconds, policy=policy, start=start, end=end, spans=spans, fps=options.fps,
+        glance=Reads(options.guard).glances,
+    )  # fmt: skip
     free = policy == "focus" or options.fps is not None
     plan = look.moments(options.frames if free else options.frames or DEFAULT_FRAMES)
     if options.frames is not None and options.fps is None and len(plan) < options.frames:

@@ -1,4 +1,4 @@
-"""Where the picture changes, told cheaply: from packet sizes alone, and from key frames looked at very small.
+"""Where the picture changes, told cheaply: from packet sizes alone.
 
 An encoder spends bytes where the picture is new. So a packet far larger than its neighbours, or a key frame that comes
 before its turn, marks a cut; many bytes mean motion; packets of nearly nothing mean a still. Over fifteen clips this
@@ -7,11 +7,9 @@ finds three cuts of four for a hundredth of a decode: good for choosing frames, 
 
 from dataclasses import dataclass
 
-import av.error
 import numpy as np
 from numpy.typing import NDArray
 
-from vidllm.video.container import opened, pick_stream
 from vidllm.video.info import VideoInfo
 
 FloatArray = NDArray[np.float64]
@@ -26,10 +24,6 @@ EARLY = 0.95
 """A key frame is early when it follows the last one by less than this share of the clip's longest such distance."""
 STILL_BYTES, STILL_BYTES_PER_PIXEL = 48.0, 1e-4
 """A packet up to this size repeats the picture: all blocks skipped, and headers."""
-THUMB = 32
-"""Key frames are compared at 32x32 pixels of luma ..."""
-BLOCK = 8
-"""... by the block of 8x8 that changed most: a small object that appears moves the mean of the picture by nothing."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,14 +36,6 @@ class Changes:
     """0 for most frames; about 1-4 where something new appears."""
     still: NDArray[np.bool_]
     """The frame repeats the one before it."""
-
-
-@dataclass(frozen=True, eq=False)
-class LumaChanges:
-    """How much key frames differ from the one before, (keys,): luma of the block that changed most, 0-255."""
-
-    seconds: FloatArray
-    change: FloatArray
 
 
 def packet_changes(info: VideoInfo) -> Changes:
@@ -66,41 +52,6 @@ def packet_changes(info: VideoInfo) -> Changes:
     still = np.where(keys, motion <= least, sizes <= least) & (spikes < KEY_SPIKE)
     motion[0] = spikes[0] = 0.0  # there is no frame before it
     return Changes(motion, np.where(still, 0.0, spikes), still)
-
-
-def luma_changes(info: VideoInfo, start: float = 0.0, end: float = float("inf")) -> LumaChanges:
-    """Decode the key frames in `[start, end)` seconds, very small, and compare each with the one before it.
-
-    Costs two to ten per cent of a full decode. A key frame that does not decode is left out.
-    """
-    seconds: list[float] = []
-    thumbs: list[FloatArray] = []
-    with opened(info.path) as container:
-        stream = pick_stream(container, info.path, info.stream_index)
-        stream.codec_context.skip_frame = "NONKEY"
-        first = float(info.pts[0] * info.time_base)
-        if start > 0:
-            container.seek(int((start + first) * 1_000_000))
-        try:
-            for frame in container.decode(stream):
-                if frame.time is None or frame.time - first < start:
-                    continue
-                if frame.time - first >= end:
-                    break
-                seconds.append(frame.time - first)
-                gray = frame.reformat(THUMB, THUMB, format="gray", interpolation="AREA").to_ndarray()
-                thumbs.append(gray.astype(np.float64))
-        except av.error.FFmpegError:
-            pass  # what was seen until here still counts
-    return LumaChanges(np.asarray(seconds), _differences(thumbs))
-
-
-def _differences(thumbs: list[FloatArray]) -> FloatArray:
-    if len(thumbs) < 2:
-        return np.zeros(len(thumbs))
-    blocks = THUMB // BLOCK
-    deltas = np.abs(np.diff(np.stack(thumbs), axis=0)).reshape(-1, blocks, BLOCK, blocks, BLOCK)
-    return np.concatenate([[0.0], deltas.mean(axis=(2, 4)).max(axis=(1, 2))])
 
 
 def _early_keys(keys: NDArray[np.bool_]) -> NDArray[np.bool_]:

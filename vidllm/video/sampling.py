@@ -22,7 +22,6 @@ from numpy.typing import ArrayLike, NDArray
 from vidllm.errors import NoFrames
 
 if TYPE_CHECKING:
-    from vidllm.video.changes import LumaChanges
     from vidllm.video.info import VideoInfo
 
 FloatArray = NDArray[np.float64]
@@ -103,14 +102,13 @@ def change(
     start: float = 0.0,
     end: float = float("inf"),
     *,
-    luma: "LumaChanges | None" = None,
     floor: float = UNIFORM_FLOOR,
 ) -> SamplePlan:
     """Exactly `min(n, frames in range)` frames, more of them where the picture changes; first and last always.
 
-    The frames stand at equal steps of the accumulated change (packet sizes, and `luma` of key frames if given), of
-    which the share `floor` is time itself: no stretch goes unseen. A frame that repeats the one chosen before it gives
-    its place to a stretch that moves. A clip that never changes is sampled uniformly.
+    The frames stand at equal steps of the accumulated change that packet sizes tell of, of which the share `floor` is
+    time itself: no stretch goes unseen. A frame that repeats the one chosen before it gives its place to a stretch that
+    moves. A clip that never changes is sampled uniformly. Nothing is decoded; `glances` look again.
     """
     from vidllm.video.changes import packet_changes
 
@@ -121,8 +119,6 @@ def change(
     inside = slice(first, first + len(pts))
     changes = packet_changes(info)
     parts = [_share(changes.motion[inside] * ~changes.still[inside]), _share(changes.spikes[inside])]
-    if luma is not None:
-        parts.append(_share(_luma_per_frame(pts, luma)))
     moving = sum((part for part in parts if part is not None), start=np.zeros(len(pts)))
     elapsed = _running(np.diff(pts, prepend=pts[0]))
     mass = floor * elapsed + (1 - floor) * _running(moving) if moving.any() else elapsed
@@ -228,12 +224,6 @@ def _running(values: FloatArray) -> FloatArray:
     """The running total as a share of the whole: 0 at the first frame, 1 at the last."""
     total = np.cumsum(values) - values[0]
     return np.asarray(total / total[-1] if total[-1] > 0 else np.linspace(0, 1, len(values)), dtype=np.float64)
-
-
-def _luma_per_frame(pts: FloatArray, luma: "LumaChanges") -> FloatArray:
-    """A change between two key frames may have come at any frame between them: each carries its part."""
-    total = np.interp(pts, luma.seconds, np.cumsum(luma.change)) if len(luma.seconds) else np.zeros(len(pts))
-    return np.asarray(np.diff(total, prepend=total[0]), dtype=np.float64)
 
 
 def _without_repeats(chosen: IndexArray, still: NDArray[np.bool_], mass: FloatArray, n: int) -> IndexArray:

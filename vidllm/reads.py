@@ -1,0 +1,45 @@
+"""What a plan reads of a clip besides its index: subtitles and glances. Here, or in a child that can be killed."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING
+
+from vidllm.video.glances import SIDE, Glances, glance_times, glances_of
+
+if TYPE_CHECKING:
+    from vidllm.video.guard import Limits
+    from vidllm.video.info import VideoInfo
+    from vidllm.video.subtitles import Line
+
+
+class Reads:
+    """Reads each range of a clip once, however many plans are tried: it may mean reading all of a file.
+
+    With `guard` in a child, as the frames. Ranges are in seconds on the viewer's clock.
+    """
+
+    def __init__(self, guard: Limits | None) -> None:
+        self._guard = guard
+        self.lines, self.glances = cache(self._lines), cache(self._glances)
+
+    def _lines(self, info: VideoInfo, start: float, end: float) -> tuple[Line, ...]:
+        """The subtitles on screen in it."""
+        if self._guard is None:
+            from vidllm.video.subtitles import read_subtitles
+
+            return read_subtitles(info, start, end)
+        from vidllm.video.guard import read_subtitles_guarded
+
+        return read_subtitles_guarded(info, start, end, self._guard)
+
+    def _glances(self, info: VideoInfo, start: float, end: float) -> Glances:
+        """It, small and at many moments. Raises what the reader raises."""
+        times, size = glance_times(info, start, end), (SIDE, SIDE)
+        if self._guard is None:
+            from vidllm.video.decode import read_frames
+
+            return glances_of(read_frames(info, times, size=size))
+        from vidllm.video.guard import read_frames_guarded
+
+        return glances_of(read_frames_guarded(info, times, self._guard, size=size))

@@ -1,0 +1,98 @@
+"""A clip seen small and at many moments, and the few of them that show the most of it.
+
+Packet sizes tell that something changed; they do not tell whether the picture before comes back, nor whether anybody
+would see the difference. So as many as 128 moments, where the packets say that it is worth it, are looked at in 32x32
+pixels of luma, and frames are chosen among them so that every glance is near to one that was chosen: facility location,
+whose greedy answer is within 1 - 1/e of the best (Nemhauser, Wolsey and Fisher 1978).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vidllm.video.decode import FrameSet
+from vidllm.video.info import VideoInfo
+from vidllm.video.sampling import UNIFORM_FLOOR, change, frames_in_range
+
+FloatArray = NDArray[np.float64]
+IndexArray = NDArray[np.int64]
+
+MOST = 128
+SIDE = 32
+BLOCK = 8
+"""Two glances differ by the block of 8x8 that differs most: a small object moves the mean of a picture by nothing."""
+DECODED_PIXELS = 2e9
+"""A range of more pixels, half a minute of 1080p, is glanced at in its key frames alone: all others would have to be
+decoded as well, for seconds."""
+TIME_WEIGHT = 0.5
+"""The two ends of the range are as unlike as so many middling pairs of glances: of like pictures the nearer in time
+stands in for another, and a clip that never changes is shown from end to end."""
+LUMA = np.asarray([0.299, 0.587, 0.114])
+"""ITU-R BT.601."""
+
+
+@dataclass(frozen=True, eq=False)
+class Glances:
+    """`luma` (N, 32, 32), 0-255, on screen from `seconds` (N,) on, the viewer's clock, ascending and distinct."""
+
+    seconds: FloatArray
+    luma: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.seconds)
+
+
+Glance: TypeAlias = Callable[[VideoInfo, float, float], Glances]
+"""A clip and a range in seconds -> its glances: how they are read, and whether they are remembered, is the caller's."""
+
+
+def glance_times(info: VideoInfo, start: float = 0.0, end: float = float("inf")) -> FloatArray:
+    """When to glance at `[start, end)`: up to 128 times of frames, the first and the last of the range among them."""
+    pts = frames_in_range(info.pts_seconds, start, end)
+    if len(pts) * info.coded_width * info.coded_height <= DECODED_PIXELS:
+        return np.asarray(change(info, MOST, start, end).times)
+    keys = np.intersect1d(info.pts_seconds[np.isin(info.decode_ranks, info.access_points[:, 0])], pts)
+    some = keys[np.unique(np.linspace(0, len(keys) - 1, MOST - 2).astype(np.int64))] if len(keys) else keys
+    return np.unique(np.concatenate([pts[:1], some, pts[-1:]]))
+
+
+def glances_of(frames: FrameSet) -> Glances:
+    """From pictures of 32x32; those that stood in for others are counted once."""
+    seconds, places = np.unique(frames.pts_seconds, return_index=True)
+    return Glances(seconds, (frames.pixels[places] @ LUMA).astype(np.float32))
+
+
+def covering(glances: Glances, n: int) -> IndexArray:
+    """Numbers of `n` glances, ascending, that leave the others as little unlike their nearest as a greedy choice can.
+
+    The first, the last and a uniform quarter of the `n` are among them whatever they show.
+    """
+    apart = _apart(glances)
+    lasting = np.gradient(glances.seconds)  # a glance stands for the time up to its neighbours
+    steps = np.linspace(glances.seconds[0], glances.seconds[-1], max(2, round(UNIFORM_FLOOR * n)))
+    chosen = list(dict.fromkeys(np.abs(glances.seconds - steps[:, None]).argmin(1).tolist()))
+    nearest = apart[:, chosen].min(1)
+    while len(chosen) < n:
+        left = lasting @ np.minimum(nearest[:, None], apart)
+        left[chosen] = np.inf
+        chosen.append(int(left.argmin()))
+        nearest = np.minimum(nearest, apart[:, chosen[-1]])
+    return np.sort(np.asarray(chosen[:n], dtype=np.int64))
+
+
+def unlike(luma: NDArray[np.float32], picture: NDArray[np.float32]) -> FloatArray:
+    """How much each of `luma` (N, 32, 32) differs from one `picture` (32, 32): (N,) grey levels."""
+    blocks = SIDE // BLOCK
+    cut = np.abs(luma - picture).reshape(-1, blocks, BLOCK, blocks, BLOCK)
+    return np.asarray(cut.mean(axis=(2, 4)).max(axis=(1, 2)), np.float64)
+
+
+def _apart(glances: Glances) -> FloatArray:
+    """How unlike any two glances are, (N, N): by what they show, and a little by when."""
+    shown = np.stack([unlike(glances.luma, picture) for picture in glances.luma])
+    passed: FloatArray = np.abs(glances.seconds - glances.seconds[:, None])
+    middling = max(float(np.median(shown[np.triu_indices(len(glances), 1)])), 1.0)
+    return np.asarray(shown + TIME_WEIGHT * middling * passed / passed.max())
