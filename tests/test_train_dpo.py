@@ -353,6 +353,19 @@ def test_records_in_other_numbers_are_told_and_not_taken(
     ]
 
 
+@pytest.mark.parametrize(("systems", "looks"), [(("Be brief.", "Be kind."), 2), (("Be brief.",) * 2, 1)])
+def test_a_clip_is_shared_only_behind_the_same_words(
+    config: DpoConfig, clips: dict[str, Path], tmp_path: Path, systems: Sequence[str], looks: int
+) -> None:
+    rows = [{"video": "constant.mp4", "chosen": "Two.", "rejected": "One.", "prompt": [
+             {"role": "system", "content": system}, {"role": "user", "content": f"<video>how many, {number}?"}]}
+            for number, system in enumerate(systems)]  # fmt: skip
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = Source(path=tmp_path / "pairs.jsonl", media=clips["constant"].parent)
+    contest = read_contest(replace(config, data=(source,)), silent)
+    assert len({size.group for size in contest.sizes}) == looks
+
+
 def test_answers_of_another_model_are_told_before_the_first_step(
     config: DpoConfig, clips: dict[str, Path], tmp_path: Path
 ) -> None:

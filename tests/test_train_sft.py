@@ -12,7 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from vidllm.config import load_config
 from vidllm.errors import ConfigError
 from vidllm.train import sft
 from vidllm.train.metrics import Metrics, read_metrics
-from vidllm.train.sft import SftConfig, read_lesson, run_sft
+from vidllm.train.sft import SftConfig, SftTask, loader_of, read_lesson, run_sft
 from vidllm_cli.main import main
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -106,6 +106,42 @@ def taught(folder: Path) -> dict[str, torch.Tensor]:
 
 def same(a: Mapping[str, torch.Tensor], b: Mapping[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def dialogues(folder: Path, systems: Sequence[str], *pictures: Sequence[str]) -> Path:
+    """A row for every system turn: a turn for every list of pictures, each answered; the same pictures in all."""
+    shown = [name for names in pictures for name in names]
+    for place, name in enumerate(shown):
+        Image.new("RGB", (64, 48), (200, 30, place)).save(folder / name)
+    rows = []
+    for number, system in enumerate(systems):
+        turns = [{"role": "system", "content": system}] if system else []
+        for turn, names in enumerate(pictures):
+            turns.append({"role": "user", "content": "<image>" * len(names) + f"what is it, {number} and {turn}?"})
+            turns.append({"role": "assistant", "content": "Red."})
+        rows.append({"images": shown, "messages": turns})
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder / "rows.jsonl"
+
+
+@pytest.mark.parametrize(
+    ("systems", "pictures", "shared"),
+    [([""] * 4, (["a.png", "b.png"],), True), ([""] * 4, (["a.png"], ["b.png", "c.png"]), False),
+     (["Be brief.", "Be kind.", "Be blunt.", "Be good."], (["a.png"],), False)],
+)  # fmt: skip
+def test_no_micro_batch_is_larger_than_it_may_be(
+    tmp_path: Path, write: Write, systems: list[str], pictures: tuple[list[str], ...], shared: bool
+) -> None:
+    """What stands before the first word to learn is shared, and only what nothing else stands before."""
+    data = str(dialogues(tmp_path, systems, *pictures))
+    row = max(read_lesson(load_config(SftConfig, write(data=data)), print).checked.lengths)
+    config = load_config(SftConfig, write(data=data, batch=16, tokens=2 * row))
+    lesson = read_lesson(config, print)
+    with loader_of(config, lesson) as loader:
+        task = SftTask(config, lesson, None, loader)  # type: ignore[arg-type]  # nothing is computed
+        sizes = [task.prepare(micro).batch.length for step in task.steps(0) for micro in step]
+    assert max(sizes) <= config.tokens
+    assert (len(sizes) == 1) == shared
 
 
 def test_rows_in_a_model_that_is_asked_out(

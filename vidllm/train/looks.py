@@ -19,7 +19,7 @@ from vidllm.model.spec import ModelSpec
 from vidllm.planning import room_of
 from vidllm.prompt import still_tokens
 from vidllm.train.batches import View
-from vidllm.train.row import PairRow, TrainRow, Turn
+from vidllm.train.row import PairRow, TrainRow, Turn, said_in
 from vidllm.video.timecode import find_focus
 
 T = TypeVar("T")
@@ -80,11 +80,12 @@ def look_of(
 def same_look(
     row: TrainRow | PairRow, question: str, plan: PlanOptions, *, rest: int, length: int, context: int
 ) -> Hashable:
-    """Equal for rows that see the same frames at the same positions: those of the same media, unless the times that the
-    question names pick the frames, answers (`rest`, see `Look`) that are too long for a common look, or the row's own
-    RoPE factor, which follows from its `length` where that is above the `context`.
+    """Equal for rows that see the same frames at the same positions: those of the same media behind the same words,
+    unless the times that the question names pick the frames, answers (`rest`, see `Look`) that are too long for a
+    common look, or the row's own RoPE factor, which follows from its `length` where that is above the `context`.
     """
-    media = tuple((medium.kind, medium.path) for medium in row.media) or row.origin
+    said = tuple((turn.role, turn.text, len(turn.media)) for turn in _before_the_last_shown(said_in(row)[0]))
+    media = (said, *((medium.kind, medium.path) for medium in row.media)) if row.media else row.origin
     focused = plan.policy in ("auto", "focus") and find_focus(question, ANY_DURATION) is not None
     named = plan.frames is not None or plan.fps is not None
     pressed = not named and rest > (plan.max_new_tokens or LEAST_REPLY_TOKENS)
@@ -92,11 +93,20 @@ def same_look(
 
 
 def shown_in(row: TrainRow, length: int, spec: ModelSpec, tokenizer: AnyTokenizer, plan: PlanOptions) -> View:
-    """What a row of `length` tokens shows, and what that takes of it, stamps included; nothing is opened for it."""
+    """What a row of `length` tokens shows, and what that takes of it, stamps included; nothing is opened for it. What
+    words to learn stand before is shared with nobody, and counts as the row's own.
+    """
     question = "\n".join(turn.text for turn in row.turns if turn.role == "user")
     text = _text_tokens(row.turns, (), NOTHING, spec, tokenizer)
     rest = text - count_text_tokens(question, spec, tokenizer)
-    return View(same_look(row, question, plan, rest=rest, length=length, context=spec.context), length - text)
+    taught_before = any(turn.role == "assistant" for turn in _before_the_last_shown(row.turns))
+    look = same_look(row, question, plan, rest=rest, length=length, context=spec.context)
+    return View(look, 0 if taught_before else length - text)
+
+
+def _before_the_last_shown(turns: Sequence[Turn]) -> Sequence[Turn]:
+    """The turns before the last that shows something; media stand before the words of their own."""
+    return turns[: max((place for place, turn in enumerate(turns) if turn.media), default=0)]
 
 
 def count_row(
