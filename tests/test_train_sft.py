@@ -368,6 +368,7 @@ def test_show_batch_sets_what_is_learnt_apart(write: Write, tmp_path: Path) -> N
         ("parts={}", "nothing learns"),
         ("model=/nowhere/at/all", "/nowhere/at/all: no such folder"),
         ("parts.newline=1e-3", "the model has no newline that could learn"),
+        ("lora.targets=[q_proj,fc1]\ndata=nowhere.jsonl", "LoRA target 'fc1' is no matrix of the language model"),
     ],
 )
 def test_a_wrong_config_is_one_line(word: str, told: str, write: Write) -> None:

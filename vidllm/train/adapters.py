@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from transformers import AutoModel, PretrainedConfig
 
 from vidllm.errors import CheckpointError, ConfigError
 from vidllm.model import adapter as adapter_files
@@ -55,11 +56,7 @@ def add_lora(network: nn.Module, lora: Lora, base: str) -> None:
     """
     from peft import LoraConfig, inject_adapter_in_model
 
-    known = {name.rpartition(".")[2] for name, module in network.named_modules()
-             if isinstance(module, nn.Linear) and ".language_model." in f".{name}"}  # fmt: skip
-    if unknown := [target for target in lora.targets if target not in known]:
-        raise ConfigError(f"LoRA target {unknown[0]!r} is no matrix of the language model; "
-                          f"there are {', '.join(sorted(known))}")  # fmt: skip
+    _check_targets(lora, (name for name in _matrices(network) if ".language_model." in f".{name}"))
     pattern = rf"(.*\.)?language_model\..*\.({'|'.join(map(re.escape, lora.targets))})"
     config = LoraConfig(
         r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=pattern, bias="none",  # type: ignore[arg-type]
@@ -69,6 +66,27 @@ def add_lora(network: nn.Module, lora: Lora, base: str) -> None:
     with torch.random.fork_rng(devices=sorted(cards)):  # all runs, and all processes of one, begin alike
         torch.manual_seed(0)
         inject_adapter_in_model(config, network, adapter_name=ADAPTER)
+
+
+def check_targets(lora: Lora, text: PretrainedConfig) -> None:
+    """Whether a language model of this config has what the adapter is put beside, told before a weight is read.
+
+    Raises:
+        ConfigError: a target names no matrix of it.
+    """
+    with torch.device("meta"):
+        _check_targets(lora, _matrices(AutoModel.from_config(text)))
+
+
+def _check_targets(lora: Lora, matrices: Iterable[str]) -> None:
+    known = {name.rpartition(".")[2] for name in matrices}
+    if unknown := [target for target in lora.targets if target not in known]:
+        raise ConfigError(f"LoRA target {unknown[0]!r} is no matrix of the language model; "
+                          f"there are {', '.join(sorted(known))}")  # fmt: skip
+
+
+def _matrices(network: nn.Module) -> Iterator[str]:
+    return (name for name, module in network.named_modules() if isinstance(module, nn.Linear))
 
 
 def lora_layers(network: nn.Module) -> dict[str, Any]:

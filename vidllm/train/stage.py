@@ -32,7 +32,7 @@ from vidllm.model.checkpoint import fingerprint
 from vidllm.model.families import load_tokenizer, read_spec
 from vidllm.model.reader import row_limit
 from vidllm.model.resolve import resolve_model
-from vidllm.train.adapters import check_place
+from vidllm.train.adapters import check_place, check_targets
 from vidllm.train.cache import DISK_GIB, ClipCache
 from vidllm.train.check import Checked, Progress, check
 from vidllm.train.files import files_mark
@@ -212,8 +212,11 @@ class Base:
         check_place(config.out, folder, adapter=True)
         spec = learned_spec(read_spec(folder), config.extra)
         check_parts(spec, config.learning)
-        window = row_limit(AutoConfig.from_pretrained(folder).get_text_config())
-        return cls(folder, spec, load_tokenizer(folder), on_first(config, lambda: fingerprint(folder)), window)
+        text = AutoConfig.from_pretrained(folder).get_text_config()
+        if config.lora is not None:
+            check_targets(config.lora, text)
+        marked = on_first(config, lambda: fingerprint(folder))
+        return cls(folder, spec, load_tokenizer(folder), marked, row_limit(text))
 
 
 def on_first(config: StageConfig, make: Callable[[], T]) -> T:
