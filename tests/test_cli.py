@@ -187,7 +187,9 @@ def test_what_can_not_be_asked_is_told_before_a_model_is_looked_for(
     assert says in one_line(err)
 
 
-@pytest.mark.parametrize("words", [["--send", "video"], ["--request-timeout", "5"], ["--send", "video", "--engine", "ray"]])
+@pytest.mark.parametrize(
+    "words", [["--send", "video"], ["--request-timeout", "5"], ["--send", "video", "--engine", "ray"]]
+)
 def test_what_only_a_server_would_hear_is_not_ignored(run: Run, clips: dict[str, Path], words: list[str]) -> None:
     code, out, err = run("caption", clips["constant"], "-o", "captions.jsonl", *words)
     assert (code, out) == (1, "")
