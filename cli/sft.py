@@ -16,6 +16,7 @@ def sft(config: Config, assignments: Assignments = None, show_batch: ShowBatch =
       vidllm sft configs/video.yaml --dry-run                          every row checked, nothing written
       vidllm sft configs/video.yaml --show-batch                       what is learnt, and what is only read
       accelerate launch --config_file configs/fsdp.yaml -m vidllm_cli.main sft configs/video.yaml
+      torchrun --nproc-per-node 2 -m vidllm_cli.main sft configs/video.yaml       several processes on a CPU
       vidllm ask clip.mp4 "what happens at 0:30?" -m taught
 
     The same command again goes on from the last checkpoint, to the bit; Ctrl-C finishes a step and saves.

@@ -69,9 +69,11 @@ def preview(
 
 def teach(config: AnyStage, run: Callable[[AnyStage, Watch], Trained]) -> int:
     """Run a stage before a person's eyes; its exit code."""
-    from vidllm.train.stage import is_first, leave
+    from vidllm.train.stage import is_first, is_left_alone, leave
     from vidllm.train.watch import TrainWatch
 
+    if is_left_alone(config):
+        note("one process: on a CPU accelerate starts no more; `torchrun --nproc-per-node N -m vidllm_cli.main` does")
     try:
         with TrainWatch() as watch:
             done = run(config, watch)

@@ -20,9 +20,12 @@ import torch
 from tests.train_task import Listener, Network, Parity, run
 from vidllm.errors import CheckpointError, ConfigError, NotFinite, OutputError, TrainError
 from vidllm.train.ahead import Ahead
-from vidllm.train.loop import LoopOptions
+from vidllm.train.loop import LoopOptions, on_cpu
 from vidllm.train.metrics import Metrics, read_metrics, smoothed
 from vidllm.train.optim import OptimOptions, make_optimizer, rate_share, set_rates
+from vidllm.train.parts import Parts
+from vidllm.train.sft import SftConfig
+from vidllm.train.stage import is_left_alone
 from vidllm.train.state import seed_all
 from vidllm.train.watch import TrainWatch, clock_time
 
@@ -276,6 +279,32 @@ def test_what_the_environment_says_to_accelerate_changes_no_number(tmp_path: Pat
     run(tmp_path / "plain", Parity(), Listener(), dropout=0.0, steps=3)
     finished(started(tmp_path / "told", "loop.steps=3", "dropout=0.0", environment=said))
     assert figures(tmp_path / "told") == figures(tmp_path / "plain")
+
+
+@pytest.mark.parametrize(
+    ("said", "device", "cpu"),
+    [({}, None, False), ({}, "cpu", True), ({"ACCELERATE_USE_CPU": "True"}, None, True),
+     ({"ACCELERATE_USE_CPU": "True"}, "cuda", False), ({"ACCELERATE_USE_CPU": "False"}, None, False),
+     ({"WORLD_SIZE": "2"}, None, True), ({"OMPI_COMM_WORLD_SIZE": "2"}, None, True), ({"PMI_SIZE": "2"}, None, True)],
+)  # fmt: skip
+def test_a_launcher_can_ask_for_the_cpu(
+    said: dict[str, str], device: str | None, cpu: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its own word, and by starting several processes where there is no GPU, each in the way of its kind."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for name, value in said.items():
+        monkeypatch.setenv(name, value)
+    assert on_cpu(device) == cpu
+
+
+def test_a_process_that_was_to_have_company_knows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `accelerate launch --cpu --num_processes 2` sets for the one process it starts."""
+    config = SftConfig(data=tmp_path / "rows.jsonl", out=tmp_path / "out", parts=Parts(projector=1e-3))
+    assert not is_left_alone(config)
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "True")
+    assert not is_left_alone(config)  # one was asked for
+    monkeypatch.setenv("MASTER_PORT", "29500")
+    assert is_left_alone(config)
 
 
 @pytest.mark.slow

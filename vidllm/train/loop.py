@@ -11,7 +11,6 @@ What is learnt is a `Task`'s business (sft, dpo); how it is learnt stands here o
 from __future__ import annotations
 
 import math
-import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -29,7 +28,9 @@ from accelerate.utils import (
     TorchDynamoPlugin,
     broadcast_object_list,
     gather_object,
+    parse_flag_from_env,
 )
+from accelerate.utils.environment import get_cpu_distributed_information
 from torch import Tensor, nn
 
 from vidllm.errors import CheckpointError, ConfigError, NotFinite, TrainError
@@ -360,9 +361,10 @@ def _accelerator(options: LoopOptions) -> Accelerator:
 
 
 def on_cpu(device: str | None) -> bool:
-    """Whether accelerate is told to stay on the CPU; untold, and without a GPU, it takes each of several processes for
-    the only one, and all of them would write the same run."""
-    return device == "cpu" or (int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.cuda.is_available())
+    """Whether accelerate is told to stay on the CPU, by the config or else by `accelerate launch --cpu`; untold, and
+    without a GPU, it takes each of several processes for the only one, and all of them would write the same run."""
+    told = device == "cpu" or (device is None and parse_flag_from_env("ACCELERATE_USE_CPU"))
+    return told or (get_cpu_distributed_information().world_size > 1 and not torch.cuda.is_available())
 
 
 @contextmanager

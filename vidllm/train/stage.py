@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import gc
 import hashlib
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -315,6 +316,13 @@ def leave() -> None:
 def processes(config: StageConfig) -> PartialState:
     """What `accelerate launch` or `torchrun` made of us; one process on the device that is there without them."""
     return PartialState(cpu=on_cpu(config.device))
+
+
+def is_left_alone(config: StageConfig) -> bool:
+    """Whether `accelerate launch` was asked for several processes on a CPU: without MPI it starts one, and says to it
+    no more of the others than where they would have met."""
+    several = "MASTER_PORT" in os.environ and parse_flag_from_env("ACCELERATE_USE_CPU")
+    return several and processes(config).num_processes == 1
 
 
 def load_learner(config: StageConfig, base: Base) -> Learner:
