@@ -133,6 +133,10 @@ PLAIN = {"from": "human", "value": "what happens?"}
         ({"conversations": []}, "'conversations' is empty; give a list of turns"),
         (conversation(HUMAN, GPT), "says <video> and no video is given; add \"video\": a path"),
         (conversation(HUMAN, GPT, vidoe="a.mp4"), "did you mean 'video' where it says 'vidoe'?"),
+        (conversation(PLAIN, GPT, vidoe="a.mp4"), "it shows no video; did you mean 'video' where it says 'vidoe'?"),
+        (conversation(PLAIN, GPT, video="a.mp4", imgaes=["a.png"]), "did you mean 'image' where it says 'imgaes'?"),
+        (conversation({"from": "human", "value": [{"type": "video", "video": "a.mp4"}]}, GPT, videos=["a.mp4"]),
+         "a.mp4 is named in a turn and beside the turns; name it once"),
         (conversation(HUMAN, GPT, video=None), "no video is given; add \"video\": a path"),
         (conversation(HUMAN, GPT, video=["a.mp4", "b.mp4"]), "says <video> 1 times and 2 are given"),
         (conversation(HUMAN, GPT, video="none.mp4"), "no file"),
@@ -156,6 +160,18 @@ def test_a_bad_row_is_told_of_with_file_line_and_advice(media: Path, row: Any, s
     assert said in problem
     assert problem.startswith(f"{media / 'rows.jsonl'}:1")
     assert "; " in problem
+
+
+def test_keys_that_mean_something_else_are_let_alone(media: Path) -> None:
+    assert not only(media, conversation(PLAIN, GPT, video_id="v_1", imageid="7", audio="a.wav", Video=None)).media
+
+
+def test_what_is_nested_too_deep_is_told_with_its_line(media: Path) -> None:
+    deep = '{"id": ' + "[" * 100_000 + "]" * 100_000 + "}"
+    for text in (f"{deep}\n", f"[\n{deep}]"):
+        (media / "rows.jsonl").write_text(text)
+        [problem] = read_rows(media / "rows.jsonl").problems
+        assert "no valid JSON" in str(problem)
 
 
 def test_bad_rows_take_no_good_ones_with_them(media: Path) -> None:

@@ -62,8 +62,11 @@ def place_media(row: Mapping[str, Any], turns: Sequence[RawTurn], folder: Folder
     if given["video"] and not given["image"] and wanted == ["image"] * len(given["video"]):
         given = {"video": [], "image": given["video"]}
     _check_counts(row, wanted, {kind: len(media) for kind, media in given.items()})
+    _check_spelling(row)
     waiting = {kind: list(media) for kind, media in given.items()}
     unsaid = [m for kind in _order(row) for m in waiting[kind] if kind not in wanted]
+    if twice := [m.path for turn in turns for m in turn.own if m in unsaid]:
+        raise Bad(f"{twice[0]} is named in a turn and beside the turns", "name it once, it would be shown twice")
     placed = [_placed(turn, waiting, folder) for turn in turns]
     return tuple(_before_first(placed, [_found(m, folder) for m in unsaid]))
 
@@ -100,6 +103,22 @@ def _hint(row: Mapping[str, Any], kind: Shown) -> str:
     strange = [key for key in row if key not in known]
     near = difflib.get_close_matches(kind, strange, n=1, cutoff=0.7)
     return f"did you mean {kind!r} where it says {near[0]!r}?" if near else f'add "{kind}": a path'
+
+
+def _check_spelling(row: Mapping[str, Any]) -> None:
+    """Raise Bad for a key that all but names a kind of media which the row does not: passed over, it would leave a row
+    of words alone."""
+    for kind, keys in KEYS.items():
+        named = [key for key, value in row.items() if value and isinstance(value, str | list)]
+        if not any(key in row for key in keys) and (like := [key for key in named if _is_like(key, kind)]):
+            raise Bad(f"it shows no {kind}", f"did you mean {kind!r} where it says {like[0]!r}? else rename that key")
+
+
+def _is_like(key: str, kind: Shown) -> bool:
+    """A letter is wrong, too many or not there, or letters changed places: "vidoe", "imags", "Video", not "videoid"."""
+    word = key.casefold()
+    near = difflib.get_close_matches(word, KEYS[kind], n=1, cutoff=0.8)
+    return (bool(near) and len(word) <= len(kind) + 1) or sorted(word) in map(sorted, KEYS[kind])
 
 
 def _placed(turn: RawTurn, waiting: dict[Shown, list[Media]], folder: Folder) -> Turn:

@@ -85,7 +85,7 @@ def _lines(text: str) -> Iterator[tuple[int, str, Any]]:
 def _parsed(line: str) -> Any:
     try:
         return json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         return Bad(f"no valid JSON ({error})", "write one whole JSON object on the line, or a list of them in the file")
 
 
@@ -101,7 +101,7 @@ def _items(text: str) -> Iterator[tuple[int, str, Any]]:
             return
         try:
             value, at = decoder.raw_decode(text, at)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             yield line, f"item {number}", Bad(f"no valid JSON ({error})", "mend it here; what follows was not read")
             return
         yield line, f"item {number}", value
