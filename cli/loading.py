@@ -12,6 +12,11 @@ from .progress import Progress
 if TYPE_CHECKING:
     from vidllm.ask import VideoModel
 
+NO_MEMORY = (
+    "out of memory while it was loaded; take a smaller model, --dtype bfloat16 or float16, --quantize int4, or another "
+    "--device (auto spreads it over all there are)"
+)
+
 
 def _hear_warnings() -> None:
     """The library's warnings become lines beside our own."""
@@ -41,7 +46,7 @@ def load(
     quantize: Literal["int8", "int4"] | None = None,
 ) -> VideoModel:
     """The model named, else the default one; says on stderr where it runs, and of the built-in one what it knows."""
-    from vidllm.model.resolve import ABOUT_BUILTIN, resolve_model
+    from vidllm.model.resolve import ABOUT_BUILTIN, model_name, resolve_model
 
     quiet_libraries()
     progress("looking for the model")
@@ -50,12 +55,14 @@ def load(
     progress.stage("load")
     from vidllm.ask import load
     from vidllm.model.checkpoint import describe
+    from vidllm.model.memory import told_when_it_runs_out
 
     spread = device == "auto"
-    loaded = load(
-        model, device=None if spread else device, device_map="auto" if spread else None, dtype=dtype,
-        quantize=quantize, progress=progress.stage,
-    )  # fmt: skip
+    with told_when_it_runs_out(f"{model_name(model)}: {NO_MEMORY}"):
+        loaded = load(
+            model, device=None if spread else device, device_map="auto" if spread else None, dtype=dtype,
+            quantize=quantize, progress=progress.stage,
+        )  # fmt: skip
     progress.clear()
     note(ABOUT_BUILTIN if loaded.is_builtin else f"{loaded.name}: {describe(loaded.lmm)}")
     return loaded

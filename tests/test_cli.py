@@ -2,6 +2,7 @@
 
 import http.server
 import importlib.metadata
+import io
 import json
 import os
 import re
@@ -13,6 +14,7 @@ import threading
 import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -584,6 +586,49 @@ def test_ask_puts_the_answer_and_nothing_else_on_stdout(run: Run, clips: dict[st
         "answer", "finish_reason", "model", "reader", "video", "frames", "cited", "usage", "timing", "notes",
     }  # fmt: skip
     assert answer["usage"]["answer_tokens"] == 6
+
+
+OUT_OF_MEMORY = "[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory: you tried to get 9 TB."
+
+
+@pytest.mark.parametrize("place", ["load_light", "_network_class"])
+def test_a_model_too_large_for_the_memory_is_not_to_be_downloaded_again(
+    run: Run, clips: dict[str, Path], tiny: Path, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vidllm.model import checkpoint
+
+    class Network:
+        from_pretrained = staticmethod(lambda *_, **__: starve())
+
+    def starve() -> None:
+        raise RuntimeError(OUT_OF_MEMORY)
+
+    monkeypatch.setattr(checkpoint, "fits", lambda *_: place == "load_light")
+    monkeypatch.setattr(checkpoint, place, lambda *_: starve() if place == "load_light" else Network)
+    code, out, err = run("ask", clips["constant"], "what?", "-m", tiny)
+    assert (code, out) == (1, "")
+    assert one_line(err).startswith(f"{tiny}: out of memory while it was loaded; take a smaller model")
+
+
+def test_a_question_too_large_for_the_memory_costs_its_turn_only(
+    clips: dict[str, Path], tiny: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vidllm.model.reader import TextReader
+
+    plain, turns = TextReader.prefill, []
+
+    def prefill(self: TextReader, *words: Any) -> Any:
+        turns.append(1)
+        if len(turns) == 1:
+            raise RuntimeError(OUT_OF_MEMORY)
+        return plain(self, *words)
+
+    monkeypatch.setattr(TextReader, "prefill", prefill)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("what?\nand what then?\n"))
+    code, out, err = run("chat", clips["constant"], "-m", tiny, "--max-new-tokens", "2", "--frames", "2")
+    assert code == 1
+    assert out.count("\n") == 1
+    assert "vidllm: out of memory; use fewer --frames" in err
 
 
 def test_ask_draws_the_sheet_of_what_was_seen(run: Run, clips: dict[str, Path], tiny: Path) -> None:

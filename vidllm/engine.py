@@ -24,6 +24,7 @@ from torch import Tensor
 from vidllm.clip import Clip
 from vidllm.errors import ModelError
 from vidllm.model.checkpoint import stop_ids
+from vidllm.model.memory import told_when_it_runs_out
 
 if TYPE_CHECKING:
     from vidllm.model.features import FeatureCache
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 FinishReason = Literal["stop", "length", "repetition"]
 """stop: the model ended its turn, or a stop text came. length: no room left. repetition: it ran in a loop."""
 
+NO_MEMORY = "out of memory; use fewer --frames, a coarser --stride, a smaller model or another --device"
 COLDEST = 1e-6
 """A temperature below it is greedy: scores divided by less leave float32."""
 LOOP_MAX_UNIT = 64
@@ -90,14 +92,15 @@ def read(model: VideoLMM, prompt: Prompt, *, cache: FeatureCache | None = None, 
 
     Whichever way it was read, the state is the same: under greedy decoding in fp32 the answers are equal token for
     token. Continuing gives `past` up: keep the result instead. Raises ModelError when the prompt shows something and
-    no visual token would reach the model.
+    no visual token would reach the model, or when memory runs out.
     """
     check_shown(prompt)
     shared = shared_prefix(past, prompt) if past is not None else 0
-    if past is not None and shared:
-        state = model.extend(model.rewind(past.state, shared), prompt.input_ids[shared:])
-    else:
-        state = model.prefill(prompt, cache)
+    with told_when_it_runs_out(NO_MEMORY):
+        if past is not None and shared:
+            state = model.extend(model.rewind(past.state, shared), prompt.input_ids[shared:])
+        else:
+            state = model.prefill(prompt, cache)
     return Past(prompt, prompt.input_ids, state, shared)
 
 
@@ -184,7 +187,8 @@ class Generation:
         while reply.finish_reason is None:
             began = time.perf_counter()
             if reply.token_ids:  # the token chosen last; the very last one needs no successor and is never read
-                state = self._model.extend(state, reply.token_ids[-1:])
+                with told_when_it_runs_out(NO_MEMORY):
+                    state = self._model.extend(state, reply.token_ids[-1:])
             token = reply.choose(state.logits)
             seconds += time.perf_counter() - began
             if piece := reply.push(token):

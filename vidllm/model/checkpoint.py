@@ -29,6 +29,7 @@ from vidllm.model.fingerprint import ADAPTER_FILE
 from vidllm.model.fingerprint import fingerprint as fingerprint
 from vidllm.model.light import fits, load_light
 from vidllm.model.lmm import ComposableLMM, VideoLMM
+from vidllm.model.memory import is_out_of_memory
 from vidllm.model.spec import read_json
 from vidllm.model.spec import stop_ids as stop_ids
 
@@ -162,6 +163,8 @@ def _load_network(
         try:
             network = load_light(spec.folder, config, device, dtype)
         except _LOADING_ERRORS as error:
+            if is_out_of_memory(error):
+                raise
             raise IncompleteModel(f"{spec.folder}: {_one_line(error)}; download the model again") from error
     if network is None:
         options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True}
@@ -234,6 +237,8 @@ def _load_transformers(spec: ModelSpec, options: Mapping[str, Any]) -> nn.Module
         raise UnsupportedModel(f"{spec.folder}: {_one_line(error)}; or name the model as it was before it was "
                                "quantized") from error  # fmt: skip
     except _LOADING_ERRORS as error:
+        if is_out_of_memory(error):
+            raise
         raise IncompleteModel(f"{spec.folder}: {_one_line(error)}; {_cure(spec.folder)}") from error
     _check_report(spec.folder, report)
     language: Any = _language(network)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
+from vidllm.errors import ModelError
 from vidllm.machine import free_memory_bytes
 
 _SIGNS = ("can't allocate memory", "not enough memory", "out of memory", "unable to allocate")
@@ -23,6 +27,17 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in _SIGNS)
+
+
+@contextmanager
+def told_when_it_runs_out(line: str) -> Iterator[None]:
+    """Too little memory is a ModelError that says `line`; whatever else is raised flies on."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise ModelError(line) from error
 
 
 def give_back(device: torch.device) -> None:
