@@ -499,7 +499,7 @@ def test_a_reference_measured_under_two_factors_is_left_to_the_trainer(world: Pa
 
 def test_a_folder_is_asked_a_file_of_questions(world: Path, tmp_path: Path) -> None:
     words = tmp_path / "ask.txt"
-    words.write_text("what happens?\n\nhow does it end?\n", encoding="utf-8")
+    words.write_text("<video>\nwhat happens?\n\n<video> how does it end?\n", encoding="utf-8")
     found = read_questions(world, questions=words)
     assert [(one.id, one.question) for one in found.asked] == [
         ("1/1", "what happens?"), ("1/2", "how does it end?"), ("2/1", "what happens?"), ("2/2", "how does it end?")

@@ -21,7 +21,7 @@ from vidllm.corpus.webdataset import VIDEO_SUFFIXES
 from vidllm.errors import ConfigError, RowError
 from vidllm.feedback.judge import Case
 from vidllm.train.files import shown_files, stamp
-from vidllm.train.places import Folder, place_media
+from vidllm.train.places import PLACEHOLDER, Folder, place_media
 from vidllm.train.row import Bad, Media, Origin, Problem, Turn
 from vidllm.train.rows import Json, check_order, one_of, read_each, turns_of, whole
 
@@ -212,8 +212,9 @@ def _clips(folder: Path) -> list[Path]:
 
 
 def _lines(path: Path) -> list[str]:
+    """The questions of a file, a line each; placeholders are taken out as they are of rows: every clip is shown."""
     try:
-        words = [line.strip() for line in path.read_text(encoding="utf-8-sig").split("\n")]
+        words = [PLACEHOLDER.sub("", line).strip() for line in path.read_text(encoding="utf-8-sig").split("\n")]
     except (OSError, UnicodeDecodeError) as error:
         raise RowError(f"{path}: questions can not be read ({error}); give a text file, one question a line") from error
     asked = [line for line in words if line]
