@@ -287,6 +287,17 @@ def test_a_clip_captioned_twice_gives_one_row_of_a_kind(tmp_path: Path, writer: 
     assert "Rain falls." in rows[0]["prompt"]
 
 
+def test_a_caption_of_what_a_clip_was_before_is_left_out(
+    tmp_path: Path, writer: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rain: dict[str, Any] = {"id": "x", "video": "a.mp4", "caption": "Rain.", "recipe": "r"}
+    people = ({"video": "b.mp4", "caption": f"{number} words."} for number in range(2))  # each has a word of their own
+    captions(tmp_path, rain, {**rain, "id": "y", "caption": "Snow."}, *people)
+    code, rows = run(tmp_path, writer, "--kinds", "detail")
+    assert (code, {row["id"] for row in rows}) == (0, {"y/detail", "3/detail", "4/detail"})
+    assert "1 captions were left out: its clip is another now" in capsys.readouterr().err
+
+
 def test_captions_nothing_can_be_made_of_are_counted(
     tmp_path: Path, writer: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -213,13 +213,20 @@ def _work(captions: Path, output: Path, done: set[str], options: TutorOptions, m
 
 def _by_name(captions: Path, media: Path | None) -> dict[str, tuple[Mapping[str, Any], str, Path]]:
     """(row, why nothing can be asked about it, its clip) of every caption by id. A clip that was captioned twice, in
-    other words or as the copy of another, counts once: by its last caption that can be used."""
+    other words or as the copy of another, counts once: by its last caption that can be used. A file that `vidllm
+    caption` captioned again under another id was another clip then."""
     found: dict[str, tuple[Mapping[str, Any], str, Path]] = {}
+    newest: dict[Path, str] = {}
     for number, row in _captions(captions):
         name = str(row.get("id") or number)
         reason, video = _usable(row, captions, media)
         if not reason or name not in found:
             found[name] = row, reason, video
+        if not reason and "recipe" in row:
+            newest[video] = name
+    for name, (row, reason, video) in found.items():
+        if not reason and "recipe" in row and newest[video] != name:
+            found[name] = row, "its clip is another now", video
     return found
 
 
