@@ -46,11 +46,12 @@ def load(
     quantize: Literal["int8", "int4"] | None = None,
 ) -> VideoModel:
     """The model named, else the default one; says on stderr where it runs, and of the built-in one what it knows."""
-    from vidllm.model.resolve import ABOUT_BUILTIN, model_name, resolve_model
+    from vidllm.model.families import fetch_model
+    from vidllm.model.resolve import ABOUT_BUILTIN, model_name
 
     quiet_libraries()
     progress("looking for the model")
-    resolve_model(model)  # a download keeps its own bars on a terminal: gigabytes want a percentage
+    fetch_model(model)  # a download keeps its own bars on a terminal: gigabytes want a percentage
     _disable_bars()
     progress.stage("load")
     from vidllm.ask import load

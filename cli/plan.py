@@ -84,7 +84,7 @@ def _spec(model: str | None, grid: PatchGrid | None, context: int | None) -> Mod
     from vidllm.model.families import bare_spec, read_spec, resolve_model
 
     if grid is None:
-        spec = read_spec(resolve_model(model))
+        spec = read_spec(resolve_model(model, weights=False))
         return spec if context is None else replace(spec, context=context)
     if model is not None:
         raise ConfigError("--grid plans without a model and --model names one; leave one of them out")

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+import vidllm
+from tests.conftest import write_clip
 from tests.planned import tiny_folders
 from vidllm.budget import Geometry, NativeGeometry
 from vidllm.errors import (
@@ -23,7 +25,7 @@ from vidllm.errors import (
     NotAVisionModel,
     UnsupportedModel,
 )
-from vidllm.model import anyres
+from vidllm.model import anyres, resolve
 from vidllm.model.families import ModelSpec, bare_spec, load_tokenizer, read_spec, resolve_model
 
 
@@ -340,6 +342,38 @@ def test_a_hub_id_without_network_is_one_line(monkeypatch: pytest.MonkeyPatch, t
     with pytest.raises(ModelNotFound, match=r"someone/some-model: .*can not be reached") as caught:
         resolve_model("someone/some-model")
     assert "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, llava: Path) -> list[str]:
+    """A Hub that has `some/llava` and the text-only `some/text`; what files it was asked for, in order."""
+    patterns: list[str] = []
+    text = Path(shutil.copytree(llava, tmp_path / "text"))
+    (text / "config.json").write_text('{"model_type": "llama"}')
+
+    def snapshot_download(name: str, *, allow_patterns: list[str]) -> str:
+        patterns.extend(allow_patterns)
+        return str({"some/llava": llava, "some/text": text}[name])
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    resolve._download.cache_clear()
+    return patterns
+
+
+def test_a_plan_fetches_no_weights(asked: list[str], tmp_path: Path) -> None:
+    write_clip(tmp_path / "clip.mp4", [0.0, 0.5, 1.0])
+    assert vidllm.plan(tmp_path / "clip.mp4", model="some/llava").video_tokens > 0
+    assert "*.json" in asked
+    assert "*.safetensors" not in asked
+
+
+def test_weights_are_fetched_once_the_small_files_say_that_they_can_be_used(asked: list[str]) -> None:
+    with pytest.raises(NotAVisionModel, match="'llama' is a text-only model"):
+        vidllm.load("some/text", device="cpu")
+    assert "*.safetensors" not in asked
+    vidllm.load("some/llava", device="cpu", cache=None)
+    vidllm.load("some/llava", device="cpu", cache=None)
+    assert asked.count("*.safetensors") == 1
 
 
 def test_a_spec_is_read_without_torch_or_transformers(folders: dict[str, Path]) -> None:

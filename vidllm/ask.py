@@ -22,7 +22,7 @@ from vidllm.answer import Answer, Timing, report
 from vidllm.clip import Clip, PlanOptions, open_clips
 from vidllm.errors import BudgetError, ConfigError
 from vidllm.model.chat import Shown, Turn, lay_out
-from vidllm.model.families import ModelSpec, load_tokenizer, read_spec, resolve_model
+from vidllm.model.families import ModelSpec, fetch_model, load_tokenizer, read_spec, resolve_model
 from vidllm.model.resolve import BUILTIN, builtin_folder, model_name
 from vidllm.options import AskOptions, check_question, split_options
 from vidllm.planned import Plan, plan_source, still_notes, tokens_of_stills
@@ -63,7 +63,7 @@ def load(
     Device, dtype, device_map and quantize as in `load_model`. Raises ModelError or ConfigError, one line.
     """
     tell(progress, "load")
-    folder = resolve_model(None if model is None else str(model))
+    folder = fetch_model(None if model is None else str(model))
     from vidllm.model.checkpoint import load_model
     from vidllm.model.features import FeatureCache
 
@@ -79,7 +79,7 @@ def plan(
     """What `ask` would show the model and what it would cost, without loading weights or decoding a frame."""
     look, _ = split_options(options)
     [source] = sources_of((video,))
-    spec = read_spec(resolve_model(None if model is None else str(model)))
+    spec = read_spec(resolve_model(None if model is None else str(model), weights=False))
     return plan_source(source, question, spec, load_tokenizer(spec.folder), look)
 
 

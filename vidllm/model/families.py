@@ -64,6 +64,14 @@ def read_spec(folder: Path) -> ModelSpec:
     return override(spec, folder / "vidllm.json")
 
 
+def fetch_model(name: str | None) -> Path:
+    """The folder of model `name`, for who will load it: gigabytes are fetched from the Hub only once its small files
+    say that it can be used. Raises as `resolve_model` and `read_spec`.
+    """
+    read_spec(resolve_model(name, weights=False))
+    return resolve_model(name)
+
+
 def bare_spec(
     rows: int, cols: int, context: int, *, pooling: Pooling = "average", newline: Newline = "none"
 ) -> ModelSpec:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 
 from vidllm.errors import IncompleteModel, ModelNotFound
 
 ENVIRONMENT = "VIDLLM_MODEL"
-_WANTED = ["*.json", "*.jinja", "*.safetensors", "*.model", "*.txt"]
+_DESCRIBING = ("*.json", "*.jinja", "*.model", "*.txt")
+_WEIGHTS = ("*.safetensors",)
 """No pickles: a checkpoint is only read as safetensors."""
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
@@ -34,17 +36,18 @@ def builtin_folder(name: str = "built-in") -> Path:
     return Path(str(files("vidllm.builtin"))) / BUILTIN[name]
 
 
-def resolve_model(name: str | None) -> Path:
+def resolve_model(name: str | None, *, weights: bool = True) -> Path:
     """The folder of model `name`: a local folder, else a Hub id; None is $VIDLLM_MODEL, else the built-in model.
 
-    `built-in` and `built-in-images` are the models that ship.
+    `built-in` and `built-in-images` are the models that ship. Without `weights` the Hub is asked only for the small
+    files that describe the model: a plan needs no more.
 
     Raises:
         ModelNotFound: neither a folder nor a Hub id that can be reached (the message says which, and what to do).
         IncompleteModel: the built-in weights did not come with this installation.
     """
     name = model_name(name)
-    return local_folder(name) or _download(name)
+    return local_folder(name) or _download(name, _DESCRIBING + _WEIGHTS if weights else _DESCRIBING)
 
 
 def local_folder(name: str) -> Path | None:
@@ -68,7 +71,8 @@ def _builtin(name: str) -> Path:
     return folder
 
 
-def _download(name: str) -> Path:
+@lru_cache  # who loads a model asks for its folder several times, and the Hub need be asked once
+def _download(name: str, wanted: tuple[str, ...]) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -83,7 +87,7 @@ def _download(name: str) -> Path:
     except ImportError:
         from httpx import HTTPError  # type: ignore[assignment,import-not-found,no-redef,unused-ignore]
     try:
-        return Path(snapshot_download(name, allow_patterns=_WANTED))
+        return Path(snapshot_download(name, allow_patterns=list(wanted)))
     except GatedRepoError as error:
         raise ModelNotFound(f"{name}: gated on the Hub; accept its terms there and run `hf auth login`") from error
     except (RepositoryNotFoundError, HFValidationError) as error:
