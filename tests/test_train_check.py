@@ -150,6 +150,16 @@ def test_what_changed_is_looked_at_again(folder: Path, change: str) -> None:
         assert look(folder, cache=cache).lengths[0] > first.lengths[0]
 
 
+def test_one_file_is_another_row_as_a_picture(folder: Path) -> None:
+    shades = [PIL.fromarray(np.full((40, 60, 3), shade, np.uint8)) for shade in (0, 80, 160, 240)]
+    shades[0].save(folder / "a.gif", save_all=True, append_images=shades[1:], duration=200)
+    write(folder, [said("a.gif")])
+    moving = look(folder, cache=folder / "checked.jsonl")
+    write(folder, [{**said(""), "image": "a.gif"}])
+    still = look(folder, cache=folder / "checked.jsonl")
+    assert still.lengths == look(folder).lengths < moving.lengths
+
+
 def test_subtitles_that_are_laid_beside_a_clip_are_counted(folder: Path) -> None:
     cache = folder / "checked.jsonl"
     before = look(folder, cache=cache).lengths

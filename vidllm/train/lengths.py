@@ -54,7 +54,8 @@ class Lengths:
     def _key(self, row: TrainRow | PairRow) -> str:
         """Names the row by all that its length depends on."""
         turns, answers = said_in(row)
-        words = json.dumps([[[turn.role, turn.text, len(turn.media)] for turn in turns], answers])
+        told = [[turn.role, turn.text, [medium.kind for medium in turn.media]] for turn in turns]
+        words = json.dumps([told, answers])
         return _digest(self._salt, words, *map(self._stamp, row.media))
 
     def _stamp(self, medium: Media) -> str:
