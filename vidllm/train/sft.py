@@ -213,9 +213,10 @@ def loader_of(config: SftConfig, lesson: Lesson, cache: ClipCache | None = None)
 def describe(config: SftConfig, lesson: Lesson) -> list[str]:
     """The rows and what an epoch of them costs, in a few lines."""
     steps = lesson.steps(config, 0)
-    micros = sum(map(len, steps))
-    full = sum(lesson.checked.lengths) / micros
-    told = f"an epoch: {len(steps):,} steps of {config.batch} rows, {micros:,} micro-batches of some {full:,.0f} tokens"
+    micros = [micro for step in steps for micro in step]
+    full = sum(lesson.checked.lengths[row] for micro in micros for row in micro) / len(micros)
+    told = (f"an epoch: {len(steps):,} steps of {config.batch} rows, {len(micros):,} micro-batches of some {full:,.0f} "
+            "tokens")  # fmt: skip
     return [*lesson.checked.lines(), told]
 
 
