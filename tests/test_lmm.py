@@ -442,6 +442,17 @@ def test_a_cache_is_not_shared_between_models(tiny: Callable[[str], Path], tmp_p
     assert rough.prefill(video_prompt(load(tiny("llava")), frames, [2, 2]), FeatureCache(tmp_path)).frames_encoded == 2
 
 
+@pytest.mark.parametrize(("name", "library"), [("llava", "vidllm"), ("llava_next", "transformers")])
+def test_a_cache_is_not_shared_between_releases_of_what_encodes(
+    name: str, library: str, tiny: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another release may sum otherwise, and half of a video's frames would be those of another model."""
+    prompt = video_prompt(load(tiny(name)), pictures(2, 112, 112), [2, 2])
+    encoded = [load(tiny(name)).prefill(prompt, FeatureCache(tmp_path)).frames_encoded for _ in range(2)]
+    monkeypatch.setattr(f"{library}.__version__", "99.0")
+    assert [*encoded, load(tiny(name)).prefill(prompt, FeatureCache(tmp_path)).frames_encoded] == [2, 0, 2]
+
+
 @pytest.mark.parametrize("name", ["llava", "llava_onevision", "internvl"])
 def test_wide_keys_change_no_more_than_rounding(
     name: str, tiny: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch

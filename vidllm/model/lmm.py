@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
@@ -86,7 +87,7 @@ class ComposableLMM(TextReader):
         self.chunk = chunk
         self.same_within = same_within
         self.extras = extras
-        self._vision_key = f"{vision_key(spec, fingerprint)}|{self.dtype}"
+        self._vision_key = f"{vision_key(spec, fingerprint, network)}|{self.dtype}"
 
     @property
     def newline(self) -> Tensor | None:
@@ -208,6 +209,10 @@ def normalised(pixels: Tensor, spec: ModelSpec, like: Tensor) -> Tensor:
     return ((pixels.to(like.device) / 255 - mean) / std).to(like.dtype)
 
 
-def vision_key(spec: ModelSpec, fingerprint: str) -> str:
-    """All that shapes a picture's tower features besides its pixels."""
-    return f"{fingerprint}|{spec.vision_layers}|{spec.cls}|{spec.image_mean}|{spec.image_std}"
+def vision_key(spec: ModelSpec, fingerprint: str, network: nn.Module) -> str:
+    """All that shapes a picture's tower features besides its pixels and the dtype: the library whose sums they are,
+    too. Beside frames that another release of it encoded, those of today would be of another model.
+    """
+    library = type(network).__module__.partition(".")[0]
+    settings = f"{spec.vision_layers}|{spec.cls}|{spec.image_mean}|{spec.image_std}"
+    return f"{fingerprint}|{settings}|{library} {sys.modules[library].__version__}"
