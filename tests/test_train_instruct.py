@@ -126,6 +126,17 @@ def test_rows_in_a_folder_that_is_a_link_find_their_clips(clips_made: Path, tmp_
     assert not found.problems
 
 
+def test_an_output_that_is_a_link_stays_one(clips_made: Path, tmp_path: Path) -> None:
+    link, elsewhere = tmp_path / "rows.jsonl", tmp_path / "disk" / "kept.jsonl"
+    elsewhere.parent.mkdir()
+    link.symlink_to(elsewhere)
+    for seed in (0, 1):
+        instruct(clips_made, link, InstructOptions(per_clip=1, seed=seed))
+        assert link.is_symlink()
+        assert not read_rows(link).problems
+    assert elsewhere.is_file()
+
+
 def test_other_rows_are_never_written_over(clips_made: Path, tmp_path: Path) -> None:
     rows, paid = tmp_path / "rows.jsonl", tmp_path / "paid.jsonl"
     instruct(clips_made, rows, InstructOptions())

@@ -84,7 +84,7 @@ def instruct(
     output.parent.mkdir(parents=True, exist_ok=True)
     families: Counter[str] = Counter()
     rows = 0
-    with whole_file(output) as partial:
+    with whole_file(Path(os.path.realpath(output))) as partial:  # a link stays one
         with partial.open("wb") as file:
             for number, video in enumerate(scripted):
                 for row in rows_of(video, output, options):
