@@ -455,6 +455,9 @@ def test_a_config_says_what_it_does_not_know(tmp_path: Path) -> None:
     path.write_text("out: x\ndata: [{path: y.jsonl}]\nloss: {sigmoid: 1.0, bko: 0.2}\n")
     with pytest.raises(ConfigError, match="no loss is called bko"):
         load_config(DpoConfig, path)
+    path.write_text("out: x\ndata: [{path: y.jsonl}]\nloss: {sigmoid: 1.0, anchor: 1.0}\nanchor: 0.5\n")
+    with pytest.raises(ConfigError, match="and loss gives it 1; say it once"):
+        load_config(DpoConfig, path)
 
 
 @pytest.mark.parametrize("name", ["dpo.yaml", "dpo_mpo.yaml", "quick_dpo.yaml"])

@@ -20,7 +20,7 @@ from accelerate.utils import gather_object
 
 from vidllm.caches import cache_folder
 from vidllm.clip import PlanOptions
-from vidllm.errors import RowError
+from vidllm.errors import ConfigError, RowError
 from vidllm.model.chat import AnyTokenizer, count_text_tokens
 from vidllm.model.spec import ModelSpec
 from vidllm.prompt import Message
@@ -98,6 +98,8 @@ class DpoConfig(StageConfig):
         """The loss. Raises ConfigError: no such term, or an impossible number."""
         chosen = PRESETS[self.loss] if isinstance(self.loss, str) else self.loss
         terms = {str(term): weight for term, weight in chosen.items()}
+        if self.anchor and "anchor" in terms:
+            raise ConfigError(f"anchor is {self.anchor:g}, and loss gives it {terms['anchor']:g}; say it once")
         if self.anchor:
             terms["anchor"] = self.anchor
         return PreferenceLoss(terms=terms, beta=self.beta, label_smoothing=self.label_smoothing)  # type: ignore[arg-type]
