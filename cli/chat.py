@@ -47,10 +47,11 @@ def chat(
     with Progress() as progress:
         session = load(model, progress, **place).chat(video, progress=progress.stage, **look)
         progress.clear()
-        answers: list[Answer | None] = []
-        for question in _questions():
-            answers.append(_turn(session, question, progress, as_json, before=answers[-1] if answers else None))
-    return 1 if None in answers else 0
+        answer, failures = None, 0
+        for question in _questions():  # only the last answer is kept: each holds the frames it rests on
+            answer = _turn(session, question, progress, as_json, before=answer)
+            failures += answer is None
+    return 1 if failures else 0
 
 
 def _questions() -> Iterator[str]:

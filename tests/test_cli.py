@@ -1,5 +1,6 @@
 """The command line as its users meet it: stdout is the answer, stderr one line a thing, the exit code the truth."""
 
+import gc
 import http.server
 import importlib.metadata
 import io
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import threading
 import tomllib
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -629,6 +631,26 @@ def test_a_question_too_large_for_the_memory_costs_its_turn_only(
     assert code == 1
     assert out.count("\n") == 1
     assert "vidllm: out of memory; use fewer --frames" in err
+
+
+def test_a_long_talk_keeps_no_frames_of_earlier_answers(
+    clips: dict[str, Path], tiny: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every question that names a time is shown frames of its own, some megabytes of them."""
+    alive: list[int] = []
+    answers: list[weakref.ref[vidllm.Answer]] = []
+
+    def heard(answer: vidllm.Answer, before: object) -> None:
+        gc.collect()
+        answers.append(weakref.ref(answer))
+        alive.append(sum(one() is not None for one in answers))
+
+    monkeypatch.setattr("vidllm_cli.chat.remark", heard)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("".join(f"what happens at 0:0{n}?\n" for n in range(1, 6))))
+    code, _, _ = run("chat", clips["constant"], "-m", tiny, "--max-new-tokens", "2", "--frames", "2")
+    assert code == 0
+    assert len(alive) == 5
+    assert max(alive) <= 2, "the answer, and the one before it"
 
 
 def test_ask_draws_the_sheet_of_what_was_seen(run: Run, clips: dict[str, Path], tiny: Path) -> None:
