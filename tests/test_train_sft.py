@@ -335,6 +335,13 @@ def test_dry_run_writes_nothing(write: Write, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+def test_a_long_look_at_the_rows_is_told_of(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vidllm.train.stage.TOLD_SECONDS", -1.0)
+    said: list[str] = []
+    read_lesson(load_config(SftConfig, write()), said.append)
+    assert "checking row 11 of 11" in said
+
+
 def test_an_epoch_costs_what_its_own_rows_do(write: Write) -> None:
     """Not what is read of rows that the strategy leaves out."""
     out = vidllm("sft", write(), "--dry-run", "strategy=video_only", "batch=1")[1]

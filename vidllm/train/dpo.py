@@ -9,7 +9,6 @@ computation gives. Rewards, margins and log-probs are told under TRL's names.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -46,6 +45,7 @@ from vidllm.train.reference import (
 from vidllm.train.row import PairRow
 from vidllm.train.stage import (
     Base,
+    NowAndThen,
     StageConfig,
     check_rows,
     deliver,
@@ -138,7 +138,7 @@ def read_contest(
     say: Callable[[str], None],
     *,
     remember: bool = True,
-    progress: Progress = lambda done, rows: None,
+    progress: Progress | None = None,
 ) -> Contest:
     """Read and check every pair, before a weight is loaded. See `check_rows`.
 
@@ -235,16 +235,18 @@ def _known(
     shaping = f"{config.dtype}|{task.learner.device.type}|{config.extra}"
     keys = on_first(config, lambda: [reference_key(row, config.plan, shaping) for row in contest.rows])
     file = References(_reference_file(config, contest.base))
-    told = _PairsDone(say)
+    told, done = NowAndThen(say, "reference: pair"), 0
     other = in_other_numbers(contest.rows, contest.base.fingerprint, config.dtype, config.plan.look)
     for numbers, count in other.items():
         say(f"{count:,} rows hold log-probs of this model in {numbers}; dtype={numbers} takes them as they are")
 
     def compute(numbers: Sequence[int], keep: bool) -> Mapping[int, RefLogps]:
         def heard(scored: Mapping[int, RefLogps]) -> None:
+            nonlocal done
             if keep:
                 file.add({keys[number]: logps for number, logps in scored.items()})
-                told(len(scored) * state.num_processes, len(numbers))
+                done += len(scored) * state.num_processes
+                told(min(done, len(numbers)), len(numbers))
 
         mine = task.scores(numbers, heard, threads=config.workers, share=(state.process_index, state.num_processes))
         return dict(gather_object(list(mine.items()))) if state.num_processes > 1 else mine
@@ -257,22 +259,6 @@ def _known(
     _check_finite(found, contest)
     say(f"reference {found}")
     return found.logps
-
-
-TOLD_SECONDS = 30.0
-
-
-class _PairsDone:
-    """How far the reference's pass is, now and then."""
-
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self._say, self._done, self._next = say, 0, time.monotonic() + TOLD_SECONDS
-
-    def __call__(self, more: int, total: int) -> None:
-        self._done += more
-        if time.monotonic() > self._next:
-            self._next = time.monotonic() + TOLD_SECONDS
-            self._say(f"reference {min(self._done, total):,} of {total:,} pairs")
 
 
 def _recorded(config: DpoConfig, contest: Contest) -> dict[int, RefLogps]:

@@ -79,7 +79,7 @@ def read_lesson(
     say: Callable[[str], None],
     *,
     remember: bool = True,
-    progress: Progress = lambda done, rows: None,
+    progress: Progress | None = None,
 ) -> Lesson:
     """Read and check every row, before a weight is loaded. See `check_rows`.
 

@@ -10,6 +10,7 @@ import dataclasses
 import gc
 import hashlib
 import os
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -250,12 +251,12 @@ def voice(config: StageConfig, watch: Watch) -> Callable[[str], None]:
 
 def check_rows(
     config: StageConfig, base: Base, read: Callable[[Mixture, int], ReadRows[AnyRow]], say: Callable[[str], None], *,
-    remember: bool = True, progress: Progress = lambda done, rows: None,
+    remember: bool = True, progress: Progress | None = None,
 ) -> Checked[AnyRow]:  # fmt: skip
     """Every row, read (`read` is given the mixture and the seed) and checked before a weight is loaded.
 
     What is wrong is said row by row, and ends the run unless `bad_rows` is skip. With `remember` what was found is kept
-    in `config.out`, so that a resume need not look again.
+    in `config.out`, so that a resume need not look again. How far it is hears `progress`, else `say`, now and then.
 
     Raises:
         RowError: a row can not be learnt from, or none is left.
@@ -265,7 +266,8 @@ def check_rows(
         found = read(config.mixture, config.seed)
         return check(
             found.rows, base.spec, base.tokenizer, config.plan, window=base.window, problems=found.problems,
-            cache=config.out / "checked.jsonl" if remember else None, threads=max(1, config.workers), progress=progress,
+            cache=config.out / "checked.jsonl" if remember else None, threads=max(1, config.workers),
+            progress=progress or NowAndThen(say, "checking row"),
         )  # fmt: skip
 
     checked = on_first(config, look)
@@ -276,6 +278,21 @@ def check_rows(
     if not checked.rows:
         raise RowError("no row is left to learn from; name files with good ones")
     return checked
+
+
+TOLD_SECONDS = 30.0
+
+
+class NowAndThen:
+    """Tells how far something is that takes minutes or hours before the first step."""
+
+    def __init__(self, say: Callable[[str], None], what: str) -> None:
+        self._say, self._what, self._next = say, what, time.monotonic() + TOLD_SECONDS
+
+    def __call__(self, done: int, total: int) -> None:
+        if time.monotonic() > self._next:
+            self._next = time.monotonic() + TOLD_SECONDS
+            self._say(f"{self._what} {done:,} of {total:,}")
 
 
 def keep_config(config: StageConfig, name: str) -> None:
