@@ -465,3 +465,26 @@ def test_files_are_closed(clips: dict[str, Path]) -> None:
         with pytest.raises(NotAVideo):
             read_frames(Path(__file__), [0.0])
     assert len(list(open_files.iterdir())) <= before
+
+
+@pytest.mark.parametrize(("matrix", "kr", "kb"), [(1, 0.2126, 0.0722), (5, 0.299, 0.114)], ids=["bt709", "bt601"])
+def test_colours_are_those_of_the_standard(matrix: int, kr: float, kb: float) -> None:
+    """Plain frames, limited range, scaled: within a grey level of the matrix (ITU-T H.273, 8.3), and without a bias."""
+    rng = np.random.default_rng(0)
+    painter, errors = Painter((60, 66), Orientation()), []
+    for red, green, blue in rng.uniform(20, 235, (40, 3)):
+        light = kr * red + (1 - kr - kb) * green + kb * blue
+        coded = (light * 219 / 255 + 16, (blue - light) / (2 * (1 - kb)) * 224 / 255 + 128,
+                 (red - light) / (2 * (1 - kr)) * 224 / 255 + 128)  # fmt: skip
+        y, cb, cr = (round(value) for value in coded)
+        frame = av.VideoFrame(160, 120, "yuv420p")
+        frame.colorspace, frame.color_range = matrix, 1
+        for plane, value in zip(frame.planes, (y, cb, cr), strict=True):
+            plane.update(bytes([value]) * plane.buffer_size)
+        out = np.empty((60, 66, 3), np.uint8)
+        painter.paint(frame, out)
+        light, blueness, redness = ((y - 16) * 255 / 219, (cb - 128) * 255 / 224, (cr - 128) * 255 / 224)
+        r, b = light + 2 * (1 - kr) * redness, light + 2 * (1 - kb) * blueness
+        errors.append(out.mean((0, 1)) - [r, (light - kr * r - kb * b) / (1 - kr - kb), b])
+    assert np.abs(errors).max() < 1.0
+    assert np.abs(np.mean(errors, axis=0)).max() < 0.3

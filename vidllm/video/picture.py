@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from av.video.frame import VideoFrame
+from av.video.plane import VideoPlane
 from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
@@ -22,9 +23,10 @@ RIGHT_ANGLE_SLACK = 1.0  # degrees; a matrix that turns by anything else is not 
 # Averages over all the pixels it drops: 35 to 45 dB from a Lanczos filter, where FAST_BILINEAR, which picks single
 # columns, is at 21 to 42, and half the time of BILINEAR at 1080p (benchmarks/NOTES.md). Enlarging, it is bilinear.
 INTERPOLATION = Interpolation.AREA
-# FFmpeg scales into BGR with vector instructions and into RGB without: half the time with the swap that follows, and
-# nearer to the Lanczos filter by 0.2 dB.
-SCALED_FORMAT = "bgr24"
+# Scaling into planes FFmpeg converts exactly, with chroma in full. Into packed RGB or BGR it takes the chroma of every
+# second column and rounds down, by 1.5 grey levels in the mean, and is no faster. Where there is nothing to scale it
+# has another converter, which for planes leaves the last columns of some widths unwritten.
+SCALED_FORMAT, RGB_OF_PLANES, UNSCALED_FORMAT = "gbrp", (1, 2, 0), "rgb24"
 
 
 @dataclass(frozen=True)
@@ -109,21 +111,24 @@ class Painter:
         """`size` is (height, width) after turning."""
         self._height, self._width = (size[1], size[0]) if orientation.is_sideways else size
         self._orientation = orientation
-        self._scaler, self._swapper = VideoReformatter(), VideoReformatter()
+        self._scaler = VideoReformatter()
 
     def paint(self, frame: VideoFrame, out: NDArray[np.uint8]) -> None:
         """Fill `out` (H, W, 3) with the frame."""
-        out[...] = self._turned(self._converted(frame))
-
-    def _converted(self, frame: VideoFrame) -> NDArray[np.uint8]:
-        """The frame as (h, w, 3) in coded orientation: a view into FFmpeg's buffer, valid while it is referenced."""
+        if (frame.width, frame.height) == (self._width, self._height):
+            picture = self._scaler.reformat(frame, format=UNSCALED_FORMAT, threads=1)
+            out[...] = self._turned(self._rows(picture.planes[0], 3).reshape(self._height, self._width, 3))
+            return
         scaled = self._scaler.reformat(
             frame, self._width, self._height, SCALED_FORMAT, interpolation=INTERPOLATION, threads=1
         )
-        plane = self._swapper.reformat(scaled, format="rgb24", threads=1).planes[0]
+        for channel, plane in zip(RGB_OF_PLANES, scaled.planes, strict=True):
+            out[..., channel] = self._turned(self._rows(plane, 1))
+
+    def _rows(self, plane: VideoPlane, values: int) -> NDArray[np.uint8]:
+        """(height, width x values): a view into FFmpeg's buffer, valid while its frame is referenced."""
         rows = np.frombuffer(memoryview(plane), np.uint8).reshape(self._height, plane.line_size)
-        picture: NDArray[np.uint8] = rows[:, : self._width * 3].reshape(self._height, self._width, 3)
-        return picture
+        return rows[:, : self._width * values]
 
     def _turned(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         flipped = pixels[:, ::-1] if self._orientation.mirrored else pixels
