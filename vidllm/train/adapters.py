@@ -74,8 +74,9 @@ def check_targets(lora: Lora, text: PretrainedConfig) -> None:
     Raises:
         ConfigError: a target names no matrix of it.
     """
+    family: Any = AutoModel
     with torch.device("meta"):
-        _check_targets(lora, _matrices(AutoModel.from_config(text)))
+        _check_targets(lora, _matrices(family.from_config(text)))
 
 
 def _check_targets(lora: Lora, matrices: Iterable[str]) -> None:
