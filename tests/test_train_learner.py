@@ -643,6 +643,16 @@ def test_a_damaged_adapter_is_one_line(tiny: Callable[[str], Path], tmp_path: Pa
             load(tmp_path)
 
 
+def test_an_adapter_is_not_lost_in_weights_that_are_offloaded(tiny: Callable[[str], Path], tmp_path: Path) -> None:
+    """`--device auto` keeps what does not fit on disk, where adding to it would change nothing, and nobody told."""
+    adapted(tiny("llava")).save(tmp_path)
+    language = [f"language_model.{part}" for part in ("embed_tokens", "layers.0", "norm", "rotary_emb")]
+    places = {f"model.{part}": "cpu" for part in ("vision_tower", "multi_modal_projector", *language)}
+    places |= {"lm_head": "cpu", "model.language_model.layers.1": "disk"}
+    with pytest.raises(ConfigError, match="save it merged, or name another --device"):
+        load_model(tmp_path, "cpu", "float32", device_map=places)
+
+
 def test_saving_over_another_kind_of_model_leaves_nothing_of_it(tiny: Callable[[str], Path], tmp_path: Path) -> None:
     learner = adapted(tiny("llava"), extra=Extra(temporal_buckets=4), parts=replace(LOW_RANK, temporal=1e-3))
     (tmp_path / ".part-model-killed").mkdir()

@@ -100,6 +100,7 @@ def merge_adapter(network: nn.Module, folder: Path) -> None:
 
     Raises:
         IncompleteModel: a file is damaged, or adapts matrices this network does not have.
+        ConfigError: not all of the weights lie on a device.
     """
     config = read_json(folder / CONFIG_FILE) or {}
     places = {name.removeprefix("model."): weight for name, weight in network.named_parameters()}
@@ -140,6 +141,9 @@ def _place(places: Mapping[str, Tensor], name: str, shape: torch.Size, folder: P
     if weight is None or weight.shape != shape:
         has = "none" if weight is None else str(tuple(weight.shape))
         raise IncompleteModel(f"{folder}: adapts {name} {tuple(shape)}, the base has {has}; it is of another model")
+    if weight.is_meta:  # accelerate keeps it elsewhere until it is needed, and what is added here would be lost
+        raise ConfigError(f"{folder}: its base does not fit into the device's memory, and an adapter can not be put "
+                          "into weights that lie elsewhere; save it merged, or name another --device")  # fmt: skip
     return weight
 
 
