@@ -33,7 +33,7 @@ def make(
       vidllm world make -n 10 --seed 7 -o clips
       vidllm ask clips/000007.mp4 "describe the video."
 
-    Prints the path of every clip drawn.
+    Prints the path of every clip. Those that stand there already are not drawn again.
     """
     from vidllm.world.make import make_clips
 

@@ -20,6 +20,7 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.test_world import CANVAS, STORY, centre, moments, one
+from vidllm.errors import ConfigError
 from vidllm.feedback.oracle import script_of
 from vidllm.video.decode import read_frames
 from vidllm.video.info import probe
@@ -41,6 +42,20 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 def test_a_clip_lies_beside_its_truth_and_nothing_else_is_left(made: list[Path]) -> None:
     folder = made[0].parent
     assert sorted(p.name for p in folder.iterdir()) == ["000222.json", "000222.mp4", "000223.json", "000223.mp4"]
+
+
+def test_what_was_drawn_is_not_drawn_again_and_what_was_not_is_kept(tmp_path: Path) -> None:
+    """Interrupted after the first of two clips; then a video of somebody else's in the place of the third."""
+    first = make_clips(1, 222, tmp_path, split="tests/made")[0]
+    written = first.stat().st_mtime_ns
+    assert make_clips(2, 222, tmp_path, split="tests/made")[0].stat().st_mtime_ns == written
+    first.with_suffix(".json").write_text("{}")
+    make_clips(1, 222, tmp_path, split="tests/made")
+    assert first.stat().st_mtime_ns != written, "of another script"
+    (tmp_path / "000224.mp4").write_bytes(b"holidays")
+    with pytest.raises(ConfigError, match=r"000224\.mp4 is there and was not drawn here"):
+        make_clips(3, 222, tmp_path, split="tests/made")
+    assert (tmp_path / "000224.mp4").read_bytes() == b"holidays"
 
 
 def test_a_script_survives_json(made: list[Path]) -> None:

@@ -12,6 +12,7 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
+from vidllm.errors import ConfigError
 from vidllm.world.generate import generator, make_script
 from vidllm.world.questions import clip_questions, moment_questions, pick_moments
 from vidllm.world.render import expose, scene
@@ -24,29 +25,43 @@ def make_clips(
     """Write clips `seed` .. `seed + n - 1` of a split into `folder`, made if need be, and return the mp4s.
 
     The same numbers give the same clips. Beside NAME.mp4 stands NAME.json: the script, and questions with their true
-    answers. A file has its name only once it is whole. `progress` hears how many clips are done.
+    answers. A file has its name only once it is whole, and what stands there already is not drawn again. `progress`
+    hears how many clips are done. ConfigError when a video of that name is not one of these.
     """
     folder.mkdir(parents=True, exist_ok=True)
     targets = []
     for number in range(seed, seed + n):
-        script = make_script(split, number)
         target = folder / f"{number:06d}.mp4"
-        write_video(script, target)
-        save_truth(script, target.with_suffix(".json"), number)
+        _draw(make_script(split, number), target, number)
         targets.append(target)
         progress(len(targets))
     return targets
 
 
+def _draw(script: Script, target: Path, number: int) -> None:
+    """The clip and then its truth, unless both stand there."""
+    truth = target.with_suffix(".json")
+    if target.exists():
+        if not truth.exists():
+            raise ConfigError(f"{target} is there and was not drawn here; move it away or choose another folder")
+        if truth.read_text(encoding="utf-8", errors="replace") == _truth(script, number):
+            return
+    write_video(script, target)
+    save_truth(script, truth, number)
+
+
 def save_truth(script: Script, target: Path, number: int) -> None:
     """The script as JSON, with questions about the clip in the plainest words."""
+    with whole_file(target) as partial:
+        partial.write_text(_truth(script, number), encoding="utf-8")
+
+
+def _truth(script: Script, number: int) -> str:
     rng = generator("truth", number)
     asked = clip_questions(script, rng, plain=True)
     for moment in sorted(pick_moments(script, 0.0, 6, rng)):
         asked += moment_questions(script, moment, rng, plain=True)
-    record = asdict(script) | {"questions": [asdict(question) for question in asked]}
-    with whole_file(target) as partial:
-        partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    return json.dumps(asdict(script) | {"questions": [asdict(question) for question in asked]}, indent=1) + "\n"
 
 
 def write_video(script: Script, target: Path) -> None:
