@@ -14,7 +14,7 @@ from tests.test_lmm import tiny
 from vidllm.ask import VideoModel
 from vidllm.clip import PlanOptions, open_clip
 from vidllm.engine import generate, read
-from vidllm.feedback.candidates import SamplingOptions
+from vidllm.feedback.candidates import SAMPLED, SamplingOptions
 from vidllm.feedback.perturb import perturb_messages
 from vidllm.feedback.sampler import Sampler, answer_ids, answer_logp, draw, prompt_digest, seed_of
 from vidllm.model.features import FeatureCache
@@ -52,7 +52,7 @@ def ask(model: VideoModel, clip: Path, question: str, frames: int | None = None)
 
 
 def plain_logp(model: VideoModel, messages: Sequence[Message], answer: str) -> float:
-    """Log-prob of the answer by one forward pass over the whole conversation, nothing shared, nothing kept."""
+    """Log-prob of the last answer by one forward pass over the whole conversation, nothing shared, nothing kept."""
     lmm = model.lmm
     assert isinstance(lmm, TextReader)
     example = build_example([*messages, Message("assistant", answer)], model.spec, lmm.tokenizer)
@@ -63,7 +63,8 @@ def plain_logp(model: VideoModel, messages: Sequence[Message], answer: str) -> f
                               use_cache=True, **ready.deep).last_hidden_state  # fmt: skip
         logps = torch.log_softmax(lmm.head(hidden[0]).double(), dim=-1)
     ids, trained = example.prompt.input_ids, example.trained
-    return sum(float(logps[i - 1, ids[i]]) for i in range(len(ids)) if trained[i])
+    last = max(i for i in range(len(ids)) if not trained[i] and any(trained[i:])) + 1
+    return sum(float(logps[i - 1, ids[i]]) for i in range(last, len(ids)) if trained[i])
 
 
 def test_each_candidate_is_what_the_engine_says_alone(model: VideoModel, clip: Path) -> None:
@@ -106,6 +107,19 @@ def test_log_probs_and_draws_hold_in_every_family(tiny: Callable[[str], Path], c
     logp = answer_logp(model.lmm, state, answer_ids(example, prompt))
     assert logp == pytest.approx(plain_logp(model, messages, answer), rel=1e-5)
     assert logp == answer_logp(model.lmm, state, answer_ids(example, prompt))  # the state is as it was
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_dialogue_is_asked_as_it_will_be_taught(tiny: Callable[[str], Path], clip: Path, family: str) -> None:
+    """Also of a model that was never taught here, whose own template prints earlier answers otherwise. Its frames are
+    read for themselves, and the talk about them goes on where it would."""
+    model = vidllm.load(tiny(family), dtype="float32", cache=None)
+    before = ask(model, clip, "what happens?", frames=4)
+    talk = [*before, Message("assistant", "A ring grows."), Message("user", "and then?")]
+    sampler = Sampler(model, replace(BOLD, max_new_tokens=6))
+    for messages in (before, talk):
+        candidate = sampler._score(messages, sampler._prompt(messages), "It shrinks.", SAMPLED)
+        assert candidate.logp == pytest.approx(plain_logp(model, messages, candidate.text), rel=1e-5)
 
 
 def test_a_stretched_prompt_is_measured_as_training_lays_it_out(model: VideoModel, clip: Path) -> None:

@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 
 VERSION = 1
 """Counted up when the same options come to mean other candidates."""
+NATIVE_VERSION = 2
+"""The same for families that lay out their own frames; before it their questions stood at wrong positions."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,7 +212,7 @@ MOST_TOLD = 20
 
 
 def _work(asked: Sequence[Asked], judge: Judge, options: FeedbackOptions, folder: Path, load: Load | None) -> Work:
-    recipe = recipe_digest(fingerprint(folder), options)
+    recipe = recipe_digest(fingerprint(folder), options, native=read_spec(folder).kind == "native")
 
     def sampler() -> Samples:
         from vidllm.feedback.sampler import Sampler
@@ -246,11 +248,12 @@ MOST_SHELVED = 16
 """Questions that share what was decoded for them: looks at many moments must not pile up."""
 
 
-def recipe_digest(fingerprint: str, options: FeedbackOptions) -> str:
+def recipe_digest(fingerprint: str, options: FeedbackOptions, *, native: bool = False) -> str:
     """16 hex digits over everything that shapes candidates but the question: other options, other candidates."""
     look = {name: value for name, value in dataclasses.asdict(options.plan).items() if name not in NOT_SHAPING}
     shaping = [VERSION, fingerprint, options.dtype, dataclasses.asdict(options.sampling), look, options.changes]
     shaping += ["twins"] if options.pairs.of_twins else []
+    shaping += [NATIVE_VERSION] if native else []
     return hashlib.blake2b(json.dumps(shaping, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 

@@ -46,6 +46,8 @@ class Sampler:
             raise ModelError(f"{model.name}: its family gives no log-probs of an answer; use another model")
         self._model, self._lmm, self._options = model, model.lmm, options
         self._rope_max = rope_max
+        self._spec = replace(model.spec, as_said=True)
+        """Earlier answers of a dialogue stand as they are taught, whatever this model was taught so far."""
         self._shown: Past | None = None
         """What was read of the clip that is being asked about."""
         self._state: tuple[Prompt, State] | None = None
@@ -82,7 +84,7 @@ class Sampler:
         """The question, with room for a reply as when asking: what is left of it, unless somebody named its length."""
         room = self._options.max_new_tokens
         return build_prompt(
-            messages, self._model.spec, self._lmm.tokenizer, max_new_tokens=room, shrink=room is None,
+            messages, self._spec, self._lmm.tokenizer, max_new_tokens=room, shrink=room is None,
             rope_max=self._rope_max,
         )  # fmt: skip
 
@@ -93,7 +95,7 @@ class Sampler:
         """
         if self._state is not None and self._state[0] is prompt:
             return self._state[1]
-        end = _end_of_visuals(prompt) or prompt.length - 1
+        end = self._end_of_shown(prompt)
         known = self._shown
         if known is None or len(known.ids) != end or shared_prefix(known, prompt) != end:
             self._state = self._shown = known = None  # their memory is free before the new prompt takes its own
@@ -104,6 +106,14 @@ class Sampler:
         self._state = prompt, self._lmm.extend(begun, prompt.input_ids[begun.length :])
         return self._state[1]
 
+    def _end_of_shown(self, prompt: Prompt) -> int:
+        """The index behind the last token that stands for a picture; before the last token where there is none.
+
+        Where a frame has positions of three axes it is a token later: only of text are all three where the next goes on.
+        """
+        end = _end_of_visuals(prompt) or prompt.length - 1
+        return min(end + (prompt.spec.kind == "native"), prompt.length - 1)
+
     def _draw(self, prompt: Prompt, key: str, count: int) -> list[Written]:
         state = self._read(prompt)
         seeds = [seed_of(self._options.seed, key, number) for number in range(count)]
@@ -111,7 +121,7 @@ class Sampler:
 
     def _score(self, messages: Sequence[Message], prompt: Prompt, text: str, source: str) -> Candidate:
         example = build_example(
-            [*messages, Message("assistant", text)], self._model.spec, self._lmm.tokenizer, rope_max=self._rope_max
+            [*messages, Message("assistant", text)], self._spec, self._lmm.tokenizer, rope_max=self._rope_max
         )
         ids, factor = answer_ids(example, prompt), example.prompt.rope_factor
         # An example keeps no room for a longer reply, so its positions may need less stretching than the prompt's.
