@@ -109,7 +109,7 @@ class Sampler:
     def _end_of_shown(self, prompt: Prompt) -> int:
         """The index behind the last token that stands for a picture; before the last token where there is none.
 
-        Where a frame has positions of three axes it is a token later: only of text are all three where the next goes on.
+        Where positions have three axes it is a token later: only behind text do all three say where the next stands.
         """
         end = _end_of_visuals(prompt) or prompt.length - 1
         return min(end + (prompt.spec.kind == "native"), prompt.length - 1)
