@@ -442,6 +442,44 @@ def test_a_cache_is_not_shared_between_models(tiny: Callable[[str], Path], tmp_p
     assert rough.prefill(video_prompt(load(tiny("llava")), frames, [2, 2]), FeatureCache(tmp_path)).frames_encoded == 2
 
 
+def test_positions_that_a_long_text_turns_are_turned_for_what_was_read_before_it(
+    tiny: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """longrope has other frequencies once a text is long: keys of before would stand where nobody looks for them."""
+    from transformers import LlavaConfig, LlavaForConditionalGeneration, Phi3Config
+
+    folder = Path(shutil.copytree(tiny("llava"), tmp_path / "long"))
+    config: Any = LlavaConfig.from_pretrained(folder)
+    rope = {
+        "rope_type": "longrope", "rope_theta": 10000.0, "original_max_position_embeddings": 60,
+        "short_factor": [1.0] * 4, "long_factor": [2.0, 3.0, 5.0, 9.0],
+    }  # fmt: skip
+    size = {"vocab_size": config.text_config.vocab_size, "max_position_embeddings": 4096, **tiny_models.TEXT}
+    config.text_config = Phi3Config(
+        **size, rope_parameters=rope, original_max_position_embeddings=60, pad_token_id=0, eos_token_id=1
+    )
+    tiny_models._noise(LlavaForConditionalGeneration(config)).save_pretrained(folder)  # type: ignore[operator]
+    model = load(folder)
+    prompt = video_prompt(model, pictures(1, 112, 112), [2])
+    more = [5 + n for n in range(60 - prompt.length + 3)]  # three beyond the 60th
+
+    def afresh(ids: Sequence[int], factor: float = 1.0) -> torch.Tensor:
+        whole = [*prompt.input_ids, *ids]
+        return model.prefill(replace(prompt, input_ids=tuple(whole), rope_factor=factor)).logits
+
+    begun = state = model.prefill(prompt)
+    for count, token in enumerate(more, start=1):
+        state = model.extend(state, [token])
+        torch.testing.assert_close(state.logits, afresh(more[:count]), atol=TOLERANCE, rtol=0)
+    back = model.extend(model.rewind(state, prompt.length + 1), [9])  # short again
+    torch.testing.assert_close(back.logits, afresh([more[0], 9]), atol=TOLERANCE, rtol=0)
+    at_once = model.extend(begun, more)
+    torch.testing.assert_close(at_once.logits, afresh(more), atol=TOLERANCE, rtol=0)
+    stretched = model.extend(model.prefill(replace(prompt, rope_factor=2.0)), more)  # within the first 60 positions
+    torch.testing.assert_close(stretched.logits, afresh(more, 2.0), atol=TOLERANCE, rtol=0)
+    assert (stretched.turned, at_once.turned) == (False, True)
+
+
 @pytest.mark.parametrize(("name", "library"), [("llava", "vidllm"), ("llava_next", "transformers")])
 def test_a_cache_is_not_shared_between_releases_of_what_encodes(
     name: str, library: str, tiny: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -158,6 +158,10 @@ class State:
     """Language time of that prefill."""
     frames_encoded: int = 0
     """Frames that went through the vision tower for it; the rest were repeats or came from the cache."""
+    pieces: tuple[Tensor, ...] = ()
+    """Embeddings (1, n, D) of all that was read, in order; none unless the model may have to read it again."""
+    turned: bool = False
+    """Whether it was read with the positions of a long text (`longrope`)."""
     mark: int = field(default=0, repr=False)
     """How many cuts `kv` had seen when this state was made."""
 
@@ -193,4 +197,5 @@ def rewind(state: State, length: int | None = None) -> State:
         raise ValueError(f"can not rewind a state of {state.length} tokens to {length}, alive: {state.alive}")
     state.kv.rewind(length)
     logits = state.logits if length == state.length else torch.empty(0)
-    return replace(state, logits=logits, length=length, mark=len(state.kv.cuts))
+    pieces = (torch.cat(state.pieces, dim=1)[:, :length],) if state.pieces else ()
+    return replace(state, logits=logits, length=length, pieces=pieces, mark=len(state.kv.cuts))

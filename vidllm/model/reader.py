@@ -42,6 +42,15 @@ def row_limit(config: Any) -> int | None:
     return min((limit for limit in (*seen, steady.get(rope.get("rope_type", ""))) if limit), default=None)
 
 
+def turning_length(config: Any) -> int | None:
+    """Positions after which `longrope` turns all of them otherwise, those read before, too; None: it never does."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type") != "longrope":
+        return None
+    first: int | None = rope.get("original_max_position_embeddings")
+    return first or getattr(config, "original_max_position_embeddings", None)
+
+
 WIDE_BYTES = 2 * 2**30
 """Keys and values kept in float32 on a CPU that computes in bf16, at most. One query row against bf16 keys takes
 PyTorch's CPU attention 7 times as long as against float32 ones (width 64, 500 to 2000 tokens), at prefill it is even;
@@ -98,6 +107,7 @@ class TextReader(ABC):
         self.embed: nn.Module = network.get_input_embeddings()  # type: ignore[operator]
         self.head: nn.Module = network.lm_head  # type: ignore[assignment]
         self.layers = len(language.layers)  # type: ignore[arg-type]
+        self.turning_length = turning_length(getattr(language, "config", None))
 
     @property
     def device(self) -> torch.device:
@@ -132,22 +142,35 @@ class TextReader(ABC):
         return State(
             logits, kv.length, kv, ready.rope_factor, ready.position_offset, encode_seconds=ready.encode_seconds,
             prefill_seconds=time.perf_counter() - began, frames_encoded=ready.frames_encoded,
+            pieces=() if self.turning_length is None else (ready.embeddings,),
+            turned=self._turned(ready.length, ready.rope_factor),
         )  # fmt: skip
 
     @torch.inference_mode()
     def extend(self, state: State, input_ids: Sequence[int]) -> State:
-        """Read more token ids after `state`, which stays valid; see `kv` for when its prefix is copied.
+        """Read more token ids after `state`, which stays valid; see `kv` for when its prefix is copied. Where they turn
+        the positions of what was read before, all of it is read again.
 
         Raises:
             ValueError: no ids, or the state was given up by a rewind.
         """
         if not input_ids:
             raise ValueError("extend needs at least one token id")
-        kv = writable(state)
-        start = state.length + state.position_offset
-        positions = scaled_positions(start, len(input_ids), state.rope_factor, self.device)
-        logits = self.read(self.embed(torch.tensor([list(input_ids)], device=self.device)), kv, positions)
+        embeddings: Tensor = self.embed(torch.tensor([list(input_ids)], device=self.device))
+        kv, start = writable(state), state.length + state.position_offset
+        if state.pieces:
+            state = replace(state, pieces=(*state.pieces, embeddings))
+        turned = self._turned(state.length + len(input_ids), state.rope_factor)
+        if turned != state.turned:
+            state, embeddings = replace(state, turned=turned), torch.cat(state.pieces, dim=1)
+            kv, start = self.room(embeddings.shape[1]), 0
+        positions = scaled_positions(start, embeddings.shape[1], state.rope_factor, self.device)
+        logits = self.read(embeddings, kv, positions)
         return state.grown(logits, kv)
+
+    def _turned(self, length: int, factor: float) -> bool:
+        """Whether so many tokens reach positions beyond `turning_length`."""
+        return self.turning_length is not None and (length - 1) / factor + 1 > self.turning_length
 
     def rewind(self, state: State, length: int | None = None) -> State:
         """Go back to `state` (or to its first `length` tokens) without copying, giving up what came after."""
