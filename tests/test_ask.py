@@ -127,6 +127,15 @@ def test_samples_repeat_by_seed(model: VideoModel, clip: Path) -> None:
     assert len({sample(seed=seed).text for seed in range(4)}) > 1
 
 
+def test_what_has_no_effect_on_a_greedy_answer_is_told(model: VideoModel, clip: Path) -> None:
+    def notes(**options: Any) -> tuple[str, ...]:
+        return model.ask(clip, "what?", frames=2, max_new_tokens=2, **options).notes
+
+    (told,) = notes(top_p=0.9, top_k=5)
+    assert told.endswith("at temperature 0: no effect of top_p, top_k")
+    assert notes(top_p=0.9, top_k=5, temperature=0.7) == notes() == ()
+
+
 def test_a_question_in_chinese(model: VideoModel, clip: Path) -> None:
     answer = model.ask(clip, "第10秒发生了什么？", max_new_tokens=4)
     fine = {10 + step / 2 for step in range(-4, 5)}  # every half second, four on either side

@@ -246,7 +246,7 @@ class ChatSession:
         told = replace(generation, max_new_tokens=turn.past.prompt.max_new_tokens)
         running = generate(self._model.lmm, turn.past.state, told)
         self._running = iter(running)
-        return AnswerStream(self._running, look.clips, lambda: self._finish(turn, running.result))
+        return AnswerStream(self._running, look.clips, lambda: self._finish(turn, running.result, generation.notes))
 
     def _fitting(self, question: str, options: PlanOptions) -> tuple[_Look, Prompt]:
         """What the question is shown, and its prompt: of fewer frames once the dialogue needs their place.
@@ -351,14 +351,14 @@ class ChatSession:
         return _Turn(question=question, look=look, is_new_look=look is not self._look, past=self._past,
                      read_seconds=time.perf_counter() - began)  # fmt: skip
 
-    def _finish(self, turn: _Turn, generated: Generated) -> Answer:
+    def _finish(self, turn: _Turn, generated: Generated, notes: tuple[str, ...]) -> Answer:
         """Remember the turn and report it."""
         self._past = turn.past.after(generated)
         self._look = turn.look
         self._turns += ((turn.question, generated.text),)
         return report(
             model=self._model.name, sources=self._names, media=turn.look.media, past=turn.past, generated=generated,
-            timing=_timing(turn, generated.seconds), notes=turn.look.notes(turn.question),
+            timing=_timing(turn, generated.seconds), notes=turn.look.notes(turn.question) + notes,
         )  # fmt: skip
 
 

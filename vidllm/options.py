@@ -56,6 +56,14 @@ class GenerationOptions:
         if not all(self.stop):
             raise ConfigError("a stop text is empty, it would end every answer before its first letter; leave it out")
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """A word about what can have no effect: greedy choice leaves nothing to cut off."""
+        vain = [name for name in ("top_p", "top_k") if getattr(self, name) != getattr(GenerationOptions, name)]
+        if self.temperature or not vain:
+            return ()
+        return (f"the likeliest token is always taken at temperature 0: no effect of {', '.join(vain)}",)
+
 
 class AskOptions(TypedDict, total=False):
     """Keyword arguments of `ask`, `stream` and `chat`; what each means is said in the two dataclasses."""
