@@ -293,7 +293,7 @@ def test_a_clip_captioned_twice_gives_one_row_of_a_kind(tmp_path: Path, writer: 
     rain: dict[str, Any] = {"id": "x", "video": "a.mp4", "caption": "Rain."}
     more = {"caption": "Rain falls.", "recipe": "r2"}, {"video": "b.mp4", "caption": "", "status": "error"}
     captions(tmp_path, rain, *({**rain, **told} for told in more))
-    code, rows = run(tmp_path, writer, "--kinds", "detail")
+    code, rows = run(tmp_path, writer, "--kinds", "detail,detail")
     assert (code, [row["id"] for row in rows]) == (0, ["x/detail"])
     assert "Rain falls." in rows[0]["prompt"]
 

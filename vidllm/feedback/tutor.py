@@ -202,7 +202,7 @@ def _work(captions: Path, output: Path, done: set[str], options: TutorOptions, m
         if reason:
             work.left_out[reason] += 1
             continue
-        for kind in options.kinds:
+        for kind in dict.fromkeys(options.kinds):
             if f"{name}/{kind}" in done:
                 work.already += 1
                 continue
