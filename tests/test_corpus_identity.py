@@ -123,7 +123,7 @@ def test_ranges_hold_every_frame_exactly_once(clips: dict[str, Path], words: str
         ("natural/cosmos_test_30s.mp4", 14.5),
     ],
 )
-def test_a_cut_is_found_from_the_index(real_clip: Callable[[str], Path], name: str, seconds: float) -> None:
+def test_a_cut_is_found(real_clip: Callable[[str], Path], name: str, seconds: float) -> None:
     # a person sees the close-up begin, the leaf turn into black, the fight turn into a face
     assert min(abs(cut - seconds) for cut in scene_cuts(probe(real_clip(name)))) < 0.2
 

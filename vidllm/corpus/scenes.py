@@ -1,4 +1,4 @@
-"""Where a long video is cut: `none`, `fixed:12s`, or `scenes`, told by the packet index alone. Nothing is decoded.
+"""Where a long video is cut for captions: `none`, `fixed:12s`, or `scenes`, between its shots.
 
 0 --------- cut ------ cut ------------------ end        half-open ranges on the source's clock, without gaps
 """
@@ -7,10 +7,8 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
-import numpy as np
-
 from vidllm.errors import ConfigError
-from vidllm.video.changes import KEY_SPIKE, packet_changes
+from vidllm.video.cuts import hard_cuts
 from vidllm.video.info import VideoInfo
 from vidllm.video.timecode import parse_time
 
@@ -18,13 +16,9 @@ Range = tuple[float | None, float | None]
 """Seconds [start, end); None where the range is open: the whole clip is (None, None)."""
 
 LEAST_SCENE_SECONDS = 2.0
-"""A cut that comes sooner after the one before is no scene of its own: flashes, and two signs of one cut."""
+"""What is shorter is no scene of its own: flashes, and the shots of a montage, which are captioned together."""
 MOST_SCENE_SECONDS = 60.0
 """A scene longer than this is cut again into equal parts: a lecture without a cut still gets its captions."""
-CUT_SPIKE = 0.5
-"""A packet of nearly three times its neighbours' size ..."""
-CUT_KEY_SHARE = 0.25
-"""... marks a cut when it also weighs this share of a key frame: a new picture has to be told whole."""
 LEAST_TAIL_SHARE = 0.25
 """A rest shorter than this share of a fixed length joins the range before it: no caption of half a second."""
 
@@ -60,15 +54,12 @@ def fixed_cuts(duration: float, length: float) -> list[float]:
 
 
 def scene_cuts(info: VideoInfo) -> list[float]:
-    """Times of the first frames of new scenes, seconds, by what the encoder paid for them.
+    """Times of the first frames of new scenes, seconds: hard cuts, none too soon after another.
 
-    Finds about three cuts of four; a scene longer than `MOST_SCENE_SECONDS` is divided evenly.
+    A scene longer than `MOST_SCENE_SECONDS` is divided evenly.
     """
-    spikes, sizes, keys = packet_changes(info).spikes, info.packet_sizes, info.key_frames
-    heavy = sizes >= CUT_KEY_SHARE * float(np.median(sizes[keys])) if keys.any() else keys
-    signs = np.where(keys, spikes >= KEY_SPIKE, (spikes >= CUT_SPIKE) & heavy)
     cuts: list[float] = []
-    for time in info.pts_seconds[signs]:
+    for time in hard_cuts(info):
         if time - (cuts[-1] if cuts else 0.0) >= LEAST_SCENE_SECONDS and info.duration - time >= LEAST_SCENE_SECONDS:
             cuts.append(round(float(time), 6))
     return _divided(cuts, info.duration)
