@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.test_lmm import tiny
+from tests.test_lmm import pictures, tiny, video_prompt
 from vidllm import machine
 from vidllm.errors import ConfigError, IncompleteModel, ModelNotFound, NotAVisionModel, UnsupportedModel, VidllmError
 from vidllm.model import checkpoint
@@ -247,10 +248,20 @@ def test_weights_somebody_quantized_say_what_they_need(method: str, llava: Path)
     assert "\n" not in str(caught.value)
 
 
-def _has_bitsandbytes() -> bool:
-    import importlib.util
+@pytest.mark.skipif(find_spec("flash_attn") is not None, reason="here it is installed")
+def test_flash_attention_that_is_not_installed_is_done_without(llava: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Configs that a training run saved may name it; attention is the same sum with any kernel."""
+    plain = load_model(llava, device="cpu", dtype="float32", light=False)
+    edit(llava / "config.json", _attn_implementation="flash_attention_2")
+    with caplog.at_level("WARNING", logger="vidllm"):
+        model = load_model(llava, device="cpu", dtype="float32", light=False)
+    assert "FlashAttention, which is not installed" in caplog.text
+    prompt = video_prompt(plain, pictures(2, 112, 112), [2, 2])  # type: ignore[arg-type]
+    assert torch.equal(model.prefill(prompt).logits, plain.prefill(prompt).logits)
 
-    return importlib.util.find_spec("bitsandbytes") is not None
+
+def _has_bitsandbytes() -> bool:
+    return find_spec("bitsandbytes") is not None
 
 
 def test_a_device_map_of_no_meaning_is_no_fault_of_the_model(llava: Path) -> None:
@@ -261,8 +272,6 @@ def test_a_device_map_of_no_meaning_is_no_fault_of_the_model(llava: Path) -> Non
 def test_a_device_map_spreads_the_model(llava: Path) -> None:
     model = load_model(llava, dtype="float32", device_map={"": "cpu"})
     assert model.device == torch.device("cpu")
-    from tests.test_lmm import pictures, video_prompt
-
     plain = load_model(llava, dtype="float32", device="cpu")
     frames = pictures(2, 112, 112)
     logits = [m.prefill(video_prompt(m, frames, [2, 2])).logits for m in (model, plain)]  # type: ignore[arg-type]

@@ -58,6 +58,8 @@ _NETWORKS: dict[str, tuple[str, str]] = {
 }
 """model_type -> where transformers keeps its class. Importing that module alone saves seconds over the Auto classes."""
 
+SDPA = {"attn_implementation": "sdpa"}
+"""PyTorch's own attention, by transformers' name."""
 _LOADING_ERRORS = (
     OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, ZeroDivisionError, AssertionError,
     SafetensorError, StrictDataclassError,
@@ -233,7 +235,12 @@ def _load_transformers(spec: ModelSpec, options: Mapping[str, Any]) -> nn.Module
     try:
         with quiet():
             network, report = _network_class(spec).from_pretrained(spec.folder, **always, **options)
-    except ImportError as error:  # quantized by somebody, with a package of theirs
+    except ImportError as error:
+        if "FlashAttention" in str(error) and not SDPA.keys() & options:
+            log.warning("%s: asks for FlashAttention, which is not installed; PyTorch's own attention is used",
+                        spec.folder)  # fmt: skip
+            return _load_transformers(spec, {**options, **SDPA})
+        # quantized by somebody, with a package of theirs
         raise UnsupportedModel(f"{spec.folder}: {_one_line(error)}; or name the model as it was before it was "
                                "quantized") from error  # fmt: skip
     except _LOADING_ERRORS as error:
