@@ -377,6 +377,21 @@ def test_a_saved_model_is_asked_as_it_learned(name: str, tiny: Callable[[str], P
     assert fingerprint(tmp_path / "out") != fingerprint(tiny(name))
 
 
+@pytest.mark.parametrize("lora", [None, Lora(r=2)])
+def test_nothing_of_an_older_model_is_asked_with(
+    lora: Lora | None, tiny: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Its template or end tokens would be, in place of none. What is no model's stays."""
+    for name in ("chat_template.jinja", "generation_config.json", "added_tokens.json", "notes.txt"):
+        (tmp_path / name).write_text("{}")
+    learner = learner_of(tiny("llava"), parts=LOW_RANK, lora=lora)
+    learner.save(tmp_path)
+    made = {path.name for path in learner.spec.folder.iterdir()}
+    left = {path.name for path in tmp_path.iterdir() if path.name not in made}
+    assert "notes.txt" in left
+    assert not left & {"chat_template.jinja", "generation_config.json", "added_tokens.json"}
+
+
 def test_transformers_loads_what_was_saved(tiny: Callable[[str], Path], tmp_path: Path) -> None:
     from transformers import AutoProcessor
 

@@ -41,7 +41,10 @@ ADAPTER = "default"
 """peft's name for the only adapter there is."""
 PARTIAL = ".part-model"
 OF_A_MODEL = ("model*.safetensors", "model*.safetensors.index.json", adapter_files.WEIGHTS_FILE,
-              adapter_files.LEARNED_FILE, extras_files.FILE, ADAPTER_FILE, PEFT_FILE)  # fmt: skip
+              adapter_files.LEARNED_FILE, extras_files.FILE, ADAPTER_FILE, PEFT_FILE,
+              "chat_template.jinja", "chat_template.json", "generation_config.json", "*processor_config.json",
+              "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "added_tokens.json",
+              "special_tokens_map.json", "vocab.json", "merges.txt")  # fmt: skip
 """What an older model may have left in a folder and a newer one must not be loaded with."""
 NETWORK, EXTRAS = "network.", "extras."
 """What the names of a learner's weights begin with."""
