@@ -47,6 +47,14 @@ def test_a_spoilt_line_costs_what_no_checkpoint_tells_of(spoilt: bytes, tmp_path
         Metrics(tmp_path, after=3)
 
 
+def test_what_another_program_wrote_is_not_cut_off(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"epoch": 1, "loss": 0.5}\n{"epoch": 2, "loss": 0.4}\n')
+    with pytest.raises(OutputError, match="is no line of figures; move the file elsewhere and run again"):
+        Metrics(tmp_path, after=0)
+    assert len(path.read_text().splitlines()) == 2
+
+
 def test_a_board_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(ConfigError, match=r"pip install .*vidllm\[tensorboard\]"):

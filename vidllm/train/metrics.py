@@ -79,7 +79,7 @@ class Metrics:
         kept: list[Record] = []
         for place, line in self._file.lines():
             record = _record(line)
-            if record is None and (kept[-1]["step"] if kept else 0) < after:
+            if record is None and ((kept[-1]["step"] if kept else 0) < after or (place == 0 and _is_anothers(line))):
                 raise OutputError(f"{self._file.path}: byte {place} is no line of figures; move the file elsewhere and "
                                   "run again, checkpoints do not need it")  # fmt: skip
             if record is None or record["step"] > after:  # a power cut may spoil what no checkpoint waited for
@@ -96,6 +96,14 @@ def _record(line: bytes) -> Record | None:
         return record if record["step"] >= 0 else None
     except (ValueError, LookupError, TypeError):
         return None
+
+
+def _is_anothers(line: bytes) -> bool:
+    """Whether another program wrote it: an object, and what a power cut spoils is none."""
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _board(folder: Path, after: int) -> Any:
