@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tests.conftest import write_clip
 from tests.test_lmm import pictures, tiny, video_prompt
 from vidllm import machine
 from vidllm.errors import ConfigError, IncompleteModel, ModelNotFound, NotAVisionModel, UnsupportedModel, VidllmError
@@ -276,6 +277,31 @@ def test_a_device_map_spreads_the_model(llava: Path) -> None:
     frames = pictures(2, 112, 112)
     logits = [m.prefill(video_prompt(m, frames, [2, 2])).logits for m in (model, plain)]  # type: ignore[arg-type]
     assert torch.equal(*logits)
+
+
+@pytest.mark.parametrize(
+    ("family", "parts"),
+    [
+        ("llava", ["vision_tower", "multi_modal_projector", "language_model"]),
+        ("qwen2_5_vl", ["visual", "language_model"]),
+        ("smolvlm", ["vision_model", "connector", "text_model"]),
+    ],
+)
+def test_a_model_that_hardly_fits_is_asked_all_the_same(
+    family: str, parts: list[str], tiny: Tiny, tmp_path: Path
+) -> None:
+    """What `--device auto` keeps on disk, eyes and token table included, is brought when it is needed."""
+    from vidllm.ask import load
+
+    write_clip(tmp_path / "clip.mp4", [0.0, 0.5, 1.0])
+    folder = tiny(family)
+    places = {"lm_head": "cpu", **{f"model.{part}": "disk" for part in parts}}
+    said = [
+        load(folder, device="cpu", dtype="float32", device_map=spread, cache=None)
+        .ask(tmp_path / "clip.mp4", "what?", max_new_tokens=4).text
+        for spread in (None, places)
+    ]  # fmt: skip
+    assert said[0] == said[1]
 
 
 def test_the_fingerprint_sees_weights_config_processor_and_template(llava: Path) -> None:

@@ -30,6 +30,7 @@ from vidllm.model.fingerprint import fingerprint as fingerprint
 from vidllm.model.light import fits, load_light
 from vidllm.model.lmm import ComposableLMM, VideoLMM
 from vidllm.model.memory import is_out_of_memory
+from vidllm.model.reader import like
 from vidllm.model.spec import read_json
 from vidllm.model.spec import stop_ids as stop_ids
 
@@ -376,8 +377,9 @@ def _adapt(spec: ModelSpec, tokenizer: Tokenizer, network: nn.Module, mark: str)
         from vidllm.model.native import NativeLMM
 
         return NativeLMM(spec, tokenizer, network, mark)
-    table = network.get_input_embeddings().weight  # type: ignore[operator]
-    extras = load_extras(spec.folder, table.shape[1], table.device, table.dtype)
+    table = network.get_input_embeddings()  # type: ignore[operator]
+    place = like(table)
+    extras = load_extras(spec.folder, table.weight.shape[1], place.device, place.dtype)
     return ComposableLMM(spec, tokenizer, network, mark, extras=extras)
 
 

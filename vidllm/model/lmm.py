@@ -19,7 +19,7 @@ from vidllm.errors import ModelError
 from vidllm.model.encode import encode_clips
 from vidllm.model.features import FeatureCache
 from vidllm.model.pooling import lay_out, pack_tiles, pixel_shuffle, pool
-from vidllm.model.reader import Ready, TextReader, check_counts
+from vidllm.model.reader import Ready, TextReader, check_counts, like
 from vidllm.model.rope import scaled_positions
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ class ComposableLMM(TextReader):
             clips, self.tower_features, cache=cache, context=self._vision_key, chunk=self.chunk,
             same_within=self.same_within,
         )  # fmt: skip
-        tower = next(self.parts.vision_tower.parameters())
+        tower = like(self.parts.vision_tower)
         grids = []
         for visuals, (features, count) in zip(prompts, encoded, strict=True):
             rows = iter(features)
@@ -196,7 +196,7 @@ class ComposableLMM(TextReader):
 
     def tower_features(self, pixels: Tensor) -> Tensor:
         """Vision features (N, P, Dv) of uint8 pixels (N, S, S, 3); several layers stand side by side in Dv."""
-        normal = normalised(pixels, self.spec, next(self.parts.vision_tower.parameters()))
+        normal = normalised(pixels, self.spec, like(self.parts.vision_tower))
         layers = list(self.spec.vision_layers)
         states = self.parts.vision_tower(normal.permute(0, 3, 1, 2), output_hidden_states=layers).hidden_states
         features = torch.cat([states[layer] for layer in layers], dim=-1)

@@ -22,7 +22,7 @@ from vidllm.errors import ModelError
 from vidllm.model.encode import encode_clips
 from vidllm.model.features import FeatureCache
 from vidllm.model.lmm import normalised, vision_key
-from vidllm.model.reader import Ready, TextReader, check_counts
+from vidllm.model.reader import Ready, TextReader, check_counts, like
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -111,7 +111,7 @@ class NativeLMM(TextReader):
     def _patches(self, groups: Tensor) -> tuple[Tensor, int, int]:
         """(N, T, h, w, 3) -> patches (N * rows * cols, 3 * T * p * p), merged neighbours in a row; rows; cols."""
         patch, merge = self.geometry.patch, self.geometry.merge
-        normal = normalised(groups, self.spec, next(self.model.visual.parameters()))
+        normal = normalised(groups, self.spec, like(self.model.visual))
         count, frames, height, width, _ = normal.shape
         rows, cols = height // patch, width // patch
         if (rows % merge, cols % merge) != (0, 0) or (rows * patch, cols * patch) != (height, width):
@@ -123,7 +123,7 @@ class NativeLMM(TextReader):
 
     def _encode_smolvlm(self, groups: Tensor) -> Tensor:
         """Frames (N, 1, S, S, 3) -> (N, n, D)."""
-        normal = normalised(groups[:, 0], self.spec, next(self.model.vision_model.parameters()))
+        normal = normalised(groups[:, 0], self.spec, like(self.model.vision_model))
         seen = self.model.get_image_features(normal.permute(0, 3, 1, 2)[None], return_dict=True)
         tokens: Tensor = torch.cat(list(seen.pooler_output))
         return tokens.view(len(groups), -1, tokens.shape[-1])

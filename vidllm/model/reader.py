@@ -85,6 +85,17 @@ class Ready:
         return replace(self, embeddings=embeddings, positions=positions, deep=deep)
 
 
+def like(part: nn.Module) -> Tensor:
+    """A tensor where and as `part` computes: its first weight, or an empty one where accelerate keeps the weights
+    elsewhere (`meta`) and brings them when they are needed.
+    """
+    weight = next(part.parameters())
+    if not weight.is_meta:
+        return weight
+    hooked: Any = next(module for module in part.modules() if hasattr(module, "_hf_hook"))
+    return torch.empty(0, dtype=weight.dtype, device=hooked._hf_hook.execution_device)
+
+
 class TextReader(ABC):
     """A network's language model with its embedding table and head; ComposableLMM and NativeLMM add the eyes.
 
@@ -112,7 +123,7 @@ class TextReader(ABC):
     @property
     def device(self) -> torch.device:
         """Where token ids go in."""
-        return next(self.embed.parameters()).device
+        return like(self.embed).device
 
     @property
     def dtype(self) -> torch.dtype:
