@@ -16,8 +16,9 @@ from vidllm.clip import Clip, PlanOptions, plan_video
 from vidllm.model.families import ModelSpec, load_tokenizer, read_spec
 from vidllm.prompt import Image, Message, Prompt, build_prompt
 from vidllm.video.decode import FrameSet
-from vidllm.video.glances import SIDE, Glances, glance_times
+from vidllm.video.glances import Glances, glance_times
 from vidllm.video.info import VideoInfo
+from vidllm.video.thumbs import SIDE
 
 COMPOSABLE = ("llava", "vipllava", "llava_next", "llava_next_video", "llava_onevision", "internvl")
 FAMILIES = (*COMPOSABLE, "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "smolvlm")
@@ -53,8 +54,8 @@ def index_only(times: Sequence[float], *, size: tuple[int, int] = (360, 640), pa
 def glances_at_index(info: VideoInfo, start: float, end: float) -> Glances:
     """What a clip that is only its index shows at a glance: every frame another grey."""
     times = glance_times(info, start, end)
-    luma = np.broadcast_to((info.index_at(times) * 37 % 256)[:, None, None], (len(times), SIDE, SIDE))
-    return Glances(times, luma.astype(np.float32))
+    greys = (info.index_at(times) * 37 % 256).astype(np.uint8)
+    return Glances(times, np.broadcast_to(greys[:, None, None, None], (len(times), SIDE, SIDE, 3)))
 
 
 MINUTE = index_only(np.arange(0, 60, 0.25))

@@ -19,9 +19,10 @@ from vidllm.reads import Reads
 from vidllm.shots import choose_moments
 from vidllm.video import glances as module
 from vidllm.video.decode import read_frames
-from vidllm.video.glances import MOST, SIDE, Glances, covering, glance_times, glances_of
+from vidllm.video.glances import MOST, Glances, covering, glance_times, glances_of
 from vidllm.video.info import VideoInfo, probe
 from vidllm.video.sampling import uniform
+from vidllm.video.thumbs import SIDE
 
 
 def scenes(path: Path, seconds: Sequence[float], greys: Sequence[int], *, gop: int = 1000) -> VideoInfo:
@@ -71,7 +72,7 @@ def test_a_range_is_glanced_at_alone(tmp_path: Path) -> None:
     info = scenes(tmp_path / "clip.mp4", LENGTHS, GREYS)
     seen = Reads(None).glances(info, 11.0, 14.0)
     assert (seen.seconds[0], seen.seconds[-1]) == (11.0, 13.9)
-    assert seen.luma.shape == (30, SIDE, SIDE)
+    assert seen.pixels.shape == (30, SIDE, SIDE, 3)
 
 
 def test_a_clip_is_read_once_for_all_plans_of_a_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,7 +120,7 @@ def test_pictures_that_stood_in_count_once(tmp_path: Path) -> None:
     info = scenes(tmp_path / "clip.mp4", (1.0,), (50,))
     seen = glances_of(read_frames(info, [0.0, 0.04, 0.3, 0.3], size=(SIDE, SIDE)))
     assert np.allclose(seen.seconds, [0.0, 0.3])
-    assert np.abs(seen.luma - 50).max() < 3
+    assert np.abs(seen.pixels.astype(int) - 50).max() < 4
 
 
 @given(
@@ -128,9 +129,9 @@ def test_pictures_that_stood_in_count_once(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_covering_gives_exactly_n_first_and_last(greys: list[int], n: int, gaps: list[float]) -> None:
     seconds = np.cumsum(gaps)[: len(greys)]
-    luma = np.broadcast_to(np.asarray(greys, np.float32)[:, None, None], (len(greys), SIDE, SIDE))
+    pixels = np.broadcast_to(np.asarray(greys, np.uint8)[:, None, None, None], (len(greys), SIDE, SIDE, 3))
     n = min(n, len(greys))
-    chosen = covering(Glances(seconds, luma), n).tolist()
+    chosen = covering(Glances(seconds, pixels), n).tolist()
     assert len(set(chosen)) == n
     assert chosen == sorted(chosen)
     assert (chosen[0], chosen[-1]) == (0, len(greys) - 1)
@@ -138,13 +139,13 @@ def test_covering_gives_exactly_n_first_and_last(greys: list[int], n: int, gaps:
 
 def test_a_small_object_counts_as_much_as_a_scene() -> None:
     """A patch of 4x4 of 32x32 appears at one glance of sixty."""
-    luma = np.zeros((60, SIDE, SIDE), np.float32)
-    luma[37, 8:12, 20:24] = 255
-    assert 37 in covering(Glances(TEN_FPS[:60], luma), 5)
+    pixels = np.zeros((60, SIDE, SIDE, 3), np.uint8)
+    pixels[37, 8:12, 20:24] = 255
+    assert 37 in covering(Glances(TEN_FPS[:60], pixels), 5)
 
 
 def test_a_still_clip_is_shown_from_end_to_end() -> None:
-    chosen = covering(Glances(TEN_FPS[:128], np.full((128, SIDE, SIDE), 7, np.float32)), 9)
+    chosen = covering(Glances(TEN_FPS[:128], np.full((128, SIDE, SIDE, 3), 7, np.uint8)), 9)
     assert np.diff(chosen).max() < 2.1 * 127 / 8
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING
 
-from vidllm.video.glances import SIDE, Glances, glance_times, glances_of
+from vidllm.video.glances import Glances, glance_times, glances_of
+from vidllm.video.thumbs import SIDE
 
 if TYPE_CHECKING:
     from vidllm.video.guard import Limits

@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from vidllm.video.changes import KEY_SPIKE, packet_changes
 from vidllm.video.decode import read_frames
 from vidllm.video.info import VideoInfo
+from vidllm.video.thumbs import SIDE, block_changes
 
 FloatArray = NDArray[np.float64]
 
 MOST_PIXELS, MOST_FRAMES = 3e10, 50_000
 """A clip of more, eight minutes of 1080p, is not decoded whole: it would take a minute. The frames are 150 MB."""
-SIDE, BLOCK = 32, 8
 SHARE = 75
-"""The change of a frame is this percentile of its blocks' of 8x8: what moves fills fewer, and black bars fill many."""
+"""The change of a frame is this percentile of its blocks': what moves fills fewer, and black bars fill many."""
 AROUND = 8
 """Frames on each side that a change is compared with; of them again a high percentile counts."""
 AROUND_SHARE = 80
@@ -44,7 +44,7 @@ def _seen(info: VideoInfo) -> FloatArray:
     """By every frame."""
     pixels = read_frames(info, info.pts_seconds, size=(SIDE, SIDE)).pixels
     starts = range(0, len(pixels) - 1, BATCH)
-    parts = [_change(pixels[i : i + BATCH], pixels[i + 1 : i + BATCH + 1]) for i in starts]
+    parts = [_change(pixels[i:-1][:BATCH], pixels[i + 1 :][:BATCH]) for i in starts]
     change = np.concatenate([np.zeros(1), *parts])
     found = [i for i in np.flatnonzero(change > CLEAR[0]).tolist() if _stands_out(change, i)]
     return np.asarray(info.pts_seconds[found], np.float64)
@@ -52,11 +52,7 @@ def _seen(info: VideoInfo) -> FloatArray:
 
 def _change(before: NDArray[np.uint8], after: NDArray[np.uint8]) -> FloatArray:
     """How much each of (N, 32, 32, 3) pictures differs from the one before it: (N,) grey levels."""
-    blocks = SIDE // BLOCK
-    count = min(len(before), len(after))
-    difference = np.abs(after[:count].astype(np.float32) - before[:count])
-    of_blocks = difference.reshape(count, blocks, BLOCK, blocks, BLOCK, 3).mean(axis=(2, 4, 5))
-    return np.asarray(np.percentile(of_blocks.reshape(count, -1), SHARE, axis=1), np.float64)
+    return np.asarray(np.percentile(block_changes(before, after), SHARE, axis=1), np.float64)
 
 
 def _stands_out(change: FloatArray, frame: int) -> bool:

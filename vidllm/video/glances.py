@@ -2,7 +2,7 @@
 
 Packet sizes tell that something changed; they do not tell whether the picture before comes back, nor whether anybody
 would see the difference. So as many as 128 moments, where the packets say that it is worth it, are looked at in 32x32
-pixels of luma, and frames are chosen among them so that every glance is near to one that was chosen: facility location,
+pixels, and frames are chosen among them so that every glance is near to one that was chosen: facility location,
 whose greedy answer is within 1 - 1/e of the best (Nemhauser, Wolsey and Fisher 1978).
 """
 
@@ -16,30 +16,26 @@ from numpy.typing import NDArray
 from vidllm.video.decode import FrameSet
 from vidllm.video.info import VideoInfo
 from vidllm.video.sampling import UNIFORM_FLOOR, change, frames_in_range
+from vidllm.video.thumbs import block_changes
 
 FloatArray = NDArray[np.float64]
 IndexArray = NDArray[np.int64]
 
 MOST = 128
-SIDE = 32
-BLOCK = 8
-"""Two glances differ by the block of 8x8 that differs most: a small object moves the mean of a picture by nothing."""
 DECODED_PIXELS = 2e9
 """A range of more pixels, half a minute of 1080p, is glanced at in its key frames alone: all others would have to be
 decoded as well, for seconds."""
 TIME_WEIGHT = 0.5
 """The two ends of the range are as unlike as so many middling pairs of glances: of like pictures the nearer in time
 stands in for another, and a clip that never changes is shown from end to end."""
-LUMA = np.asarray([0.299, 0.587, 0.114])
-"""ITU-R BT.601."""
 
 
 @dataclass(frozen=True, eq=False)
 class Glances:
-    """`luma` (N, 32, 32), 0-255, on screen from `seconds` (N,) on, the viewer's clock, ascending and distinct."""
+    """`pixels` (N, 32, 32, 3) uint8, on screen from `seconds` (N,) on, the viewer's clock, ascending and distinct."""
 
     seconds: FloatArray
-    luma: NDArray[np.float32]
+    pixels: NDArray[np.uint8]
 
     def __len__(self) -> int:
         return len(self.seconds)
@@ -62,7 +58,7 @@ def glance_times(info: VideoInfo, start: float = 0.0, end: float = float("inf"))
 def glances_of(frames: FrameSet) -> Glances:
     """From pictures of 32x32; those that stood in for others are counted once."""
     seconds, places = np.unique(frames.pts_seconds, return_index=True)
-    return Glances(seconds, (frames.pixels[places] @ LUMA).astype(np.float32))
+    return Glances(seconds, frames.pixels[places])
 
 
 def covering(glances: Glances, n: int) -> IndexArray:
@@ -83,16 +79,16 @@ def covering(glances: Glances, n: int) -> IndexArray:
     return np.sort(np.asarray(chosen[:n], dtype=np.int64))
 
 
-def unlike(luma: NDArray[np.float32], picture: NDArray[np.float32]) -> FloatArray:
-    """How much each of `luma` (N, 32, 32) differs from one `picture` (32, 32): (N,) grey levels."""
-    blocks = SIDE // BLOCK
-    cut = np.abs(luma - picture).reshape(-1, blocks, BLOCK, blocks, BLOCK)
-    return np.asarray(cut.mean(axis=(2, 4)).max(axis=(1, 2)), np.float64)
+def unlike(pixels: NDArray[np.uint8], picture: NDArray[np.uint8]) -> FloatArray:
+    """How much each of `pixels` (N, 32, 32, 3) differs from one `picture`, (N,) grey levels: by the block that differs
+    most, for a small object moves the mean of a picture by nothing.
+    """
+    return np.asarray(block_changes(picture, pixels).max(axis=1), np.float64)
 
 
 def _apart(glances: Glances) -> FloatArray:
     """How unlike any two glances are, (N, N): by what they show, and a little by when."""
-    shown = np.stack([unlike(glances.luma, picture) for picture in glances.luma])
+    shown = np.stack([unlike(glances.pixels, picture) for picture in glances.pixels])
     passed: FloatArray = np.abs(glances.seconds - glances.seconds[:, None])
     middling = max(float(np.median(shown[np.triu_indices(len(glances), 1)])), 1.0)
     return np.asarray(shown + TIME_WEIGHT * middling * passed / passed.max())
