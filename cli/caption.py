@@ -109,7 +109,6 @@ DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Say how many clips, hours, frames and tokens, and about how long; write "
                        "nothing."),
 ]  # fmt: skip
-REQUEST_SECONDS = 120.0
 STOPPING = "vidllm: finishing the clips in flight; Ctrl-C again stops at once"
 
 
@@ -124,7 +123,7 @@ def caption(
     engine: Engine = "local",
     address: Address = None,
     send: Send = "images",
-    request_timeout: options.RequestTimeout = REQUEST_SECONDS,
+    request_timeout: options.RequestTimeout = 120.0,
     shard: Shard = None,
     videos: Videos = None,
     column: Column = None,
@@ -162,7 +161,6 @@ def caption(
     from vidllm.corpus.extras import Extras
     from vidllm.options import split_options
 
-    _check_server_words(engine, send, request_timeout)
     plan, generation = split_options(look)
     wishes = CaptionOptions(
         **place, prompt=prompt, model=model, engine=engine, address=address, send=send,
@@ -174,16 +172,6 @@ def caption(
     if dry_run:
         return _estimate(inputs, output, wishes)
     return _caption(inputs, output, wishes, Extras(formats=formats, in_place=in_place, report=report))
-
-
-def _check_server_words(engine: str, send: str, request_timeout: float) -> None:
-    """Raise ConfigError for what only a server would hear."""
-    said = {"--send": send != "images", "--request-timeout": request_timeout != REQUEST_SECONDS}
-    if "://" not in engine and any(said.values()):
-        from vidllm.errors import ConfigError
-
-        names = " and ".join(name for name, is_said in said.items() if is_said)
-        raise ConfigError(f"{names}: for a server; name its address with --engine, or leave it out")
 
 
 def _caption(inputs: list[str], output: Path, wishes: CaptionOptions, extras: Extras) -> int:

@@ -197,7 +197,7 @@ def test_what_can_not_be_asked_is_told_before_a_model_is_looked_for(
 def test_what_only_a_server_would_hear_is_not_ignored(run: Run, clips: dict[str, Path], words: list[str]) -> None:
     code, out, err = run("caption", clips["constant"], "-o", "captions.jsonl", *words)
     assert (code, out) == (1, "")
-    assert f"{words[0]}: for a server; name its address with --engine" in one_line(err)
+    assert f"{words[0][2:].replace('-', '_')} is for a server; name its address as the engine" in one_line(err)
 
 
 @pytest.mark.parametrize(

@@ -127,6 +127,9 @@ class CaptionOptions:
             raise ConfigError(f"replicas are the local engine's; {told} has its own, leave them out")
         if self.address is not None and told != "ray":
             raise ConfigError(f"address is a Ray cluster's, and the engine is {told}; leave it out or use ray")
+        for name in ("send", "request_timeout") if told != "a server" else ():
+            if getattr(self, name) != getattr(CaptionOptions, name):
+                raise ConfigError(f"{name} is for a server; name its address as the engine, or leave it out")
         for name in ("batch", "device", "dtype", "quantize", "same_within") if told == "a server" else ():
             if getattr(self, name):
                 raise ConfigError(f"{name} is for a model that runs here; a server was told its own, leave it out")
