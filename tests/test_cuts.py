@@ -70,6 +70,8 @@ def test_a_long_clip_is_cut_where_packets_and_key_frames_agree(
     found = hard_cuts(info)
     assert len(found) == 1
     assert abs(found[0] - 3.1) < 0.11, "of frames that refer on, the first"
+    monkeypatch.setattr(cuts, "MOST_KEY_PIXELS", 0)
+    assert hard_cuts(info).tolist() == signs.tolist()
 
 
 @pytest.mark.parametrize("name", ["one_frame", "constant"])

@@ -19,6 +19,8 @@ FloatArray = NDArray[np.float64]
 
 MOST_PIXELS, MOST_FRAMES = 3e10, 50_000
 """A clip of more, eight minutes of 1080p, is not decoded whole: it would take a minute. The frames are 150 MB."""
+MOST_KEY_PIXELS = 5e9
+"""Of key frames, which are slower by the pixel: 2,400 of 1080p, the cuts of two hours."""
 SHARE = 75
 """The change of a frame is this percentile of its blocks': what moves fills fewer, and black bars fill many."""
 AROUND = 8
@@ -69,13 +71,13 @@ def _signs(info: VideoInfo) -> NDArray[np.int64]:
 
 
 def _confirmed(info: VideoInfo, signs: NDArray[np.int64]) -> FloatArray:
-    """Those with unlike key frames on both sides; a sign without a key frame on one side is compared with the ends."""
-    keys = np.flatnonzero(np.isin(info.decode_ranks, info.access_points[:, 0]))
-    edges = np.unique(np.concatenate([[0], keys, [info.num_frames - 1]]))
+    """Those with unlike key frames on both sides, the ends of the clip counting as such; all, where these were too many
+    to look at.
+    """
+    edges = np.unique(np.concatenate([[0], info.start_frames, [info.num_frames - 1]]))
     after = np.clip(np.searchsorted(edges, signs), 1, len(edges) - 1)
     needed, places = np.unique(np.concatenate([edges[after - 1], edges[after]]), return_inverse=True)
-    if not len(signs):
-        return np.zeros(0)
-    pixels = read_frames(info, info.pts_seconds[needed], size=(SIDE, SIDE)).pixels[places]
-    unlike = _change(pixels[: len(signs)], pixels[len(signs) :]) > CLEAR[0]
-    return np.asarray(info.pts_seconds[signs[unlike]], np.float64)
+    if len(signs) and len(needed) * info.coded_width * info.coded_height <= MOST_KEY_PIXELS:
+        pixels = read_frames(info, info.pts_seconds[needed], size=(SIDE, SIDE)).pixels[places]
+        signs = signs[_change(pixels[: len(signs)], pixels[len(signs) :]) > CLEAR[0]]
+    return np.asarray(info.pts_seconds[signs], np.float64)

@@ -118,7 +118,7 @@ def _choose_reader(info: VideoInfo, reader: str) -> str:
 def snapped(info: VideoInfo, times: NDArray[np.float64], tolerance: float) -> NDArray[np.int64]:
     """Frame numbers with each time moved to its nearest key frame where that is within `tolerance` seconds."""
     exact = info.index_at(times)
-    keys = np.flatnonzero(np.isin(info.decode_ranks, info.access_points[:, 0]))
+    keys = info.start_frames
     if tolerance <= 0 or not len(keys):
         return exact
     seconds = info.pts_seconds[keys]

@@ -50,7 +50,7 @@ def glance_times(info: VideoInfo, start: float = 0.0, end: float = float("inf"))
     pts = frames_in_range(info.pts_seconds, start, end)
     if len(pts) * info.coded_width * info.coded_height <= DECODED_PIXELS:
         return np.asarray(change(info, MOST, start, end).times)
-    keys = np.intersect1d(info.pts_seconds[np.isin(info.decode_ranks, info.access_points[:, 0])], pts)
+    keys = np.intersect1d(info.pts_seconds[info.start_frames], pts)
     some = keys[np.unique(np.linspace(0, len(keys) - 1, MOST - 2).astype(np.int64))] if len(keys) else keys
     return np.unique(np.concatenate([pts[:1], some, pts[-1:]]))
 

@@ -93,6 +93,11 @@ class VideoInfo:
         """Frames that are presented."""
         return len(self.pts)
 
+    @property
+    def start_frames(self) -> NDArray[np.int64]:
+        """Numbers of the frames that a decoder may start at, ascending."""
+        return np.flatnonzero(np.isin(self.decode_ranks, self.access_points[:, 0]))
+
     def index_at(self, times: Sequence[float] | NDArray[np.float64]) -> NDArray[np.int64]:
         """The frame on screen at each time (N,): the last with `pts_seconds <= t`, clamped to the clip.
 
