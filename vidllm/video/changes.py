@@ -2,7 +2,8 @@
 
 An encoder spends bytes where the picture is new. So a packet far larger than its neighbours, or a key frame that comes
 before its turn, marks a cut; many bytes mean motion; packets of nearly nothing mean a still. Over fifteen clips this
-finds three cuts of four for a hundredth of a decode: good for choosing frames, not for counting scenes.
+finds three cuts of four, and as much else, for a hundredth of a decode: good for proposing moments to look at
+(`glances`, `cuts`), not for counting scenes.
 """
 
 from dataclasses import dataclass

@@ -57,6 +57,7 @@ def save_truth(script: Script, target: Path, number: int) -> None:
 
 
 def _truth(script: Script, number: int) -> str:
+    """What stands in NAME.json."""
     rng = generator("truth", number)
     asked = clip_questions(script, rng, plain=True)
     for moment in sorted(pick_moments(script, 0.0, 6, rng)):
