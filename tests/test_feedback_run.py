@@ -38,6 +38,7 @@ from vidllm.feedback.report import lines
 from vidllm.feedback.rowfile import pair_row, write_rows
 from vidllm.feedback.run import FeedbackDone, FeedbackOptions, feedback
 from vidllm.interrupts import Interrupts
+from vidllm.model import resolve
 from vidllm.model.features import FeatureCache
 from vidllm.planning import PlanOptions
 from vidllm.train.rows import read_pairs
@@ -628,6 +629,26 @@ def test_impossible_wishes_are_one_line(run: Callable[..., FeedbackDone], world:
             run(output="other.jsonl", **unheard)
     command = ["feedback", str(world), "-o", str(tmp_path / "other.jsonl"), "--request-timeout", "5"]
     assert main(command) == 1
+
+
+def test_weights_are_fetched_once_there_is_a_question_that_can_be_asked(
+    run: Callable[..., FeedbackDone], world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def snapshot_download(name: str, *, allow_patterns: list[str]) -> str:
+        asked.extend(allow_patterns)
+        return str(resolve.builtin_folder())
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    resolve._download.cache_clear()
+    bad = write(tmp_path / "rows.jsonl", {"video": "absent.mp4", "question": "what happens first?"})
+    with pytest.raises(RowError, match="1 of 1 questions"):
+        run(source=bad, model="some/model")
+    assert asked
+    assert "*.safetensors" not in asked
+    run(model="some/model", limit=1)
+    assert asked.count("*.safetensors") == 1
 
 
 def test_what_is_no_file_is_never_replaced(run: Callable[..., FeedbackDone], tmp_path: Path) -> None:

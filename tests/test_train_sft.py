@@ -25,10 +25,12 @@ from safetensors.torch import load_file, save_file
 from tests import tiny_models
 from tests.train_task import Listener
 from vidllm.config import load_config
-from vidllm.errors import ConfigError
+from vidllm.errors import ConfigError, UnsupportedModel
+from vidllm.model import resolve
 from vidllm.train import sft
 from vidllm.train.metrics import Metrics, read_metrics
 from vidllm.train.sft import SftConfig, SftTask, loader_of, read_lesson, run_sft
+from vidllm.train.stage import Base
 from vidllm_cli.main import main
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -392,6 +394,25 @@ def test_a_wrong_config_is_one_line(word: str, told: str, write: Write) -> None:
     code, _, err = vidllm("sft", write(), *word.split("\n"))
     assert code == 1
     assert told in err.splitlines()[-1]
+
+
+def test_weights_are_fetched_only_of_a_model_that_can_be_taught(
+    write: Write, tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def snapshot_download(name: str, *, allow_patterns: list[str]) -> str:
+        asked.extend(allow_patterns)
+        return str({"some/smolvlm": tiny_models.smolvlm(tmp_path), "some/llava": model}[name])
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    resolve._download.cache_clear()
+    with pytest.raises(UnsupportedModel, match="smolvlm lays out its own frames"):
+        Base.of(load_config(SftConfig, write(model="some/smolvlm")))
+    assert asked
+    assert "*.safetensors" not in asked
+    Base.of(load_config(SftConfig, write(model="some/llava")))
+    assert asked.count("*.safetensors") == 1
 
 
 def test_the_model_it_begins_from_is_not_written_over(write: Write, model: Path) -> None:

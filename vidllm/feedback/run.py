@@ -109,8 +109,7 @@ def feedback(
     options = options or FeedbackOptions()
     _check_judge(options)
     _check_output(source, output)
-    folder = resolve_model(options.model)
-    spec = read_spec(folder)
+    spec = read_spec(resolve_model(options.model, weights=False))
     questions = read_questions(
         source, questions=options.questions, media=options.media, captions=options.captions, dialogue=spec.dialogue,
         limit=options.limit,
@@ -118,6 +117,7 @@ def feedback(
     judge = open_judge(options, load_judge, remark)
     try:
         questions = _judgeable(questions, judge, options, remark)
+        folder = resolve_model(options.model)  # gigabytes are fetched only for questions that can be asked and judged
         with Journal(output) as journal:
             work = _work(questions.asked, judge, options, folder, load)
             run = Run(work, journal, tell)

@@ -304,6 +304,13 @@ def learned_spec(spec: ModelSpec, extra: Extra) -> ModelSpec:
     return replace(spec, geometry=replace(spec.geometry, newline=extra.newline))
 
 
+def check_family(spec: ModelSpec) -> None:
+    """Raise UnsupportedModel for a family that lays out its own frames; told by a model's small files alone."""
+    if spec.kind != "composable":
+        raise UnsupportedModel(f"{spec.folder}: {spec.model_type} lays out its own frames and can not be taught here; "
+                               "teach a LLaVA-like model")  # fmt: skip
+
+
 def check_parts(spec: ModelSpec, options: LearnerOptions) -> None:
     """Whether the model of `spec` (as `learned_spec` gives it) can be taught so, told before its weights are read.
 
@@ -311,9 +318,7 @@ def check_parts(spec: ModelSpec, options: LearnerOptions) -> None:
         UnsupportedModel: its family lays out its own frames.
         ConfigError: a part is to learn that it does not have.
     """
-    if spec.kind != "composable":
-        raise UnsupportedModel(f"{spec.folder}: {spec.model_type} lays out its own frames and can not be taught here; "
-                               "teach a LLaVA-like model")  # fmt: skip
+    check_family(spec)
     own_newline = spec.tiles_have_newlines or spec.newline != "none"
     if options.parts.newline and not own_newline and not has_extra(spec.folder, "newline"):
         raise ConfigError(_no_part(spec, "newline"))

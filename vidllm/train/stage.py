@@ -38,7 +38,7 @@ from vidllm.train.adapters import check_place, check_targets
 from vidllm.train.cache import DISK_GIB, ClipCache
 from vidllm.train.check import Checked, Progress, check
 from vidllm.train.files import files_mark
-from vidllm.train.learner import Learner, LearnerOptions, check_parts, learned_spec
+from vidllm.train.learner import Learner, LearnerOptions, check_family, check_parts, learned_spec
 from vidllm.train.loop import LoopOptions, on_cpu
 from vidllm.train.mixture import Mixture, Source, mixture_of
 from vidllm.train.optim import OptimOptions
@@ -210,7 +210,8 @@ class Base:
     @classmethod
     def of(cls, config: StageConfig) -> Base:
         """Raises ModelError or ConfigError: one line that names the folder and what is wrong with it."""
-        folder = on_first(config, lambda: resolve_model(config.model))
+        check_family(read_spec(on_first(config, lambda: resolve_model(config.model, weights=False))))
+        folder = on_first(config, lambda: resolve_model(config.model))  # gigabytes only of what can be taught
         check_place(config.out, folder, adapter=True)
         spec = learned_spec(read_spec(folder), config.extra)
         check_parts(spec, config.learning)
