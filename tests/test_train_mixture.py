@@ -65,7 +65,25 @@ def test_what_is_drawn_of_a_file_does_not_depend_on_the_others(tmp_path: Path) -
     assert len(alone) == 30
     assert drawn(first, second) == drawn(second, first) == drawn(Source(path=moved, **half)) == alone
     assert drawn(first, second, of="b") == drawn(second, first, of="b") == drawn(second, of="b")
-    assert set(drawn(first, first)) > set(alone), "the same file named twice gives other rows the second time"
+
+
+def test_sources_of_one_file_take_each_row_once_as_long_as_there_are_others(tmp_path: Path) -> None:
+    """A file in two halves, or the rest of one whose first rows are taken, has no row twice in an epoch."""
+    path = write(tmp_path / "a.jsonl", 60)
+    (tmp_path / "link.jsonl").symlink_to(path)
+
+    def times(*sources: dict[str, Any]) -> list[int]:
+        named = [Source(path=path.parent / source.pop("name", "a.jsonl"), **source) for source in sources]
+        drawn = Counter(ids(read_mixture(Mixture(sources=tuple(named)), 5).rows))
+        return sorted(drawn.values())
+
+    half: dict[str, Any] = {"sampling": "random:50%"}
+    assert times({**half}, {**half}) == [1] * 60
+    assert times({**half}, {**half, "name": "link.jsonl"}) == [1] * 60
+    assert times({"sampling": "first:20"}, {"sampling": "random:40"}) == [1] * 60
+    assert times({"weight": 0.5}, {"weight": 0.5}) == [1] * 60
+    assert times({"sampling": "random:40"}, {"sampling": "random:40"}) == [1] * 40 + [2] * 20
+    assert times({}, {**half}) == [1] * 30 + [2] * 30
 
 
 @pytest.mark.parametrize("much", [{"sampling": "first:0"}, {"sampling": "random:10%"}, {"weight": 0.1}])

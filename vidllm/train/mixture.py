@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -82,14 +82,14 @@ def mixture_of(path: Path, media: Path | None = None) -> Mixture:
     return Mixture(sources=(from_mapping(Source, {"path": path, "media": media}, where=str(path)),))
 
 
-def draw(rows: Sequence[T], source: Source, seed: int, again: int = 0) -> tuple[T, ...]:
-    """The rows of a source that an epoch sees, in the file's order; a row of weight 2 stands twice. `again` tells a
-    source from those before it that name the same file: each takes rows of its own.
+def draw(rows: Sequence[T], source: Source, seed: int, taken: Container[int] = frozenset()) -> tuple[T, ...]:
+    """The rows of a source that an epoch sees, in the file's order; a row of weight 2 stands twice. `taken` are the
+    places of rows that sources before it took of the same file: by chance others are drawn, as long as there are some.
     """
-    numbers = (seed, zlib.crc32(source.path.name.encode("utf-8", "surrogateescape")), again)
-    kept = _sample(range(len(rows)), source.sampling, *numbers)
+    numbers = (seed, zlib.crc32(source.path.name.encode("utf-8", "surrogateescape")), 0)
+    kept = _sample(range(len(rows)), source.sampling, taken, *numbers)
     whole, part = divmod(source.weight, 1)
-    extra = _sample(kept, f"random:{part * 100:.6f}%", *numbers, 1) if part else []
+    extra = _sample(kept, f"random:{part * 100:.6f}%", taken, *numbers, 1) if part else []
     times = {**dict.fromkeys(kept, int(whole))}
     for number in extra:
         times[number] += 1
@@ -99,17 +99,19 @@ def draw(rows: Sequence[T], source: Source, seed: int, again: int = 0) -> tuple[
 def _read(mixture: Mixture, seed: int, read: Callable[[Path, Path | None], ReadRows[AnyRow]]) -> ReadRows[AnyRow]:
     rows: list[AnyRow] = []
     problems: dict[Problem, None] = {}  # once each, also of a source that is drawn twice
-    for number, source in enumerate(mixture.sources):
+    taken: dict[Path, set[int]] = {}
+    for source in mixture.sources:
         found: ReadRows[AnyRow] = read(source.path, source.media)
         places = sorted(range(len(found.rows) + len(found.problems)), key=lambda place: _line(found, place))
-        again = sum(other.path == source.path for other in mixture.sources[:number])
-        drawn = draw(places, source, seed, again)
+        before = taken.setdefault(source.path.resolve(), set())  # one file may be named in two ways
+        drawn = draw(range(len(places)), source, seed, before)
         if not drawn:
             raise ConfigError(
                 f"{source.path}: sampling {source.sampling} and weight {source.weight:g} take none of its "
                 f"{len(places)} rows; take more of them, or leave the source out"
             )
-        for place in drawn:
+        before.update(drawn)
+        for place in (places[number] for number in drawn):
             if place < len(found.rows):
                 rows.append(found.rows[place])
             else:
@@ -133,13 +135,15 @@ def _share(sampling: str) -> tuple[str, float, bool] | None:
     return (which, number, percent) if possible else None
 
 
-def _sample(rows: Sequence[int], sampling: str, *numbers: int) -> list[int]:
-    """The rows that a sampling keeps, in their order."""
+def _sample(rows: Sequence[int], sampling: str, taken: Container[int], *numbers: int) -> list[int]:
+    """The rows that a sampling keeps, in their order; by chance those that are taken come last."""
     share = _share(sampling)
     assert share is not None
     which, number, percent = share
     count = min(len(rows), round(len(rows) * number / 100) if percent else int(number))
-    return list(rows[:count]) if which == "first" else sorted(shuffled(rows, *numbers)[:count])
+    if which == "first":
+        return list(rows[:count])
+    return sorted(sorted(shuffled(rows, *numbers), key=lambda row: row in taken)[:count])
 
 
 def _below(source: Source, folder: Path) -> Source:
