@@ -294,6 +294,31 @@ def test_another_clip_or_its_subtitles_are_refused(
     assert re.search(r"lengths \d+ tokens \w+, now \d+ tokens \w+; media 1 files \w+, now 2 files \w+", refusal())
 
 
+def test_files_that_were_moved_are_the_same_files(write: Write, tmp_path: Path, clips: Mapping[str, Path]) -> None:
+    """A data set brought to another disk between two runs; clips that changed names with each other are others."""
+    (tmp_path / "old").mkdir()
+    turns = said([("human", "<video>\nwhat happens?"), ("gpt", "The red circle moves right.")])
+    for name in ("constant", "intra"):
+        shutil.copyfile(clips[name], tmp_path / "old" / f"{name}.mp4")
+    rows = [{"video": f"{name}.mp4", "conversations": turns} for name in ("constant", "intra")]
+    (tmp_path / "shown.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def run(folder: Path) -> tuple[int, str]:
+        data = [{"path": str(tmp_path / "shown.jsonl"), "media": str(folder)}]
+        code, _, err = vidllm("sft", write(data=data, steps=1))
+        return code, err
+
+    assert run(tmp_path / "old")[0] == 0
+    moved = (tmp_path / "old").rename(tmp_path / "new")
+    code, err = run(moved)
+    assert code == 0, err
+    assert "1 of 1 steps are done" in err
+    (moved / "intra.mp4").rename(moved / "kept.mp4")
+    (moved / "constant.mp4").rename(moved / "intra.mp4")
+    (moved / "kept.mp4").rename(moved / "constant.mp4")
+    assert re.search(r"was made with .*media 2 files \w+, now 2 files \w+", run(moved)[1])
+
+
 def test_bad_rows_end_it_before_the_first_step(write: Write, tmp_path: Path, rows: Path) -> None:
     bad = rows.with_name("bad.jsonl")
     lines = rows.read_text().splitlines()
@@ -401,7 +426,7 @@ def test_weights_are_fetched_only_of_a_model_that_can_be_taught(
 ) -> None:
     asked: list[str] = []
 
-    def snapshot_download(name: str, *, allow_patterns: list[str]) -> str:
+    def snapshot_download(name: str, *, revision: str | None, allow_patterns: list[str]) -> str:
         asked.extend(allow_patterns)
         return str({"some/smolvlm": tiny_models.smolvlm(tmp_path), "some/llava": model}[name])
 

@@ -54,7 +54,7 @@ from vidllm.train.stage import (
     on_first,
     open_cache,
     processes,
-    rows_mark,
+    said_mark,
     seen_marks,
     voice,
 )
@@ -194,8 +194,7 @@ def make_task(config: DpoConfig, contest: Contest) -> PreferenceTask:
     """
     learner = load_learner(config, contest.base)
     keep_workers(max(1, config.workers))
-    contents = ((row.prompt, row.chosen, row.rejected) for row in contest.rows)
-    mark = {"model": contest.base.fingerprint[:12], "pairs": rows_mark(len(contest.rows), "pairs", contents)}
+    mark = {"model": contest.base.fingerprint[:12], "pairs": said_mark("pairs", contest.rows)}
     total = config.steps or config.epochs * len(contest.steps(config, 0))
     return PreferenceTask(
         rows=contest.rows, sizes=contest.sizes, learner=learner, preference=config.preference,

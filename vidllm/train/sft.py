@@ -37,7 +37,7 @@ from vidllm.train.stage import (
     keep_config,
     load_learner,
     open_cache,
-    rows_mark,
+    said_mark,
     seen_marks,
     voice,
 )
@@ -123,8 +123,7 @@ class SftTask:
     def identity(self) -> Identity:
         """Model, rows and settings."""
         lesson = self.lesson
-        contents = (row.turns for row in lesson.checked.rows)
-        mark = rows_mark(len(lesson.checked.rows), "rows", contents)
+        mark = said_mark("rows", lesson.checked.rows)
         seen = seen_marks(self.config, lesson.checked)
         return {"model": lesson.base.fingerprint[:12], "rows": mark, **self.config.settings(), **seen}
 

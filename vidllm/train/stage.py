@@ -11,7 +11,7 @@ import gc
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cache
@@ -43,7 +43,7 @@ from vidllm.train.loop import LoopOptions, on_cpu
 from vidllm.train.mixture import Mixture, Source, mixture_of
 from vidllm.train.optim import OptimOptions
 from vidllm.train.parts import Extra, Lora, Parts
-from vidllm.train.row import AnyRow, ReadRows
+from vidllm.train.row import AnyRow, Media, PairRow, ReadRows, TrainRow, Turn, said_in
 from vidllm.train.saves import Identity
 from vidllm.video.decode import Reader
 from vidllm.video.guard import Limits
@@ -363,6 +363,17 @@ def rows_mark(count: int, noun: str, contents: Iterable[object]) -> str:
     for content in contents:
         digest.update(repr(content).encode() + b"\n")
     return f"{count} {noun} {digest.hexdigest()}"
+
+
+def said_mark(noun: str, rows: Sequence[TrainRow] | Sequence[PairRow]) -> str:
+    """What rows say, and by number which file each shows: wherever those lie, `seen_marks` tells what they hold."""
+    numbers: dict[Media, int] = {}
+
+    def plain(turn: Turn) -> tuple[object, ...]:
+        return turn.role, turn.text, [(m.kind, numbers.setdefault(m, len(numbers))) for m in turn.media]
+
+    said = (([plain(turn) for turn in turns], answers) for turns, answers in map(said_in, rows))
+    return rows_mark(len(rows), noun, said)
 
 
 def seen_marks(config: StageConfig, checked: Checked[AnyRow]) -> Identity:
