@@ -34,7 +34,7 @@ Model = Annotated[
         "-m",
         "--model",
         metavar="MODEL",
-        help="A folder or a Hugging Face id. Default: $VIDLLM_MODEL, else the small built-in model.",
+        help="A folder, a Hugging Face id or ID@COMMIT. Default: $VIDLLM_MODEL, else the small built-in one.",
         show_default=False,
     ),
 ]

@@ -27,6 +27,7 @@ from vidllm.errors import (
 )
 from vidllm.model import anyres, resolve
 from vidllm.model.families import ModelSpec, bare_spec, load_tokenizer, read_spec, resolve_model
+from vidllm.train.adapters import base_name
 
 
 @pytest.fixture
@@ -344,6 +345,31 @@ def test_a_hub_id_without_network_is_one_line(monkeypatch: pytest.MonkeyPatch, t
     assert "\n" not in str(caught.value)
 
 
+def test_a_hub_id_names_its_revision(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """By commit, branch or tag, from the Hub's own cache where it is offline; a folder may hold an @ itself."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    commits = {"main": "a" * 40, "refs/pr/1": "b" * 40}
+    for reference, commit in commits.items():
+        (folder := tmp_path / "models--some--model/snapshots" / commit).mkdir(parents=True)
+        (trees := tmp_path / "models--some--model/trees").mkdir(exist_ok=True)
+        (folder / "config.json").write_text("{}")
+        (trees / f"{commit}.json").write_text('{"config.json": {"size": 2, "blob_id": "0"}}')
+        (named := tmp_path / "models--some--model/refs" / reference).parent.mkdir(parents=True, exist_ok=True)
+        named.write_text(commit)
+    names = ["some/model", "some/model@main", "some/model@refs/pr/1", f"some/model@{'b' * 40}"]
+    found = [resolve_model(name, weights=False) for name in names]
+    assert [folder.name[0] for folder in found] == ["a", "a", "b", "b"]
+    assert base_name(found[2]) == names[3]  # as an adapter remembers it
+    with pytest.raises(ModelNotFound, match="some/model@v2: not in the local cache"):
+        resolve_model("some/model@v2")
+    (tmp_path / "some/model@v2").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert resolve_model("some/model@v2") == Path("some/model@v2")
+    with pytest.raises(ModelNotFound, match="no such folder"):
+        resolve_model("some/model@")
+
+
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, llava: Path) -> list[str]:
     """A Hub that has `some/llava` and the text-only `some/text`; what files it was asked for, in order."""
@@ -351,7 +377,7 @@ def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, llava: Path) -> list[
     text = Path(shutil.copytree(llava, tmp_path / "text"))
     (text / "config.json").write_text('{"model_type": "llama"}')
 
-    def snapshot_download(name: str, *, allow_patterns: list[str]) -> str:
+    def snapshot_download(name: str, *, revision: str | None, allow_patterns: list[str]) -> str:
         patterns.extend(allow_patterns)
         return str({"some/llava": llava, "some/text": text}[name])
 

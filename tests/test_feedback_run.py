@@ -636,7 +636,7 @@ def test_weights_are_fetched_once_there_is_a_question_that_can_be_asked(
 ) -> None:
     asked: list[str] = []
 
-    def snapshot_download(name: str, *, allow_patterns: list[str]) -> str:
+    def snapshot_download(name: str, *, revision: str | None, allow_patterns: list[str]) -> str:
         asked.extend(allow_patterns)
         return str(resolve.builtin_folder())
 

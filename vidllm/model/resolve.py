@@ -14,7 +14,8 @@ ENVIRONMENT = "VIDLLM_MODEL"
 _DESCRIBING = ("*.json", "*.jinja", "*.model", "*.txt")
 _WEIGHTS = ("*.safetensors",)
 """No pickles: a checkpoint is only read as safetensors."""
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(?:@\w[\w./-]*)?")
+"""OWNER/NAME, and behind an @ the branch, tag or commit that is meant."""
 
 
 BUILTIN = {"built-in": "weights", "built-in-images": "image"}
@@ -39,8 +40,9 @@ def builtin_folder(name: str = "built-in") -> Path:
 def resolve_model(name: str | None, *, weights: bool = True) -> Path:
     """The folder of model `name`: a local folder, else a Hub id; None is $VIDLLM_MODEL, else the built-in model.
 
-    `built-in` and `built-in-images` are the models that ship. Without `weights` the Hub is asked only for the small
-    files that describe the model: a plan needs no more.
+    A Hub id may say which of its revisions is meant: `OWNER/NAME@COMMIT`, or a branch or tag. `built-in` and
+    `built-in-images` are the models that ship. Without `weights` the Hub is asked only for the small files that
+    describe the model: a plan needs no more.
 
     Raises:
         ModelNotFound: neither a folder nor a Hub id that can be reached (the message says which, and what to do).
@@ -80,16 +82,20 @@ def _download(name: str, wanted: tuple[str, ...]) -> Path:
         HFValidationError,
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
+        RevisionNotFoundError,
     )
 
     try:  # the Hub's client moved from httpx to its successor; an interrupted download raises that library's own error
         from httpx2 import HTTPError
     except ImportError:
         from httpx import HTTPError  # type: ignore[assignment,import-not-found,no-redef,unused-ignore]
+    repository, _, revision = name.partition("@")
     try:
-        return Path(snapshot_download(name, allow_patterns=list(wanted)))
+        return Path(snapshot_download(repository, revision=revision or None, allow_patterns=list(wanted)))
     except GatedRepoError as error:
         raise ModelNotFound(f"{name}: gated on the Hub; accept its terms there and run `hf auth login`") from error
+    except RevisionNotFoundError as error:
+        raise ModelNotFound(f"{name}: no such commit, branch or tag of {repository}; check it on the Hub") from error
     except (RepositoryNotFoundError, HFValidationError) as error:
         raise ModelNotFound(f"{name}: neither a local folder nor a model on the Hub; check its spelling") from error
     except (LocalEntryNotFoundError, HfHubHTTPError, HTTPError, ConnectionError) as error:

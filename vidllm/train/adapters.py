@@ -48,7 +48,8 @@ OF_A_MODEL = ("model*.safetensors", "model*.safetensors.index.json", adapter_fil
 """What an older model may have left in a folder and a newer one must not be loaded with."""
 NETWORK, EXTRAS = "network.", "extras."
 """What the names of a learner's weights begin with."""
-_HUB_FOLDER = re.compile(r"models--(.+?)--(.+)")
+_HUB_FOLDER = re.compile(r"/models--([^/]+?)--([^/]+)/snapshots/([0-9a-f]{40})$")
+"""Where the Hub's client keeps one commit of a model."""
 
 
 def add_lora(network: nn.Module, lora: Lora, base: str) -> None:
@@ -61,9 +62,10 @@ def add_lora(network: nn.Module, lora: Lora, base: str) -> None:
 
     _check_targets(lora, (name for name in _matrices(network) if ".language_model." in f".{name}"))
     pattern = rf"(.*\.)?language_model\..*\.({'|'.join(map(re.escape, lora.targets))})"
+    name, _, commit = (base, "", "") if Path(base).is_absolute() else base.partition("@")
     config = LoraConfig(
         r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=pattern, bias="none",  # type: ignore[arg-type]
-        base_model_name_or_path=base,
+        base_model_name_or_path=name, revision=commit or None,
     )  # fmt: skip
     cards = {weight.device.index for weight in network.parameters() if weight.device.type == "cuda"}
     with torch.random.fork_rng(devices=sorted(cards)):  # all runs, and all processes of one, begin alike
@@ -112,11 +114,9 @@ def without_lora(network: nn.Module) -> Iterator[None]:
 
 
 def base_name(folder: Path) -> str:
-    """How others find this base: its Hub id where it lies in the Hub's cache, else its full path."""
-    for part in folder.resolve().parts:
-        if found := _HUB_FOLDER.fullmatch(part):
-            return f"{found[1]}/{found[2]}"
-    return str(folder.resolve())
+    """How others find this base: its Hub id and commit where it lies in the Hub's cache, else its full path."""
+    found = _HUB_FOLDER.search(folder.resolve().as_posix())
+    return f"{found[1]}/{found[2]}@{found[3]}" if found else str(folder.resolve())
 
 
 def check_place(folder: Path, model: Path, *, adapter: bool) -> None:
