@@ -10,12 +10,15 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any, Self
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
 
 class Interrupts:
     """Within the `with` block the first SIGINT or SIGTERM sets `asked`, the second raises KeyboardInterrupt.
 
-    Only the main thread hears signals; elsewhere nothing changes. `told` is called at the first one. What is in flight
-    may take `patience_seconds` from then on, where `check` is called.
+    Only the main thread hears signals; elsewhere nothing changes. One that is ignored stays so: a shell has what a
+    script runs in the background ignore Ctrl-C. `told` is called at the first one. What is in flight may take
+    `patience_seconds` from then on, where `check` is called.
     """
 
     def __init__(self, told: Callable[[], None] = lambda: None, *, patience_seconds: float = math.inf) -> None:
@@ -25,7 +28,8 @@ class Interrupts:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._hear) for number in (signal.SIGINT, signal.SIGTERM)}
+            heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+            self._before = {number: signal.signal(number, self._hear) for number in heard}
         return self
 
     def __exit__(
