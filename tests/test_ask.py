@@ -406,6 +406,15 @@ def test_every_turn_is_told_of_the_times_it_names_in_vain_and_of_no_other(model:
     assert third in model.ask(clip, questions[2], frames=4, max_new_tokens=2).notes
 
 
+def test_a_plan_and_its_answer_say_their_notes_in_one_order(model: VideoModel, clip: Path) -> None:
+    """A time past the end of a clip of fewer frames than were asked for."""
+    told = model.ask(clip, "what happens at 5:00?", frames=1000, stride=8, max_new_tokens=2, rope_max=16.0).notes
+    question, folder = "what happens at 5:00?", model.spec.folder
+    planned = vidllm.plan(clip, question, model=folder, frames=1000, stride=8, max_new_tokens=2, rope_max=16.0).notes
+    assert len(told) > 1
+    assert told == planned
+
+
 def test_ctrl_c_leaves_the_session_as_it_was(
     model: VideoModel, chat: ChatSession, clip: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

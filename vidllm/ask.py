@@ -173,12 +173,14 @@ class _Look:
         """What is to be said of it: of the times that are named in vain, those that `question` names."""
         if not self.clips:
             return still_notes(self.options)
-        said: list[str] = []
-        for clip in self.clips:
-            before = named_in_vain(clip.info, self.question, self.options)
-            said += (note for note in clip.plan.notes if note not in before)
-            said += named_in_vain(clip.info, question, self.options)
-        return tuple(dict.fromkeys(said))
+        return tuple(dict.fromkeys(note for clip in self.clips for note in self._notes_of(clip, question)))
+
+    def _notes_of(self, clip: Clip, question: str) -> tuple[str, ...]:
+        if question == self.question:
+            return clip.plan.notes  # in the order in which a plan says them
+        before = named_in_vain(clip.info, self.question, self.options)
+        kept = (note for note in clip.plan.notes if note not in before)
+        return (*kept, *named_in_vain(clip.info, question, self.options))
 
 
 @dataclass(frozen=True, kw_only=True)
