@@ -279,6 +279,29 @@ def test_a_device_map_spreads_the_model(llava: Path) -> None:
     assert torch.equal(*logits)
 
 
+def test_a_device_map_that_parts_tied_weights_is_no_fault_of_the_download(tiny: Tiny) -> None:
+    places = {f"model.{part}": "disk" for part in ("vision_tower", "multi_modal_projector", "language_model")}
+    with pytest.raises(IncompleteModel, match="let device_map place every part, tied weights together"):
+        load_model(tiny("internvl"), "cpu", device_map={"lm_head": "cpu", **places})
+
+
+@pytest.mark.parametrize(
+    ("family", "key"), [("llava_next", "vision_config"), ("internvl", "text_config"), ("qwen3_vl", "text_config")]
+)
+def test_parts_that_would_answer_in_tuples_are_asked_all_the_same(
+    family: str, key: str, tiny: Tiny, tmp_path: Path
+) -> None:
+    from vidllm.ask import load
+
+    write_clip(tmp_path / "clip.mp4", [0.0, 0.5, 1.0])
+    folder = Path(shutil.copytree(tiny(family), tmp_path / family))
+    config = json.loads((folder / "config.json").read_text())
+    config[key]["return_dict"] = False
+    (folder / "config.json").write_text(json.dumps(config))
+    model = load(folder, device="cpu", cache=None)
+    assert model.ask(tmp_path / "clip.mp4", "what?", max_new_tokens=2).usage.answer_tokens
+
+
 @pytest.mark.parametrize(
     ("family", "parts"),
     [

@@ -247,8 +247,11 @@ def _load_transformers(spec: ModelSpec, options: Mapping[str, Any]) -> nn.Module
     except _LOADING_ERRORS as error:
         if is_out_of_memory(error):
             raise
-        raise IncompleteModel(f"{spec.folder}: {_one_line(error)}; {_cure(spec.folder)}") from error
+        raise IncompleteModel(f"{spec.folder}: {_one_line(error)}; {_cure(spec.folder, options.get('device_map'))}") from error
     _check_report(spec.folder, report)
+    for module in network.modules():
+        if hasattr(module, "config"):
+            module.config.return_dict = True  # what its parts return is read by name here, whatever its files prefer
     language: Any = _language(network)
     _check_language(spec, language)
     _check_depth(spec.folder, report["unexpected_keys"], len(language.layers))
@@ -340,8 +343,11 @@ def _check_depth(folder: Path, unused: Iterable[str], depth: int) -> None:
                               f"{held}; download the model again")  # fmt: skip
 
 
-def _cure(folder: Path) -> str:
-    """What brings weights the config has; transformers renames them from time to time, and knows only older names."""
+def _cure(folder: Path, places: object = None) -> str:
+    """What brings weights the config has; transformers renames them from time to time, and knows only older names.
+
+    Where a mapping says in which `places` the parts lie, it may be that which is wrong.
+    """
     import transformers
 
     def parts(version: str) -> list[int]:
@@ -350,6 +356,8 @@ def _cure(folder: Path) -> str:
     here, there = transformers.__version__, str((read_json(folder / "config.json") or {}).get("transformers_version"))
     if parts(there) > parts(here):
         return f"transformers {there} saved it and {here} is installed: pip install -U transformers"
+    if isinstance(places, Mapping) and any(places):
+        return 'let device_map place every part, tied weights together, as "auto" does; or download it again'
     return "download it again"
 
 
