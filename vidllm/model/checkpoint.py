@@ -247,7 +247,8 @@ def _load_transformers(spec: ModelSpec, options: Mapping[str, Any]) -> nn.Module
     except _LOADING_ERRORS as error:
         if is_out_of_memory(error):
             raise
-        raise IncompleteModel(f"{spec.folder}: {_one_line(error)}; {_cure(spec.folder, options.get('device_map'))}") from error
+        cure = _cure(spec.folder, options.get("device_map"))
+        raise IncompleteModel(f"{spec.folder}: {_one_line(error)}; {cure}") from error
     _check_report(spec.folder, report)
     for module in network.modules():
         if hasattr(module, "config"):
