@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 
 import vidllm
 from tests.conftest import Servers
+from vidllm.ask import VideoModel
 from vidllm.corpus.asking import HttpOptions
 from vidllm.errors import ConfigError, EngineError
 from vidllm.feedback.asked_judge import AskedJudge, Judging
@@ -279,6 +281,33 @@ def test_a_local_model_is_asked_and_its_nonsense_is_no_verdict() -> None:
     (judged,) = judge_all(judge, [case("The red circle moves right."), case("Nothing happens.")])
     assert all(verdict.score is None and verdict.replies for verdict in judged.verdicts)
     assert judged.nonsense == 4
+
+
+def seen_by_the_builtin(**changed: Any) -> VideoModel:
+    """The built-in model, other than it is in what the plan knows of it."""
+    model = vidllm.load(dtype="float32", cache=None)
+    model.lmm.spec = replace(model.spec, **changed)
+    return model
+
+
+@pytest.mark.parametrize("judging", ["scores", "compare"])
+def test_a_watching_model_has_room_for_what_it_is_asked(judging: Judging, clips: dict[str, Path]) -> None:
+    """As many frames as fit beside a short question leave no room for the judge's instructions."""
+    model = seen_by_the_builtin(uniform_stride=1)
+    judge = open_local_judge(lambda: model, judging=judging, watch=True)
+    cases = [case(answer, video=clips["constant"]) for answer in ("The red circle moves right.", "Nothing happens.")]
+    (judged,) = judge_all(judge, cases)
+    assert judged.nonsense == 4
+    assert {verdict.failed for verdict in judged.verdicts} == {"the judge's reply can not be read"}
+
+
+@pytest.mark.parametrize(
+    ("watch", "told"), [(True, r" \+ 9 of one frame .* do not let it watch"), (False, "with a longer one$")]
+)
+def test_a_model_without_room_to_judge_is_told_before_it_is_asked(watch: bool, told: str) -> None:
+    model = seen_by_the_builtin(context=400)
+    with pytest.raises(ConfigError, match=f"built-in: too short a context to judge.*{told}"):
+        open_local_judge(lambda: model, watch=watch)
 
 
 def test_a_verdict_is_within_the_scale_or_says_why_not() -> None:

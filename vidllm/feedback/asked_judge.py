@@ -61,8 +61,8 @@ class _Sheet:
     """One question under judgement."""
 
     cases: Sequence[Case]
-    clip: Clip | None
-    waiting: int = 0
+    waiting: int
+    clip: Clip | None = None
     replies: dict[tuple[int, ...], list[str]] = field(default_factory=dict)
     failures: dict[tuple[int, ...], str] = field(default_factory=dict)
     nonsense: int = 0
@@ -70,11 +70,12 @@ class _Sheet:
 
 
 class AskedJudge:
-    """A `Judge` over a `Captioner`; `watch` opens the clip a judge is to be shown, None shows it words only."""
+    """A `Judge` over a `Captioner`. `watch` opens the clip of a case beside which the judge is asked these prompts, if
+    it has one; None shows it words only."""
 
     def __init__(
-        self, captioner: Captioner, *, judging: Judging = "scores", watch: Callable[[Case], Clip | None] | None = None,
-        most_tokens: int = REPLY_TOKENS,
+        self, captioner: Captioner, *, judging: Judging = "scores",
+        watch: Callable[[Case, Sequence[str]], Clip | None] | None = None, most_tokens: int = REPLY_TOKENS,
     ) -> None:  # fmt: skip
         if judging not in ("scores", "compare"):
             raise ConfigError(f"judging {judging!r} is neither scores nor compare")
@@ -99,26 +100,29 @@ class AskedJudge:
 
     def submit(self, ticket: int, cases: Sequence[Case]) -> None:
         """See `Judge`."""
+        watched = self._watch is not None and cases[0].video is not None  # a row of several media has none to show
+        asked = self._requests(ticket, cases, watched)
+        sheet = _Sheet(cases, waiting=len(asked))
         try:
-            sheet = _Sheet(cases, self._watch(cases[0]) if self._watch is not None else None)
+            if self._watch is not None and asked:
+                sheet.clip = self._watch(cases[0], [request.prompt for request in asked])
         except VidllmError as error:  # the judge takes other frames than the model: it may fail where that did not
             blind = Verdict(score=None, failed=f"the judge can not be shown the clip: {error}")
             self._done.append(Judged(ticket=ticket, verdicts=(blind,) * len(cases)))
             return
         self._sheets[ticket] = sheet
-        watched = sheet.clip is not None  # a row of several media has none that could be shown
-        if self._judging == "scores":
-            asked = [_Request(ticket, (i,), score_prompt(case, watched=watched)) for i, case in enumerate(cases)]
-        else:
-            asked = [
-                _Request(ticket, (i, j), compare_prompt(cases[i], cases[j].answer, watched=watched))
-                for i, j in permutations(range(len(cases)), 2)
-            ]
-        sheet.waiting = len(asked)
         self._queue += asked
         self._send()
         if not asked:
             self._finish(ticket)
+
+    def _requests(self, ticket: int, cases: Sequence[Case], watched: bool) -> list[_Request]:
+        if self._judging == "scores":
+            return [_Request(ticket, (i,), score_prompt(case, watched=watched)) for i, case in enumerate(cases)]
+        return [
+            _Request(ticket, (i, j), compare_prompt(cases[i], cases[j].answer, watched=watched))
+            for i, j in permutations(range(len(cases)), 2)
+        ]
 
     def poll(self, wait: float) -> list[Judged]:
         """See `Judge`."""

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 from vidllm.clip import PlanOptions, open_clip
 from vidllm.feedback.asked_judge import THOUGHT_TOKENS, AskedJudge, Judging
+from vidllm.video.guard import DEFAULT_LIMITS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from vidllm.clip import Clip
     from vidllm.corpus.asking import HttpOptions
@@ -17,8 +18,7 @@ if TYPE_CHECKING:
 
 def open_http_judge(
     url: str, model: str | None = None, *, judging: Judging = "scores", watch: bool = False,
-    options: HttpOptions | None = None, plan: PlanOptions | None = None,
-    remark: Callable[[str], None] = lambda line: None,
+    options: HttpOptions | None = None, remark: Callable[[str], None] = lambda line: None,
 ) -> AskedJudge:  # fmt: skip
     """The model of that name on the server at `url`, else the one it serves. `watch` sends it the clip's frames, too.
 
@@ -28,9 +28,10 @@ def open_http_judge(
 
     captioner = HttpCaptioner.connect(url, model, options, remark=remark)
 
-    def look(case: Case) -> Clip | None:
+    def look(case: Case, _: Sequence[str]) -> Clip | None:
+        """The clip as for its question: nobody knows how much room a server's model has for the prompts."""
         if case.video is None:
             return None
-        return open_clip(case.video, case.question, captioner.spec, None, plan)
+        return open_clip(case.video, case.question, captioner.spec, None, PlanOptions(guard=DEFAULT_LIMITS))
 
     return AskedJudge(captioner, judging=judging, watch=look if watch else None, most_tokens=THOUGHT_TOKENS)
