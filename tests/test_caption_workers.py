@@ -90,6 +90,21 @@ def test_a_member_of_a_tar_is_told_by_its_own_name(decoder: Decoder, tmp_path: P
         assert said.startswith(f"{tmp_path / 's.tar'}!bad.mp4: not a readable video")
 
 
+def test_nothing_that_was_extracted_is_left_behind(clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that is killed, as all are in the end, can not remove what it has in hand."""
+    (folder := tmp_path / "temporary").mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    with tarfile.open(tmp_path / "s.tar", "w") as tar:
+        tar.add(clip, "a.mp4")
+    [member] = admit([str(tmp_path / "s.tar")])
+    decoder = Decoder(LOOK)
+    assert opened(decoder, member).clip is not None
+    assert list(folder.rglob("*.mp4"))
+    decoder.close()
+    assert list(folder.iterdir()) == []
+
+
 def test_a_worker_gives_the_frames_that_are_read_without_it(decoder: Decoder, clip: Path) -> None:
     there, here = opened(decoder, item(clip)), clip_of(item(clip), LOOK, probe(clip))
     assert there.clip is not None

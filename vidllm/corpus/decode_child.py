@@ -30,7 +30,7 @@ def main() -> None:
     def do(job: guard_child.Job, limits: dict[str, Any]) -> object:
         item, look, words = pickle.loads(base64.b64decode(job["packed"]))
         take_share(job["cores"])
-        path = held.path_of(item)
+        path = held.path_of(item, job["folder"])
         try:
             match job["do"]:
                 case "look":
@@ -59,8 +59,8 @@ class _Held:
         self._place: tuple[str, str, int | None] | None = None
         self._path = Path()
 
-    def path_of(self, item: Item) -> Path:
-        """A local file with the item's bytes, until the next item's is asked for."""
+    def path_of(self, item: Item, folder: str | None) -> Path:
+        """A local file with the item's bytes, extracted into `folder`, until the next item's is asked for."""
         if item.member is None:
             return Path(item.path)
         from vidllm.corpus.inputs import opened_path
@@ -69,6 +69,6 @@ class _Held:
         if place != self._place:
             self._place = None
             self._stack.close()
-            self._path = Path(self._stack.enter_context(opened_path(item)))
+            self._path = Path(self._stack.enter_context(opened_path(item, folder)))
             self._place = place
         return self._path

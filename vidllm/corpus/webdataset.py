@@ -44,23 +44,27 @@ class Readable(Protocol):
 
 
 @contextmanager
-def opened_path(item: Item) -> Iterator[Path]:
-    """A local file that holds the clip: its own, or its member extracted for as long as the block lasts.
+def opened_path(item: Item, folder: str | None = None) -> Iterator[Path]:
+    """A local file that holds the clip: its own, or its member extracted (into `folder`; None: where temporary files
+    go) for as long as the block lasts.
 
     Raises InputError when the member can not be extracted.
     """
     if item.member is None:
         yield Path(item.path)
         return
-    with NamedTemporaryFile(prefix="vidllm-", suffix=PurePosixPath(item.member).suffix) as copy:
+    with NamedTemporaryFile(prefix="vidllm-", suffix=PurePosixPath(item.member).suffix, dir=folder) as copy:
         try:
             _extract(item, copy)
             copy.flush()
         except BROKEN as error:
-            raise InputError(
-                f"{item.video}: can not be extracted ({error}); check the tar and the room in $TMPDIR"
-            ) from error
+            raise not_extracted(item, error) from error
         yield Path(copy.name)
+
+
+def not_extracted(item: Item, error: Exception) -> InputError:
+    """What to say of a member that could not be taken out of its tar."""
+    return InputError(f"{item.video}: can not be extracted ({error}); check the tar and the room in $TMPDIR")
 
 
 def _extract(item: Item, target: IO[bytes]) -> None:

@@ -17,9 +17,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Protocol
 
 from vidllm.corpus.looking import Look, Opened, Seen, status_of, unread_id
+from vidllm.corpus.webdataset import not_extracted
 from vidllm.errors import VideoError, VidllmError
 from vidllm.machine import cores
 from vidllm.video.guard import NotBegun, Worker, error_of
@@ -60,6 +62,8 @@ class Decoder:
         """
         self._look, self._cores = look, cores
         self._worker: Worker | None = None
+        self._folder: TemporaryDirectory[str] | None = None
+        """Where the process extracts members of tars: it is killed, in the end at the latest, with one in hand."""
         self._killed = False
 
     def look_at(self, item: Item) -> Seen:
@@ -112,6 +116,7 @@ class Decoder:
             "do": do, "path": item.video, "packed": packed, "cores": self._cores, "limits": vars(limits),
         }  # fmt: skip
         while not self._killed:
+            job["folder"] = self._folder_of(item)
             worker = self._worker = self._worker or Worker("vidllm.corpus.decode_child")
             try:
                 reply = worker.call(job, limits)
@@ -128,9 +133,22 @@ class Decoder:
             return reply["value"]
         raise VideoError(f"{item.video}: the run was stopped")
 
+    def _folder_of(self, item: Item) -> str | None:
+        """Where a member is extracted, made with the first; None for a plain file."""
+        if item.member is None:
+            return None
+        try:
+            self._folder = self._folder or TemporaryDirectory(prefix="vidllm-")
+        except OSError as error:
+            raise not_extracted(item, error) from error
+        return self._folder.name
+
     def _drop(self, worker: Worker) -> None:
         worker.kill()
         self._worker = None
+        if self._folder is not None:
+            self._folder.cleanup()
+            self._folder = None
 
 
 class DecodePool:
