@@ -427,6 +427,24 @@ def test_a_tar_that_got_captions_since_it_was_listed_still_gives_the_right_membe
         pass
 
 
+@pytest.mark.parametrize("kind", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
+def test_a_member_with_a_long_name_is_found_where_it_lies(
+    corpus: Path, monkeypatch: pytest.MonkeyPatch, kind: int
+) -> None:
+    """Not by reading the tar from its beginning, for each of its members again."""
+    clips = {"long/" * 30 + "a.mp4": b"first", "咖啡.mp4": b"second", "b.mp4": b"third"}
+    with tarfile.open(corpus / "s.tar", "w", format=kind) as tar:
+        for name, data in clips.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    items = list(admit(["s.tar"]))
+    monkeypatch.setattr("vidllm.corpus.webdataset.walk", lambda tar: pytest.fail("the tar is read again"))
+    for item in items:
+        with opened_path(item) as extracted:
+            assert extracted.read_bytes() == clips[item.member or ""]
+
+
 def test_tars_inside_a_folder(corpus: Path) -> None:
     write_tar(corpus / "clips" / "z.tar", {"k.mp4": b"k"})
     assert names("clips")[2:] == ["clips/z.tar!k.mp4", "clips/sub/c.webm", "clips/sub/deep/d.mp4"]

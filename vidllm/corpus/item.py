@@ -52,6 +52,8 @@ class Item:
     """Where the member's bytes begin in the tar, of a compressed one unpacked; None for a plain file."""
     size: int | None = None
     """Bytes of the member."""
+    header: int | None = None
+    """Where what the tar says of the member begins; None for a plain file."""
     root: str | None = None
     """The folder that was given, if one was: side files mirror the tree below it."""
 

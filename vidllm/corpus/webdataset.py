@@ -72,24 +72,30 @@ def _extract(item: Item, target: IO[bytes]) -> None:
     with tarfile.open(item.path) as tar:
         source = tar.fileobj
         assert source is not None
-        offset, size = _place(tar, source, item)
-        source.seek(offset)
-        _copy(source, target, size)
+        member = _at_its_place(tar, source, item) or _found_again(item)
+        source.seek(member.offset_data)
+        _copy(source, target, member.size)
 
 
-def _place(tar: tarfile.TarFile, source: Readable, item: Item) -> tuple[int, int]:
-    """Where the member's bytes are now: a run of another shard may have put captions before them."""
-    offset, size = item.offset or 0, item.size or 0
+def _at_its_place(tar: tarfile.TarFile, source: Readable, item: Item) -> tarfile.TarInfo | None:
+    """The member where it was when the tar was listed. Names of more than a hundred letters, or not of ASCII, take
+    several blocks: all of them are read, or every such member would be looked for from the tar's beginning.
+    """
+    source.seek(item.header or 0)
     try:
-        source.seek(max(offset - tarfile.BLOCKSIZE, 0))
-        header = tarfile.TarInfo.frombuf(source.read(tarfile.BLOCKSIZE), tar.encoding or "utf-8", tar.errors or "")
+        member = tarfile.TarInfo.fromtarfile(tar)
     except tarfile.HeaderError:
-        header = None
-    if header is not None and (header.name, header.size) == (item.member, size):
-        return offset, size
-    for number, _, member in walk(tar):
-        if item.source is not None and (number, member.name) == (item.source.index, item.member):
-            return member.offset_data, member.size
+        return None
+    is_same = (member.name, member.offset_data, member.size) == (item.member, item.offset, item.size)
+    return member if is_same else None
+
+
+def _found_again(item: Item) -> tarfile.TarInfo:
+    """Where it is now: a run of another shard may have put captions before it. Raises ReadError."""
+    with tarfile.open(item.path) as tar:
+        for number, _, member in walk(tar):
+            if item.source is not None and (number, member.name) == (item.source.index, item.member):
+                return member
     raise tarfile.ReadError("it is no longer in it")
 
 
@@ -204,5 +210,6 @@ def _caption_in(text: str) -> str | None:
 def _item(path: str, sample: _Sample, clip: tarfile.TarInfo) -> Item:
     return Item(
         video=f"{path}!{clip.name}", path=path, member=clip.name, offset=clip.offset_data, size=clip.size,
+        header=clip.offset,
         source=SourceRow(kind="webdataset", file=path, index=sample.number, id=sample.key, caption=sample.caption),
     )  # fmt: skip
