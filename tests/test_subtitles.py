@@ -207,6 +207,33 @@ def test_webvtt_under_the_other_ending_keeps_its_first_hour(clip: Path) -> None:
     assert texts(clip) == ["Hello.", "Fine."]
 
 
+@pytest.mark.parametrize(
+    ("written", "start", "end"),
+    [
+        ("00:00:03 --> 00:00:04", 3.0, 4.0), ("00:03 --> 00:04,5", 3.0, 4.5), ("0:03.25 --> 0:04.123456", 3.25, 4.123),
+        ("00:00:03,000-->00:00:04,000", 3.0, 4.0), ("00:00:03.000 --> 00:00:04.000 X1:0 X2:9 Y1:0 Y2:9", 3.0, 4.0),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("number", ["2\n", ""])
+def test_a_cue_whose_times_are_written_shorter_is_one_of_its_own(
+    clip: Path, written: str, start: float, end: float, number: str
+) -> None:
+    clip.with_suffix(".srt").write_text(f"1\n00:00:01,000 --> 00:00:02,000\nOne.\n\n{number}{written}\nTwo.\n")
+    assert read_subtitles(probe(clip)) == (Line(1.0, 2.0, "One."), Line(start, end, "Two."))
+    clip.with_suffix(".srt").unlink()
+    clip.with_suffix(".vtt").write_text(f"WEBVTT\n\n00:01.000 --> 00:02.000\nOne.\n\n{number}{written}\nTwo.\n")
+    assert read_subtitles(probe(clip)) == (Line(1.0, 2.0, "One."), Line(start, end, "Two."))
+
+
+def test_a_number_at_the_end_of_what_is_said_is_no_cues(clip: Path) -> None:
+    cues = "00:00:01.000 --> 00:00:02.000\nIt was\n1984\n\n{}00:00:03.000 --> 00:00:04.000\n42\n\n{}"
+    last = "00:00:04.000 --> 00:00:05.000\nThat was\n1985"
+    for ending, text in ((".srt", "1\n" + cues.format("2\n", "3\n") + last), (".vtt", f"WEBVTT\n\n{cues}{last}")):
+        clip.with_suffix(ending).write_text(text.replace("{}", ""))
+        assert texts(clip) == ["It was 1984", "42", "That was 1985"]
+        clip.with_suffix(ending).unlink()
+
+
 def test_line_ends_of_an_old_mac_are_line_ends(clip: Path) -> None:
     clip.with_suffix(".srt").write_bytes(SRT.replace("\n", "\r").encode())
     assert texts(clip) == ["Hello there. How are you?", "Fine & well."]

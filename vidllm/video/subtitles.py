@@ -103,7 +103,7 @@ def _sidecar_lines(path: Path) -> tuple[Line, ...]:
     try:
         if path.stat().st_size > MAX_SIDECAR_BYTES:
             raise VideoError(f"{path}: too large for subtitles ({path.stat().st_size} bytes); leave subtitles out")
-        events = _events(decoded(path.read_bytes()), path.suffix[1:].lower())
+        events = _events(decoded(path.read_bytes()))
     except (OSError, ValueError, pysubs2.exceptions.Pysubs2Error) as error:
         reason = " ".join(str(error).split())[:100]
         raise VideoError(f"{path}: can not be read as subtitles ({reason}); mend it or leave subtitles out") from error
@@ -112,20 +112,34 @@ def _sidecar_lines(path: Path) -> tuple[Line, ...]:
     return tuple(line for line in lines if line.text and line.end > line.start)
 
 
-def _events(text: str, ending: str) -> pysubs2.SSAFile:
-    """What the file holds: as its ending says, or as the other kind, which many carry under it.
+def _events(text: str) -> pysubs2.SSAFile:
+    """What the file holds, SubRip or WebVTT, whatever its ending: many carry the other one's.
 
-    Raises ValueError where there are times and none that either kind knows: silence would pass for no subtitles.
+    Raises ValueError where there are times and none that can be read: silence would pass for no subtitles.
     """
     text = re.sub(r"\r+\n?", "\n", text)
     if text.lstrip().startswith("WEBVTT"):
-        text, ending = _cues_alone(text), "vtt"
-    for kind in sorted(EXTENSIONS, key=lambda kind: kind != ending):
-        if events := pysubs2.SSAFile.from_string(text, format_=kind):
-            return events
-    if "-->" in text:
+        text = _cues_alone(text)
+    # pysubs2 takes a number at a cue's end for the next one's: each is given one, so that "in 1984" keeps its year
+    events = pysubs2.SSAFile.from_string(f"{_TIMES.sub(_as_subrip, text)}\n0\n", format_="srt")
+    if not events and "-->" in text:
         raise ValueError("no time in it is written as 00:01:02,500")
-    return pysubs2.SSAFile()
+    return events
+
+
+_TIME = r"(?:(\d{1,4}):)?(\d{1,2}):(\d{1,2})(?:[.,](\d{1,9}))?"
+_TIMES = re.compile(rf"^(?:[ \t]*\d+\s*\n)?[ \t]*{_TIME}[ \t]*-->[ \t]*{_TIME}", re.MULTILINE)
+"""When a cue is shown, and its number on a line before: hours may be left out, and so may parts of a second."""
+
+
+def _as_subrip(times: re.Match[str]) -> str:
+    """Times as pysubs2 knows them; it takes others for what the cue before them says."""
+    parts = times.groups()
+    start, end = (
+        f"{int(hours or 0):02}:{int(minutes):02}:{int(seconds):02},{(fraction or '')[:3]:0<3}"
+        for hours, minutes, seconds, fraction in (parts[:4], parts[4:])
+    )
+    return f"0\n{start} --> {end}"
 
 
 def _cues_alone(text: str) -> str:
@@ -135,7 +149,7 @@ def _cues_alone(text: str) -> str:
     them says.
     """
     blocks = (block for block in re.split(r"\n{2,}", text) if "-->" in block and not block.startswith("NOTE"))
-    return "\n\n".join(block[block.rfind("\n", 0, block.index("-->")) + 1 :] for block in blocks)
+    return "".join(f"\n\n0\n{block[block.rfind(chr(10), 0, block.index('-->')) + 1 :]}" for block in blocks)
 
 
 def _embedded_lines(info: VideoInfo, start: float, end: float) -> tuple[Line, ...]:
