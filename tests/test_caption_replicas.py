@@ -28,7 +28,7 @@ from vidllm.corpus import replicas
 from vidllm.corpus.caption import CaptionOptions, caption
 from vidllm.corpus.places import open_replicas, places
 from vidllm.corpus.replicas import Job, Place, _Replica
-from vidllm.errors import ConfigError, EngineError, IncompleteModel, VidllmError
+from vidllm.errors import ConfigError, EngineError, IncompleteModel, NotAVisionModel, VidllmError
 from vidllm.model.resolve import builtin_folder
 from vidllm.options import GenerationOptions
 from vidllm.video import wire
@@ -281,6 +281,23 @@ def test_no_more_is_asked_for_than_the_batch_takes() -> None:
     """Before any replica has said how much that is."""
     rooms = {batch: open_replicas(replace(TWO, batch=batch), lambda line: None).room() for batch in (1, 2, 100, None)}
     assert rooms == {1: 2 * 2, 2: 2 * 4, 100: 2 * 24, None: 2 * 24}
+
+
+def test_weights_are_fetched_once_the_small_files_say_that_they_can_be_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    patterns: list[str] = []
+
+    def snapshot_download(name: str, *, allow_patterns: list[str], **more: object) -> str:
+        patterns.extend(allow_patterns)
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    with pytest.raises(NotAVisionModel, match="text-only"):
+        open_replicas(replace(TWO, model="some/text-only-model"), lambda line: None)
+    assert "*.json" in patterns
+    assert "*.safetensors" not in patterns
 
 
 def test_a_model_that_can_not_be_loaded_is_its_own_error(world: Path, tmp_path: Path) -> None:

@@ -17,9 +17,9 @@ from vidllm.corpus.local import identity
 from vidllm.corpus.replicas import Place, Replicas
 from vidllm.errors import ConfigError
 from vidllm.machine import cores, cpu_multiplies_bf16, free_memory_bytes, has_no_gpu
-from vidllm.model.families import read_spec
+from vidllm.model.families import fetch_model, read_spec
 from vidllm.model.fingerprint import fingerprint
-from vidllm.model.resolve import model_name, resolve_model
+from vidllm.model.resolve import model_name
 
 if TYPE_CHECKING:
     from vidllm.corpus.caption import CaptionOptions
@@ -35,9 +35,9 @@ WEIGHTS_GROW = 2
 
 def open_replicas(options: CaptionOptions, remark: Callable[[str], None]) -> Replicas:
     """The options' model, its weights unread until there is a clip. Raises ModelError or ConfigError."""
-    folder = resolve_model(None if options.model is None else str(options.model))
-    spec = read_spec(folder)
     device, dtype = chosen(options.device, options.dtype)
+    folder = fetch_model(None if options.model is None else str(options.model))
+    spec = read_spec(folder)
     told = identity(fingerprint(folder), spec, options.quantize or dtype, options.same_within)
     return Replicas(
         replace(options, model=folder, device=device, dtype=dtype), places(device, options.replicas, folder),
