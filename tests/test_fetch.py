@@ -305,6 +305,23 @@ def test_the_cache_is_capped_and_the_longest_unused_go(server: Server, tmp_path:
     assert fetch(f"{server.url}/d.mp4", folder=tmp_path, limits=FetchLimits(cache_bytes=1)).is_file()
 
 
+def test_a_clip_that_another_process_throws_out_meanwhile_is_no_error(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Folders are listed first: what stands in the list may be gone when it is looked at."""
+    (tmp_path / "gone.mp4").write_bytes(DATA)
+    listed = Path.iterdir
+
+    def iterdir(folder: Path) -> Iterator[Path]:
+        names = list(listed(folder))
+        (tmp_path / "gone.mp4").unlink(missing_ok=True)
+        return iter(names)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    monkeypatch.setattr(Path, "is_file", lambda path: True)  # as it was a moment ago
+    assert fetch(f"{server.url}/a.mp4", folder=tmp_path, limits=FetchLimits(cache_bytes=1)).name in os.listdir(tmp_path)
+
+
 def test_what_a_killed_download_left_is_swept(server: Server, tmp_path: Path) -> None:
     old, young = tmp_path / ".part-old", tmp_path / ".part-young"
     old.write_bytes(b"x")

@@ -11,6 +11,7 @@ import json
 import mimetypes
 import os
 import re
+import stat
 import time
 import urllib.error
 import urllib.parse
@@ -243,8 +244,12 @@ def _sweep(folder: Path) -> None:
 
 
 def _make_room(folder: Path, cap_bytes: int, *, keep: Path) -> None:
-    clips = [path for path in folder.iterdir() if path.suffix != ".json" and not path.name.startswith(".")]
-    used = [(path.stat().st_mtime, path.stat().st_size, path) for path in clips if path.is_file()]
+    used = []
+    for path in folder.iterdir():
+        with suppress(FileNotFoundError):  # another process makes room, too
+            status = path.stat()
+            if stat.S_ISREG(status.st_mode) and path.suffix != ".json" and not path.name.startswith("."):
+                used.append((status.st_mtime, status.st_size, path))
     excess = sum(size for _, size, _ in used) - cap_bytes
     for _, size, path in sorted(used):
         if excess <= 0:
