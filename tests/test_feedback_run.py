@@ -577,12 +577,13 @@ def test_every_bad_row_is_told_with_its_line_before_anything_is_asked(
         {"id": "blind", "question": "<video>\nwhat happens?"},
         {"id": "odd", "video": video, "question": "what is love?"},
         "text",
+        {"id": "typo", "video": video, "question": "what happens first?", "captoin": "A ring grows."},
     )
     told: list[str] = []
     output = tmp_path / "pairs.jsonl"
-    with pytest.raises(RowError, match="5 of 6 questions"):
+    with pytest.raises(RowError, match="6 of 7 questions"):
         feedback(source, output, OPTIONS, load=no_model, remark=told.append)
-    for line, name in ((2, "gone"), (3, "mute"), (4, "blind"), (5, "odd"), (6, "")):
+    for line, name in ((2, "gone"), (3, "mute"), (4, "blind"), (5, "odd"), (6, ""), (7, "mean 'caption' where")):
         assert any(f"rows.jsonl:{line}" in said and name in said for said in told), line
     assert not journal_of(output).exists()
     done = feedback(source, output, replace(OPTIONS, skip_bad=True), load=lambda: model, remark=told.append)

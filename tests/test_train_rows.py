@@ -130,6 +130,8 @@ PLAIN = {"from": "human", "value": "what happens?"}
     [
         ("what?", "a row is an object, not a text"),
         ({"id": "x", "text": "?"}, "no 'conversations' or 'messages' in it; it has 'id', 'text'"),
+        ({"id": "x", "conversation": [PLAIN, GPT]}, "did you mean 'conversations' where it says 'conversation'?"),
+        (conversation(PLAIN, GPT, system="Be brief."), "'system' stands beside the turns; let it be the first turn"),
         ({"conversations": []}, "'conversations' is empty; give a list of turns"),
         (conversation(HUMAN, GPT), "says <video> and no video is given; add \"video\": a path"),
         (conversation(HUMAN, GPT, vidoe="a.mp4"), "did you mean 'video' where it says 'vidoe'?"),
@@ -164,6 +166,10 @@ def test_a_bad_row_is_told_of_with_file_line_and_advice(media: Path, row: Any, s
 
 def test_keys_that_mean_something_else_are_let_alone(media: Path) -> None:
     assert not only(media, conversation(PLAIN, GPT, video_id="v_1", imageid="7", audio="a.wav", Video=None)).media
+    told = {"from": "system", "value": "Be brief."}
+    assert only(media, conversation(told, PLAIN, GPT, system="Be brief.")).turns[0].text == "Be brief."
+    assert only(media, conversation(PLAIN, GPT, system="")).turns[0].role == "user"
+    assert read_pairs(write(media, PAIR | {"references": ["a", "b"]})).rows
 
 
 def test_what_is_nested_too_deep_is_told_with_its_line(media: Path) -> None:
@@ -232,7 +238,9 @@ def test_a_pairs_prompt_may_be_a_dialogue(media: Path) -> None:
         ({"chosen": "It \ud83d."}, r"'chosen' holds half a character ('\ud83d')"),
         ({"video": "a" * 5000}, "put it there, or name the folder it lies in with media"),
         ({"prompt": [{"role": "system", "content": "Be brief."}, HUMAN | {"value": " "}]}, "'prompt' asks nothing"),
-        ({"rejected": None}, "no 'rejected' in it"),
+        ({"rejected": None}, "no 'rejected' in it; it has 'id', 'video'"),
+        ({"rejected": None, "rejectd": "No."}, "no 'rejected' in it; did you mean 'rejected' where it says 'rejectd'?"),
+        ({"refrence": {"model": "ab"}}, "it has no 'reference'; did you mean 'reference' where it says 'refrence'?"),
         ({"rejected": 3}, "'rejected' is a number"),
         ({"prompt": None}, "no 'prompt' in it"),
         ({"prompt": [HUMAN, GPT]}, "its prompt ends with an answer"),

@@ -21,7 +21,7 @@ from vidllm.corpus.webdataset import VIDEO_SUFFIXES
 from vidllm.errors import ConfigError, RowError
 from vidllm.feedback.judge import Case
 from vidllm.train.files import shown_files, stamp
-from vidllm.train.places import PLACEHOLDER, Folder, place_media
+from vidllm.train.places import PLACEHOLDER, Folder, check_absent, place_media
 from vidllm.train.row import Bad, Media, Origin, Problem, Turn
 from vidllm.train.rows import Json, check_order, one_of, read_each, turns_of, whole
 
@@ -141,7 +141,7 @@ def _of_row(row: Json, origin: Origin, folder: Folder, dialogue: bool) -> tuple[
     key = one_of(row, ("question", "conversations", "messages", "prompt"))
     said = [{"role": "user", "content": row[key]}] if isinstance(row[key], str) else row[key]
     turns = place_media(row, turns_of({key: said}, key), folder)
-    check_order(turns)
+    check_order(turns, row)
     if not all(turn.text for turn in turns if turn.role == "user"):
         raise Bad("a question has no words", "write what is asked, or leave the row out")
     evidence, answer = _text(row, "caption"), _text(row, "answer")
@@ -167,6 +167,7 @@ def _alone(turns: Sequence[Turn]) -> tuple[Turn, ...]:
 def _text(row: Json, key: str) -> str | None:
     value = row.get(key)
     if value is None:
+        check_absent(row, (key,), f"it has no {key!r}")
         return None
     if not isinstance(value, str) or not value.strip():
         raise Bad(f"{key!r} has no words", "write a text, or leave the key out")

@@ -109,16 +109,21 @@ def _check_spelling(row: Mapping[str, Any]) -> None:
     """Raise Bad for a key that all but names a kind of media which the row does not: passed over, it would leave a row
     of words alone."""
     for kind, keys in KEYS.items():
-        named = [key for key, value in row.items() if value and isinstance(value, str | list)]
-        if not any(key in row for key in keys) and (like := [key for key in named if _is_like(key, kind)]):
-            raise Bad(f"it shows no {kind}", f"did you mean {kind!r} where it says {like[0]!r}? else rename that key")
+        if not any(key in row for key in keys):
+            check_absent(row, keys, f"it shows no {kind}", str | list)
 
 
-def _is_like(key: str, kind: Shown) -> bool:
-    """A letter is wrong, too many or not there, or letters changed places: "vidoe", "imags", "Video", not "videoid"."""
-    word = key.casefold()
-    near = difflib.get_close_matches(word, KEYS[kind], n=1, cutoff=0.8)
-    return (bool(near) and len(word) <= len(kind) + 1) or sorted(word) in map(sorted, KEYS[kind])
+def check_absent(row: Mapping[str, Any], keys: Sequence[str], what: str, kind: Any = str) -> None:
+    """Raise Bad for a key of the row that all but names one of `keys`, which are absent, and holds a value of that
+    kind: it would be passed over in silence. `what` is wrong then.
+
+    A letter is wrong, too many or not there, or letters changed places: "vidoe", "imags", "Video", not "videoid".
+    """
+    for key in (key for key, value in row.items() if value and isinstance(value, kind)):
+        word = key.casefold()
+        near = bool(difflib.get_close_matches(word, keys, n=1, cutoff=0.8)) and len(word) <= len(keys[0]) + 1
+        if near or sorted(word) in map(sorted, keys):
+            raise Bad(what, f"did you mean {keys[0]!r} where it says {key!r}? else rename that key")
 
 
 def _placed(turn: RawTurn, waiting: dict[Shown, list[Media]], folder: Folder) -> Turn:

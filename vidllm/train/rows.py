@@ -11,6 +11,7 @@ dropped in silence and none is repaired by guessing.
 
 from __future__ import annotations
 
+import difflib
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any, TypeGuard, TypeVar
 
 from vidllm.errors import RowError
-from vidllm.train.places import Folder, RawTurn, place_media
+from vidllm.train.places import Folder, RawTurn, check_absent, place_media
 from vidllm.train.row import Bad, Media, Origin, PairRow, Problem, ReadRows, Reference, Role, TrainRow, Turn
 
 Json = Mapping[str, Any]
@@ -125,7 +126,7 @@ def _kind(value: Any) -> str:
 
 def _train_row(row: Json, origin: Origin, folder: Folder) -> TrainRow:
     turns = place_media(row, turns_of(row, one_of(row, ("conversations", "messages"))), folder)
-    check_order(turns)
+    check_order(turns, row)
     if turns[-1].role != "assistant":
         raise Bad("it ends with a question", "add the answer, or leave the last turn out")
     return TrainRow(origin=origin, turns=turns)
@@ -135,7 +136,7 @@ def _pair_row(row: Json, origin: Origin, folder: Folder) -> PairRow:
     prompt = row.get(one_of(row, ("prompt",)))
     said = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
     turns = place_media(row, turns_of({"prompt": said}, "prompt"), folder)
-    check_order(turns)
+    check_order(turns, row)
     if turns[-1].role == "user" and not turns[-1].text:  # a clip alone is no question
         raise Bad("'prompt' asks nothing", "write what was asked, or leave the row out")
     if turns[-1].role != "user":
@@ -143,16 +144,17 @@ def _pair_row(row: Json, origin: Origin, folder: Folder) -> PairRow:
     chosen, rejected = (_answer(row, key) for key in ("chosen", "rejected"))
     if chosen == rejected:
         raise Bad("chosen and rejected are the same", "leave the row out, it teaches nothing")
-    return PairRow(
-        origin=origin, prompt=turns, chosen=chosen, rejected=rejected, reference=_reference(row.get("reference"))
-    )
+    return PairRow(origin=origin, prompt=turns, chosen=chosen, rejected=rejected, reference=_reference(row))
 
 
 def one_of(row: Json, keys: tuple[str, ...]) -> str:
     """The first of `keys` that the row has. Raises Bad."""
     found = next((key for key in keys if row.get(key) is not None), None)
     if found is None:
-        raise Bad(f"no {' or '.join(map(repr, keys))} in it", f"it has {', '.join(map(repr, row)) or 'no keys'}")
+        near = [(key, like) for key in keys for like in difflib.get_close_matches(key, row.keys() - set(keys), n=1)]
+        hint = f"did you mean {near[0][0]!r} where it says {near[0][1]!r}?" if near else (
+            f"it has {', '.join(map(repr, row)) or 'no keys'}")  # fmt: skip
+        raise Bad(f"no {' or '.join(map(repr, keys))} in it", hint)
     return found
 
 
@@ -210,8 +212,12 @@ def whole(text: str, where: str) -> str:
     return text
 
 
-def check_order(turns: tuple[Turn, ...]) -> None:
-    """Raises Bad unless user and assistant speak in turn, the user first."""
+def check_order(turns: tuple[Turn, ...], row: Json) -> None:
+    """Raises Bad unless user and assistant speak in turn, the user first, and all that the row has them hear stands
+    among the turns."""
+    beside = row.get("system")
+    if isinstance(beside, str) and beside.strip() and turns[0].role != "system":
+        raise Bad("'system' stands beside the turns", "let it be the first turn, or leave it out: it would not be said")
     said = [turn for turn in turns if turn.role != "system"]
     if any(turn.role == "system" for turn in turns[1:]):
         raise Bad("a system turn stands after the first", "let it stand first")
@@ -238,8 +244,10 @@ def _answer(row: Json, key: str) -> str:
     return whole(value, repr(key)).strip()
 
 
-def _reference(value: Any) -> Reference | None:
+def _reference(row: Json) -> Reference | None:
+    value = row.get("reference")
     if value is None:
+        check_absent(row, ("reference",), "it has no 'reference'", dict)
         return None
     if isinstance(value, dict) and isinstance(value.get("model"), str):
         chosen, rejected = value.get("chosen_logp"), value.get("rejected_logp")
