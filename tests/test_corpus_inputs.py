@@ -355,6 +355,12 @@ def test_parquet_rows(corpus: Path) -> None:
     assert [item.video for item in items[:2]] == ["clips/b.mp4", "clips/a.MKV"]
     assert items[1].start == 1.0
     assert items[2].problem is not None
+    odd = arrow.array([1_700_000_000_123_456_789] * 3, arrow.timestamp("ns"))  # as pandas writes times
+    ends = arrow.array([0, 2, 4, 6], arrow.int32()).buffers()[1]
+    text = arrow.Array.from_buffers(arrow.string(), 3, [None, ends, arrow.py_buffer(b"abc\xffef")])
+    parquet.write_table(table.append_column("at", odd).append_column("note", text), corpus / "odd.parquet")
+    again = list(admit(["odd.parquet"], InputOptions(column="clip")))
+    assert [(item.video, item.start) for item in again[:2]] == [(item.video, item.start) for item in items[:2]]
     (corpus / "many.parquet").mkdir()
     for name in ("part-2.parquet", "part-1.parquet", "_part-3.parquet"):
         parquet.write_table(arrow.table({"video": [f"{name}.mp4"]}), corpus / "many.parquet" / name)

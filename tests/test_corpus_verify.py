@@ -533,15 +533,19 @@ def test_parquet_keeps_its_columns(clips: dict[str, Path], tmp_path: Path) -> No
     arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     source = tmp_path / "rows.parquet"
     table = arrow.table(
-        {"video": [str(clips["constant"]), str(clips["intra"])], "n": arrow.array([1, 2], arrow.int8())}
-    )
+        {
+            "video": [str(clips["constant"]), str(clips["intra"])], "n": arrow.array([1, 2], arrow.int8()),
+            "at": arrow.array([1, 2], arrow.timestamp("ns")),
+        }
+    )  # fmt: skip
     parquet.write_table(table, source, row_group_size=1)
     caption_all(source, tmp_path / "out.jsonl")
     for _ in range(2):
         recaption(tmp_path / "out.jsonl", RECIPE.digest)
     after = parquet.read_table(source)
-    assert after.column_names == ["video", "n", "caption_v1", "caption_v1_recipe"]
+    assert after.column_names == ["video", "n", "at", "caption_v1", "caption_v1_recipe"]
     assert after.schema.field("n").type == arrow.int8()
+    assert after.column("at").equals(table.column("at"))
     assert after.column("caption_v1").to_pylist() == ["New 0.", "New 1."]
 
 

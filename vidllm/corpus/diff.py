@@ -25,7 +25,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import IO, Any
 
-from vidllm.corpus.formats import array_rows, is_array, lines_of, need_parquet, parquet_rows, parsed
+from vidllm.corpus.formats import array_rows, is_array, lines_of, need_parquet, parquet_rows, parsed, plain_rows
 from vidllm.corpus.inputs import old_caption
 from vidllm.corpus.item import Item
 from vidllm.corpus.reading import any_row, standing_rows
@@ -245,7 +245,7 @@ def _write_parquet(file: Path, part: Path, column: _Column) -> None:
         writer, index = None, 0
         for group in range(old.num_row_groups):
             table = old.read_row_group(group)
-            rows = [column.into(row, index + n, file) for n, row in enumerate(table.to_pylist())]
+            rows = [column.into(row, index + n, file) for n, row in enumerate(plain_rows(table))]
             index += len(rows)
             for name in (column.name, f"{column.name}_recipe"):
                 told = (row.get(name) for row in rows)

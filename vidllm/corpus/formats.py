@@ -111,12 +111,34 @@ def parquet_rows(path: str | Path) -> Iterator[dict[str, Any]]:
         with parquet.ParquetFile(path) as file:
             kept, number = kept_rows(file.schema_arrow), 0
             for batch in file.iter_batches(batch_size=1024):
-                for row in batch.to_pylist():
+                for row in plain_rows(batch):
                     yield kept.get(number, row)
                     number += 1
     except (OSError, arrow.ArrowException) as error:
         reason = " ".join(str(error).split())[:120]
         raise InputError(f"{path}: can not be read as Parquet ({reason}); check the file") from error
+
+
+def plain_rows(table: Any) -> list[dict[str, Any]]:
+    """The rows of an Arrow table or batch as dicts. A value that Python has no kind for, such as a time to the
+    nanosecond or bytes that are no text, is None: nothing that is asked for here stands in its column.
+    """
+    columns = [_values(column) for column in table.columns]
+    return [dict(zip(table.schema.names, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def _values(column: Any) -> list[Any]:
+    try:
+        return list(column.to_pylist())
+    except ValueError:
+        return [_value(scalar) for scalar in column]
+
+
+def _value(scalar: Any) -> Any:
+    try:
+        return scalar.as_py()
+    except ValueError:
+        return None
 
 
 KEPT = b"vidllm_rows"
