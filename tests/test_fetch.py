@@ -322,6 +322,24 @@ def test_a_clip_that_another_process_throws_out_meanwhile_is_no_error(
     assert fetch(f"{server.url}/a.mp4", folder=tmp_path, limits=FetchLimits(cache_bytes=1)).name in os.listdir(tmp_path)
 
 
+def test_a_cache_of_somebody_elses_is_read_and_added_to(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others' clips can not be removed when room is short, nor marked as used: neither keeps a clip from being had."""
+    copy = fetch(f"{server.url}/clip.mp4", folder=tmp_path)
+    (tmp_path / ".part-old").write_bytes(b"x")
+    os.utime(tmp_path / ".part-old", (1, 1))
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "utime", refuse)
+    monkeypatch.setattr(Path, "unlink", refuse)
+    assert fetch(f"{server.url}/clip.mp4", folder=tmp_path) == copy
+    other = fetch(f"{server.url}/other.mp4", folder=tmp_path, limits=FetchLimits(cache_bytes=1))
+    assert other.read_bytes() == copy.read_bytes() == DATA
+
+
 def test_what_a_killed_download_left_is_swept(server: Server, tmp_path: Path) -> None:
     old, young = tmp_path / ".part-old", tmp_path / ".part-young"
     old.write_bytes(b"x")

@@ -91,7 +91,8 @@ def fetch(
         except (urllib.error.URLError, TimeoutError, ConnectionError):
             if known is None:
                 raise
-        os.utime(known.path)  # the cache throws out what was unused longest
+        with suppress(OSError):  # a folder of somebody else's is read all the same
+            os.utime(known.path)  # the cache throws out what was unused longest
         return known.path
 
 
@@ -238,7 +239,7 @@ def _write_note(folder: Path, url: str, said: dict[str, str | int | None]) -> No
 def _sweep(folder: Path) -> None:
     """Removes what a killed download left behind."""
     for part in folder.glob(f"{_PART_PREFIX}*"):
-        with suppress(FileNotFoundError):
+        with suppress(OSError):  # gone meanwhile, or somebody else's
             if time.time() - part.stat().st_mtime > STALE_PART_SECONDS:
                 part.unlink()
 
@@ -254,10 +255,11 @@ def _make_room(folder: Path, cap_bytes: int, *, keep: Path) -> None:
     for _, size, path in sorted(used):
         if excess <= 0:
             return
-        if path != keep:
-            path.unlink(missing_ok=True)
-            path.with_suffix(".json").unlink(missing_ok=True)
-            excess -= size
+        with suppress(OSError):  # somebody else's
+            if path != keep:
+                path.unlink(missing_ok=True)
+                excess -= size
+                path.with_suffix(".json").unlink(missing_ok=True)
 
 
 def _digest(url: str) -> str:
