@@ -59,10 +59,10 @@ def frames(
         check_picture_name(output)
     from vidllm.errors import NotAVideo
     from vidllm.planning import PlanOptions
+    from vidllm.reads import read_shown
     from vidllm.shots import choose_moments, save_pictures, save_shot_sheet
     from vidllm.sources import local_file
     from vidllm.still import is_still
-    from vidllm.video.decode import read_frames
     from vidllm.video.info import probe
 
     with Progress() as progress:
@@ -77,7 +77,7 @@ def frames(
 
         def read(times: Sequence[float]) -> FrameSet:
             progress(f"decoding {len(times)} of {len(plan)} frames")
-            seen = read_frames(info, times, max_side=side, reader=reader)
+            seen = read_shown(info, times, None, max_side=side, reader=reader)
             remarks.update(dict.fromkeys(seen.notes))
             return seen
 

@@ -26,9 +26,12 @@ def check_before_loading(
         check_question(question)
     if sheet is not None:
         check_picture_name(sheet)
-        if is_still(video):
+    if is_url(video):
+        return  # whether it is a picture or moves is known when it was fetched
+    if is_still(video):
+        if sheet is not None:
             raise no_sheet_of(video)
-    if not is_url(video) and not is_still(video):
+    else:
         from vidllm.planning import range_of
         from vidllm.video.info import probe
 

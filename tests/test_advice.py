@@ -167,7 +167,7 @@ def test_no_frame_is_decoded_before_all_are_planned(clips: dict[str, Path], monk
     def never(*_: object, **__: object) -> None:
         raise AssertionError("decoded")
 
-    monkeypatch.setattr("vidllm.clip.read_frames", never)
+    monkeypatch.setattr("vidllm.reads.read_frames", never)
     spec = spec_of("llava")
     with pytest.raises(VideoNotFound):
         open_clips([clips["constant"], "nowhere.mp4"], "what?", spec, load_tokenizer(spec.folder))

@@ -14,16 +14,20 @@ import sys
 import threading
 import tomllib
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
 import vidllm
 from tests import tiny_models
 from tests.conftest import ROOT
+from vidllm.errors import ReaderUnavailable
+from vidllm.shots import save_pictures
+from vidllm.video.decode import FrameSet
 from vidllm_cli import main as command_line
 
 Result = tuple[int, str, str]
@@ -371,6 +375,31 @@ def test_frames_writes_every_picture_and_names_its_time(run: Run, clips: dict[st
     assert sorted(Path("shots").iterdir()) == sorted(paths), "nothing else is left there"
 
 
+def test_more_than_a_thousand_frames_stand_in_order_by_name(tmp_path: Path) -> None:
+    def read(times: Sequence[float]) -> FrameSet:
+        seconds = np.asarray(times)
+        return FrameSet(np.zeros((len(times), 1, 1, 3), np.uint8), seconds, seconds, "pyav")
+
+    shots = save_pictures([second / 10 for second in range(1001)], tmp_path / "shots", read)
+    assert sorted(shot.path for shot in shots) == [shot.path for shot in shots]
+    assert shots[-1].path.name == "1000_1-40.000.png"
+
+
+def test_decord_reads_frames_in_a_child(
+    run: Run, clips: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It can spin for ever: it never runs where it could not be killed."""
+    asked: list[str] = []
+
+    def guarded(info: object, times: object, limits: object, *, reader: str, **_: object) -> FrameSet:
+        asked.append(reader)
+        raise ReaderUnavailable("not here")
+
+    monkeypatch.setattr("vidllm.video.guard.read_frames_guarded", guarded)
+    assert run("frames", clips["constant"], "-o", "sheet.png", "--reader", "decord")[0] == 1
+    assert asked == ["decord"]
+
+
 def test_frames_draws_one_sheet(run: Run, clips: dict[str, Path]) -> None:
     code, out, err = run("frames", clips["constant"], "-o", "sheet.png")
     assert (code, out, err) == (0, "sheet.png\n", "")
@@ -470,6 +499,16 @@ def test_a_url_of_a_picture_has_no_sheet(run: Run, server: str, clips: dict[str,
     assert (code, out) == (1, "")
     assert "a still picture has no contact sheet" in err
     assert run(*words)[0] == 0
+
+
+def test_a_url_of_a_picture_that_moves_has_a_sheet(
+    run: Run, server: str, clips: dict[str, Path], tiny: Path
+) -> None:
+    one, *others = (Image.new("RGB", (8, 8), (0, 0, shade)) for shade in (0, 100, 200))
+    one.save(clips["constant"].parent / "moving.png", save_all=True, append_images=others, duration=500)
+    words = ("ask", f"{server}/moving.png", "what?", "-m", tiny, "--max-new-tokens", "2", "--sheet", "seen.png")
+    assert run(*words)[0] == 0
+    assert Path("seen.png").is_file()
 
 
 @pytest.mark.skipif(not Path("/dev/stdin").exists(), reason="no /dev/stdin here")
@@ -690,6 +729,15 @@ def test_a_cache_that_can_not_be_written_costs_a_line_and_not_the_answer(
     code, out, err = run("plan", "http://127.0.0.1:9/clip.mp4", *GRID)
     assert (code, out) == (1, "")
     assert "VIDLLM_CACHE" in one_line(err)
+
+
+def test_a_cache_in_the_home_of_nobody_costs_a_line_and_not_the_answer(
+    run: Run, clips: dict[str, Path], tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VIDLLM_CACHE", "~no-such-user/cache")
+    code, out, err = run("ask", clips["constant"], "what?", "-m", tiny, "--max-new-tokens", "2")
+    assert (code, bool(out.strip())) == (0, True)
+    assert "there is no such home; set VIDLLM_CACHE" in err
 
 
 def test_chat_answers_line_by_line_and_goes_on_after_a_failure(clips: dict[str, Path], tiny: Path) -> None:

@@ -7,6 +7,8 @@ from typing import Literal, get_args
 
 import platformdirs
 
+from vidllm.errors import CacheError
+
 Kind = Literal["features", "videos", "clips", "references"]
 """features: encoded frames, reused by the next question. videos: clips fetched from a URL. clips: looks at clips, as
 training takes them. references: what a frozen model thinks of the answers that another is trained on."""
@@ -23,9 +25,16 @@ class CacheUse:
 
 
 def cache_folder(kind: Kind) -> Path:
-    """The folder of one kind of cache; not created. $VIDLLM_CACHE moves all of them, and changes no answer."""
-    root = os.environ.get("VIDLLM_CACHE")
-    return Path(root or platformdirs.user_cache_dir("vidllm", appauthor=False)).expanduser() / kind
+    """The folder of one kind of cache; not created. $VIDLLM_CACHE moves all of them, and changes no answer.
+
+    Raises:
+        CacheError: it lies in the home of nobody: such a user has none, or the name is misspelt.
+    """
+    root = os.environ.get("VIDLLM_CACHE") or platformdirs.user_cache_dir("vidllm", appauthor=False)
+    try:
+        return Path(root).expanduser() / kind
+    except RuntimeError as error:
+        raise CacheError(f"{root}: there is no such home; set VIDLLM_CACHE to a folder that can be written") from error
 
 
 def measure() -> tuple[CacheUse, ...]:
@@ -40,8 +49,8 @@ def _measure(kind: Kind) -> CacheUse:
 
 
 def _size(path: Path) -> int | None:
-    """Bytes of a plain file; None for a folder, and for a file another process just removed."""
+    """Bytes of a plain file; None for a folder, and for a file that was just removed or is hidden from us."""
     try:
         return path.stat().st_size if path.is_file() else None
-    except FileNotFoundError:
+    except OSError:
         return None

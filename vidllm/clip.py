@@ -18,8 +18,8 @@ from vidllm.errors import BudgetError
 from vidllm.model.chat import AnyTokenizer
 from vidllm.planning import Planner, room_of
 from vidllm.planning import PlanOptions as PlanOptions
-from vidllm.reads import Reads
-from vidllm.video.decode import FrameSet, read_frames
+from vidllm.reads import Reads, read_shown
+from vidllm.video.decode import FrameSet
 from vidllm.video.info import VideoInfo, probe
 from vidllm.video.timecode import Focus
 
@@ -214,12 +214,6 @@ def probe_video(video: str | Path, guard: Limits | None) -> VideoInfo:
 def read_planned(planned: ClipPlan, options: PlanOptions) -> FrameSet:
     """The frames of a plan, read as the options say. Raises what the reader raises."""
     info, plan = planned.info, planned.plan
-    if options.guard is None and options.reader != "decord":
-        return read_frames(info, plan.times, size=plan.frame_size, reader=options.reader, tolerance=plan.tolerance)
-    # decord can spin for ever on a header that over-reports: it never runs where it could not be killed
-    from vidllm.video.guard import DEFAULT_LIMITS, read_frames_guarded
-
-    return read_frames_guarded(
-        info, plan.times, options.guard or DEFAULT_LIMITS, size=plan.frame_size, reader=options.reader,
-        tolerance=plan.tolerance,
-    )  # fmt: skip
+    return read_shown(
+        info, plan.times, options.guard, size=plan.frame_size, reader=options.reader, tolerance=plan.tolerance
+    )

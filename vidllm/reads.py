@@ -2,16 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING
 
+from vidllm.video.decode import read_frames
 from vidllm.video.glances import Glances, glance_times, glances_of
 from vidllm.video.thumbs import SIDE
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from vidllm.video.decode import FrameSet, Reader
     from vidllm.video.guard import Limits
     from vidllm.video.info import VideoInfo
     from vidllm.video.subtitles import Line
+
+
+def read_shown(
+    info: VideoInfo, times: Sequence[float] | NDArray[np.float64], guard: Limits | None, *,
+    max_side: int | None = None, size: tuple[int, int] | None = None, reader: Reader = "auto", tolerance: float = 0.0,
+) -> FrameSet:  # fmt: skip
+    """`read_frames`, in a child with `guard`. decord can spin for ever on a header that over-reports: it never runs
+    where it could not be killed.
+    """
+    if guard is None and reader != "decord":
+        return read_frames(info, times, max_side=max_side, size=size, reader=reader, tolerance=tolerance)
+    from vidllm.video.guard import DEFAULT_LIMITS, read_frames_guarded
+
+    return read_frames_guarded(
+        info, times, guard or DEFAULT_LIMITS, max_side=max_side, size=size, reader=reader, tolerance=tolerance
+    )
 
 
 class Reads:
@@ -36,11 +58,4 @@ class Reads:
 
     def _glances(self, info: VideoInfo, start: float, end: float) -> Glances:
         """It, small and at many moments. Raises what the reader raises."""
-        times, size = glance_times(info, start, end), (SIDE, SIDE)
-        if self._guard is None:
-            from vidllm.video.decode import read_frames
-
-            return glances_of(read_frames(info, times, size=size))
-        from vidllm.video.guard import read_frames_guarded
-
-        return glances_of(read_frames_guarded(info, times, self._guard, size=size))
+        return glances_of(read_shown(info, glance_times(info, start, end), self._guard, size=(SIDE, SIDE)))

@@ -83,8 +83,9 @@ def save_pictures(times: Sequence[float], folder: Path, read: Read) -> tuple[Sho
 def _save_all(times: Sequence[float], folder: Path, read: Read) -> tuple[Shot, ...]:
     with tempfile.TemporaryDirectory(dir=folder, prefix=".vidllm-") as scratch:
         shots: list[Shot] = []
+        digits = max(len(str(len(times) - 1)), 3)  # as many for all: by name they stand in the order of time
         for first in range(0, len(times), BATCH):
-            shots += _save_batch(read(times[first : first + BATCH]), Path(scratch), first)
+            shots += _save_batch(read(times[first : first + BATCH]), Path(scratch), first, digits)
         return tuple(Shot(shot.time, _move(shot.path, folder)) for shot in shots)
 
 
@@ -97,12 +98,12 @@ def save_shot_sheet(times: Sequence[float], path: Path, read: Read) -> tuple[Sho
     return tuple(Shot(float(time), path) for time in frames.pts_seconds)
 
 
-def _save_batch(frames: FrameSet, folder: Path, first: int) -> list[Shot]:
+def _save_batch(frames: FrameSet, folder: Path, first: int, digits: int) -> list[Shot]:
     from PIL import Image
 
     shots = []
     for number, (pixels, time) in enumerate(zip(frames.pixels, frames.pts_seconds, strict=True), start=first):
-        path = folder / f"{number:03d}_{format_time(float(time), decimals=3).replace(':', '-')}.png"
+        path = folder / f"{number:0{digits}d}_{format_time(float(time), decimals=3).replace(':', '-')}.png"
         Image.fromarray(pixels).save(path, compress_level=1)
         shots.append(Shot(float(time), path))
     return shots

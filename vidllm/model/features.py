@@ -31,6 +31,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from vidllm.caches import cache_folder
+from vidllm.errors import CacheError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -71,7 +72,7 @@ class FeatureCache:
         self._memory: OrderedDict[str, Tensor] = OrderedDict()
         self._used = 0
         self._lock = threading.Lock()
-        place = cache_folder("features") if folder == "auto" else folder
+        place = _own_folder() if folder == "auto" else folder
         self._disk = None if place is None else TensorFiles(Path(place), disk_bytes)
 
     def get(self, key: str) -> Tensor | None:
@@ -105,6 +106,15 @@ class FeatureCache:
         self._used += features.nbytes
         while self._used > self.memory_bytes:
             self._used -= self._memory.popitem(last=False)[1].nbytes
+
+
+def _own_folder() -> Path | None:
+    """Vidllm's own cache folder; None, and a line, where that would lie in the home of nobody."""
+    try:
+        return cache_folder("features")
+    except CacheError as error:
+        log.warning("feature cache off: %s", error)
+        return None
 
 
 PART = ".part-"
