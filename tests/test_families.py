@@ -330,7 +330,10 @@ def test_the_environment_names_the_default(llava: Path, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("./no/such/folder", "no such folder"), ("nonsense", "no such folder"), (__file__, "a file, not a model")],
+    [
+        ("./no/such/folder", "no such folder"), ("nonsense", "no such folder"), (__file__, "a file, not a model"),
+        ("~no-such-user/model", "no such folder"),
+    ],
 )
 def test_a_name_that_is_nothing(name: str, message: str) -> None:
     with pytest.raises(ModelNotFound, match=message):

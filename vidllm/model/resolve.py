@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from functools import lru_cache
@@ -56,7 +57,7 @@ def local_folder(name: str) -> Path | None:
     """The folder of model `name` without asking the Hub; None for what looks like a Hub id. Raises as above."""
     if name in BUILTIN:
         return _builtin(name)
-    folder = Path(name).expanduser()
+    folder = Path(os.path.expanduser(name))  # Path's own fails where there is no such user
     if folder.is_dir():
         return folder
     if folder.exists():
@@ -104,4 +105,5 @@ def _download(name: str, wanted: tuple[str, ...]) -> Path:
             "(`hf download`) and give the folder"
         ) from error
     except OSError as error:
-        raise ModelNotFound(f"{name}: could not be stored ({error.strerror or error}); free some disk space") from error
+        cure = "free some disk space" if error.errno == errno.ENOSPC else "set HF_HOME to a folder that can be written"
+        raise ModelNotFound(f"{name}: could not be stored ({error.strerror or error}); {cure}") from error
