@@ -41,6 +41,7 @@ Server = Annotated[
 ]
 Model = Annotated[str | None, typer.Option("-m", "--model", metavar="NAME", help="Which model of the server writes.")]
 KINDS = "conversation,detail,reasoning"
+REQUEST_SECONDS = 120.0
 Kinds = Annotated[
     str, typer.Option("--kinds", metavar="K,K", help="With --from: conversation, detail, reasoning: a row of each.")
 ]
@@ -60,7 +61,7 @@ def instruct(
     model: Model = None,
     kinds: Kinds = KINDS,
     questions: Questions = 4,
-    request_timeout: RequestTimeout = 120.0,
+    request_timeout: RequestTimeout = REQUEST_SECONDS,
 ) -> int:
     """Rows to learn from: of scripted clips by template, with exact answers; of captions, written by a language model.
 
@@ -83,7 +84,7 @@ def instruct(
     scripted = {"--per-clip": per_clip != 8, "--images": images != 0, "--turns": turns != 1,
                 "--families": families is not None}  # fmt: skip
     tutored = {"--endpoint": endpoint is not None, "--model": model is not None, "--kinds": kinds != KINDS,
-               "--questions": questions != 4}  # fmt: skip
+               "--questions": questions != 4, "--request-timeout": request_timeout != REQUEST_SECONDS}  # fmt: skip
     _check_heard(*("scripted clips", scripted) if captions is not None else ("captions, which --from names", tutored))
     if captions is not None:
         if endpoint is None:

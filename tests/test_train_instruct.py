@@ -145,6 +145,10 @@ def test_other_rows_are_never_written_over(clips_made: Path, tmp_path: Path) -> 
     with pytest.raises(RowError, match="holds other rows"):
         instruct(clips_made, paid, InstructOptions())
     assert paid.read_text() == '{"id": "a model wrote this"}\n'
+    with rows.open("a") as file:  # as `--from` does, to rows that were there
+        file.write(paid.read_text())
+    with pytest.raises(RowError, match="holds other rows"):
+        instruct(clips_made, rows, InstructOptions())
     os.mkfifo(tmp_path / "pipe")  # as /dev/null
     for no_file, reason in (("pipe", "no file"), (".", "is a folder")):
         with pytest.raises(OutputError, match=reason):
@@ -330,6 +334,9 @@ def test_captions_nothing_can_be_made_of_are_counted(
     path.write_text("{}\n")
     assert run(tmp_path, writer)[0] == 1
     assert 'no line with "video" and "caption"' in capsys.readouterr().err
+    path.unlink()
+    assert run(tmp_path, writer)[0] == 1
+    assert "give the output of `vidllm caption`" in capsys.readouterr().err
 
 
 def test_the_commands_own_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -342,6 +349,7 @@ def test_the_commands_own_errors(tmp_path: Path, capsys: pytest.CaptureFixture[s
     for words, unheard in (
         (["instruct", folder, "--endpoint", "http://localhost:1/v1"], "--endpoint is for rows of captions"),
         (["instruct", folder, "--questions", "6"], "--questions is for rows of captions"),
+        (["instruct", folder, "--request-timeout", "5"], "--request-timeout is for rows of captions"),
         ([*made, "--images", "2"], "--images is for rows of scripted clips"),
         ([*made, "--kinds", " detail , prose"], "prose"),
     ):  # fmt: skip

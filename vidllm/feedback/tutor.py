@@ -132,13 +132,14 @@ def tutor(
         EngineError: the server is gone; what was answered is kept.
         OutputError: the output can not be written.
     """
+    told = _by_name(captions, media)
     if output.exists() and output.samefile(captions):
         raise OutputError(f"{output}: holds the captions; give the rows another name")
     output.parent.mkdir(parents=True, exist_ok=True)
     file = LineFile(output, lock=True)
     try:
         done = {_id_of(line, output) for _, line in file.lines()}
-        work = _work(captions, output, done, options, media)
+        work = _work(told, output, done, options)
 
         def keep(row: dict[str, Any]) -> None:
             file.append(json_line(row))
@@ -196,9 +197,13 @@ def _ask(captioner: Captioner, ticket: int, task: _Task, options: TutorOptions) 
     ))  # fmt: skip
 
 
-def _work(captions: Path, output: Path, done: set[str], options: TutorOptions, media: Path | None) -> _Work:
+Told = Mapping[str, tuple[Mapping[str, Any], str, Path]]
+"""(row, why nothing can be asked about it, its clip) of every caption by id."""
+
+
+def _work(told: Told, output: Path, done: set[str], options: TutorOptions) -> _Work:
     work = _Work()
-    for name, (row, reason, video) in _by_name(captions, media).items():
+    for name, (row, reason, video) in told.items():
         if reason:
             work.left_out[reason] += 1
             continue
@@ -211,10 +216,9 @@ def _work(captions: Path, output: Path, done: set[str], options: TutorOptions, m
     return work
 
 
-def _by_name(captions: Path, media: Path | None) -> dict[str, tuple[Mapping[str, Any], str, Path]]:
-    """(row, why nothing can be asked about it, its clip) of every caption by id. A clip that was captioned twice, in
-    other words or as the copy of another, counts once: by its last caption that can be used. A file that `vidllm
-    caption` captioned again under another id was another clip then."""
+def _by_name(captions: Path, media: Path | None) -> Told:
+    """A clip that was captioned twice, in other words or as the copy of another, counts once: by its last caption that
+    can be used. A file that `vidllm caption` captioned again under another id was another clip then."""
     found: dict[str, tuple[Mapping[str, Any], str, Path]] = {}
     newest: dict[Path, str] = {}
     for number, row in _captions(captions):

@@ -108,7 +108,7 @@ def _check_output(output: Path) -> None:
     check_regular(output)
     if output.is_file() and output.stat().st_size:
         with output.open(encoding="utf-8", errors="replace") as file:
-            if '"families": ' not in file.readline():
+            if not all('"families": ' in line for line in file):  # captions may have added rows behind ours
                 raise RowError(f"{output}: is there already and holds other rows; give the new ones another name")
 
 
