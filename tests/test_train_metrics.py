@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from vidllm.errors import ConfigError, OutputError
+from vidllm.train.loop import LoopOptions
 from vidllm.train.metrics import Metrics, read_metrics
 
 
@@ -55,10 +56,10 @@ def test_what_another_program_wrote_is_not_cut_off(tmp_path: Path) -> None:
     assert len(path.read_text().splitlines()) == 2
 
 
-def test_a_board_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_board_that_is_not_installed_is_named_before_a_row_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(ConfigError, match=r"pip install .*vidllm\[tensorboard\]"):
-        Metrics(tmp_path, after=0, tensorboard=True)
+        LoopOptions(tensorboard=True)
 
 
 @pytest.mark.parametrize("obstacle", ["a full disk", "a folder"])

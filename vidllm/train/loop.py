@@ -36,7 +36,7 @@ from torch import Tensor, nn
 from vidllm.errors import CheckpointError, ConfigError, NotFinite, TrainError
 from vidllm.interrupts import Interrupts
 from vidllm.train.ahead import Ahead
-from vidllm.train.metrics import Metrics
+from vidllm.train.metrics import Metrics, board_writer
 from vidllm.train.optim import OptimOptions, make_optimizer, rate_share, set_rates
 from vidllm.train.saves import Saved, Saves, differences
 from vidllm.train.state import learnt, memory, random_state, restore, seed_all, set_random_state
@@ -77,6 +77,8 @@ class LoopOptions:
         if self.device == "cuda" and not torch.cuda.is_available():
             raise ConfigError("device is cuda, and torch finds no CUDA here; install a driver and "
                               "a CUDA build of torch, or leave device out")  # fmt: skip
+        if self.tensorboard:
+            board_writer()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,7 +34,7 @@ class Metrics:
         self._picture = folder / "loss.png"
         self._file = LineFile(folder / "metrics.jsonl", name=folder, lock=True)
         self._records = self._kept(after)
-        self._board = _board(folder / "tensorboard", after) if tensorboard else None
+        self._board = board_writer()(str(folder / "tensorboard"), purge_step=after + 1) if tensorboard else None
         self._drawn, self._pause = time.monotonic(), PICTURE_SECONDS
 
     def add(self, record: Record) -> None:
@@ -106,13 +106,13 @@ def _is_anothers(line: bytes) -> bool:
         return False
 
 
-def _board(folder: Path, after: int) -> Any:
+def board_writer() -> Any:
+    """TensorBoard's own class. Raises ConfigError where it is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise ConfigError('tensorboard: true needs it installed: pip install "vidllm[tensorboard]"') from error
-    make: Any = SummaryWriter
-    return make(str(folder), purge_step=after + 1)
+    return SummaryWriter
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
