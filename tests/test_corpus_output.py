@@ -200,8 +200,12 @@ def test_a_torn_end_is_cut_off_and_told_from_rows(tmp_path: Path, garbage: bytes
 
 
 @pytest.mark.parametrize(
-    "content", [b"not captions\n", b'{"id": 3}\n', b"\0\0\0 ftypisom", b'{"video": "a.mp4"}', b"[1]"]
-)
+    "content",
+    [
+        b"not captions\n", b'{"id": 3}\n', b"\0\0\0 ftypisom", b'{"video": "a.mp4"}', b"[1]",
+        b'{"id": "7", "video": "a.mp4"}\n{"id": "8", "video": "b.mp4"}', b'{"id": "7",\n "video": "a.mp4"',
+    ],
+)  # fmt: skip
 def test_a_file_of_something_else_is_refused_and_untouched(tmp_path: Path, content: bytes) -> None:
     out = tmp_path / "out.jsonl"
     out.write_bytes(content)
@@ -392,6 +396,7 @@ def test_a_link_to_a_folder_of_parts_may_come_before_it(tmp_path: Path, target: 
     [
         (".", "is a folder"), ("", "is a folder"), ("/", "is a folder"), ("-", "not to a pipe"),
         ("/dev/null", "not to a pipe or a device"), ("out.CSV", "is JSON lines or Parquet; name it out.jsonl"),
+        ("out.htm", "name it out.jsonl"), ("out.diff", "name it out.jsonl"),  # a report would take their place
     ],
 )  # fmt: skip
 def test_a_name_that_can_be_no_output_is_told_before_anything_else(
@@ -649,6 +654,40 @@ def test_an_output_of_two_names_lets_one_run_in_and_its_link_stays(tmp_path: Pat
     assert link.is_symlink()
     assert rows_in(real) == rows_in(link) == [row_of(item)]
     assert manifest_of(link) == manifest_of(real)
+
+
+def test_rows_that_replace_others_are_whose_they_were(tmp_path: Path) -> None:
+    out, item = tmp_path / "out.jsonl", item_at(tmp_path, 1)
+    for status in ("error", "ok"):
+        with Output.open(out, RECIPE, retry_errors=True) as output:
+            output.add(row_of(item, status))  # type: ignore[arg-type]
+            out.chmod(0o640)
+    assert rows_in(out) == [row_of(item)]
+    assert out.stat().st_mode & 0o777 == 0o640
+
+
+def test_a_part_that_is_sealed_while_it_is_read_is_read(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    out, items = tmp_path / "out.parquet", [item_at(tmp_path, number) for number in range(2)]
+    with Output.open(out, RECIPE) as output:
+        output.add(row_of(items[0]))
+    with Output.open(out, RECIPE) as output:
+        output.add(row_of(items[1]))
+        rows = written_rows(out)
+        first = next(rows)
+    assert [first, *rows] == [row_of(item) for item in items]
+
+
+def test_a_failure_is_told_of_a_copy_by_its_own_name(out: Path, tmp_path: Path) -> None:
+    one, other = item_at(tmp_path, 1), item_at(tmp_path, 2)
+    with Output.open(out, RECIPE) as output:
+        ledger = Ledger(output, Look(spec=server_spec(), prompt=RECIPE.prompt))
+        assert ledger.wanted(one, Seen(id="0" * 32))
+        assert not ledger.wanted(other, Seen(id="0" * 32))
+        row = CaptionRow.of(one, id="0" * 32, recipe=RECIPE.digest, status="error", error=f"{one.video}: is too long")
+        _, copy = ledger.settle(row)
+    assert (copy.video, copy.status, copy.duplicate_of) == (other.video, "error", one.video)
+    assert copy.error == f"{other.video}: is too long"
 
 
 def test_a_thread_that_wakes_after_the_end_writes_nothing(out: Path, tmp_path: Path) -> None:

@@ -119,7 +119,14 @@ def _copy(row: CaptionRow, known: CaptionRow) -> CaptionRow:
     original = known.video if known.duplicate_of in (None, row.video) else known.duplicate_of
     return replace(
         row, status=known.status if known.status in FAILED else "duplicate", caption=known.caption,
-        finish_reason=known.finish_reason, error=known.error, frames=known.frames, reader=known.reader,
+        finish_reason=known.finish_reason, error=_cause(row, known), frames=known.frames, reader=known.reader,
         notes=known.notes, usage=known.usage, model=known.model, engine=known.engine, attempts=known.attempts,
         duplicate_of=original,
     )  # fmt: skip
+
+
+def _cause(row: CaptionRow, known: CaptionRow) -> str | None:
+    """Why the other failed, told of this clip by its own name."""
+    if known.error is None or not known.error.startswith(f"{known.video}: "):
+        return known.error
+    return row.video + known.error.removeprefix(known.video)

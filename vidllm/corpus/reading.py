@@ -31,11 +31,10 @@ def written_rows(path: Path) -> Iterator[CaptionRow | BadLine]:
     if not path.is_dir():
         yield from parquet_file(path) if is_parquet(path) else _lines(path)
         return
-    for part in sorted([*path.glob("part-*.parquet"), *path.glob("_part-*.jsonl")], key=lambda p: p.stem.lstrip("_")):
-        if part.suffix == ".parquet":
-            yield from parquet_file(part)
-        elif not (path / f"{part.stem[1:]}.parquet").exists():
-            yield from _lines(part)
+    names = {part.stem.lstrip("_") for part in (*path.glob("part-*.parquet"), *path.glob("_part-*.jsonl"))}
+    for name in sorted(names):
+        sealed = path / f"{name}.parquet"  # perhaps since the folder was listed
+        yield from parquet_file(sealed) if sealed.exists() else _lines(path / f"_{name}.jsonl")
 
 
 def _check_there(path: Path) -> None:

@@ -11,6 +11,7 @@ step, and only then is the journal removed. Readers of Parquet folders pass over
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterable, Iterator
 from importlib import import_module
 from pathlib import Path
@@ -23,8 +24,8 @@ from vidllm.errors import OutputError
 from vidllm.linefile import LineFile, not_writable
 
 PARQUET_SUFFIX = ".parquet"
-OTHER_SUFFIXES = frozenset({".json", ".csv", ".tsv", ".txt", ".srt", ".vtt", ".html", ".tar"})
-"""Names that promise another format than rows have; -f, --report and --in-place write those."""
+OTHER_SUFFIXES = frozenset({".json", ".csv", ".tsv", ".txt", ".srt", ".vtt", ".html", ".htm", ".diff", ".tar"})
+"""Names that promise another format than rows have; -f, --report and --in-place write those, in the rows' own place."""
 DIFF_SUFFIX = ".diff"
 """Of the report of old and new captions beside an output."""
 ROWS_PER_PART = 4096
@@ -39,6 +40,9 @@ _HEAD = re.compile(
     rb'"status": "(%s)"' % "|".join(STATUSES).encode()
 )
 """How every line written here begins."""
+_BEGIN = b'{"id": "'
+_ID_AND_KEY = re.compile(_BEGIN + rb'.{0,40}", "key": "', re.DOTALL)
+"""A line of ours, whatever happened to it."""
 
 
 class Store(Protocol):
@@ -105,12 +109,17 @@ def check_ours(path: Path) -> None:
     try:
         with open(path, "rb") as file:
             line = file.readline(MOST_LINE_BYTES)
-        if not (line.startswith(b'{"id": "') or b'{"id": "'.startswith(line)):  # or its first line half-written
+        if not (_ID_AND_KEY.match(line) or (line[-1:] != b"\n" and _is_begun(line))):
             head_of(line)
     except ValueError as error:
         raise OutputError(f"{path}: is there already and holds no captions; name another output") from error
     except OSError as error:
         raise not_writable(path, error) from error
+
+
+def _is_begun(line: bytes) -> bool:
+    """Whether it can be the first line, half-written; rows of data sets begin as ours do, and end."""
+    return line.startswith(_BEGIN) or _BEGIN.startswith(line)
 
 
 class JsonLines:
@@ -150,6 +159,7 @@ class JsonLines:
                 new.writelines(line + b"\n" for place, line in self._file.lines() if place not in gone)
                 new.flush()
                 os.fsync(new.fileno())
+            shutil.copymode(self.path, part)
             os.replace(part, _real(self.path))
         except OSError as error:
             part.unlink(missing_ok=True)
