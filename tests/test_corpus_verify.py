@@ -17,6 +17,8 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.caption_rows import RECIPE
+from tests.conftest import write_clip
+from tests.test_corpus_identity import remux
 from tests.test_corpus_inputs import write_tar
 from vidllm.answer import Usage
 from vidllm.corpus.caption import CaptionReport
@@ -268,6 +270,21 @@ def test_a_copy_names_a_clip_of_the_same_content(clips: dict[str, Path], tmp_pat
         manifest_of(out).unlink()
 
 
+def test_a_copy_in_another_container_of_what_was_refused_is_proven(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its frames are those of the first, whose times its container has rounded; so are a duplicate's."""
+    monkeypatch.setattr("tests.conftest.TICKS", 90_000)
+    clip = write_clip(tmp_path / "clip.mp4", [number / 30 for number in range(30)])
+    copy = remux(clip, tmp_path / "copy.mkv")
+    first = replace(seen_row(item_of(clip), times=(0, 1, 2)), status="error", caption="I can not.", error="no")
+    row = CaptionRow.of(item_of(copy), id=first.id, recipe=RECIPE.digest, status="error")
+    with Output.open(tmp_path / "out.jsonl", RECIPE) as output:
+        output.add(first)
+        output.add(replace(row, error="no", frames=first.frames, duplicate_of=first.video))
+    assert verify(tmp_path / "out.jsonl").problems == ()
+
+
 def test_without_a_manifest_nothing_is_proven(written: Path) -> None:
     manifest_of(written).unlink()
     with pytest.raises(InputError, match=r"out\.jsonl\.admitted is missing"):
@@ -379,6 +396,16 @@ def test_clips_of_one_name_in_several_folders_have_files_of_their_own(
     }  # fmt: skip
 
 
+def test_a_clip_called_as_another_one_with_its_ending_has_files_of_its_own(tmp_path: Path) -> None:
+    videos = ["a.mp4", "a.mkv", "a.mp4.mkv"]
+    with Output.open(tmp_path / "out.jsonl", RECIPE) as output:
+        for video in videos:
+            [row] = ranged(tmp_path, video, [(None, None, f"Of {video}.")])
+            output.add(row)
+    written = write_side_files(tmp_path / "out.jsonl", ("txt",), SideFolder(tmp_path / "side"))
+    assert sorted(path.read_text() for path in written) == sorted(f"Of {video}.\n" for video in videos)
+
+
 def test_players_read_what_is_written(tmp_path: Path) -> None:
     import pysubs2
 
@@ -467,6 +494,16 @@ def test_a_report_in_the_place_of_a_pipe_is_told_before_the_run(tmp_path: Path) 
     os.mkfifo(tmp_path / "r.html")
     with pytest.raises(OutputError, match=r"r.html: is a device or a pipe, no file"):
         list(check_extras(tmp_path / "out.jsonl", Extras(report=tmp_path / "r.html")))
+    with pytest.raises(OutputError, match=r"r.html: is a device or a pipe, no file"):
+        write_report(empty_output(tmp_path / "out.jsonl"), tmp_path / "r.html")
+    assert (tmp_path / "r.html").is_fifo()
+
+
+@pytest.mark.parametrize("name", ["r.html", "out.diff"])
+def test_a_folder_in_the_place_of_a_report_is_told_before_the_run(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    with pytest.raises(OutputError, match=rf"{name}: is a folder, where a file is to be written; move it away"):
+        list(check_extras(tmp_path / "out.jsonl", Extras(report=tmp_path / "r.html", in_place=True)))
 
 
 def test_a_report_that_has_no_folder_is_told_before_the_run(tmp_path: Path) -> None:
@@ -725,7 +762,9 @@ def test_the_page_needs_nothing_and_shows_everything(clips: dict[str, Path], tmp
     out, hostile = tmp_path / "out.jsonl", '<script>alert(1)</script> & "quotes" \''
     with Output.open(out, RECIPE) as output:
         output.add(seen_row(item_of(clips["constant"]), caption=hostile))
-        output.add(replace(seen_row(item_of(clips["intra"])), seconds=99.0))
+        output.add(slow := replace(seen_row(item_of(clips["intra"])), seconds=99.0))
+        copy = CaptionRow.of(item_of(tmp_path / "copy.mp4"), id=slow.id, recipe=slow.recipe, status="duplicate")
+        output.add(replace(copy, caption=slow.caption, usage=slow.usage, duplicate_of=slow.video))
         for number in range(3):
             bad = item_of(tmp_path / f"{hostile.replace('/', '')}{number}.mp4")
             error = f"{bad.video}: ends after {number} s"
@@ -738,9 +777,10 @@ def test_the_page_needs_nothing_and_shows_everything(clips: dict[str, Path], tmp
     assert not any((attributes.get("href") or "").startswith("http") for _, attributes in page.tags)
     assert hostile in page.text
     assert "ends after N s" in page.text  # one cause for three clips
-    assert "5 clips, 2 of them with a good caption" in page.text
+    assert "6 clips, 3 of them with a good caption" in page.text
+    assert "10 tokens written" in page.text  # those of the copy are its original's
     bars = [attributes for tag, attributes in page.tags if tag == "div"]
-    assert [bar["class"] for bar in bars] == ["bar ok", "bar undecodable"]  # nothing where there is none
+    assert [bar["class"] for bar in bars] == ["bar ok", "bar duplicate", "bar undecodable"]  # none where there are none
     assert page.text.index("99.00 s") < page.text.index("0.50 s")
 
 

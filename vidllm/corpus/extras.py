@@ -57,6 +57,8 @@ def check_extras(output: Path, extras: Extras) -> Iterator[str]:
 
 def _check_ours(path: Path, begins: re.Pattern[bytes]) -> None:
     check_regular(path)
+    if path.is_dir():
+        raise OutputError(f"{path}: is a folder, where a file is to be written; move it away, or name another output")
     try:
         head = head_of(path)
     except FileNotFoundError as error:

@@ -18,7 +18,7 @@ from vidllm.corpus.reading import any_row, standing_rows
 from vidllm.corpus.rows import STATUSES, CaptionRow
 from vidllm.corpus.verify import opened_row
 from vidllm.errors import VidllmError
-from vidllm.linefile import not_writable
+from vidllm.linefile import check_regular, not_writable
 from vidllm.video.guard import Limits, read_frames_guarded
 from vidllm.video.timecode import format_time
 
@@ -50,7 +50,8 @@ class _Tally:
         prompt = SUMMARY if is_summary(row.prompt) else row.prompt  # else every split video's would be its own
         self.recipes[row.recipe, row.model, prompt] += 1
         self.seconds += row.seconds
-        self.answer_tokens += row.usage.answer_tokens if row.usage else 0
+        if row.usage and row.duplicate_of is None:  # a copy has its original's
+            self.answer_tokens += row.usage.answer_tokens
         if row.error:
             cause = cause_of(row)
             self.causes[cause] += 1
@@ -78,6 +79,7 @@ def write_report(output: Path, target: Path, mine: Callable[[CaptionRow], bool] 
     Reads the frames of a dozen clips again, each in a child within half a minute; one that can not be read says so.
     Raises InputError without an output, OutputError when the page can not be written.
     """
+    check_regular(target)
     tally = _Tally()
     for row in standing_rows(output):
         if mine(row):

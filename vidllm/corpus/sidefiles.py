@@ -76,11 +76,14 @@ def _line(row: CaptionRow) -> Line:
 
 
 def _names(videos: Iterable[tuple[str, str | None]]) -> dict[tuple[str, str | None], PurePath]:
-    """Where each video's files lie, without ending; a name that several share gets the video's own ending too."""
+    """Where each video's files lie, without ending; a name that several share gets the video's own ending too, and so
+    does `a.mp4.mkv` beside an `a.mp4`, which may have to keep its own.
+    """
     places = _told_apart({(video, root): _place(video, root) for video, root in videos})
     shared: dict[PurePath, set[PurePath]] = {}
     for place in places.values():
         shared.setdefault(place.with_suffix(""), set()).add(place)
+        shared.setdefault(place, set()).add(place)
     return {
         name: place if len(shared[place.with_suffix("")]) > 1 else place.with_suffix("")
         for name, place in places.items()

@@ -225,7 +225,7 @@ def _frame_problems(row: CaptionRow, limits: Limits) -> Iterator[str]:
         return
     times = np.array([frame.time for frame in row.frames])
     nearest = np.abs(info.pts_seconds[None, :] - times[:, None]).argmin(axis=1)  # (frames of the row,)
-    far = np.abs(info.pts_seconds[nearest] - times) > (SAME_TIME_REMUXED if row.status == "duplicate" else SAME_TIME)
+    far = np.abs(info.pts_seconds[nearest] - times) > (SAME_TIME if row.duplicate_of is None else SAME_TIME_REMUXED)
     if far.any():
         yield f"has no frame at {format_time(float(times[far][0]), decimals=3)}, which its row says was seen"
     gone = np.append(info.pts_seconds[1:], np.inf)[nearest] <= (row.start or 0.0) - SAME_TIME_REMUXED
