@@ -142,6 +142,7 @@ def test_lines_on_screen_in_a_half_open_range(clip: Path, start: float, end: flo
         ("utf-16", "你好,世界。"),
         ("utf-16-le", "你好,世界。"),
         ("utf-16-be", "hello"),
+        ("utf-32", "你好,世界。"),
         ("gb18030", "你好世界,这是一个测试。"),
         ("gb18030", "谢谢大家"),
         ("cp1252", "Déjà vu à l'été"),
@@ -168,6 +169,14 @@ def test_a_broken_byte_does_not_garble_the_rest(clip: Path) -> None:
     clip.with_suffix(".srt").write_bytes(text.replace(b"No\xc3", b"No"))
     [said] = texts(clip)
     assert said.startswith("Déjà vu à l'été, çà et là, No")
+
+
+@pytest.mark.parametrize("zeros", [b"\0", b"\0\0", b"\0" * 4096])
+def test_zeros_that_damage_left_do_not_silence_the_rest(clip: Path, zeros: bytes) -> None:
+    """A byte that got lost, and the end of a file whose room was made and never filled."""
+    text = "1\n00:00:01,000 --> 00:00:02,000\nDéjà vu\n".encode()
+    clip.with_suffix(".srt").write_bytes(text + zeros)
+    assert texts(clip) == ["Déjà vu"]
 
 
 def test_rolling_captions_are_said_once(clip: Path) -> None:

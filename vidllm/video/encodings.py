@@ -1,4 +1,4 @@
-"""In which encoding a text was written: UTF-8 or UTF-16 as the bytes say, else by whose language comes out of them.
+"""In which encoding a text was written: UTF-8, UTF-16, UTF-32 as the bytes say, else by whose language comes out of it.
 
 Of each reading is counted what part of its letters beyond ASCII its language would have written; ties go to the first.
 
@@ -16,6 +16,8 @@ JUDGED_LINES = 500
 """Lines with letters beyond ASCII that are looked at."""
 BROKEN_COSTS = 10
 """A byte that the encoding does not know speaks against it as loudly as so many letters for it."""
+ZEROS_OF_UTF16 = 0.1
+"""Of the bytes of subtitles in it; fewer are damage."""
 _HAN = (
     "的一是不了在人有我他这个们中来上大为和国地到以说时要就出会可也你对生能而子那得于着下自之年过发后作里用道行所然家事成方多经么去法学"
     "如都同现当没动面起看定天分还进好小部其些主样理心她本前开但因只从想实日者意无力它与长把机十民第公此已工使情明性知全三又关點這個們來"
@@ -41,9 +43,14 @@ _EXPECTED = {
 
 def decoded(data: bytes) -> str:
     """The text; what its encoding does not know becomes U+FFFD."""
+    if data.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
+        return data.decode("utf-32", "replace")
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return data.decode("utf-16", "replace")
-    if b"\0" in data:  # UTF-16 without its mark: the zeros of digits and line ends tell the order of bytes
+    data = re.sub(rb"\0{3,}", b"", data)  # in no UTF-16: room that was made for a file and never filled
+    if data.count(0) < ZEROS_OF_UTF16 * len(data):
+        data = data.replace(b"\0", b"")
+    else:  # UTF-16 without its mark: the zeros of digits and line ends tell the order of bytes
         little = data[1::2].count(0) >= data[::2].count(0)
         return data.decode("utf-16-le" if little else "utf-16-be", "replace")
     text = data.decode("utf-8-sig", "replace")
