@@ -28,7 +28,13 @@ SPELLED = rf"(?:(?:{'|'.join(_TENS)})(?:[\s-](?:{_ONES}))?|{_ONES})"
 """A whole number in English words: `thirty-two`."""
 ORDINAL = rf"(?:(?:(?:{'|'.join(_TENS)})[\s-])?(?:{'|'.join(reversed(_ORDINALS))})|\d+(?:st|nd|rd|th))"
 """`third`, `twenty-fifth`, `30th`."""
-_NUMBER = rf"(?:(?:\d+(?:\.\d+)?|{SPELLED})(?:[\s-]+and[\s-]+a[\s-]+half)?|half(?:\s+an?|[\s-]+(?=m|h))|an?|one\s+half)"
+_FRACTIONS = {"½": 0.5, "¼": 0.25, "¾": 0.75, "1/2": 0.5, "1/4": 0.25, "3/4": 0.75}
+_FRACTION = r"(?:(?:\d+\s?)?[½¼¾]|(?:\d+\s+)?(?:[13]/4|1/2)(?=(?:\s+an?)?[\s-]*[mh]))(?:\s+an?)?"
+"""`½`, `1 1/2`; but "at 1/2 seconds" is two moments."""
+_NUMBER = (
+    rf"(?:{_FRACTION}|(?:\d+(?:\.\d+)?|{SPELLED})(?:[\s-]+and[\s-]+a[\s-]+half)?"
+    r"|half(?:\s+an?|[\s-]+(?=m|h))|an?|one\s+half)"
+)
 _HAN_NUMBER = r"(?:\d+(?:\.\d+)?|[零〇一二两兩三四五六七八九十百半]+)"
 
 _H, _M, _S = r"(?:hours?|hrs?|h)", r"(?:minutes?|mins?)", r"(?:seconds?|secs?|s)"
@@ -136,6 +142,8 @@ def number(text: str) -> float:
     words = re.sub(r"(?<=\d)(?:st|nd|rd|th)$", "", re.sub(r"[\s-]+", " ", text.strip().lower()))
     if re.fullmatch(r"\d+(?:\.\d+)?", words):
         return float(words)
+    if part := re.search(r"[½¼¾]|\d/\d", words):
+        return float(words[: part.start()] or 0) + _FRACTIONS[part[0]]
     if words.endswith("and a half"):
         return number(words.removesuffix("and a half")) + 0.5
     if re.search(r"[零〇一二两兩三四五六七八九十百半]", words):
