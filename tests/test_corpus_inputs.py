@@ -394,11 +394,11 @@ def test_a_tar_that_breaks_off_gives_what_it_has(corpus: Path) -> None:
     path.write_bytes(path.read_bytes()[:8000])
     items = list(admit(["s.tar"]))
     assert [item.member for item in items[:2]] == ["0.mp4", "1.mp4"]
-    assert len(items) <= 4
-    broken = [item for item in items if item.problem is None][-1]
-    if broken.offset is not None and broken.size is not None and broken.offset + broken.size > 8000:
-        with pytest.raises(InputError, match="can not be extracted"), opened_path(broken):
-            pass
+    assert len(items) == 4
+    *_, broken, tar = items
+    assert (broken.member, broken.problem, tar.video) == ("2.mp4", None, "s.tar")
+    with pytest.raises(InputError, match="can not be extracted"), opened_path(broken):
+        pass
     touch(corpus / "no.tar", b"no tar at all" * 100)
     with pytest.raises(InputError, match="can not be read as a tar"):
         list(admit(["no.tar"]))
@@ -431,6 +431,27 @@ def test_a_tar_that_got_captions_since_it_was_listed_still_gives_the_right_membe
     write_tar(path, {"a.mp4": b"first"})
     with pytest.raises(InputError, match="no longer in it"), opened_path(items[1]):
         pass
+
+
+def test_a_clip_before_the_break_is_there_though_its_caption_is_not(corpus: Path) -> None:
+    path = write_tar(corpus / "s.tar", {"a.mp4": bytes(3000), "a.txt": bytes(3000)})
+    path.write_bytes(path.read_bytes()[: 512 + 3072 + 512 + 100])
+    clip, tar = admit(["s.tar"])
+    assert "breaks off after 1 samples" in str(tar.problem)
+    with opened_path(clip) as extracted:
+        assert extracted.read_bytes() == bytes(3000)
+
+
+def test_a_link_inside_a_tar_is_told(corpus: Path) -> None:
+    """The others keep the places that they have without it."""
+    with tarfile.open(corpus / "s.tar", "w") as tar:
+        for name in ("a.mp4", "b.mp4", "c.txt", "d.mp4"):
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = (tarfile.LNKTYPE, "a.mp4") if name in ("b.mp4", "c.txt") else (b"0", "")
+            tar.addfile(member)
+    link, first, last = admit(["s.tar"])
+    assert (link.video, "is a link to a.mp4" in str(link.problem)) == ("s.tar!b.mp4", True)
+    assert [item.source.index for item in (first, last) if item.source] == [0, 1]
 
 
 @pytest.mark.parametrize("kind", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])

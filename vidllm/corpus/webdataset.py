@@ -127,9 +127,12 @@ def tar_items(path: str) -> Iterator[Item]:
     count = 0
     try:
         with _opened(path) as tar:
-            for sample in _samples(tar):
+            for found in _samples(tar):
+                if isinstance(found, tarfile.TarInfo):
+                    yield _link(path, found)
+                    continue
                 count += 1
-                yield from (_item(path, sample, clip) for clip in sample.clips)
+                yield from (_item(path, found, clip) for clip in found.clips)
     except BROKEN as error:
         yield Item(video=path, path=path, problem=f"{path}: the tar breaks off after {count} samples ({error})")
 
@@ -147,18 +150,32 @@ def _first_line(error: Exception) -> str:
     return str(error).partition("\n")[0].rstrip(":- ")
 
 
-def _samples(tar: tarfile.TarFile) -> Iterator[_Sample]:
+def _samples(tar: tarfile.TarFile) -> Iterator[_Sample | tarfile.TarInfo]:
+    """The samples, and between them links that are called as clips are."""
     sample: _Sample | None = None
-    for number, key, member in walk(tar):
-        if key is None:
-            continue
-        if sample is None or sample.number != number:
-            if sample is not None:
-                yield sample
-            sample = _Sample(number, key)
-        _note(tar, sample, member)
+    broken: Exception | None = None
+    try:
+        for number, key, member in walk(tar):
+            if key is None:
+                if (member.islnk() or member.issym()) and _is_clip(member):
+                    yield member
+                continue
+            if sample is None or sample.number != number:
+                if sample is not None:
+                    yield sample
+                sample = _Sample(number, key)
+            _note(tar, sample, member)
+    except BROKEN as error:  # what was met of the last sample lies before the break
+        broken = error
     if sample is not None:
         yield sample
+    if broken is not None:
+        raise broken
+
+
+def _is_clip(member: tarfile.TarInfo) -> bool:
+    name = PurePosixPath(member.name)
+    return name.suffix.lower() in VIDEO_SUFFIXES and not name.name.startswith(".")
 
 
 def walk(tar: tarfile.TarFile) -> Iterator[tuple[int, str | None, tarfile.TarInfo]]:
@@ -187,8 +204,7 @@ def sample_key(name: str) -> str:
 
 
 def _note(tar: tarfile.TarFile, sample: _Sample, member: tarfile.TarInfo) -> None:
-    suffix = PurePosixPath(member.name).suffix.lower()
-    if suffix in VIDEO_SUFFIXES:
+    if _is_clip(member):
         sample.clips.append(member)
     elif member.size <= MOST_TEXT_BYTES and member.name == sample.key + ".txt":
         sample.caption = _text(tar, member)
@@ -213,3 +229,10 @@ def _item(path: str, sample: _Sample, clip: tarfile.TarInfo) -> Item:
         header=clip.offset,
         source=SourceRow(kind="webdataset", file=path, index=sample.number, id=sample.key, caption=sample.caption),
     )  # fmt: skip
+
+
+def _link(path: str, link: tarfile.TarInfo) -> Item:
+    """`tar` packs the second name of a file as a link to the first."""
+    video = f"{path}!{link.name}"
+    problem = f"{video}: is a link to {link.linkname}, and no clip of its own; pack it with `tar --hard-dereference -h`"
+    return Item(video=video, path=path, problem=problem)
