@@ -441,6 +441,18 @@ def test_a_folder_without_clips_is_one_line(tmp_path: Path, capsys: pytest.Captu
     assert "no video in it" in capsys.readouterr().err
 
 
+def test_a_shard_without_a_clip_is_done(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its output is there, so that all of them can be proven; the exit code of a run with no clips at all stays 1."""
+    outs = [tmp_path / f"{number}.jsonl" for number in (1, 2, 3)]
+    shards = [["--shard", f"{number}/3"] for number in (1, 2, 3)]
+    codes = [run(tmp_path / "nope.mp4", out, *shard) for out, shard in zip(outs, shards, strict=True)]
+    assert sorted(codes) == [0, 0, 1]
+    assert [len(rows_of(out)) for out in outs] == codes
+    assert "no clip falls to shard" in capsys.readouterr().err
+    (tmp_path / "in").mkdir()
+    assert run(tmp_path / "in", tmp_path / "out.jsonl", *shards[0]) == 1
+
+
 def test_a_clip_that_is_not_there_is_a_row_and_the_exit_code_says_so(tmp_path: Path, output: Path, world: Path) -> None:
     good = str(sorted(world.glob("*.mp4"))[0])
     assert run([good, str(tmp_path / "nope.mp4")], output) == 1

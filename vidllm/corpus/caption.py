@@ -273,9 +273,17 @@ def _items(
     named = _named(inputs)
     items = admit(named, options.inputs(output, remark))
     first = next(items, None)
-    if first is None:
+    if first is not None:
+        return chain([first], items)
+    if options.shard is None or not _hold_any(named, replace(options, shard=None).inputs(output, lambda line: None)):
         raise InputError(f"{', '.join(named)}: no video in it; name video files, folders, globs or data sets of them")
-    return chain([first], items)
+    remark(f"{', '.join(named)}: no clip falls to shard {options.shard}; its output is empty")
+    return items
+
+
+def _hold_any(named: Sequence[str], options: InputOptions) -> bool:
+    """Whether there is a clip, for all that is known: a list on stdin is read once."""
+    return "-" in named or next(admit(named, options), None) is not None
 
 
 def _named(inputs: str | Path | Sequence[str | Path]) -> list[str]:
