@@ -31,7 +31,8 @@ from vidllm.builtin.language import AnswerStage, LanguageShape, answer_logits, c
 from vidllm.builtin.lean import Attention, hidden_states
 from vidllm.builtin.links import Link, a_second_earlier, aims, padded_links, spots
 from vidllm.builtin.rows import COARSE_STRIDE, FINE_STRIDE, Row, clip_rows, still_rows
-from vidllm.builtin.stills import GRID, PATCH, Still, draw_still
+from vidllm.builtin.sharpen import Before, SharpenStage, cell_poses, features_of, least_squares, pose_waves
+from vidllm.builtin.stills import GRID, PATCH, Still, Stills, crowd, draw_still
 from vidllm.builtin.stills import NOTHING as UNLABELLED
 from vidllm.builtin.vision import VisionStage, normalise, vision_config
 from vidllm.builtin.words import train_tokenizer
@@ -50,6 +51,7 @@ from vidllm.world.render import frame
 from vidllm.world.script import Canvas, Event, Script, Thing
 from vidllm.world.vocabulary import COLOURS, SHADES
 
+SHIPPED = Path(vidllm.__file__).parent / "builtin" / "weights"
 VISION = VisionStage(hidden_size=48, layers=2, heads=3, batch=4, steps=3)
 LANGUAGE = LanguageShape(hidden_size=48, intermediate_size=64, layers=2, heads=3)
 
@@ -554,6 +556,40 @@ def test_an_object_is_compared_with_itself_a_second_earlier() -> None:
     assert [round(m[4], 6) for m in motions] == [0, 0.1, 0.2, 0.25, 0.2, 0.1], "and since a second earlier"
 
 
+# ------------------------------------------------------------------------------------- sharper eyes
+
+
+def test_a_cell_is_asked_about_the_one_object_that_it_shows() -> None:
+    """One object's patches agree and its cells are told of at every stride; two in one cell are not."""
+    present, pose = torch.zeros(1, 12, 12), torch.zeros(1, 12, 12, 3)
+    present[0, :4, :4], pose[0, :4, :4] = 1, torch.tensor([0.2, 0.1, 0.3])
+    present[0, 6, 6], pose[0, 6, 6] = 1, torch.tensor([0.5, 0.5, -0.2])
+    present[0, 7, 7], pose[0, 7, 7] = 1, torch.tensor([0.7, 0.6, -0.2])
+    told, poses = cell_poses(present, pose)
+    base = slot_base(1)
+    assert told[base[2] : base[3]].nonzero().flatten().tolist() == [0, 1, 6, 7]
+    assert told[base[6] :].nonzero().flatten().tolist() == [0]
+    torch.testing.assert_close(poses[base[6]], torch.tensor([0.2, 0.1, 0.3]))
+
+
+def test_tokens_are_held_where_they_would_have_been_had_the_pose_been_seen() -> None:
+    """Of the model that ships: what tells of an object tells its true pose afterwards, the background stays."""
+    network = LlavaForConditionalGeneration.from_pretrained(SHIPPED, dtype=torch.float32)
+    batches = [next(iter(Stills(24, seed, crowd))) for seed in range(3)]
+    before = Before(network, batches)
+    pixels, present, _, _, pose = batches[0]
+    told, poses = cell_poses(present, pose)
+    were, wanted = before.tokens(pixels), before.wanted(pixels, told, poses)
+    assert torch.equal(were[~told], wanted[~told])
+    read = least_squares(were[told], pose_waves(poses[told]))
+    fit = torch.cat([were[told], torch.ones(int(told.sum()), 1)], 1) @ read
+    better = torch.cat([wanted[told], torch.ones(int(told.sum()), 1)], 1) @ read
+    off, less = ((x - pose_waves(poses[told])).square().mean() for x in (fit, better))
+    assert less < 0.5 * off
+    assert not any(p.requires_grad for p in before.model.parameters())
+    torch.testing.assert_close(features_of(network, pixels), features_of(before.model, pixels))
+
+
 # ------------------------------------------------------------------------------------- the recipe, start to end
 
 
@@ -563,7 +599,8 @@ def test_the_recipe_ends_in_a_model_that_answers(tmp_path: Path) -> None:
     settings = recipes.Recipe(
         folder=str(tmp_path / "run"), threads=1, tokenizer_clips=40, vision=VISION, language=LANGUAGE,
         align=AlignStage(batch=4, steps=3),
-        images=replace(stage, stills=True), video=replace(stage, first_seed=100),
+        images=replace(stage, stills=True), sharpen=SharpenStage(batch=3, held=2, steps=2),
+        video=replace(stage, first_seed=100),
     )  # fmt: skip
     weights = recipes.run(settings)
     video = small_clip("layout", 0, tmp_path / "clip.mp4")
@@ -578,7 +615,8 @@ def test_the_recipe_ends_in_a_model_that_answers(tmp_path: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("model.safetensors")}
     recipes.run(settings)
     kept = [path for path, written in before.items() if path.stat().st_mtime_ns == written]
-    assert sorted(path.parent.parent.name for path in kept if path.parent.name == "model") == ["images", "video"]
+    stages = sorted(path.parent.parent.name for path in kept if path.parent.name == "model")
+    assert stages == ["images", "sharp", "video"]
 
 
 def test_two_processes_teach_one_model(tmp_path: Path) -> None:
@@ -587,14 +625,14 @@ def test_two_processes_teach_one_model(tmp_path: Path) -> None:
     settings = {
         "folder": str(tmp_path / "run"), "threads": 1, "tokenizer_clips": 40, "vision": asdict(VISION),
         "language": asdict(LANGUAGE), "align": {"batch": 4, "steps": 2}, "images": {**stage, "stills": True},
-        "video": {**stage, "first_seed": 100, "moments": 1, "whole": 1},
+        "sharpen": {"batch": 2, "held": 1, "steps": 2}, "video": {**stage, "first_seed": 100, "moments": 1, "whole": 1},
     }  # fmt: skip
     config = tmp_path / "two.yaml"
     config.write_text(json.dumps(settings), encoding="utf-8")  # JSON is YAML
     command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "vidllm.builtin.recipe"]
     ran = subprocess.run([sys.executable, *command, str(config)], capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
-    assert ran.stdout.count("unseen at the end") == 2, "the first process tells, once a stage"
+    assert ran.stdout.count("unseen at the end") == 3, "the first process tells, once a stage"
     assert vidllm.load(tmp_path / "run" / "weights", cache=None).spec.fit == "stretch"
 
 

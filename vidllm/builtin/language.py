@@ -1,4 +1,4 @@
-"""Stages 2 and 3: projector and language model learn to answer from a frozen vision tower, first pictures, then video.
+"""Stages 3 and 5: projector and language model learn to answer from a frozen vision tower, first pictures, then video.
 
 The whole is a plain `LlavaForConditionalGeneration`; only the road between its parts is ours, as it is when vidllm
 answers.
@@ -147,14 +147,17 @@ def visual_table(model: LlavaForConditionalGeneration, frames: Tensor, kind: tor
     what this processor multiplies faster.
     """
     kind = kind or (torch.bfloat16 if cpu_multiplies_bf16() else torch.float32)
-    mixed = torch.autocast("cpu", torch.bfloat16, enabled=kind == torch.bfloat16)
-    with torch.no_grad(), mixed:
-        features = model.model.vision_tower(normalise(frames)).last_hidden_state[:, 1:]
-    maps = features.to(kind).transpose(1, 2).unflatten(2, (GRID, GRID))  # (F, C, 12, 12)
+    with torch.autocast("cpu", torch.bfloat16, enabled=kind == torch.bfloat16):
+        with torch.no_grad():
+            features = model.model.vision_tower(normalise(frames)).last_hidden_state[:, 1:]
+        return projected(model, features.to(kind))
+
+
+def projected(model: LlavaForConditionalGeneration, features: Tensor) -> Tensor:
+    """(F, 144, C) patch features -> (slots, D), as `visual_table` lays them."""
+    maps = torch.unflatten(features.transpose(1, 2), 2, (GRID, GRID))  # (F, C, 12, 12)
     pooled = torch.cat([F.avg_pool2d(maps, stride).flatten(2).transpose(1, 2).flatten(0, 1) for stride in STRIDES])
-    with mixed:
-        table: Tensor = model.model.multi_modal_projector(pooled)
-    return table
+    return cast(Tensor, model.model.multi_modal_projector(pooled))
 
 
 class ChangeHeads(nn.Module):
@@ -190,7 +193,7 @@ class ChangeHeads(nn.Module):
         total = F.cross_entropy(action, kind, weight=rare)
         wanted = motions / torch.tensor(MOTION_SCALE)
         for told in (motion, self.early(self.norm(early.float()))):
-            total = total + 2 * F.smooth_l1_loss(told, wanted, beta=0.3)
+            total = total + 2 * F.smooth_l1_loss(told, wanted, beta=0.1)
         if happened.any():
             total = total + F.binary_cross_entropy_with_logits(begun[happened, 0], began[happened].float())
             total = total + F.cross_entropy(colour[happened], whose_colour[happened])
@@ -228,7 +231,7 @@ def learn_to_answer(
     model.model.vision_tower.requires_grad_(False)
     cast(nn.Module, model.model.multi_modal_projector).requires_grad_(not stage.frozen_projector)
     heads = ChangeHeads(cast(nn.Embedding, model.get_input_embeddings()).embedding_dim)
-    optimizers = _optimizers(model, heads)
+    optimizers = optimizers_for(model, heads)
     draw = still_rows if stage.stills else partial(clip_rows, moments=stage.moments, whole=stage.whole)
     rows = TrainingRows(tokenizer, draw, stage.clips, stage.first_seed, part=together.part(), parts=together.parts())
     data = iter(DataLoader(rows, batch_size=None, num_workers=1, prefetch_factor=6))
@@ -241,9 +244,7 @@ def learn_to_answer(
         done = max(step / stage.steps, minutes / stage.minutes)
         if done >= 1:
             break
-        rate = _learning_rate(stage, step, done)
-        for group in (group for optimizer in optimizers for group in optimizer.param_groups):
-            group["lr"] = rate
+        rate = set_rate(optimizers, stage.learning_rate, min(1, (step + 1) / stage.warmup), done)
         told.append(train_step(model, next(data), optimizers, heads))
         if not first:
             continue
@@ -263,8 +264,8 @@ def learn_to_answer(
     return model
 
 
-def _optimizers(model: LlavaForConditionalGeneration, heads: ChangeHeads) -> tuple[torch.optim.Optimizer, ...]:
-    """Muon for the matrices between embeddings and head, AdamW for the rest, without decay of norms and biases.
+def optimizers_for(model: LlavaForConditionalGeneration, heads: nn.Module) -> tuple[torch.optim.Optimizer, ...]:
+    """For what learns of a model: Muon for its layers' matrices, AdamW for the rest, without decay of norms and biases.
 
     The learning rate is set before every step; Muon's updates are scaled to AdamW's, so both take the same.
     """
@@ -273,7 +274,7 @@ def _optimizers(model: LlavaForConditionalGeneration, heads: ChangeHeads) -> tup
     vectors: list[Tensor] = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            inner = parameter.ndim == 2 and "language_model.layers" in name
+            inner = parameter.ndim == 2 and ".layers." in name
             (matrices if inner else tables if parameter.ndim > 1 else vectors).append(parameter)
     groups = [
         {"params": tables, "weight_decay": 0.05},
@@ -285,10 +286,14 @@ def _optimizers(model: LlavaForConditionalGeneration, heads: ChangeHeads) -> tup
     )
 
 
-def _learning_rate(stage: AnswerStage, step: int, done: float) -> float:
-    """A linear warm-up, then a cosine down to three hundredths when `done` (0..1) is 1."""
-    fade = 0.03 + 0.97 * (1 + math.cos(math.pi * done)) / 2
-    return stage.learning_rate * min(1, (step + 1) / stage.warmup) * fade
+def set_rate(optimizers: Sequence[torch.optim.Optimizer], top: float, warmth: float, done: float) -> float:
+    """The learning rate all take next: `top`, by how warm they are (0..1), and a cosine down to three hundredths when
+    `done` (0..1) is 1.
+    """
+    rate = top * warmth * (0.03 + 0.97 * (1 + math.cos(math.pi * done)) / 2)
+    for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+        group["lr"] = rate
+    return rate
 
 
 def train_step(
@@ -315,15 +320,20 @@ def train_step(
     seen = [torch.cat(parts) for parts in (earlies, middles, codes, motions)]
     changes, right = heads.loss(*seen) if len(seen[2]) else (0.0, math.nan)
     missed = torch.stack(misses).mean()
+    take_step(optimizers, answers + CHANGES_WEIGHT * changes + LINKS_WEIGHT * missed + CLOCK_WEIGHT * clock)
+    return answers.item(), missed.item(), right
+
+
+def take_step(optimizers: Sequence[torch.optim.Optimizer], loss: Tensor, most: float = 1.0) -> None:
+    """One step of every process together against a loss, gradients no longer than `most`."""
     for optimizer in optimizers:
         optimizer.zero_grad()
-    (answers + CHANGES_WEIGHT * changes + LINKS_WEIGHT * missed + CLOCK_WEIGHT * clock).backward()  # type: ignore[no-untyped-call]
+    loss.backward()  # type: ignore[no-untyped-call]
     learning = [p for o in optimizers for group in o.param_groups for p in group["params"]]
     together.share_gradients(learning)
-    nn.utils.clip_grad_norm_(learning, 1.0)
+    nn.utils.clip_grad_norm_(learning, most)
     for optimizer in optimizers:
         optimizer.step()
-    return answers.item(), missed.item(), right
 
 
 def _clock_missed(model: LlavaForConditionalGeneration, hidden: Tensor, stamps: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from vidllm.builtin import together
 from vidllm.builtin.align import AlignStage, align
 from vidllm.builtin.language import AnswerStage, LanguageShape, calibrate, held_out_batches, learn_to_answer, new_model
 from vidllm.builtin.rows import COARSE_STRIDE, FINE_STRIDE, UNIFORM_FRAMES, UNIFORM_STRIDE
+from vidllm.builtin.sharpen import SharpenStage, sharpen
 from vidllm.builtin.stills import IMAGE_SIDE
 from vidllm.builtin.vision import MEAN, STD, VisionStage, train_vision
 from vidllm.builtin.words import train_tokenizer
@@ -51,6 +52,7 @@ class Recipe:
     images: AnswerStage = field(
         default_factory=lambda: AnswerStage(stills=True, clips=32, minutes=12, learning_rate=2e-3, first_seed=1_000_000)
     )
+    sharpen: SharpenStage = field(default_factory=SharpenStage)
     video: AnswerStage = field(
         default_factory=lambda: AnswerStage(
             minutes=90, learning_rate=1.2e-3, frozen_projector=True, first_seed=2_000_000
@@ -70,15 +72,21 @@ def run(recipe: Recipe) -> Path:
         _before_answers(recipe, folder)
     together.wait()
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer")
-    images, video = folder / "images" / "model", folder / "video" / "model"
-    for stage, before, after in ((recipe.images, folder / "aligned", images), (recipe.video, images, video)):
-        if not after.exists():
-            model = LlavaForConditionalGeneration.from_pretrained(before, dtype=torch.float32)
-            learn_to_answer(stage, model, tokenizer, after.parent)
+    images, sharp, video = (folder / name / "model" for name in ("images", "sharp", "video"))
+    if not images.exists():
+        learn_to_answer(recipe.images, _read(folder / "aligned"), tokenizer, images.parent)
+    if not sharp.exists():
+        sharpen(recipe.sharpen, _read(images), sharp.parent)
+    if not video.exists():
+        learn_to_answer(recipe.video, _read(sharp), tokenizer, video.parent)
     if together.part() == 0:
-        export(LlavaForConditionalGeneration.from_pretrained(video), tokenizer, folder / "weights")
+        export(_read(video), tokenizer, folder / "weights")
     together.leave()
     return folder / "weights"
+
+
+def _read(folder: Path) -> LlavaForConditionalGeneration:
+    return LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
 
 
 def _before_answers(recipe: Recipe, folder: Path) -> None:

@@ -1,6 +1,7 @@
 """Single pictures with dense labels: what the vision tower learns to see, patch by patch, before any language."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -9,8 +10,9 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from vidllm.world.degrade import degrade, random_wear
-from vidllm.world.generate import generator, random_canvas, random_things
+from vidllm.world.generate import any_shade, apart, generator, inside, random_canvas, random_things, shade
 from vidllm.world.render import backdrop, coverage
+from vidllm.world.script import Canvas, Thing
 from vidllm.world.vocabulary import COLOURS, SHAPES
 
 IMAGE_SIDE = 96
@@ -36,10 +38,39 @@ class Still:
     """(12, 12, 3) float32: the object's centre x, y (0..1) and log(radius / 0.12); 0 where there is none."""
 
 
-def draw_still(rng: np.random.Generator) -> Still:
-    """A random scene of 0-4 objects, some of them fading, worn as a codec would."""
+Scatter = Callable[[np.random.Generator, Canvas], tuple[Thing, ...]]
+"""What places the objects of a still on its canvas."""
+
+
+def few(rng: np.random.Generator, canvas: Canvas) -> tuple[Thing, ...]:
+    """0-4 objects as clips begin with them."""
+    return random_things(rng, canvas, int(rng.integers(0, 5)))
+
+
+def crowd(rng: np.random.Generator, canvas: Canvas) -> tuple[Thing, ...]:
+    """Up to six objects as events leave them: of any size and place, half of them in any shade of their colour."""
+    things: list[Thing] = []
+    for name in rng.permutation(len(COLOURS) * len(SHAPES))[: int(rng.integers(2, 7))]:
+        colour = COLOURS[name // len(SHAPES)]
+        rgb = shade(rng, colour) if rng.random() < 0.5 else any_shade(rng, colour)
+        for _ in range(12):
+            thing = Thing(
+                colour=colour, shape=SHAPES[name % len(SHAPES)], rgb=rgb,
+                x=float(rng.uniform(0.05, 0.95)), y=float(rng.uniform(0.05, 0.95)),
+                radius=float(np.exp(rng.uniform(math.log(0.05), math.log(0.3)))),
+                angle=float(rng.choice([0.0, 0.0, rng.uniform(-0.25, 0.25)])),
+                thickness=float(rng.uniform(0.24, 0.42)),
+            )  # fmt: skip
+            if inside(thing, canvas) and all(apart(thing, other, canvas) for other in things):
+                things.append(thing)
+                break
+    return tuple(things)
+
+
+def draw_still(rng: np.random.Generator, scatter: Scatter = few) -> Still:
+    """A random scene, some of its objects fading, worn as a codec would."""
     canvas = random_canvas(rng)
-    things = random_things(rng, canvas, int(rng.integers(0, 5)))
+    things = scatter(rng, canvas)
     picture = backdrop(canvas, IMAGE_SIDE, IMAGE_SIDE)
     cover = np.zeros((GRID, GRID), np.float32)
     colour, shape = np.full((2, GRID, GRID), NOTHING)
@@ -70,13 +101,13 @@ def draw_still(rng: np.random.Generator) -> Still:
 class Stills(IterableDataset[tuple[Tensor, ...]]):
     """Endless batches of stills, each worker on a stream of its own."""
 
-    def __init__(self, batch: int, seed: int) -> None:
-        self.batch, self.seed = batch, seed
+    def __init__(self, batch: int, seed: int, scatter: Scatter = few) -> None:
+        self.batch, self.seed, self.scatter = batch, seed, scatter
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
         """Batches of (pixels, present, colour, shape, pose)."""
         worker = torch.utils.data.get_worker_info()
         rng = generator("stills", self.seed * 1000 + (worker.id if worker else 0))
         while True:
-            stills = [draw_still(rng) for _ in range(self.batch)]
+            stills = [draw_still(rng, self.scatter) for _ in range(self.batch)]
             yield tuple(torch.stack([getattr(still, field.name) for still in stills]) for field in fields(Still))
