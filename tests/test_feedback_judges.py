@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,14 @@ import vidllm
 from tests.conftest import Servers
 from vidllm.ask import VideoModel
 from vidllm.corpus.asking import HttpOptions
+from vidllm.corpus.local import LocalCaptioner
 from vidllm.errors import ConfigError, EngineError
 from vidllm.feedback.asked_judge import AskedJudge, Judging
 from vidllm.feedback.http_judge import open_http_judge
 from vidllm.feedback.judge import Case, Judge, Judged, Verdict
 from vidllm.feedback.local_judge import open_local_judge
 from vidllm.feedback.rubric import compare_prompt, read_marks, read_winner, score_prompt
+from vidllm.model.resolve import builtin_folder
 
 PATIENT_SECONDS = 120.0
 CAPTION = "A red circle moves right, then a blue square disappears."
@@ -275,26 +277,47 @@ def test_a_judge_that_is_shown_nothing_is_not_told_that_it_sees(
 # ------------------------------------------------------------------------------------------------- a model, a verdict
 
 
+class Shelf:
+    """Loads a model, and counts how often it was asked to."""
+
+    def __init__(self, folder: str | Path = "built-in") -> None:
+        self.name, self.loads = str(folder), 0
+
+    def __call__(self) -> VideoModel:
+        self.loads += 1
+        return vidllm.load(self.name, dtype="float32", cache=None)
+
+    def judge(self, **words: Any) -> AskedJudge:
+        return open_local_judge(self.name, self, dtype="float32", **words)
+
+
 def test_a_local_model_is_asked_and_its_nonsense_is_no_verdict() -> None:
     """The built-in model can not judge: it says so by replies without a score, and none is made up."""
-    judge = open_local_judge(lambda: vidllm.load(dtype="float32"))
-    (judged,) = judge_all(judge, [case("The red circle moves right."), case("Nothing happens.")])
-    assert all(verdict.score is None and verdict.replies for verdict in judged.verdicts)
-    assert judged.nonsense == 4
+    shelf = Shelf()
+    judge = shelf.judge()
+    assert judge.poll(0.0) == []
+    assert shelf.loads == 0, "who only makes other pairs of what was judged waits for no model"
+    judgeds = judge_all(judge, [case("The red circle moves right."), case("Nothing happens.")], [case("A ring.")])
+    assert all(verdict.score is None and verdict.replies for judged in judgeds for verdict in judged.verdicts)
+    assert [judged.nonsense for judged in judgeds] == [4, 2]
+    assert shelf.loads == 1
+    assert judge.fingerprint.startswith(LocalCaptioner(shelf()).fingerprint + ":")
 
 
-def seen_by_the_builtin(**changed: Any) -> VideoModel:
-    """The built-in model, other than it is in what the plan knows of it."""
-    model = vidllm.load(dtype="float32", cache=None)
-    model.lmm.spec = replace(model.spec, **changed)
-    return model
+def other_builtin(folder: Path, **changed: Any) -> Path:
+    """A copy of the built-in model with another layout."""
+    copy = Path(shutil.copytree(builtin_folder(), folder / "judge"))
+    layout = json.loads((copy / "vidllm.json").read_text())
+    (copy / "vidllm.json").write_text(json.dumps({**layout, **changed}))
+    return copy
 
 
 @pytest.mark.parametrize("judging", ["scores", "compare"])
-def test_a_watching_model_has_room_for_what_it_is_asked(judging: Judging, clips: dict[str, Path]) -> None:
+def test_a_watching_model_has_room_for_what_it_is_asked(
+    judging: Judging, clips: dict[str, Path], tmp_path: Path
+) -> None:
     """As many frames as fit beside a short question leave no room for the judge's instructions."""
-    model = seen_by_the_builtin(uniform_stride=1)
-    judge = open_local_judge(lambda: model, judging=judging, watch=True)
+    judge = Shelf(other_builtin(tmp_path, uniform_stride=1)).judge(judging=judging, watch=True)
     cases = [case(answer, video=clips["constant"]) for answer in ("The red circle moves right.", "Nothing happens.")]
     (judged,) = judge_all(judge, cases)
     assert judged.nonsense == 4
@@ -304,10 +327,11 @@ def test_a_watching_model_has_room_for_what_it_is_asked(judging: Judging, clips:
 @pytest.mark.parametrize(
     ("watch", "told"), [(True, r" \+ 9 of one frame .* do not let it watch"), (False, "with a longer one$")]
 )
-def test_a_model_without_room_to_judge_is_told_before_it_is_asked(watch: bool, told: str) -> None:
-    model = seen_by_the_builtin(context=400)
-    with pytest.raises(ConfigError, match=f"built-in: too short a context to judge.*{told}"):
-        open_local_judge(lambda: model, watch=watch)
+def test_a_model_without_room_to_judge_is_told_before_it_is_loaded(watch: bool, told: str, tmp_path: Path) -> None:
+    shelf = Shelf(other_builtin(tmp_path, context=400))
+    with pytest.raises(ConfigError, match=f"judge: too short a context to judge.*{told}"):
+        shelf.judge(watch=watch)
+    assert shelf.loads == 0
 
 
 def test_a_verdict_is_within_the_scale_or_says_why_not() -> None:

@@ -168,8 +168,10 @@ def open_judge(
         )  # fmt: skip
     from vidllm.feedback.local_judge import open_local_judge
 
-    return open_local_judge(load or (lambda: _load(options.judge, options)), judging=options.judging,
-                            watch=options.watch)  # fmt: skip
+    return open_local_judge(
+        options.judge, load or (lambda: _load(options.judge, options)), judging=options.judging, watch=options.watch,
+        device=options.device, dtype=options.dtype,
+    )  # fmt: skip
 
 
 def _load(name: str | None, options: FeedbackOptions) -> VideoModel:
