@@ -18,7 +18,7 @@ from vidllm.policies import Look
 from vidllm.reads import Reads
 from vidllm.shots import choose_moments
 from vidllm.video import glances as module
-from vidllm.video.decode import read_frames
+from vidllm.video.decode import FrameSet, read_frames
 from vidllm.video.glances import EVENLY, MOST, Glances, covering, glance_times, glances_of
 from vidllm.video.info import VideoInfo, probe
 from vidllm.video.sampling import uniform
@@ -121,6 +121,13 @@ def test_pictures_that_stood_in_count_once(tmp_path: Path) -> None:
     seen = glances_of(read_frames(info, [0.0, 0.04, 0.3, 0.3], size=(SIDE, SIDE)))
     assert np.allclose(seen.seconds, [0.0, 0.3])
     assert np.abs(seen.pixels.astype(int) - 50).max() < 4
+
+
+def test_a_picture_that_stands_in_from_before_the_range_is_none_of_it() -> None:
+    """Damage at the begin of a range is answered with what could be decoded before it."""
+    seconds, pixels = np.asarray([2.0, 2.0, 5.0, 6.0]), np.zeros((4, SIDE, SIDE, 3), np.uint8)
+    seen = glances_of(FrameSet(pixels, seconds, np.asarray([3.0, 4.0, 5.0, 6.0]), "pyav"))
+    assert seen.seconds.tolist() == [5.0, 6.0]
 
 
 @given(

@@ -58,9 +58,12 @@ def glance_times(info: VideoInfo, start: float = 0.0, end: float = float("inf"))
 
 
 def glances_of(frames: FrameSet) -> Glances:
-    """From pictures of 32x32; those that stood in for others are counted once."""
+    """From pictures of 32x32; those that stood in for others are counted once, and not where they lie before all that
+    was asked for: of a damaged clip such a picture shows what is outside the range.
+    """
     seconds, places = np.unique(frames.pts_seconds, return_index=True)
-    return Glances(seconds, frames.pixels[places])
+    inside = seconds >= frames.requested_seconds.min()
+    return Glances(seconds[inside], frames.pixels[places[inside]])
 
 
 def covering(glances: Glances, n: int) -> IndexArray:
