@@ -138,6 +138,15 @@ def test_key_frames_may_stand_in_when_allowed_and_their_times_are_told(thirty_se
     assert replace(clip.plan, reader="auto") == planned, "times, stamps and notes are planned as they are shown"
 
 
+def test_no_key_frame_outside_the_range_stands_in(thirty_seconds: Path, llava: ModelSpec) -> None:
+    """There is one at 3 s and one at 6 s, each nearer to an end of the range than the frames within it."""
+    clip = opened(thirty_seconds, llava, frames=4, snap=True, start=3.2, end=5.9)
+    assert clip.plan.tolerance > 0.4
+    assert clip.plan.times[0] > 3.1
+    assert clip.plan.times[-1] < 5.9
+    assert clip.frames.pts_seconds.tolist() == list(clip.plan.times)
+
+
 def test_no_snapping_where_a_moment_is_named(thirty_seconds: Path, llava: ModelSpec) -> None:
     assert opened(thirty_seconds, llava, "what happens at 0:10?", snap=True).plan.tolerance == 0
 

@@ -212,8 +212,8 @@ def probe_video(video: str | Path, guard: Limits | None) -> VideoInfo:
 
 
 def read_planned(planned: ClipPlan, options: PlanOptions) -> FrameSet:
-    """The frames of a plan, read as the options say. Raises what the reader raises."""
-    info, plan = planned.info, planned.plan
-    return read_shown(
-        info, plan.times, options.guard, size=plan.frame_size, reader=options.reader, tolerance=plan.tolerance
-    )
+    """The frames of a plan, which knows already where key frames stand in; read as the options say. Raises what the
+    reader raises.
+    """
+    plan = planned.plan
+    return read_shown(planned.info, plan.times, options.guard, size=plan.frame_size, reader=options.reader)

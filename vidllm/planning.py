@@ -29,7 +29,7 @@ from vidllm.policies import Chosen, Look
 from vidllm.video.decode import SNAPPED, FrameSet, Reader, snap_notes, snapped
 from vidllm.video.fit import inner_size
 from vidllm.video.info import VideoInfo
-from vidllm.video.sampling import SamplePlan, allow_snap
+from vidllm.video.sampling import SamplePlan, allow_snap, frames_in_range
 from vidllm.video.timecode import Focus, find_focus, format_time, outside_notes
 
 if TYPE_CHECKING:
@@ -190,9 +190,11 @@ class Planner:
         """The times these moments show, those of key frames where they may stand in, and a word about that."""
         if not moments.tolerance:
             return moments.times, ()
-        wanted = np.asarray(moments.times)
-        chosen = snapped(self.info, wanted, moments.tolerance)
-        return tuple(self.info.pts_seconds[chosen].tolist()), snap_notes(self.info.index_at(wanted), chosen)
+        wanted, seconds = np.asarray(moments.times), self.info.pts_seconds
+        exact, near = self.info.index_at(wanted), snapped(self.info, wanted, moments.tolerance)
+        inside = frames_in_range(seconds, self.look.start, self.look.end)
+        chosen = np.where((inside[0] <= seconds[near]) & (seconds[near] <= inside[-1]), near, exact)
+        return tuple(seconds[chosen].tolist()), snap_notes(exact, chosen)
 
     def _sizes(self) -> list[tuple[int, int] | None]:
         """Frame sizes (height, width) to try, best first; composable models have one, the tile's."""

@@ -22,18 +22,16 @@ if TYPE_CHECKING:
 
 def read_shown(
     info: VideoInfo, times: Sequence[float] | NDArray[np.float64], guard: Limits | None, *,
-    max_side: int | None = None, size: tuple[int, int] | None = None, reader: Reader = "auto", tolerance: float = 0.0,
+    max_side: int | None = None, size: tuple[int, int] | None = None, reader: Reader = "auto",
 ) -> FrameSet:  # fmt: skip
     """`read_frames`, in a child with `guard`. decord can spin for ever on a header that over-reports: it never runs
     where it could not be killed.
     """
     if guard is None and reader != "decord":
-        return read_frames(info, times, max_side=max_side, size=size, reader=reader, tolerance=tolerance)
+        return read_frames(info, times, max_side=max_side, size=size, reader=reader)
     from vidllm.video.guard import DEFAULT_LIMITS, read_frames_guarded
 
-    return read_frames_guarded(
-        info, times, guard or DEFAULT_LIMITS, max_side=max_side, size=size, reader=reader, tolerance=tolerance
-    )
+    return read_frames_guarded(info, times, guard or DEFAULT_LIMITS, max_side=max_side, size=size, reader=reader)
 
 
 class Reads:
