@@ -554,6 +554,17 @@ def test_llava_rows_keep_their_ids_and_get_a_column(clips: dict[str, Path], tmp_
     )
 
 
+def test_a_data_set_that_has_its_captions_is_not_touched(clips: dict[str, Path], tmp_path: Path) -> None:
+    """Or the clips of a tar would be looked at again by the next run, and by every one after it."""
+    source = write_tar(tmp_path / "0.tar", {"a.mp4": clips["constant"].read_bytes(), "a.txt": b"old"})
+    caption_all(source, tmp_path / "out.jsonl")
+    [first] = recaption(tmp_path / "out.jsonl", RECIPE.digest)
+    os.utime(source, (1, 1))
+    assert recaption(tmp_path / "out.jsonl", RECIPE.digest) == (first,)
+    assert source.stat().st_mtime == 1
+    assert [path.name for path in tmp_path.glob(".*")] == []
+
+
 def test_another_recipe_is_the_next_version(clips: dict[str, Path], tmp_path: Path) -> None:
     source = tmp_path / "rows.jsonl"
     first = {"video": str(clips["constant"]), "caption": "o", "caption_v3": "p", "caption_v3_recipe": "q"}

@@ -12,6 +12,7 @@ shards of one data set) do so one after the other.
 from __future__ import annotations
 
 import contextlib
+import filecmp
 import io
 import json
 import os
@@ -101,7 +102,8 @@ def _renew(kind: str, file: str, captions: Captions, tag: str) -> Recaptioned:
             try:
                 column = _free_column(kind, file, tag)
                 _WRITERS[kind](Path(file), part, _Column(column, tag, captions, changes))
-                _settle(part, target)
+                if not filecmp.cmp(part, target, shallow=False):  # a file that was touched is looked at again
+                    _settle(part, target)
             finally:
                 part.unlink(missing_ok=True)
     except InputError as error:

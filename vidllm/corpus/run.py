@@ -147,6 +147,7 @@ class Run:
                     self._ask(wish.opened, wish.prompt, wish.then)
                 else:
                     self._fail(wish.opened)
+            self._count(self._ledger.write_found())
         return not self._asked
 
     def _fill(self) -> None:

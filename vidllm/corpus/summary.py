@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from vidllm.corpus.item import Item, digest_of
-from vidllm.corpus.looking import Look, Opened
+from vidllm.corpus.looking import Look, Opened, Seen
 from vidllm.corpus.prompts import SUMMARY
 from vidllm.corpus.rows import FAILED
 from vidllm.model.chat import count_tokens
@@ -46,6 +46,8 @@ class Finished(Protocol):
 
     def skip(self, item: Item) -> bool: ...
 
+    def wanted(self, item: Item, seen: Seen) -> bool: ...
+
 
 @dataclass
 class _Level:
@@ -78,7 +80,7 @@ class Summaries:
         """All prompts that can be asked now: call it when every part has its row, and again when these are answered."""
         expected, self._expected = self._expected, []
         for level in (self._begun(item, parts) for item, parts in expected):
-            if not (self._stands(level) and self._ledger.skip(level.item)):
+            if not (self._stands(level) and self._ledger.skip(level.item)) and self._is_wanted(level):
                 self._levels.append(level)
         whole = [level for level in self._levels if level.is_whole]
         self._levels = [level for level in self._levels if not level.is_whole]
@@ -88,6 +90,11 @@ class Summaries:
         """Whether its row is of these captions: not of another split's, nor of what they were before a retry."""
         [row] = self._ledger.rows_of([level.item])
         return row is not None and row.id == level.id
+
+    def _is_wanted(self, level: _Level) -> bool:
+        """Whether these captions have not been summed up: of a copy, or of the video before its file was touched."""
+        seen = Seen(id=level.id, stamp=self._look.stamp_of(level.item))
+        return self._ledger.wanted(level.item, seen)
 
     def _begun(self, item: Item, parts: Sequence[Item]) -> _Level:
         rows = [row for row in self._ledger.rows_of(parts) if row is not None]
