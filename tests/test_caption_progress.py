@@ -12,7 +12,7 @@ import pytest
 from tests.caption_rows import RECIPE, item_at
 from vidllm.corpus.item import Item
 from vidllm.corpus.ledger import Ledger
-from vidllm.corpus.looking import Look
+from vidllm.corpus.looking import Look, Seen
 from vidllm.corpus.output import Output
 from vidllm.corpus.progress import PLAIN_SECONDS, ProgressLine, Tally, duration
 from vidllm.corpus.prompts import DEFAULT, PRESETS, read_prompt
@@ -45,6 +45,13 @@ def test_rates_and_the_end_follow_from_what_was_written() -> None:
     assert tally.eta_seconds == pytest.approx(10, rel=0.1)
     assert tally.line().startswith("70 of 120 clips · ")
     assert "ok 50 · 20 done before" in tally.line()
+
+
+def test_one_cause_is_one_whatever_row_of_a_data_set_it_met() -> None:
+    tally = Tally()
+    for number in (8, 123):
+        tally.add(row("error", error=f"film.mp4: no such file (rows.jsonl#{number}); name the folder"), 0.0)
+    assert tally.causes == {"error: no such file (rows.jsonl); name the folder": 2}
 
 
 def test_nothing_is_invented_before_the_first_row() -> None:
@@ -125,6 +132,9 @@ class Rows:
 
     def skip(self, item: Item) -> bool:
         return False
+
+    def wanted(self, item: Item, seen: Seen) -> bool:
+        return True
 
     def rows_of(self, items: Sequence[Item]) -> list[CaptionRow | None]:
         return [

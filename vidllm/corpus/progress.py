@@ -34,7 +34,7 @@ class Tally:
     counts: Counter[str] = field(default_factory=Counter)
     """Rows written by this run, by status."""
     causes: Counter[str] = field(default_factory=Counter)
-    """Why rows have no good caption, the clips' own names left out."""
+    """Why rows have no good caption, the clips' own names and places left out."""
     notes: Counter[str] = field(default_factory=Counter)
     """What is not as it should be with the frames of captioned clips, numbers and times left out."""
     video_seconds: float = 0.0
@@ -57,7 +57,8 @@ class Tally:
         """Count a row that was written."""
         self.counts[row.status] += 1
         if row.error is not None:
-            self.causes[f"{row.status}: {row.error.removeprefix(row.video).lstrip(': ')}"] += 1
+            cause = re.sub(r"#\d+\b", "", row.error.removeprefix(row.video).lstrip(": "))  # of a data set's row
+            self.causes[f"{row.status}: {cause}"] += 1
         self.notes.update({_kind_of(note) for note in row.notes})
         self.video_seconds += video_seconds
         self.retries += max(row.attempts - 1, 0)
