@@ -110,11 +110,20 @@ def pick_stream(container: InputContainer, path: str | Path, index: int | None =
         raise NotAVideo(f"{path}: holds no video stream (audio, subtitles or nothing); give a file with pictures")
     if stream.disposition & stream.disposition.attached_pic:
         raise NotAVideo(f"{path}: its only picture is the cover of an audio file; give a file with video")
+    if index is None and stream.frames < 2 and _tiles(container) > 1:
+        raise NotAVideo(f"{path}: a picture in tiles (HEIC, AVIF), of which FFmpeg shows one; save it as JPEG or PNG")
     if stream.codec_context is None:
         raise VideoError(f"{path}: no decoder for its video codec here; convert it to H.264 or AV1")
     if not stream.time_base:
         raise NotAVideo(f"{path}: its video stream has no clock; copy the file again or convert it to mp4")
     return stream
+
+
+def _tiles(container: InputContainer) -> int:
+    """How many of its streams are parts of one picture, as phones save their photographs."""
+    if not container.format.name.startswith("mov,"):
+        return 0
+    return sum(bool(stream.disposition & stream.disposition.dependent) for stream in container.streams.video)
 
 
 def _named_stream(container: InputContainer, path: str | Path, index: int) -> object:
