@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,14 +12,14 @@ import pytest
 from PIL import Image as PIL
 
 from tests.planned import COMPOSABLE, spec_of
-from vidllm.clip import PlanOptions, open_clip
+from vidllm.clip import PlanOptions, open_clip, plan_clips
 from vidllm.errors import BudgetError, RowError
 from vidllm.model.families import load_tokenizer
 from vidllm.model.spec import ModelSpec
 from vidllm.prompt import Example, Message, build_prompt
 from vidllm.train.ahead import Ahead
 from vidllm.train.loading import Loader, load_example, open_turns
-from vidllm.train.looks import count_row
+from vidllm.train.looks import count_row, look_of, shown_in
 from vidllm.train.row import Media, Origin, TrainRow, Turn
 from vidllm.train.shelf import Shelf
 from vidllm.video.info import probe
@@ -57,6 +58,35 @@ def test_a_row_shows_what_asking_shows(clips: dict[str, Path], question: str, pl
     for one, other in zip(example.prompt.visuals, asked.visuals, strict=True):
         assert one.times == other.times
         assert (one.pixels == other.pixels).all()
+
+
+def looks_at(clip: Path, words: Sequence[int], spec: ModelSpec) -> dict[Hashable, set[tuple[float, ...]]]:
+    """Looks that answers of so many words are read behind -> the times that are really shown then."""
+    tokenizer, plan, info = load_tokenizer(spec.folder), PlanOptions(guard=None), probe(clip)
+    shown: dict[Hashable, set[tuple[float, ...]]] = {}
+    for count in words:
+        made = row(("user", "describe it.", [clip]), ("assistant", "so " * count, []))
+        look = look_of(made.turns, (), (), spec, tokenizer)
+        try:
+            length = count_row(made.turns, [info], (), spec, tokenizer, plan)
+            [seen] = look.within(plan, lambda options: plan_clips([info], "describe it.", spec, tokenizer, options))
+        except BudgetError:
+            continue
+        shown.setdefault(shown_in(made, length, spec, tokenizer, plan).of, set()).add(seen.plan.times)
+    return shown
+
+
+@pytest.mark.parametrize("scalable", [True, False])
+def test_long_answers_share_a_look_where_there_is_room(clips: dict[str, Path], scalable: bool) -> None:
+    """Descriptions of one clip: in a long context all are read behind one look, in a short one frames give way."""
+    spec = replace(spec_of("llava"), rope_scalable=scalable)
+    found = {
+        context: looks_at(clips["constant"], (20, 70, 120, 200), replace(spec, context=context))
+        for context in (300, 400, 500, 700, 1000, 8000)
+    }
+    assert all(len(times) == 1 for shown in found.values() for times in shown.values())
+    assert len(found[8000]) == 1
+    assert max(map(len, found.values())) > 1
 
 
 @pytest.mark.parametrize("family", COMPOSABLE)

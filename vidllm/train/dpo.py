@@ -162,7 +162,7 @@ def size_pair(row: PairRow, length: int, spec: ModelSpec, tokenizer: AnyTokenize
     prompt = max(length - max(text.chosen, text.rejected), text.prompt)
     question = "\n".join(turn.text for turn in row.prompt if turn.role == "user")
     rest = text.prompt + max(text.chosen, text.rejected) - count_text_tokens(question, spec, tokenizer)
-    group = same_look(row, question, plan, rest=rest, length=length, context=spec.context)
+    group = same_look(row, question, plan, rest=rest, length=length, spec=spec)
     return replace(text, prompt=prompt, shown=prompt - text.prompt, group=group)
 
 

@@ -78,18 +78,21 @@ def look_of(
 
 
 def same_look(
-    row: TrainRow | PairRow, question: str, plan: PlanOptions, *, rest: int, length: int, context: int
+    row: TrainRow | PairRow, question: str, plan: PlanOptions, *, rest: int, length: int, spec: ModelSpec
 ) -> Hashable:
     """Equal for rows that see the same frames at the same positions: those of the same media behind the same words,
     unless the times that the question names pick the frames, answers (`rest`, see `Look`) that are too long for a
-    common look, or the row's own RoPE factor, which follows from its `length` where that is above the `context`.
+    common look, or the row's own RoPE factor, which follows from its `length` where that is above the context.
+
+    Answers press on frames only where room is short: a look that gave some up for them fills more than half of it.
     """
     said = tuple((turn.role, turn.text, len(turn.media)) for turn in _before_the_last_shown(said_in(row)[0]))
     media = (said, *((medium.kind, medium.path) for medium in row.media)) if row.media else row.origin
     focused = plan.policy in ("auto", "focus") and find_focus(question, ANY_DURATION) is not None
     named = plan.frames is not None or plan.fps is not None
-    pressed = not named and rest > (plan.max_new_tokens or LEAST_REPLY_TOKENS)
-    return media, question if focused else "", rest if pressed else 0, length if length > context else 0
+    short = length + (plan.max_new_tokens or REPLY_TOKENS) > room_of(spec, plan).capacity / 2
+    pressed = short and not named and rest > (plan.max_new_tokens or LEAST_REPLY_TOKENS)
+    return media, question if focused else "", rest if pressed else 0, length if length > spec.context else 0
 
 
 def shown_in(row: TrainRow, length: int, spec: ModelSpec, tokenizer: AnyTokenizer, plan: PlanOptions) -> View:
@@ -100,7 +103,7 @@ def shown_in(row: TrainRow, length: int, spec: ModelSpec, tokenizer: AnyTokenize
     text = _text_tokens(row.turns, (), NOTHING, spec, tokenizer)
     rest = text - count_text_tokens(question, spec, tokenizer)
     taught_before = any(turn.role == "assistant" for turn in _before_the_last_shown(row.turns))
-    look = same_look(row, question, plan, rest=rest, length=length, context=spec.context)
+    look = same_look(row, question, plan, rest=rest, length=length, spec=spec)
     return View(look, 0 if taught_before else length - text)
 
 
