@@ -80,7 +80,7 @@ class Summaries:
         """All prompts that can be asked now: call it when every part has its row, and again when these are answered."""
         expected, self._expected = self._expected, []
         for level in (self._begun(item, parts) for item, parts in expected):
-            if not (self._stands(level) and self._ledger.skip(level.item)) and self._is_wanted(level):
+            if not (self._stands(level) and self._is_done(level)):
                 self._levels.append(level)
         whole = [level for level in self._levels if level.is_whole]
         self._levels = [level for level in self._levels if not level.is_whole]
@@ -91,10 +91,10 @@ class Summaries:
         [row] = self._ledger.rows_of([level.item])
         return row is not None and row.id == level.id
 
-    def _is_wanted(self, level: _Level) -> bool:
-        """Whether these captions have not been summed up: of a copy, or of the video before its file was touched."""
+    def _is_done(self, level: _Level) -> bool:
+        """Whether the row of these captions stays: renewed, where the file was only touched since."""
         seen = Seen(id=level.id, stamp=self._look.stamp_of(level.item))
-        return self._ledger.wanted(level.item, seen)
+        return self._ledger.skip(level.item) or not self._ledger.wanted(level.item, seen)
 
     def _begun(self, item: Item, parts: Sequence[Item]) -> _Level:
         rows = [row for row in self._ledger.rows_of(parts) if row is not None]
