@@ -141,6 +141,22 @@ def test_an_animation_is_a_video_whatever_its_ending(name: str, tmp_path: Path) 
         assert frames.pixels[:, 0, 0].tolist() == [[255, 0, 0], [0, 255, 0], [0, 0, 255]]
 
 
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+@pytest.mark.parametrize("size", [(16, 16), (8, 8)])
+def test_what_is_transparent_in_a_picture_that_moves_is_white_as_in_one_that_rests(
+    mode: str, size: tuple[int, int], tmp_path: Path
+) -> None:
+    """Stickers are often drawn in black on nothing, under which lies black."""
+    pictures = [PIL.new("RGBA", (16, 16), (0, 0, 0, 0)) for _ in range(2)]
+    for number, picture in enumerate(pictures):
+        picture.paste((0, 0, 0, 255), (4 * number, 0, 4 * number + 4, 16))
+    first, second = (picture.convert(mode) for picture in pictures)
+    first.save(tmp_path / "moves.png", save_all=True, append_images=[second], duration=500)
+    shown = read_frames(tmp_path / "moves.png", [0.0], size=size).pixels[0]
+    assert shown[0, -1].tolist() == [255, 255, 255]
+    assert shown[0, 0].tolist() == [0, 0, 0]
+
+
 def test_frames_of_a_picture_are_told_to_be_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     quadrants().save(tmp_path / "a.png")
     assert main(["frames", str(tmp_path / "a.png"), "-o", str(tmp_path / "sheet.png")]) == 1

@@ -10,6 +10,7 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
+from av.video.format import VideoFormat
 from av.video.frame import VideoFrame
 from av.video.plane import VideoPlane
 from av.video.reformatter import Interpolation, VideoReformatter
@@ -104,26 +105,43 @@ def fitted_size(shown: tuple[int, int], max_side: int | None, size: tuple[int, i
     return max(1, round(shown[0] * factor)), max(1, round(shown[1] * factor))
 
 
+def on_white(colour: NDArray[np.uint8], opacity: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """What is seen of `colour` on a white page, 0 to 255 each."""
+    seen = colour.astype(np.uint16) * opacity + 255 * (255 - opacity.astype(np.uint16))
+    return ((seen + 127) // 255).astype(np.uint8)
+
+
+def _may_be_clear(form: VideoFormat) -> bool:
+    """Whether pixels of this format may be transparent; a palette's colours may."""
+    return form.name == "pal8" or any(part.is_alpha for part in form.components)
+
+
 class Painter:
     """Writes decoded frames as upright RGB of one size."""
 
-    def __init__(self, size: tuple[int, int], orientation: Orientation) -> None:
-        """`size` is (height, width) after turning."""
+    def __init__(self, size: tuple[int, int], orientation: Orientation, *, on_white: bool = False) -> None:
+        """`size` is (height, width) after turning. With `on_white` what is transparent shows white, else the colour
+        that lies hidden under it.
+        """
         self._height, self._width = (size[1], size[0]) if orientation.is_sideways else size
-        self._orientation = orientation
+        self._orientation, self._on_white = orientation, on_white
         self._scaler = VideoReformatter()
 
     def paint(self, frame: VideoFrame, out: NDArray[np.uint8]) -> None:
         """Fill `out` (H, W, 3) with the frame."""
+        clear = self._on_white and _may_be_clear(frame.format)
         if (frame.width, frame.height) == (self._width, self._height):
-            picture = self._scaler.reformat(frame, format=UNSCALED_FORMAT, threads=1)
-            out[...] = self._turned(self._rows(picture.planes[0], 3).reshape(self._height, self._width, 3))
+            picture = self._scaler.reformat(frame, format="rgba" if clear else UNSCALED_FORMAT, threads=1)
+            pixels = self._rows(picture.planes[0], 3 + clear).reshape(self._height, self._width, 3 + clear)
+            out[...] = self._turned(on_white(pixels[..., :3], pixels[..., 3:]) if clear else pixels)
             return
+        form = "gbrap" if clear else SCALED_FORMAT
         scaled = self._scaler.reformat(
-            frame, self._width, self._height, SCALED_FORMAT, interpolation=INTERPOLATION, threads=1
+            frame, self._width, self._height, form, interpolation=INTERPOLATION, threads=1
         )
-        for channel, plane in zip(RGB_OF_PLANES, scaled.planes, strict=True):
-            out[..., channel] = self._turned(self._rows(plane, 1))
+        planes = [self._rows(plane, 1) for plane in scaled.planes]
+        for channel, plane in zip(RGB_OF_PLANES, planes[:3], strict=True):
+            out[..., channel] = self._turned(on_white(plane, planes[3]) if clear else plane)
 
     def _rows(self, plane: VideoPlane, values: int) -> NDArray[np.uint8]:
         """(height, width x values): a view into FFmpeg's buffer, valid while its frame is referenced."""

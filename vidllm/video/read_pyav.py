@@ -41,6 +41,8 @@ DECODER_SKIPS = frozenset({"mpeg4", "mpeg2video", "mpeg1video"})
 MAX_THREADS = 4  # more only adds memory: 64 frames of a clip are read, not a film
 # Decoders that end and begin all their threads at every seek: 16 frames of a 6-minute clip 245 ms with, 57 without.
 SLOW_TO_START = frozenset({"av1"})
+# What is transparent in them is meant to be; of others, the fourth number of a pixel may hold anything.
+TRANSPARENT = frozenset({"apng", "png"})
 PAINTED_ASIDE = 4  # whole frames that wait for their scaling
 BACK_OFF = (0, 1, 2, 4, 8)  # access points to step back when a seek lands behind its target
 
@@ -71,7 +73,7 @@ def frame_threads() -> int:
 
 
 def _painter(info: VideoInfo, size: tuple[int, int]) -> Painter:
-    return Painter(size, Orientation(info.rotation, info.mirrored))
+    return Painter(size, Orientation(info.rotation, info.mirrored), on_white=info.codec in TRANSPARENT)
 
 
 class _Tape:
