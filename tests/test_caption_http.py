@@ -259,6 +259,12 @@ def test_a_server_that_always_says_later_is_the_clips_error_in_the_end(
     assert "answered 429: slow down" in said.error
 
 
+def test_waiting_for_its_turn_is_no_being_put_off(serve: Servers, connect: Callable[..., HttpCaptioner]) -> None:
+    captioner = connect(serve("--seconds", "0.5"), most_at_once=1, busy_seconds=0.2)
+    said = say_all(captioner, {0: (None, "first"), 1: (None, "second do=500:1"), 2: (None, "third do=500:1")})
+    assert [one.error for one in said.values()] == [None] * 3
+
+
 def test_retry_after_is_kept(serve: Servers, connect: Callable[..., HttpCaptioner]) -> None:
     began = time.monotonic()
     say(connect(serve()), "A do=429:3")

@@ -178,7 +178,7 @@ class HttpCaptioner:
 
     async def _ask(self, body: Body) -> Reply:
         """The server's reply, after as many tries as it takes. Raises Unable (this clip) or EngineError (all)."""
-        began = time.monotonic()
+        since: float | None = None  # the first failure: before it, the clip may have waited for its turn
         failed = put_off = late = 0
         while True:
             try:
@@ -194,9 +194,10 @@ class HttpCaptioner:
                 failed, put_off = (failed, put_off + 1) if error.is_busy else (failed + 1, put_off)
                 late += self._is_late(error)
                 wish = error.retry_after
-                patience = self._options
+                patience, now = self._options, time.monotonic()
+                since = now if since is None else since
                 is_used_up = late >= patience.late_tries or failed >= patience.attempts
-                if is_used_up or time.monotonic() - began > patience.busy_seconds:
+                if is_used_up or now - since > patience.busy_seconds:
                     raise self._failure(error, failed + put_off) from error
             else:
                 self._has_answered, self._failed_in_a_row = True, 0
