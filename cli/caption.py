@@ -169,9 +169,8 @@ def caption(
         summarise=summarise, limit=limit, shard=shard, videos=videos, column=column, prompt_column=prompt_column,
         retry_errors=retry_errors, retries=retries, workers=workers, time_limit=time_limit,
     )  # fmt: skip
-    if dry_run:
-        return _estimate(inputs, output, wishes)
-    return _caption(inputs, output, wishes, Extras(formats=formats, in_place=in_place, report=report))
+    extras = Extras(formats=formats, in_place=in_place, report=report)
+    return _estimate(inputs, output, wishes) if dry_run else _caption(inputs, output, wishes, extras)
 
 
 def _caption(inputs: list[str], output: Path, wishes: CaptionOptions, extras: Extras) -> int:

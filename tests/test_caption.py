@@ -421,6 +421,8 @@ def test_what_failed_is_tried_again_only_when_asked(
         (["--split", "halves"], "no way to split"),
         (["--summarise"], "say how to split"),
         (["--engine", "magic"], "use local, ray or the http address"),
+        (["--dry-run", "-f", "doc"], "'doc' is no format"),
+        (["--dry-run", "--report", "page.txt"], "end its name with .html"),
     ],
 )
 def test_a_wrong_word_is_one_line_before_anything_is_loaded(

@@ -85,7 +85,7 @@ def _fixed_seconds(words: str) -> float:
     kind, _, length = words.partition(":")
     if kind != "fixed" or not length:
         raise ConfigError(f"{words!r} is no way to split; use scenes, fixed:12s (a length), or none")
-    seconds = parse_time(length)
+    seconds = round(parse_time(length), 6)  # as `check_split` calls it
     if seconds <= 0:
         raise ConfigError(f"{words!r} cuts into pieces of nothing; use a length such as fixed:12s")
     return seconds
