@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -351,6 +352,19 @@ def test_records_in_other_numbers_are_told_and_not_taken(
         "5 rows hold log-probs of this model in bfloat16; dtype=bfloat16 takes them as they are",
         "reference 0 from the rows, 0 from the cache, 5 computed",
     ]
+
+
+def test_records_of_clips_that_were_shown_otherwise_are_told(
+    config: DpoConfig, clips: dict[str, Path], tmp_path: Path
+) -> None:
+    model = read_contest(config, silent).base.fingerprint
+    noted = {"model": model, "chosen_logp": -1.0, "rejected_logp": -2.0, "dtype": config.dtype}
+    look = replace(config.plan, frames=7).look
+    source = Source(path=write_rows(tmp_path, ROWS, reference={**noted, "look": look}), media=clips["constant"].parent)
+    heard = Heard()
+    task_of(replace(config, data=(source,), cache_folder=tmp_path / "fresh"), heard.say)
+    assert len(heard.said) == 2
+    assert re.match(r"5 rows hold .* under another look .* frames", heard.said[0])
 
 
 @pytest.mark.parametrize(("systems", "looks"), [(("Be brief.", "Be kind."), 2), (("Be brief.",) * 2, 1)])

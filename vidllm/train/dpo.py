@@ -40,6 +40,7 @@ from vidllm.train.reference import (
     in_other_numbers,
     of_another_model,
     reference_key,
+    under_another_look,
     usable_records,
 )
 from vidllm.train.row import PairRow
@@ -238,6 +239,9 @@ def _known(
     other = in_other_numbers(contest.rows, contest.base.fingerprint, config.dtype, config.plan.look)
     for numbers, count in other.items():
         say(f"{count:,} rows hold log-probs of this model in {numbers}; dtype={numbers} takes them as they are")
+    if strange := under_another_look(contest.rows, contest.base.fingerprint, config.plan.look):
+        say(f"{strange:,} rows hold answers and log-probs of this model under another look at their clips; say frames, "
+            "policy and the like as `vidllm feedback` was told, and they are taken as they are")  # fmt: skip
 
     def compute(numbers: Sequence[int], keep: bool) -> Mapping[int, RefLogps]:
         def heard(scored: Mapping[int, RefLogps]) -> None:

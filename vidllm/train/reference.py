@@ -195,6 +195,12 @@ def in_other_numbers(rows: Sequence[PairRow], fingerprint: str, dtype: str, look
     ))  # fmt: skip
 
 
+def under_another_look(rows: Sequence[PairRow], fingerprint: str, look: str) -> int:
+    """How many rows recorded this very model of clips that were shown otherwise."""
+    records = [row.reference for row in rows if row.reference is not None]
+    return sum(record.model == fingerprint and record.look not in (None, look) for record in records)
+
+
 def of_another_model(rows: Sequence[PairRow], fingerprint: str) -> int:
     """How many rows say that another model than this gave their answers."""
     return sum(row.reference is not None and row.reference.model != fingerprint for row in rows)
