@@ -327,6 +327,13 @@ def test_a_model_that_hardly_fits_is_asked_all_the_same(
     assert said[0] == said[1]
 
 
+def test_a_config_of_an_impossible_kind_is_one_line(llava: Path) -> None:
+    config = json.loads((llava / "config.json").read_text())
+    edit(llava / "config.json", vision_config={**config["vision_config"], "hidden_act": ["gelu"]})
+    with pytest.raises(IncompleteModel, match="download it again"):
+        load_model(llava, "cpu")
+
+
 def test_the_fingerprint_sees_weights_config_processor_and_template(llava: Path) -> None:
     seen = {fingerprint(llava)}
     assert seen == {fingerprint(llava)}

@@ -62,8 +62,9 @@ def fits(folder: Path, config: Json) -> bool:
         and not text.get("mlp_bias")
         and isinstance(config.get("vision_feature_layer", -2), int)
         and config.get("multimodal_projector_bias", True)
-        and {vision.get("hidden_act", "gelu"), text.get("hidden_act", "silu"),
-             config.get("projector_hidden_act", "gelu")} <= set(_ACTIVATIONS)
+        and all(name in [*_ACTIVATIONS] for name in (
+            vision.get("hidden_act", "gelu"), text.get("hidden_act", "silu"), config.get("projector_hidden_act", "gelu")
+        ))
         and 0 < sum(path.stat().st_size for path in _files(folder)) <= LARGEST_BYTES
     )  # fmt: skip
 
