@@ -144,7 +144,9 @@ def test_one_way_to_split_has_one_name(words: str, called: str) -> None:
     assert check_split(words) == check_split(called) == CaptionOptions(split=words).split == called
 
 
-@pytest.mark.parametrize("words", ["fixed", "fixed:", "fixed:0", "fixed:0.0000001", "fixed:-3s", "fixed:soon"])
+@pytest.mark.parametrize(
+    "words", ["fixed", "fixed:", "fixed:0", "fixed:0.0000001s", "fixed:-3s", "thirds", "fixed:soon"]
+)
 def test_other_words_are_refused(words: str) -> None:
     with pytest.raises(ConfigError):
         check_split(words)
