@@ -157,6 +157,8 @@ NAMED: list[tuple[str, list[Span]]] = [
     ("at a minute and a half", [90]),
     ("at half a minute", [30]),
     ("at 1/2 minute", [30]),
+    ("half of a minute in, what happens?", [30]),
+    ("where is the ball half a minute in and a minute in?", [30, 60]),
     ("what happens 1½ minutes in?", [90]),
     ("at 1 1/2 minutes", [90]),
     ("at 10/20 seconds", [10, 20]),

@@ -33,7 +33,7 @@ _FRACTION = r"(?:(?:\d+\s?)?[½¼¾]|(?:\d+\s+)?(?:[13]/4|1/2)(?=(?:\s+an?)?[\s-
 """`½`, `1 1/2`; but "at 1/2 seconds" is two moments."""
 _NUMBER = (
     rf"(?:{_FRACTION}|(?:\d+(?:\.\d+)?|{SPELLED})(?:[\s-]+and[\s-]+a[\s-]+half)?"
-    r"|half(?:\s+an?|[\s-]+(?=m|h))|an?|one\s+half)"
+    r"|half(?:\s+(?:of\s+)?an?|[\s-]+(?=m|h))|an?|one\s+half)"
 )
 _HAN_NUMBER = r"(?:\d+(?:\.\d+)?|[零〇一二两兩三四五六七八九十百半]+)"
 

@@ -27,7 +27,9 @@ _THE_END = rf"(?:the\s+)?(?:very\s+)?(?:end|finish)\b{_NOT_OF}(?!\s+(?:zone|line
 _ASKS = r"(?:what|who|where|which|how|when|why|does|do|did|is|are|was|were|can|tell|describe|there)\b"
 _STOPS = rf"(?=\s*(?:[?.!,;:)\]\0]|$|\s{_ASKS}|(?:of|in|from)\s+{_CLIP}))"
 _LONG = r"(?!\s*(?:per|each|long|apart|intervals?|old|of\s+age|later|earlier|ago|tall|left|remaining|faster|slower)\b)"
-_INTO = rf"\.?\s+(?:in(?:to)?(?=\s+{_THIS_CLIP}|\s+it\b|{_STOPS})|(?:through|of)\s+{_THIS_CLIP})"
+_INTO = (
+    rf"\.?\s+(?:in(?:to)?(?=\s+{_THIS_CLIP}|\s+it\b|{_STOPS}|\s+(?:and|or)\s+(?:at\s+)?{_T})|(?:through|of)\s+{_THIS_CLIP})"
+)
 _NO_NOUN = rf"(?![\d:.,]*\d|\s*[%/]|[\s-]*(?!{_ASKS}|(?:of|in|on|the|he|she|it|they|we)\b)[A-Za-z])"
 _OF_ANOTHER = (  # the last 10 seconds of the first minute are none of the clip's last
     r"(?!\s+of\s+(?:the\s+)?(?:very\s+)?(?:opening|initial|last|final|closing|middle|latter|former"
