@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from . import options
-from .output import INTERRUPTED, note, write
+from .output import INTERRUPTED, note, one_line, write
 
 if TYPE_CHECKING:
     from vidllm.corpus.caption import CaptionOptions, CaptionReport
@@ -205,7 +205,7 @@ def _remark(done: CaptionReport) -> None:
     before = f"; {done.skipped:,} done before" if done.skipped else ""
     note(f"{done.output}: {told}{before}, in {duration(done.seconds)}")
     for cause, count in done.causes.most_common(5):
-        note(f"  {count:,} x {cause}")
+        note(f"  {count:,} x {one_line(cause)}")
     for kind, count in done.notes.most_common(5):
         note(f"  {count_of(count, 'clip')} with a note in the row: {kind}")
     if done.interrupted:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from . import options
-from .output import note, write, write_json
+from .output import note, one_line, write, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -65,7 +65,7 @@ def _teller(progress: Progress, path: Path) -> Callable[[int], None]:
 def _print(report: VerifyReport) -> None:
     statuses = ", ".join(f"{status} {count:,}" for status, count in report.statuses.most_common())
     for problem in report.problems[:MOST_SHOWN]:
-        write(f"{problem}\n")
+        write(f"{one_line(str(problem))}\n")
     if len(report.problems) > MOST_SHOWN:
         note(f"... and {len(report.problems) - MOST_SHOWN:,} more")
     verdict = "every clip has one status" if report.ok else f"{len(report.problems):,} problems"

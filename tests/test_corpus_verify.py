@@ -319,6 +319,19 @@ def test_the_command_prints_and_its_exit_code_is_the_truth(written: Path) -> Non
     assert len(told["problems"]) == 1
 
 
+def test_a_problem_is_one_line_whatever_its_clip_is_called(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from vidllm_cli.main import main
+
+    item = item_of(tmp_path / "a\n\x1b[31mb\udcff.mp4")
+    with Output.open(tmp_path / "out.jsonl", RECIPE) as output:
+        output.add(CaptionRow.of(item, id="0" * 32, recipe=RECIPE.digest, status="error"))
+    assert main(["caption-verify", str(tmp_path / "out.jsonl")]) == 1
+    problem, _ = capsys.readouterr().out.splitlines()
+    assert problem == f"{tmp_path}/a \\x1b[31mb\\udcff.mp4: is error without a cause"
+
+
 def test_parquet_is_proven_too(clips: dict[str, Path], tmp_path: Path) -> None:
     pytest.importorskip("pyarrow")
     out = tmp_path / "out.parquet"
