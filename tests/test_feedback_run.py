@@ -212,6 +212,16 @@ def test_a_judge_asked_in_two_ways_is_two_judges(run: Callable[..., FeedbackDone
     assert differing > 0
 
 
+def test_other_pairs_of_what_a_local_model_judged_load_no_model(
+    world: Path, tmp_path: Path, model: VideoModel
+) -> None:
+    wishes, output = replace(OPTIONS, judge="built-in", limit=1), tmp_path / "pairs.jsonl"
+    done = feedback(world, output, wishes, load=lambda: model, load_judge=lambda: model)
+    assert (done.report.judge, done.tally.judged) == ("built-in", 1)
+    other = replace(wishes, pairs=replace(wishes.pairs, margin=2.0))
+    assert feedback(world, output, other, load=no_model, load_judge=no_model).tally.before == 1
+
+
 @pytest.mark.parametrize("judging", ["scores", "compare"])
 def test_a_servers_taste_becomes_pairs(run: Callable[..., FeedbackDone], serve: Servers, judging: Any) -> None:
     """A judge that likes five words and no more: that is what its pairs say, and the oracle does not agree with it."""
