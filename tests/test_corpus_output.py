@@ -202,7 +202,7 @@ def test_a_torn_end_is_cut_off_and_told_from_rows(tmp_path: Path, garbage: bytes
 @pytest.mark.parametrize(
     "content",
     [
-        b"not captions\n", b'{"id": 3}\n', b"\0\0\0 ftypisom", b'{"video": "a.mp4"}', b"[1]",
+        b"not captions\n", b'{"id": 3}\n', b"\0\0\0 ftypisom", b'{"video": "a.mp4"}', b"[1]", b'{"id": "7"}',
         b'{"id": "7", "video": "a.mp4"}\n{"id": "8", "video": "b.mp4"}', b'{"id": "7",\n "video": "a.mp4"',
     ],
 )  # fmt: skip

@@ -17,7 +17,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
-from vidllm.corpus.formats import arrow_table, kept_rows, need_parquet
+from vidllm.corpus.formats import arrow_table, kept_rows, need_parquet, parsed
 from vidllm.corpus.index import Head
 from vidllm.corpus.rows import STATUSES, CaptionRow
 from vidllm.errors import OutputError
@@ -109,7 +109,7 @@ def check_ours(path: Path) -> None:
     try:
         with open(path, "rb") as file:
             line = file.readline(MOST_LINE_BYTES)
-        if not (_ID_AND_KEY.match(line) or (line[-1:] != b"\n" and _is_begun(line))):
+        if not (_ID_AND_KEY.match(line) or _is_begun(line)):
             head_of(line)
     except ValueError as error:
         raise OutputError(f"{path}: is there already and holds no captions; name another output") from error
@@ -118,8 +118,9 @@ def check_ours(path: Path) -> None:
 
 
 def _is_begun(line: bytes) -> bool:
-    """Whether it can be the first line, half-written; rows of data sets begin as ours do, and end."""
-    return line.startswith(_BEGIN) or _BEGIN.startswith(line)
+    """Whether it can be the first line, half-written; rows of data sets begin as ours do, and are whole."""
+    begins = line.startswith(_BEGIN) or _BEGIN.startswith(line)
+    return begins and line[-1:] != b"\n" and parsed(line) is None
 
 
 class JsonLines:
