@@ -93,6 +93,16 @@ def test_words_that_are_no_assignment(word: str, tmp_path: Path) -> None:
         load_config(Run, write(tmp_path, "output: x\nsteps: 3\n"), [word])
 
 
+@pytest.mark.parametrize("number", ["010", "007", "1:30"])
+def test_a_number_is_no_other_than_the_one_that_was_written(number: str, tmp_path: Path) -> None:
+    """YAML 1.1 reads 8, 7 and 90."""
+    path = write(tmp_path, "output: runs/1\n")
+    with pytest.raises(ConfigError, match=f"steps is '{number}'; a whole number is needed"):
+        load_config(Run, path, [f"steps={number}"])
+    assert load_config(Run, path, ["steps=0x10"]).steps == 16
+    assert load_config(Run, path, ["steps=1_000", f"output={number}"]).output == Path(number)
+
+
 @pytest.mark.parametrize("text", ["- a\n- b\n", "a: [", "a: \t- b: :", "output: 2024-13-45", "steps: 0x_"])
 def test_a_file_that_is_no_mapping(text: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"run\.yaml"):

@@ -10,16 +10,20 @@ import dataclasses
 import difflib
 import math
 import os
+import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union
 
 from vidllm.errors import ConfigError
 
 T = TypeVar("T")
+WHOLE = re.compile(r"[-+]?(?:0b[01_]+|0x[0-9a-fA-F_]+|0|[1-9][0-9_]*)$")
+"""What is read as a whole number."""
 
 
 def load_config(cls: type[T], path: Path | None, assignments: Sequence[str] = ()) -> T:
@@ -72,7 +76,7 @@ def _parsed(text: str) -> Any:
     """
     import yaml
 
-    loader = yaml.SafeLoader(text)
+    loader = _loader()(text)
     try:
         node = loader.get_single_node()
         _check_keys(node, set())
@@ -81,6 +85,22 @@ def _parsed(text: str) -> Any:
         raise ValueError(str(error)) from error
     finally:
         loader.dispose()
+
+
+@cache
+def _loader() -> Any:
+    """YAML's own, to which 010 is not 8, nor 1:30 ninety: they stay the text that somebody wrote."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        pass
+
+    whole = "tag:yaml.org,2002:int"
+    known = yaml.SafeLoader.yaml_implicit_resolvers
+    Loader.yaml_implicit_resolvers = {
+        first: [(tag, WHOLE if tag == whole else pattern) for tag, pattern in found] for first, found in known.items()
+    }
+    return Loader
 
 
 def _check_keys(node: Any, seen: set[int]) -> None:
