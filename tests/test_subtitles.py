@@ -234,6 +234,19 @@ def test_a_cue_whose_times_are_written_shorter_is_one_of_its_own(
     assert read_subtitles(probe(clip)) == (Line(1.0, 2.0, "One."), Line(start, end, "Two."))
 
 
+def test_blank_lines_are_nothing_however_many(clip: Path) -> None:
+    """A million of them would take pysubs2 days."""
+    blank = "\n" * 1_000_000
+    clip.with_suffix(".srt").write_text(f"1\n00:00:01,000 --> 00:00:02,000{blank}One.{blank}And two.{blank}")
+    assert texts(clip) == ["One. And two."]
+
+
+def test_a_line_of_blanks_ends_no_cue(clip: Path) -> None:
+    """Automatic captions begin with one."""
+    clip.with_suffix(".vtt").write_text("WEBVTT\n\n00:01.000 --> 00:02.000 align:start\n \nhello\n\n")
+    assert texts(clip) == ["hello"]
+
+
 def test_a_number_at_the_end_of_what_is_said_is_no_cues(clip: Path) -> None:
     cues = "00:00:01.000 --> 00:00:02.000\nIt was\n1984\n\n{}00:00:03.000 --> 00:00:04.000\n42\n\n{}"
     last = "00:00:04.000 --> 00:00:05.000\nThat was\n1985"

@@ -117,7 +117,7 @@ def _events(text: str) -> pysubs2.SSAFile:
 
     Raises ValueError where there are times and none that can be read: silence would pass for no subtitles.
     """
-    text = re.sub(r"\r+\n?", "\n", text)
+    text = re.sub(r"\n{3,}", "\n\n", re.sub(r"\r+\n?", "\n", text))  # pysubs2 takes minutes for 20,000 empty lines
     if text.lstrip().startswith("WEBVTT"):
         text = _cues_alone(text)
     # pysubs2 takes a number at a cue's end for the next one's: each is given one, so that "in 1984" keeps its year
