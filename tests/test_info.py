@@ -94,6 +94,7 @@ def write_clip_of(path: Path, shade: int) -> Path:
         stream.pix_fmt = "yuv420p"
         stream.codec_context.options = {"x265-params": "log-level=none"}
         picture = av.VideoFrame.from_ndarray(np.full((64, 64, 3), shade, np.uint8), format="rgb24")
+        picture.pts, picture.time_base = 0, Fraction(1)
         container.mux(stream.encode(picture))
         container.mux(stream.encode(None))
     return path
