@@ -1,10 +1,10 @@
 """The packet index: true times, real key frames, the right stream, the size as shown, errors that name the file."""
 
 import os
-import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 from typing import cast
 
 import av
@@ -19,7 +19,7 @@ from vidllm.errors import NoFrames, NotAVideo, VideoError, VideoNotFound
 from vidllm.sources import open_source
 from vidllm.video.access import access_rule, is_hidden, nal_units
 from vidllm.video.clock import continued
-from vidllm.video.container import opened, pick_stream, video_packets
+from vidllm.video.container import _tiles, opened, pick_stream, video_packets
 from vidllm.video.decode import read_frames
 from vidllm.video.info import probe
 from vidllm.video.picture import Orientation, believable_aspect, orientation_of_matrix
@@ -44,67 +44,14 @@ def test_variable_rate_keeps_each_frames_own_time(clips: dict[str, Path]) -> Non
     assert info.fps == pytest.approx(11 / 3.6, rel=1e-3)
 
 
-def _box(kind: bytes, *parts: bytes, version: int | None = None) -> bytes:
-    """A box of the ISO file format; with `version` one that tells it."""
-    data = (b"" if version is None else struct.pack(">I", version << 24)) + b"".join(parts)
-    return struct.pack(">I", 8 + len(data)) + kind + data
-
-
-def write_heic(path: Path, shades: Sequence[int]) -> Path:
-    """A photograph as phones save it: HEVC pictures of 64x64, one of each grey shade, side by side in a grid."""
-    tiles, extra = [], b""
-    for shade in shades:
-        one = write_clip_of(path.with_suffix(".mp4"), shade)
-        with av.open(str(one)) as container:
-            stream = container.streams.video[0]
-            extra = bytes(stream.codec_context.extradata or b"")
-            tiles.append(b"".join(bytes(packet) for packet in container.demux(stream) if packet.size))
-    count, grid = len(tiles), len(tiles) + 1
-    told = struct.pack(">BBBBHH", 0, 0, 0, count - 1, 64 * count, 64)
-    sizes = [_box(b"ispe", struct.pack(">II", 64 * wide, 64), version=0) for wide in (1, count)]
-    owns = [struct.pack(">HBBB", item, 2, 0x81, 2) for item in range(1, grid)] + [struct.pack(">HBB", grid, 1, 3)]
-    kinds = [b"hvc1"] * count + [b"grid"]
-    items = [_box(b"infe", struct.pack(">HH", i, 0), kind, b"\0", version=2) for i, kind in enumerate(kinds, 1)]
-    parts = struct.pack(f">HH{count}H", grid, count, *range(1, grid))
-
-    def meta(first: int) -> bytes:
-        places = [(item, 0, first + sum(map(len, tiles[: item - 1])), len(tiles[item - 1])) for item in range(1, grid)]
-        places.append((grid, 1, 0, len(told)))
-        found = [struct.pack(">HHHHII", item, way, 0, 1, at, size) for item, way, at, size in places]
-        return _box(
-            b"meta", _box(b"hdlr", bytes(4) + b"pict" + bytes(13), version=0),
-            _box(b"pitm", struct.pack(">H", grid), version=0),
-            _box(b"iloc", b"\x44\0", struct.pack(">H", grid), *found, version=1),
-            _box(b"iinf", struct.pack(">H", grid), *items, version=0), _box(b"iref", _box(b"dimg", parts), version=0),
-            _box(b"iprp", _box(b"ipco", _box(b"hvcC", extra), *sizes),
-                 _box(b"ipma", struct.pack(">I", grid), *owns, version=0)),
-            _box(b"idat", told), version=0,
-        )  # fmt: skip
-
-    brands = _box(b"ftyp", b"heic", bytes(4), b"mif1heic")
-    path.write_bytes(brands + meta(len(brands) + len(meta(0)) + 8) + _box(b"mdat", *tiles))
-    return path
-
-
-def write_clip_of(path: Path, shade: int) -> Path:
-    """One HEVC picture of 64x64 of a grey shade."""
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx265", rate=1)
-        stream.width = stream.height = 64
-        stream.pix_fmt = "yuv420p"
-        stream.codec_context.options = {"x265-params": "log-level=none"}
-        picture = av.VideoFrame.from_ndarray(np.full((64, 64, 3), shade, np.uint8), format="rgb24")
-        picture.pts, picture.time_base = 0, Fraction(1)
-        container.mux(stream.encode(picture))
-        container.mux(stream.encode(None))
-    return path
-
-
-def test_a_photograph_in_tiles_is_not_taken_for_its_first_tile(tmp_path: Path) -> None:
-    with pytest.raises(NotAVideo, match=r"a picture in tiles \(HEIC, AVIF\).* save it as JPEG or PNG"):
-        probe(write_heic(tmp_path / "photo.heic", [30, 120, 200]))
-    info = probe(write_heic(tmp_path / "icon.heic", [30]))
-    assert (info.num_frames, info.width, info.height) == (1, 64, 64)
+def test_a_photograph_in_tiles_is_not_taken_for_its_first_tile(clips: dict[str, Path]) -> None:
+    """As FFmpeg tells a phone's HEIC: each tile a stream that depends on others."""
+    with av.open(str(clips["constant"])) as container:
+        video = container.streams.video[0]
+        tile = SimpleNamespace(disposition=type(video.disposition).dependent)
+        photo = SimpleNamespace(format=container.format, streams=SimpleNamespace(video=[tile, tile]))
+        assert _tiles(cast(InputContainer, photo)) == 2
+        assert _tiles(container) == 0
 
 
 def test_viewer_clock_starts_at_the_first_frame(clips: dict[str, Path]) -> None:
