@@ -25,13 +25,13 @@ from transformers import PreTrainedTokenizerFast as Tokenizer
 import vidllm
 from vidllm.builtin import recipe as recipes
 from vidllm.builtin import together
-from vidllm.builtin.align import AlignStage, Words, targets
+from vidllm.builtin.align import AlignStage, Words, pose_waves, targets
 from vidllm.builtin.collate import IGNORE, STRIDES, Batch, Collator, TrainingRows, change_code, slot_base
 from vidllm.builtin.language import AnswerStage, LanguageShape, answer_logits, calibrate, new_model, score, visual_table
 from vidllm.builtin.lean import Attention, hidden_states
 from vidllm.builtin.links import Link, a_second_earlier, aims, padded_links, spots
 from vidllm.builtin.rows import COARSE_STRIDE, FINE_STRIDE, Row, clip_rows, still_rows
-from vidllm.builtin.sharpen import Before, SharpenStage, cell_poses, features_of, least_squares, pose_waves
+from vidllm.builtin.sharpen import Before, SharpenStage, cell_poses, least_squares
 from vidllm.builtin.stills import GRID, PATCH, Still, Stills, crowd, draw_still
 from vidllm.builtin.stills import NOTHING as UNLABELLED
 from vidllm.builtin.vision import VisionStage, normalise, vision_config
@@ -587,7 +587,7 @@ def test_tokens_are_held_where_they_would_have_been_had_the_pose_been_seen() -> 
     off, less = ((x - pose_waves(poses[told])).square().mean() for x in (fit, better))
     assert less < 0.5 * off
     assert not any(p.requires_grad for p in before.model.parameters())
-    torch.testing.assert_close(features_of(network, pixels), features_of(before.model, pixels))
+    torch.testing.assert_close(before.tokens(pixels), visual_table(network, pixels, torch.float32))
 
 
 # ------------------------------------------------------------------------------------- the recipe, start to end

@@ -19,7 +19,7 @@ from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
 from vidllm.builtin.collate import STRIDES
 from vidllm.builtin.stills import GRID, NOTHING, Stills
-from vidllm.builtin.vision import normalise
+from vidllm.builtin.vision import patch_features
 from vidllm.world.vocabulary import COLOURS, SHAPES
 
 PLACES = ("top", "bottom", "left", "right", "center")
@@ -60,17 +60,22 @@ def words_of(model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenize
     return Words(group(COLOURS), group(SHAPES), 0.6 * group(PLACES), F.normalize(random, dim=-1) * length)
 
 
+def pose_waves(pose: Tensor) -> Tensor:
+    """x, y, log radius (..., 3) -> (..., 7): what a linear map needs to tell nine places and a size apart."""
+    x, y, size = pose.unbind(-1)
+    waves = [f(math.pi * c) for c in (x, y) for f in (torch.sin, torch.cos)]
+    return torch.stack([x * 2 - 1, y * 2 - 1, size, *waves], -1)
+
+
 def targets(words: Words, labels: Sequence[Tensor], stride: int) -> Tensor:
     """A still's four labels (B, 12, 12[, 3]) -> what each pooled token should be, (B, tokens, D).
 
     A cell that several objects share is their mixture by area; one that an object only touches is told in full.
     """
     present, colour, shape, pose = labels
-    x, y, size = pose.unbind(-1)
+    x, y, _ = pose.unbind(-1)
     places = torch.stack([y < 1 / 3, y > 2 / 3, x < 1 / 3, x > 2 / 3, (x - 0.5).abs() < 1 / 6], -1).float()
-    waves = [f(math.pi * c) for c in (x, y) for f in (torch.sin, torch.cos)]
-    exact = torch.stack([x * 2 - 1, y * 2 - 1, size, *waves], -1)
-    full = places @ words.places + exact @ words.pose
+    full = places @ words.places + pose_waves(pose) @ words.pose
     full = full + words.colours[colour.clamp(min=0)] + words.shapes[shape.clamp(min=0)]
     solid = (present * (colour != NOTHING))[..., None]
     total = F.avg_pool2d((full * solid).permute(0, 3, 1, 2), stride)
@@ -93,8 +98,8 @@ def align(stage: AlignStage, model: LlavaForConditionalGeneration, tokenizer: Pr
             group["lr"] = stage.learning_rate * (0.02 + 0.98 * (1 + math.cos(math.pi * done)) / 2)
         pixels, *labels = next(loader)
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-            features = model.model.vision_tower(normalise(pixels)).last_hidden_state[:, 1:]
-        maps = features.float().transpose(1, 2).unflatten(2, (GRID, GRID))
+            features = patch_features(model.model.vision_tower, pixels)
+        maps = torch.unflatten(features.float().transpose(1, 2), 2, (GRID, GRID))
         pooled = torch.cat([F.avg_pool2d(maps, s).flatten(2).transpose(1, 2) for s in STRIDES], 1)
         wanted = torch.cat([targets(words, labels, s) for s in STRIDES], 1)
         loss = (projector(pooled) - wanted).square().sum(-1)

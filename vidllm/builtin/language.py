@@ -33,7 +33,7 @@ from vidllm.builtin.lean import Trace, hidden_states
 from vidllm.builtin.links import HEADS
 from vidllm.builtin.rows import clip_rows, still_rows
 from vidllm.builtin.stills import GRID
-from vidllm.builtin.vision import normalise
+from vidllm.builtin.vision import patch_features
 from vidllm.builtin.words import IMAGE
 from vidllm.machine import cpu_multiplies_bf16
 from vidllm.world.vocabulary import ACTIONS, COLOURS, SHAPES
@@ -124,7 +124,7 @@ def calibrate(model: LlavaForConditionalGeneration, frames: Tensor) -> None:
     LLaVA's. `frames` (F, 96, 96, 3) uint8 are any that show what frames show.
     """
     projector = model.model.multi_modal_projector
-    features = model.model.vision_tower(normalise(frames)).last_hidden_state[:, 1:].flatten(0, 1).float()
+    features = patch_features(model.model.vision_tower, frames).flatten(0, 1).float()
     mean, deviation = features.mean(0), features.std(0)
     first, second = cast("tuple[nn.Linear, nn.Linear]", (projector.linear_1, projector.linear_2))
     nn.init.normal_(first.weight, std=first.in_features**-0.5)
@@ -149,7 +149,7 @@ def visual_table(model: LlavaForConditionalGeneration, frames: Tensor, kind: tor
     kind = kind or (torch.bfloat16 if cpu_multiplies_bf16() else torch.float32)
     with torch.autocast("cpu", torch.bfloat16, enabled=kind == torch.bfloat16):
         with torch.no_grad():
-            features = model.model.vision_tower(normalise(frames)).last_hidden_state[:, 1:]
+            features = patch_features(model.model.vision_tower, frames)
         return projected(model, features.to(kind))
 
 

@@ -7,7 +7,6 @@ it would have been, had the pose been seen exactly.
 """
 
 import copy
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,10 +19,11 @@ from torch.nn import functional as F
 from transformers import LlavaForConditionalGeneration
 
 from vidllm.builtin import together
+from vidllm.builtin.align import pose_waves
 from vidllm.builtin.collate import STRIDES, slot_base
 from vidllm.builtin.language import optimizers_for, projected, set_rate, take_step
 from vidllm.builtin.stills import IMAGE_SIDE, NOTHING, Stills, crowd
-from vidllm.builtin.vision import normalise
+from vidllm.builtin.vision import patch_features
 from vidllm.world.vocabulary import COLOURS, SHAPES
 
 POSE_UNITS = (0.02, 0.02, 0.05)
@@ -83,7 +83,7 @@ class Before:
     @torch.no_grad()
     def tokens(self, pixels: Tensor) -> Tensor:
         """(F, 96, 96, 3) uint8 -> (slots, D), as they were."""
-        return projected(self.model, features_of(self.model, pixels))
+        return projected(self.model, patch_features(self.model.model.vision_tower, pixels))
 
     def wanted(self, pixels: Tensor, told: Tensor, poses: Tensor) -> Tensor:
         """The same with poses mended where cells are told of: `told` (slots,) bool, `poses` (slots, 3)."""
@@ -96,18 +96,6 @@ class Before:
         pixels, present, _, _, pose = batch
         told, poses = cell_poses(present, pose)
         return self.tokens(pixels)[told], poses[told]
-
-
-def features_of(model: LlavaForConditionalGeneration, pixels: Tensor) -> Tensor:
-    """(F, 96, 96, 3) uint8 -> (F, 144, C)."""
-    return cast(Tensor, model.model.vision_tower(normalise(pixels)).last_hidden_state[:, 1:])
-
-
-def pose_waves(poses: Tensor) -> Tensor:
-    """x, y, log radius (N, 3) -> (N, 7): what a linear map needs to tell nine places and a size apart."""
-    x, y, size = poses.unbind(-1)
-    waves = [f(math.pi * c) for c in (x, y) for f in (torch.sin, torch.cos)]
-    return torch.stack([x * 2 - 1, y * 2 - 1, size, *waves], -1)
 
 
 def least_squares(given: Tensor, wanted: Tensor, ridge: float = 1e-3) -> Tensor:
@@ -178,26 +166,31 @@ def sharpen(stage: SharpenStage, model: LlavaForConditionalGeneration, folder: P
 def sharpen_loss(
     model: LlavaForConditionalGeneration, heads: SharpHeads, before: Before, batch: Sequence[Tensor], held: int
 ) -> Tensor:
-    """Poses by patches and by tokens, in `POSE_UNITS`; what patches show; and how far the tokens of the first `held`
-    pictures are from what they ought to be, objects and background alike, an object's token being 1 long.
+    """Poses by patches and by tokens, in `POSE_UNITS`; what patches show; and how far the first `held` pictures' tokens
+    have moved.
     """
     pixels, present, colour, shape, pose = batch
-    features = features_of(model, pixels)
+    features = patch_features(model.model.vision_tower, pixels)
     told, poses = cell_poses(present, pose)
     seen = colour != NOTHING
     mine = torch.unflatten(features, 1, colour.shape[1:])
-    off = _misplaced(heads.patch(mine[seen]), pose[seen]) + _misplaced(
-        heads.token(projected(model, features)[told]), poses[told]
-    )
+    off = _misplaced(heads.patch(mine[seen]), pose[seen])
+    off = off + _misplaced(heads.token(projected(model, features)[told]), poses[told])
     here, colours, shapes = torch.split(heads.what(heads.patch_norm(mine)), [1, len(COLOURS), len(SHAPES)], -1)
     what = F.binary_cross_entropy_with_logits(here[..., 0], present)
     what = what + F.cross_entropy(colours[seen], colour[seen]) + F.cross_entropy(shapes[seen], shape[seen])
-    told, poses = cell_poses(present[:held], pose[:held])
-    wanted = before.wanted(pixels[:held], told, poses)
-    shown, length = cells_shown(present[:held]), wanted.square().sum(-1)
-    moved = (projected(model, features[:held]) - wanted).square().sum(-1)
-    kept = (moved[shown].mean() + moved[~shown].mean()) / length[shown].mean()
-    return off + WHAT_WEIGHT * what + kept
+    tokens = projected(model, features[:held])
+    return off + WHAT_WEIGHT * what + _moved(tokens, before, pixels[:held], present[:held], pose[:held])
+
+
+def _moved(tokens: Tensor, before: Before, pixels: Tensor, present: Tensor, pose: Tensor) -> Tensor:
+    """How far some pictures' tokens (slots, D) are from what they ought to be, objects and background alike, an
+    object's token being 1 long.
+    """
+    wanted = before.wanted(pixels, *cell_poses(present, pose))
+    shown, length = cells_shown(present), wanted.square().sum(-1)
+    moved = (tokens - wanted).square().sum(-1)
+    return (moved[shown].mean() + moved[~shown].mean()) / length[shown].mean()
 
 
 def _misplaced(told: Tensor, true: Tensor) -> Tensor:
@@ -213,7 +206,7 @@ def errors(model: LlavaForConditionalGeneration, heads: SharpHeads, batches: Seq
         told, poses = cell_poses(present, pose)
         base = slot_base(len(pixels))
         fine = slice(base[2], base[3])
-        tokens = projected(model, features_of(model, pixels))[fine]
+        tokens = projected(model, patch_features(model.model.vision_tower, pixels))[fine]
         found.append((heads.token(tokens) - poses[fine]).abs()[told[fine]])
     error = torch.cat(found)
     place, size = (IMAGE_SIDE * error[:, :2]).flatten(), error[:, 2]

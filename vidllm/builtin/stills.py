@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from vidllm.world.degrade import degrade, random_wear
-from vidllm.world.generate import any_shade, apart, generator, inside, random_canvas, random_things, shade
+from vidllm.world.generate import any_shade, apart, generator, inside, random_angle, random_canvas, random_things, shade
 from vidllm.world.render import backdrop, coverage
 from vidllm.world.script import Canvas, Thing
 from vidllm.world.vocabulary import COLOURS, SHAPES
@@ -58,7 +58,7 @@ def crowd(rng: np.random.Generator, canvas: Canvas) -> tuple[Thing, ...]:
                 colour=colour, shape=SHAPES[name % len(SHAPES)], rgb=rgb,
                 x=float(rng.uniform(0.05, 0.95)), y=float(rng.uniform(0.05, 0.95)),
                 radius=float(np.exp(rng.uniform(math.log(0.05), math.log(0.3)))),
-                angle=float(rng.choice([0.0, 0.0, rng.uniform(-0.25, 0.25)])),
+                angle=random_angle(rng),
                 thickness=float(rng.uniform(0.24, 0.42)),
             )  # fmt: skip
             if inside(thing, canvas) and all(apart(thing, other, canvas) for other in things):

@@ -70,6 +70,12 @@ def normalise(pixels: Tensor) -> Tensor:
     return (pixels.permute(0, 3, 1, 2).float() / 255 - MEAN) / STD
 
 
+def patch_features(tower: CLIPVisionModel, pixels: Tensor) -> Tensor:
+    """(B, 96, 96, 3) uint8 -> (B, 144, D)."""
+    features: Tensor = tower(normalise(pixels)).last_hidden_state[:, 1:]
+    return features
+
+
 def dense_loss(heads: DenseHeads, features: Tensor, labels: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, float]]:
     """Sum of the four losses, and what a person reads: accuracies, and the mean error of centre and log radius.
 
@@ -110,7 +116,7 @@ def train_vision(stage: VisionStage, folder: Path) -> CLIPVisionModel:
             group["lr"] = stage.learning_rate * min(1, (step + 1) / 200) * fade
         pixels, *labels = next(loader)
         with torch.autocast("cpu", torch.bfloat16):
-            features = tower(normalise(pixels)).last_hidden_state[:, 1:]
+            features = patch_features(tower, pixels)
             loss, report = dense_loss(heads, features, tuple(labels))
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]

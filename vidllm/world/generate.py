@@ -72,7 +72,7 @@ def random_things(rng: np.random.Generator, canvas: Canvas, count: int) -> tuple
                 y=_coordinate(rng),
                 radius=float(np.exp(rng.uniform(math.log(0.07), math.log(0.2)))),
                 rgb=shade(rng, colour),
-                angle=_angle(rng),
+                angle=random_angle(rng),
                 thickness=float(rng.uniform(0.24, 0.42)),
             )
             if all(apart(thing, other, canvas) for other in things) and inside(thing, canvas):
@@ -207,7 +207,8 @@ def _on_line(thing: Thing) -> bool:
     return min(abs(c - line) for c in (thing.x, thing.y) for line in (1 / 3, 2 / 3)) < 0.03
 
 
-def _angle(rng: np.random.Generator) -> float:
+def random_angle(rng: np.random.Generator) -> float:
+    """Radians: upright for two of three, else a little turned."""
     return float(rng.choice([0.0, 0.0, rng.uniform(-0.25, 0.25)]))
 
 
