@@ -29,7 +29,7 @@ from vidllm.builtin.align import AlignStage, Words, pose_waves, targets
 from vidllm.builtin.collate import IGNORE, STRIDES, Batch, Collator, TrainingRows, change_code, slot_base
 from vidllm.builtin.language import AnswerStage, LanguageShape, answer_logits, calibrate, new_model, score, visual_table
 from vidllm.builtin.lean import Attention, hidden_states
-from vidllm.builtin.links import Link, a_second_earlier, aims, padded_links, spots
+from vidllm.builtin.links import Link, Spot, a_second_earlier, aims, padded_links, spots
 from vidllm.builtin.rows import COARSE_STRIDE, FINE_STRIDE, Row, clip_rows, still_rows
 from vidllm.builtin.sharpen import Before, SharpenStage, cell_poses, least_squares
 from vidllm.builtin.stills import GRID, PATCH, Still, Stills, crowd, draw_still
@@ -465,6 +465,21 @@ def test_the_token_under_a_moving_object_is_told_what_it_does(tokenizer: Tokeniz
     before = planes.links["before"]
     linked = list(zip(before.query[before.link].tolist(), before.key.tolist(), strict=True))
     assert linked == [(start + q, start + k) for q, k in ((6, 2), (10, 6), (15, 10), (19, 15))]
+
+
+def test_a_ring_is_asked_about_where_it_is_seen() -> None:
+    """A large ring's middle shows the background: no token there can tell of it."""
+    canvas = Canvas(width=96, height=96, fps=10.0, background=(0, 0, 0))
+    ring = Thing(colour="red", shape="ring", x=0.45, y=0.45, radius=0.36, thickness=0.3, rgb=(255, 0, 0))
+
+    def seen(thing: Thing) -> Spot:
+        return spots(Script(seed="ring", duration=2.0, canvas=canvas, things=(thing,)), np.array([0.0]))[0][0]
+
+    large, small, filled = seen(ring), seen(replace(ring, radius=0.1)), seen(replace(ring, shape="circle"))
+    assert large.cells(6) == [2, 3, 7, 9, 10, 12, 16, 18, 19, 21, 22, 25, 26, 27]
+    assert large.cell(6) == 26
+    assert large.cell(2) == 0  # a cell as wide as half the picture shows the ring's band too
+    assert small.cell(6) == filled.cell(6) == 14
 
 
 MOVE = "red circle moves right"

@@ -41,6 +41,8 @@ Aim = tuple[int, int]
 """(number of a seen frame, number of an object)."""
 CORE = 0.6
 """The part of an object's radius that counts as showing it; its rim is mostly background."""
+AROUND = tuple((math.cos(angle), math.sin(angle)) for angle in np.linspace(0, 2 * math.pi, 32, endpoint=False))
+"""Where a ring is looked at."""
 NEAREST = 4
 """Frames in which "what happens at T" may be seen: at the start of what is slow the nearest show next to nothing."""
 EARLIER_SECONDS = 1.0
@@ -55,18 +57,29 @@ class Spot:
     x: float
     y: float
     reach: tuple[float, float]
-    """Its core's extent to each side, fractions of the width and the height."""
+    """Its core's extent to each side, fractions of the width and the height; a ring's is the middle of its band."""
+    hollow: bool = False
+    """Whether its middle shows the background."""
     event: Event | None = None
     began: bool = False
     """Whether the event has begun since the frame before."""
     motion: Motion = (0.0,) * MOTIONS
 
     def cell(self, cells: int) -> int:
-        """The cell of a `cells` x `cells` grid that holds its centre, counted row by row."""
-        return int(self.y * cells) * cells + int(self.x * cells)
+        """The cell of a `cells` x `cells` grid to ask about it, counted row by row: its centre's, or, where that shows
+        a ring's hole, the one straight below it on the ring.
+        """
+        column = int(self.x * cells)
+        centre = int(self.y * cells) * cells + column
+        below = min(int((self.y + self.reach[1]) * cells), cells - 1) * cells + column
+        return centre if centre in self.cells(cells) else below
 
     def cells(self, cells: int) -> list[int]:
         """All cells that its core touches."""
+        if self.hollow:
+            around = [(self.x + self.reach[0] * c, self.y + self.reach[1] * s) for c, s in AROUND]
+            touched = {(int(y * cells), int(x * cells)) for x, y in around if 0 <= x < 1 and 0 <= y < 1}
+            return sorted(row * cells + column for row, column in touched)
         columns, rows = (
             range(max(0, int((at - reach) * cells)), min(cells - 1, int((at + reach) * cells)) + 1)
             for at, reach in zip((self.x, self.y), self.reach, strict=True)
@@ -145,10 +158,11 @@ def _spots_since(script: Script, earlier: float, before: float, now: float) -> t
         mine = event if event is not None and event.thing == number else None
         if mine is None and opacity[number] <= 0.5:
             continue
-        core = CORE * thing.radius * short
+        hollow = thing.shape == "ring"
+        core = (1 - thing.thickness / 2 if hollow else CORE) * thing.radius * short
         spot = Spot(
             thing=number, x=thing.x, y=thing.y, event=mine, began=mine is not None and mine.start >= before,
-            reach=(core / script.canvas.width, core / script.canvas.height),
+            reach=(core / script.canvas.width, core / script.canvas.height), hollow=hollow,
             motion=_motion(script, number, before, now) + _motion(script, number, earlier, now),
         )  # fmt: skip
         found.insert(len(found) if mine else 0, spot)
