@@ -1,6 +1,7 @@
 """A chat-completions server that sees, and that misbehaves when it is asked to. Only the standard library and Pillow.
 
     python -m tests.caption_server [--slots N] [--seconds S] [--key K] [--port P] [--model NAME] [--no-list]
+                                   [--query Q]     what has to stand behind every address
 
 Prints its port. It reads the bar codes of `conftest.bar_code` in the pictures it is sent, and answers with a JSON text:
 the numbers, the times it was told, the prompt. So a caption says which clip it belongs to. The prompt may hold orders:
@@ -8,6 +9,7 @@ the numbers, the times it was told, the prompt. So a caption says which clip it 
     do=hang  do=close  do=nonsense  do=empty  do=html  do=huge  do=500  do=400  do=think  do=filter  do=other
     do=aloud                                 think in the answer itself
     do=blab  do=blab-page  do=blab-away      repeat the key they were sent: in a 400, in a page, in a redirection
+    do=blab-query                            repeat the address
     do=429:3     so many times, then an answer; likewise with any other order
 
 `GET /stats` tells how many requests came and how many there were at once. Slots are a semaphore: what comes while all
@@ -64,7 +66,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if self.path == "/stats":
             self.answer(200, {"requests": self.state.requests, "most": self.state.most})
-        elif self.path == "/v1/models" and not self.state.options.no_list:
+        elif self.is_at("/v1/models") and not self.state.options.no_list:
             if self.allowed():
                 names = self.state.options.model.split(",")
                 self.answer(200, {"object": "list", "data": [{"id": name, "object": "model"} for name in names]})
@@ -73,7 +75,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        if self.path != "/v1/chat/completions":
+        if not self.is_at("/v1/chat/completions"):
             return self.answer(404, {"detail": "Not Found"})
         if not self.allowed():
             return None
@@ -88,6 +90,10 @@ class Handler(BaseHTTPRequestHandler):
         finally:
             with self.state.lock:
                 self.state.now -= 1
+
+    def is_at(self, path: str) -> bool:
+        query = self.state.options.query
+        return self.path == path + (f"?{query}" if query else "")
 
     def allowed(self) -> bool:
         key = self.state.options.key
@@ -120,6 +126,8 @@ class Handler(BaseHTTPRequestHandler):
         elif shall("blab", prompt):
             told = f"{'x' * 150} bad header Authorization: {self.headers['Authorization']}"
             self.answer(400, {"error": {"message": told}})
+        elif shall("blab-query", prompt):
+            self.answer(400, {"error": {"message": f"nothing at {self.path}"}})
         elif shall("blab-page", prompt):
             self.send(200, f"<html>you sent {self.headers['Authorization']}</html>".encode(), "text/html")
         elif shall("blab-away", prompt):
@@ -212,6 +220,7 @@ def serve(handler: type[Handler]) -> None:
     parser.add_argument("--model", default="seer")
     parser.add_argument("--key")
     parser.add_argument("--no-list", action="store_true")
+    parser.add_argument("--query", default="")
     handler.state = State(parser.parse_args())
     server = Server(("127.0.0.1", handler.state.options.port), handler)
     print(server.server_address[1], flush=True)

@@ -440,7 +440,7 @@ def test_a_wrong_address_ends_the_run(serve: Servers, connect: Callable[..., Htt
         ("HTTPS://host/v1/", "https://host/v1/chat/completions"),
         ("https://host/openai/v1", "https://host/openai/v1/chat/completions"),
         ("http://host/v1/chat/completions", "http://host/v1/chat/completions"),
-        ("http://[::1]:8000/v1?x=1#y", "http://[::1]:8000/v1/chat/completions"),
+        ("http://[::1]:8000/v1?x=1#y", "http://[::1]:8000/v1/chat/completions?x=1"),
     ],
 )
 def test_an_address_is_what_a_person_types(typed: str, chat: str) -> None:
@@ -467,6 +467,17 @@ def test_a_proxy_that_can_not_be_used_is_told_in_one_line(proxy: str, monkeypatc
     monkeypatch.setenv("ALL_PROXY", proxy)
     with pytest.raises(ConfigError, match=r"the proxy in .*unset it"):
         list_models(Endpoint.of("http://127.0.0.1:9"), HttpOptions())
+
+
+def test_what_stands_behind_the_address_stays_there(serve: Servers, connect: Callable[..., HttpCaptioner]) -> None:
+    query = "api-version=2024-10-21&code=abc%2Fdef12"
+    captioner = connect(f"{serve('--query', query)}/v1/chat/completions?{query}")
+    assert captioner.model == "seer"
+    assert heard(say(captioner, "A"))["codes"] == [5, 5, 5]
+    told = say(captioner, "do=blab-query").error
+    assert told is not None
+    assert "/v1/chat/completions?api-version=2024-10-21&code=***" in told
+    assert str(Endpoint.of(f"http://host/v1?{query}")) == "http://host/v1"
 
 
 def test_a_password_is_never_shown() -> None:

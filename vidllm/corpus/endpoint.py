@@ -34,7 +34,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import quote, quote_plus, unquote, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, quote_plus, unquote, urlsplit, urlunsplit
 
 from vidllm.errors import ConfigError
 from vidllm.video.timecode import format_time
@@ -65,13 +65,18 @@ BROKEN_OFF = ("abort", "cancelled", "error")
 """Reasons to finish that leave half an answer; SGLang and vLLM give them with a status of 200."""
 LEAST_SECRET = 8
 """Letters of a secret that is one wherever it stands."""
+_SECRET_FIELD = re.compile("key|token|secret|sig|code|pass", re.IGNORECASE)
+"""In an address's query the names of what nobody else may know; a version or a deployment is none."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Endpoint:
-    """Where to ask. `base` ends before /chat/completions and /models."""
+    """Where to ask. `base` ends before /chat/completions and /models; `query` is said behind both (Azure wants an
+    `api-version` there).
+    """
 
     base: str
+    query: str = ""
 
     @classmethod
     def of(cls, url: str) -> Endpoint:
@@ -84,22 +89,25 @@ class Endpoint:
         if not known:
             raise ConfigError(f"{url!r} is no address of a server; give one like http://localhost:8000/v1")
         path = parts.path.rstrip("/").removesuffix("/chat/completions").rstrip("/") or "/v1"
-        return cls(base=urlunsplit((parts.scheme.lower(), parts.netloc, path, "", "")))
+        return cls(base=urlunsplit((parts.scheme.lower(), parts.netloc, path, "", "")), query=parts.query)
 
     def __str__(self) -> str:
-        """Without name and password, for messages."""
+        """Without name, password and query, for messages."""
         parts = urlsplit(self.base)
         return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
     @property
     def chat(self) -> str:
         """Where captions are asked for."""
-        return f"{self.base}/chat/completions"
+        return self._at("/chat/completions")
 
     @property
     def models(self) -> str:
         """Where the server lists its models."""
-        return f"{self.base}/models"
+        return self._at("/models")
+
+    def _at(self, path: str) -> str:
+        return self.base + path + (f"?{self.query}" if self.query else "")
 
     def key(self, environment: Mapping[str, str] = os.environ) -> str | None:
         """$VIDLLM_API_KEY; else $OPENAI_API_KEY, but never in clear text over a network. Raises ConfigError."""
@@ -119,7 +127,8 @@ class Endpoint:
         """
         parts = urlsplit(self.base)
         pair = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
-        secrets = (self.key(), unquote(parts.password or ""), base64.b64encode(pair.encode()).decode())
+        asked = (value for name, value in parse_qsl(self.query) if _SECRET_FIELD.search(name))
+        secrets = (self.key(), unquote(parts.password or ""), base64.b64encode(pair.encode()).decode(), *asked)
         for pattern in filter(None, map(_secret, secrets)):
             said = pattern.sub(MASK, said)
         return said
