@@ -155,6 +155,7 @@ def save_whole(
     changed = whole | {f"{name}.weight" for name in layers}
     came = _as_they_came(lmm, plain, _stored_dtype(config))
     merged = _merged({**plain, **{name: weight for name, weight in came.items() if name not in whole}}, layers)
+    merged |= {name: merged[learns] for name, learns in _tied(network).items()}
     made = _cast(merged, dtype or _stored_dtype(config), frozenset() if dtype else changed)
     check_place(folder, lmm.spec.folder, adapter=False)
     widest = max((weight.dtype for weight in made.values()), key=lambda kind: kind.itemsize)
@@ -213,6 +214,15 @@ def _as_they_came(lmm: ComposableLMM, weights: Mapping[str, Tensor], stored: tor
         return {}
     again: Any = load_model(lmm.spec.folder, "cpu", "float32", light=False)
     return dict(again.network.state_dict())
+
+
+def _tied(network: nn.Module) -> dict[str, str]:
+    """Other names of weights that have several -> the one they learn under: a head may be the token table, and what was
+    read again, or gathered from several processes, no longer is."""
+    first: dict[int, str] = {}
+    names = network.named_parameters(remove_duplicate=False)
+    told = ((name, first.setdefault(id(weight), name)) for name, weight in names)
+    return {name: learns for name, learns in told if name != learns}
 
 
 def _merged(weights: Mapping[str, Tensor], layers: Mapping[str, Any]) -> dict[str, Tensor]:
