@@ -531,6 +531,20 @@ def test_a_turn_that_allows_less_stretching_is_stretched_less(
     assert 1.0 < chat.ask(QUESTIONS[1], rope_max=2.3).usage.rope_factor <= 2.3
 
 
+@pytest.mark.parametrize("given_up", [{"question": "why? " * 100}, {"question": "why?", "frames": 20}])
+def test_an_answer_that_was_given_up_stretches_nothing(
+    folder_of: Callable[[str], Path], tmp_path: Path, clip: Path, given_up: dict[str, Any]
+) -> None:
+    """Be it for its length or for its frames that it needed to be stretched: what comes next may not need it."""
+    model = opened(overridden(folder_of("llava"), tmp_path, context=300))
+    chat = model.chat(clip, frames=4, max_new_tokens=4, rope_max=8.0)
+    chat.ask(QUESTIONS[0])
+    next(chat.stream(**given_up))
+    assert chat.past is not None
+    assert chat.past.state.rope_factor > 1.0
+    assert chat.ask(QUESTIONS[1]).usage.rope_factor == 1.0
+
+
 def test_a_dialogue_beyond_every_stretch_is_one_line(
     folder_of: Callable[[str], Path], tmp_path: Path, clip: Path
 ) -> None:

@@ -217,6 +217,7 @@ class ChatSession:
         self._opened: tuple[Path | Image, ...] | None = None
         self._look: _Look | None = None
         self._past: Past | None = None
+        self._factor = 1.0  # the RoPE factor of the last finished turn
         self._running: Generator[str] | None = None
         self._turns: tuple[tuple[str, str], ...] = ()
 
@@ -334,7 +335,7 @@ class ChatSession:
         prompt = build_prompt(
             messages, model.spec, model.tokenizer, max_new_tokens=room, shrink=room is None, rope_max=most
         )
-        kept = self._past.state.rope_factor if self._past is not None and look is self._look else 1.0
+        kept = self._factor if look is self._look else 1.0
         if self._single or prompt.rope_factor <= 1.0 == kept:
             return prompt
         slack = SLACK_TOKENS / model.spec.context
@@ -356,7 +357,7 @@ class ChatSession:
     def _finish(self, turn: _Turn, generated: Generated, notes: tuple[str, ...]) -> Answer:
         """Remember the turn and report it."""
         self._past = turn.past.after(generated)
-        self._look = turn.look
+        self._look, self._factor = turn.look, turn.past.state.rope_factor
         self._turns += ((turn.question, generated.text),)
         return report(
             model=self._model.name, sources=self._names, media=turn.look.media, past=turn.past, generated=generated,
