@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 Inputs = Annotated[
     list[str],
     typer.Argument(
-        metavar="INPUT...", show_default=False,
+        metavar="INPUT", show_default=False,
         help="Video files, folders, globs, - (a list on stdin), JSONL or Parquet with a column of paths, LLaVA JSON, "
         "WebDataset tars.",
     ),

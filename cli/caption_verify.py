@@ -21,7 +21,7 @@ MOST_SHOWN = 50
 """Problems printed for each output; --json prints all of them."""
 
 Outputs = Annotated[
-    list[Path], typer.Argument(metavar="OUT...", help="What `vidllm caption -o` wrote; several shards at once.")
+    list[Path], typer.Argument(metavar="OUT", help="What `vidllm caption -o` wrote; several shards at once.")
 ]
 NoFrames = Annotated[
     bool, typer.Option("--no-frames", help="Check the rows alone; by default every video is opened again.")
@@ -35,6 +35,8 @@ def caption_verify(outputs: Outputs, no_frames: NoFrames = False, as_json: optio
     Examples:
       vidllm caption-verify captions.jsonl
       vidllm caption-verify shard-*.jsonl --no-frames
+
+    Exit code: 0 when all of it holds, 1 when anything does not.
     """
     from vidllm.corpus.verify import VerifyReport, verify
     from vidllm.errors import InputError

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Folder = Annotated[
     Path | None,
     typer.Argument(
-        metavar="[DIR]", show_default=False,
+        metavar="DIR", show_default=False,
         help="Scripted clips of `vidllm world make`; with --from, where the captions' clips lie.",
     ),
 ]  # fmt: skip

@@ -20,7 +20,10 @@ def _seconds(text: str) -> float:
         raise typer.BadParameter(str(error)) from error
 
 
-Video = Annotated[str, typer.Argument(metavar="VIDEO", help="A video file, or an http(s) URL.", show_default=False)]
+Video = Annotated[
+    str, typer.Argument(metavar="VIDEO", help="A video file or an http(s) URL; ask, chat and plan take pictures, too.",
+                        show_default=False)
+]  # fmt: skip
 Question = Annotated[
     str,
     typer.Argument(metavar="QUESTION", help="What to answer; times in it (0:30) draw the look.", show_default=False),
@@ -81,7 +84,7 @@ Stride = Annotated[
 ]
 RopeMax = Annotated[
     float,
-    typer.Option("--rope-max", min=1.0, metavar="F", help="How far positions may be stretched beyond the context."),
+    typer.Option("--rope-max", min=1.0, metavar="F", help="Positions may be stretched to so many contexts; 1: never."),
 ]
 MaxNewTokens = Annotated[
     int | None,
@@ -93,12 +96,12 @@ Temperature = Annotated[
 Seed = Annotated[int, typer.Option("--seed", min=0, metavar="N", help="The same seed gives the same sample.")]
 Reader = Annotated[
     Literal["auto", "pyav", "decord", "torchcodec"],
-    typer.Option("--reader", help="Who decodes; auto follows the measured table."),
+    typer.Option("--reader", help="Who decodes; auto: pyav, the one that is right on every clip measured."),
 ]
 NoSubtitles = Annotated[bool, typer.Option("--no-subtitles", help="Leave out subtitles, beside the clip or in it.")]
 Snap = Annotated[
     bool,
-    typer.Option("--snap", help="Let key frames stand in where the plan's tolerance allows: faster on long clips."),
+    typer.Option("--snap", help="Let a key frame stand in that is nearer than half a step between frames: faster."),
 ]
 FitMode = Annotated[
     Literal["pad", "stretch", "crop"] | None,

@@ -26,7 +26,7 @@ Config = Annotated[
 ]
 Assignments = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="Keys said otherwise than in the file.", show_default=False),
+    typer.Argument(metavar="KEY=VALUE", help="Keys said otherwise than in the file.", show_default=False),
 ]
 ShowBatch = Annotated[
     bool, typer.Option("--show-batch", help="Print one batch, the tokens that are learnt coloured, and stop.")

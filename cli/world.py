@@ -8,11 +8,7 @@ import typer
 from .output import write
 from .progress import Progress
 
-app = typer.Typer(
-    help="Scripted clips with exact truth: what the built-in model was taught, and what it is tested on.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-)
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
 
 @app.callback()
@@ -20,7 +16,7 @@ def world() -> None:
     """Scripted clips with exact truth: what the built-in model was taught, and what it is tested on."""
 
 
-@app.command()
+@app.command(short_help="Draw scripted clips; beside each its truth.")
 def make(
     folder: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Where the clips go; made if absent.")],
     count: Annotated[int, typer.Option("-n", "--count", min=1, metavar="N", help="How many clips.")] = 10,
