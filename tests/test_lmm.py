@@ -18,7 +18,8 @@ from vidllm.model.anyres import anyres_tokens, cut_tiles, tile_grid
 from vidllm.model.checkpoint import load_model
 from vidllm.model.families import read_spec
 from vidllm.model.features import FeatureCache
-from vidllm.model.lmm import ComposableLMM, normalised
+from vidllm.model.kv import GrowingLayer
+from vidllm.model.lmm import ComposableLMM, normalised, vision_key
 from vidllm.prompt import Prompt, Visual
 
 TOLERANCE = 1e-4
@@ -341,6 +342,27 @@ def test_a_long_answer_outgrows_the_buffer_and_stays_right(tiny: Callable[[str],
     torch.testing.assert_close(state.logits, whole, atol=1e-4, rtol=0)
 
 
+def test_a_buffer_that_could_not_grow_is_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C or too little memory between the two buffers of a layer: the next turn reads on in it all the same."""
+    layer, tokens = GrowingLayer(2), torch.arange(12.0).reshape(1, 1, 3, 4)
+    layer.append(tokens[:, :, :2], -tokens[:, :, :2])
+    whole, made = GrowingLayer._buffer, []
+
+    def failing(*args: Any) -> torch.Tensor:
+        made.append(1)
+        if len(made) == 2:
+            raise MemoryError
+        return whole(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(GrowingLayer, "_buffer", failing)
+        with pytest.raises(MemoryError):
+            layer.append(tokens[:, :, 2:], -tokens[:, :, 2:])
+    keys, values = layer.append(tokens[:, :, 2:], -tokens[:, :, 2:])
+    assert torch.equal(keys, tokens)
+    assert torch.equal(values, -tokens)
+
+
 @pytest.mark.parametrize("chunk", [1, 3, 16])
 def test_chunks_of_frames_do_not_matter(chunk: int, tiny: Callable[[str], Path]) -> None:
     model = load(tiny("llava"))
@@ -489,6 +511,13 @@ def test_a_cache_is_not_shared_between_releases_of_what_encodes(
     encoded = [load(tiny(name)).prefill(prompt, FeatureCache(tmp_path)).frames_encoded for _ in range(2)]
     monkeypatch.setattr(f"{library}.__version__", "99.0")
     assert [*encoded, load(tiny(name)).prefill(prompt, FeatureCache(tmp_path)).frames_encoded] == [2, 0, 2]
+
+
+def test_a_cache_is_not_shared_between_devices(tiny: Callable[[str], Path]) -> None:
+    """A GPU rounds otherwise: cached must equal computed on the CPU beside it."""
+    model = load(tiny("llava"))
+    known = [vision_key(model.spec, "x", model.network, torch.empty(0, device=device)) for device in ("cpu", "meta")]
+    assert known[0] != known[1]
 
 
 @pytest.mark.parametrize("name", ["llava", "llava_onevision", "internvl"])

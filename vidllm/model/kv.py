@@ -49,15 +49,19 @@ class GrowingLayer:
         return self._keys[:, :, :length], self._values[:, :, :length]
 
     def _grow(self, keys: Tensor, values: Tensor, end: int) -> None:
-        """Half as much again each time: copying stays a constant share of the work, however long the answer gets."""
-        filled = self.first(self.length) if self.length else None
-        self.capacity = max(end, self.capacity * 3 // 2 if filled else self.capacity)
-        self._keys, self._values = (self._buffer(like) for like in (keys, values))
-        if filled:
-            self._keys[:, :, : self.length], self._values[:, :, : self.length] = filled
+        """Half as much again each time: copying stays a constant share of the work, however long the answer gets.
 
-    def _buffer(self, like: Tensor) -> Tensor:
-        shape = (like.shape[0], like.shape[1], self.capacity, like.shape[3])
+        Ctrl-C or too little memory in the middle of it leaves the layer as it was: a conversation goes on from there.
+        """
+        capacity = max(end, self.capacity * 3 // 2 if self.length else self.capacity)
+        larger = [self._buffer(like, capacity) for like in (keys, values)]
+        if self.length:
+            for buffer, filled in zip(larger, self.first(self.length), strict=True):
+                buffer[:, :, : self.length] = filled
+        (self._keys, self._values), self.capacity = larger, capacity
+
+    def _buffer(self, like: Tensor, capacity: int) -> Tensor:
+        shape = (like.shape[0], like.shape[1], capacity, like.shape[3])
         wide = 2 * 4 * math.prod(shape) <= self.wide_bytes
         return like.new_empty(shape, dtype=torch.float32 if wide else like.dtype)
 

@@ -87,7 +87,7 @@ class ComposableLMM(TextReader):
         self.chunk = chunk
         self.same_within = same_within
         self.extras = extras
-        self._vision_key = f"{vision_key(spec, fingerprint, network)}|{self.dtype}"
+        self._vision_key = vision_key(spec, fingerprint, network, like(self.parts.vision_tower))
 
     @property
     def newline(self) -> Tensor | None:
@@ -209,10 +209,12 @@ def normalised(pixels: Tensor, spec: ModelSpec, like: Tensor) -> Tensor:
     return ((pixels.to(like.device) / 255 - mean) / std).to(like.dtype)
 
 
-def vision_key(spec: ModelSpec, fingerprint: str, network: nn.Module) -> str:
-    """All that shapes a picture's tower features besides its pixels and the dtype: the library whose sums they are,
-    too. Beside frames that another release of it encoded, those of today would be of another model.
+def vision_key(spec: ModelSpec, fingerprint: str, network: nn.Module, tower: Tensor) -> str:
+    """All that shapes a picture's tower features besides its pixels. `tower` is a tensor where and as it computes: a
+    GPU rounds otherwise than a CPU. So does another release of the library whose sums they are: beside frames that it
+    encoded, those of today would be of another model.
     """
     library = type(network).__module__.partition(".")[0]
     settings = f"{spec.vision_layers}|{spec.cls}|{spec.image_mean}|{spec.image_std}"
-    return f"{fingerprint}|{settings}|{library} {sys.modules[library].__version__}"
+    version = sys.modules[library].__version__
+    return f"{fingerprint}|{settings}|{library} {version}|{tower.dtype}|{tower.device.type}"

@@ -55,7 +55,7 @@ class NativeLMM(TextReader):
         self.model = model
         self.chunk = chunk
         self._encode = self._encode_smolvlm if smol else self._encode_qwen
-        self._vision_key = f"{vision_key(spec, fingerprint, network)}|{self.dtype}"
+        self._vision_key = vision_key(spec, fingerprint, network, like(model.vision_model if smol else model.visual))
 
     @torch.inference_mode()
     def prepare(self, prompts: Sequence[Prompt], cache: FeatureCache | None = None) -> list[Ready]:
