@@ -22,6 +22,7 @@ from vidllm.corpus.identity import content_id
 from vidllm.corpus.inputs import admit
 from vidllm.corpus.item import Item
 from vidllm.corpus.looking import Look, Opened, Seen, clip_of
+from vidllm.corpus.scratch import PREFIX, Scratch, _clear_left
 from vidllm.corpus.workers import DecodePool, Decoder
 from vidllm.errors import NotAVideo, VideoError
 from vidllm.model.families import bare_spec
@@ -103,6 +104,22 @@ def test_nothing_that_was_extracted_is_left_behind(clip: Path, tmp_path: Path, m
     assert list(folder.rglob("*.mp4"))
     decoder.close()
     assert list(folder.iterdir()) == []
+
+
+def test_what_a_killed_run_has_extracted_is_cleared_and_what_another_holds_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    held = Scratch()
+    (tmp_path / f"{PREFIX}left").mkdir()
+    (tmp_path / f"{PREFIX}left" / "vidllm-1.mp4").write_bytes(b"of a tar")
+    (tmp_path / "vidllm-else").mkdir()
+    _clear_left.cache_clear()
+    mine = Scratch()
+    assert sorted(tmp_path.iterdir()) == sorted([Path(held.name), Path(mine.name), tmp_path / "vidllm-else"])
+    for folder in (held, mine):
+        folder.cleanup()
+    assert list(tmp_path.iterdir()) == [tmp_path / "vidllm-else"]
 
 
 def test_a_worker_gives_the_frames_that_are_read_without_it(decoder: Decoder, clip: Path) -> None:

@@ -17,10 +17,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Protocol
 
 from vidllm.corpus.looking import Look, Opened, Seen, status_of, unread_id
+from vidllm.corpus.scratch import Scratch
 from vidllm.corpus.webdataset import not_extracted
 from vidllm.errors import VideoError, VidllmError
 from vidllm.machine import cores
@@ -62,7 +62,7 @@ class Decoder:
         """
         self._look, self._cores = look, cores
         self._worker: Worker | None = None
-        self._folder: TemporaryDirectory[str] | None = None
+        self._folder: Scratch | None = None
         """Where the process extracts members of tars: it is killed, in the end at the latest, with one in hand."""
         self._killed = False
 
@@ -138,7 +138,7 @@ class Decoder:
         if item.member is None:
             return None
         try:
-            self._folder = self._folder or TemporaryDirectory(prefix="vidllm-")
+            self._folder = self._folder or Scratch()
         except OSError as error:
             raise not_extracted(item, error) from error
         return self._folder.name
