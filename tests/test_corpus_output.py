@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from tests.caption_rows import RECIPE, item_at, item_like, row_of
 from vidllm.corpus.caption import caption, dry_run
+from vidllm.corpus.dryrun import Done
 from vidllm.corpus.extras import Extras, check_extras
 from vidllm.corpus.http import server_spec
 from vidllm.corpus.index import DigestMap, RowIndex
@@ -50,6 +51,35 @@ def rows_in(out: Path) -> list[CaptionRow]:
     rows = list(written_rows(out))
     assert all(isinstance(row, CaptionRow) for row in rows)
     return [row for row in rows if isinstance(row, CaptionRow)]
+
+
+def test_a_dry_run_knows_what_is_done_and_changes_nothing_while_a_run_writes(out: Path, tmp_path: Path) -> None:
+    items = [item_at(tmp_path, number) for number in range(4)]
+    copy = Item(video="copy.mp4", path=items[0].path)
+    with Output.open(out, RECIPE) as output:
+        for item, status in zip(items, ("ok", "error", "ok", "ok"), strict=True):
+            output.add(row_of(item, status))  # type: ignore[arg-type]
+        output.add(row_of(items[3], caption="Anew."))
+        rows = next(iter(tmp_path.rglob("_part*.jsonl")), out)
+        with open(rows, "ab") as half:
+            half.write(b'{"id": "half a row')
+        os.utime(items[2].path, (1, 1))
+        before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+        for retry, finished in ((False, [True, True, False, True]), (True, [True, False, False, True])):
+            done = Done(out, RECIPE, retry_errors=retry)
+            assert [done.is_finished(item) for item in items] == finished
+        seen = [Seen(id=row_of(item).id) for item in items]
+        assert [done.has_caption(copy, one) for one in seen] == [True, False, True, True]
+        assert not done.has_caption(copy, replace(seen[0], subtitles="1" * 16))
+        assert not Done(out, RECIPE.asking("Other?"), retry_errors=False).is_finished(items[0])
+        assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_a_dry_run_refuses_the_output_that_a_run_would(tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    out.write_bytes(row_of(item_at(tmp_path, 0)).to_line() + b"no row\n")
+    with pytest.raises(OutputError, match="line 2 is no caption row"):
+        Done(out, RECIPE, retry_errors=False)
 
 
 def test_what_was_written_is_there_and_is_not_done_again(out: Path, tmp_path: Path) -> None:

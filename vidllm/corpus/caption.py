@@ -250,16 +250,17 @@ def dry_run(
     tell: Callable[[Tally], None] = lambda tally: None,
     remark: Callable[[str], None] = lambda line: None,
 ) -> Estimate:
-    """What `caption` would do, and about how long that would take; no row is written. Raises as `caption`."""
+    """What `caption` would do, and about how long that would take; nothing is written, nor is the output locked.
+
+    Raises as `caption`.
+    """
     options, output = replace(options or CaptionOptions()), Path(output)  # another call reads its prompt anew
     items = _items(inputs, output, options, remark)
     engine = open_engine(options, model, remark)
     try:
         look, run_options = options.look(engine.captioner), options.run_options()
-        if not output.exists():
-            return estimate(items, engine, look, options.generation, run_options, Done(), tell)
-        with Output.open(output, options.recipe(engine.captioner), retry_errors=options.retry_errors) as rows:
-            return estimate(items, engine, look, options.generation, run_options, Done(rows), tell)
+        done = Done(output, options.recipe(engine.captioner), retry_errors=options.retry_errors)
+        return estimate(items, engine, look, options.generation, run_options, done, tell)
     finally:
         engine.captioner.close()
 

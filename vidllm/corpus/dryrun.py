@@ -8,20 +8,30 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from vidllm.corpus.index import RowIndex
+from vidllm.corpus.output import MOST_OWN_RECIPES
 from vidllm.corpus.progress import Tally, duration
+from vidllm.corpus.reading import BadLine, written_rows
 from vidllm.corpus.rows import FAILED, CaptionRow
 from vidllm.corpus.run import Run, RunOptions
+from vidllm.corpus.stores import prepare
 from vidllm.corpus.summary import whole_of
 from vidllm.corpus.workers import DecodePool
+from vidllm.errors import OutputError
 from vidllm.interrupts import Interrupts
+from vidllm.video.subtitles import find_sidecar_of_many
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from vidllm.corpus.captioner import Engine
+    from vidllm.corpus.index import Head, Known
     from vidllm.corpus.item import Item
     from vidllm.corpus.looking import Look, Seen
-    from vidllm.corpus.output import Output
+    from vidllm.corpus.recipe import Recipe
     from vidllm.options import GenerationOptions
 
 SAMPLE = 16
@@ -29,22 +39,51 @@ SAMPLE = 16
 WAIT_SECONDS = 0.1
 
 
-@dataclass(frozen=True)
 class Done:
-    """What earlier runs have done: the output's rows, if there is one."""
+    """What earlier runs have done, as `Output` tells it; but the rows are only read: no lock is asked for, for a run
+    may be writing them, and nothing is mended or made.
+    """
 
-    rows: Output | None = None
+    def __init__(self, output: Path, recipe: Recipe, *, retry_errors: bool) -> None:
+        """None of it where there is no output. Raises OutputError where a run would."""
+        self._retry = retry_errors
+        self._find_sidecar = find_sidecar_of_many if recipe.plan.get("subtitles") else None
+        self._digest = lru_cache(MOST_OWN_RECIPES)(lambda prompt: recipe.asking(prompt).digest)
+        self._told: list[tuple[str, str | None]] = []
+        """Every row's id and subtitles."""
+        self._index = RowIndex.of(self._heads(output) if output.exists() else iter(()))
 
     def is_finished(self, item: Item) -> bool:
-        """Whether it has its row."""
-        return self.rows is not None and self.rows.is_finished(item, self.rows.digest_of(item))
+        """Whether it has its row, and neither its file nor the subtitles beside it have changed since."""
+        known = self._index.by_key(item.key, self._digest(item.prompt))
+        if known is None or (self._retry and known.status in FAILED):
+            return False
+        if known.stamp == int(item.stamp(self._find_sidecar), 16):
+            return True
+        return known.stamp == int(item.stamp(), 16) and self._told[known.place][1] is None
 
     def has_caption(self, item: Item, seen: Seen) -> bool:
         """Whether its content has a caption, under whatever name."""
-        if self.rows is None:
+        recipe = self._digest(item.prompt)
+        return self._shows(self._index.by_key(item.key, recipe), seen, is_own=True) or self._shows(
+            self._index.by_id(seen.id, recipe), seen, is_own=False
+        )
+
+    def _shows(self, known: Known | None, seen: Seen, *, is_own: bool) -> bool:
+        """As `CaptionRow.shows`, of a row with a caption of this content."""
+        if known is None or known.status in FAILED:
             return False
-        recipe = self.rows.digest_of(item)
-        return self.rows.caption_of(seen.id, recipe, subtitles=seen.subtitles, key=item.key) is not None
+        id, subtitles = self._told[known.place]
+        return id == seen.id and (subtitles == seen.subtitles or (subtitles is None and (is_own or not seen.subtitles)))
+
+    def _heads(self, output: Path) -> Iterator[tuple[Head, int]]:
+        prepare(output)
+        for number, row in enumerate(written_rows(output)):
+            if isinstance(row, BadLine):
+                place = f"{row.file}: line {row.line}"
+                raise OutputError(f"{place} is no caption row; name another output, or mend the line")
+            self._told.append((row.id, row.subtitles))
+            yield (row.id, row.key, row.recipe, row.stamp, row.status), number
 
 
 @dataclass(kw_only=True)
@@ -179,7 +218,6 @@ class _Looking:
             if len(self.sample) < SAMPLE:
                 self.sample.append(item)
         return False
-
 
     def _is_copy(self, item: Item, seen: Seen) -> bool:
         content = seen.id, self._look.prompt_of(item), seen.subtitles
