@@ -404,6 +404,20 @@ def test_a_tar_that_breaks_off_gives_what_it_has(corpus: Path) -> None:
         list(admit(["no.tar"]))
 
 
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("s.TAR", ""), ("s.tgz", "gz"), ("s.Tar.XZ", "xz"), ("s.txz", "xz"), ("s.tar.bz2", "bz2"), ("s.tbz2", "bz2")],
+)
+def test_a_tar_is_one_by_each_of_its_names(corpus: Path, name: str, kind: str) -> None:
+    (corpus / "tars").mkdir()
+    write_tar(corpus / "tars" / name, {"a.mp4": b"first"}, f"w:{kind}")
+    for named in ("tars", f"tars/{name}"):
+        [item] = admit([named])
+        assert item.video == f"tars/{name}!a.mp4"
+        with opened_path(item) as extracted:
+            assert extracted.read_bytes() == b"first"
+
+
 @pytest.mark.parametrize("mode", ["w", "w:gz", "w:xz"])
 def test_members_of_one_name_are_each_their_own(corpus: Path, mode: str) -> None:
     """xz under the name of a plain tar: what it is, the bytes say."""

@@ -578,6 +578,24 @@ def test_a_data_set_that_has_its_captions_is_not_touched(clips: dict[str, Path],
     assert [path.name for path in tmp_path.glob(".*")] == []
 
 
+@pytest.mark.parametrize(("name", "mode"), [("0.tar.gz", "w:gz"), ("0.tar.xz", "w:xz"), ("0.tar", "w:bz2")])
+def test_a_packed_tar_stays_packed_and_of_the_same_captions_the_same(
+    clips: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, mode: str
+) -> None:
+    source = write_tar(tmp_path / name, {"a.mp4": clips["constant"].read_bytes()}, mode)
+    caption_all(source, tmp_path / "out.jsonl")
+    magic = source.read_bytes()[:3]
+    recaption(tmp_path / "out.jsonl", RECIPE.digest)
+    packed = source.read_bytes()
+    assert packed[:3] == magic
+    with tarfile.open(source) as tar:
+        assert "a.caption_v1.txt" in tar.getnames()
+    os.utime(source, (1, 1))
+    monkeypatch.setattr("time.time", lambda: 1e9)  # gzip writes when it was packed
+    recaption(tmp_path / "out.jsonl", RECIPE.digest)
+    assert (source.read_bytes(), source.stat().st_mtime) == (packed, 1)
+
+
 def test_another_recipe_is_the_next_version(clips: dict[str, Path], tmp_path: Path) -> None:
     source = tmp_path / "rows.jsonl"
     first = {"video": str(clips["constant"]), "caption": "o", "caption_v3": "p", "caption_v3_recipe": "q"}
@@ -740,14 +758,40 @@ def test_a_damaged_data_set_is_told_and_the_others_get_their_captions(clips: dic
     assert not list(tmp_path.glob(".*.part"))
 
 
-def test_where_no_clip_is_of_a_data_set_nothing_in_place_is_told(written: Path) -> None:
+def done_with(output: Path) -> CaptionReport:
     none: Counter[Any] = Counter()
-    done = CaptionReport(
-        output=written, counts=none, standing=none, causes=none, notes=none, skipped=0, seconds=0.0, interrupted=False,
+    return CaptionReport(
+        output=output, counts=none, standing=none, causes=none, notes=none, skipped=0, seconds=0.0, interrupted=False,
         recipe=RECIPE,
     )  # fmt: skip
-    [said] = write_extras(done, Extras(in_place=True))
+
+
+def test_where_no_clip_is_of_a_data_set_nothing_in_place_is_told(written: Path) -> None:
+    [said] = write_extras(done_with(written), Extras(in_place=True))
     assert "no caption is of a data set's row" in said
+
+
+def test_a_data_set_without_its_captions_is_an_error_when_all_else_is_written(
+    clips: dict[str, Path], tmp_path: Path
+) -> None:
+    rows = [tmp_path / name for name in ("a.json", "b.json", "c.json")]
+    for number, path in enumerate(rows):
+        path.write_text(json.dumps([{"id": number, "video": str(clips["constant"])}]))
+    out, page = tmp_path / "out.jsonl", tmp_path / "page.html"
+    with Output.open(out, RECIPE) as output:
+        for item in admit([str(path) for path in rows]):
+            output.admitted(item)
+            output.add(replace(CaptionRow.of(item, id=item.key, recipe=RECIPE.digest, status="ok"), caption="New."))
+        done = replace(done_with(out), promises=output.promises)
+    for damaged in rows[::2]:
+        damaged.write_text("[{")
+    told: list[str] = []
+    with pytest.raises(OutputError, match=r"c\.json: .*it gets no captions"):
+        told.extend(write_extras(done, Extras(in_place=True, report=page)))
+    assert "a.json: " in told[0]
+    assert "1 captions in column 'caption_v1'" in told[1]
+    assert told[-1].endswith("the report")
+    assert page.exists()
 
 
 def test_frames_of_a_tars_member_are_proven(clips: dict[str, Path], tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import filecmp
+import gzip
 import io
 import json
 import os
@@ -267,8 +268,7 @@ def _write_tar(file: Path, part: Path, column: _Column) -> None:
     for item in tar_items(str(file)):
         if item.source is not None:
             clips.setdefault(item.source.index, []).append(item)
-    mode = "w:gz" if file.name.endswith((".gz", ".tgz")) else "w"
-    with tarfile.open(file) as old, tarfile.open(part, mode) as new:  # type: ignore[call-overload]
+    with tarfile.open(file) as old, _new_tar(part, _compression(file)) as new:
         at, added = -1, _Added({}, [])
         for number, key, member in walk(old):
             if key is not None and number != at:
@@ -277,6 +277,27 @@ def _write_tar(file: Path, part: Path, column: _Column) -> None:
             if key is None or member.name not in added.members:
                 new.addfile(member, old.extractfile(member) if member.isfile() else None)
         _close_sample(new, added, column)
+
+
+def _compression(tar: Path) -> str:
+    """As `tarfile` calls it, by how the file begins: its name may say nothing, or another."""
+    with open(tar, "rb") as file:
+        head = file.read(max(map(len, _COMPRESSED)))
+    return next((name for magic, name in _COMPRESSED.items() if head.startswith(magic)), "")
+
+
+@contextlib.contextmanager
+def _new_tar(part: Path, compression: str) -> Iterator[tarfile.TarFile]:
+    """A tar to write; of the same members it is the same bytes, which gzip's time of writing would not let it be."""
+    if compression == "gz":
+        with gzip.GzipFile(part, "wb", mtime=0) as packed, tarfile.open(fileobj=packed, mode="w") as new:
+            yield new
+    else:
+        with tarfile.open(part, f"w:{compression}") as new:  # type: ignore[call-overload]
+            yield new
+
+
+_COMPRESSED = {b"\x1f\x8b": "gz", b"BZh": "bz2", b"\xfd7zXZ": "xz"}
 
 
 @dataclass(frozen=True)

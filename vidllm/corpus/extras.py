@@ -72,7 +72,10 @@ def _check_ours(path: Path, begins: re.Pattern[bytes]) -> None:
 
 
 def write_extras(done: CaptionReport, extras: Extras) -> Iterator[str]:
-    """Write them one after the other; says what was written, one line each. Raises InputError or OutputError."""
+    """Write them one after the other; says what was written, one line each. Raises InputError or OutputError; the
+    latter in the end where a data set could not get its captions.
+    """
+    problems: list[str] = []
     if extras.formats:
         folder = SideFolder.beside(done.output)
         written = write_side_files(done.output, extras.wanted_formats, folder, done.saw)
@@ -82,7 +85,8 @@ def write_extras(done: CaptionReport, extras: Extras) -> Iterator[str]:
     if extras.in_place:
         renewed = recaption(done.output, done.tag, done.saw)
         changed = [file for file in renewed if file.problem is None]
-        yield from (file.problem for file in renewed if file.problem is not None)
+        problems = [file.problem for file in renewed if file.problem is not None]
+        yield from problems[:-1]
         if not renewed:
             yield "no caption is of a data set's row, so none was put in its place"
         for file in changed:
@@ -95,3 +99,5 @@ def write_extras(done: CaptionReport, extras: Extras) -> Iterator[str]:
 
         write_report(done.output, extras.report, done.made)
         yield f"{extras.report}: the report"
+    if problems:
+        raise OutputError(problems[-1])

@@ -22,7 +22,7 @@ from vidllm.corpus.item import Item, SourceKind, SourceRow, digest_of
 from vidllm.corpus.listing import clips_beside, clips_of, files_below, is_clip, is_side_file, matching
 from vidllm.corpus.stores import own_files
 from vidllm.corpus.traces import is_output, is_trace
-from vidllm.corpus.webdataset import TAR_SUFFIXES, tar_items
+from vidllm.corpus.webdataset import is_tar, tar_items
 from vidllm.corpus.webdataset import opened_path as opened_path
 from vidllm.errors import ConfigError, InputError, NotAVideo
 from vidllm.still import is_still
@@ -157,7 +157,7 @@ def _check(source: str) -> None:
     if os.path.isdir(source):
         return
     suffix = PurePath(source).suffix.lower()
-    if source == "-" or (suffix not in _DATA and not source.endswith(TAR_SUFFIXES)):
+    if source == "-" or (suffix not in _DATA and not is_tar(source)):
         if source != "-" and _is_glob(source) and next(matching(source), None) is None:
             raise InputError(f"{source}: matches no file; check the pattern and the folder you are in")
         return
@@ -239,7 +239,7 @@ def _file(path: str, options: InputOptions, root: str | None = None) -> Iterator
     if suffix in _DATA and os.path.realpath(path) in options.lists:
         options.remark(f"{path}: is a list that names itself, and left out of it")
         return
-    if path.endswith(TAR_SUFFIXES):
+    if is_tar(path):
         yield from tar_items(path)
     elif suffix in _DATA:
         yield from _DATA[suffix](path, options)
@@ -256,7 +256,7 @@ def _folder(root: str, options: InputOptions) -> Iterator[Item]:
         options.remark(f"{error.filename}: can not be entered ({error.strerror}); its clips are left out")
 
     for folder, name in files_below(root, trouble):
-        if is_clip(name) or name.endswith(TAR_SUFFIXES):
+        if is_clip(name) or is_tar(name):
             path = os.path.join(folder, name)
             yield from _found(path, _file(path, options, root))
         else:

@@ -118,7 +118,7 @@ def _below_tar(video: str) -> str:
     return _TAR.sub(rf"\1{re.escape(os.sep)}", video, count=1)
 
 
-_TAR = re.compile(f"({'|'.join(map(re.escape, TAR_SUFFIXES))})!")
+_TAR = re.compile(f"({'|'.join(map(re.escape, TAR_SUFFIXES))})!", re.IGNORECASE)
 
 
 def _clock(seconds: float, comma: str) -> str:

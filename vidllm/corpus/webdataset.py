@@ -25,7 +25,7 @@ VIDEO_SUFFIXES = frozenset({
     ".mpeg", ".flv", ".wmv", ".3gp", ".ogv", ".gif", ".y4m", ".h264", ".hevc",
 })  # fmt: skip
 """What counts as a clip in a folder or a tar, lower case; a file that is named itself may end as it likes."""
-TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
+TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 MOST_TEXT_BYTES = 1 << 20
 """A caption beside a clip that is longer than this is no caption."""
 COPY_BYTES = 1 << 20
@@ -33,6 +33,11 @@ DAMAGED = (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipF
 """What reading a damaged tar raises ..."""
 BROKEN = (*DAMAGED, OSError)
 """... and one that may not be read."""
+
+
+def is_tar(path: str) -> bool:
+    """Whether a file is one by its ending."""
+    return path.lower().endswith(TAR_SUFFIXES)
 
 
 class Readable(Protocol):
