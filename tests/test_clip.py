@@ -13,7 +13,7 @@ import pytest
 
 from tests.conftest import REAL_CLIPS, read_code, write_clip
 from tests.planned import MINUTE, index_only, tiny_folders
-from vidllm.clip import Clip, PlanOptions, open_clip, open_clips, plan_video
+from vidllm.clip import Clip, PlanOptions, open_clip, open_clips, plan_clips, plan_video
 from vidllm.errors import BudgetError, ConfigError, NoFrames, VideoNotFound, VidllmError
 from vidllm.model.families import ModelSpec, bare_spec, load_tokenizer, read_spec
 from vidllm.video import subtitles
@@ -220,6 +220,13 @@ def test_subtitles_that_crowd_out_the_frames_keep_to_the_named_time(subtitled: P
     assert "[0:20] line number 10" in planned.subtitles
     assert 0 < len(planned.subtitles) < 15
     assert any("subtitle lines were left out" in note for note in planned.plan.notes)
+
+
+def test_subtitles_of_several_videos_share_what_one_may_have(subtitled: Path, llava: ModelSpec) -> None:
+    """A quarter of the whole context for each of five would leave none of them a frame."""
+    small, options = replace(llava, context=900), PlanOptions(rope_max=1.0)
+    several = plan_clips([subtitled] * 5, "compare them.", small, load_tokenizer(llava.folder), options)
+    assert all(0 < len(planned.subtitles) < 15 and len(planned.plan.frames) > 1 for planned in several)
 
 
 # ---- refusals

@@ -129,7 +129,7 @@ class Planner:
         subtitles: tuple[str, ...] = ()
         dropped: tuple[str, ...] = ()
         if options.subtitles:
-            most = int(SUBTITLE_SHARE * room_of(spec, options).capacity)
+            most = int(SUBTITLE_SHARE * (room_of(spec, options).capacity - options.reserve))
             lines = reads.lines(info, start, end)
             subtitles, dropped = _subtitles(lines, focus, most, lambda line: count_tokens(line, tokenizer))
 
@@ -260,7 +260,7 @@ class Planner:
 
 
 SUBTITLE_SHARE = 0.25
-"""Most of the context that subtitles may take; frames are what the question is about."""
+"""Most that subtitles may take of the context, or of what others leave of it; frames are what the question is about."""
 
 
 def _subtitles(
