@@ -127,6 +127,22 @@ def test_markup_goes_and_lines_become_one(clip: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("<c.yellow>Hi</c> <v Ann Lee>you", "Hi you"),
+        ("So<00:00:01.500><c> it</c><00:02.000> is", "So it is"),
+        (f'<font face="{"x" * 80}" color=red>Hi</font>', "Hi"),
+        ("3 < 5 and 7 > 6", "3 < 5 and 7 > 6"),
+        ("where a < b and c > d,", "where a < b and c > d,"),
+        ("I <3 you -> me", "I <3 you -> me"),
+    ],
+)
+def test_what_is_less_and_what_is_more_is_no_tag(clip: Path, written: str, said: str) -> None:
+    clip.with_suffix(".srt").write_text(f"1\n00:00:01,000 --> 00:00:02,000\n{written}\n", encoding="utf-8")
+    assert texts(clip) == [said]
+
+
+@pytest.mark.parametrize(
     ("start", "end", "count"), [(0, 1, 0), (0, 1.01, 1), (2, 3, 1), (2.5, 3, 0), (2.5, 3.01, 1), (0, 60, 2), (4, 60, 0)]
 )
 def test_lines_on_screen_in_a_half_open_range(clip: Path, start: float, end: float, count: int) -> None:

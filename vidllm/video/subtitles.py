@@ -121,7 +121,8 @@ def _events(text: str) -> pysubs2.SSAFile:
     if text.lstrip().startswith("WEBVTT"):
         text = _cues_alone(text)
     # pysubs2 takes a number at a cue's end for the next one's: each is given one, so that "in 1984" keeps its year
-    events = pysubs2.SSAFile.from_string(f"{_TIMES.sub(_as_subrip, text)}\n0\n", format_="srt")
+    numbered = f"{_TIMES.sub(_as_subrip, text)}\n0\n"
+    events = pysubs2.SSAFile.from_string(numbered, format_="srt", keep_unknown_html_tags=True)
     if not events and "-->" in text:
         raise ValueError("no time in it is written as 00:01:02,500")
     return events
@@ -210,9 +211,13 @@ def _dialogue(subtitle: AssSubtitle) -> str:
     return "" if event.is_drawing else event.plaintext  # a shape's outline is no word
 
 
+_MARKUP = re.compile(r"</?[A-Za-z][^<>]*>|<\d+:[\d:.,]+>|\{\\[^{}]*\}")
+"""Tags, the times of single words, and what SubStation writes into a line; but not what stands in "3 < 5 and 7 > 6"."""
+
+
 def _plain(text: str) -> str:
     """Text without markup, its lines kept apart."""
-    bare = html.unescape(re.sub(r"<[^<>]{1,60}>|\{\\[^{}]*\}", "", text))
+    bare = html.unescape(_MARKUP.sub("", text))
     return "\n".join(filter(None, (" ".join(line.split()) for line in bare.splitlines())))
 
 
