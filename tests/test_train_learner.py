@@ -580,6 +580,34 @@ def test_an_adapter_on_an_adapter(tiny: Callable[[str], Path], tmp_path: Path) -
     assert_asks_alike(second, load(tmp_path / "merged"))
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_what_an_adapter_learned_is_not_rounded_by_a_whole_model_after_it(dtype: str, tmp_path: Path) -> None:
+    """The built-in model came in bf16, its adapter learned in float32, and the next stage leaves that alone."""
+    parts = replace(LOW_RANK, projector=1e-3)
+    first = Learner.load(builtin_folder(), LearnerOptions(parts=parts, lora=Lora(r=4, targets=("q_proj",))), "cpu")
+    taught(first, small_batch(first))
+    first.save(tmp_path / "sft")
+    options = LearnerOptions(parts=LOW_RANK, lora=Lora(r=4, targets=("v_proj",)), dtype=dtype)  # type: ignore[arg-type]
+    Learner.load(tmp_path / "sft", options, "cpu").save(tmp_path / "dpo", merge=True)
+    expected = load_model(tmp_path / "sft", "cpu", "float32", light=False)
+    found = load_model(tmp_path / "dpo", "cpu", "float32", light=False)
+    weights = dict(found.network.named_parameters())  # type: ignore[attr-defined]
+    for name, weight in expected.network.named_parameters():  # type: ignore[attr-defined]
+        assert torch.equal(weights[name], weight), name
+
+
+def test_a_base_on_the_hub_is_named_with_its_commit_where_peft_looks(
+    tiny: Callable[[str], Path], tmp_path: Path
+) -> None:
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    folder = tmp_path / "models--owner--name" / "snapshots" / commit
+    shutil.copytree(tiny("llava"), folder)
+    learner_of(folder, parts=LOW_RANK, lora=Lora(r=4)).save(tmp_path / "adapter")
+    told = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert (told["base_model_name_or_path"], told["revision"]) == ("owner/name", commit)
+    assert json.loads((tmp_path / "adapter" / "vidllm_adapter.json").read_text())["base"] == f"owner/name@{commit}"
+
+
 def test_two_adapters_begin_alike_whatever_was_drawn_before(tiny: Callable[[str], Path]) -> None:
     weights = []
     for seed in (1, 2):

@@ -153,10 +153,11 @@ def save_whole(
     plain = {name.replace(".base_layer.", "."): weight for name, weight in _under(NETWORK, weights).items()}
     whole = {name.removeprefix(NETWORK) for name in learned}
     changed = whole | {f"{name}.weight" for name in layers}
-    came = _as_they_came(lmm, plain, _stored_dtype(config))
+    stored = _stored_dtype(lmm.spec.folder, config)
+    came = _as_they_came(lmm, plain, stored)
     merged = _merged({**plain, **{name: weight for name, weight in came.items() if name not in whole}}, layers)
     merged |= {name: merged[learns] for name, learns in _tied(network).items()}
-    made = _cast(merged, dtype or _stored_dtype(config), frozenset() if dtype else changed)
+    made = _cast(merged, dtype or stored, frozenset() if dtype else changed)
     check_place(folder, lmm.spec.folder, adapter=False)
     widest = max((weight.dtype for weight in made.values()), key=lambda kind: kind.itemsize)
     with _writing(folder) as part:
@@ -202,8 +203,11 @@ def _peft_config(network: Any) -> Any:
     return network.peft_config[ADAPTER]
 
 
-def _stored_dtype(config: Mapping[str, Any]) -> torch.dtype:
-    """The dtype a checkpoint's config says its weights have, under either spelling; float32 when it does not say."""
+def _stored_dtype(folder: Path, config: Mapping[str, Any]) -> torch.dtype:
+    """The dtype a checkpoint's config says its weights have, under either spelling; float32 when it does not say, and
+    of an adapter, whose config is its base's: what it learned is in float32."""
+    if (folder / ADAPTER_FILE).is_file():
+        return torch.float32
     name = config.get("dtype") or config.get("torch_dtype") or (config.get("text_config") or {}).get("dtype")
     return {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(str(name), torch.float32)
 
