@@ -74,6 +74,21 @@ def test_good_rows_have_their_true_length_and_bad_ones_a_line(folder: Path) -> N
         assert "\n" not in text
 
 
+@pytest.mark.parametrize("name", ["moves.gif", "moves.png", "moves.webp"])
+def test_a_picture_that_moves_is_no_picture(name: str, folder: Path) -> None:
+    """All but the first of its pictures would be lost; a GIF of one is as good as any other picture."""
+    black, white = (PIL.new("L", (40, 30), grey) for grey in (0, 255))
+    black.save(folder / name, save_all=True, append_images=[white])
+    black.save(folder / "still.gif")
+    turns = [{"from": "human", "value": "what?"}, {"from": "gpt", "value": "Yes."}]
+    write(folder, [{"image": image, "conversations": turns} for image in (name, "still.gif")])
+    checked = look(folder)
+    assert [row.origin.line for row in checked.rows] == [2]
+    assert re.search(rf'{name}: a picture that moves; name it under "video"', str(checked.problems[0]))
+    with pytest.raises(RowError, match="a picture that moves"):
+        load_example(read_rows(folder / "rows.jsonl").rows[0], SPEC, load_tokenizer(SPEC.folder), PLAN)
+
+
 @pytest.mark.parametrize(
     ("plan", "answer", "advised"),
     [

@@ -19,10 +19,10 @@ from vidllm.clip import PlanOptions
 from vidllm.errors import NotAVideo, RowError, VidllmError
 from vidllm.model.chat import AnyTokenizer
 from vidllm.model.spec import ModelSpec
-from vidllm.still import open_still
 from vidllm.train.lengths import Lengths
 from vidllm.train.looks import Size, count_row
 from vidllm.train.row import AnyRow, Kind, Media, PairRow, Problem, TrainRow, advice, said_in
+from vidllm.train.shelf import open_picture
 from vidllm.video.guard import DEFAULT_LIMITS, Limits, keep_workers, probe_guarded, read_frames_guarded
 from vidllm.video.info import VideoInfo
 
@@ -196,6 +196,6 @@ class _Checker:
     def _size(self, path: str) -> Size:
         if path in self._sizes:
             return self._sizes[path]
-        size = open_still(path).pixels.shape[:2]
+        size = open_picture(path).pixels.shape[:2]
         self._sizes[path] = size
         return size

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 
 from vidllm.clip import ClipPlan, Known, PlanOptions, Recalled, probe_video, read_planned
+from vidllm.errors import NotAVideo
 from vidllm.model.spec import ModelSpec
 from vidllm.prompt import Image
-from vidllm.still import open_still
+from vidllm.still import BROKEN, open_still
 from vidllm.video.decode import FrameSet
 from vidllm.video.guard import Limits
 from vidllm.video.info import VideoInfo
@@ -37,7 +39,7 @@ class Shelf:
     def still(self, path: str) -> Image:
         """The picture, open. Raises VideoError."""
         if path not in self._stills:
-            self._stills[path] = open_still(path)
+            self._stills[path] = open_picture(path)
         return self._stills[path]
 
     def recall(self, planned: ClipPlan, spec: ModelSpec, options: PlanOptions) -> Recalled:
@@ -49,3 +51,26 @@ class Shelf:
         if seen not in self._frames:
             self._frames[seen] = read_planned(planned, options)
         return replace(found, frames=self._frames[seen])
+
+
+MOVING = ("GIF", "PNG", "WEBP")
+"""What may hold an animation; of a photograph's previews or a TIFF's pages the first is the picture."""
+
+
+def open_picture(path: str) -> Image:
+    """As `open_still`, of a picture that stands still: of an animation all but the first would be lost without a word.
+
+    Raises VideoError.
+    """
+    picture = open_still(path)
+    if _moves(path):
+        raise NotAVideo(f"{path}: a picture that moves; name it under \"video\", or save one picture of it")
+    return picture
+
+
+def _moves(path: str) -> bool:
+    from PIL import Image as PIL
+
+    with suppress(*BROKEN), PIL.open(path) as opened:  # what is damaged behind the first picture is no second one
+        return opened.format in MOVING and bool(getattr(opened, "is_animated", False))
+    return False
