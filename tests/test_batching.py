@@ -23,6 +23,7 @@ from vidllm.model.checkpoint import load_model
 from vidllm.model.features import FeatureCache
 from vidllm.model.lmm import ComposableLMM
 from vidllm.model.native import NativeLMM
+from vidllm.model.slots import Slots
 from vidllm.options import GenerationOptions
 from vidllm.prompt import Message, Prompt, build_prompt
 
@@ -305,6 +306,28 @@ def test_a_prompt_that_never_fits_is_given_up_in_one_line(
     done = run(Batcher(model, slots=3), work)
     assert "out of memory" in str(done[1].error)
     assert [done[t].generated.token_ids for t in (0, 2, 3)] == [expected[t][0] for t in (0, 2, 3)]  # type: ignore[union-attr]
+
+
+def test_memory_that_ends_with_the_copy_of_a_start_begins_no_row_twice(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load(tiny("llava"))
+    work = []
+    for seed in range(3):
+        prompt, start = video_prompt(model, 2, seed), tuple(range(5, 45))
+        visuals = tuple(replace(visual, position=visual.position + len(start)) for visual in prompt.visuals)
+        prompt = replace(prompt, input_ids=(*start, *prompt.input_ids), visuals=visuals)
+        work.append((prompt, GenerationOptions(max_new_tokens=6)))
+    expected = one_by_one(model, work)
+    failures = starved(monkeypatch, Slots, "start", lambda slots, index, length: not failures)
+    batcher, told = Batcher(model, slots=3), []
+    for ticket, (prompt, options) in enumerate(work):
+        batcher.submit(ticket, prompt, options)
+    while batcher.waiting or batcher.running:
+        told += batcher.step()
+    assert failures
+    assert sorted(finished.ticket for finished in told) == [0, 1, 2]
+    assert said({finished.ticket: finished for finished in told}) == expected
 
 
 @pytest.mark.parametrize("method", ["prepare", "read"])

@@ -269,11 +269,19 @@ class Batcher:
         return self._start[2].first(shared) if shared >= LEAST_SHARED else None
 
     def _keep_start(self, job: _Job, index: int) -> None:
-        """Remember the text this prompt begins with, if the one remembered is another."""
+        """Remember the text this prompt begins with, if the one remembered is another and there is memory for it: the
+        row runs already, and must not begin a second time.
+        """
         text = job.leading_text
         known = self._start is not None and self._start[:2] == (text, job.prompt.rope_factor)
-        if len(text) >= LEAST_SHARED and not known and self._buffers is not None:
+        if len(text) < LEAST_SHARED or known or self._buffers is None:
+            return
+        self._start = None
+        try:
             self._start = (text, job.prompt.rope_factor, self._buffers.start(index, len(text)))
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
 
     # --------------------------------------------------------------------------------------------------- memory
 
