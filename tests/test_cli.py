@@ -397,7 +397,9 @@ def test_decord_reads_frames_in_a_child(
 
     monkeypatch.setattr("vidllm.video.guard.read_frames_guarded", guarded)
     assert run("frames", clips["constant"], "-o", "sheet.png", "--reader", "decord")[0] == 1
-    assert asked == ["decord"]
+    with pytest.raises(ReaderUnavailable):
+        vidllm.read_frames(clips["constant"], [0.0], reader="decord")
+    assert asked == ["decord", "decord"]
 
 
 def test_frames_draws_one_sheet(run: Run, clips: dict[str, Path]) -> None:

@@ -202,6 +202,8 @@ def test_errors_keep_their_kind(tmp_path: Path, clip: Path) -> None:
             read_frames_guarded(path, [0.0])
     with pytest.raises(ConfigError, match="reader"):
         read_frames_guarded(clip, [0.0], reader="none")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="must be numbers of seconds"):
+        read_frames_guarded(clip, ["soon"])  # type: ignore[list-item]
     with pytest.raises(ConfigError, match="times"):
         read_frames_guarded(clip, [])
     first = idle_pid()

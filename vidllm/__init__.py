@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from vidllm.options import GenerationOptions
     from vidllm.planned import Plan
     from vidllm.prompt import Image
-    from vidllm.video.decode import FrameSet, read_frames
+    from vidllm.reads import read_frames
+    from vidllm.video.decode import FrameSet
     from vidllm.video.guard import Limits
     from vidllm.video.info import VideoInfo, probe
 
@@ -34,7 +35,8 @@ _HOMES = {
     "vidllm.options": ("GenerationOptions",),
     "vidllm.planned": ("Plan",),
     "vidllm.prompt": ("Image",),
-    "vidllm.video.decode": ("FrameSet", "read_frames"),
+    "vidllm.reads": ("read_frames",),
+    "vidllm.video.decode": ("FrameSet",),
     "vidllm.video.guard": ("Limits",),
     "vidllm.video.info": ("VideoInfo", "probe"),
 }

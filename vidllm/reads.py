@@ -1,4 +1,4 @@
-"""What a plan reads of a clip besides its index: subtitles and glances. Here, or in a child that can be killed."""
+"""What is read of a clip besides its index: frames, subtitles and glances. Here, or in a child that can be killed."""
 
 from __future__ import annotations
 
@@ -6,32 +6,58 @@ from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING
 
-from vidllm.video.decode import read_frames
+from vidllm.video.decode import FrameSet, Reader
+from vidllm.video.decode import read_frames as read_here
 from vidllm.video.glances import Glances, glance_times, glances_of
+from vidllm.video.info import VideoInfo, probe
 from vidllm.video.thumbs import SIDE
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
     from numpy.typing import NDArray
 
-    from vidllm.video.decode import FrameSet, Reader
     from vidllm.video.guard import Limits
-    from vidllm.video.info import VideoInfo
     from vidllm.video.subtitles import Line
+
+
+def read_frames(
+    video: VideoInfo | str | Path, times: Sequence[float] | NDArray[np.float64], *,
+    max_side: int | None = None, size: tuple[int, int] | None = None, reader: Reader = "auto", tolerance: float = 0.0,
+) -> FrameSet:  # fmt: skip
+    """The frame on screen at each of `times` (seconds on the viewer's clock, any order), with its true time.
+
+    `max_side` bounds the longer side, `size` is (height, width) exactly; neither: the size shown. With `tolerance`
+    seconds above 0 a time may be answered by the nearest key frame within it, which is much cheaper; a note says so.
+    Where a frame can not be decoded, the nearest earlier one that can stands in with its own time, and a note says so.
+    So does the first or the last frame for a time outside the clip. A URL is fetched into the cache first.
+
+    decord can crash, or spin for ever on a header that over-reports: it never runs where it could not be killed.
+
+    Raises VideoError (VideoNotFound, NotAVideo, NoFrames, ReaderUnavailable, FetchError, of decord LimitExceeded) or
+    ConfigError.
+    """
+    if reader != "decord":
+        return read_here(video, times, max_side=max_side, size=size, reader=reader, tolerance=tolerance)
+    from vidllm.video.guard import DEFAULT_LIMITS, read_frames_guarded
+
+    info = video if isinstance(video, VideoInfo) else probe(video)
+    return read_frames_guarded(
+        info, times, DEFAULT_LIMITS, max_side=max_side, size=size, reader=reader, tolerance=tolerance
+    )
 
 
 def read_shown(
     info: VideoInfo, times: Sequence[float] | NDArray[np.float64], guard: Limits | None, *,
     max_side: int | None = None, size: tuple[int, int] | None = None, reader: Reader = "auto",
 ) -> FrameSet:  # fmt: skip
-    """`read_frames`, in a child with `guard`. decord can spin for ever on a header that over-reports: it never runs
-    where it could not be killed.
-    """
-    if guard is None and reader != "decord":
+    """`read_frames`, in a child with `guard`."""
+    if guard is None:
         return read_frames(info, times, max_side=max_side, size=size, reader=reader)
-    from vidllm.video.guard import DEFAULT_LIMITS, read_frames_guarded
+    from vidllm.video.guard import read_frames_guarded
 
-    return read_frames_guarded(info, times, guard or DEFAULT_LIMITS, max_side=max_side, size=size, reader=reader)
+    return read_frames_guarded(info, times, guard, max_side=max_side, size=size, reader=reader)
 
 
 class Reads:

@@ -83,7 +83,7 @@ def read_frames(
     Raises VideoError (VideoNotFound, NotAVideo, NoFrames, ReaderUnavailable, FetchError) or ConfigError.
     """
     info = video if isinstance(video, VideoInfo) else probe(video)
-    requested = _checked_times(times)
+    requested = checked_times(times)
     height, width = fitted_size((info.height, info.width), max_side, size)
     exact = info.index_at(requested)
     chosen = snapped(info, requested, tolerance)
@@ -99,7 +99,8 @@ def read_frames(
     return FrameSet(pixels, seconds[places], requested, name, notes)
 
 
-def _checked_times(times: Sequence[float] | NDArray[np.float64]) -> NDArray[np.float64]:
+def checked_times(times: Sequence[float] | NDArray[np.float64]) -> NDArray[np.float64]:
+    """`times` as an array (N,). Raises ConfigError for what are no times."""
     try:
         requested = np.atleast_1d(np.asarray(times, dtype=np.float64))
     except (TypeError, ValueError) as error:

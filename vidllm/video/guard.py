@@ -26,7 +26,7 @@ import vidllm.errors
 from vidllm.errors import LimitExceeded, VideoError, VidllmError
 from vidllm.video import wire
 from vidllm.video.container import check_file
-from vidllm.video.decode import FrameSet, Reader
+from vidllm.video.decode import FrameSet, Reader, checked_times
 from vidllm.video.info import VideoInfo
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def read_frames_guarded(
 ) -> FrameSet:
     """`read_frames` in a child; the words mean the same. Raises what it raises, and as `probe_guarded`."""
     path, stream = (video.path, video.stream_index) if isinstance(video, VideoInfo) else (str(video), None)
-    job = {"do": "read", "path": path, "stream": stream, "times": np.asarray(times, dtype=np.float64)}
+    job = {"do": "read", "path": path, "stream": stream, "times": checked_times(times)}
     how = {"max_side": max_side, "size": size, "reader": reader, "tolerance": tolerance}
     return cast(FrameSet, _guarded({**job, **how}, limits))
 
