@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from vidllm.model.resolve import builtin_folder
 from vidllm_cli.main import main
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -69,9 +68,8 @@ def beside_a_clip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("VIDLLM_MODEL", raising=False)
     monkeypatch.setenv("VIDLLM_CACHE", str(tmp_path / "cache"))
-    if SAMPLE.exists():
-        (tmp_path / "clip.mp4").symlink_to(SAMPLE)
-        (tmp_path / "vidllm").symlink_to(ROOT / "vidllm")
+    (tmp_path / "clip.mp4").symlink_to(SAMPLE)
+    (tmp_path / "vidllm").symlink_to(ROOT / "vidllm")
     (tmp_path / "configs").symlink_to(ROOT / "configs")
 
 
@@ -99,10 +97,17 @@ def test_every_config_named_is_there() -> None:
     assert all((ROOT / name).is_file() for name in named)
 
 
+def test_the_file_map_leaves_no_module_and_no_room_out() -> None:
+    library = {path for path in (ROOT / "vidllm").iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    names = {path.name if path.is_file() else f"{path.name}/" for path in library if path.name != "__init__.py"}
+    [drawn] = [block for block in blocks("") if block.startswith("vidllm/ ")]
+    told = set(re.findall(r"[a-z]+(?:\.py|/)", drawn))
+    assert names <= told
+    assert all((ROOT / "vidllm" / name).exists() for name in re.findall(r"^  (\S+)", drawn, re.MULTILINE))
+
+
 def test_the_quick_road_of_teaching_leads_through(tmp_path: Path) -> None:
     """From no clip to a model that prefers, every command as it is shown, only less of everything."""
-    if not (builtin_folder() / "config.json").exists():
-        pytest.skip("the built-in model is not in this checkout")
     assert [words[1] for words in QUICK] == ["world", "instruct", "sft", "sft", "ask", "feedback", "dpo", "dpo", "ask"]
     for words in QUICK:
         code, out, err = run_words([*words, *SMALLER.get(words[1], ())])
@@ -121,8 +126,6 @@ def test_every_make_target_shown_exists(line: str) -> None:
 def test_every_command_prints_what_is_shown(command: str, output: str) -> None:
     if HUB_MODEL.search(command):
         pytest.skip("downloads a model")
-    if not SAMPLE.exists() or not (builtin_folder() / "config.json").exists():
-        pytest.skip("the built-in model is not in this checkout")
     if "chat" in command:
         pytest.skip("asks a person")
     code, out, err = run(command)
@@ -132,8 +135,5 @@ def test_every_command_prints_what_is_shown(command: str, output: str) -> None:
 
 @pytest.mark.parametrize("block", blocks("python"))
 def test_the_python_runs(block: str) -> None:
-    compile(block, "README.md", "exec")
-    if not SAMPLE.exists() or not (builtin_folder() / "config.json").exists():
-        pytest.skip("the built-in model is not in this checkout")
     with contextlib.redirect_stdout(io.StringIO()):
         exec(block, {})
