@@ -39,10 +39,6 @@ CLIPS = 8
 PROMPT = "describe the video."
 Row = dict[str, Any]
 
-pytestmark = pytest.mark.skipif(
-    not (builtin_folder() / "config.json").exists(), reason="the built-in model is not in this checkout"
-)
-
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -298,9 +294,7 @@ def test_a_long_video_is_captioned_range_by_range_and_as_a_whole(
     clip = sorted(world.glob("*.mp4"))[0]
     options = CaptionOptions(split="fixed:4s", summarise=True)
     told: list[tuple[int, int | None]] = []
-    report = caption(
-        clip, output, options, model=model, tell=lambda tally: told.append((tally.written, tally.total))
-    )
+    report = caption(clip, output, options, model=model, tell=lambda tally: told.append((tally.written, tally.total)))
     rows = rows_of(output)
     assert told[-1] == (len(rows), len(rows)), "as many as were announced"
     parts = sorted((row for row in rows if row["end"] is not None), key=lambda row: row["start"])

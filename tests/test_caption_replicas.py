@@ -38,10 +38,6 @@ CLIPS = 12
 TWO = CaptionOptions(replicas=2, dtype="float32", device="cpu", retries=0, batch=2)
 Row = dict[str, Any]
 
-pytestmark = pytest.mark.skipif(
-    not (builtin_folder() / "config.json").exists(), reason="the built-in model is not in this checkout"
-)
-
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
