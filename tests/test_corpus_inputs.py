@@ -361,6 +361,11 @@ def test_parquet_rows(corpus: Path) -> None:
     parquet.write_table(table.append_column("at", odd).append_column("note", text), corpus / "odd.parquet")
     again = list(admit(["odd.parquet"], InputOptions(column="clip")))
     assert [(item.video, item.start) for item in again[:2]] == [(item.video, item.start) for item in items[:2]]
+    far = {"at": arrow.array([1 << 40] * 3, arrow.timestamp("s"))}  # some 35,000 years from here
+    exact = table.column("start").cast(arrow.decimal128(6, 2))
+    parquet.write_table(arrow.table({"clip": table.column("clip"), "start": exact, **far}), corpus / "far.parquet")
+    other = list(admit(["far.parquet"], InputOptions(column="clip")))
+    assert [(item.video, item.start) for item in other[:2]] == [(item.video, item.start) for item in items[:2]]
     (corpus / "many.parquet").mkdir()
     for name in ("part-2.parquet", "part-1.parquet", "_part-3.parquet"):
         parquet.write_table(arrow.table({"video": [f"{name}.mp4"]}), corpus / "many.parquet" / name)

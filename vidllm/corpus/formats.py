@@ -121,7 +121,8 @@ def parquet_rows(path: str | Path) -> Iterator[dict[str, Any]]:
 
 def plain_rows(table: Any) -> list[dict[str, Any]]:
     """The rows of an Arrow table or batch as dicts. A value that Python has no kind for, such as a time to the
-    nanosecond or bytes that are no text, is None: nothing that is asked for here stands in its column.
+    nanosecond, a day in the year 34865 or bytes that are no text, is None: nothing that is asked for here stands in its
+    column.
     """
     columns = [_values(column) for column in table.columns]
     return [dict(zip(table.schema.names, row, strict=True)) for row in zip(*columns, strict=True)]
@@ -130,14 +131,14 @@ def plain_rows(table: Any) -> list[dict[str, Any]]:
 def _values(column: Any) -> list[Any]:
     try:
         return list(column.to_pylist())
-    except ValueError:
+    except (ValueError, OverflowError):
         return [_value(scalar) for scalar in column]
 
 
 def _value(scalar: Any) -> Any:
     try:
         return scalar.as_py()
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
 
 

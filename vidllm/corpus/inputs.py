@@ -13,6 +13,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from functools import cached_property
 from itertools import islice
 from pathlib import Path, PurePath
@@ -431,6 +432,8 @@ def old_caption(row: dict[str, object]) -> str | None:
 def _time(value: object) -> float | None:
     if value is None or value == "":
         return None
+    if isinstance(value, Decimal):  # Parquet's exact numbers, as SQL engines write 3.5
+        value = float(value)
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         raise ConfigError(f"{value!r} is no time")
     try:
