@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from vidllm.clip import Clip, PlanOptions, open_clip, open_clips, plan_clips, pl
 from vidllm.errors import BudgetError, ConfigError, NoFrames, VideoNotFound, VidllmError
 from vidllm.model.families import ModelSpec, bare_spec, load_tokenizer, read_spec
 from vidllm.video import subtitles
-from vidllm.video.fit import fit_pixels, inner_size
+from vidllm.video.fit import decoded_size, fit_pixels, inner_size
 from vidllm.video.guard import Limits
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -314,6 +315,21 @@ def test_fitting_is_padding_or_cropping_of_what_was_decoded_to_size() -> None:
     assert inner_size(720, 1280, 112, "crop") == (112, 199)
     np.testing.assert_array_equal(fit_pixels(wide, 112, "crop"), wide[:, :, 43:155])
     assert fit_pixels(wide, 112, "stretch").shape == (2, 112, 112, 3)
+
+
+def test_a_strip_is_cropped_before_it_is_scaled() -> None:
+    """As a whole, a line of text of 20,000 x 20 pixels would be decoded to a thousand tiles a frame."""
+    strip = np.zeros((1, 20, 20_000, 3), np.uint8)
+    strip[:, :, 9_990:10_010] = 200
+    assert decoded_size(20, 20_000, 336, "crop") is None
+    assert decoded_size(20, 160, 336, "crop") == inner_size(20, 160, 336, "crop") == (336, 2688)
+    assert decoded_size(20, 20_000, 336, "pad") == (1, 336)
+    tracemalloc.start()
+    cropped = fit_pixels(strip, 336, "crop")
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (cropped == 200).all()
+    assert most < 10 * cropped.nbytes
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 500), (500, 1), (7, 3)])

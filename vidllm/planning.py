@@ -27,7 +27,7 @@ from vidllm.errors import ConfigError, NoFrames
 from vidllm.model.chat import AnyTokenizer, Shown, count_text_tokens, count_tokens
 from vidllm.policies import Chosen, Look
 from vidllm.video.decode import SNAPPED, FrameSet, Reader, snap_notes, snapped
-from vidllm.video.fit import inner_size
+from vidllm.video.fit import decoded_size
 from vidllm.video.info import VideoInfo
 from vidllm.video.sampling import SamplePlan, allow_snap, frames_in_range
 from vidllm.video.timecode import Focus, find_focus, format_time, outside_notes
@@ -203,7 +203,7 @@ class Planner:
             return list(spec.geometry.sizes(self.info.height, self.info.width))
         if not spec.image_size:
             return [None]
-        return [inner_size(self.info.height, self.info.width, spec.image_size, self._fit)]
+        return [decoded_size(self.info.height, self.info.width, spec.image_size, self._fit)]
 
     @property
     def _fit(self) -> Fit:

@@ -15,6 +15,14 @@ from numpy.typing import NDArray
 
 Fit = Literal["pad", "stretch", "crop"]
 
+STRIP = 8
+"""So many times as long as wide, a picture is no more scaled as a whole to be cropped: that would be so many tiles."""
+
+
+def decoded_size(height: int, width: int, side: int, fit: Fit) -> tuple[int, int] | None:
+    """(height, width) to decode pictures to that `fit_pixels` will fit; None: as they are."""
+    return None if fit == "crop" and _is_strip(height, width) else inner_size(height, width, side, fit)
+
 
 def inner_size(height: int, width: int, side: int, fit: Fit) -> tuple[int, int]:
     """(height, width) a picture is scaled to before it is padded or cropped to side x side."""
@@ -31,12 +39,13 @@ def fit_pixels(
 
     Pictures that the decoder already scaled to `inner_size` are only padded or cropped, never resampled again.
     """
+    if fit == "crop" and _is_strip(*pixels.shape[1:3]):
+        pixels = _middle(pixels, min(pixels.shape[1:3]))
     height, width = inner_size(pixels.shape[1], pixels.shape[2], side, fit)
     if (height, width) != pixels.shape[1:3]:
         pixels = _scaled(pixels, height, width)
     if fit == "crop":
-        top, left = (height - side) // 2, (width - side) // 2
-        return np.ascontiguousarray(pixels[:, top : top + side, left : left + side])
+        return np.ascontiguousarray(_middle(pixels, side))
     if (height, width) == (side, side):
         return pixels
     canvas = np.empty((len(pixels), side, side, 3), np.uint8)
@@ -44,6 +53,15 @@ def fit_pixels(
     top, left = (side - height) // 2, (side - width) // 2
     canvas[:, top : top + height, left : left + width] = pixels
     return canvas
+
+
+def _is_strip(height: int, width: int) -> bool:
+    return max(height, width) > STRIP * min(height, width)
+
+
+def _middle(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    top, left = (pixels.shape[1] - side) // 2, (pixels.shape[2] - side) // 2
+    return pixels[:, top : top + side, left : left + side]
 
 
 def _scaled(pixels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
