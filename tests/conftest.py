@@ -181,6 +181,22 @@ def real_clip(real_clips: Path) -> Callable[[str], Path]:
     return find
 
 
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """name -> folder of a tiny checkpoint, built once per run; to be read only."""
+    from tests import tiny_models
+
+    root = tmp_path_factory.mktemp("tiny")
+
+    def folder(name: str) -> Path:
+        if not (root / name).exists():
+            (root / name).mkdir()
+            tiny_models.FAMILIES[name](root / name)
+        return root / name
+
+    return folder
+
+
 class Servers:
     """Chat servers, each in its own process: those that see (`tests.caption_server`), or another module's."""
 

@@ -24,7 +24,6 @@ import torch
 from PIL import Image as PIL
 
 import vidllm
-from tests import tiny_models
 from vidllm.answer import Timing, report
 from vidllm.ask import AnswerStream, ChatSession, Stage, VideoModel, load
 from vidllm.clip import Clip
@@ -54,28 +53,13 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(scope="session")
-def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """family -> a tiny checkpoint of it, made once."""
-    root = tmp_path_factory.mktemp("models")
-
-    def make(family: str) -> Path:
-        folder = root / family
-        if not folder.exists():
-            folder.mkdir()
-            tiny_models.FAMILIES[family](folder)
-        return folder
-
-    return make
-
-
 def opened(folder: Path) -> VideoModel:
     return load(folder, device="cpu", dtype="float32", cache=FeatureCache(folder=None))
 
 
 @pytest.fixture(scope="session")
-def model(folder_of: Callable[[str], Path]) -> VideoModel:
-    return opened(folder_of("llava"))
+def model(tiny: Callable[[str], Path]) -> VideoModel:
+    return opened(tiny("llava"))
 
 
 @pytest.fixture
@@ -142,10 +126,8 @@ def test_a_question_in_chinese(model: VideoModel, clip: Path) -> None:
     assert fine <= {frame.time for frame in answer.frames}
 
 
-def test_the_plan_is_what_is_shown(
-    model: VideoModel, clip: Path, folder_of: Callable[[str], Path]
-) -> None:
-    planned = vidllm.plan(clip, "what happens at 0:10?", model=folder_of("llava"), max_new_tokens=4)
+def test_the_plan_is_what_is_shown(model: VideoModel, clip: Path, tiny: Callable[[str], Path]) -> None:
+    planned = vidllm.plan(clip, "what happens at 0:10?", model=tiny("llava"), max_new_tokens=4)
     shown = model.ask(clip, "what happens at 0:10?", max_new_tokens=4)
     assert [frame.tokens for frame in planned.plan.frames] == [frame.tokens for frame in shown.frames]
     assert [frame.time for frame in planned.plan.frames] == pytest.approx([f.time for f in shown.frames], abs=1e-6)
@@ -174,13 +156,13 @@ def test_a_range_keeps_the_clips_own_clock(model: VideoModel, clip: Path) -> Non
     assert 9 < times[-1] < 10
 
 
-def test_stages_are_told_in_order(clip: Path, folder_of: Callable[[str], Path]) -> None:
+def test_stages_are_told_in_order(clip: Path, tiny: Callable[[str], Path]) -> None:
     stages: list[str] = []
 
     def note(stage: Stage, detail: str = "") -> None:
         stages.append(stage)
 
-    model = load(folder_of("llava"), device="cpu", dtype="float32", cache=None, progress=note)
+    model = load(tiny("llava"), device="cpu", dtype="float32", cache=None, progress=note)
     model.ask(clip, "what happens?", frames=4, max_new_tokens=2, progress=note)
     assert stages == ["load", "look", "encode", "answer"]
 
@@ -243,11 +225,9 @@ def test_a_picture_is_asked_like_a_video(model: VideoModel, picture: Path) -> No
 
 
 @pytest.mark.parametrize("family", ["llava", "llava_next", "llava_onevision", "internvl", "qwen2_5_vl"])
-def test_the_plan_of_a_picture_is_what_is_asked(
-    family: str, folder_of: Callable[[str], Path], picture: Path
-) -> None:
-    planned = vidllm.plan(picture, "what colour is it?", model=folder_of(family), max_new_tokens=2)
-    asked = opened(folder_of(family)).ask(picture, "what colour is it?", max_new_tokens=2)
+def test_the_plan_of_a_picture_is_what_is_asked(family: str, tiny: Callable[[str], Path], picture: Path) -> None:
+    planned = vidllm.plan(picture, "what colour is it?", model=tiny(family), max_new_tokens=2)
+    asked = opened(tiny(family)).ask(picture, "what colour is it?", max_new_tokens=2)
     assert asked.video == planned.video
     assert (asked.usage.video_tokens, asked.usage.text_tokens) == (planned.video_tokens, planned.text_tokens)
     assert (asked.usage.context, asked.usage.rope_factor) == (planned.context, planned.rope_factor)
@@ -261,11 +241,9 @@ def test_several_are_kept_in_order_and_share_the_context(model: VideoModel, clip
     assert sum(frame["tokens"] for frame in told["frames"]) == told["usage"]["video_tokens"]
 
 
-def test_what_stands_around_a_picture_is_reserved_too(
-    folder_of: Callable[[str], Path], clip: Path, picture: Path
-) -> None:
+def test_what_stands_around_a_picture_is_reserved_too(tiny: Callable[[str], Path], clip: Path, picture: Path) -> None:
     """A prompt that is too long is refused by the plan, before a frame is decoded."""
-    model = opened(folder_of("llava"))
+    model = opened(tiny("llava"))
     refused, spec = 0, model.spec
     for context in range(150, 210, 2):
         model.lmm.spec = replace(spec, context=context)
@@ -307,13 +285,20 @@ def from_scratch(model: VideoModel, chat: ChatSession, question: str, shown: Ans
 
 @pytest.mark.parametrize(
     "family",
-    ["llava", "llava_next", "llava_next_video", "llava_onevision", "internvl", "qwen2_vl", "qwen2_5_vl", "qwen3_vl",
-     "smolvlm"],
+    [
+        "llava",
+        "llava_next",
+        "llava_next_video",
+        "llava_onevision",
+        "internvl",
+        "qwen2_vl",
+        "qwen2_5_vl",
+        "qwen3_vl",
+        "smolvlm",
+    ],
 )
-def test_a_follow_up_equals_asking_from_scratch(
-    family: str, folder_of: Callable[[str], Path], clip: Path
-) -> None:
-    model = opened(folder_of(family))
+def test_a_follow_up_equals_asking_from_scratch(family: str, tiny: Callable[[str], Path], clip: Path) -> None:
+    model = opened(tiny(family))
     chat = model.chat(clip, frames=4, max_new_tokens=8)
     for number, question in enumerate(QUESTIONS):
         stream = chat.stream(question)
@@ -374,9 +359,9 @@ def test_a_follow_up_decodes_and_encodes_nothing(chat: ChatSession) -> None:
 
 
 def test_a_follow_up_that_names_a_time_looks_closer_and_encodes_only_what_is_new(
-    clip: Path, folder_of: Callable[[str], Path]
+    clip: Path, tiny: Callable[[str], Path]
 ) -> None:
-    model = opened(folder_of("llava"))
+    model = opened(tiny("llava"))
     chat = model.chat(clip, max_new_tokens=4)
     wide = chat.ask("what happens?")
     close = chat.ask("what happens at 0:10?")
@@ -469,9 +454,9 @@ def overridden(folder: Path, tmp_path: Path, **said: object) -> Path:
 
 
 def test_a_model_never_taught_dialogues_is_shown_each_question_alone(
-    folder_of: Callable[[str], Path], tmp_path: Path, clip: Path
+    tiny: Callable[[str], Path], tmp_path: Path, clip: Path
 ) -> None:
-    model = opened(overridden(folder_of("llava"), tmp_path, dialogue=False))
+    model = opened(overridden(tiny("llava"), tmp_path, dialogue=False))
     chat = model.chat(clip, max_new_tokens=8)
     for number, question in enumerate([*QUESTIONS, "what happens at 0:10?", "at 0:10, where is it?"]):
         answer = chat.ask(question)
@@ -482,10 +467,10 @@ def test_a_model_never_taught_dialogues_is_shown_each_question_alone(
 
 
 def test_a_dialogue_that_outgrows_the_context_is_stretched_with_slack_and_mostly_read_on(
-    folder_of: Callable[[str], Path], tmp_path: Path, clip: Path
+    tiny: Callable[[str], Path], tmp_path: Path, clip: Path
 ) -> None:
     """A context of 130 tokens, about 14 more with every turn: from the seventh or so on it is stretched."""
-    model = opened(overridden(folder_of("llava"), tmp_path, context=130))
+    model = opened(overridden(tiny("llava"), tmp_path, context=130))
     chat = model.chat(clip, frames=2, stride=4, max_new_tokens=4, rope_max=4.0)
     factors, reused = [], []
     for number in range(16):
@@ -501,9 +486,9 @@ def test_a_dialogue_that_outgrows_the_context_is_stretched_with_slack_and_mostly
 
 
 def test_a_talk_that_begins_stretched_reads_on_and_a_single_question_takes_no_slack(
-    folder_of: Callable[[str], Path], tmp_path: Path, clip: Path
+    tiny: Callable[[str], Path], tmp_path: Path, clip: Path
 ) -> None:
-    model = opened(overridden(folder_of("llava"), tmp_path, context=130))
+    model = opened(overridden(tiny("llava"), tmp_path, context=130))
     chat = model.chat(clip, frames=8, stride=2, max_new_tokens=4, rope_max=4.0)
     talk = chat.ask(QUESTIONS[0]).usage
     chat.ask(QUESTIONS[1])
@@ -515,10 +500,10 @@ def test_a_talk_that_begins_stretched_reads_on_and_a_single_question_takes_no_sl
 
 
 def test_a_turn_that_allows_less_stretching_is_stretched_less(
-    folder_of: Callable[[str], Path], tmp_path: Path, clip: Path
+    tiny: Callable[[str], Path], tmp_path: Path, clip: Path
 ) -> None:
     """A look that fills the stretched context is taken anew; one stretched for the dialogue's sake is read anew."""
-    model = opened(overridden(folder_of("llava"), tmp_path, context=300))
+    model = opened(overridden(tiny("llava"), tmp_path, context=300))
     chat = model.chat(clip, max_new_tokens=4, rope_max=4.0)
     wide, narrow = chat.ask(QUESTIONS[0]), chat.ask(QUESTIONS[1], rope_max=1.0)
     assert narrow.usage.rope_factor == 1.0 < wide.usage.rope_factor
@@ -533,10 +518,10 @@ def test_a_turn_that_allows_less_stretching_is_stretched_less(
 
 @pytest.mark.parametrize("given_up", [{"question": "why? " * 100}, {"question": "why?", "frames": 20}])
 def test_an_answer_that_was_given_up_stretches_nothing(
-    folder_of: Callable[[str], Path], tmp_path: Path, clip: Path, given_up: dict[str, Any]
+    tiny: Callable[[str], Path], tmp_path: Path, clip: Path, given_up: dict[str, Any]
 ) -> None:
     """Be it for its length or for its frames that it needed to be stretched: what comes next may not need it."""
-    model = opened(overridden(folder_of("llava"), tmp_path, context=300))
+    model = opened(overridden(tiny("llava"), tmp_path, context=300))
     chat = model.chat(clip, frames=4, max_new_tokens=4, rope_max=8.0)
     chat.ask(QUESTIONS[0])
     next(chat.stream(**given_up))
@@ -545,11 +530,10 @@ def test_an_answer_that_was_given_up_stretches_nothing(
     assert chat.ask(QUESTIONS[1]).usage.rope_factor == 1.0
 
 
-def test_a_dialogue_beyond_every_stretch_is_one_line(
-    folder_of: Callable[[str], Path], tmp_path: Path, clip: Path
-) -> None:
-    model = opened(overridden(folder_of("llava"), tmp_path, context=150))
+def test_a_dialogue_beyond_every_stretch_is_one_line(tiny: Callable[[str], Path], tmp_path: Path, clip: Path) -> None:
+    model = opened(overridden(tiny("llava"), tmp_path, context=150))
     chat = model.chat(clip, frames=2, stride=4, max_new_tokens=4, rope_max=1.0)
+
     def talk() -> None:
         for _ in range(20):
             chat.ask("and then, after that, what is it that happens next?")
@@ -561,10 +545,10 @@ def test_a_dialogue_beyond_every_stretch_is_one_line(
 
 
 def test_a_talk_goes_on_with_fewer_frames_when_nobody_named_their_number(
-    folder_of: Callable[[str], Path], tmp_path: Path, clip: Path
+    tiny: Callable[[str], Path], tmp_path: Path, clip: Path
 ) -> None:
     """The first look fills a small context; what is said later needs a place in it."""
-    model = opened(overridden(folder_of("llava"), tmp_path, context=400))
+    model = opened(overridden(tiny("llava"), tmp_path, context=400))
     chat = model.chat(clip, rope_max=1.0)
     frames, reused = [], []
     for number in range(7):

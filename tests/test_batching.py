@@ -16,7 +16,7 @@ import vidllm
 import vidllm.model.resolve
 from tests import test_lmm, test_native, tiny_models
 from tests.conftest import write_stories
-from tests.test_lmm import pictures, tiny
+from tests.test_lmm import pictures
 from vidllm.batching import Batcher, Finished
 from vidllm.engine import generate, read
 from vidllm.model.checkpoint import load_model
@@ -26,8 +26,6 @@ from vidllm.model.native import NativeLMM
 from vidllm.model.slots import Slots
 from vidllm.options import GenerationOptions
 from vidllm.prompt import Message, Prompt, build_prompt
-
-__all__ = ["tiny"]  # the fixture
 
 Tiny = Callable[[str], Path]
 Work = Sequence[tuple[Prompt, GenerationOptions]]

@@ -12,14 +12,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.conftest import write_clip
-from tests.test_lmm import pictures, tiny, video_prompt
+from tests.test_lmm import pictures, video_prompt
 from vidllm import machine
 from vidllm.errors import ConfigError, IncompleteModel, ModelNotFound, NotAVisionModel, UnsupportedModel, VidllmError
 from vidllm.model import checkpoint
 from vidllm.model import fingerprint as fingerprint_room
 from vidllm.model.checkpoint import choose_device, choose_dtype, describe, fingerprint, load_model, stop_ids
-
-__all__ = ["tiny"]  # the fixture
 
 Tiny = Callable[[str], Path]
 

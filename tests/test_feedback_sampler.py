@@ -10,7 +10,6 @@ import pytest
 import torch
 
 import vidllm
-from tests.test_lmm import tiny
 from vidllm.ask import VideoModel
 from vidllm.clip import PlanOptions, open_clip
 from vidllm.engine import generate, read
@@ -24,8 +23,6 @@ from vidllm.options import GenerationOptions
 from vidllm.prompt import Message, build_example, build_prompt
 from vidllm.world.generate import make_script
 from vidllm.world.make import write_video
-
-__all__ = ["tiny"]  # the fixture
 
 BOLD = SamplingOptions(k=6, temperature=2.5)
 FAMILIES = ("llava", "llava_next_video", "llava_onevision", "internvl", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "smolvlm")

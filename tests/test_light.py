@@ -11,12 +11,10 @@ import pytest
 import torch
 
 from tests import tiny_models
-from tests.test_lmm import pictures, tiny, video_prompt
+from tests.test_lmm import pictures, video_prompt
 from vidllm.model.checkpoint import load_model
 from vidllm.model.light import LightLlava, fits
 from vidllm.model.lmm import ComposableLMM
-
-__all__ = ["tiny"]  # the fixture
 
 
 def build(folder: Path, vision: dict[str, Any], text: dict[str, Any], **more: Any) -> Path:

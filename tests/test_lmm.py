@@ -25,20 +25,6 @@ from vidllm.prompt import Prompt, Visual
 TOLERANCE = 1e-4
 
 
-@pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """name -> folder of a tiny checkpoint, built once per run."""
-    root = tmp_path_factory.mktemp("tiny")
-
-    def folder(name: str) -> Path:
-        if not (root / name).exists():
-            (root / name).mkdir()
-            tiny_models.FAMILIES[name](root / name)
-        return root / name
-
-    return folder
-
-
 def pictures(count: int, height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
     """Coloured noise on a gradient, uint8 (count, height, width, 3): no two pixels of two pictures alike."""
     noise = np.random.default_rng(seed).integers(0, 96, (count, height, width, 3))
@@ -120,7 +106,6 @@ def test_still_image_equals_transformers(name: str, tiny: Callable[[str], Path])
     state = model.prefill(image_prompt(model, inputs["input_ids"][0].tolist(), image))
     assert state.length == inputs["input_ids"].shape[1]
     torch.testing.assert_close(state.logits, expected, atol=TOLERANCE, rtol=0)
-
 
 
 def test_a_kept_class_token_stays_with_still_images(tiny: Callable[[str], Path], tmp_path: Path) -> None:

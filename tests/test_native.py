@@ -16,14 +16,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from tests.test_lmm import TOLERANCE, pictures, prompt_for, tiny
+from tests.test_lmm import TOLERANCE, pictures, prompt_for
 from vidllm.errors import ModelError
 from vidllm.model.checkpoint import load_model
 from vidllm.model.features import FeatureCache
 from vidllm.model.native import NativeLMM
 from vidllm.prompt import Prompt, Visual
-
-__all__ = ["tiny"]  # the fixture
 
 Tiny = Callable[[str], Path]
 SIZES = {

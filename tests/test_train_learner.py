@@ -17,7 +17,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tests import tiny_models
 from tests.conftest import ROOT, write_clip
 from tests.packed import pack
 from tests.test_lmm import clip_pixels, image_prompt, load, pictures, reference, video_prompt
@@ -40,20 +39,6 @@ TOLERANCE = 1e-4
 COMPOSABLE = ("llava", "vipllava", "llava_next", "llava_next_video", "llava_onevision", "internvl")
 WHOLE = Parts(projector=1e-3, language_model=1e-3)
 ANSWER = " The red circle moves right."
-
-
-@pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """name -> folder of a tiny checkpoint, built once per run."""
-    root = tmp_path_factory.mktemp("tiny")
-
-    def folder(name: str) -> Path:
-        if not (root / name).exists():
-            (root / name).mkdir()
-            tiny_models.FAMILIES[name](root / name)
-        return root / name
-
-    return folder
 
 
 def learner_of(folder: Path, **more: Any) -> Learner:
