@@ -181,6 +181,13 @@ def real_clip(real_clips: Path) -> Callable[[str], Path]:
     return find
 
 
+@pytest.fixture
+def hanging(tmp_path: Path) -> Path:
+    """A named pipe without a writer: opening it blocks inside FFmpeg for ever."""
+    os.mkfifo(tmp_path / "hangs.mp4")
+    return tmp_path / "hangs.mp4"
+
+
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """name -> folder of a tiny checkpoint, built once per run; to be read only."""

@@ -19,10 +19,10 @@ from typing import Any
 
 import av
 import pytest
-from conftest import write_clip, write_stories
 
 import vidllm
 from benchmarks.caption_kill import Watched, run_and_kill, same_but_for_timings
+from tests.conftest import write_clip, write_stories
 from vidllm.corpus.caption import CaptionOptions, caption, dry_run
 from vidllm.corpus.extras import Extras, write_extras
 from vidllm.corpus.progress import Tally

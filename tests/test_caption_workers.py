@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from conftest import write_clip
 
+from tests.conftest import write_clip
 from vidllm.corpus.identity import content_id
 from vidllm.corpus.inputs import admit
 from vidllm.corpus.item import Item
@@ -45,13 +45,6 @@ def item(path: Path | str, **more: float) -> Item:
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """4 s at 25 fps."""
     return write_clip(tmp_path_factory.mktemp("workers") / "clip.mp4", [i / 25 for i in range(100)], gop=25)
-
-
-@pytest.fixture
-def hanging(tmp_path: Path) -> Path:
-    """A named pipe without a writer: opening it blocks inside FFmpeg for ever."""
-    os.mkfifo(tmp_path / "hangs.mp4")
-    return tmp_path / "hangs.mp4"
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.conftest import REAL_CLIPS, read_code, write_clip
+from tests.conftest import read_code, write_clip
 from tests.planned import MINUTE, index_only, tiny_folders
 from vidllm.clip import Clip, PlanOptions, open_clip, open_clips, plan_clips, plan_video
 from vidllm.errors import BudgetError, ConfigError, NoFrames, VideoNotFound, VidllmError
@@ -287,10 +287,9 @@ def test_options_that_mean_nothing(wrong: dict[str, float]) -> None:
         PlanOptions(**wrong)
 
 
-@pytest.mark.skipif(not REAL_CLIPS.is_dir(), reason="the folder of real clips is not here")
-def test_every_real_clip_is_planned_or_refused_in_one_line(llava: ModelSpec) -> None:
+def test_every_real_clip_is_planned_or_refused_in_one_line(llava: ModelSpec, real_clips: Path) -> None:
     tokenizer, planned, refused = load_tokenizer(llava.folder), 0, []
-    for path in sorted(p for p in REAL_CLIPS.rglob("*") if p.is_file() and p.suffix not in (".md", ".json", ".txt")):
+    for path in sorted(p for p in real_clips.rglob("*") if p.is_file() and p.suffix not in (".md", ".json", ".txt")):
         try:
             plan = plan_video(path, "what happens at 0:02?", llava, tokenizer, PlanOptions(frames=6)).plan
         except VidllmError as error:

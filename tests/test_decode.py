@@ -13,9 +13,9 @@ import av
 import av.error
 import numpy as np
 import pytest
-from conftest import MATRICES, REAL_CLIPS, VARIABLE_TIMES, bar_code, read_code, remuxed, write_clip
 from numpy.typing import NDArray
 
+from tests.conftest import MATRICES, REAL_CLIPS, VARIABLE_TIMES, bar_code, read_code, remuxed, write_clip
 from vidllm.errors import ConfigError, NoFrames, NotAVideo, ReaderUnavailable, VideoError
 from vidllm.video import read_pyav
 from vidllm.video.decode import READERS, FrameSet, read_frames

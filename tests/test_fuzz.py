@@ -3,9 +3,10 @@
 from pathlib import Path
 
 import pytest
-from conftest import REAL_CLIPS, write_clip
 
-from benchmarks.fuzz import DAMAGES, damaged, fuzz, real_clips
+from benchmarks.fuzz import DAMAGES, damaged, fuzz
+from benchmarks.fuzz import real_clips as clips_below
+from tests.conftest import write_clip
 from vidllm.video.guard import Limits
 
 
@@ -32,8 +33,7 @@ def test_damaged_files_end_in_frames_or_in_one_line(clips: list[Path]) -> None:
     assert sum(report.errors.values()) > 10
 
 
-@pytest.mark.skipif(not REAL_CLIPS.is_dir(), reason="the folder of real clips is not here")
-def test_damaged_real_clips_end_in_frames_or_in_one_line() -> None:
-    report = fuzz(real_clips(REAL_CLIPS), 40, seed=12, limits=Limits(seconds=60))
+def test_damaged_real_clips_end_in_frames_or_in_one_line(real_clips: Path) -> None:
+    report = fuzz(clips_below(real_clips), 40, seed=12, limits=Limits(seconds=60))
     assert not report.failures
     assert report.sound

@@ -1,6 +1,6 @@
 """Glances: a clip seen small and often, and the few frames that show the most of it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import av
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.test_sampling import TEN_FPS, VIDEOS, made_info
+from tests.test_sampling import TEN_FPS, made_info
 from vidllm import Limits
 from vidllm.clip import PlanOptions, plan_video
 from vidllm.errors import VideoError
@@ -161,10 +161,9 @@ def test_packets_alone_when_nobody_may_look() -> None:
     assert len(Look(info=info, pts_seconds=info.pts_seconds, policy="change").moments(8)) == 8
 
 
-@pytest.mark.skipif(not VIDEOS.is_dir(), reason="the folder of real clips is not here")
 @pytest.mark.parametrize("name", ["natural/bikes.mp4", "natural/psd_testvideo_2cuts.mp4", "odd/black_10s.mp4"])
-def test_real_clips(name: str) -> None:
-    info = probe(VIDEOS / name)
+def test_real_clips(name: str, real_clip: Callable[[str], Path]) -> None:
+    info = probe(real_clip(name))
     plan, _ = choose_moments(info, options=PlanOptions(policy="change", frames=12))
     assert np.isin(plan.times, info.pts_seconds).all()
     assert (len(plan), plan.times[0], plan.times[-1]) == (12, 0.0, info.pts_seconds[-1])

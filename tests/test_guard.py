@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from conftest import REAL_CLIPS, read_code, write_clip
 
+from tests.conftest import read_code, write_clip
 from vidllm.errors import ConfigError, LimitExceeded, NoFrames, NotAVideo, VideoError, VideoNotFound
 from vidllm.video import guard, wire
 from vidllm.video.decode import read_frames
@@ -35,12 +35,6 @@ TIMES = [0.0, 1.0, 2.5, 3.9]
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """4 s at 25 fps."""
     return write_clip(tmp_path_factory.mktemp("guard") / "clip.mp4", [i / 25 for i in range(100)], gop=25)
-
-
-@pytest.fixture
-def hanging(tmp_path: Path) -> Path:
-    os.mkfifo(tmp_path / "hangs.mp4")
-    return tmp_path / "hangs.mp4"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -176,9 +170,8 @@ def test_size_past_a_limit_is_one_line(clip: Path, limits: Limits, words: str) -
         probe_guarded(clip, limits)
 
 
-@pytest.mark.skipif(not REAL_CLIPS.is_dir(), reason="the folder of real clips is not here")
-def test_8k_needs_its_limit() -> None:
-    path = REAL_CLIPS / "codec" / "hevc_8k_300ms.mp4"
+def test_8k_needs_its_limit(real_clip: Callable[[str], Path]) -> None:
+    path = real_clip("codec/hevc_8k_300ms.mp4")
     with pytest.raises(LimitExceeded, match="7680x4320"):
         read_frames_guarded(path, [0.0], Limits(pixels=4096 * 4096))
     assert read_frames_guarded(path, [0.0], max_side=336).pixels.shape == (1, 189, 336, 3)
@@ -211,11 +204,9 @@ def test_errors_keep_their_kind(tmp_path: Path, clip: Path) -> None:
     assert idle_pid() == first  # an honest error costs no child
 
 
-def test_a_video_without_frames_is_one_line() -> None:
-    if not REAL_CLIPS.is_dir():
-        pytest.skip("the folder of real clips is not here")
+def test_a_video_without_frames_is_one_line(real_clip: Callable[[str], Path]) -> None:
     with pytest.raises(NoFrames):
-        probe_guarded(REAL_CLIPS / "odd" / "smallest_avi.avi")
+        probe_guarded(real_clip("odd/smallest_avi.avi"))
 
 
 @posix

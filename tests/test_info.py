@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from av.container import InputContainer
 from av.video.stream import VideoStream
-from conftest import MATRICES, VARIABLE_TIMES, write_clip
 from PIL import Image as PIL
 
+from tests.conftest import MATRICES, VARIABLE_TIMES, write_clip
 from vidllm.errors import NoFrames, NotAVideo, VideoError, VideoNotFound
 from vidllm.sources import open_source
 from vidllm.video.access import access_rule, is_hidden, nal_units

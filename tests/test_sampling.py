@@ -1,5 +1,6 @@
 """Plans of moments. Truths are worked out by hand; the properties hold for any ascending PTS."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -18,7 +19,6 @@ from vidllm.video.sampling import SamplePlan, allow_snap, at_fps, change, fill, 
 settings.register_profile("steady", deadline=None, max_examples=60)  # a busy machine is no failure
 settings.load_profile("steady")
 
-VIDEOS = Path(__file__).parents[1].parent / "shared" / "videos"
 TEN_FPS = np.arange(600) / 10  # 60 s: 0.0 ... 59.9
 
 gaps = st.lists(st.floats(0.001, 3.0), min_size=1, max_size=120)
@@ -395,31 +395,26 @@ def test_change_gives_exactly_n_of_a_clip_of_hours() -> None:
     assert (len(plan), plan.times[0], plan.times[-1]) == (16, 0.0, 499_999 / 60)
 
 
-def real_clips() -> list[str]:
-    return ["natural/bikes.mp4", "natural/psd_testvideo_2cuts.mp4", "odd/black_10s.mp4", "natural/pigs_in_a_polka.gif"]
-
-
-@pytest.mark.skipif(not VIDEOS.is_dir(), reason="the folder of real clips is not here")
-@pytest.mark.parametrize("name", real_clips())
-def test_change_on_real_clips(name: str) -> None:
-    info = probe(VIDEOS / name)
+@pytest.mark.parametrize(
+    "name", ["natural/bikes.mp4", "natural/psd_testvideo_2cuts.mp4", "odd/black_10s.mp4", "natural/pigs_in_a_polka.gif"]
+)
+def test_change_on_real_clips(name: str, real_clip: Callable[[str], Path]) -> None:
+    info = probe(real_clip(name))
     for plan in (change(info, 12), change(info, 12, 2.0, 2.7)):
         assert_real(plan, info.pts_seconds)
     assert len(change(info, 12)) == 12
 
 
-@pytest.mark.skipif(not VIDEOS.is_dir(), reason="the folder of real clips is not here")
-def test_packet_sizes_tell_the_cuts_of_a_street_montage() -> None:
+def test_packet_sizes_tell_the_cuts_of_a_street_montage(real_clip: Callable[[str], Path]) -> None:
     """bikes.mp4 has hard cuts at 1.20, 3.04, 5.48, 7.48 and 9.68 s; twelve frames show at least four at once."""
-    info = probe(VIDEOS / "natural/bikes.mp4")
+    info = probe(real_clip("natural/bikes.mp4"))
     plan = change(info, 12)
     cuts = [1.20, 3.04, 5.48, 7.48, 9.68]
     assert sum(any(abs(t - cut) < 0.05 for t in plan.times) for cut in cuts) >= 4
 
 
-@pytest.mark.skipif(not VIDEOS.is_dir(), reason="the folder of real clips is not here")
-def test_a_black_clip_has_no_change_anywhere() -> None:
-    info = probe(VIDEOS / "odd/black_10s.mp4")
+def test_a_black_clip_has_no_change_anywhere(real_clip: Callable[[str], Path]) -> None:
+    info = probe(real_clip("odd/black_10s.mp4"))
     assert packet_changes(info).still[1:].all()
 
 

@@ -1,14 +1,15 @@
 """Subtitles beside and inside a clip. Times are the viewer's clock; the clips are made here."""
 
 import os
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
-from conftest import REAL_CLIPS, write_clip
 
+from tests.conftest import write_clip
 from vidllm.errors import VideoError
 from vidllm.video.info import probe
 from vidllm.video.subtitles import Line, find_sidecar, find_sidecar_of_many, read_subtitles
@@ -342,13 +343,11 @@ def test_a_sidecar_goes_before_an_embedded_track(tmp_path: Path) -> None:
     assert texts(clip) == ["One.", "Twenty.", "Fifty and more."]
 
 
-@pytest.mark.skipif(not REAL_CLIPS.is_dir(), reason="the folder of real clips is not here")
-def test_the_track_of_a_real_clip() -> None:
-    info = probe(REAL_CLIPS / "odd" / "subs_srt.mkv")
+def test_the_track_of_a_real_clip(real_clip: Callable[[str], Path]) -> None:
+    info = probe(real_clip("odd/subs_srt.mkv"))
     assert [line.text for line in read_subtitles(info)] == ["This is the first subtitle."]
 
 
-@pytest.mark.skipif(not REAL_CLIPS.is_dir(), reason="the folder of real clips is not here")
-def test_every_real_clip_says_something_or_nothing() -> None:
-    for path in sorted(REAL_CLIPS.glob("natural/*.m*")):
+def test_every_real_clip_says_something_or_nothing(real_clips: Path) -> None:
+    for path in sorted(real_clips.glob("natural/*.m*")):
         assert all(line.text and line.end > line.start for line in read_subtitles(probe(path)))
