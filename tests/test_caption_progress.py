@@ -115,6 +115,8 @@ def test_a_prompt_is_a_preset_a_file_or_words(tmp_path: Path) -> None:
     assert read_prompt(None) == DEFAULT
     assert read_prompt("short") == PRESETS["short"]
     assert read_prompt(f"@{tmp_path / 'p.txt'}") == "What is here?"
+    (tmp_path / "p.txt").write_text("What is here?\r\n", encoding="utf-8-sig")
+    assert read_prompt(f"@{tmp_path / 'p.txt'}") == "What is here?"
     assert read_prompt("Say what you see.") == "Say what you see."
     (tmp_path / "empty.txt").write_bytes(b" \n")
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
@@ -210,8 +212,10 @@ def test_a_summary_is_of_the_captions_as_they_are(tmp_path: Path) -> None:
     [refused] = asked("What is here?", "error", "I can not see it.")
     assert "a dog runs" in refused.prompt
     assert "I can not see it." not in refused.prompt
+    assert refused.opened.notes == ("1 of 2 parts are missing in it",)
     [again] = asked("What is here?", "ok", "a dog sleeps")
     assert "a dog sleeps" in again.prompt
+    assert again.opened.notes == ()
     assert not asked("What is here?", "ok", "a dog sleeps")
     [other] = asked("Who is here?", "ok", "a dog sleeps")
     assert "Who is here? a dog runs" in other.prompt

@@ -342,6 +342,15 @@ def test_a_llava_data_set(corpus: Path, kind: str, monkeypatch: pytest.MonkeyPat
     assert said == [f"{name}: 2 rows name no video and are left out"]
 
 
+def test_that_parquet_can_not_be_read_here_is_told_before_the_first_clip(
+    corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    touch(corpus / "rows.parquet")
+    with pytest.raises(ConfigError, match="pip install"):
+        next(admit(["clips", "rows.parquet"]))
+
+
 def test_the_same_clip_in_two_rows_is_two_places(corpus: Path) -> None:
     (corpus / "rows.jsonl").write_text('{"id": 1, "video": "clips/b.mp4"}\n{"id": 2, "video": "clips/b.mp4"}\n')
     assert len({item.key for item in admit(["rows.jsonl"])}) == 2

@@ -32,7 +32,7 @@ from vidllm.corpus.run import RETRIES, Run, RunOptions
 from vidllm.corpus.scenes import check_split
 from vidllm.corpus.stores import check_name
 from vidllm.corpus.workers import AHEAD_BYTES
-from vidllm.errors import ConfigError, CorpusError, InputError
+from vidllm.errors import ConfigError, InputError, VidllmError
 from vidllm.interrupts import Interrupts
 from vidllm.machine import cores, free_memory_bytes
 from vidllm.options import GenerationOptions
@@ -301,7 +301,7 @@ class _Count:
             threading.Thread(target=self._count, daemon=True, name="vidllm-count").start()
 
     def _count(self) -> None:
-        with contextlib.suppress(CorpusError):  # the run itself meets it, and tells
+        with contextlib.suppress(VidllmError):  # the run itself meets it, and tells
             self.clips = sum(1 for _ in admit(self._names, self._options))
 
 

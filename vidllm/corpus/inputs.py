@@ -18,7 +18,7 @@ from functools import cached_property
 from itertools import islice
 from pathlib import Path, PurePath
 
-from vidllm.corpus.formats import array_rows, lines_of, parquet_rows, parsed, split_at_nul
+from vidllm.corpus.formats import array_rows, lines_of, need_parquet, parquet_rows, parsed, split_at_nul
 from vidllm.corpus.item import Item, SourceKind, SourceRow, digest_of
 from vidllm.corpus.listing import clips_beside, clips_of, files_below, is_clip, is_side_file, matching
 from vidllm.corpus.stores import own_files
@@ -155,9 +155,11 @@ def _once(items: Iterable[Item], options: InputOptions) -> Iterator[Item]:
 
 def _check(source: str) -> None:
     """Tell at the start what would end the run in its middle."""
+    suffix = PurePath(source).suffix.lower()
+    if suffix == ".parquet":
+        need_parquet()
     if os.path.isdir(source):
         return
-    suffix = PurePath(source).suffix.lower()
     if source == "-" or (suffix not in _DATA and not is_tar(source)):
         if source != "-" and _is_glob(source) and next(matching(source), None) is None:
             raise InputError(f"{source}: matches no file; check the pattern and the folder you are in")

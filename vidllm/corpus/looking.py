@@ -106,6 +106,8 @@ class Opened:
     """`Look.stamp_of` before the clip was opened."""
     subtitles: str = ""
     """As `Seen.subtitles`."""
+    notes: tuple[str, ...] = ()
+    """What its row has to say beside what the frames tell."""
 
 
 def look_at(item: Item, look: Look, path: Path, probe: Callable[[], VideoInfo]) -> Seen:

@@ -58,7 +58,7 @@ def read_prompt(words: str | None) -> str:
 
 def _read_file(path: Path) -> str:
     try:
-        text = path.read_text(encoding="utf-8").strip()
+        text = path.read_text(encoding="utf-8-sig").strip()
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: the prompt is no UTF-8 text (byte {error.start}); save it as UTF-8") from error
     except (OSError, ValueError) as error:

@@ -246,9 +246,9 @@ class Run:
 
 
 def _seen(opened: Opened) -> dict[str, Any]:
-    """The row's fields about the frames; none for a summary, which saw captions."""
+    """The row's fields about the frames; a summary, which saw captions, has none."""
     if opened.clip is None:
-        return {}
+        return {"notes": opened.notes}
     seen, planned = opened.clip.frames, opened.clip.plan.frames
     frames = (RowFrame(time=float(t), tokens=p.tokens) for t, p in zip(seen.pts_seconds, planned, strict=True))
     return {"frames": tuple(frames), "reader": seen.reader, "notes": seen.notes}

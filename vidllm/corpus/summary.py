@@ -51,11 +51,13 @@ class Finished(Protocol):
 
 @dataclass
 class _Level:
-    """One video's texts at one level of coarseness, in order; None: not written yet."""
+    """One video's texts at one level of coarseness, in order; None: not written yet, empty: there is none."""
 
     item: Item
     id: str
     texts: list[str | None]
+    notes: tuple[str, ...] = ()
+    """What the levels below could not give it."""
 
     @property
     def is_whole(self) -> bool:
@@ -97,23 +99,23 @@ class Summaries:
         return self._ledger.skip(level.item) or not self._ledger.wanted(level.item, seen)
 
     def _begun(self, item: Item, parts: Sequence[Item]) -> _Level:
-        rows = [row for row in self._ledger.rows_of(parts) if row is not None]
-        said = [row for row in rows if row.caption and row.status not in FAILED]  # a refusal is no caption
-        id = digest_of("summary", *(row.id for row in rows), *(row.caption for row in said))
-        texts: list[str | None] = [
-            f"{format_time(row.start or 0)}-{format_time(row.end or 0)}: {row.caption}" for row in said
-        ]
-        return _Level(item, id, texts)
+        rows = self._ledger.rows_of(parts)
+        said = [row if row is not None and row.caption and row.status not in FAILED else None for row in rows]
+        id = digest_of("summary", *(row.id for row in rows if row), *(row.caption for row in said if row))
+        return _Level(item, id, [_told(row) if row else "" for row in said])  # a refusal is no caption
 
     def _wishes(self, level: _Level) -> list[Wish]:
-        opened = Opened(item=level.item, id=level.id, stamp=self._look.stamp_of(level.item))
         texts = [text for text in level.texts if text]
+        notes, lost = level.notes, len(level.texts) - len(texts)
+        if lost:
+            notes = (*notes, f"{lost} of {len(level.texts)} parts are missing in it")
+        opened = Opened(item=level.item, id=level.id, stamp=self._look.stamp_of(level.item), notes=notes)
         if not texts:
             return [Wish(replace(opened, status="error", error="none of its parts has a caption"), "")]
         groups = self._groups(texts)
         if len(groups) <= 1:
             return [Wish(opened, _prompt(texts))]
-        above = _Level(level.item, level.id, [None] * len(groups))
+        above = _Level(level.item, level.id, [None] * len(groups), notes)
         self._levels.append(above)
         return [Wish(opened, _prompt(group), _putter(above, place)) for place, group in enumerate(groups)]
 
@@ -130,6 +132,10 @@ class Summaries:
             groups[-1].append(text)
             room -= tokens
         return groups
+
+
+def _told(row: CaptionRow) -> str:
+    return f"{format_time(row.start or 0)}-{format_time(row.end or 0)}: {row.caption}"
 
 
 def _prompt(texts: Sequence[str]) -> str:
