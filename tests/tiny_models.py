@@ -140,50 +140,41 @@ def _save(folder: Path, network: Any, tokenizer: PreTrainedTokenizerFast) -> Pat
     return folder
 
 
-def llava(folder: Path) -> Path:
-    """LLaVA-1.5: CLIP 8x8 grid behind its class token, Llama, one square tile per picture."""
-    from transformers import (
-        CLIPImageProcessorPil,
-        LlamaConfig,
-        LlavaConfig,
-        LlavaForConditionalGeneration,
-        LlavaProcessor,
-    )
+TILE = {"size": {"shortest_edge": 112}, "crop_size": {"height": 112, "width": 112}}
+
+
+def _llava_like(
+    folder: Path, config: type[Any], network: type[Any], processor: type[Any], images: Any, **more: object
+) -> Path:
+    """The families that are LLaVA-1.5 but for a detail: CLIP 8x8 behind its class token, Llama, `<image>`."""
+    from transformers import LlamaConfig
 
     tokenizer = _llama_tokenizer("<image>")
-    config = LlavaConfig(
-        vision_config=_clip_vision(), text_config=_text(LlamaConfig, tokenizer), vision_feature_layer=-2,
-        image_token_index=tokenizer.convert_tokens_to_ids("<image>"), image_seq_length=64,
+    written = config(
+        vision_config=_clip_vision(), text_config=_text(LlamaConfig, tokenizer), image_seq_length=64,
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"), **more,
     )  # fmt: skip
-    images = CLIPImageProcessorPil(size={"shortest_edge": 112}, crop_size={"height": 112, "width": 112})
-    LlavaProcessor(
+    processor(
         images, tokenizer, patch_size=14, vision_feature_select_strategy="default", num_additional_image_tokens=1,
         chat_template=VICUNA,
     ).save_pretrained(folder)  # fmt: skip
-    return _save(folder, LlavaForConditionalGeneration(config), tokenizer)
+    return _save(folder, network(written), tokenizer)
+
+
+def llava(folder: Path) -> Path:
+    """LLaVA-1.5: one square tile per picture."""
+    from transformers import CLIPImageProcessorPil, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
+
+    classes = LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
+    return _llava_like(folder, *classes, CLIPImageProcessorPil(**TILE), vision_feature_layer=-2)
 
 
 def vipllava(folder: Path) -> Path:
     """VipLLaVA: as LLaVA-1.5, with several vision layers side by side."""
-    from transformers import (
-        CLIPImageProcessorPil,
-        LlamaConfig,
-        LlavaProcessor,
-        VipLlavaConfig,
-        VipLlavaForConditionalGeneration,
-    )
+    from transformers import CLIPImageProcessorPil, LlavaProcessor, VipLlavaConfig, VipLlavaForConditionalGeneration
 
-    tokenizer = _llama_tokenizer("<image>")
-    config = VipLlavaConfig(
-        vision_config=_clip_vision(), text_config=_text(LlamaConfig, tokenizer), vision_feature_layers=[-2, -3, 1],
-        image_token_index=tokenizer.convert_tokens_to_ids("<image>"), image_seq_length=64,
-    )  # fmt: skip
-    images = CLIPImageProcessorPil(size={"shortest_edge": 112}, crop_size={"height": 112, "width": 112})
-    LlavaProcessor(
-        images, tokenizer, patch_size=14, vision_feature_select_strategy="default", num_additional_image_tokens=1,
-        chat_template=VICUNA,
-    ).save_pretrained(folder)  # fmt: skip
-    return _save(folder, VipLlavaForConditionalGeneration(config), tokenizer)
+    classes = VipLlavaConfig, VipLlavaForConditionalGeneration, LlavaProcessor
+    return _llava_like(folder, *classes, CLIPImageProcessorPil(**TILE), vision_feature_layers=[-2, -3, 1])
 
 
 PINPOINTS = [[112, 224], [224, 112], [224, 224], [336, 112], [112, 336], [448, 112], [112, 448]]
@@ -193,26 +184,15 @@ PINPOINTS = [[112, 224], [224, 112], [224, 224], [336, 112], [112, 336], [448, 1
 def llava_next(folder: Path) -> Path:
     """LLaVA-NeXT: AnyRes tiles and a learned newline, CLIP, Llama."""
     from transformers import (
-        LlamaConfig,
         LlavaNextConfig,
         LlavaNextForConditionalGeneration,
         LlavaNextImageProcessorPil,
         LlavaNextProcessor,
     )
 
-    tokenizer = _llama_tokenizer("<image>")
-    config = LlavaNextConfig(
-        vision_config=_clip_vision(), text_config=_text(LlamaConfig, tokenizer), image_grid_pinpoints=PINPOINTS,
-        image_token_index=tokenizer.convert_tokens_to_ids("<image>"), image_seq_length=64,
-    )  # fmt: skip
-    images = LlavaNextImageProcessorPil(
-        size={"shortest_edge": 112}, crop_size={"height": 112, "width": 112}, image_grid_pinpoints=PINPOINTS
-    )
-    LlavaNextProcessor(
-        images, tokenizer, patch_size=14, vision_feature_select_strategy="default", num_additional_image_tokens=1,
-        chat_template=VICUNA,
-    ).save_pretrained(folder)  # fmt: skip
-    return _save(folder, LlavaNextForConditionalGeneration(config), tokenizer)
+    images = LlavaNextImageProcessorPil(**TILE, image_grid_pinpoints=PINPOINTS)
+    classes = LlavaNextConfig, LlavaNextForConditionalGeneration, LlavaNextProcessor
+    return _llava_like(folder, *classes, images, image_grid_pinpoints=PINPOINTS)
 
 
 def llava_next_video(folder: Path) -> Path:
@@ -231,12 +211,11 @@ def llava_next_video(folder: Path) -> Path:
         video_token_index=tokenizer.convert_tokens_to_ids("<video>"),
         spatial_pool_mode="average", spatial_pool_stride=2, image_seq_length=64, video_seq_length=16,
     )  # fmt: skip
-    side = {"size": {"shortest_edge": 112}, "crop_size": {"height": 112, "width": 112}}
     _save(folder, LlavaNextVideoForConditionalGeneration(config), tokenizer)
-    LlavaNextImageProcessorPil(**side, image_grid_pinpoints=PINPOINTS).save_pretrained(folder)
+    LlavaNextImageProcessorPil(**TILE, image_grid_pinpoints=PINPOINTS).save_pretrained(folder)
     video = {"video_processor_type": "LlavaNextVideoVideoProcessor", "do_center_crop": True, "do_resize": True,
              "do_normalize": True, "do_rescale": True, "image_mean": CLIP_MEAN, "image_std": CLIP_STD, "resample": 3}
-    _write(folder, "video_preprocessor_config.json", video | side)
+    _write(folder, "video_preprocessor_config.json", video | TILE)
     _write(folder, "processor_config.json", {
         "processor_class": "LlavaNextVideoProcessor", "patch_size": 14, "num_additional_image_tokens": 1,
         "vision_feature_select_strategy": "default", "image_token": "<image>", "video_token": "<video>",
