@@ -297,6 +297,24 @@ def test_a_launcher_can_ask_for_the_cpu(
     assert on_cpu(device) == cpu
 
 
+@pytest.mark.parametrize(
+    ("said", "name"),
+    [({"ACCELERATE_USE_DEEPSPEED": "true"}, "DeepSpeed"), ({"ACCELERATE_USE_MEGATRON_LM": "true"}, "Megatron-LM"),
+     ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "1"}, "FSDP 1"), ({"ACCELERATE_USE_FSDP": "true"}, "FSDP 1")],
+)  # fmt: skip
+def test_a_model_spread_in_another_way_is_refused(
+    said: dict[str, str], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """accelerate's own default is FSDP 1, of which a process would save its share as the whole."""
+    for key, value in said.items():
+        monkeypatch.setenv(key, value)
+    with pytest.raises(ConfigError, match=f"told to spread the model by {name}; launch with --config_file"):
+        LoopOptions()
+    monkeypatch.setenv("FSDP_VERSION", "2")
+    if name == "FSDP 1":
+        LoopOptions()
+
+
 def test_a_process_that_was_to_have_company_knows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What `accelerate launch --cpu --num_processes 2` sets for the one process it starts."""
     config = SftConfig(data=tmp_path / "rows.jsonl", out=tmp_path / "out", parts=Parts(projector=1e-3))

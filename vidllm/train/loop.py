@@ -11,6 +11,7 @@ What is learnt is a `Task`'s business (sft, dpo); how it is learnt stands here o
 from __future__ import annotations
 
 import math
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -79,6 +80,7 @@ class LoopOptions:
                               "a CUDA build of torch, or leave device out")  # fmt: skip
         if self.tensorboard:
             board_writer()
+        _check_launcher()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -249,7 +251,8 @@ class _Run:
         for parameter in self._params:
             if parameter.grad is not None:
                 parameter.grad.mul_(self._world / weight)  # processes' gradients were averaged
-        return float(self._accelerator.clip_grad_norm_(self._params, math.inf if clip is None else clip))
+        # torch's own: accelerate's compares weights with weights, which fails under FSDP where every one of them learns
+        return float(nn.utils.clip_grad_norm_(self._params, math.inf if clip is None else clip))
 
     def _added_up(self, parts: Sequence[Part]) -> dict[str, tuple[float, float]]:
         """name -> (sum, count) over all processes, added in the order of processes; with `loss` and `tokens`."""
@@ -360,6 +363,21 @@ def _accelerator(options: LoopOptions) -> Accelerator:
         cpu=on_cpu(options.device), mixed_precision="no", dynamo_plugin=TorchDynamoPlugin(backend="no"),
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
     )  # fmt: skip
+
+
+def _check_launcher() -> None:
+    """Raise ConfigError where a launcher was told to spread the model in a way that is not ours: what would be summed,
+    clipped and saved then is a share of it.
+    """
+    first = os.environ.get("FSDP_VERSION", "1") == "1"
+    told = {
+        "DeepSpeed": parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"),
+        "Megatron-LM": parse_flag_from_env("ACCELERATE_USE_MEGATRON_LM"),
+        "FSDP 1": first and parse_flag_from_env("ACCELERATE_USE_FSDP"),
+    }
+    for name in (name for name, is_told in told.items() if is_told):
+        raise ConfigError(f"accelerate is told to spread the model by {name}; launch with --config_file "
+                          "configs/fsdp.yaml, which spreads it by FSDP 2, or with one that does not")  # fmt: skip
 
 
 def on_cpu(device: str | None) -> bool:
