@@ -123,7 +123,7 @@ def caption(
     engine: Engine = "local",
     address: Address = None,
     send: Send = "images",
-    request_timeout: options.RequestTimeout = 120.0,
+    request_timeout: options.RequestTimeout = options.REQUEST_SECONDS,
     shard: Shard = None,
     videos: Videos = None,
     column: Column = None,

@@ -78,7 +78,6 @@ Captions = Annotated[
 Limit = Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="Only the first N questions.")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out rows that are wrong; each is told of.")]
 RetryErrors = Annotated[bool, typer.Option("--retry-errors", help="Again what could not be asked or judged before.")]
-REQUEST_SECONDS = 120.0
 STOPPING = "vidllm: finishing the question in flight; Ctrl-C again stops at once"
 LOOK = {word: kind for word, kind in options.LOOK.items() if word != "max_new_tokens"}
 """How long an answer may be is said with how it is drawn; the clip is looked at alike."""
@@ -103,7 +102,7 @@ def feedback(
     judge_model: JudgeModel = None,
     judging: Judging = "scores",
     watch: Watch = False,
-    request_timeout: options.RequestTimeout = REQUEST_SECONDS,
+    request_timeout: options.RequestTimeout = options.REQUEST_SECONDS,
     sampling: options.Words = options.UNSAID,
     perturb: Perturb = "none",
     pairs: options.Words = options.UNSAID,
@@ -157,7 +156,7 @@ def feedback(
 def _patience(judge: str, request_seconds: float) -> HttpOptions | None:
     """With a server as judge; an HTTP client is loaded for nobody else."""
     if "://" not in judge:
-        if request_seconds != REQUEST_SECONDS:
+        if request_seconds != options.REQUEST_SECONDS:
             from vidllm.errors import ConfigError
 
             raise ConfigError("--request-timeout is for a server; name its address with --judge, or leave it out")

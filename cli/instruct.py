@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import RequestTimeout
+from .options import REQUEST_SECONDS, RequestTimeout
 from .output import note, write
 from .progress import Progress
 
@@ -41,7 +41,6 @@ Server = Annotated[
 ]
 Model = Annotated[str | None, typer.Option("-m", "--model", metavar="NAME", help="Which model of the server writes.")]
 KINDS = "conversation,detail,reasoning"
-REQUEST_SECONDS = 120.0
 Kinds = Annotated[
     str, typer.Option("--kinds", metavar="K,K", help="With --from: conversation, detail, reasoning: a row of each.")
 ]

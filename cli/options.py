@@ -107,6 +107,7 @@ FitMode = Annotated[
     Literal["pad", "stretch", "crop"] | None,
     typer.Option("--fit", help="How a frame meets the model's square. Default: the model's own.", show_default=False),
 ]
+REQUEST_SECONDS = 120.0
 RequestTimeout = Annotated[
     float,
     typer.Option("--request-timeout", min=0.1, metavar="S", help="Seconds a server may take for one answer."),

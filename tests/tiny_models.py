@@ -291,18 +291,21 @@ def _qwen_ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
     return ids
 
 
+def _qwen_text(tokenizer: PreTrainedTokenizerFast, **more: int) -> dict[str, Any]:
+    return {
+        "vocab_size": len(tokenizer), **TEXT, "num_key_value_heads": 2, "max_position_embeddings": 4096,
+        "rope_parameters": {"rope_type": "default", "mrope_section": [2, 1, 1], "rope_theta": 1e6},
+        "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None, **more,
+    }  # fmt: skip
+
+
 def qwen2_vl(folder: Path) -> Path:
     """Qwen2-VL: as Qwen2.5-VL, with full attention in its tower and positions that count groups of frames."""
     from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
     tokenizer = _qwen_tokenizer(CHATML_QWEN, *QWEN_SPECIAL)
-    text = {
-        "vocab_size": len(tokenizer), **TEXT, "num_key_value_heads": 2, "max_position_embeddings": 4096,
-        "rope_parameters": {"rope_type": "default", "mrope_section": [2, 1, 1], "rope_theta": 1e6},
-        "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None,
-    }  # fmt: skip
     vision = {"depth": 2, "embed_dim": 32, "num_heads": 4, "hidden_size": 32, "mlp_ratio": 2, "patch_size": 14}
-    config = Qwen2VLConfig(text_config=text, vision_config=vision, **_qwen_ids(tokenizer))
+    config = Qwen2VLConfig(text_config=_qwen_text(tokenizer), vision_config=vision, **_qwen_ids(tokenizer))
     _save(folder, Qwen2VLForConditionalGeneration(config), tokenizer)
     _qwen_processor(folder, "Qwen2VLProcessor", "Qwen2VLVideoProcessor", 14, CLIP_MEAN, CLIP_STD,
                     {"min_pixels": 3136, "max_pixels": 12845056})  # fmt: skip
@@ -314,14 +317,9 @@ def qwen2_5_vl(folder: Path) -> Path:
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
     tokenizer = _qwen_tokenizer(CHATML_QWEN, *QWEN_SPECIAL)
-    text = {
-        "vocab_size": len(tokenizer), **TEXT, "num_key_value_heads": 2, "max_position_embeddings": 4096,
-        "rope_parameters": {"rope_type": "default", "mrope_section": [2, 1, 1], "rope_theta": 1e6},
-        "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None,
-    }  # fmt: skip
     vision = {"depth": 2, "hidden_size": 32, "intermediate_size": 64, "num_heads": 4, "out_hidden_size": 32,
               "patch_size": 14, "window_size": 56, "fullatt_block_indexes": [1], "tokens_per_second": 2}
-    config = Qwen2_5_VLConfig(text_config=text, vision_config=vision, **_qwen_ids(tokenizer))
+    config = Qwen2_5_VLConfig(text_config=_qwen_text(tokenizer), vision_config=vision, **_qwen_ids(tokenizer))
     _save(folder, Qwen2_5_VLForConditionalGeneration(config), tokenizer)
     _qwen_processor(folder, "Qwen2_5_VLProcessor", "Qwen2VLVideoProcessor", 14, CLIP_MEAN, CLIP_STD,
                     {"min_pixels": 3136, "max_pixels": 12845056})  # fmt: skip
@@ -347,13 +345,9 @@ def qwen3_vl_moe(folder: Path) -> Path:
 
 def _qwen3(folder: Path, config: type[Any], network: type[Any], **experts: int) -> Path:
     tokenizer = _qwen_tokenizer(CHATML_QWEN, *QWEN_SPECIAL)
-    text = {
-        "vocab_size": len(tokenizer), **TEXT, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 4096,
-        "rope_parameters": {"rope_type": "default", "mrope_section": [2, 1, 1], "rope_theta": 1e6},
-        "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None, **experts,
-    }  # fmt: skip
     vision = {"depth": 3, "hidden_size": 32, "intermediate_size": 64, "num_heads": 4, "out_hidden_size": 32,
               "patch_size": 16, "num_position_embeddings": 64, "deepstack_visual_indexes": [0, 1]}
+    text = _qwen_text(tokenizer, head_dim=8, **experts)
     _save(folder, network(config(text_config=text, vision_config=vision, **_qwen_ids(tokenizer))), tokenizer)
     half = [0.5, 0.5, 0.5]
     _qwen_processor(folder, "Qwen3VLProcessor", "Qwen3VLVideoProcessor", 16, half, half,
