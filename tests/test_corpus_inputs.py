@@ -50,6 +50,20 @@ def write_tar(path: Path, members: dict[str, bytes], mode: str = "w") -> Path:
     return path
 
 
+def write_sparse_tar(path: Path, clips: dict[str, bytes]) -> Path:
+    """A tar as `tar -S --format=pax` packs clips that end with a hole of 4000 bytes: the holes are left out."""
+    with tarfile.open(path, "w") as tar:
+        for name, clip in clips.items():
+            size = len(clip) + 4000
+            packed = f"2\n0\n{len(clip)}\n{size}\n0\n".encode().ljust(512, b"\0") + clip
+            member = tarfile.TarInfo(f"GNUSparseFile.0/{name}")
+            member.size = len(packed)
+            told = {"major": "1", "minor": "0", "name": name, "realsize": str(size)}
+            member.pax_headers = {f"GNU.sparse.{what}": value for what, value in told.items()}
+            tar.addfile(member, io.BytesIO(packed))
+    return path
+
+
 def test_a_folder_in_order_and_what_it_also_holds_is_told(corpus: Path) -> None:
     said: list[str] = []
     items = list(admit(["clips"], InputOptions(remark=said.append)))
@@ -403,6 +417,14 @@ def test_a_tar_gives_its_members_one_by_one(corpus: Path, mode: str) -> None:
         assert not extracted.exists()
 
 
+def test_holes_that_a_tar_leaves_out_are_in_the_clip_again(corpus: Path) -> None:
+    """Else its bytes would be those of what comes behind it."""
+    write_sparse_tar(corpus / "s.tar", {"a.mp4": b"first", "b.mp4": b"second" * 99})
+    for item, data in zip(admit(["s.tar"]), (b"first", b"second" * 99), strict=True):
+        with opened_path(item) as extracted:
+            assert extracted.read_bytes() == data + bytes(4000)
+
+
 def test_a_tar_that_breaks_off_gives_what_it_has(corpus: Path) -> None:
     path = write_tar(corpus / "s.tar", {f"{n}.mp4": bytes(3000) for n in range(5)})
     path.write_bytes(path.read_bytes()[:8000])
@@ -413,6 +435,10 @@ def test_a_tar_that_breaks_off_gives_what_it_has(corpus: Path) -> None:
     assert (broken.member, broken.problem, tar.video) == ("2.mp4", None, "s.tar")
     with pytest.raises(InputError, match="can not be extracted"), opened_path(broken):
         pass
+    holes = write_sparse_tar(corpus / "holes.tar", {"a.mp4": b"first"})
+    holes.write_bytes(holes.read_bytes().replace(b"\n5\n4005\n", b"\nx\n4005\n"))
+    [told] = admit(["holes.tar"])
+    assert "breaks off after 0 samples" in str(told.problem)
     touch(corpus / "no.tar", b"no tar at all" * 100)
     with pytest.raises(InputError, match="can not be read as a tar"):
         list(admit(["no.tar"]))

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from tests.caption_rows import RECIPE
 from tests.conftest import write_clip
 from tests.test_corpus_identity import remux
-from tests.test_corpus_inputs import write_tar
+from tests.test_corpus_inputs import write_sparse_tar, write_tar
 from vidllm.answer import Usage
 from vidllm.corpus.caption import CaptionReport
 from vidllm.corpus.diff import recaption, write_diff
@@ -576,6 +576,18 @@ def test_a_data_set_that_has_its_captions_is_not_touched(clips: dict[str, Path],
     assert recaption(tmp_path / "out.jsonl", RECIPE.digest) == (first,)
     assert source.stat().st_mtime == 1
     assert [path.name for path in tmp_path.glob(".*")] == []
+
+
+def test_a_tar_with_holes_is_whole_with_its_captions(tmp_path: Path) -> None:
+    clips = {"a.mp4": b"first", "b.mp4": b"second" * 99}
+    source = write_sparse_tar(tmp_path / "0.tar", clips)
+    caption_all(source, tmp_path / "out.jsonl")
+    recaption(tmp_path / "out.jsonl", RECIPE.digest)
+    for item, data in zip(admit([str(source)]), clips.values(), strict=True):
+        with opened_path(item) as extracted:
+            assert extracted.read_bytes() == data + bytes(4000)
+    with tarfile.open(source) as tar:
+        assert [name for name in tar.getnames() if name.endswith("v1.txt")] == ["a.caption_v1.txt", "b.caption_v1.txt"]
 
 
 @pytest.mark.parametrize(("name", "mode"), [("0.tar.gz", "w:gz"), ("0.tar.xz", "w:xz"), ("0.tar", "w:bz2")])

@@ -275,8 +275,19 @@ def _write_tar(file: Path, part: Path, column: _Column) -> None:
                 _close_sample(new, added, column)
                 at, added = number, _added(clips.get(number, []), file, column)
             if key is None or member.name not in added.members:
-                new.addfile(member, old.extractfile(member) if member.isfile() else None)
+                data = old.extractfile(member) if member.isfile() else None
+                new.addfile(_without_holes(member), data)
         _close_sample(new, added, column)
+
+
+def _without_holes(member: tarfile.TarInfo) -> tarfile.TarInfo:
+    """As it is read, and so as it is to be written: `tarfile` would call a sparse member sparse again."""
+    if not member.issparse():
+        return member
+    told = {name: value for name, value in member.pax_headers.items() if not name.startswith("GNU.sparse.")}
+    whole = member.replace(deep=False)
+    whole.type, whole.sparse, whole.pax_headers = tarfile.REGTYPE, None, told
+    return whole
 
 
 def _compression(tar: Path) -> str:

@@ -7,6 +7,7 @@ Names may come again further on, and mean another clip: so a clip is found by it
 
 import gzip
 import lzma
+import shutil
 import tarfile
 import zlib
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from tempfile import NamedTemporaryFile
-from typing import IO, Protocol
+from typing import IO
 
 from vidllm.corpus.formats import parsed
 from vidllm.corpus.item import Item, SourceRow
@@ -29,8 +30,8 @@ TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz
 MOST_TEXT_BYTES = 1 << 20
 """A caption beside a clip that is longer than this is no caption."""
 COPY_BYTES = 1 << 20
-DAMAGED = (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile)
-"""What reading a damaged tar raises ..."""
+DAMAGED = (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, ValueError)
+"""What reading a damaged tar raises (ValueError: where it tells of holes) ..."""
 BROKEN = (*DAMAGED, OSError)
 """... and one that may not be read."""
 
@@ -38,14 +39,6 @@ BROKEN = (*DAMAGED, OSError)
 def is_tar(path: str) -> bool:
     """Whether a file is one by its ending."""
     return path.lower().endswith(TAR_SUFFIXES)
-
-
-class Readable(Protocol):
-    """Bytes that can be read at any place."""
-
-    def read(self, size: int, /) -> bytes: ...
-
-    def seek(self, place: int, /) -> object: ...
 
 
 @contextmanager
@@ -75,18 +68,17 @@ def not_extracted(item: Item, error: Exception) -> InputError:
 def _extract(item: Item, target: IO[bytes]) -> None:
     """From its place: several members may have its name. A compressed tar has to be read up to it."""
     with tarfile.open(item.path) as tar:
-        source = tar.fileobj
-        assert source is not None
-        member = _at_its_place(tar, source, item) or _found_again(item)
-        source.seek(member.offset_data)
-        _copy(source, target, member.size)
+        data = tar.extractfile(_at_its_place(tar, item) or _found_again(item))
+        assert data is not None  # which a sparse member is not as it stands in the tar
+        shutil.copyfileobj(data, target, COPY_BYTES)
 
 
-def _at_its_place(tar: tarfile.TarFile, source: Readable, item: Item) -> tarfile.TarInfo | None:
+def _at_its_place(tar: tarfile.TarFile, item: Item) -> tarfile.TarInfo | None:
     """The member where it was when the tar was listed. Names of more than a hundred letters, or not of ASCII, take
     several blocks: all of them are read, or every such member would be looked for from the tar's beginning.
     """
-    source.seek(item.header or 0)
+    assert tar.fileobj is not None
+    tar.fileobj.seek(item.header or 0)
     try:
         member = tarfile.TarInfo.fromtarfile(tar)
     except tarfile.HeaderError:
@@ -102,15 +94,6 @@ def _found_again(item: Item) -> tarfile.TarInfo:
             if item.source is not None and (number, member.name) == (item.source.index, item.member):
                 return member
     raise tarfile.ReadError("it is no longer in it")
-
-
-def _copy(source: Readable, target: IO[bytes], size: int) -> None:
-    left = size
-    while left and (block := source.read(min(COPY_BYTES, left))):
-        target.write(block)
-        left -= len(block)
-    if left:
-        raise EOFError(f"the tar ends {left} bytes before the member does")
 
 
 @dataclass
