@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vidllm.errors import ConfigError
-from vidllm.train.batches import LIKE, Step, View, plan_steps
+from vidllm.train.batches import LIKE, Step, View, plan_steps, tokens_of
 from vidllm.train.row import Kind
 
 ROWS = st.lists(st.tuples(st.integers(1, 5000), st.sampled_from(["video", "image", "text"])), min_size=1, max_size=120)
@@ -135,6 +135,7 @@ def test_what_rows_show_counts_once(rows: list[tuple[int, int]], batch: int, tok
         for portion in step:
             own = sum(lengths[row] - shown for row in portion)
             videos = {together[row].of for row in portion}
+            assert tokens_of(portion, lengths, together) == own + shown * len(videos)
             assert len(portion) == 1 or own + shown * len(videos) <= tokens
 
 

@@ -85,6 +85,12 @@ def plan_steps(
     return tuple(portion(step, lengths, tokens) for step in steps)
 
 
+def tokens_of(micro: Sequence[int], lengths: Sequence[int], together: Sequence[View] | None) -> int:
+    """Tokens that a micro-batch is laid out in: what several of its rows show counts once."""
+    shown = {together[row].of: together[row].tokens for row in micro} if together else {}
+    return sum(shown.values()) + sum(lengths[row] - (together[row].tokens if together else 0) for row in micro)
+
+
 def _mixed(rows: Sequence[int], together: Sequence[View] | None, most: int, *numbers: int) -> list[int]:
     """The rows in an order by chance; with `together` those that show the same follow each other, `most` at a time."""
     if not together:

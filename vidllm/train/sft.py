@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from vidllm.prompt import Example
 from vidllm.train.batch import Batch
-from vidllm.train.batches import Step, Strategy, View, plan_steps
+from vidllm.train.batches import Step, Strategy, View, plan_steps, tokens_of
 from vidllm.train.cache import ClipCache
 from vidllm.train.check import Checked, Progress
 from vidllm.train.learner import Learner
@@ -213,7 +213,7 @@ def describe(config: SftConfig, lesson: Lesson) -> list[str]:
     """The rows and what an epoch of them costs, in a few lines."""
     steps = lesson.steps(config, 0)
     micros = [micro for step in steps for micro in step]
-    full = sum(lesson.checked.lengths[row] for micro in micros for row in micro) / len(micros)
+    full = sum(tokens_of(micro, lesson.checked.lengths, lesson.together) for micro in micros) / len(micros)
     told = (f"an epoch: {len(steps):,} steps of {config.batch} rows, {len(micros):,} micro-batches of some {full:,.0f} "
             "tokens")  # fmt: skip
     return [*lesson.checked.lines(), told]
