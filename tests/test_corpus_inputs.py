@@ -435,10 +435,9 @@ def test_a_tar_that_breaks_off_gives_what_it_has(corpus: Path) -> None:
     assert (broken.member, broken.problem, tar.video) == ("2.mp4", None, "s.tar")
     with pytest.raises(InputError, match="can not be extracted"), opened_path(broken):
         pass
-    holes = write_sparse_tar(corpus / "holes.tar", {"a.mp4": b"first"})
-    holes.write_bytes(holes.read_bytes().replace(b"\n5\n4005\n", b"\nx\n4005\n"))
-    [told] = admit(["holes.tar"])
-    assert "breaks off after 0 samples" in str(told.problem)
+    holes = write_sparse_tar(corpus / "holes.tar", {"a.mp4": b"first", "b.mp4": b"other one"})
+    holes.write_bytes(holes.read_bytes().replace(b"\n9\n4009\n", b"\nx\n4009\n"))
+    assert [item.problem is None for item in admit(["holes.tar"])] == [True, False]
     touch(corpus / "no.tar", b"no tar at all" * 100)
     with pytest.raises(InputError, match="can not be read as a tar"):
         list(admit(["no.tar"]))
