@@ -36,9 +36,12 @@ class Cited:
     """A time the answer names, tied to the nearest frame that was seen. See `cite` for when it counts as seen."""
 
     text: str
+    """As the answer spells it."""
     time: float
+    """Seconds on the viewer's clock, as `nearest`."""
     seen: bool
     nearest: float | None
+    """None when no frame of a video was seen."""
 
 
 @dataclass(frozen=True, kw_only=True)

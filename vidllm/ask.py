@@ -76,7 +76,9 @@ def load(
 def plan(
     video: Source, question: str = "", *, model: str | Path | None = None, **options: Unpack[AskOptions]
 ) -> Plan:
-    """What `ask` would show the model and what it would cost, without loading weights or decoding a frame."""
+    """What `ask` would show the model and what it would cost. No weight is loaded, and no frame is decoded but for the
+    glances of the policy `change`. Raises VidllmError, one line.
+    """
     look, _ = split_options(options)
     [source] = sources_of((video,))
     spec = read_spec(resolve_model(None if model is None else str(model), weights=False))

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class PlanOptions:
-    """What a user may say about the look at a clip; None leaves the choice to the plan."""
+    """What a user may say about the look at a clip; None leaves it to the plan. Impossible values raise ConfigError."""
 
     start: float | None = None
     """Seconds, viewer's clock; the range is half-open [start, end)."""
@@ -51,15 +51,18 @@ class PlanOptions:
     fps: float | None = None
     """Frames per second of the range; with `frames` too, whichever gives fewer."""
     policy: Policy = "auto"
+    """Who chooses the moments (see `policies`); auto: focus when the question names a time, else uniform."""
     stride: int | None = None
     """Pooling stride of every frame; None: the model's own (fine and coarse)."""
     rope_max: float = 2.0
+    """Positions may be stretched to so many contexts; 1: never."""
     max_new_tokens: int | None = None
     """Room for the reply; None: 256, shrinking to 64 when room is short."""
     reserve: int = 0
     """Tokens of the context that are spoken for: earlier turns, other videos of the same prompt."""
     reader: Reader = "auto"
     subtitles: bool = True
+    """Show the lines beside the clip or in it that fall into the range, as many as fit."""
     fit: Fit | None = None
     """How frames meet the square tile; None: the model's own."""
     snap: bool = False

@@ -1,6 +1,6 @@
 """The front door of a corpus: inputs and options in, one row for every clip out. The command line calls this too.
 
-    report = vidllm.caption("videos/", "captions.jsonl", prompt="detailed")
+    report = vidllm.caption("videos/", "captions.jsonl", vidllm.CaptionOptions(prompt="detailed"))
     print(report.counts, report.failed)
 
 Calling it again goes on where it ended: what is finished under the same recipe is not done again.
