@@ -8,6 +8,7 @@ from dataclasses import replace
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import av
 import av.error
@@ -16,6 +17,7 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.conftest import MATRICES, REAL_CLIPS, VARIABLE_TIMES, bar_code, read_code, remuxed, write_clip
+from tests.interlaced import write_interlaced
 from vidllm.errors import ConfigError, NoFrames, NotAVideo, ReaderUnavailable, VideoError
 from vidllm.video import read_pyav
 from vidllm.video.decode import READERS, FrameSet, read_frames
@@ -234,6 +236,40 @@ def test_an_avi_that_tells_no_order_shows_its_frames_in_order(tmp_path: Path, na
         frames = read_frames(info, info.pts_seconds[list(numbers)])
         assert [read_code(pixels) for pixels in frames.pixels] == list(numbers)
         assert frames.notes == ()
+
+
+LEVELS = range(30, 230, 4)
+"""Grey, of fifty pictures."""
+
+
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [
+        ("all.ts", {"apart": True}), ("some.ts", {"apart": True, "whole": range(0, 50, 3)}),
+        ("some.mp4", {"apart": True, "whole": range(0, 50, 3)}), ("as broadcast.ts", {}),
+        ("some as broadcast.ts", {"whole": range(0, 50, 3)}),
+    ],
+)
+def test_an_interlaced_picture_is_one_however_its_fields_come(tmp_path: Path, name: str, how: dict[str, Any]) -> None:
+    """A broadcast was taken for twice as many pictures as it has, and for twice as long."""
+    path = write_interlaced(tmp_path / "tape.ts", LEVELS, **how)
+    info = probe(remuxed(path, tmp_path / name) if "apart" in how else path)
+    assert (info.num_frames, info.has_true_pts, info.is_vfr) == (50, True, False)
+    assert info.duration == pytest.approx(2.0, abs=0.02)
+    for numbers in (range(50), [1], [37, 7, 29], [48, 0]):
+        frames = read_frames(info, info.pts_seconds[list(numbers)])
+        grey = [(LEVELS[number] - 16) * 255 / 219 for number in numbers]
+        np.testing.assert_allclose(frames.pixels.mean((1, 2, 3)), grey, atol=1)
+        assert frames.notes == ()
+
+
+def test_a_field_whose_other_one_is_lost_takes_none_of_the_next_picture(tmp_path: Path) -> None:
+    whole = write_interlaced(tmp_path / "whole.ts", LEVELS, apart=True)
+    info = probe(remuxed(whole, tmp_path / "cut.ts", skip=1))
+    assert info.num_frames == 50
+    frames = read_frames(info, info.pts_seconds[[2, 30]])
+    np.testing.assert_allclose(frames.pixels.mean((1, 2, 3)), [(LEVELS[n] - 16) * 255 / 219 for n in (2, 30)], atol=1)
+    assert frames.notes == ()
 
 
 def test_recordings_put_end_to_end_follow_each_other(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from av.video.stream import VideoStream
 
 from vidllm.errors import NotAVideo, VideoError, VideoNotFound
 from vidllm.video.animation import moves
+from vidllm.video.fields import FieldSyntax, joined
 
 VideoPacket: TypeAlias = "Packet[VideoStream]"
 
@@ -134,7 +135,14 @@ def _named_stream(container: InputContainer, path: str | Path, index: int) -> ob
 
 
 def video_packets(container: InputContainer, stream: VideoStream) -> Iterator[VideoPacket]:
-    """The stream's packets in decoding order, without the empty ones that only mean "end"."""
+    """The stream's packets in decoding order, one a picture, without the empty ones that only mean "end"."""
+    context = stream.codec_context
+    syntax = FieldSyntax.of(context.codec.canonical_name, context.extradata)
+    packets = _demuxed(container, stream)
+    return packets if syntax is None else joined(packets, syntax)
+
+
+def _demuxed(container: InputContainer, stream: VideoStream) -> Iterator[VideoPacket]:
     try:
         for packet in container.demux(stream):
             if packet.size:
