@@ -1,5 +1,6 @@
 """A look at a clip is taken once: recalled equals taken, to the bit, and nothing else is ever recalled for it."""
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -143,6 +144,23 @@ def test_vision_is_known_by_its_weights(model: Path) -> None:
     with torch.no_grad():
         next(moved.lmm.parts.vision_tower.parameters()).add_(1e-3)
     assert vision_key(moved, "tower") not in keys
+
+
+def test_vision_is_known_by_how_its_weights_are_used(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another activation, or another release of the library, makes other features of the same weights; a model that
+    was taught elsewhere has those of the one it began as."""
+    before = make_learner(model)
+    before.save(tmp_path)
+    keys = {stage: vision_key(before, stage) for stage in ("tower", "tokens")}  # type: ignore[arg-type]
+    assert {stage: vision_key(make_learner(tmp_path), stage) for stage in keys} == keys  # type: ignore[arg-type]
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["vision_config"]["hidden_act"] = "relu"
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert vision_key(make_learner(tmp_path), "tower") != keys["tower"]
+    monkeypatch.setattr("transformers.configuration_utils.__version__", "5.99.0")
+    assert vision_key(before, "tower") != keys["tower"]
 
 
 def test_a_tower_that_learns_has_no_cache(model: Path, tmp_path: Path) -> None:

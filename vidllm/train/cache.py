@@ -11,12 +11,13 @@ or half-written one counts as absent and is made again.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import astuple, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -168,10 +169,11 @@ def visual_digest(visual: Visual, context: str = "") -> str:
 
 
 def vision_key(learner: Learner, stage: Stage) -> str:
-    """Hex digest of the parts that make features up to `stage`, by their weights, and of how they are put to work."""
+    """Hex digest of the parts that make features up to `stage`, by their weights, and of how they are put to work; the
+    same for a model whose other parts were taught."""
     lmm, spec = learner.lmm, learner.spec
     numbers = (learner.options.dtype, learner.device.type)
-    shaping = (stage, spec.vision_layers, spec.cls, spec.image_mean, spec.image_std, numbers)
+    shaping = (stage, spec.vision_layers, spec.cls, spec.image_mean, spec.image_std, numbers, _built(lmm.network))
     digest = hashlib.blake2b(repr(shaping).encode(), digest_size=20)
     parts: list[nn.Module] = [lmm.parts.vision_tower]
     if stage == "tokens":
@@ -184,6 +186,13 @@ def vision_key(learner: Learner, stage: Stage) -> str:
     for part in parts:
         _digest_tensors(digest, part.state_dict().items())
     return digest.hexdigest()
+
+
+def _built(network: Any) -> str:
+    """What weights do not tell of how they are put to work: heads, activations, the release whose sums they are."""
+    told = network.config.to_dict()
+    tower = {name: value for name, value in told["vision_config"].items() if name not in ("_name_or_path", "dtype")}
+    return json.dumps([told.get("projector_hidden_act"), told["transformers_version"], tower], sort_keys=True)
 
 
 def _digest_tensors(digest: hashlib.blake2b, tensors: Iterable[tuple[str, Tensor]]) -> None:
