@@ -317,7 +317,7 @@ def test_a_prompt_without_one_visual_token_is_refused(model: VideoModel, chat: C
         read(model.lmm, replace(chat.past.prompt, video_tokens=0))
 
 
-def test_other_pixels_are_another_prompt(model: VideoModel, chat: ChatSession) -> None:
+def test_other_pixels_are_another_prompt(chat: ChatSession) -> None:
     """Same ids, one pixel changed: nothing may be reused."""
     clips = chat.stream(QUESTIONS[0]).clips
     assert chat.past is not None
@@ -329,7 +329,7 @@ def test_other_pixels_are_another_prompt(model: VideoModel, chat: ChatSession) -
         assert (shared_prefix(chat.past, replace(prompt, messages=messages)) > 0) == reused
 
 
-def test_clips_that_come_encoded_are_told_apart_by_their_keys(model: VideoModel, chat: ChatSession) -> None:
+def test_clips_that_come_encoded_are_told_apart_by_their_keys(chat: ChatSession) -> None:
     """They hold no pixels: two videos of one length under one plan looked the same."""
     [clip] = chat.stream(QUESTIONS[0]).clips
     assert chat.past is not None

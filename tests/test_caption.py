@@ -120,7 +120,7 @@ def test_no_caption_is_on_a_wrong_clip_at_any_batch_size(
 
 
 def test_a_second_run_does_nothing_and_a_new_clip_is_all_it_does(
-    world: Path, tmp_path: Path, output: Path, model: vidllm.VideoModel, capsys: pytest.CaptureFixture[str]
+    world: Path, tmp_path: Path, output: Path, model: vidllm.VideoModel
 ) -> None:
     folder = tmp_path / "clips"
     shutil.copytree(world, folder)

@@ -148,7 +148,7 @@ def test_a_jpeg_sequence_tells_its_times_in_milliseconds(serve: Servers, connect
     assert captioner.fingerprint != connect(url).fingerprint, "another way to show the frames is another recipe"
 
 
-def test_sampling_is_sent_when_it_was_asked_for(clips: dict[str, Path]) -> None:
+def test_sampling_is_sent_when_it_was_asked_for() -> None:
     bold = GenerationOptions(temperature=0.7, top_p=0.9, top_k=40, seed=3, stop=("END",))
     body = chat_body(None, None, "Hi", bold)
     assert "model" not in body

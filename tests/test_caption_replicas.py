@@ -233,7 +233,7 @@ def test_replicas_that_die_while_they_load_end_the_run_in_one_line(world: Path, 
     assert not replicas_of(os.getpid())
 
 
-def test_what_was_said_before_an_error_is_told(world: Path) -> None:
+def test_what_was_said_before_an_error_is_told() -> None:
     """An answer and then the end of the run in one poll: the answer first, the error the next time."""
     captioner = open_replicas(replace(TWO, replicas=1), lambda line: None)
     try:

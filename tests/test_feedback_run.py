@@ -96,7 +96,7 @@ def journal_lines(output: Path) -> list[dict[str, Any]]:
 
 
 def test_pairs_are_right_by_the_script_and_rows_are_what_training_reads(
-    run: Callable[..., FeedbackDone], world: Path, model: VideoModel
+    run: Callable[..., FeedbackDone], model: VideoModel
 ) -> None:
     done = run()
     assert (done.report.questions, done.report.asked, done.report.judged) == (6, 6, 6)
@@ -212,9 +212,7 @@ def test_a_judge_asked_in_two_ways_is_two_judges(run: Callable[..., FeedbackDone
     assert differing > 0
 
 
-def test_other_pairs_of_what_a_local_model_judged_load_no_model(
-    world: Path, tmp_path: Path, model: VideoModel
-) -> None:
+def test_other_pairs_of_what_a_local_model_judged_load_no_model(world: Path, tmp_path: Path, model: VideoModel) -> None:
     wishes, output = replace(OPTIONS, judge="built-in", limit=1), tmp_path / "pairs.jsonl"
     done = feedback(world, output, wishes, load=lambda: model, load_judge=lambda: model)
     assert (done.report.judge, done.tally.judged) == ("built-in", 1)
@@ -312,9 +310,7 @@ def test_kills_lose_at_most_the_question_in_flight_and_judge_none_twice(
     assert output.read_bytes() == whole.read_bytes() != b""
 
 
-def test_ctrl_c_finishes_what_is_in_flight_and_says_how_to_go_on(
-    world: Path, tmp_path: Path, slow_judge: str
-) -> None:
+def test_ctrl_c_finishes_what_is_in_flight_and_says_how_to_go_on(world: Path, tmp_path: Path, slow_judge: str) -> None:
     output = tmp_path / "pairs.jsonl"
     process = subprocess.Popen(command(world, output, slow_judge), cwd=ROOT, stdout=subprocess.DEVNULL,
                                stderr=subprocess.PIPE)  # fmt: skip
@@ -387,7 +383,7 @@ def test_a_verdict_is_waited_for_as_long_as_one_says(
 
 
 def test_a_dead_judge_ends_the_run_and_what_was_asked_is_kept(
-    run: Callable[..., FeedbackDone], serve: Servers, tmp_path: Path, world: Path, model: VideoModel
+    run: Callable[..., FeedbackDone], serve: Servers, tmp_path: Path, model: VideoModel
 ) -> None:
     url = serve("--seconds", "0.05", module="tests.judge_server")
 
@@ -576,7 +572,7 @@ def test_copies_and_captions_made_beside_their_output_are_found(world: Path, tmp
 
 
 def test_every_bad_row_is_told_with_its_line_before_anything_is_asked(
-    world: Path, tmp_path: Path, run: Callable[..., FeedbackDone], model: VideoModel
+    world: Path, tmp_path: Path, model: VideoModel
 ) -> None:
     video = str(world / "1.mp4")
     source = write(
@@ -643,7 +639,7 @@ def test_impossible_wishes_are_one_line(run: Callable[..., FeedbackDone], world:
 
 
 def test_weights_are_fetched_once_there_is_a_question_that_can_be_asked(
-    run: Callable[..., FeedbackDone], world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Callable[..., FeedbackDone], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
 
