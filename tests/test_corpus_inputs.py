@@ -425,6 +425,18 @@ def test_holes_that_a_tar_leaves_out_are_in_the_clip_again(corpus: Path) -> None
             assert extracted.read_bytes() == data + bytes(4000)
 
 
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_a_tar_behind_a_tar_is_told(corpus: Path, mode: str) -> None:
+    whole = write_tar(corpus / "s.tar", {"a.mp4": b"first"}, mode).read_bytes()
+    (corpus / "s.tar").write_bytes(whole + write_tar(corpus / "t.tar", {"b.mp4": b"second"}, mode).read_bytes())
+    clip, problem = admit(["s.tar"])
+    assert (clip.member, clip.problem) == ("a.mp4", None)
+    assert "another tar follows in the same file" in str(problem.problem)
+    if mode == "w":
+        (corpus / "s.tar").write_bytes(whole + b"signed" * 99)
+        assert len(list(admit(["s.tar"]))) == 1
+
+
 def test_a_tar_that_breaks_off_gives_what_it_has(corpus: Path) -> None:
     path = write_tar(corpus / "s.tar", {f"{n}.mp4": bytes(3000) for n in range(5)})
     path.write_bytes(path.read_bytes()[:8000])

@@ -5,6 +5,7 @@
 Names may come again further on, and mean another clip: so a clip is found by its sample's number and its place.
 """
 
+import contextlib
 import gzip
 import lzma
 import shutil
@@ -183,6 +184,19 @@ def walk(tar: tarfile.TarFile) -> Iterator[tuple[int, str | None, tarfile.TarInf
             number, last, names = number + 1, key, set()
         names.add(member.name)
         yield number, key, member
+    _check_end(tar)
+
+
+def _check_end(tar: tarfile.TarFile) -> None:
+    """Raise ReadError where another tar follows: `cat` makes one file of several, and `tarfile` ends with the first."""
+    assert tar.fileobj is not None
+    tar.fileobj.seek(tar.offset)
+    while block := tar.fileobj.read(tarfile.BLOCKSIZE):
+        if block.strip(b"\0"):
+            with contextlib.suppress(tarfile.HeaderError):  # what is no header is nobody's
+                tarfile.TarInfo.frombuf(block, tar.encoding or "utf-8", tar.errors)
+                raise tarfile.ReadError("another tar follows in the same file; unpack them with `tar -i` and pack one")
+            return
 
 
 def sample_key(name: str) -> str:
