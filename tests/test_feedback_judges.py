@@ -82,6 +82,7 @@ def connect() -> Iterator[Callable[..., AskedJudge]]:
         ("Score: -3", None), ("Score: 3 or 4", None), ("Score: 3 - 4", None), ("Score: 4 (out of ten)", None),
         ('{"score": 1' + "0" * 400 + "}", None), ("[" * 100_000, None), ("Score: 4\n" + "so " * 5_000, None),
         ("Score: 3 (maybe 4)", None), ("Score: 4\nNo, Score: 2", None), ("Score: 4 stars of 10", None),
+        ('{"score": 4, "score": 2}', None), ('{"Score": 4, "score": 2}', None), ('{"Score": 4, "score": 4}', 4),
     ],
 )  # fmt: skip
 def test_a_score_is_read_or_it_is_nonsense(reply: str, score: float | None) -> None:
@@ -99,7 +100,8 @@ def test_marks_hold_the_criteria_and_the_explanation() -> None:
 @pytest.mark.parametrize(
     ("reply", "winner"),
     [("Explanation: x\nBetter: A", "A"), ("**Better:** B", "B"), ("Better: tie", "tie"), ("better: Answer B", "B"),
-     ('{"better": "A"}', "A"), ("Better: A\nBetter: B", None), ("A is better", None), ("Better: C", None), ("", None),
+     ('{"better": "A"}', "A"), ('{"better": "A", "better": "B"}', None),
+     ("Better: A\nBetter: B", None), ("A is better", None), ("Better: C", None), ("", None),
      ("[" * 100_000, None), ("Better: A\n" + "so " * 5_000, None),
      ("**Better: A**", "A"), ("- Better: tie.", "tie"), ("Better: <B>", "B"), ("Better: A\nSo, better: A", "A"),
      ("Better: <A, B or tie>", None), ("Better: A or B", None), ("Better: A, B or tie\nBetter: B", "B"),

@@ -174,10 +174,20 @@ def _stripped(reply: str) -> str:
 
 def _json_fields(text: str) -> dict[str, Any] | None:
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=_once)
     except (ValueError, RecursionError):
         return None
-    return {str(key).casefold(): item for key, item in value.items()} if isinstance(value, dict) else None
+    return value if isinstance(value, dict) else None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object by its keys in small letters. ValueError where one is said twice, and not alike: JSON forgets one."""
+    fields: dict[str, Any] = {}
+    for key, item in pairs:
+        known = fields.setdefault(key.casefold(), item)
+        if known is not item and known != item:
+            raise ValueError(key)
+    return fields
 
 
 def _number_after(name: str, text: str) -> float | None:
