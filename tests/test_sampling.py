@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vidllm.errors import NoFrames
-from vidllm.video import sampling
 from vidllm.video.changes import packet_changes
 from vidllm.video.info import VideoInfo, probe
 from vidllm.video.sampling import SamplePlan, allow_snap, at_fps, change, fill, focus, frames_in_range, uniform
@@ -416,8 +415,3 @@ def test_packet_sizes_tell_the_cuts_of_a_street_montage(real_clip: Callable[[str
 def test_a_black_clip_has_no_change_anywhere(real_clip: Callable[[str], Path]) -> None:
     info = probe(real_clip("odd/black_10s.mp4"))
     assert packet_changes(info).still[1:].all()
-
-
-def test_constants_agree_with_each_other() -> None:
-    assert 2 * sampling.POINT_RADIUS * sampling.STEP_SECONDS == 4.0
-    assert 0 <= sampling.UNIFORM_FLOOR <= 1
