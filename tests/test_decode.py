@@ -272,9 +272,13 @@ def test_a_field_whose_other_one_is_lost_takes_none_of_the_next_picture(tmp_path
     assert frames.notes == ()
 
 
-def test_recordings_put_end_to_end_follow_each_other(tmp_path: Path) -> None:
-    """Each counts from a zero of its own; the second is no second edition of the first."""
-    parts = [write_clip(tmp_path / f"{n}.ts", [i / 25 for i in range(n)]) for n in (60, 100)]
+@pytest.mark.parametrize("later", [0.0, 36_000.0])
+def test_recordings_put_end_to_end_follow_each_other(tmp_path: Path, later: float) -> None:
+    """Each counts from a zero of its own, or by the time of day; the second is no second edition of the first, and
+    between them are no ten hours of one picture.
+    """
+    begins = {60: 0.0, 100: later}
+    parts = [write_clip(tmp_path / f"{n}.ts", [begin + i / 25 for i in range(n)]) for n, begin in begins.items()]
     joined = tmp_path / "joined.ts"
     joined.write_bytes(b"".join(part.read_bytes() for part in parts))
     info = probe(joined)

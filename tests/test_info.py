@@ -348,17 +348,23 @@ def test_a_stream_that_comes_up_late_does_not_hide_the_others(clips: dict[str, P
         [*range(0, 200, 4), -9_000_000, *range(204, 400, 4)],
         [*range(0, 200, 4), *range(180, 400, 4)],
         [*range(0, 40, 4), 0, 4, 8],
+        [*range(0, 200, 4), *range(700, 900, 4)],
+        [*range(0, 200_000, 4000)],
     ],
-    ids=["steady", "one far ahead", "one far behind", "a little back", "the last ones back"],
+    ids=["steady", "one far ahead", "one far behind", "a little back", "the last ones back", "a hole", "slides"],
 )
 def test_a_clock_that_stumbles_does_not_begin_again(times: list[int]) -> None:
     pts = np.array(times)
     assert continued(pts, pts) is pts
+    assert continued(pts, pts, leap=900) is pts
 
 
 def test_a_clock_that_begins_again_goes_on() -> None:
     first, second = np.arange(100, 400, 4), np.arange(3, 83, 4)
     pts = np.concatenate([first, second, second])
     assert continued(pts, pts).tolist() == list(range(100, 100 + 4 * len(pts), 4))
+    later = np.concatenate([first, second + 5000])
+    assert continued(later, later) is later
+    assert continued(later, later, leap=900).tolist() == list(range(100, 100 + 4 * len(later), 4))
     noise = np.array([2**61] * 20 + [-(2**61)] * 20)
-    assert continued(noise, noise) is noise
+    assert continued(noise, noise, leap=900) is noise

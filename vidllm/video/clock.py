@@ -1,10 +1,13 @@
 """Presentation times (PTS, ticks) where the container's own are not the viewer's.
 
     joined    0 1 2 3 4 0 1 2 3       ->  0 1 2 3 4 5 6 7 8     two recordings in one file, each with a clock of its own
+              0 1 2 3 4 90 91 92 93   ->  0 1 2 3 4 5 6 7 8     the same, where a container's clock may leap
     packed    I0 P2+B1 - P4+B3 -      ->  what DivX put into the packet of another picture is shown before that one
 
 Arrays hold one entry a packet, in decoding order.
 """
+
+import math
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +19,8 @@ NEIGHBOURS = 8
 stamp, and pictures out of order, are no such place."""
 LATEST = 256
 """Packets that tell when a recording ends, and its rate."""
+LEAP_SECONDS, LEAP_STEPS = 10.0, 20.0
+"""Such a hole in a broadcast, so many times the usual distance, is between two recordings: players go on at once."""
 MAX_SHIFT = 2**60
 """Ticks; what is further apart is noise, and would overflow."""
 VOP_START = b"\0\0\1\xb6"
@@ -23,9 +28,12 @@ MAX_FILLER_BYTES = 19
 """A packet up to this size stands in for a picture that came packed with the one before it."""
 
 
-def continued(pts: Ticks, decoding: Ticks) -> Ticks:
-    """`pts` with every recording that begins its clock again moved behind the one before it; else `pts` itself."""
-    begins = _restarts(decoding)
+def continued(pts: Ticks, decoding: Ticks, leap: float = math.inf) -> Ticks:
+    """`pts` with every recording that begins its clock again moved behind the one before it; else `pts` itself.
+
+    So is one whose clock is ahead by more than `leap` ticks.
+    """
+    begins = _restarts(decoding, leap)
     if not len(begins):
         return pts
     moved = pts.copy()
@@ -39,13 +47,19 @@ def continued(pts: Ticks, decoding: Ticks) -> Ticks:
     return moved
 
 
-def _restarts(decoding: Ticks) -> list[int]:
-    """Places where decoding times fall back behind all of their neighbours, and stay there."""
-    if len(decoding) < 2 * NEIGHBOURS or (np.diff(decoding) >= 0).all():
+def _restarts(decoding: Ticks, leap: float) -> list[int]:
+    """Places where decoding times fall back behind all of their neighbours, or leap ahead of them, and stay there."""
+    if len(decoding) < 2 * NEIGHBOURS:
         return []
-    windows = np.lib.stride_tricks.sliding_window_view(decoding, NEIGHBOURS)
-    behind, ahead = windows.min(axis=1)[:-NEIGHBOURS], windows.max(axis=1)[NEIGHBOURS:]
-    return [int(place) + NEIGHBOURS for place in np.flatnonzero(ahead < behind)]
+    steps = np.diff(decoding.astype(np.float64))
+    leap = max(leap, LEAP_STEPS * float(np.median(np.abs(steps))))
+    if ((steps >= 0) & (steps <= leap)).all():
+        return []
+    windows = np.lib.stride_tricks.sliding_window_view(decoding.astype(np.float64), NEIGHBOURS)
+    behind, ahead = windows[:-NEIGHBOURS], windows[NEIGHBOURS:]
+    falls = behind.min(axis=1) > ahead.max(axis=1)
+    leaps = ahead.min(axis=1) - behind.max(axis=1) > leap
+    return [int(place) + NEIGHBOURS for place in np.flatnonzero(falls | leaps)]
 
 
 def vops(packet: memoryview) -> str:

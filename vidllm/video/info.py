@@ -6,6 +6,7 @@ presentation times (PTS). The only pixels touched are those of the first frame, 
 
 from __future__ import annotations  # PyAV's Packet is generic for the type checker only
 
+import math
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ from numpy.typing import NDArray
 from vidllm.errors import NoFrames, VideoError
 from vidllm.video.access import AccessRule, access_rule, is_hidden
 from vidllm.video.address import is_url
-from vidllm.video.clock import continued, is_packed, unpacked, vops
+from vidllm.video.clock import LEAP_SECONDS, continued, is_packed, unpacked, vops
 from vidllm.video.container import SELF_DESCRIBING, VideoPacket, opened, pick_stream, refuse_pipe, video_packets
 from vidllm.video.picture import Orientation, believable_aspect, orientation_of, shown_size
 
@@ -33,6 +34,7 @@ UNKNOWN_LENGTH_SECONDS = 0.04  # of a lone frame whose packet does not tell
 MAX_STILL_SECONDS = 3600.0  # a lone frame that claims to stay longer is not believed
 MAX_LAST_GAPS = 10  # a last frame that claims to stay longer than this many frames is not believed
 FIRST_FRAME_TRIES = 32  # packets fed to the decoder in search of the first picture
+CLOCKS_MAY_LEAP = 0x200  # FFmpeg's AVFMT_TS_DISCONT: transport and program streams, which are cut and joined as files
 MAX_SPAN_TICKS = 2**62  # time stamps further apart than this are noise, and would overflow
 NO_TIME = -(2**63)
 NO_MENDING: NDArray[np.int64] = np.zeros(0, np.int64)
@@ -216,7 +218,8 @@ def _build(
 ) -> VideoInfo:
     time_base = Fraction(stream.time_base or 0)
     raw, has_true_pts = _presentation_times(path, container, stream, log)
-    pts = _mended(raw, log) if has_true_pts else raw
+    leap = LEAP_SECONDS / float(time_base) if container.format.flags & CLOCKS_MAY_LEAP else math.inf
+    pts = _mended(raw, log, leap) if has_true_pts else raw
     if has_true_pts:
         _hide_what_leads(path, container, stream, pts, log)
     order = _presented(pts, log)
@@ -296,13 +299,13 @@ def _ascend(pts: NDArray[np.int64]) -> bool:
     return bool((np.diff(pts) >= 0).all())
 
 
-def _mended(pts: NDArray[np.int64], log: _PacketLog) -> NDArray[np.int64]:
-    """The viewer's PTS; `pts` itself where nothing is to be mended."""
+def _mended(pts: NDArray[np.int64], log: _PacketLog, leap: float) -> NDArray[np.int64]:
+    """The viewer's PTS; `pts` itself where nothing is to be mended. `leap` as `continued` takes it."""
     dts = np.array(log.dts, np.int64)
     decoding = np.where(dts == NO_TIME, pts, dts)
     if is_packed(log.vops) and _ascend(pts):
         pts = unpacked(decoding, log.vops, np.array(log.sizes, np.int64))
-    return continued(pts, decoding)
+    return continued(pts, decoding, leap)
 
 
 def _hide_what_leads(
