@@ -365,6 +365,17 @@ def test_that_parquet_can_not_be_read_here_is_told_before_the_first_clip(
         next(admit(["clips", "rows.parquet"]))
 
 
+def test_above_a_linked_folder_is_above_where_the_link_leads(corpus: Path) -> None:
+    (corpus / "disk" / "sets").mkdir(parents=True)
+    (corpus / "sets").symlink_to("disk/sets")
+    for name in ("disk/more/b.mp4", "more/b.mp4", "disk/sets/a.mp4"):
+        touch(corpus / name)
+    (corpus / "sets" / "all.txt").write_text("../more/b.mp4\n../sets/./a.mp4\n")
+    first, second = (item.path for item in admit(["sets/all.txt"]))
+    assert os.path.realpath(first) == str(corpus / "disk" / "more" / "b.mp4")
+    assert second == "sets/a.mp4"
+
+
 def test_the_same_clip_in_two_rows_is_two_places(corpus: Path) -> None:
     (corpus / "rows.jsonl").write_text('{"id": 1, "video": "clips/b.mp4"}\n{"id": 2, "video": "clips/b.mp4"}\n')
     assert len({item.key for item in admit(["rows.jsonl"])}) == 2

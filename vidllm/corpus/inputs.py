@@ -448,4 +448,8 @@ def _beside(file: str, path: str, options: InputOptions) -> str:
     """A path inside a list, from where this process stands."""
     if (file == "-" and options.videos is None) or is_url(path):
         return path
-    return os.path.normpath(os.path.join(options.videos or os.path.dirname(file), path))
+    whole = os.path.join(options.videos or os.path.dirname(file), path)
+    plain = os.path.normpath(whole)
+    if os.pardir in whole.split(os.sep) and os.path.realpath(plain) != os.path.realpath(whole):
+        return whole  # behind a link to a folder, `..` is the folder above where it leads
+    return plain
