@@ -29,7 +29,7 @@ from vidllm.corpus.inputs import InputOptions, admit
 from vidllm.corpus.item import Item
 from vidllm.corpus.output import Output
 from vidllm.corpus.reading import standing_rows
-from vidllm.corpus.report import write_report
+from vidllm.corpus.report import cause_of, write_report
 from vidllm.corpus.rows import CaptionRow, RowFrame
 from vidllm.corpus.sidefiles import parse_formats, write_side_files
 from vidllm.corpus.sidefolder import RECORD, SideFolder
@@ -862,6 +862,12 @@ def test_the_page_needs_nothing_and_shows_everything(clips: dict[str, Path], tmp
     bars = [attributes for tag, attributes in page.tags if tag == "div"]
     assert [bar["class"] for bar in bars] == ["bar ok", "bar duplicate", "bar undecodable"]  # none where there are none
     assert page.text.index("99.00 s") < page.text.index("0.50 s")
+
+
+def test_a_cause_is_without_numbers_but_with_the_servers_own() -> None:
+    row = CaptionRow.of(item_of(Path("a.mp4")), id="0" * 32, recipe=RECIPE.digest, status="error")
+    said = {"a.mp4: ends after 12.5 s": "ends after N s", "server answered 413: 20 of 3": "server answered 413: N of N"}
+    assert [cause_of(replace(row, error=error)) for error in said] == list(said.values())
 
 
 def test_a_clip_that_is_gone_is_told_on_the_page(clips: dict[str, Path], tmp_path: Path) -> None:

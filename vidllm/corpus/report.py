@@ -68,9 +68,9 @@ class _Tally:
 
 
 def cause_of(row: CaptionRow) -> str:
-    """The row's error without what differs from clip to clip: its name, and numbers."""
+    """The row's error without what differs from clip to clip: its name, and numbers but a server's (`answered 413`)."""
     text = (row.error or "").replace(row.video, "").lstrip(": ")
-    return re.sub(r"\d+(\.\d+)?", "N", text)
+    return re.sub(r"(?<!answered )(?<!\d)\d+(\.\d+)?", "N", text)
 
 
 def write_report(output: Path, target: Path, mine: Callable[[CaptionRow], bool] = any_row) -> Path:
