@@ -1,5 +1,6 @@
 """What a run tells on TensorBoard; metrics.jsonl and loss.png are held to it with the loop that writes them."""
 
+import errno
 import json
 import sys
 from pathlib import Path
@@ -32,6 +33,30 @@ def test_steps_taken_again_stand_once_on_the_board(tmp_path: Path) -> None:
     write(tmp_path, 2, range(3, 6), loss=0.5)
     assert told(tmp_path, "loss") == [(1, 1.0), (2, 1.0), (3, 0.5), (4, 0.5), (5, 0.5)]
     assert [(line["step"], line["loss"]) for line in read_metrics(tmp_path / "metrics.jsonl")] == told(tmp_path, "loss")
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_board_that_can_not_be_written_ends_no_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """TensorBoard writes in a thread, whose error comes with a later figure and with its end."""
+    tensorboard = pytest.importorskip("tensorboard.summary.writer.event_file_writer")
+
+    class Full:
+        """A file on a full disk."""
+
+        def write(self, data: bytes) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        flush = close = lambda self: None
+
+    metrics = Metrics(tmp_path, after=0, tensorboard=True)
+    writer = tensorboard._AsyncWriter(Full())
+    metrics._board._get_file_writer().event_writer._async_writer = writer
+    for step in (1, 2, 3):
+        metrics.add({"step": step, "epoch": 0, "loss": 1.0, "grad_norm": 1.0, "rate/projector": 1e-3})
+        writer._worker.join()  # its end is the error
+    metrics.close()
+    assert len(read_metrics(tmp_path / "metrics.jsonl")) == 3
+    assert caplog.text.count("tensorboard: no longer written (No space left on device)") == 1
 
 
 @pytest.mark.parametrize("spoilt", [b"garbage", b"\0" * 40, b"[1]", b"{}", b"3"])

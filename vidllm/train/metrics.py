@@ -12,6 +12,7 @@ import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,14 +43,22 @@ class Metrics:
         self._file.append(json.dumps(record).encode() + b"\n")
         self._records.append(record)
         if self._board is not None:
-            for name, value in record.items():
-                self._board.add_scalar(name, value, int(record["step"]))
+            self._show(self._board, record)
         if time.monotonic() - self._drawn > self._pause:
             self.draw()
 
     def sync(self) -> None:
         """Wait until the disk has every line: a checkpoint is about to say that they are there."""
         self._file.sync()
+
+    def _show(self, board: Any, record: Record) -> None:
+        """On TensorBoard; where that can not be written nothing more is, see `draw`."""
+        try:
+            for name, value in record.items():
+                board.add_scalar(name, value, int(record["step"]))
+        except OSError as error:
+            self._board = None
+            log.warning("tensorboard: no longer written (%s); metrics.jsonl holds the figures", error.strerror or error)
 
     def draw(self) -> None:
         """Draw loss.png from all steps so far. Where that can not be written a line is said, and no run ends: at its
@@ -72,7 +81,8 @@ class Metrics:
         finally:
             self._file.close()
             if self._board is not None:
-                self._board.close()
+                with suppress(OSError):  # what it had not written yet
+                    self._board.close()
 
     def _kept(self, after: int) -> list[Record]:
         """The lines up to step `after`; what stands behind them is cut off."""
