@@ -37,6 +37,7 @@ from vidllm.builtin.stills import NOTHING as UNLABELLED
 from vidllm.builtin.vision import VisionStage, normalise, vision_config
 from vidllm.builtin.words import train_tokenizer
 from vidllm.clip import open_clip
+from vidllm.config import load_config
 from vidllm.model.checkpoint import load_model
 from vidllm.model.families import load_tokenizer, read_spec
 from vidllm.model.lmm import ComposableLMM
@@ -606,6 +607,12 @@ def test_tokens_are_held_where_they_would_have_been_had_the_pose_been_seen() -> 
 
 
 # ------------------------------------------------------------------------------------- the recipe, start to end
+
+
+def test_the_course_that_ships_is_a_config() -> None:
+    course = load_config(recipes.Recipe, Path(__file__).resolve().parents[1] / "configs" / "builtin.yaml")
+    assert course.images.stills
+    assert course.video.frozen_projector
 
 
 def test_the_recipe_ends_in_a_model_that_answers(tmp_path: Path) -> None:

@@ -128,8 +128,3 @@ def test_a_path_at_home_is_found_there(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
     assert load_config(Run, write(tmp_path, "output: ~/runs\n")).output == tmp_path / "runs"
-
-
-def test_a_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="can not be read"):
-        load_config(Run, tmp_path / "none.yaml")

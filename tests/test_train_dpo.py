@@ -537,15 +537,6 @@ def test_the_command_says_what_an_epoch_costs(
     assert "tokens (" in told
     assert main(["dpo", str(path), "--show-batch"]) == 0
     assert "The red circle moves right." in capsys.readouterr().out
-    assert not config.out.exists()
-
-
-def test_a_misspelt_key_is_one_line(config: DpoConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = as_yaml(config, tmp_path / "dpo.yaml")
-    assert main(["dpo", str(path), "refrence_cache=false"]) == 1
-    told = capsys.readouterr().err.strip()
-    assert "did you mean 'reference_cache'?" in told
-    assert "\n" not in told
 
 
 def test_a_reference_pass_that_was_killed_goes_on(config: DpoConfig, monkeypatch: pytest.MonkeyPatch) -> None:
