@@ -270,6 +270,23 @@ def test_a_copy_names_a_clip_of_the_same_content(clips: dict[str, Path], tmp_pat
         manifest_of(out).unlink()
 
 
+@pytest.mark.parametrize("becomes", ["ok", "undecodable"])
+def test_a_copy_stays_one_when_another_video_takes_the_place_of_its_original(
+    clips: dict[str, Path], tmp_path: Path, becomes: str
+) -> None:
+    path, copy, out = tmp_path / "a.mp4", tmp_path / "b.mp4", tmp_path / "out.jsonl"
+    for each in (path, copy):
+        each.write_bytes(clips["constant"].read_bytes())
+    with Output.open(out, RECIPE) as output:
+        output.add(seen_row(item_of(path)))
+        output.add(replace(seen_row(item_of(copy)), status="duplicate", duplicate_of=str(path)))
+    path.write_bytes(clips["single_key"].read_bytes())
+    with Output.open(out, RECIPE) as output:
+        row = seen_row(item_of(path), caption="Another video.")
+        output.add(row if becomes == "ok" else replace(row, status="undecodable", error="no video", frames=()))
+    assert verify(out).problems == ()
+
+
 def test_a_copy_in_another_container_of_what_was_refused_is_proven(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -194,17 +194,23 @@ def _missing(manifest: Manifest, books: _Books) -> Iterator[Problem]:
 
 def _twins(books: _Books) -> Iterator[Problem]:
     """Copies of a caption that say something else than the caption they copy, or that are of other content than the
-    clip they name: its row tells what that is, and its frames are checked as theirs are.
+    clip they name: its row tells what that is, and its frames are checked as theirs are. A clip whose row is younger
+    than the copy was of the same content then, and has been replaced by another video since.
     """
     good = [(recipe, entry) for (_, recipe), entry in books.entries.items() if entry.status not in FAILED]
     said = {(e.id, e.subtitles, recipe): e.said for recipe, e in good if e.status != "duplicate"}
     rows = Counter((e.video, e.id, recipe) for recipe, e in good)
+    latest: dict[tuple[str, str], int] = {}
+    for (_, recipe), entry in books.entries.items():
+        latest[entry.video, recipe] = max(entry.number, latest.get((entry.video, recipe), 0))
     for recipe, entry in good:
         known = said.get((entry.id, entry.subtitles, recipe), entry.said)
         if entry.status == "duplicate" and known != entry.said:
             yield Problem(f"row {entry.number}", "is a duplicate with another caption than the row it copies")
         itself = entry.copy_of == entry.video
-        if entry.copy_of and rows[entry.copy_of, entry.id, recipe] <= itself:
+        if not entry.copy_of or latest.get((entry.copy_of, recipe), 0) > entry.number:
+            continue
+        if rows[entry.copy_of, entry.id, recipe] <= itself:
             yield Problem(
                 entry.video, f"is a duplicate of {entry.copy_of}, which has no row of the same content; remove the row "
                 "and run again",
