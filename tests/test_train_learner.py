@@ -424,13 +424,16 @@ def test_sums_in_bf16_cost_a_saved_model_nothing(
         torch.testing.assert_close(after[f"{name}.weight"], expected, atol=1e-7, rtol=1e-6)
 
 
-def test_a_head_that_is_the_token_table_learns_with_it_in_bf16(tmp_path: Path) -> None:
-    """Of a model in float32 what did not learn is read again, and a tied head has no name among what did."""
+@pytest.mark.parametrize("gathered", [False, True])
+def test_a_head_that_is_the_token_table_learns_with_it_in_bf16(gathered: bool, tmp_path: Path) -> None:
+    """Of a model in float32 what did not learn is read again, and a tied head has no name among what did; gathered from
+    several processes the two are one no more."""
     before, taught_there = tmp_path / "before", tmp_path / "taught"
     Learner.load(builtin_folder(), LearnerOptions(parts=WHOLE), device="cpu").save(before, dtype=torch.float32)
     learner = Learner.load(before, LearnerOptions(parts=WHOLE, dtype="bfloat16"), device="cpu")
     taught(learner, small_batch(learner))
-    learner.save(taught_there)
+    own = {name: weight.clone() for name, weight in learner.state_dict().items()}
+    learner.save(taught_there, weights=own if gathered else None)
     names = set(load_file(taught_there / "model.safetensors"))
     assert len([name for name in names if "lm_head" in name or "embed_tokens" in name]) == 1
     for light in (False, True):
