@@ -78,12 +78,15 @@ class Past(Protocol):
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Tokens filled."""
+        return self.length
 
     def get_query_offset(self, layer_idx: int = 0) -> int:
         """Where the next query token stands."""
+        return self.length
 
     def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
         """(tokens visible to the next queries, offset of the first)."""
+        return self.length + query_length, 0
 
 
 class KeyValues:

@@ -19,6 +19,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vidllm.model.kv import Past
+
 
 class SlotLayer:
     """One layer's keys and values, (S, h, C, d); made when the first token comes, which knows h, d and the dtype."""
@@ -128,7 +130,7 @@ class Start:
 
 
 @dataclass(frozen=True, eq=False)
-class Row:
+class Row(Past):
     """One row while its prompt is read; what a language model takes as `past_key_values`."""
 
     slots: Slots
@@ -152,21 +154,9 @@ class Row:
             slots.lengths[self.index] = end
         return layer.keys[here, :, :end], layer.values[here, :, :end]
 
-    def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Tokens filled."""
-        return self.length
-
-    def get_query_offset(self, layer_idx: int = 0) -> int:
-        """Where the next query token stands."""
-        return self.length
-
-    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
-        """(tokens visible to the next queries, offset of the first)."""
-        return self.length + query_length, 0
-
 
 @dataclass(frozen=True, eq=False)
-class Step:
+class Step(Past):
     """Several rows while each reads one token; what a language model takes as `past_key_values`.
 
     Lengths count up afterwards, by `Slots.stepped`: a step that failed can be made again.
@@ -201,15 +191,3 @@ class Step:
         layer.keys[rows, :, ends] = keys[:, :, 0].to(layer.keys.dtype)
         layer.values[rows, :, ends] = values[:, :, 0].to(layer.values.dtype)
         return layer.keys[:count, :, : self.longest], layer.values[:count, :, : self.longest]
-
-    def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Tokens filled in the longest row."""
-        return self.length
-
-    def get_query_offset(self, layer_idx: int = 0) -> int:
-        """Where the longest row's token stands."""
-        return self.length
-
-    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
-        """(tokens visible to the next queries, offset of the first)."""
-        return self.longest, 0
