@@ -21,6 +21,7 @@ from vidllm.video.access import access_rule, is_hidden, nal_units
 from vidllm.video.clock import continued
 from vidllm.video.container import _tiles, opened, pick_stream, video_packets
 from vidllm.video.decode import read_frames
+from vidllm.video.fields import FieldSyntax
 from vidllm.video.info import probe
 from vidllm.video.picture import Orientation, believable_aspect, orientation_of_matrix
 
@@ -357,6 +358,16 @@ def test_a_clock_that_stumbles_does_not_begin_again(times: list[int]) -> None:
     pts = np.array(times)
     assert continued(pts, pts) is pts
     assert continued(pts, pts, leap=900) is pts
+
+
+@pytest.mark.parametrize(
+    "junk", [b"\x67", b"\x67\x4d\0\x1e" + b"\0" * 99, b"\x67\x4d\0\x1e\xd3\0\0\0" + b"\xff" * (1 << 20)], ids=len
+)
+def test_a_parameter_set_of_junk_is_none_and_is_soon_read(junk: bytes) -> None:
+    """The last one promises a list of millions of numbers, and has them."""
+    for extradata in (b"\0\0\0\1" + junk, b"\1\x4d\0\x1e\xff\xe1\0\4" + junk):
+        syntax = FieldSyntax.of("h264", extradata)
+        assert syntax is None or syntax.field(av.Packet(junk)) is None
 
 
 def test_a_clock_that_begins_again_goes_on() -> None:

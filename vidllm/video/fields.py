@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 H264_SPS = 7
 HIGH_PROFILES = frozenset({44, 83, 86, 100, 110, 118, 122, 128, 134, 135, 138, 139, 244})
 """Their parameter sets tell of colour and scaling, too."""
-SLICE_HEAD_BYTES = 32
-"""More than what stands before the field flags of a slice can take."""
+SLICE_HEAD_BYTES, SPS_BYTES = 32, 2048
+"""More than what stands before the field flags of a slice, and of a parameter set, can take."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class FieldSyntax:
         units = [memoryview(extradata)[8:]] if length_size else nal_units(extradata, 0)  # behind avcC's six and two
         parameters = next((unit for unit in units if len(unit) and unit[0] & 0x1F == H264_SPS), None)
         try:
-            return None if parameters is None else _syntax(_Bits(parameters[1:]), length_size)
+            return None if parameters is None else _syntax(_Bits(parameters[1:SPS_BYTES]), length_size)
         except ValueError:
             return None
 
@@ -70,10 +70,11 @@ class FieldSyntax:
         """The field that a packet holds; None for a whole picture, in whatever parts it is there."""
         slices = (unit for unit in nal_units(memoryview(packet), self.length_size) if unit[0] & 0x1F in H264_SLICES)
         try:
-            parts = {self._field(unit[0], _Bits(unit[1:SLICE_HEAD_BYTES])) for unit in slices}
+            parts = (self._field(unit[0], _Bits(unit[1:SLICE_HEAD_BYTES])) for unit in slices)
+            first = next(parts, None)
+            return first if first is not None and all(part == first for part in parts) else None
         except ValueError:
             return None
-        return parts.pop() if len(parts) == 1 else None
 
     def _field(self, head: int, bits: _Bits) -> Field | None:
         for _ in ("first macroblock", "kind", "picture parameter set"):
