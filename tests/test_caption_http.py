@@ -18,7 +18,7 @@ import pytest
 from tests.conftest import Servers, bar_code
 from vidllm.budget import TokenPlan
 from vidllm.clip import Clip, open_clip
-from vidllm.corpus.asking import HttpOptions, list_models
+from vidllm.corpus.asking import HttpOptions, list_models, open_client
 from vidllm.corpus.captioner import Said
 from vidllm.corpus.endpoint import (
     Endpoint,
@@ -478,6 +478,14 @@ def test_what_stands_behind_the_address_stays_there(serve: Servers, connect: Cal
     assert told is not None
     assert "/v1/chat/completions?api-version=2024-10-21&code=***" in told
     assert str(Endpoint.of(f"http://host/v1?{query}")) == "http://host/v1"
+
+
+def test_azure_gets_the_key_under_its_own_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VIDLLM_API_KEY", "secret-key")
+    azure = "https://a.openai.azure.com/openai/deployments/d?api-version=1"
+    for typed, key in ((azure, "secret-key"), ("https://host/v1", None)):
+        headers = open_client(Endpoint.of(typed), HttpOptions()).headers
+        assert (headers["Authorization"], headers.get("api-key")) == ("Bearer secret-key", key)
 
 
 def test_a_password_is_never_shown() -> None:

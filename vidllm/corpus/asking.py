@@ -183,8 +183,10 @@ def wants_key(endpoint: Endpoint, cause: str) -> EngineError:
 
 
 def _authorization(endpoint: Endpoint) -> dict[str, str]:
-    key = endpoint.key()
-    return {"Authorization": f"Bearer {key}"} if key else {}
+    if not (key := endpoint.key()):
+        return {}
+    azures = {"api-key": key} if "api-version=" in endpoint.query else {}  # Azure's deployments know no Bearer
+    return {"Authorization": f"Bearer {key}", **azures}
 
 
 def _reason(error: Exception) -> str:
