@@ -72,6 +72,21 @@ def test_the_clock_stands_while_the_model_is_loaded() -> None:
     assert "loading" not in tally.line()
 
 
+def test_rows_that_needed_no_model_make_no_pace() -> None:
+    """What can not be read has its row while the model is loaded: 28,937.70 clips/s, 0 s left."""
+    tally = Tally(listed=10)
+    tally.set_loading(True)
+    tally.add(row("undecodable", error="film.mp4: no video"), 0.0)
+    tally.set_loading(True)
+    assert tally.line() == "1 of 10 clips · undecodable 1 · loading the model"
+    tally.set_loading(False)
+    tally.began -= 4
+    tally.add(row(), 8.0)
+    assert tally.clips_a_second == pytest.approx(1 / 4, rel=0.1)
+    assert tally.times_real_time == pytest.approx(2, rel=0.1)
+    assert tally.eta_seconds == pytest.approx(32, rel=0.1)
+
+
 def test_causes_are_counted_without_the_clips_names() -> None:
     tally = Tally()
     for name in ("a.mp4", "b.mp4"):

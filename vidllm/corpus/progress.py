@@ -44,13 +44,15 @@ class Tally:
     retries: int = 0
     """Answers that were not taken and asked for again."""
     began: float = field(default_factory=time.monotonic)
+    early: tuple[int, float] = (0, 0.0)
+    """Rows from before the clock began, and seconds of video in them: of what can not be read, say; in no rate."""
     loading: bool = False
     """The model is not there yet."""
 
     def set_loading(self, loading: bool) -> None:
         """Say whether the model is still loaded; the clock stands until it is there."""
         if loading or self.loading:
-            self.began = time.monotonic()
+            self.began, self.early = time.monotonic(), (self.written, self.video_seconds)
         self.loading = loading
 
     def add(self, row: CaptionRow, video_seconds: float) -> None:
@@ -82,18 +84,20 @@ class Tally:
 
     @property
     def clips_a_second(self) -> float:
-        """0 before the first row."""
-        return self.written / self.seconds if self.written else 0.0
+        """0 before the first row since the clock began."""
+        rows = self.written - self.early[0]
+        return rows / self.seconds if rows else 0.0
 
     @property
     def times_real_time(self) -> float:
         """Seconds of video captioned in a second."""
-        return self.video_seconds / self.seconds if self.written else 0.0
+        captioned = self.video_seconds - self.early[1]
+        return captioned / self.seconds if captioned else 0.0
 
     @property
     def eta_seconds(self) -> float | None:
         """Until the last clip at the pace so far; None when that is not known."""
-        if self.total is None or not self.written:
+        if self.total is None or not self.clips_a_second:
             return None
         return max(self.total - self.skipped - self.written, 0) / self.clips_a_second
 
@@ -105,7 +109,7 @@ class Tally:
         """All of it in one line."""
         done = self.skipped + self.written
         parts = [count_of(done, "clip") if self.total is None else f"{done:,} of {count_of(self.total, 'clip')}"]
-        if self.written:
+        if self.clips_a_second:
             parts.append(f"{self.clips_a_second:.2f} clips/s, {self.times_real_time:.0f}x real time")
         if (eta := self.eta_seconds) is not None:
             parts.append(f"{duration(eta)} left")
