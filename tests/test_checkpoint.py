@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -235,6 +236,20 @@ def test_quantization_names_what_to_install(llava: Path) -> None:
             load_model(llava, quantize="int4")
     with pytest.raises(ConfigError, match="none of int8, int4"):
         load_model(llava, quantize="int3")  # type: ignore[arg-type]
+
+
+def test_quantization_with_too_old_a_package_is_no_fault_of_the_model(
+    llava: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """transformers knows none that it would take; the model was never quantized by anybody."""
+    if _has_bitsandbytes():
+        pytest.skip("here it is new enough")
+    (tmp_path / "bitsandbytes.py").write_text('__version__ = "0.45.0"')
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError, match=r'requires bitsandbytes.*pip install -U "vidllm\[quant\]"$') as caught:
+        load_model(llava, device="cpu", quantize="int8")
+    del sys.modules["bitsandbytes"]
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("method", ["awq", "gptq"])

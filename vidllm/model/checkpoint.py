@@ -241,6 +241,8 @@ def _load_transformers(spec: ModelSpec, options: Mapping[str, Any]) -> nn.Module
             log.warning("%s: asks for FlashAttention, which is not installed; PyTorch's own attention is used",
                         spec.folder)  # fmt: skip
             return _load_transformers(spec, {**options, **SDPA})
+        if "quantization_config" in options:
+            raise ConfigError(f'{_one_line(error)}; quantize needs pip install -U "vidllm[quant]"') from error
         # quantized by somebody, with a package of theirs
         raise UnsupportedModel(f"{spec.folder}: {_one_line(error)}; or name the model as it was before it was "
                                "quantized") from error  # fmt: skip
