@@ -637,7 +637,8 @@ def test_another_recipe_is_the_next_version(clips: dict[str, Path], tmp_path: Pa
     assert two == '  {"title":   "untouched"}'
 
 
-def test_parquet_keeps_its_columns(clips: dict[str, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("packed", ["zstd", "none", "lz4"])
+def test_parquet_keeps_its_columns(clips: dict[str, Path], tmp_path: Path, packed: str) -> None:
     arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     source = tmp_path / "rows.parquet"
     table = arrow.table(
@@ -646,10 +647,13 @@ def test_parquet_keeps_its_columns(clips: dict[str, Path], tmp_path: Path) -> No
             "at": arrow.array([1, 2], arrow.timestamp("ns")),
         }
     )  # fmt: skip
-    parquet.write_table(table, source, row_group_size=1)
+    parquet.write_table(table, source, row_group_size=1, compression=packed)
+    before = parquet.read_metadata(source).row_group(0).column(0).compression
     caption_all(source, tmp_path / "out.jsonl")
     for _ in range(2):
         recaption(tmp_path / "out.jsonl", RECIPE.digest)
+    groups = [parquet.read_metadata(source).row_group(number) for number in range(2)]
+    assert {group.column(n).compression for group in groups for n in range(5)} == {before}
     after = parquet.read_table(source)
     assert after.column_names == ["video", "n", "at", "caption_v1", "caption_v1_recipe"]
     assert after.schema.field("n").type == arrow.int8()

@@ -242,7 +242,7 @@ def _utf8(text: str) -> bytes:
 
 
 def _write_parquet(file: Path, part: Path, column: _Column) -> None:
-    """Row group by row group; the file's own columns keep their types."""
+    """Row group by row group; the file's own columns keep their types, and all are packed as the first was."""
     parquet, arrow = need_parquet(), import_module("pyarrow")
     with parquet.ParquetFile(file) as old:
         writer, index = None, 0
@@ -255,11 +255,16 @@ def _write_parquet(file: Path, part: Path, column: _Column) -> None:
                 values = arrow.array([None if text is None else _utf8(text) for text in told]).cast(arrow.string())
                 at = table.schema.get_field_index(name)
                 table = table.append_column(name, values) if at < 0 else table.set_column(at, name, values)
-            writer = writer or parquet.ParquetWriter(part, table.schema)
+            packed = old.metadata.row_group(group).column(0).compression
+            writer = writer or parquet.ParquetWriter(part, table.schema, compression=_PACKED.get(packed, packed))
             writer.write_table(table)
         if writer is None:
             raise InputError(f"{file}: has no rows any more; caption it again")
         writer.close()
+
+
+_PACKED = {"UNCOMPRESSED": "NONE", "LZ4_RAW": "LZ4", "LZO": "SNAPPY"}
+"""What Parquet calls otherwise than pyarrow does when it writes; LZO it only reads."""
 
 
 def _write_tar(file: Path, part: Path, column: _Column) -> None:
