@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 from PIL import Image as Picture
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import CLIPVisionModel, LlamaConfig, LlamaModel, LlavaForConditionalGeneration
 from transformers import PreTrainedTokenizerFast as Tokenizer
@@ -622,7 +623,7 @@ def test_the_recipe_ends_in_a_model_that_answers(tmp_path: Path) -> None:
         folder=str(tmp_path / "run"), threads=1, tokenizer_clips=40, vision=VISION, language=LANGUAGE,
         align=AlignStage(batch=4, steps=3),
         images=replace(stage, stills=True), sharpen=SharpenStage(batch=3, held=2, steps=2),
-        video=replace(stage, first_seed=100),
+        video=replace(stage, first_seed=100), again=replace(stage, first_seed=200),
     )  # fmt: skip
     weights = recipes.run(settings)
     video = small_clip("layout", 0, tmp_path / "clip.mp4")
@@ -638,7 +639,13 @@ def test_the_recipe_ends_in_a_model_that_answers(tmp_path: Path) -> None:
     recipes.run(settings)
     kept = [path for path, written in before.items() if path.stat().st_mtime_ns == written]
     stages = sorted(path.parent.parent.name for path in kept if path.parent.name == "model")
-    assert stages == ["images", "sharp", "video"]
+    assert stages == ["again", "images", "sharp", "video"]
+    video, again, shipped = (
+        load_file(folder / "model.safetensors")["language_model.model.layers.0.mlp.up_proj.weight"]
+        for folder in (tmp_path / "run/video/model", tmp_path / "run/again/model", weights)
+    )
+    assert not video.equal(again)
+    assert shipped.equal(((video + again) / 2).bfloat16())
 
 
 def test_two_processes_teach_one_model(tmp_path: Path) -> None:
@@ -648,13 +655,14 @@ def test_two_processes_teach_one_model(tmp_path: Path) -> None:
         "folder": str(tmp_path / "run"), "threads": 1, "tokenizer_clips": 40, "vision": asdict(VISION),
         "language": asdict(LANGUAGE), "align": {"batch": 4, "steps": 2}, "images": {**stage, "stills": True},
         "sharpen": {"batch": 2, "held": 1, "steps": 2}, "video": {**stage, "first_seed": 100, "moments": 1, "whole": 1},
+        "again": {**stage, "first_seed": 200, "moments": 1, "whole": 1},
     }  # fmt: skip
     config = tmp_path / "two.yaml"
     config.write_text(json.dumps(settings), encoding="utf-8")  # JSON is YAML
     command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "vidllm.builtin.recipe"]
     ran = subprocess.run([sys.executable, *command, str(config)], capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
-    assert ran.stdout.count("unseen at the end") == 3, "the first process tells, once a stage"
+    assert ran.stdout.count("unseen at the end") == 4, "the first process tells, once a stage"
     assert vidllm.load(tmp_path / "run" / "weights", cache=None).spec.fit == "stretch"
 
 

@@ -58,6 +58,12 @@ class Recipe:
             minutes=90, learning_rate=1.2e-3, frozen_projector=True, first_seed=2_000_000
         )
     )
+    again: AnswerStage = field(
+        default_factory=lambda: AnswerStage(
+            moments=3, whole=2, minutes=64, learning_rate=5e-4, frozen_projector=True, first_seed=3_000_000
+        )
+    )
+    """Video once more. What ships is the mean of the weights before and after: see `mean`."""
 
 
 def run(recipe: Recipe) -> Path:
@@ -72,21 +78,35 @@ def run(recipe: Recipe) -> Path:
         _before_answers(recipe, folder)
     together.wait()
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer")
-    images, sharp, video = (folder / name / "model" for name in ("images", "sharp", "video"))
+    images, sharp, video, again = (folder / name / "model" for name in ("images", "sharp", "video", "again"))
     if not images.exists():
         learn_to_answer(recipe.images, _read(folder / "aligned"), tokenizer, images.parent)
     if not sharp.exists():
         sharpen(recipe.sharpen, _read(images), sharp.parent)
     if not video.exists():
         learn_to_answer(recipe.video, _read(sharp), tokenizer, video.parent)
+    if not again.exists():
+        learn_to_answer(recipe.again, _read(video), tokenizer, again.parent)
     if together.part() == 0:
-        export(_read(video), tokenizer, folder / "weights")
+        export(mean(_read(video), _read(again)), tokenizer, folder / "weights")
     together.leave()
     return folder / "weights"
 
 
 def _read(folder: Path) -> LlavaForConditionalGeneration:
     return LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+
+
+@torch.no_grad()
+def mean(
+    model: LlavaForConditionalGeneration, other: LlavaForConditionalGeneration
+) -> LlavaForConditionalGeneration:
+    """`model` with every weight halfway to `other`'s, which was taught on from it: what chance left in either is
+    halved, what both have learnt stays (model soups, arXiv 2203.05482).
+    """
+    for mine, theirs in zip(model.parameters(), other.parameters(), strict=True):
+        mine.lerp_(theirs, 0.5)
+    return model
 
 
 def _before_answers(recipe: Recipe, folder: Path) -> None:
