@@ -12,10 +12,10 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from vidllm.corpus.index import RowIndex
-from vidllm.corpus.output import MOST_OWN_RECIPES
+from vidllm.corpus.output import MOST_OWN_RECIPES, is_unchanged
 from vidllm.corpus.progress import Tally, duration
 from vidllm.corpus.reading import BadLine, written_rows
-from vidllm.corpus.rows import FAILED, CaptionRow
+from vidllm.corpus.rows import FAILED, CaptionRow, agree
 from vidllm.corpus.run import Run, RunOptions
 from vidllm.corpus.stores import prepare
 from vidllm.corpus.summary import whole_of
@@ -58,9 +58,7 @@ class Done:
         known = self._index.by_key(item.key, self._digest(item.prompt))
         if known is None or (self._retry and known.status in FAILED):
             return False
-        if known.stamp == int(item.stamp(self._find_sidecar), 16):
-            return True
-        return known.stamp == int(item.stamp(), 16) and self._told[known.place][1] is None
+        return is_unchanged(item, known, self._find_sidecar, lambda: self._told[known.place][1])
 
     def has_caption(self, item: Item, seen: Seen) -> bool:
         """Whether its content has a caption, under whatever name."""
@@ -70,11 +68,11 @@ class Done:
         )
 
     def _shows(self, known: Known | None, seen: Seen, *, is_own: bool) -> bool:
-        """As `CaptionRow.shows`, of a row with a caption of this content."""
+        """Whether it is a row with a caption of this content."""
         if known is None or known.status in FAILED:
             return False
         id, subtitles = self._told[known.place]
-        return id == seen.id and (subtitles == seen.subtitles or (subtitles is None and (is_own or not seen.subtitles)))
+        return id == seen.id and agree(subtitles, seen.subtitles, is_own=is_own)
 
     def _heads(self, output: Path) -> Iterator[tuple[Head, int]]:
         prepare(output)

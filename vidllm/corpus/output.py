@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -120,10 +120,7 @@ class Output:
         known = self._index.by_key(item.key, recipe)
         if known is None or not self._stays(known.status):
             return False
-        if known.stamp == int(item.stamp(self._find_sidecar), 16):
-            return True
-        # a row of before subtitles were kept has the stamp of the file alone, and is done as long as that is
-        return known.stamp == int(item.stamp(), 16) and self._row_at(known).subtitles is None
+        return is_unchanged(item, known, self._find_sidecar, lambda: self._row_at(known).subtitles)
 
     def status_of(self, item: Item, recipe: str) -> Status | None:
         """How the item ended under this recipe, if it did."""
@@ -202,6 +199,20 @@ class Output:
                 self._is_recipe_told = True
         known.settle()
         return known
+
+
+def is_unchanged(
+    item: Item,
+    known: Known,
+    find_sidecar: Callable[[str], Path | None] | None,
+    made_with: Callable[[], str | None],
+) -> bool:
+    """Whether a clip's file, and the subtitles beside it, are those its row is of. `made_with` tells that row's
+    subtitles: one of before they were kept has the stamp of the file alone.
+    """
+    if known.stamp == int(item.stamp(find_sidecar), 16):
+        return True
+    return known.stamp == int(item.stamp(), 16) and made_with() is None
 
 
 def manifest_lines(manifest: LineFile) -> Iterator[tuple[str | None, str, bytes]]:

@@ -123,12 +123,8 @@ class CaptionRow:
         )  # fmt: skip
 
     def shows(self, subtitles: str, key: str | None = None) -> bool:
-        """Whether these are the subtitles its caption was made with. A row that does not say is taken at its word for
-        its own clip (of that `key`), and for clips without any.
-        """
-        if self.subtitles is None:
-            return not subtitles or self.key == key
-        return self.subtitles == subtitles
+        """Whether these are the subtitles its caption was made with; see `agree`."""
+        return agree(self.subtitles, subtitles, is_own=self.key == key)
 
     def checksum(self) -> str:
         """16 hex digits over what is said, of which clip, from which frames and how: two rows can not swap captions.
@@ -201,3 +197,10 @@ def _only(fields: Mapping[str, Any], kinds: Mapping[str, tuple[type, ...]]) -> d
     """The fields of `kinds`, each of which must be there. Raises KeyError or ValueError."""
     _check(fields, kinds)
     return {name: fields[name] for name in kinds}
+
+
+def agree(made_with: str | None, subtitles: str, *, is_own: bool) -> bool:
+    """Whether a caption of these subtitles is one of a clip with those. A row that does not say (None) is taken at its
+    word for its own clip, and for clips without any.
+    """
+    return made_with == subtitles or (made_with is None and (is_own or not subtitles))
