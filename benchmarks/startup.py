@@ -38,7 +38,7 @@ def main() -> None:
 
 
 def run(command: list[str]) -> float:
-    """Wall seconds of one process that must succeed; what it imports is compiled once, as Python does unless forbidden."""
+    """Wall seconds of one process that must succeed; what it imports is compiled once, as Python does by itself."""
     told = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     began = time.perf_counter()
     subprocess.run(command, check=True, capture_output=True, env=told)
