@@ -125,6 +125,17 @@ def test_a_terminal_has_one_line_in_its_place_and_a_log_one_now_and_then() -> No
     assert log.getvalue().count("\n") == 100 // PLAIN_SECONDS
 
 
+def test_a_run_goes_on_when_nobody_reads_its_progress_any_more() -> None:
+    class Unread(Terminal):
+        def flush(self) -> None:
+            raise BrokenPipeError
+
+    line = ProgressLine(Unread())
+    line(Tally(listed=5))
+    line.say("note: one")
+    line.clear()
+
+
 def test_a_prompt_is_a_preset_a_file_or_words(tmp_path: Path) -> None:
     (tmp_path / "p.txt").write_text("What is here?\n", encoding="utf-8")
     assert read_prompt(None) == DEFAULT

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 import sys
@@ -168,21 +169,24 @@ class ProgressLine:
         self._next = now + (TERMINAL_SECONDS if self._live else PLAIN_SECONDS)
         if self._live:
             width = shutil.get_terminal_size().columns - 1
-            self._stream.write("\r\x1b[2K" + tally.line()[:width])
+            self._write("\r\x1b[2K" + tally.line()[:width])
             self._shown = True
         else:
-            self._stream.write(tally.line() + "\n")
-        self._stream.flush()
+            self._write(tally.line() + "\n")
 
     def say(self, text: str) -> None:
         """A line that stays, above the one that moves."""
         self.clear()
-        self._stream.write(text + "\n")
-        self._stream.flush()
+        self._write(text + "\n")
 
     def clear(self) -> None:
         """Wipe the moving line."""
         if self._shown:
-            self._stream.write("\r\x1b[2K")
-            self._stream.flush()
+            self._write("\r\x1b[2K")
             self._shown = False
+
+    def _write(self, text: str) -> None:
+        """What nobody reads any more (`| head`), or has no room left on the log's disk, ends no run."""
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
+            self._stream.flush()
