@@ -1,5 +1,6 @@
 """`vidllm world make`: scripted clips whose truth is known exactly."""
 
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -29,10 +30,17 @@ def make(
       vidllm world make -n 10 --seed 7 -o clips
       vidllm ask clips/000007.mp4 "describe the video."
 
-    Prints the path of every clip. Those that stand there already are not drawn again.
+    Prints the path of every clip. Those that stand there already are not drawn again; every core draws.
     """
+    from vidllm.corpus.progress import duration
     from vidllm.world.make import make_clips
 
+    began = time.monotonic()
     with Progress() as progress:
-        paths = make_clips(count, seed, folder, progress=lambda done: progress(f"drawing clip {done} of {count}"))
+
+        def tell(done: int) -> None:
+            left = (time.monotonic() - began) / done * (count - done)
+            progress(f"{done} of {count} clips drawn, {duration(left)} left")
+
+        paths = make_clips(count, seed, folder, progress=tell)
     write("".join(f"{path}\n" for path in paths))

@@ -58,6 +58,17 @@ def test_what_was_drawn_is_not_drawn_again_and_what_was_not_is_kept(tmp_path: Pa
     assert (tmp_path / "000224.mp4").read_bytes() == b"holidays"
 
 
+def test_an_interrupted_run_leaves_whole_clips_only(tmp_path: Path) -> None:
+    def interrupt(_: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        make_clips(200, 222, tmp_path, split="tests/made", progress=interrupt)
+    left = {path.suffix for path in tmp_path.iterdir()}
+    assert left == {".mp4", ".json"}
+    assert len(list(tmp_path.glob("*.mp4"))) < 200
+
+
 def test_a_script_survives_json(made: list[Path]) -> None:
     for number, path in zip((222, 223), made, strict=True):
         assert Script.load(path.with_suffix(".json")) == make_script("tests/made", number)

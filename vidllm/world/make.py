@@ -2,10 +2,13 @@
 
 import json
 from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
+from threading import Event
 from uuid import uuid4
 
 import av
@@ -13,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vidllm.errors import ConfigError
+from vidllm.machine import cores
 from vidllm.world.generate import generator, make_script
 from vidllm.world.questions import clip_questions, moment_questions, pick_moments
 from vidllm.world.render import expose, scene
@@ -24,30 +28,36 @@ def make_clips(
 ) -> list[Path]:
     """Write clips `seed` .. `seed + n - 1` of a split into `folder`, made if need be, and return the mp4s.
 
-    The same numbers give the same clips. Beside NAME.mp4 stands NAME.json: the script, and questions with their true
-    answers. A file has its name only once it is whole, and what stands there already is not drawn again. `progress`
-    hears how many clips are done. ConfigError when a video of that name is not one of these.
+    The same numbers give the same clips; but x264's macroblock tree reads memory it has not written at widths like 400,
+    where a pixel in a million may then be two grey levels off. Beside NAME.mp4 stands NAME.json: the script, and
+    questions with their true answers. A file has its name only once it is whole, and what stands there already is not
+    drawn again. `progress` hears how many clips are done. ConfigError when a video of that name is not one of these.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    targets = []
-    for number in range(seed, seed + n):
-        target = folder / f"{number:06d}.mp4"
-        _draw(make_script(split, number), target, number)
-        targets.append(target)
-        progress(len(targets))
+    numbers = range(seed, seed + n)
+    targets = [folder / f"{number:06d}.mp4" for number in numbers]
+    stop = Event()
+    with ThreadPoolExecutor(cores()) as pool:  # grain and x264, most of the work, leave the interpreter to others
+        try:
+            for done, _ in enumerate(pool.map(partial(_draw, split, stop), targets, numbers), 1):
+                progress(done)
+        finally:
+            stop.set()
     return targets
 
 
-def _draw(script: Script, target: Path, number: int) -> None:
-    """The clip and then its truth, unless both stand there."""
+def _draw(split: str, stop: Event, target: Path, number: int) -> None:
+    """The clip and then its truth, unless both stand there; CancelledError once `stop` is set."""
+    script = make_script(split, number)
     truth = target.with_suffix(".json")
     if target.exists():
         if not truth.exists():
             raise ConfigError(f"{target} is there and was not drawn here; move it away or choose another folder")
         if truth.read_text(encoding="utf-8", errors="replace") == _truth(script, number):
             return
-    write_video(script, target)
-    save_truth(script, truth, number)
+        target.unlink()  # of another script
+    save_truth(script, truth, number)  # first: a clip without truth is somebody else's
+    write_video(script, target, stop)
 
 
 def save_truth(script: Script, target: Path, number: int) -> None:
@@ -65,8 +75,11 @@ def _truth(script: Script, number: int) -> str:
     return json.dumps(asdict(script) | {"questions": [asdict(question) for question in asked]}, indent=1) + "\n"
 
 
-def write_video(script: Script, target: Path) -> None:
-    """Render a script to an mp4 (H.264, 4:2:0, which needs width and height even: an odd pixel is dropped)."""
+def write_video(script: Script, target: Path, stop: Event | None = None) -> None:
+    """Render a script to an mp4 (H.264, 4:2:0, which needs width and height even: an odd pixel is dropped).
+
+    CancelledError, and nothing written, once another thread has set `stop`.
+    """
     canvas = script.canvas
     rate = round(canvas.fps * 2)  # half frames a second: 12.5 fps is exact
     faststart = {"movflags": "+faststart"}
@@ -77,6 +90,8 @@ def write_video(script: Script, target: Path) -> None:
         stream = container.add_stream("libx264", rate=Fraction(rate, 2), options=options)
         stream.width, stream.height, stream.pix_fmt = canvas.width // 2 * 2, canvas.height // 2 * 2, "yuv420p"
         for number, pixels in enumerate(_pictures(script, stream.height, stream.width, Fraction(2, rate))):
+            if stop is not None and stop.is_set():
+                raise CancelledError
             picture = av.VideoFrame.from_ndarray(pixels, format="rgb24")
             picture.pts = number
             container.mux(stream.encode(picture))
