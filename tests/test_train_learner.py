@@ -327,6 +327,23 @@ def test_bf16_keeps_what_learns_in_float32(tiny: Callable[[str], Path]) -> None:
     assert all(gradient.isfinite().all() for gradient in gradients(half, batch).values())
 
 
+@pytest.mark.parametrize(
+    "more", [{"parts": Parts(projector=1e-3, temporal=1e-3)},
+             {"parts": Parts(projector=1e-3, temporal=1e-3, language_model=1e-3), "lora": Lora(r=4)}]
+)  # fmt: skip
+def test_what_learns_loses_no_bit_where_sums_are_in_bf16(
+    more: Any, tiny: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Of a model in float32, also where the language model learns nothing itself."""
+    first = learner_of(tiny("llava"), parts=Parts(temporal=1e-3), extra=Extra(temporal_buckets=4))
+    torch.nn.init.normal_(first.extras.temporal)
+    first.save(tmp_path)
+    read = dict(learner_of(tmp_path, dtype="bfloat16", **more).named_parameters())
+    for name, weight in first.named_parameters():
+        if part_of(name) in ("projector", "temporal"):
+            assert torch.equal(read[name], weight)
+
+
 @pytest.mark.parametrize("name", ["llava_next", "llava_onevision"])
 @pytest.mark.parametrize("learning", ["vision_tower", "projector", "language_model", "all"])
 def test_every_part_learns_in_bf16(name: str, learning: str, tiny: Callable[[str], Path]) -> None:

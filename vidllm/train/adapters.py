@@ -153,7 +153,7 @@ def save_whole(
     plain = {name.replace(".base_layer.", "."): weight for name, weight in _under(NETWORK, weights).items()}
     whole = {name.removeprefix(NETWORK) for name in learned}
     changed = whole | {f"{name}.weight" for name in layers}
-    stored = _stored_dtype(lmm.spec.folder, config)
+    stored = stored_dtype(lmm.spec.folder)
     came = _as_they_came(lmm, plain, stored)
     merged = _merged({**plain, **{name: weight for name, weight in came.items() if name not in whole}}, layers)
     merged |= {name: merged[learns] for name, learns in _tied(network).items()}
@@ -203,11 +203,12 @@ def _peft_config(network: Any) -> Any:
     return network.peft_config[ADAPTER]
 
 
-def _stored_dtype(folder: Path, config: Mapping[str, Any]) -> torch.dtype:
+def stored_dtype(folder: Path) -> torch.dtype:
     """The dtype a checkpoint's config says its weights have, under either spelling; float32 when it does not say, and
     of an adapter, whose config is its base's: what it learned is in float32."""
     if (folder / ADAPTER_FILE).is_file():
         return torch.float32
+    config = read_json(folder / "config.json") or {}
     name = config.get("dtype") or config.get("torch_dtype") or (config.get("text_config") or {}).get("dtype")
     return {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(str(name), torch.float32)
 

@@ -212,14 +212,8 @@ def settle_reference(config: DpoConfig, contest: Contest, task: PreferenceTask, 
     """
     if config.reference_cache:
         task.references = _known(config, contest, task, say)
-    elif config.lora is None or _others_learn(config):
+    elif config.learning.whole:  # what the model was is not found by leaving an adapter out
         task.live = _frozen(config, contest.base)
-
-
-def _others_learn(config: DpoConfig) -> bool:
-    """Whether more learns than the adapter: what the model was is not found by leaving that out."""
-    rates = config.parts.rates(lora=config.lora is not None)
-    return any(rate > 0 for part, rate in rates.items() if part != "language_model")
 
 
 def _frozen(config: DpoConfig, base: Base) -> Learner:

@@ -20,11 +20,11 @@ from torch.utils.checkpoint import checkpoint
 from vidllm.budget import Geometry
 from vidllm.errors import ConfigError, ModelError, UnsupportedModel
 from vidllm.model.checkpoint import choose_device, load_model
-from vidllm.model.extras import Extras, has_extra
+from vidllm.model.extras import Extras, has_extra, load_extras
 from vidllm.model.families import read_spec
 from vidllm.model.lmm import ComposableLMM
 from vidllm.model.reader import check_counts
-from vidllm.train.adapters import add_lora, base_name, save_adapter, save_whole, without_lora
+from vidllm.train.adapters import add_lora, base_name, save_adapter, save_whole, stored_dtype, without_lora
 from vidllm.train.batch import Batch, Features, Piece, Stage
 from vidllm.train.losses import answer_logps
 from vidllm.train.parts import PARTS, Extra, Lora, Part, Parts, part_of
@@ -65,6 +65,12 @@ class LearnerOptions:
         if not any(rates.values()):
             raise ConfigError("nothing learns: give a part a rate, for example parts.projector=1e-3")
 
+    @property
+    def whole(self) -> list[Part]:
+        """The parts whose own weights learn: not those that an adapter learns for."""
+        rates = self.parts.rates(lora=self.lora is not None)
+        return [part for part in PARTS if rates[part] and (part != "language_model" or self.lora is None)]
+
 
 class Learner(nn.Module):
     """A composable family, some of its parts learning. Dropout is off; `lmm` can be asked between steps after `eval()`.
@@ -99,14 +105,14 @@ class Learner(nn.Module):
         folder = Path(folder)
         spec = learned_spec(read_spec(folder), options.extra)
         check_parts(spec, options)
-        # A language model that learns whole is read in float32, so that no bit of it is lost.
-        whole = options.parts.language_model > 0 and options.lora is None
-        number = "float32" if whole else options.dtype
-        lmm = load_model(folder, str(choose_device(device)), number, light=False)
+        place = choose_device(device)
+        # What learns loses no bit by being read; on the device nothing is ever wider than it is learnt with.
+        number = stored_dtype(folder) if options.whole else options.dtype
+        lmm = load_model(folder, "cpu", number, light=False)
         assert isinstance(lmm, ComposableLMM)
         lmm.spec, lmm.chunk = replace(spec, folder=lmm.spec.folder), options.chunk
         lmm.extras = _with_extra(lmm, options.extra)
-        return cls(lmm, options)
+        return cls(lmm, options).to(place)
 
     @property
     def spec(self) -> ModelSpec:
@@ -258,9 +264,8 @@ class Learner(nn.Module):
         Raises:
             ConfigError: it has no adapter, or learns with other parts too: what it was is gone.
         """
-        others = [part for part in PARTS if part != "language_model" and self._learns(part)]
-        if self.options.lora is None or others:
-            what = f"the {others[0]} learns whole" if others else "it has no adapter"
+        if whole := self.options.whole:
+            what = "it has no adapter" if self.options.lora is None else f"the {whole[0]} learns whole"
             raise ConfigError(f"the model is no reference for itself: {what}; teach lora alone, or name a reference")
         with without_lora(self.network):
             yield
@@ -338,12 +343,12 @@ def _with_extra(lmm: ComposableLMM, extra: Extra) -> Extras | None:
         ConfigError: it has vectors of time already, and others are asked for.
     """
     table: Tensor = lmm.embed.weight  # type: ignore[assignment]
-    had = lmm.extras or Extras()
+    had = load_extras(lmm.spec.folder, table.shape[1], table.device, torch.float32) or Extras()
     newline, temporal, seconds = had.newline, had.temporal, had.bucket_seconds
     if lmm.spec.newline != "none" and lmm.newline is None:
-        newline = nn.Parameter(table.detach().mean(dim=0))
+        newline = nn.Parameter(table.detach().float().mean(dim=0))
     if extra.temporal_buckets and temporal is None:
-        temporal = nn.Parameter(table.new_zeros(extra.temporal_buckets, table.shape[1]))
+        temporal = nn.Parameter(torch.zeros(extra.temporal_buckets, table.shape[1]))
         seconds = extra.bucket_seconds
     elif extra.temporal_buckets and (len(had.temporal), seconds) != (extra.temporal_buckets, extra.bucket_seconds):  # type: ignore[arg-type]
         raise ConfigError(f"{lmm.spec.folder}: was taught {len(had.temporal)} time buckets of {seconds:g} s; "  # type: ignore[arg-type]
