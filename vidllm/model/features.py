@@ -66,9 +66,6 @@ class FeatureCache:
         disk_bytes: int = 2048 * MEBIBYTE,
     ) -> None:
         self.memory_bytes = memory_bytes
-        self.memory_hits = 0
-        self.disk_hits = 0
-        self.misses = 0
         self._memory: OrderedDict[str, Tensor] = OrderedDict()
         self._used = 0
         self._lock = threading.Lock()
@@ -80,13 +77,10 @@ class FeatureCache:
         with self._lock:
             if key in self._memory:
                 self._memory.move_to_end(key)
-                self.memory_hits += 1
                 return self._memory[key]
         found = self._disk.get(key).get("features") if self._disk else None
-        with self._lock:
-            self.disk_hits += found is not None
-            self.misses += found is None
-            if found is not None:
+        if found is not None:
+            with self._lock:
                 self._remember(key, found)
         return found
 
@@ -168,13 +162,15 @@ class TensorFiles:
             log.debug("feature cache: %s: %s", key, error)
 
     def put(self, key: str, tensors: Mapping[str, Tensor]) -> None:
-        """Keep `tensors` (on the CPU) under `key`, unless something is kept there."""
-        path = self._path(key)
+        """Keep `tensors` (on the CPU) under `key`, unless something is kept there or they alone are over the cap."""
+        path, needed = self._path(key), sum(tensor.nbytes for tensor in tensors.values())
         with self._lock:
-            if self._broken or path.exists():
+            if self._broken or needed > self.cap:
                 return
             try:
-                self._make_room(sum(tensor.nbytes for tensor in tensors.values()))
+                if path.exists():
+                    return
+                self._make_room(needed)
                 whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
                 _write(path, save(whole, {"digest": _digest(whole)}))
             except OSError as error:
