@@ -144,6 +144,7 @@ class Batcher:
         self._ready: deque[tuple[_Job, Ready | None]] = deque()
         self._rows: list[_Row | None] = []  # row i of the buffers; None: its place is free
         self._alone: list[_Row] = []
+        self._done: list[Finished] = []  # ended and not yet told
         self._start: tuple[tuple[int, ...], float, Start] | None = None  # ids, RoPE factor and what was read of them
 
     @property
@@ -170,7 +171,7 @@ class Batcher:
 
         Nothing to do is an empty list. Errors of a prompt are told in its `Finished`; what is raised is none of theirs.
         """
-        done = self._admit()
+        self._admit()
         self._close_gaps()
         try:
             self._advance()
@@ -178,7 +179,9 @@ class Batcher:
             if not is_out_of_memory(error):
                 raise
             self._step_down()
-        return done + self._collect()
+        self._collect()
+        done, self._done = self._done, []
+        return done
 
     @property
     def _running(self) -> list[_Row]:
@@ -186,28 +189,28 @@ class Batcher:
 
     # ------------------------------------------------------------------------------------------------ beginning
 
-    def _admit(self) -> list[Finished]:
-        """Fill every free place; what ended with its first token, or could not begin."""
-        done: list[Finished] = []
+    def _admit(self) -> None:
+        """Fill every free place."""
         while self.waiting and self.running < self._limit:
             try:
-                done += self._prepare() if not self._ready else self._begin(*self._ready[0])
+                if self._ready:
+                    self._begin(*self._ready[0])
+                else:
+                    self._prepare()
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-                done += self._shrink()
-        return done
+                self._shrink()
 
-    def _prepare(self) -> list[Finished]:
-        """Encode the visuals of the next few prompts; those that can not be shown."""
-        jobs = list(islice(self._waiting, self._ahead))
-        told = self._prepared(jobs)
-        for _ in jobs:
-            self._waiting.popleft()
-        self._ready.extend((job, got) for job, got in zip(jobs, told, strict=True) if not isinstance(got, str))
-        return [
-            Finished(ticket=job.ticket, error=got) for job, got in zip(jobs, told, strict=True) if isinstance(got, str)
-        ]
+    def _prepare(self) -> None:
+        """Encode the visuals of the next few prompts; those that can not be shown are done."""
+        told = self._prepared(list(islice(self._waiting, self._ahead)))
+        for got in told:
+            job = self._waiting.popleft()
+            if isinstance(got, str):
+                self._done.append(Finished(ticket=job.ticket, error=got))
+            else:
+                self._ready.append((job, got))
 
     def _prepared(self, jobs: Sequence[_Job]) -> list[Ready | str | None]:
         """Of each: ready to be read, None when it must run alone, or the error; an error costs only its own prompt."""
@@ -228,15 +231,15 @@ class Batcher:
             return False
         return self._reader.window is None or job.tokens <= self._reader.window
 
-    def _begin(self, job: _Job, ready: Ready | None) -> list[Finished]:
-        """Read one prompt and choose its first token."""
+    def _begin(self, job: _Job, ready: Ready | None) -> None:
+        """Read one prompt and choose its first token, which may be its last."""
         began = time.perf_counter()
         fits = ready is not None and self._make_room(job)
         row = self._begin_in_slot(job, ready) if ready is not None and fits else self._begin_alone(job)
         self._ready.popleft()
         row.prefill_seconds = time.perf_counter() - began
         self._settle()
-        return self._collect() if row.is_done else []
+        self._collect()
 
     def _begin_alone(self, job: _Job) -> _Row:
         row = _Row(job, Reply(self._model, job.options))
@@ -316,7 +319,7 @@ class Batcher:
                 self._limit //= 2
                 give_back(self._model.device)
 
-    def _shrink(self) -> list[Finished]:
+    def _shrink(self) -> None:
         """Beginning took more memory than there is: begin fewer at a time, then run fewer, then let go of the buffers
         of those that ran; else give the prompt up.
         """
@@ -330,8 +333,7 @@ class Batcher:
         else:
             self._buffers = None
             job = self._ready.popleft()[0] if self._ready else self._waiting.popleft()
-            return [Finished(ticket=job.ticket, error=NO_MEMORY)]
-        return []
+            self._done.append(Finished(ticket=job.ticket, error=NO_MEMORY))
 
     def _step_down(self) -> None:
         """A step took more memory than there is: all rows begin again, half as many at a time; one alone is given up.
@@ -384,9 +386,8 @@ class Batcher:
         for row in rows:
             row.seconds += share
 
-    def _collect(self) -> list[Finished]:
-        """Those that ended; their places are free."""
-        done = [row.finished() for row in self._running if row.is_done]
+    def _collect(self) -> None:
+        """The places of those that ended are free."""
+        self._done += [row.finished() for row in self._running if row.is_done]
         self._rows = [None if row is None or row.is_done else row for row in self._rows]
         self._alone = [row for row in self._alone if not row.is_done]
-        return done
