@@ -86,7 +86,7 @@ def test_a_checkpoint_without_template_gets_its_family_s(family: str, text: str,
     for name in ("tokenizer_config.json", "processor_config.json"):
         if (folder / name).exists():
             values = json.loads((folder / name).read_text())
-            values.pop("chat_template", None)
+            values["chat_template"] = [{"name": "tool_use", "template": "x"}, {"name": "default"}, "no template"]
             (folder / name).write_text(json.dumps(values))
     prompt = prompt_of(read_spec(folder), [Message("user", "?", (picture(64, 64),))], rope_max=8)
     assert prompt.text == text
@@ -140,8 +140,12 @@ def test_no_tools_and_no_documents_are_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "template", ["{{ messages | nonsense }}", "{{ raise_exception('no pictures here') }}", "only words", "{% if %}"]
-)
+    "template",
+    [
+        "{{ messages | nonsense }}", "{{ raise_exception('no pictures here') }}", "only words", "{% if %}",
+        "{{ 1 / 0 }}", "{% for n in range(1000000) %}{% endfor %}", "{% macro a() %}{{ a() }}{% endmacro %}{{ a() }}",
+    ],
+)  # fmt: skip
 def test_a_template_that_can_not_be_used_is_one_line(template: str, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(tiny_folders()["llava"], tmp_path / "llava"))
     (folder / "chat_template.jinja").write_text(template)

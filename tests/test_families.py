@@ -259,8 +259,9 @@ def test_a_folder_without_config_is_no_model(tmp_path: Path) -> None:
         read_spec(tmp_path)
 
 
-def test_broken_json_is_one_line(llava: Path) -> None:
-    (llava / "config.json").write_text('{"model_type": ')
+@pytest.mark.parametrize("text", ['{"model_type": ', "[" * 100_000])
+def test_broken_json_is_one_line(text: str, llava: Path) -> None:
+    (llava / "config.json").write_text(text)
     with pytest.raises(IncompleteModel) as caught:
         read_spec(llava)
     assert "\n" not in str(caught.value)

@@ -297,8 +297,8 @@ def _render_turns(turns: Sequence[Turn], spec: ModelSpec, tokenizer: Tokenizer, 
         messages = [{"role": t.role, "content": parts(t, text, spec)} for t, text in zip(turns, texts, strict=True)]
         try:
             rendered = render(template, messages, names, reply)
-        except (TypeError, ValueError) as error:
-            reason = " ".join(str(error).split())
+        except ValueError as error:
+            reason = str(error)
             continue
         if sum(rendered.count(marker) for marker in _markers(spec)) == wanted:
             return rendered
@@ -317,7 +317,7 @@ def _forms_read(template: str, names: tuple[tuple[str, str], ...], spec: ModelSp
     def prints_picture(form: _Form) -> bool:
         try:
             told = render(template, [{"role": "user", "content": form(probe, "x", spec)}], dict(names), False)
-        except (TypeError, ValueError):
+        except ValueError:
             return False
         return told.count(spec.image_token) == 1
 

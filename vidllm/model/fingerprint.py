@@ -38,7 +38,7 @@ def fingerprint(folder: Path | str) -> str:
         raise ModelNotFound(f"{folder}: no weights (*.safetensors) in it")
     digest = hashlib.blake2b(digest_size=20)
     for path in sorted(folder.iterdir()):
-        if path.suffix in DESCRIBING and not path.name.endswith(".index.json"):
+        if path.suffix in DESCRIBING and not path.name.endswith(".index.json") and path.is_file():
             digest.update(path.name.encode() + _said(path))
     for path in weights:
         _digest_weights(digest, path)

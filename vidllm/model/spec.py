@@ -212,7 +212,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise IncompleteModel(f"{path}: no readable JSON ({error}); download the model again") from error
     if not isinstance(value, dict):
         raise IncompleteModel(f"{path}: a JSON object is needed; download the model again")

@@ -52,10 +52,15 @@ def _own_template(folder: Path, changed: tuple[int, ...]) -> str | None:
     for path in others:
         template = (read_json(path) or {}).get("chat_template")
         if isinstance(template, list):  # several named ones
-            template = next((t["template"] for t in template if t.get("name") == "default"), None)
+            named = {one.get("name"): one.get("template") for one in template if isinstance(one, dict)}
+            template = named.get("default")
         if isinstance(template, str):
             return template
     return None
+
+
+_RAISED = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+"""What a template's own sums and calls may raise besides jinja2's errors."""
 
 
 def render(template: str, messages: list[dict[str, Any]], tokens: dict[str, str], reply: bool) -> str:
@@ -67,8 +72,8 @@ def render(template: str, messages: list[dict[str, Any]], tokens: dict[str, str]
         return _compiled(template).render(
             messages=messages, tools=None, documents=None, add_generation_prompt=reply, **tokens
         )
-    except TemplateError as error:
-        raise ValueError(str(error)) from error
+    except (TemplateError, *_RAISED) as error:
+        raise ValueError(" ".join(str(error).split())) from error
 
 
 @lru_cache(maxsize=8)
