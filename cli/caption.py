@@ -158,7 +158,7 @@ def caption(
     Exit code: 0 when every clip is ok or a duplicate, 1 when some are not, 130 after Ctrl-C.
     """
     from vidllm.corpus.caption import CaptionOptions
-    from vidllm.corpus.extras import Extras
+    from vidllm.corpus.extras import Extras, check_extras
     from vidllm.options import split_options
 
     plan, generation = split_options(look)
@@ -170,16 +170,16 @@ def caption(
         retry_errors=retry_errors, retries=retries, workers=workers, time_limit=time_limit,
     )  # fmt: skip
     extras = Extras(formats=formats, in_place=in_place, report=report)
+    for told in check_extras(output, extras):
+        note(told)
     return _estimate(inputs, output, wishes) if dry_run else _caption(inputs, output, wishes, extras)
 
 
 def _caption(inputs: list[str], output: Path, wishes: CaptionOptions, extras: Extras) -> int:
     from vidllm.corpus.caption import caption as run
-    from vidllm.corpus.extras import check_extras, write_extras
+    from vidllm.corpus.extras import write_extras
     from vidllm.corpus.progress import ProgressLine
 
-    for told in check_extras(output, extras):
-        note(told)
     line = ProgressLine()
     try:
         done = run(

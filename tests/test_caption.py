@@ -25,6 +25,7 @@ from benchmarks.caption_kill import Watched, run_and_kill, same_but_for_timings
 from tests.conftest import write_clip, write_stories
 from vidllm.corpus.caption import CaptionOptions, caption, dry_run
 from vidllm.corpus.extras import Extras, write_extras
+from vidllm.corpus.local import LocalCaptioner
 from vidllm.corpus.progress import Tally
 from vidllm.corpus.stores import manifest_of
 from vidllm.corpus.verify import verify
@@ -183,8 +184,9 @@ def test_side_files_replace_nothing_that_lies_beside_the_clips(
     side = tmp_path / "clips.captions"
     assert sorted(path.name for path in side.iterdir()) == [".vidllm-files", "a.json", "a.srt"]
     (side / "a.srt").write_text("corrected")
-    assert run(clips, tmp_path / "clips.jsonl", "-f", "json,srt", "--prompt", "what happens?") == 1
-    assert "a.srt: vidllm did not write it, or it was changed" in capsys.readouterr().err
+    for words in (["--dry-run"], ["--prompt", "what happens?"]):
+        assert run(clips, tmp_path / "clips.jsonl", "-f", "json,srt", *words) == 1
+        assert "a.srt: vidllm did not write it, or it was changed" in capsys.readouterr().err
     assert len(rows_of(tmp_path / "clips.jsonl")) == 1  # told before a clip was captioned
 
 
@@ -571,6 +573,14 @@ def test_a_dry_run_counts_measures_and_writes_nothing(
     assert "1 that can not be read" in told
     assert f"by {CLIPS} clips captioned now" in told
     assert not output.exists()
+
+
+def test_ctrl_c_ends_a_dry_run_while_it_tries(
+    world: Path, output: Path, model: vidllm.VideoModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LocalCaptioner, "poll", lambda self, wait: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        dry_run(world, output, model=model)
 
 
 @pytest.mark.parametrize("split", ["none", "fixed:5s"])

@@ -426,6 +426,7 @@ def test_a_link_to_a_folder_of_parts_may_come_before_it(tmp_path: Path, target: 
     [
         (".", "is a folder"), ("", "is a folder"), ("/", "is a folder"), ("-", "not to a pipe"),
         ("/dev/null", "not to a pipe or a device"), ("out.CSV", "is JSON lines or Parquet; name it out.jsonl"),
+        ("none/out.jsonl", "its folder is not there"), ("none/out.parquet", "its folder is not there"),
         ("out.htm", "name it out.jsonl"), ("out.diff", "name it out.jsonl"),  # a report would take their place
     ],
 )  # fmt: skip

@@ -155,22 +155,16 @@ def estimate(
             tell(Tally(skipped=looking.found.seen))
     finally:
         pool.close()
-    _try(looking, engine, look, generation, options)
+    if looking.sample:
+        trial = replace(options, split=None, summarise=False)
+        decoders = engine.decoders() if engine.decoders else None
+        run = Run(
+            iter(looking.sample), engine.captioner, _Nowhere(), look, generation, trial, tell=tell, decoders=decoders
+        )
+        tally = run.go(Interrupts())  # hears no Ctrl-C, which ends a dry run at once
+        looking.found.sampled = tally.written - sum(tally.counts[status] for status in FAILED)
+        looking.found.sample_seconds = tally.seconds
     return looking.found
-
-
-def _try(
-    looking: _Looking, engine: Engine, look: Look, generation: GenerationOptions, options: RunOptions
-) -> None:
-    if not looking.sample:
-        return
-    trial = replace(options, split=None, summarise=False)
-    decoders = engine.decoders() if engine.decoders else None
-    run = Run(iter(looking.sample), engine.captioner, _Nowhere(), look, generation, trial, decoders=decoders)
-    with Interrupts() as interrupts:
-        tally = run.go(interrupts)
-    captioned = tally.written - sum(tally.counts[status] for status in FAILED)
-    looking.found.sampled, looking.found.sample_seconds = captioned, tally.seconds
 
 
 class _Looking:

@@ -8,6 +8,7 @@ A part is either a journal of lines or a sealed file, never both: it is sealed u
 step, and only then is the journal removed. Readers of Parquet folders pass over names that begin with "_".
 """
 
+import errno
 import json
 import os
 import re
@@ -290,7 +291,9 @@ class ParquetParts:
 
 
 def check_name(path: Path) -> None:
-    """Raise OutputError for what no rows can be kept in; nothing is opened or made."""
+    """Raise OutputError for what no rows can be kept in, or has no folder; nothing is opened or made."""
+    if not (folder := _real(path).absolute().parent).is_dir():
+        raise not_writable(path, FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), folder))
     if is_parquet(path):
         if path.exists() and not path.is_dir():
             raise OutputError(f"{path}: is one file; Parquet output is a folder of parts, name another")
