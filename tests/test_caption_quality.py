@@ -29,6 +29,7 @@ GOOD = "The red circle moves right. Then the blue square disappears. Then the re
         ("The yellow" + " square" * 6 + "..", "stop", "repetitive"),
         ("No, no, no, no, no... no! And then it ends.", "stop", "repetitive"),
         ("no " * 15, "stop", "repetitive"),
+        ("one two three four " * 4, "stop", "repetitive"),
         ("The dog, runs. " * 5 + "The dog runs ...", "stop", "repetitive"),
         ("哈" * 80, "stop", "repetitive"),
         ("一只狗在草地上奔跑,然后停下来。", "stop", "ok"),
@@ -44,7 +45,7 @@ def test_an_answer_is_judged_by_its_words_and_its_end(text: str, finish: str, st
     ("text", "status"),
     [
         ('{"summary": "A dog runs."}', "ok"),
-        ('```json\n{"summary": "A dog runs."}\n```', "ok"),
+        ('\n```json\n{"summary": "A dog runs."}\n```\n', "ok"),
         ('["A dog runs."]', "error"),
         ('Here you are: {"summary": "A dog runs."}', "error"),
         ('{"summary": "A dog', "error"),
@@ -59,6 +60,7 @@ def test_a_structured_caption_is_a_json_object(text: str, status: str) -> None:
     [
         GOOD,
         "Two men walk. Two men walk. Two men walk.",  # said three times is emphasis
+        "one two three four " * 3,
         "At 0:01 the dog runs. At 0:02 the dog runs. At 0:03 the dog runs. At 0:04 the dog runs. At 0:05 it stops.",
         "no no no no, she says",
         "Very, very, very, very, very far away.",
@@ -99,8 +101,8 @@ def test_a_loop_is_found_in_the_middle() -> None:
 def test_every_try_samples_in_another_way() -> None:
     first = GenerationOptions()
     tries = [next_sampling(first, n, Judgement("repetitive", "")) for n in (1, 2, 3)]
-    assert all(options is not None and options.temperature > 0 for options in tries)
-    assert len({(o.temperature, o.seed) for o in tries if o}) == 3
+    assert [(o.temperature, o.top_p) for o in tries if o] == [(0.7, 0.95), (1.0, 0.95), (1.0, 0.95)]
+    assert len({o.seed for o in tries if o}) == 3
 
 
 def test_a_run_that_samples_already_becomes_bolder() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import random
 from dataclasses import dataclass, field
+from itertools import groupby
 
 import pytest
 
@@ -90,11 +91,27 @@ def test_stays_below_the_crowd_that_is_refused() -> None:
     assert pace.refusals - refusals < 60, "a probe may be refused now and then"
 
 
+def test_what_does_not_pay_is_taken_back_and_probed_above_and_below() -> None:
+    """Twice as many, then a quarter more, then a fifth fewer, of a server that takes twenty."""
+    server = Server(20)
+    server.run(Pace(first=20, clock=server.now), 1000)
+    assert [limit for limit, _ in groupby(server.limits)][:7] == [20, 40, 20, 25, 20, 16, 20]
+
+
+def test_one_at_a_time_is_found() -> None:
+    server = Server(1)
+    pace = Pace(first=2, clock=server.now)
+    server.run(pace, 400)
+    assert pace.limit == 1
+
+
 def test_does_not_grow_when_there_is_little_to_ask() -> None:
-    server = Server(64)
+    server = Server(4)
     pace = Pace(clock=server.now)
     server.run(pace, 300, supply=2.0)  # two requests a second of one second each never fill even four places
     assert pace.limit == 4
+    server.run(pace, 40)  # the slow start is no rate to hold the first trial against
+    assert [limit for limit, _ in groupby(server.limits)][:3] == [4, 8, 4]
 
 
 def test_never_above_most_nor_below_one() -> None:
@@ -113,6 +130,7 @@ def test_a_burst_of_refusals_is_one_cut() -> None:
     for serial in burst:
         pace.refused(serial)
     assert pace.limit == 7
+    assert (pace.refusals, pace.under_way) == (10, 0)
 
 
 def test_nothing_goes_out_before_the_server_said() -> None:
@@ -138,7 +156,7 @@ def test_full_is_told_as_infinite() -> None:
     pace.sent()
     assert pace.delay() == float("inf")
     pace.dropped()
-    assert pace.delay() == 0
+    assert (pace.delay(), pace.under_way) == (0, 0)
 
 
 def test_impossible_bounds() -> None:
