@@ -60,7 +60,7 @@ def test_a_structured_caption_is_a_json_object(text: str, status: str) -> None:
     [
         GOOD,
         "Two men walk. Two men walk. Two men walk.",  # said three times is emphasis
-        "one two three four " * 3,
+        "She counts: " + "one two three four " * 3 + "and stops.",
         "At 0:01 the dog runs. At 0:02 the dog runs. At 0:03 the dog runs. At 0:04 the dog runs. At 0:05 it stops.",
         "no no no no, she says",
         "Very, very, very, very, very far away.",
