@@ -2,6 +2,7 @@
 
 import errno
 import http.client
+import json
 import os
 import socket
 import threading
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from vidllm.errors import CacheError, FetchError
+from vidllm.still import is_still
 from vidllm.video.fetch import FetchLimits, fetch, is_url
 
 DATA = bytes(range(256)) * 4000  # 1 MB
@@ -63,6 +65,8 @@ class Handler(BaseHTTPRequestHandler):
             headers["ETag"] = self.state.etag
         if kind.startswith("page"):
             headers["Content-Type"] = "text/html; charset=utf-8"
+        if kind.startswith("picture"):
+            headers["Content-Type"] = "image/jpeg"
         if kind.startswith("short"):
             headers["Content-Length"] = str(len(data) + 1000)
         if kind.startswith(("unsized", "endless")):
@@ -219,6 +223,8 @@ def test_a_name_without_an_ending_gets_one(server: Server, tmp_path: Path) -> No
     assert fetch(f"{server.url}/clip?id=7", folder=tmp_path).suffix == ".mp4"
     assert fetch(f"{server.url}/clip.WebM?id=7", folder=tmp_path).suffix == ".webm"
     assert fetch(f"{server.url}/clip.json", folder=tmp_path).suffix == ".mp4"
+    for name in ("picture", "picture.php?id=7"):
+        assert is_still(fetch(f"{server.url}/{name}", folder=tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -327,6 +333,9 @@ def test_a_cache_of_somebody_elses_is_read_and_added_to(
 ) -> None:
     """Others' clips can not be removed when room is short, nor marked as used: neither keeps a clip from being had."""
     copy = fetch(f"{server.url}/clip.mp4", folder=tmp_path)
+    plain = tmp_path / "plain"
+    plain.touch()
+    assert {path.stat().st_mode for path in tmp_path.iterdir()} == {plain.stat().st_mode}, "who shares it may read it"
     (tmp_path / ".part-old").write_bytes(b"x")
     os.utime(tmp_path / ".part-old", (1, 1))
 
@@ -393,6 +402,18 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(server: Server) -> None:
         assert "can not be written" in said
         assert said.count("\n") == 1
         assert not os.listdir(folder)
+
+
+def test_a_note_that_finds_no_room_leaves_nothing_half_written(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> str:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(json, "dumps", full)
+    with pytest.raises(CacheError, match="No space left"):
+        fetch(f"{server.url}/clip.mp4", folder=tmp_path)
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [DATA]
 
 
 def test_secrets_of_a_url_are_not_repeated(server: Server, tmp_path: Path) -> None:

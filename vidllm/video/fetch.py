@@ -20,8 +20,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import IO
+from uuid import uuid4
 
 from vidllm.caches import cache_folder
 from vidllm.errors import CacheError, FetchError
@@ -111,8 +111,8 @@ class _Copy:
             said = json.loads(note.read_text(encoding="utf-8"))
             copy = _Copy(folder / said["file"], said["etag"], said["modified"])
             return copy if copy.path.stat().st_size == said["bytes"] else None
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
-            return None  # no copy, or a damaged one: fetch it anew
+        except (OSError, ValueError, KeyError, TypeError):
+            return None  # no copy, a damaged one, or one that is closed to us: fetch it anew
 
 
 def _download(
@@ -124,22 +124,11 @@ def _download(
         total = _announced(answer, shown, limits)
         name = f"{_digest(url)}{_suffix(url, answer.headers.get_content_type())}"
         _sweep(folder)
-        with NamedTemporaryFile(dir=folder, prefix=_PART_PREFIX, delete=False) as part:
-            try:
-                size = _copy_bytes(answer, part, shown, total, limits, progress)
-                part.close()
-                os.replace(part.name, folder / name)
-            except BaseException:  # Ctrl-C too leaves nothing half-written
-                part.close()
-                Path(part.name).unlink(missing_ok=True)
-                raise
-        said = {
-            "file": name,
-            "bytes": size,
-            "etag": answer.headers["ETag"],
-            "modified": answer.headers["Last-Modified"],
-        }
-    _write_note(folder, url, said)
+        with _whole(folder / name) as part:
+            size = _copy_bytes(answer, part, shown, total, limits, progress)
+        etag, modified = answer.headers["ETag"], answer.headers["Last-Modified"]
+    with _whole(folder / f"{_digest(url)}.json") as note:
+        note.write(json.dumps({"file": name, "bytes": size, "etag": etag, "modified": modified}).encode())
     _make_room(folder, limits.cache_bytes, keep=folder / name)
     return folder / name
 
@@ -188,7 +177,7 @@ def _announced(answer: http.client.HTTPResponse, shown: str, limits: FetchLimits
 
 def _copy_bytes(
     answer: http.client.HTTPResponse,
-    part: "IO[bytes]",
+    part: IO[bytes],
     shown: str,
     total: int | None,
     limits: FetchLimits,
@@ -230,10 +219,17 @@ def _too_large(shown: str, size: int, limits: FetchLimits) -> FetchError:
     return FetchError(f"{shown}: {size} bytes are more than the limit of {limits.file_bytes}; download it yourself")
 
 
-def _write_note(folder: Path, url: str, said: dict[str, str | int | None]) -> None:
-    with NamedTemporaryFile("w", dir=folder, prefix=_PART_PREFIX, delete=False, encoding="utf-8") as part:
-        json.dump(said, part)
-    os.replace(part.name, folder / f"{_digest(url)}.json")
+@contextmanager
+def _whole(target: Path) -> Iterator[IO[bytes]]:
+    """A file to write that gets its name with its last byte; Ctrl-C too leaves nothing half-written."""
+    part = target.with_name(f"{_PART_PREFIX}{uuid4().hex}")
+    try:
+        with open(part, "xb") as file:  # unlike a temporary file, everybody may read it who shares the cache
+            yield file
+        os.replace(part, target)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
 
 
 def _sweep(folder: Path) -> None:
@@ -267,11 +263,13 @@ def _digest(url: str) -> str:
 
 
 def _suffix(url: str, content_type: str) -> str:
-    """The clip's file name ending: some containers are told by it alone."""
+    """The clip's file name ending: some containers are told by it alone, and so are pictures."""
+    kind = content_type.partition("/")[0]
+    told = mimetypes.guess_extension(content_type, strict=False) if kind in ("image", "video") else None
     named = Path(urllib.parse.unquote(urllib.parse.urlsplit(url).path)).suffix.lower()
-    if re.fullmatch(r"\.[a-z0-9]{1,5}", named) and named != ".json":
-        return named
-    return mimetypes.guess_extension(content_type) or ".video" if content_type.startswith("video/") else ".video"
+    if told and kind == "image":
+        return told  # whatever the script is called that sends it
+    return named if re.fullmatch(r"\.[a-z0-9]{1,5}", named) and named != ".json" else told or ".video"
 
 
 def _shown(url: str) -> str:
