@@ -240,6 +240,8 @@ def _without_repeats(chosen: IndexArray, still: NDArray[np.bool_], mass: FloatAr
 def _uniform_indices(pts: FloatArray, n: int) -> IndexArray:
     if n < 1:
         raise ValueError(f"at least one frame is needed, got {n}")
+    if n >= len(pts):
+        return np.arange(len(pts))
     if n == 1:
         return _on_screen(pts, np.asarray([(pts[0] + pts[-1]) / 2]))
     wanted = np.unique(_on_screen(pts, np.linspace(pts[0], pts[-1], n)))
