@@ -434,10 +434,10 @@ def test_frames_that_can_not_be_written_leave_nothing(
         path.write_bytes(b"some")
 
     monkeypatch.setattr(Image.Image, "save", full_disk)
-    code, out, err = run("frames", clips["constant"], "-o", "shots")
+    code, out, err = run("frames", clips["constant"], "-o", "new/shots")
     assert (code, out) == (1, "")
     assert "No space left on device" in one_line(err)
-    assert not Path("shots").exists()
+    assert not Path("new").exists()
 
 
 # ------------------------------------------------------------------------------------------- names, URLs, pipes

@@ -67,13 +67,13 @@ def save_pictures(times: Sequence[float], folder: Path, read: Read) -> tuple[Sho
     `read` decodes a few of the `times` (seconds) at once, so memory does not grow with their number. Raises VideoError
     when the folder can not be written, and what `read` raises.
     """
-    made = not folder.exists()
+    made = next((above for above in [*reversed(folder.parents), folder] if not above.exists()), None)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         return _save_all(times, folder, read)
     except BaseException as error:
-        if made:
-            shutil.rmtree(folder, ignore_errors=True)
+        if made is not None:
+            shutil.rmtree(made, ignore_errors=True)
         if not isinstance(error, OSError):
             raise
         reason = error.strerror or error
