@@ -98,6 +98,7 @@ def test_the_reference_command_gets_the_factor_it_needs_and_no_more() -> None:
     assert plan.total == 32 * 144 + 60 + 256
     assert plan.rope_factor == pytest.approx(4924 / 4096, abs=1e-4)
     assert plan.rope_factor >= 4924 / 4096
+    assert Room(context=10_000).rope_factor(12_345) == 1.2345, "a step that suffices is not passed"
 
 
 def test_fifty_six_frames_fit_twice_the_context_with_a_shorter_reply_and_say_so() -> None:
@@ -220,6 +221,7 @@ def test_native_sizes_keep_the_aspect_and_shrink_to_the_least() -> None:
     for height, width in sizes[:5]:
         assert height % 28 == width % 28 == 0
         assert width / height == pytest.approx(16 / 9, rel=0.2)
+    assert QWEN.tokens(*replace(QWEN, min_pixels=0).sizes(720, 1280)[-1]) == 1
 
 
 @given(st.integers(1, 3000), st.integers(1, 3000))
@@ -237,6 +239,7 @@ def test_square_native_frames_have_one_size() -> None:
     smol = NativeGeometry(patch=16, merge=4, square=512)
     assert smol.sizes(720, 1280) == [(512, 512)]
     assert smol.tokens(512, 512) == smol.image_tokens(33, 4000) == 64
+    assert smol.groups(5) == 5
 
 
 @given(st.integers(28, 4000), st.integers(28, 4000))

@@ -161,6 +161,14 @@ def test_packets_alone_when_nobody_may_look() -> None:
     assert len(Look(info=info, pts_seconds=info.pts_seconds, policy="change").moments(8)) == 8
 
 
+@pytest.mark.parametrize("frames", [1, 2, 600, 601])
+def test_nobody_looks_where_it_changes_nothing(frames: int) -> None:
+    """Two frames are the ends, and all of them are all."""
+    info = made_info(np.full(600, 1000), np.arange(600) == 0)
+    look = Look(info=info, pts_seconds=info.pts_seconds, policy="change", glance=lambda *_: pytest.fail("it looked"))
+    assert len(look.moments(frames)) == min(frames, 600)
+
+
 @pytest.mark.parametrize("name", ["natural/bikes.mp4", "natural/psd_testvideo_2cuts.mp4", "odd/black_10s.mp4"])
 def test_real_clips(name: str, real_clip: Callable[[str], Path]) -> None:
     info = probe(real_clip(name))

@@ -281,6 +281,7 @@ def test_coarse_steps_beside_a_moment_are_as_even_as_they_can_be(moment: float, 
 def test_without_a_span_in_the_range_focus_is_uniform() -> None:
     plan = focus(TEN_FPS, [(50.0, 50.0)], 0.0, 20.0)
     assert plan == uniform(TEN_FPS, 12, 0.0, 20.0)
+    assert focus(TEN_FPS, [(70.0, 70.0)]) == uniform(TEN_FPS, 12)
 
 
 @given(clips, st.lists(st.tuples(st.floats(0, 400), st.floats(0, 20)), max_size=3))
