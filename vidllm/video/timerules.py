@@ -36,9 +36,11 @@ _OF_ANOTHER = (  # the last 10 seconds of the first minute are none of the clip'
     rf"|{ORDINAL})\s+(?:{AMOUNT}|(?:half|third|quarter|second|minute|hour)\b)|\s+of\s+(?:the\s+)?{BLANK}|\s+of\s+{_UNIT}\s+\d)"
 )
 _WHOLE = rf"(?:{AMOUNT}|(?:half\s+)?(?:second|minute|hour)\b|half[\s-](?:minute|hour)\b){_OF_ANOTHER}"
-_NOT_THAT = r"(?!\s+(?:with|that|where|when|in\s+which))"
+_NOT_THAT = r"(?!\s+(?:with|that|where|when|in\s+which|before|after|until)\b)"
 _FRAME = rf"(?:frame\b{_NOT_OF}{_NOT_THAT}|(?:image|picture)\b{_NOT_OF}{_STOPS})"
-_PICTURE = rf"(?:frames|scenes?|moments?|images|pictures)\b{_NOT_OF}{_NOT_THAT}"
+_PICTURES = (
+    rf"(?:(?:few|couple(?:\s+of)?|several)\s+)?(?:frames|scenes?|moments?|images|pictures|seconds)\b{_NOT_OF}{_NOT_THAT}"
+)
 _AND = r"\s*(?:,\s*and|,\s*or|,|and|or|&|/)\s*(?:at\s+)?"
 _VERSUS = r"\s*(?:,\s*and|,|and|or|&|/|with|to|vs\.?|versus|against)\s*(?:at\s+)?"
 _ALONE = r"(?:^\s*|(?<=happens )|(?<=happening )|(?<=happened ))"
@@ -204,8 +206,6 @@ _FROM_AN_END = (
     Rule(rf"\bthe\s+(?:last|final|closing)\s+(?P<a>{CLOCK})(?!{_AND}{CLOCK})(?P<relative>)", means.last),
     Rule(rf"\bmiddle\s+{AMOUNT}", means.middle),
     Rule(rf"中间的?{AMOUNT}", means.middle),
-    Rule(r"\b(?:first|opening|initial)\s+(?:few|couple(?:\s+of)?|several)\s+(?:seconds|moments|frames)\b", means.begin),
-    Rule(r"\b(?:last|final|closing)\s+(?:few|couple(?:\s+of)?|several)\s+(?:seconds|moments|frames)\b", means.end),
     Rule(rf"(?:{_ZH_HERE}[前头]面?|开头|最初|开场|片头)的?几秒钟?", means.begin),
     Rule(r"(?:最后|最末|结尾|末尾|片尾)的?几秒钟?", means.end),
     # 倒数第10秒 is a moment, 倒数10秒 the last ten
@@ -326,7 +326,7 @@ _PLACES = (
         rf"\b(?:at|in|near|around|by|from|after)\s+the\s+(?:very\s+)?(?:start|beginning|outset)\b{_NOT_OF}"
         r"(?!\s+(?:line|button|gate|grid|position|menu)\b)"
         rf"|\b(?:start|beginning|opening|outset)\s+of\s+{_CLIP}|\b{_CLIP}'s\s+(?:very\s+)?(?:start|beginning|opening)\b|\b{_CLIP}\s+(?:starts?|begins?|opens?)\b"
-        rf"|\b(?:first|opening)\s+{_PICTURE}",
+        rf"|\b(?:first|opening|initial)\s+{_PICTURES}",
         means.begin,
     ),
     Rule(
@@ -334,7 +334,7 @@ _PLACES = (
         r"(?!\s+(?:zone|line|table|user|product|cap)\b)"
         rf"|\b(?:end|ending|conclusion|close|finish)\s+of\s+{_CLIP}|\b{_CLIP}'s\s+(?:very\s+)?(?:end|ending|finish)\b"
         rf"|\b{_CLIP}\s+(?:ends?|finish(?:es)?|stops?|closes?|is\s+over)\b"
-        rf"|\b(?:last|final|closing)\s+{_PICTURE}",
+        rf"|\b(?:last|final|closing)\s+{_PICTURES}",
         means.end,
     ),
     Rule(
