@@ -189,19 +189,11 @@ def hanging(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+def tiny() -> Callable[[str], Path]:
     """name -> folder of a tiny checkpoint, built once per run; to be read only."""
-    from tests import tiny_models
+    from tests.planned import tiny_folder
 
-    root = tmp_path_factory.mktemp("tiny")
-
-    def folder(name: str) -> Path:
-        if not (root / name).exists():
-            (root / name).mkdir()
-            tiny_models.FAMILIES[name](root / name)
-        return root / name
-
-    return folder
+    return tiny_folder
 
 
 class Servers:

@@ -25,13 +25,13 @@ FAMILIES = (*COMPOSABLE, "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "smolvlm")
 
 
 @cache
-def tiny_folders() -> dict[str, Path]:
-    """One tiny checkpoint of the real classes per family, built once and removed when the run ends."""
-    from tests.tiny_models import build_all
+def tiny_folder(family: str) -> Path:
+    """A tiny checkpoint of the real classes, built when first asked for and removed when the run ends; read it only."""
+    from tests.tiny_models import FAMILIES
 
-    out = Path(tempfile.mkdtemp(prefix="vidllm-tiny-"))
-    atexit.register(shutil.rmtree, out, ignore_errors=True)
-    return build_all(out)
+    folder = Path(tempfile.mkdtemp(prefix=f"vidllm-{family}-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return FAMILIES[family](folder)
 
 
 def index_only(times: Sequence[float], *, size: tuple[int, int] = (360, 640), path: str = "clip.mp4") -> VideoInfo:
@@ -46,8 +46,7 @@ def index_only(times: Sequence[float], *, size: tuple[int, int] = (360, 640), pa
         time_base=Fraction(1, 1000), pts=pts, pts_seconds=seconds, key_frames=np.arange(count) % 50 == 0,
         packet_sizes=np.full(count, 1000), decode_ranks=np.arange(count), access_points=np.zeros((0, 3), np.int64),
         num_packets=count, num_frames_from_header=count, has_true_pts=True, has_edits=False,
-        duration=float(seconds[-1]) + gap, fps=1 / gap if gap else 0.0, is_vfr=False, size_bytes=1000 * count,
-        subtitle_streams=(),
+        duration=float(seconds[-1]) + gap, fps=1 / gap if gap else 0.0, is_vfr=False, subtitle_streams=(),
     )  # fmt: skip
 
 
@@ -62,7 +61,7 @@ MINUTE = index_only(np.arange(0, 60, 0.25))
 
 
 def spec_of(family: str) -> ModelSpec:
-    return read_spec(tiny_folders()[family])
+    return read_spec(tiny_folder(family))
 
 
 def clip_of(

@@ -452,32 +452,12 @@ def test_an_interrupt_leaves_every_row_as_it_was(tiny: Tiny, monkeypatch: pytest
 
 def test_a_row_beyond_the_sliding_window_runs_alone(tmp_path: Path) -> None:
     """Mistral with a window of 60 tokens: shorter rows share steps, the longer one runs beside them."""
-    from transformers import LlavaNextConfig, LlavaNextForConditionalGeneration, MistralConfig
-
-    tiny_models.llava_next(tmp_path)
-    config = LlavaNextConfig.from_pretrained(tmp_path)
-    text = config.text_config.to_dict()
-    config.text_config = MistralConfig(**{**text, "model_type": "mistral", "sliding_window": 60})
-    tiny_models._noise(LlavaNextForConditionalGeneration(config)).save_pretrained(tmp_path)  # type: ignore[operator]
-    model = load(tmp_path)
+    model = load(tiny_models.with_text(tmp_path, "mistral", num_key_value_heads=2, sliding_window=60))
     options = GenerationOptions(max_new_tokens=12)
     work = [(video_prompt(model, frames, n), options) for n, frames in enumerate((1, 6, 1))]
     done = run(Batcher(model, slots=3), work)
     assert said(done) == one_by_one(model, work)
     assert [done[ticket].alone for ticket in range(3)] == [False, True, False]
-
-
-def with_text(folder: Path, kind: str, **said: object) -> Path:
-    """A LLaVA in `folder` over a language model of this kind."""
-    from transformers import AutoConfig, LlavaConfig, LlavaForConditionalGeneration
-
-    tiny_models.llava(folder)
-    config: Any = LlavaConfig.from_pretrained(folder)
-    size = {"vocab_size": config.text_config.vocab_size, "max_position_embeddings": 4096, **tiny_models.TEXT}
-    config.text_config = AutoConfig.for_model(kind, **size, **said)
-    network: Any = tiny_models._noise(LlavaForConditionalGeneration(config))
-    network.save_pretrained(folder)
-    return folder
 
 
 DEEPSEEK = {"n_routed_experts": 4, "first_k_dense_replace": 2, "kv_lora_rank": 8, "q_lora_rank": 8,
@@ -501,7 +481,7 @@ def test_unlike_attention_batches_as_it_can(
     kind: str, said_of_it: dict[str, object], alone: list[bool], tmp_path: Path
 ) -> None:
     """Llama 4 sees its own chunk only; DeepSeek's values are wider than its compressed keys."""
-    model = load(with_text(tmp_path, kind, **said_of_it))
+    model = load(tiny_models.with_text(tmp_path, kind, **said_of_it))
     options = GenerationOptions(max_new_tokens=12)
     work = [(video_prompt(model, frames, n), options) for n, frames in enumerate((1, 6, 1))]
     done = run(Batcher(model, slots=3), work)
@@ -520,7 +500,7 @@ def test_keys_are_widened_only_for_attention_that_takes_them(
     kind: str, said_of_it: dict[str, object], tmp_path: Path
 ) -> None:
     """In bf16 on a CPU; Gemma 2 attends by plain matrix products, DeepSeek keeps what its keys are made from."""
-    model = load_model(with_text(tmp_path, kind, **said_of_it), device="cpu", dtype="bfloat16")
+    model = load_model(tiny_models.with_text(tmp_path, kind, **said_of_it), device="cpu", dtype="bfloat16")
     work = [(video_prompt(model, 1, n), GenerationOptions(max_new_tokens=4)) for n in range(2)]
     assert one_by_one(model, work)
     assert all(finished.error is None for finished in run(Batcher(model, slots=2), work).values())

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.planned import MINUTE, clip_of, picture, prompt_of, spec_of, tiny_folders
+from tests.planned import MINUTE, clip_of, picture, prompt_of, spec_of, tiny_folder
 from vidllm.budget import NativeGeometry
 from vidllm.errors import IncompleteModel
 from vidllm.model.chat import number_words, stamp_decimals
@@ -81,7 +81,7 @@ def test_stamps_gain_decimals_only_when_frames_are_close(times: tuple[float, ...
     ],
 )
 def test_a_checkpoint_without_template_gets_its_family_s(family: str, text: str, tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(tiny_folders()[family], tmp_path / family))
+    folder = Path(shutil.copytree(tiny_folder(family), tmp_path / family))
     (folder / "chat_template.jinja").unlink()
     for name in ("tokenizer_config.json", "processor_config.json"):
         if (folder / name).exists():
@@ -100,7 +100,7 @@ def test_a_family_whose_positions_know_no_seconds_is_told_the_times_in_words() -
 
 
 def test_a_template_for_text_models_still_gets_its_pictures(tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(tiny_folders()["llava"], tmp_path / "llava"))
+    folder = Path(shutil.copytree(tiny_folder("llava"), tmp_path / "llava"))
     template = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] }}{% endfor %}"
     (folder / "chat_template.jinja").write_text(template)
     prompt = prompt_of(read_spec(folder), [Message("user", "?", (picture(9, 9), picture(9, 9)))])
@@ -108,7 +108,7 @@ def test_a_template_for_text_models_still_gets_its_pictures(tmp_path: Path) -> N
 
 
 def test_generation_blocks_are_understood(tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(tiny_folders()["llava"], tmp_path / "llava"))
+    folder = Path(shutil.copytree(tiny_folder("llava"), tmp_path / "llava"))
     (folder / "chat_template.jinja").write_text(
         "{% for m in messages %}{% for c in m.content %}{% if c.type == 'text' %}{% generation %}{{ c.text }}"
         "{% endgeneration %}{% else %}<image>{% endif %}{% endfor %}{% endfor %}"
@@ -117,7 +117,7 @@ def test_generation_blocks_are_understood(tmp_path: Path) -> None:
 
 
 def test_a_placeholder_in_a_question_is_text_even_where_it_is_no_special_token(tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(tiny_folders()["llava_next_video"], tmp_path / "model"))
+    folder = Path(shutil.copytree(tiny_folder("llava_next_video"), tmp_path / "model"))
     tokenizer = json.loads((folder / "tokenizer.json").read_text())
     for token in tokenizer["added_tokens"]:
         token["special"] = False
@@ -130,7 +130,7 @@ def test_a_placeholder_in_a_question_is_text_even_where_it_is_no_special_token(t
 
 def test_no_tools_and_no_documents_are_none(tmp_path: Path) -> None:
     """As transformers renders it: an undefined word is not none, and some templates ask no more than that."""
-    folder = Path(shutil.copytree(tiny_folders()["llava"], tmp_path / "llava"))
+    folder = Path(shutil.copytree(tiny_folder("llava"), tmp_path / "llava"))
     (folder / "chat_template.jinja").write_text(
         "{% if tools is not none or documents is not none %}You may call {{ tools }}. {% endif %}"
         "{% for m in messages %}{% for c in m.content %}{{ c.text if c.type == 'text' else '<image>' }}{% endfor %}"
@@ -147,7 +147,7 @@ def test_no_tools_and_no_documents_are_none(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_a_template_that_can_not_be_used_is_one_line(template: str, tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(tiny_folders()["llava"], tmp_path / "llava"))
+    folder = Path(shutil.copytree(tiny_folder("llava"), tmp_path / "llava"))
     (folder / "chat_template.jinja").write_text(template)
     with pytest.raises(IncompleteModel, match="chat template can not be used") as caught:
         prompt_of(read_spec(folder), [Message("user", "?", (picture(9, 9),))])
@@ -155,7 +155,7 @@ def test_a_template_that_can_not_be_used_is_one_line(template: str, tmp_path: Pa
 
 
 def test_a_template_can_not_reach_out_of_its_sandbox(tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(tiny_folders()["llava"], tmp_path / "llava"))
+    folder = Path(shutil.copytree(tiny_folder("llava"), tmp_path / "llava"))
     (folder / "chat_template.jinja").write_text("{{ ''.__class__.__mro__[1].__subclasses__() }}<image>")
     with pytest.raises(IncompleteModel, match="unsafe"):
         prompt_of(read_spec(folder), [Message("user", "?", (picture(9, 9),))])

@@ -6,7 +6,6 @@ import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -14,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.conftest import write_clip
 from tests.test_lmm import pictures, video_prompt
+from tests.tiny_models import FAMILIES, edit, with_text
 from vidllm import machine
 from vidllm.errors import ConfigError, IncompleteModel, ModelNotFound, NotAVisionModel, UnsupportedModel, VidllmError
 from vidllm.model import checkpoint
@@ -29,13 +29,7 @@ def llava(tiny: Tiny, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny("llava"), tmp_path / "llava"))
 
 
-def edit(path: Path, **changes: object) -> None:
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-
-
 def test_every_family_loads_without_torchvision(tiny: Tiny) -> None:
-    from tests.tiny_models import FAMILIES
-
     for name in FAMILIES:
         model = load_model(tiny(name), device="cpu", dtype="bfloat16")
         assert model.spec.model_type == name
@@ -144,9 +138,7 @@ def test_shards_that_do_not_fit_together_are_told_as_such(llava: Path, index: ob
 
 
 def test_weights_of_another_shape_are_refused(llava: Path) -> None:
-    config = json.loads((llava / "config.json").read_text())
-    config["text_config"]["intermediate_size"] = 48
-    (llava / "config.json").write_text(json.dumps(config))
+    edit(llava / "config.json", text_config={"intermediate_size": 48})
     with pytest.raises(IncompleteModel, match=r"6 weights are of another shape than the config says, model\.language"):
         load_model(llava, device="cpu")
 
@@ -158,8 +150,7 @@ def test_a_config_of_fewer_layers_than_the_weights_is_refused(light: bool, llava
     weights["model.language_model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(4)
     save_file(weights, llava / "model.safetensors", {"format": "pt"})
     load_model(llava, device="cpu", dtype="float32", light=light)
-    config = json.loads((llava / "config.json").read_text())
-    edit(llava / "config.json", text_config={**config["text_config"], "num_hidden_layers": 1})
+    edit(llava / "config.json", text_config={"num_hidden_layers": 1})
     with pytest.raises(IncompleteModel, match=r"names 1 layers of the language model, its weights are of 2"):
         load_model(llava, device="cpu", dtype="float32", light=light)
 
@@ -172,19 +163,11 @@ def test_a_config_of_fewer_layers_than_the_weights_is_refused(light: bool, llava
     ],
 )
 def test_a_language_model_that_can_not_be_read_on_is_refused(
-    kind: str, more: dict[str, object], says: str, llava: Path
+    kind: str, more: dict[str, object], says: str, tmp_path: Path
 ) -> None:
     """A LLaVA may hold any language model: one with states of its own would fail at its first word."""
-    from transformers import AutoConfig, LlavaConfig, LlavaForConditionalGeneration
-
-    from tests.tiny_models import TEXT
-
-    config: Any = LlavaConfig.from_pretrained(llava)
-    size = {"vocab_size": config.text_config.vocab_size, "max_position_embeddings": 512, **TEXT}
-    config.text_config = AutoConfig.for_model(kind, **size, **more)
-    LlavaForConditionalGeneration(config).save_pretrained(llava)
     with pytest.raises(UnsupportedModel, match=says) as caught:
-        load_model(llava, device="cpu", dtype="float32")
+        load_model(with_text(tmp_path, kind, **more), device="cpu", dtype="float32")
     assert "\n" not in str(caught.value)
 
 
@@ -254,9 +237,7 @@ def test_quantization_with_too_old_a_package_is_no_fault_of_the_model(
 
 @pytest.mark.parametrize("method", ["awq", "gptq"])
 def test_weights_somebody_quantized_say_what_they_need(method: str, llava: Path) -> None:
-    config = json.loads((llava / "config.json").read_text())
-    config["quantization_config"] = {"quant_method": method, "bits": 4, "group_size": 128}
-    (llava / "config.json").write_text(json.dumps(config))
+    edit(llava / "config.json", quantization_config={"quant_method": method, "bits": 4, "group_size": 128})
     with pytest.raises(UnsupportedModel, match=r"pip install .*before it was quantized") as caught:
         load_model(llava, device="cpu")
     assert "\n" not in str(caught.value)
@@ -308,9 +289,7 @@ def test_parts_that_would_answer_in_tuples_are_asked_all_the_same(
 
     write_clip(tmp_path / "clip.mp4", [0.0, 0.5, 1.0])
     folder = Path(shutil.copytree(tiny(family), tmp_path / family))
-    config = json.loads((folder / "config.json").read_text())
-    config[key]["return_dict"] = False
-    (folder / "config.json").write_text(json.dumps(config))
+    edit(folder / "config.json", **{key: {"return_dict": False}})
     model = load(folder, device="cpu", cache=None)
     assert model.ask(tmp_path / "clip.mp4", "what?", max_new_tokens=2).usage.answer_tokens
 
@@ -341,8 +320,7 @@ def test_a_model_that_hardly_fits_is_asked_all_the_same(
 
 
 def test_a_config_of_an_impossible_kind_is_one_line(llava: Path) -> None:
-    config = json.loads((llava / "config.json").read_text())
-    edit(llava / "config.json", vision_config={**config["vision_config"], "hidden_act": ["gelu"]})
+    edit(llava / "config.json", vision_config={"hidden_act": ["gelu"]})
     with pytest.raises(IncompleteModel, match="download it again"):
         load_model(llava, "cpu")
 
@@ -386,8 +364,7 @@ def test_stop_ids(llava: Path) -> None:
     (llava / "generation_config.json").unlink()
     assert stop_ids(llava, tokenizer) == (tokenizer.token_to_id("</s>"),)
     (llava / "tokenizer_config.json").unlink()
-    text = json.loads((llava / "config.json").read_text())["text_config"]
-    edit(llava / "config.json", text_config=text | {"eos_token_id": 6})
+    edit(llava / "config.json", text_config={"eos_token_id": 6})
     assert stop_ids(llava, tokenizer) == (6,)
     edit(llava / "config.json", eos_token_id=[7, 8])
     assert stop_ids(llava, tokenizer) == (7, 8)
@@ -405,9 +382,8 @@ def test_stop_ids_that_are_none_are_told(said: object, llava: Path) -> None:
     ("version", "cure"), [("5.0.0", "download it again"), ("99.1.0", "pip install -U transformers")]
 )
 def test_a_word_of_a_newer_transformers_is_named(version: str, cure: str, llava: Path) -> None:
-    text = json.loads((llava / "config.json").read_text())["text_config"]
     rope = {"rope_type": "magic", "factor": 2.0, "rope_theta": 1e4}
-    edit(llava / "config.json", text_config={**text, "rope_parameters": rope}, transformers_version=version)
+    edit(llava / "config.json", text_config={"rope_parameters": rope}, transformers_version=version)
     with pytest.raises(IncompleteModel, match=f"'magic' is not known here; .*{cure}"):
         load_model(llava, device="cpu")
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import read_code, write_clip
-from tests.planned import MINUTE, index_only, tiny_folders
+from tests.planned import MINUTE, index_only, tiny_folder
 from vidllm.clip import Clip, PlanOptions, open_clip, open_clips, plan_clips, plan_video
 from vidllm.errors import BudgetError, ConfigError, NoFrames, VideoNotFound, VidllmError
 from vidllm.model.families import ModelSpec, bare_spec, load_tokenizer, read_spec
@@ -34,7 +34,7 @@ def thirty_seconds(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def llava() -> ModelSpec:
-    return read_spec(tiny_folders()["llava"])
+    return read_spec(tiny_folder("llava"))
 
 
 def opened(path: Path, spec: ModelSpec, question: str = "", **options: object) -> Clip:
@@ -59,7 +59,7 @@ def test_the_published_plan_without_a_model() -> None:
 @pytest.mark.parametrize("family", ["llava", "smolvlm"])
 def test_both_ways_out_of_a_full_context_lead_out(family: str, thirty_seconds: Path) -> None:
     """Stamps are counted with the frames that are left: they alone would fill the context."""
-    spec = read_spec(tiny_folders()[family])
+    spec = read_spec(tiny_folder(family))
     reply = spec.context - 400
     with pytest.raises(BudgetError) as caught:
         opened(thirty_seconds, spec, "hi", frames=240, max_new_tokens=reply, rope_max=1.0)
@@ -263,7 +263,7 @@ def test_a_last_frame_that_stays_is_found_while_it_stays(llava: ModelSpec) -> No
 
 
 def test_options_a_native_family_can_not_follow_are_said() -> None:
-    spec = read_spec(tiny_folders()["smolvlm"])
+    spec = read_spec(tiny_folder("smolvlm"))
     options = PlanOptions(stride=2, fit="pad", rope_max=4.0, frames=2)
     plan = plan_video(MINUTE, "", spec, load_tokenizer(spec.folder), options).plan
     assert [note.rsplit(", so ")[1] for note in plan.notes] == [

@@ -15,7 +15,8 @@ import pytest
 
 import vidllm
 from tests.conftest import write_clip
-from tests.planned import tiny_folders
+from tests.planned import tiny_folder
+from tests.tiny_models import FAMILIES, edit
 from vidllm.budget import Geometry, NativeGeometry
 from vidllm.errors import (
     ConfigError,
@@ -31,21 +32,9 @@ from vidllm.train.adapters import base_name
 
 
 @pytest.fixture
-def folders() -> dict[str, Path]:
-    """One tiny checkpoint of the real classes per family."""
-    return tiny_folders()
-
-
-@pytest.fixture
-def llava(folders: dict[str, Path], tmp_path: Path) -> Path:
+def llava(tmp_path: Path) -> Path:
     """A copy that a test may spoil."""
-    return Path(shutil.copytree(folders["llava"], tmp_path / "llava"))
-
-
-def edit(path: Path, **changes: Any) -> None:
-    """Change keys of a JSON object; None removes one."""
-    values = {**json.loads(path.read_text()), **changes}
-    path.write_text(json.dumps({key: value for key, value in values.items() if value is not None}))
+    return Path(shutil.copytree(tiny_folder("llava"), tmp_path / "llava"))
 
 
 COMPOSABLE = {
@@ -60,8 +49,8 @@ COMPOSABLE = {
 
 
 @pytest.mark.parametrize("family", COMPOSABLE)
-def test_composable_families(folders: dict[str, Path], family: str) -> None:
-    spec = read_spec(folders[family])
+def test_composable_families(family: str) -> None:
+    spec = read_spec(tiny_folder(family))
     rows, pooling, newline, fit, cls, layers, stamp, before = COMPOSABLE[family]
     assert spec.geometry == Geometry(rows=rows, cols=rows, pooling=pooling, newline=newline)
     assert (spec.kind, spec.model_type, spec.rope_scalable, spec.context) == ("composable", family, True, 4096)
@@ -75,8 +64,8 @@ def test_composable_families(folders: dict[str, Path], family: str) -> None:
     ("family", "unit", "group"),
     [("qwen2_vl", 28, 2), ("qwen2_5_vl", 28, 2), ("qwen3_vl", 32, 2), ("smolvlm", 64, 1)],
 )
-def test_native_families(folders: dict[str, Path], family: str, unit: int, group: int) -> None:
-    spec = read_spec(folders[family])
+def test_native_families(family: str, unit: int, group: int) -> None:
+    spec = read_spec(tiny_folder(family))
     assert isinstance(spec.geometry, NativeGeometry)
     assert (spec.kind, spec.rope_scalable) == ("native", False)
     assert spec.stamp == ("sentence" if family == "qwen2_vl" else "none")  # the others tell times in their own way
@@ -84,44 +73,39 @@ def test_native_families(folders: dict[str, Path], family: str, unit: int, group
     assert spec.geometry.max_pixels <= 256 * unit**2
 
 
-def test_tokens_are_those_of_the_tokenizer(folders: dict[str, Path]) -> None:
-    for folder in folders.values():
+def test_tokens_are_those_of_the_tokenizer() -> None:
+    for folder in map(tiny_folder, FAMILIES):
         spec = read_spec(folder)
         assert load_tokenizer(folder).token_to_id(spec.image_token) == spec.image_token_id
         if spec.video_token is not None:
             assert load_tokenizer(folder).token_to_id(spec.video_token) == spec.video_token_id
 
 
-def test_anyres_grids_come_from_the_processor(folders: dict[str, Path]) -> None:
-    spec = read_spec(folders["llava_next"])
+def test_anyres_grids_come_from_the_processor() -> None:
+    spec = read_spec(tiny_folder("llava_next"))
     assert len(spec.image_grids) >= 5
     assert all(side % spec.image_size == 0 for size in spec.image_grids for side in size)
-    assert read_spec(folders["llava_onevision"]).image_max_tiles == 9
-    assert read_spec(folders["llava"]).image_grids == ()
+    assert read_spec(tiny_folder("llava_onevision")).image_max_tiles == 9
+    assert read_spec(tiny_folder("llava")).image_grids == ()
 
 
 def test_a_fixed_linear_rope_factor_belongs_to_the_context(llava: Path) -> None:
-    config = json.loads((llava / "config.json").read_text())
-    text = {**config["text_config"], "rope_parameters": {"rope_type": "linear", "factor": 2.5, "rope_theta": 1e4}}
-    edit(llava / "config.json", text_config=text)
+    edit(llava / "config.json", text_config={"rope_parameters": {"rope_type": "linear", "factor": 2.5}})
     assert read_spec(llava).context == 10240
 
 
 @pytest.mark.parametrize(("positions", "original"), [(4096, 4096), (16384, 4096), (4096, None)])
 def test_what_yarn_stretches_needs_no_scaling_of_ours(llava: Path, positions: int, original: int | None) -> None:
     """Switched on by hand, as Qwen's model cards tell, it leaves max_position_embeddings as it was."""
-    config = json.loads((llava / "config.json").read_text())
     rope = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": original}
-    config["text_config"] |= {"max_position_embeddings": positions, "rope_parameters": None, "rope_scaling": rope}
-    (llava / "config.json").write_text(json.dumps(config))
+    text = {"max_position_embeddings": positions, "rope_parameters": None, "rope_scaling": rope}
+    edit(llava / "config.json", text_config=text)
     assert read_spec(llava).context == 16384
 
 
 def test_defaults_of_the_config_classes_stand_in_for_what_they_do_not_write(llava: Path) -> None:
-    config = json.loads((llava / "config.json").read_text())
-    text = {key: value for key, value in config["text_config"].items() if key != "max_position_embeddings"}
-    edit(llava / "config.json", text_config=text, vision_config=None, vision_feature_select_strategy=None,
-         vision_feature_layer=None)  # fmt: skip
+    edit(llava / "config.json", text_config={"max_position_embeddings": None}, vision_config=None,
+         vision_feature_select_strategy=None, vision_feature_layer=None)  # fmt: skip
     spec = read_spec(llava)
     assert (spec.image_size, spec.patch_size, spec.context, spec.cls) == (336, 14, 2048, "drop")
     assert spec.geometry == Geometry(rows=24, cols=24)
@@ -132,8 +116,8 @@ def test_full_selection_keeps_the_class_token_of_still_images(llava: Path) -> No
     assert read_spec(llava).cls == "keep"
 
 
-def test_a_siglip_tower_has_no_class_token_to_drop(folders: dict[str, Path], tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(folders["llava_onevision"], tmp_path / "ov"))
+def test_a_siglip_tower_has_no_class_token_to_drop(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_folder("llava_onevision"), tmp_path / "ov"))
     edit(folder / "config.json", vision_feature_select_strategy="default")
     with pytest.raises(IncompleteModel, match='set "vision_feature_select_strategy": "full"'):
         read_spec(folder)
@@ -173,9 +157,9 @@ def test_vidllm_json_is_checked(llava: Path, said: dict[str, Any], message: str)
     "said", [{"newline": "grid"}, {"stamp": "interleaved"}, {"fine_stride": 3}, {"fit": "pad"}], ids=str
 )
 def test_a_native_family_lays_out_its_own_frames(
-    said: dict[str, Any], folders: dict[str, Path], tmp_path: Path
+    said: dict[str, Any], tmp_path: Path
 ) -> None:
-    folder = Path(shutil.copytree(folders["smolvlm"], tmp_path / "smol"))
+    folder = Path(shutil.copytree(tiny_folder("smolvlm"), tmp_path / "smol"))
     (folder / "vidllm.json").write_text(json.dumps(said))
     with pytest.raises(ConfigError, match=f"{next(iter(said))} can not be set for smolvlm"):
         read_spec(folder)
@@ -202,8 +186,7 @@ def test_a_selection_nobody_knows_is_not_taken_for_full(llava: Path) -> None:
 
 @pytest.mark.parametrize(("said", "means"), [(0.5, (0.5, 0.5, 0.5)), ([0.1, 0.2, 0.3], (0.1, 0.2, 0.3)), ([0.5], None)])
 def test_a_mean_is_one_number_or_three(said: object, means: tuple[float, ...] | None, llava: Path) -> None:
-    processor = json.loads((llava / "processor_config.json").read_text())
-    edit(llava / "processor_config.json", image_processor={**processor["image_processor"], "image_mean": said})
+    edit(llava / "processor_config.json", image_processor={"image_mean": said})
     if means is not None:
         assert read_spec(llava).image_mean == means
     else:
@@ -406,13 +389,13 @@ def test_weights_are_fetched_once_the_small_files_say_that_they_can_be_used(aske
     assert asked.count("*.safetensors") == 1
 
 
-def test_a_spec_is_read_without_torch_or_transformers(folders: dict[str, Path]) -> None:
+def test_a_spec_is_read_without_torch_or_transformers() -> None:
     code = (
         "import sys; from pathlib import Path; from vidllm.model.families import read_spec;"
         "[read_spec(Path(p)) for p in sys.argv[1:]];"
         "sys.exit(bool({'torch', 'transformers'} & sys.modules.keys()))"
     )
-    subprocess.run([sys.executable, "-c", code, *map(str, folders.values())], check=True)
+    subprocess.run([sys.executable, "-c", code, *map(tiny_folder, FAMILIES)], check=True)
 
 
 def test_a_bare_spec_is_a_grid_and_a_context() -> None:

@@ -1,6 +1,5 @@
 """InternVL, every frame a numbered picture of its own: ids, tiles and logits are those of transformers' classes."""
 
-import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +15,8 @@ from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import get_optim
 from transformers.models.internvl.modeling_internvl import InternVLModel
 from transformers.models.internvl.processing_internvl import InternVLProcessor
 
-from tests.planned import clip_of, prompt_of, spec_of, tiny_folders
+from tests.planned import clip_of, prompt_of, spec_of, tiny_folder
+from tests.tiny_models import edit
 from vidllm.errors import IncompleteModel, UnsupportedModel
 from vidllm.model.anyres import canvas_grid, canvas_tokens, canvases
 from vidllm.model.checkpoint import load_model
@@ -57,12 +57,7 @@ class Processor:
 
 @pytest.fixture(scope="module")
 def processor() -> Processor:
-    return Processor(tiny_folders()["internvl"])
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return Path(shutil.copytree(tiny_folders()["internvl"], tmp_path_factory.mktemp("internvl") / "model"))
+    return Processor(tiny_folder("internvl"))
 
 
 def picture(height: int, width: int) -> NDArray[np.uint8]:
@@ -139,22 +134,17 @@ def test_pixel_shuffle_is_the_familys() -> None:
 
 
 @pytest.mark.parametrize(
-    ("part", "said", "error", "message"),
+    ("said", "error", "message"),
     [
-        ("vision_config", {"use_mean_pooling": False}, UnsupportedModel, "normalises its last layer"),
-        ("vision_config", {"image_size": [112, 224]}, UnsupportedModel, r"oblongs of \[112, 224\]"),
-        ("vision_config", {"image_size": [98, 98]}, IncompleteModel, "7 patches a side are no multiple of 2"),
+        ({"use_mean_pooling": False}, UnsupportedModel, "normalises its last layer"),
+        ({"image_size": [112, 224]}, UnsupportedModel, r"oblongs of \[112, 224\]"),
+        ({"image_size": [98, 98]}, IncompleteModel, "7 patches a side are no multiple of 2"),
     ],
 )
 def test_towers_of_another_kind_are_one_line(
-    folder: Path, part: str, said: dict[str, object], error: type[Exception], message: str
+    said: dict[str, object], error: type[Exception], message: str, tmp_path: Path
 ) -> None:
-    file = folder / "config.json"
-    whole = file.read_text()
-    config = json.loads(whole)
-    file.write_text(json.dumps({**config, part: {**config[part], **said}}))
-    try:
-        with pytest.raises(error, match=message):
-            read_spec(folder)
-    finally:
-        file.write_text(whole)
+    folder = Path(shutil.copytree(tiny_folder("internvl"), tmp_path / "model"))
+    edit(folder / "config.json", vision_config=said)
+    with pytest.raises(error, match=message):
+        read_spec(folder)

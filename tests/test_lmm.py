@@ -1,6 +1,5 @@
 """ComposableLMM against transformers' own classes: same pixels, same template, same logits."""
 
-import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -112,8 +111,7 @@ def test_a_kept_class_token_stays_with_still_images(tiny: Callable[[str], Path],
     """vision_feature_select_strategy "full": 65 tokens for a picture, whole grids for frames."""
     folder = tmp_path / "full"
     shutil.copytree(tiny("llava"), folder)
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "vision_feature_select_strategy": "full"}))
+    tiny_models.edit(folder / "config.json", vision_feature_select_strategy="full")
     model = load(folder)
     image = pictures(1, 112, 112)
     question = model.tokenizer.encode("what is this?", add_special_tokens=False).ids
@@ -134,9 +132,7 @@ def test_pixels_are_scaled_as_the_processor_says(
 
     folder = tmp_path / "llava"
     shutil.copytree(tiny("llava"), folder)
-    file = folder / "processor_config.json"
-    processor = json.loads(file.read_text())
-    file.write_text(json.dumps({**processor, "image_processor": {**processor["image_processor"], **said}}))
+    tiny_models.edit(folder / "processor_config.json", image_processor=said)
     picture = pictures(1, 112, 112)
     expected = CLIPImageProcessorPil.from_pretrained(folder)(list(picture), return_tensors="pt")["pixel_values"]
     ours = normalised(torch.from_numpy(picture), read_spec(folder), torch.empty(0)).permute(0, 3, 1, 2)
@@ -389,18 +385,9 @@ def test_a_mismatch_names_both_numbers(tiny: Callable[[str], Path]) -> None:
         model.prefill(spelled)
 
 
-def test_a_sliding_window_hides_what_is_too_old(tiny: Callable[[str], Path], tmp_path: Path) -> None:
+def test_a_sliding_window_hides_what_is_too_old(tmp_path: Path) -> None:
     """Mistral forgets; the keys and values kept here do not, so its own mask has to hide the old ones."""
-    from transformers import LlavaNextConfig, LlavaNextForConditionalGeneration, MistralConfig
-
-    folder = tmp_path / "mistral"
-    shutil.copytree(tiny("llava_next"), folder)
-    config = LlavaNextConfig.from_pretrained(folder)
-    text = config.text_config.to_dict()
-    config.text_config = MistralConfig(**{**text, "model_type": "mistral", "sliding_window": 24})
-    tiny_models._noise(LlavaNextForConditionalGeneration(config)).save_pretrained(folder)  # type: ignore[operator]
-    model = load(folder)
-    assert model.spec.text_type == "mistral"
+    model = load(tiny_models.with_text(tmp_path, "mistral", num_key_value_heads=2, sliding_window=24))
     prompt = video_prompt(model, pictures(3, 112, 112), [2, 2, 2])
     more = [7, 8, 9, 10, 11]
     state = model.extend(model.extend(model.prefill(prompt), more[:3]), more[3:4])
@@ -449,24 +436,14 @@ def test_a_cache_is_not_shared_between_models(tiny: Callable[[str], Path], tmp_p
     assert rough.prefill(video_prompt(load(tiny("llava")), frames, [2, 2]), FeatureCache(tmp_path)).frames_encoded == 2
 
 
-def test_positions_that_a_long_text_turns_are_turned_for_what_was_read_before_it(
-    tiny: Callable[[str], Path], tmp_path: Path
-) -> None:
+def test_positions_that_a_long_text_turns_are_turned_for_what_was_read_before_it(tmp_path: Path) -> None:
     """longrope has other frequencies once a text is long: keys of before would stand where nobody looks for them."""
-    from transformers import LlavaConfig, LlavaForConditionalGeneration, Phi3Config
-
-    folder = Path(shutil.copytree(tiny("llava"), tmp_path / "long"))
-    config: Any = LlavaConfig.from_pretrained(folder)
     rope = {
         "rope_type": "longrope", "rope_theta": 10000.0, "original_max_position_embeddings": 60,
         "short_factor": [1.0] * 4, "long_factor": [2.0, 3.0, 5.0, 9.0],
     }  # fmt: skip
-    size = {"vocab_size": config.text_config.vocab_size, "max_position_embeddings": 4096, **tiny_models.TEXT}
-    config.text_config = Phi3Config(
-        **size, rope_parameters=rope, original_max_position_embeddings=60, pad_token_id=0, eos_token_id=1
-    )
-    tiny_models._noise(LlavaForConditionalGeneration(config)).save_pretrained(folder)  # type: ignore[operator]
-    model = load(folder)
+    said = {"rope_parameters": rope, "original_max_position_embeddings": 60, "pad_token_id": 0, "eos_token_id": 1}
+    model = load(tiny_models.with_text(tmp_path, "phi3", **said))
     prompt = video_prompt(model, pictures(1, 112, 112), [2])
     more = [5 + n for n in range(60 - prompt.length + 3)]  # three beyond the 60th
 

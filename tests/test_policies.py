@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.planned import MINUTE, tiny_folders
+from tests.planned import MINUTE, tiny_folder
 from vidllm.budget import Geometry
 from vidllm.clip import PlanOptions, plan_video
 from vidllm.errors import BudgetError, NoFrames
@@ -19,7 +19,7 @@ from vidllm.policies import Look
 
 @pytest.fixture
 def llava() -> ModelSpec:
-    return read_spec(tiny_folders()["llava"])
+    return read_spec(tiny_folder("llava"))
 
 
 def strides(clip_or_plan: object) -> list[int]:
@@ -135,7 +135,7 @@ def test_a_frame_rate_with_a_number_gives_the_fewer(llava: ModelSpec) -> None:
 
 
 def test_native_frames_shrink_before_they_are_dropped() -> None:
-    spec = read_spec(tiny_folders()["qwen2_5_vl"])
+    spec = read_spec(tiny_folder("qwen2_5_vl"))
     tokenizer = load_tokenizer(spec.folder)
     sizes = []
     for frames in (4, 32, 100):
@@ -150,7 +150,7 @@ def test_native_frames_shrink_before_they_are_dropped() -> None:
 
 specs = st.builds(
     lambda side, context, pooling, newline: replace(
-        read_spec(tiny_folders()["llava"]), geometry=Geometry(rows=side, cols=side, pooling=pooling, newline=newline),
+        read_spec(tiny_folder("llava")), geometry=Geometry(rows=side, cols=side, pooling=pooling, newline=newline),
         context=context,
     ),
     st.integers(8, 27), st.integers(256, 16384), st.sampled_from(["average", "max", "bilinear"]),

@@ -395,6 +395,32 @@ def smolvlm(folder: Path) -> Path:
     return folder
 
 
+def with_text(folder: Path, kind: str, **said: object) -> Path:
+    """LLaVA-1.5 over a language model of this kind, with what is said of it."""
+    from transformers import AutoConfig, LlavaConfig, LlavaForConditionalGeneration
+
+    config: Any = LlavaConfig.from_pretrained(llava(folder))
+    size = {"vocab_size": config.text_config.vocab_size, "max_position_embeddings": 4096, **TEXT}
+    config.text_config = AutoConfig.for_model(kind, **size, **said)
+    network: Any = _noise(LlavaForConditionalGeneration(config))
+    network.save_pretrained(folder)
+    return folder
+
+
+def edit(path: Path, **changes: Any) -> None:
+    """Change keys of a JSON object, and of the objects in it; None takes one out."""
+
+    def edited(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+        for key, change in changes.items():
+            inner = values.pop(key, None)
+            if change is not None:
+                merge = isinstance(change, dict) and isinstance(inner, dict)
+                values[key] = edited(inner, change) if merge else change
+        return values
+
+    path.write_text(json.dumps(edited(json.loads(path.read_text()), changes)))
+
+
 FAMILIES: dict[str, Callable[[Path], Path]] = {
     build.__name__: build
     for build in (
@@ -404,17 +430,10 @@ FAMILIES: dict[str, Callable[[Path], Path]] = {
 }
 
 
-def build_all(out: Path) -> dict[str, Path]:
-    """Every family's checkpoint under `out`, by model_type."""
-    folders = {}
-    for name, build in FAMILIES.items():
-        (out / name).mkdir(parents=True, exist_ok=True)
-        folders[name] = build(out / name)
-    return folders
-
-
 if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit("usage: python -m tests.tiny_models OUT")
-    for made_name, made_folder in build_all(Path(sys.argv[1])).items():
-        print(f"{made_name}: {made_folder}")
+    for family, build in FAMILIES.items():
+        made = Path(sys.argv[1]) / family
+        made.mkdir(parents=True, exist_ok=True)
+        print(f"{family}: {build(made)}")
