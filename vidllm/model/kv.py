@@ -82,14 +82,14 @@ class Past(Protocol):
 
     def get_query_offset(self, layer_idx: int = 0) -> int:
         """Where the next query token stands."""
-        return self.length
+        return self.get_seq_length(layer_idx)
 
     def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
         """(tokens visible to the next queries, offset of the first)."""
-        return self.length + query_length, 0
+        return self.get_seq_length(layer_idx) + query_length, 0
 
 
-class KeyValues:
+class KeyValues(Past):
     """Every layer's keys and values: what a transformers model takes as `past_key_values`.
 
     Its methods are the part of transformers' cache that models call; not inheriting from it keeps a second of imports
@@ -124,24 +124,15 @@ class KeyValues:
         for layer in self.layers:
             layer.length = length
 
-    # What transformers calls: attention layers `update`, position and mask code the rest. Nothing is forgotten here: of
-    # a model with a sliding window, its own mask hides what is too old.
+    # Nothing is forgotten here: of a model with a sliding window, its own mask hides what is too old.
 
     def update(self, keys: Tensor, values: Tensor, layer_idx: int, *_: object, **__: object) -> tuple[Tensor, Tensor]:
         """Append to one layer; all its keys and values."""
         return self.layers[layer_idx].append(keys, values)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Tokens filled."""
+        """Tokens filled; some layers ask for their own while it is read into those before them."""
         return self.layers[layer_idx].length
-
-    def get_query_offset(self, layer_idx: int = 0) -> int:
-        """Where the next query token stands."""
-        return self.layers[layer_idx].length
-
-    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
-        """(tokens visible to the next queries, offset of the first)."""
-        return self.layers[layer_idx].length + query_length, 0
 
 
 @dataclass(frozen=True, eq=False)
