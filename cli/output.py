@@ -47,10 +47,10 @@ def one_line(message: str) -> str:
 
 
 def note(text: str) -> None:
-    """One line on stderr; when nobody reads it any more, the answer on stdout goes on without."""
+    """One line on stderr; when nobody can read it any more, the answer on stdout goes on without."""
     try:
         print(text, file=sys.stderr, flush=True)
-    except BrokenPipeError:
+    except OSError:  # the reader is gone, or the disk is full
         silence(sys.stderr)
 
 

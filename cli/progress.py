@@ -36,7 +36,9 @@ class Progress:
     def __call__(self, happening: str) -> None:
         """Show `happening` until the next call."""
         if self._status is not None:
-            self._status.update(f"{happening}…")
+            from rich.text import Text  # a file's name may hold [what rich takes for markup]
+
+            self._status.update(Text(f"{happening}…"))
             self._status.start()
 
     def stage(self, stage: Stage, detail: str = "", /) -> None:

@@ -25,10 +25,12 @@ from PIL import Image
 import vidllm
 from tests import tiny_models
 from tests.conftest import ROOT
+from tests.planned import tiny_folder
 from vidllm.errors import ReaderUnavailable
 from vidllm.shots import save_pictures
 from vidllm.video.decode import FrameSet
 from vidllm_cli import main as command_line
+from vidllm_cli.progress import Progress
 
 Result = tuple[int, str, str]
 Run = Callable[..., Result]
@@ -53,9 +55,9 @@ def run(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.
 
 
 @pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny() -> Path:
     """A LLaVA of random weights."""
-    return tiny_models.llava(tmp_path_factory.mktemp("cli") / "llava")
+    return tiny_folder("llava")
 
 
 def start(*words: object, **options: object) -> subprocess.Popen[str]:
@@ -548,6 +550,32 @@ def test_notes_that_nobody_reads_cost_no_answer(name: str, code: int, clips: dic
     os.close(writer)
     out, _ = process.communicate(timeout=60)
     assert (process.returncode, bool(out.strip())) == (code, code == 0)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_full_disk_under_stderr_costs_no_answer(
+    run: Run, clips: dict[str, Path], tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stderr", full)
+        code, out, _ = run("ask", clips["constant"], "what?", "-m", tiny, "--max-new-tokens", "4")
+    assert (code, bool(out.strip())) == (0, True)
+
+
+class Terminal(io.StringIO):
+    """Where a person would watch."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_what_goes_on_is_shown_as_it_is_spelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file may be named as rich writes its markup, whose end without a beginning was an error."""
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with Progress() as progress:
+        progress("reading [bold] and [/dim].jsonl")
+        progress.clear()
+        assert "[bold] and [/dim].jsonl" in sys.stderr.getvalue()  # type: ignore[attr-defined]
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
