@@ -67,7 +67,9 @@ def test_the_only_good_answer_may_stand_against_several() -> None:
 def test_the_threshold_separates_positives_from_negatives() -> None:
     by_threshold = replace(FREE, rule="threshold", threshold=3.0, most=9)
     assert told([scored(5, 3, 2)], by_threshold) == [("a0", "a2")]
+    assert told([scored(3, 2)], by_threshold) == [("a0", "a1")]
     assert make_pairs([scored(5, 4, 3)], by_threshold).dropped == {NONE_BAD: 1}
+    assert make_pairs([scored(3.5, 1)], replace(by_threshold, threshold=4.0)).dropped == {NONE_GOOD: 1}
 
 
 @pytest.mark.parametrize(
@@ -87,7 +89,9 @@ def test_what_was_said_of_a_changed_clip_is_only_ever_rejected() -> None:
 
 
 def test_an_answer_stands_against_its_twin_and_nothing_else() -> None:
-    candidates = scored(4.5, 3.0, 2.0, 5.0, 3.5, 2.0, 4.0, sources=(*[SAMPLED] * 3, *[CORRECTED] * 3, SHORTENED))
+    """However long: what was left out is all the difference."""
+    candidates = scored(4.5, 3.0, 2.0, 5.0, 3.5, 2.0, 4.0, sources=(*[SAMPLED] * 3, *[CORRECTED] * 3, SHORTENED),
+                        tokens=(9, 9, 9, 5, 5, 5, 5))  # fmt: skip
     of = {3: "a0", 4: "a1", 5: "a2", 6: "a0"}
     candidates = [replace(one, candidate=replace(one.candidate, twin_of=of.get(n, ""))) for n, one in
                   enumerate(candidates)]  # fmt: skip
@@ -100,6 +104,8 @@ def test_of_equally_clear_pairs_lengths_decide() -> None:
     assert told([scored(5, 1, 1, tokens=(10, 40, 11))], replace(FREE, most=1)) == [("a0", "a2")]
     assert told([scored(5, 1.5, 1.9, tokens=(10, 40, 11))], replace(FREE, most=1)) == [("a0", "a2")]
     assert told([scored(5, 1, 1.9, tokens=(10, 40, 11))], replace(FREE, most=1)) == [("a0", "a1")]
+    three_margins = scored(4.3, 4.0, 4.05, tokens=(10, 40, 11))  # 4.3 - 4.0 is a little less than 3 x 0.1
+    assert told([three_margins], replace(FREE, most=1, margin=0.1)) == [("a0", "a1")]
 
 
 def pairs_of(*lengths: tuple[int, int]) -> list[Pair]:
