@@ -491,8 +491,6 @@ def test_frame_sets_are_checked_at_birth() -> None:
         FrameSet(pixels, np.zeros(1), np.zeros(2), "pyav")
     with pytest.raises(ValueError, match="uint8"):
         FrameSet(pixels.astype(np.float32), np.zeros(2), np.zeros(2), "pyav")
-    chosen = FrameSet(pixels, np.array([0.0, 1.0]), np.array([0.1, 1.1]), "pyav").select([1])
-    assert (len(chosen), chosen.pts_seconds.tolist(), chosen.requested_seconds.tolist()) == (1, [1.0], [1.1])
 
 
 def test_files_are_closed(clips: dict[str, Path]) -> None:

@@ -55,13 +55,6 @@ class FrameSet:
     def __len__(self) -> int:
         return len(self.pixels)
 
-    def select(self, indices: Sequence[int] | NDArray[np.int64]) -> "FrameSet":
-        """The frames at `indices`, in that order, with their times."""
-        chosen = np.asarray(indices, dtype=np.int64)
-        return FrameSet(
-            self.pixels[chosen], self.pts_seconds[chosen], self.requested_seconds[chosen], self.reader, self.notes
-        )
-
 
 def read_frames(
     video: VideoInfo | str | Path,

@@ -85,7 +85,6 @@ class VideoInfo:
     fps: float
     """Frames per second by PTS; 0.0 for a lone frame."""
     is_vfr: bool
-    size_bytes: int
     subtitle_streams: tuple[int, ...]
     mended_pts: NDArray[np.int64] = field(default_factory=NO_MENDING.copy, repr=False)
     """Every packet's PTS in decoding order, where the container's own mislead (`clock`); else empty."""
@@ -262,7 +261,6 @@ def _build(
         duration=float(seconds[-1]) + length,
         fps=(len(seconds) - 1) / float(seconds[-1]) if len(seconds) > 1 else 0.0,
         is_vfr=_is_variable(seconds, float(time_base)),
-        size_bytes=Path(path).stat().st_size,
         subtitle_streams=tuple(text.index for text in container.streams.subtitles),
     )
 

@@ -96,17 +96,10 @@ def at_fps(
     return _plan(pts, chosen, "fps")
 
 
-def change(
-    info: "VideoInfo",
-    n: int,
-    start: float = 0.0,
-    end: float = float("inf"),
-    *,
-    floor: float = UNIFORM_FLOOR,
-) -> SamplePlan:
+def change(info: "VideoInfo", n: int, start: float = 0.0, end: float = float("inf")) -> SamplePlan:
     """Exactly `min(n, frames in range)` frames, more of them where the picture changes; first and last always.
 
-    The frames stand at equal steps of the accumulated change that packet sizes tell of, of which the share `floor` is
+    The frames stand at equal steps of the accumulated change that packet sizes tell of, of which `UNIFORM_FLOOR` is
     time itself: no stretch goes unseen. A frame that repeats the one chosen before it gives its place to a stretch that
     moves. A clip that never changes is sampled uniformly. Nothing is decoded; `glances` look again.
     """
@@ -121,7 +114,7 @@ def change(
     parts = [_share(changes.motion[inside] * ~changes.still[inside]), _share(changes.spikes[inside])]
     moving = sum((part for part in parts if part is not None), start=np.zeros(len(pts)))
     elapsed = _running(np.diff(pts, prepend=pts[0]))
-    mass = floor * elapsed + (1 - floor) * _running(moving) if moving.any() else elapsed
+    mass = UNIFORM_FLOOR * elapsed + (1 - UNIFORM_FLOOR) * _running(moving) if moving.any() else elapsed
     wanted = np.searchsorted(mass, np.linspace(0, 1, n) - SAME_MOMENT).clip(0, len(pts) - 1)
     wanted[[0, -1]] = 0, len(pts) - 1  # the last frames of a long clip may weigh less than the slack
     chosen = fill(np.unique(wanted), n, mass)

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 
 from vidllm.errors import ConfigError
 
-POINT_SECONDS = 0.25
-"""A range shorter than this is a moment."""
 PAST_END_SECONDS = 1.0
 """How far beyond the last frame a named time may lie and still mean the end: players show 0:30 for 29.97 s."""
 
@@ -32,11 +30,6 @@ class Focus:
     text: str
     """The words that named them, as written, joined by ", "."""
 
-    @property
-    def is_point(self) -> bool:
-        """Whether one single moment is meant."""
-        return len(self.spans) == 1 and self.spans[0][1] - self.spans[0][0] < POINT_SECONDS
-
 
 @dataclass(frozen=True)
 class TimeMention:
@@ -49,14 +42,12 @@ class TimeMention:
     seconds: float
 
 
-def parse_time(value: str | float, *, duration: float | None = None) -> float:
+def parse_time(value: str | float) -> float:
     """Seconds of `90`, `"90"`, `"90s"`, `"1:30"`, `"0:01:30.5"`, `"00:01:30,5"` or `"1m30s"`; a bare number is seconds.
 
-    A negative time counts back from the clip's end and needs its `duration` in seconds. Raises `ConfigError`.
+    Raises `ConfigError`.
     """
-    seconds = _clock_seconds(value.strip()) if isinstance(value, str) else float(value)
-    if seconds < 0 and duration is not None:
-        return max(duration + seconds, 0.0)
+    seconds = _clock_seconds(value.strip().lower()) if isinstance(value, str) else float(value)
     if not 0 <= seconds < math.inf:
         raise _not_a_time(value)
     return seconds
@@ -123,15 +114,14 @@ def _clip(span: tuple[float, float], start: float, end: float) -> list[tuple[flo
 
 
 def _clock_seconds(text: str) -> float:
-    sign, digits = (-1, text[1:].lower()) if text.startswith("-") else (1, text.lower())
-    match = next(filter(None, (form.fullmatch(digits) for form in _WRITTEN)), None)
+    match = next(filter(None, (form.fullmatch(text) for form in _WRITTEN)), None)
     hours, minutes, seconds = match.groups() if match else (None, None, None)
     if not (hours or minutes or seconds) or (hours and int(minutes or 0) >= 60):
         raise _not_a_time(text)
     parts = int(hours or 0), int(minutes or 0), float((seconds or "0").replace(",", "."))
     if (hours or minutes) and parts[2] >= 60:
         raise _not_a_time(text)
-    return sign * (parts[0] * 3600 + parts[1] * 60 + parts[2])
+    return parts[0] * 3600 + parts[1] * 60 + parts[2]
 
 
 def _not_a_time(value: object) -> ConfigError:
