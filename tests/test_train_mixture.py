@@ -133,6 +133,7 @@ def test_one_file_is_a_mixture_too(tmp_path: Path) -> None:
         ("sources: []", "sources is empty"),
         ("sources:\n- {path: a.jsonl, sampling: last:3}", "sampling 'last:3' is none of"),
         ("sources:\n- {path: a.jsonl, sampling: 'random:101%'}", "is none of all"),
+        ("sources:\n- {path: a.jsonl, sampling: first:3rd}", "is none of all"),
         ("sources:\n- {path: a.jsonl, sampling: 'random:0.2'}", "is none of all"),
         ("sources:\n- {path: a.jsonl, weight: 0}", "weight is 0"),
         ("sources:\n- {path: a.jsonl, wieght: 2}", "did you mean 'weight'"),
