@@ -188,13 +188,13 @@ def test_no_more_bytes_are_held_than_allowed(clip: Path) -> None:
     held, taken = [], []
     while not pool.finished:
         if (opened := pool.take(0.1)) is not None:
-            held.append(pool.held_bytes)
+            held.append(pool._held)
             time.sleep(0.01)
             taken.append(opened)
             pool.release(opened)
     assert len(taken) == 40
     assert max(held) <= most
-    assert pool.held_bytes == 0
+    assert pool._held == 0
 
 
 def test_a_clip_larger_than_all_that_is_allowed_goes_alone(clip: Path) -> None:

@@ -104,7 +104,7 @@ def test_fixed_pieces(duration: float, length: float, cuts: list[float]) -> None
     assert fixed_cuts(duration, length) == cuts
 
 
-@pytest.mark.parametrize("words", ["fixed:0.5s", "fixed:1", "scenes", "none"])
+@pytest.mark.parametrize("words", ["fixed:0.5s", "fixed:1", "scenes"])
 def test_ranges_hold_every_frame_exactly_once(clips: dict[str, Path], words: str) -> None:
     for name in ("constant", "variable", "late", "one_frame"):
         info = probe(clips[name])

@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vidllm.corpus.formats import array_rows
-from vidllm.corpus.inputs import InputOptions, admit, in_shard, opened_path, parse_shard
+from vidllm.corpus.inputs import InputOptions, admit, in_shard, parse_shard
 from vidllm.corpus.item import Item
 from vidllm.corpus.listing import matching
-from vidllm.corpus.webdataset import sample_key
+from vidllm.corpus.webdataset import opened_path, sample_key
 from vidllm.errors import ConfigError, InputError
 
 

@@ -63,7 +63,7 @@ class _Held:
         """A local file with the item's bytes, extracted into `folder`, until the next item's is asked for."""
         if item.member is None:
             return Path(item.path)
-        from vidllm.corpus.inputs import opened_path
+        from vidllm.corpus.webdataset import opened_path
 
         place = (item.path, item.member, item.offset)
         if place != self._place:

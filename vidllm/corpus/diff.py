@@ -15,7 +15,6 @@ import contextlib
 import filecmp
 import gzip
 import io
-import json
 import os
 import re
 import shutil
@@ -34,7 +33,7 @@ from vidllm.corpus.reading import any_row, standing_rows
 from vidllm.corpus.rows import FAILED, CaptionRow
 from vidllm.corpus.webdataset import DAMAGED, tar_items, walk
 from vidllm.errors import InputError, OutputError
-from vidllm.linefile import not_writable
+from vidllm.linefile import json_line, not_writable
 
 if sys.platform != "win32":
     import fcntl
@@ -216,7 +215,7 @@ def _write_array(file: Path, part: Path, column: _Column) -> None:
     with open(part, "wb") as new:
         new.write(begin)
         for index, row in enumerate(array_rows(file)):
-            new.write((between if index else b"") + _line(column.into(row, index, file)))
+            new.write((between if index else b"") + json_line(column.into(row, index, file)).rstrip())
         new.write(end)
 
 
@@ -225,15 +224,7 @@ def _write_lines(file: Path, part: Path, column: _Column) -> None:
     with open(part, "wb") as new:
         for index, line in enumerate(lines_of(file)):
             row = column.into(parsed(line), index, file) if index in column.captions else None
-            new.write(line if row is None else _line(row) + b"\n")
-
-
-def _line(row: Any) -> bytes:
-    """JSON as UTF-8; half a character (a lone surrogate: a server may say one) is escaped."""
-    try:
-        return json.dumps(row, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        return json.dumps(row).encode()
+            new.write(line if row is None else json_line(row))
 
 
 def _utf8(text: str) -> bytes:

@@ -92,8 +92,8 @@ def write_extras(done: CaptionReport, extras: Extras) -> Iterator[str]:
         for file in changed:
             yield f"{file.file}: {len(file.changes):,} captions in column {file.column!r}"
         if changed:
-            write_diff(changed, done.output.with_suffix(DIFF_SUFFIX))
-            yield f"{done.output.with_suffix('.diff')}: old and new side by side"
+            write_diff(changed, diff := done.output.with_suffix(DIFF_SUFFIX))
+            yield f"{diff}: old and new side by side"
     if extras.report is not None:
         from vidllm.corpus.report import write_report
 

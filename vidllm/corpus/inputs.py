@@ -24,7 +24,6 @@ from vidllm.corpus.listing import clips_beside, clips_of, files_below, is_clip, 
 from vidllm.corpus.stores import own_files
 from vidllm.corpus.traces import is_output, is_trace
 from vidllm.corpus.webdataset import is_tar, tar_items
-from vidllm.corpus.webdataset import opened_path as opened_path
 from vidllm.errors import ConfigError, InputError, NotAVideo
 from vidllm.still import is_still
 from vidllm.video.address import is_url

@@ -39,8 +39,6 @@ class Pace:
             raise ValueError(f"1 <= first <= most must hold, got first {first} and most {most}")
         self.limit = first
         self.under_way = 0
-        self.refusals = 0
-        """How often the server said no."""
         self._most = most
         self._clock = clock
         self._serial = 0  # of the request sent last
@@ -79,7 +77,6 @@ class Pace:
     def refused(self, serial: int, retry_after: float | None = None) -> None:
         """The server said no, or nothing. Many at once are one refusal: what was sent since the last cut counts."""
         self.under_way -= 1
-        self.refusals += 1
         if retry_after is not None:
             self._open_at = max(self._open_at, self._clock() + min(max(retry_after, 0.0), LONGEST_HOLD_SECONDS))
         if serial > self._changed_at:

@@ -16,7 +16,7 @@ from vidllm.errors import EngineError, VideoError, VidllmError
 
 if TYPE_CHECKING:
     from vidllm.corpus.item import Item
-    from vidllm.corpus.workers import Range
+    from vidllm.corpus.scenes import Range
 
 LOOK_UP_SECONDS = 0.5
 """How often a thread that waits for a node looks whether the run was stopped."""
@@ -185,9 +185,7 @@ class FarDecoder:
         """The thread stops waiting; the node finishes for nobody."""
         self._stopped = True
 
-    def close(self) -> None:
-        """See `kill`."""
-        self._stopped = True
+    close = kill
 
     def _call(self, item: Item, begin: Callable[[Any], Any]) -> Any:
         """The result of `begin`, on another actor when one dies with it. Raises VideoError when many do."""

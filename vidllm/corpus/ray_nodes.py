@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from vidllm.corpus.captioner import Said
     from vidllm.corpus.item import Item
     from vidllm.corpus.looking import Look
-    from vidllm.corpus.workers import Range
+    from vidllm.corpus.scenes import Range
     from vidllm.model.spec import ModelSpec
     from vidllm.options import GenerationOptions
 

@@ -81,14 +81,13 @@ def _lines(path: Path) -> Iterator[CaptionRow | BadLine]:
 
 @dataclass
 class Manifest:
-    """What was admitted: (key, recipe) -> how to call it; the last cut of every clip; recipes in plain words."""
+    """What was admitted: (key, recipe) -> how to call it; and the last cut of every clip."""
 
     admitted: dict[tuple[str, str], tuple[str, float | None, float | None]] = field(default_factory=dict)
     cuts: dict[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)
     """(key of the whole, recipe) -> keys of the parts that stand for it now."""
     withdrawn: set[tuple[str, str]] = field(default_factory=set)
     """Parts of cuts that were made anew."""
-    recipes: dict[str, object] = field(default_factory=dict)
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -116,9 +115,7 @@ def _note(manifest: Manifest, fields: dict[str, object]) -> None:
         manifest.withdrawn.update((key, recipe) for key in manifest.cuts.get(whole, ()))
         manifest.withdrawn.difference_update((key, recipe) for key in parts)
         manifest.cuts[whole] = tuple(parts)
-    elif "is" in fields:
-        manifest.recipes[recipe] = fields["is"]
-    else:
+    elif "is" not in fields:  # else it tells a recipe in plain words
         start, end = (float(t) if isinstance(t, (int, float)) else None for t in (fields["start"], fields["end"]))
         if not all(math.isfinite(t or 0) for t in (start, end)):
             raise ValueError(f"from {start} to {end}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import html
 import io
-import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,7 +17,7 @@ from vidllm.corpus.reading import any_row, standing_rows
 from vidllm.corpus.rows import STATUSES, CaptionRow
 from vidllm.corpus.verify import opened_row
 from vidllm.errors import VidllmError
-from vidllm.linefile import check_regular, not_writable
+from vidllm.linefile import write_whole
 from vidllm.video.guard import Limits, read_frames_guarded
 from vidllm.video.timecode import format_time
 
@@ -79,19 +78,11 @@ def write_report(output: Path, target: Path, mine: Callable[[CaptionRow], bool] 
     Reads the frames of a dozen clips again, each in a child within half a minute; one that can not be read says so.
     Raises InputError without an output, OutputError when the page can not be written.
     """
-    check_regular(target)
     tally = _Tally()
     for row in standing_rows(output):
         if mine(row):
             tally.add(row)
-    part = target.with_name(f".{target.name}.part")
-    try:
-        with open(part, "w", encoding="utf-8", errors="backslashreplace") as file:
-            file.writelines(_page(output, tally))
-        os.replace(part, target)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise not_writable(target, error) from error
+    write_whole(target, "".join(_page(output, tally)))
     return target
 
 
@@ -198,8 +189,8 @@ def _hours(seconds: float) -> str:
 
 
 def _text(text: str) -> str:
-    """Text that is only text, whatever a file is called or a model says."""
-    return html.escape(text)
+    """Text that is only text, whatever a file is called or a model says; half a character is spelled out."""
+    return html.escape(text).encode("utf-8", "backslashreplace").decode()
 
 
 _HEAD = """<!doctype html><html lang=en><meta charset=utf-8>

@@ -34,12 +34,10 @@ def check_split(words: str) -> str:
 
 
 def ranges_of(info: VideoInfo, words: str) -> tuple[Range, ...]:
-    """The ranges that `words` (`none`, `scenes`, `fixed:12s`, `fixed:1:30`) cut the clip into, at least one.
+    """The ranges that `words` (`scenes`, `fixed:12s`, `fixed:1:30`) cut the clip into, at least one.
 
     They follow each other without gap or overlap from 0 to the clip's end. Raises ConfigError for other words.
     """
-    if words == "none":
-        return ((None, None),)
     if words == "scenes":
         return _between(scene_cuts(info), info.duration)
     return _between(fixed_cuts(info.duration, _fixed_seconds(words)), info.duration)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from vidllm.corpus.item import Item, digest_of
 from vidllm.corpus.looking import Look, Opened, Seen
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from vidllm.corpus.rows import CaptionRow
+    from vidllm.corpus.run import Books
 
 PROMPT_SHARE = 0.5
 """Of the context, for the captions in one prompt; the rest is for the template and the answer."""
@@ -37,16 +38,6 @@ class Wish:
 def whole_of(item: Item, look: Look) -> Item:
     """The split video itself, asked about with its parts' captions; those of another prompt have another summary."""
     return replace(item, prompt=f"{SUMMARY}\n\nTheir prompt: {look.prompt_of(item)}")
-
-
-class Finished(Protocol):
-    """What the summaries ask of the ledger."""
-
-    def rows_of(self, items: Sequence[Item]) -> list[CaptionRow | None]: ...
-
-    def skip(self, item: Item) -> bool: ...
-
-    def wanted(self, item: Item, seen: Seen) -> bool: ...
 
 
 @dataclass
@@ -67,7 +58,7 @@ class _Level:
 class Summaries:
     """Expects the parts of split videos; `take_wishes` hands out what can be asked now, until nothing is left."""
 
-    def __init__(self, ledger: Finished, look: Look) -> None:
+    def __init__(self, ledger: Books, look: Look) -> None:
         self._ledger, self._look = ledger, look
         self._expected: list[tuple[Item, tuple[Item, ...]]] = []
         self._levels: list[_Level] = []

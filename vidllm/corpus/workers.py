@@ -28,12 +28,12 @@ from vidllm.video.guard import NotBegun, Worker, error_of
 
 if TYPE_CHECKING:
     from vidllm.corpus.item import Item
+    from vidllm.corpus.scenes import Range
 
 AHEAD_BYTES = 256 << 20
 """Frames decoded or being decoded and not yet read by the model, by default."""
 LEAST_SECONDS = 0.5
 """What the frames get of a time limit that looking at the clip has nearly used up."""
-Range = tuple[float | None, float | None]
 
 
 class Decoding(Protocol):
@@ -181,7 +181,7 @@ class DecodePool:
         self._feed = threading.Lock()
         self._parts: deque[Item] = deque()
         self._ready: deque[Opened] = deque()
-        self._held = 0
+        self._held = 0  # bytes of clips being decoded, ready, or taken and not released
         self._cutting = 0
         self._closed = False
         self._error: BaseException | None = None
@@ -205,20 +205,13 @@ class DecodePool:
 
     def release(self, opened: Opened) -> None:
         """The model has read its frames: as many bytes may be decoded ahead again."""
-        with self._lock:
-            self._held -= opened.bytes
-            self._lock.notify_all()
+        self._give_back(opened.bytes)
 
     @property
     def finished(self) -> bool:
         """Whether nothing will come any more."""
         with self._lock:
             return not self._alive and not self._ready and self._error is None
-
-    @property
-    def held_bytes(self) -> int:
-        """Bytes of clips being decoded, ready, or taken and not released."""
-        return self._held
 
     def close(self) -> None:
         """End the workers and forget what is ready; what they were doing is given up."""
