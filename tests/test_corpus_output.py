@@ -301,8 +301,8 @@ def test_rows_another_tool_wrote_are_read(tmp_path: Path) -> None:
         assert output.row_of(item, RECIPE.digest) == row_of(item)
 
 
-def written_before(out: Path, *fields: str) -> None:
-    """Make the rows at `out` such as were written before there were these fields."""
+def leave_out(out: Path, *fields: str) -> None:
+    """Make the rows at `out` such as another tool writes, which does not know these fields."""
     if out.suffix == ".parquet":
         parquet = pytest.importorskip("pyarrow.parquet")
         for part in out.glob("part-*.parquet"):
@@ -353,39 +353,19 @@ def test_where_no_subtitles_are_shown_none_are_looked_for(out: Path, tmp_path: P
         assert output.is_finished(item, silent.digest)
 
 
-def test_a_row_that_does_not_say_its_subtitles_is_done_as_long_as_its_clip_stays(out: Path, tmp_path: Path) -> None:
-    item, copy = item_at(tmp_path, 1), item_at(tmp_path, 2, b"content 1")
-    beside(item, "Hello.")
-    with Output.open(out, RECIPE) as output:
-        output.add(row_of(item))
-    written_before(out, "reader", "notes", "subtitles")
-    with Output.open(out, RECIPE) as output:
-        assert output.is_finished(item, RECIPE.digest)
-        known = {key: output.caption_of(row_of(item).id, RECIPE.digest, subtitles="a" * 16, key=key)
-                 for key in (item.key, copy.key)}  # fmt: skip
-        assert known[item.key] is not None
-        assert known[copy.key] is None, "nobody knows whether it was captioned with these"
-        assert output.caption_of(row_of(item).id, RECIPE.digest, key=copy.key) is not None
-        os.utime(item.path, ns=(1, 1))
-        assert not output.is_finished(item, RECIPE.digest)
-        output.add(seen_again(item, "a" * 16))
-        assert output.is_finished(item, RECIPE.digest)
-    assert [row.caption for row in rows_in(out)] == [row_of(item).caption]
-
-
-def test_rows_of_before_a_field_are_read_and_not_done_again(out: Path, tmp_path: Path) -> None:
+def test_rows_without_fields_of_ours_are_read_and_not_done_again(out: Path, tmp_path: Path) -> None:
     item, other = item_at(tmp_path, 1), item_at(tmp_path, 2)
     with Output.open(out, RECIPE) as output:
         output.add(row_of(item))
-    written_before(out, "reader", "notes", "subtitles")
+    leave_out(out, "reader", "notes", "subtitles")
     noted = replace(row_of(other), reader="pyav", notes=("1 pictures are damaged (at 0.50 s)",))
     with Output.open(out, RECIPE) as output:
         assert output.is_finished(item, RECIPE.digest)
         output.add(noted)
-        assert rows_in(out) == [replace(row_of(item), subtitles=None), noted]
+        assert rows_in(out) == [row_of(item), noted]
     with Output.open(out, RECIPE) as output:
         output.add(replace(noted, caption="New."))  # the part is written again without the one before
-    assert rows_in(out) == [replace(row_of(item), subtitles=None), replace(noted, caption="New.")]
+    assert rows_in(out) == [row_of(item), replace(noted, caption="New.")]
 
 
 @pytest.mark.parametrize("name", ["part-00000-1f2e.snappy.parquet", "part-0.parquet", "data.parquet"])

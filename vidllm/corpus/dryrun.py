@@ -12,10 +12,10 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from vidllm.corpus.index import RowIndex
-from vidllm.corpus.output import MOST_OWN_RECIPES, is_unchanged
+from vidllm.corpus.output import MOST_OWN_RECIPES
 from vidllm.corpus.progress import Tally, duration
 from vidllm.corpus.reading import BadLine, written_rows
-from vidllm.corpus.rows import FAILED, CaptionRow, agree
+from vidllm.corpus.rows import FAILED, CaptionRow
 from vidllm.corpus.run import Run, RunOptions
 from vidllm.corpus.stores import prepare
 from vidllm.corpus.summary import whole_of
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from vidllm.corpus.captioner import Engine
-    from vidllm.corpus.index import Head, Known
+    from vidllm.corpus.index import Head
     from vidllm.corpus.item import Item
     from vidllm.corpus.looking import Look, Seen
     from vidllm.corpus.recipe import Recipe
@@ -49,7 +49,7 @@ class Done:
         self._retry = retry_errors
         self._find_sidecar = find_sidecar_of_many if recipe.plan.get("subtitles") else None
         self._digest = lru_cache(MOST_OWN_RECIPES)(lambda prompt: recipe.asking(prompt).digest)
-        self._told: list[tuple[str, str | None]] = []
+        self._told: list[tuple[str, str]] = []
         """Every row's id and subtitles."""
         self._index = RowIndex.of(self._heads(output) if output.exists() else iter(()))
 
@@ -58,21 +58,12 @@ class Done:
         known = self._index.by_key(item.key, self._digest(item.prompt))
         if known is None or (self._retry and known.status in FAILED):
             return False
-        return is_unchanged(item, known, self._find_sidecar, lambda: self._told[known.place][1])
+        return known.is_of(item, self._find_sidecar)
 
     def has_caption(self, item: Item, seen: Seen) -> bool:
         """Whether its content has a caption, under whatever name."""
-        recipe = self._digest(item.prompt)
-        return self._shows(self._index.by_key(item.key, recipe), seen, is_own=True) or self._shows(
-            self._index.by_id(seen.id, recipe), seen, is_own=False
-        )
-
-    def _shows(self, known: Known | None, seen: Seen, *, is_own: bool) -> bool:
-        """Whether it is a row with a caption of this content."""
-        if known is None or known.status in FAILED:
-            return False
-        id, subtitles = self._told[known.place]
-        return id == seen.id and agree(subtitles, seen.subtitles, is_own=is_own)
+        rows = self._index.captions(seen.id, self._digest(item.prompt), item.key)
+        return any(self._told[known.place] == (seen.id, seen.subtitles) for known in rows)
 
     def _heads(self, output: Path) -> Iterator[tuple[Head, int]]:
         prepare(output)

@@ -4,12 +4,14 @@ Digests are kept whole, so a hit is never a coincidence; a mix of their first ha
 """
 
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vidllm.corpus.item import Item
 from vidllm.corpus.rows import FAILED, STATUSES, Status
 
 MOST_FRESH = 1 << 16
@@ -97,6 +99,10 @@ class Known:
     place: int
     """Where the store finds the row again."""
 
+    def is_of(self, item: Item, find_sidecar: Callable[[str], Path | None] | None) -> bool:
+        """Whether the clip's file, and the subtitles beside it, are as they were. Opens no clip."""
+        return self.stamp == int(item.stamp(find_sidecar), 16)
+
 
 Head = tuple[str, str, str, str, str]
 """id, key, recipe, stamp, status: how a row begins."""
@@ -143,6 +149,12 @@ class RowIndex:
     def by_id(self, id: str, recipe: str) -> Known | None:
         """The last row with a caption of this content."""
         return self._found(self._by_id, id, recipe)
+
+    def captions(self, id: str, recipe: str, key: str | None) -> Iterator[Known]:
+        """Rows with a caption that may be of this content: the one of `key`, then the latest under whatever name."""
+        for known in (None if key is None else self.by_key(key, recipe), self.by_id(id, recipe)):
+            if known is not None and known.status not in FAILED:
+                yield known
 
     def superseded(self) -> list[int]:
         """Places of rows that a later row of the same key and recipe stands for."""

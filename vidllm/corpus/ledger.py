@@ -84,7 +84,7 @@ class Ledger:
     def settle(self, row: CaptionRow) -> list[CaptionRow]:
         """Write the row of a clip that was wanted, and those of its twins; all that were written."""
         with self._lock:
-            twins = self._working.pop((row.id, row.recipe, row.subtitles or ""), [])
+            twins = self._working.pop((row.id, row.recipe, row.subtitles), [])
             return self._add([row, *(_copy(twin, row) for twin in twins)])
 
     def write_found(self) -> list[CaptionRow]:

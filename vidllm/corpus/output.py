@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -118,9 +118,9 @@ class Output:
         since. Opens no clip.
         """
         known = self._index.by_key(item.key, recipe)
-        if known is None or not self._stays(known.status):
+        if known is None or (self._retry and known.status in FAILED):
             return False
-        return is_unchanged(item, known, self._find_sidecar, lambda: self._row_at(known).subtitles)
+        return known.is_of(item, self._find_sidecar)
 
     def status_of(self, item: Item, recipe: str) -> Status | None:
         """How the item ended under this recipe, if it did."""
@@ -136,13 +136,8 @@ class Output:
         """A row with a caption of this content, shown with these `subtitles` (`looking.digest_of_lines`): the one of
         `key`, else the latest, under whatever name; `duplicate` rows have one too.
         """
-        own = None if key is None else self._index.by_key(key, recipe)
-        for known in (own, self._index.by_id(id, recipe)):
-            if known is not None and known.status not in FAILED:
-                row = self._row_at(known)
-                if row.id == id and row.shows(subtitles, key):
-                    return row
-        return None
+        rows = map(self._row_at, self._index.captions(id, recipe, key))
+        return next((row for row in rows if (row.id, row.subtitles) == (id, subtitles)), None)
 
     def add(self, row: CaptionRow) -> CaptionRow:
         """Write one row; the one that stands then. A `duplicate` of the clip's own row (its file was touched, not
@@ -150,15 +145,12 @@ class Output:
         """
         if row.status == "duplicate" and (known := self._index.by_key(row.key, row.recipe)) is not None:
             before = self._row_at(known)
-            if before.id == row.id and before.status not in FAILED and before.shows(row.subtitles or "", row.key):
-                row = dataclasses.replace(before, stamp=row.stamp, subtitles=row.subtitles)
+            if (before.id, before.subtitles) == (row.id, row.subtitles) and before.status not in FAILED:
+                row = dataclasses.replace(before, stamp=row.stamp)
         self._admit(row.key, row.recipe, row)
         place = self._store.append(row)
         self._index.add((row.id, row.key, row.recipe, row.stamp, row.status), place)
         return row
-
-    def _stays(self, status: Status) -> bool:
-        return not (self._retry and status in FAILED)
 
     def _row_at(self, known: Known) -> CaptionRow:
         try:
@@ -199,20 +191,6 @@ class Output:
                 self._is_recipe_told = True
         known.settle()
         return known
-
-
-def is_unchanged(
-    item: Item,
-    known: Known,
-    find_sidecar: Callable[[str], Path | None] | None,
-    made_with: Callable[[], str | None],
-) -> bool:
-    """Whether a clip's file, and the subtitles beside it, are those its row is of. `made_with` tells that row's
-    subtitles: one of before they were kept has the stamp of the file alone.
-    """
-    if known.stamp == int(item.stamp(find_sidecar), 16):
-        return True
-    return known.stamp == int(item.stamp(), 16) and made_with() is None
 
 
 def manifest_lines(manifest: LineFile) -> Iterator[tuple[str | None, str, bytes]]:

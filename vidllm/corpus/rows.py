@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from vidllm.corpus.item import Item, SourceKind, digest_of
+from vidllm.linefile import json_line
 
 Status = Literal["ok", "truncated", "repetitive", "duplicate", "undecodable", "error"]
 """How a clip ended. ok: captioned. truncated, repetitive: captioned, and not well, after all tries. duplicate: the
@@ -95,13 +96,13 @@ class CaptionRow:
     root: str | None = None
     """The folder that was given, when the clip was found in one."""
     reader: str = ""
-    """Who decoded the frames; empty in rows of before this was kept."""
+    """Who decoded the frames."""
     notes: tuple[str, ...] = ()
     """What is not as it should be with the frames, a line each: damaged pictures and where, others that stand in."""
-    subtitles: str | None = None
-    """16 hex digits of the subtitles that were shown; empty: none; None in rows of before this was kept."""
+    subtitles: str = ""
+    """16 hex digits of the subtitles that were shown; empty: none."""
     check: str | None = field(default=None, compare=False)
-    """`checksum` when the row was written, by `to_dict`; None in rows of before this was kept."""
+    """`checksum` when the row was written, by `to_dict`; None where another tool wrote it."""
 
     def __post_init__(self) -> None:
         for name, shape in _SHAPES.items():
@@ -121,10 +122,6 @@ class CaptionRow:
             start=item.start, end=item.end, error=error, root=item.root, subtitles=subtitles,
             source=item.source.to_dict() if item.source else None,
         )  # fmt: skip
-
-    def shows(self, subtitles: str, key: str | None = None) -> bool:
-        """Whether these are the subtitles its caption was made with; see `agree`."""
-        return agree(self.subtitles, subtitles, is_own=self.key == key)
 
     def checksum(self) -> str:
         """16 hex digits over what is said, of which clip, from which frames and how: two rows can not swap captions.
@@ -154,7 +151,8 @@ class CaptionRow:
             usage = RowUsage(**_only(fields["usage"], _USAGE_KINDS)) if fields.get("usage") else None
             if fields.get("source") is not None and _only(fields["source"], _SOURCE_KINDS)["kind"] not in SOURCE_KINDS:
                 raise ValueError(f"source is of kind {fields['source']['kind']!r}")
-            told = {"reader": fields.get("reader") or "", "notes": tuple(map(str, fields.get("notes") or ()))}
+            told = {name: fields.get(name) or "" for name in ("reader", "subtitles")}
+            told["notes"] = tuple(map(str, fields.get("notes") or ()))
             return cls(**{**known, **told, "frames": frames, "usage": usage})
         except KeyError as error:
             raise ValueError(f"{error.args[0]} is missing") from error
@@ -170,11 +168,8 @@ class CaptionRow:
             raise ValueError("is nested too deep") from error
 
     def to_line(self) -> bytes:
-        """One line of JSON, its line feed included, pure UTF-8 (a lone surrogate is escaped)."""
-        try:
-            return json.dumps(self.to_dict(), ensure_ascii=False).encode() + b"\n"
-        except UnicodeEncodeError:
-            return json.dumps(self.to_dict()).encode() + b"\n"
+        """One line of JSON, its line feed included."""
+        return json_line(self.to_dict())
 
 
 def _check(fields: Mapping[str, Any], kinds: Mapping[str, tuple[type, ...]]) -> None:
@@ -197,10 +192,3 @@ def _only(fields: Mapping[str, Any], kinds: Mapping[str, tuple[type, ...]]) -> d
     """The fields of `kinds`, each of which must be there. Raises KeyError or ValueError."""
     _check(fields, kinds)
     return {name: fields[name] for name in kinds}
-
-
-def agree(made_with: str | None, subtitles: str, *, is_own: bool) -> bool:
-    """Whether a caption of these subtitles is one of a clip with those. A row that does not say (None) is taken at its
-    word for its own clip, and for clips without any.
-    """
-    return made_with == subtitles or (made_with is None and (is_own or not subtitles))

@@ -62,7 +62,6 @@ class VerifyReport:
         """Whether every clip has exactly one status and every row is in order."""
         return not self.problems
 
-
     @classmethod
     def unread(cls, output: Path, error: InputError) -> VerifyReport:
         """Of an output that can not be read."""
@@ -134,7 +133,7 @@ class _Books:
         if before is not None and before.status not in FAILED and (before.id, before.stamp) == (row.id, row.stamp):
             self.problems.append(Problem(_name(row), f"has two rows, {before.status} and {row.status}"))
         self.entries[row.key, row.recipe] = _Entry(
-            self.number, row.id, row.stamp, row.status, digest_of(row.caption), row.subtitles or "", row.video,
+            self.number, row.id, row.stamp, row.status, digest_of(row.caption), row.subtitles, row.video,
             row.duplicate_of if row.status == "duplicate" else None,
         )  # fmt: skip
         self.problems += [Problem(_name(row), why) for why in _row_problems(row)]
