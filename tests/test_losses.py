@@ -1,6 +1,7 @@
 """Preference losses: values worked out by hand, gradients that point the right way, heads that compute in parts."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -77,7 +78,13 @@ def test_sft_is_cross_entropy_per_token() -> None:
         chosen_tokens=torch.tensor([2, 4]), rejected_tokens=torch.tensor([1, 1]),
     )  # fmt: skip
     expected = F.cross_entropy(logits, targets).item()
-    assert PreferenceLoss(terms={"sft": 1.0})(batch).item() == pytest.approx(expected, rel=1e-5)
+    sft = PreferenceLoss(terms={"sft": 1.0})
+    assert sft(batch).item() == pytest.approx(expected, rel=1e-5)
+    parts = [
+        replace(batch, chosen=batch.chosen[part], chosen_tokens=batch.chosen_tokens[part], step_chosen_tokens=3.0)
+        for part in (slice(1), slice(1, 2))
+    ]
+    assert sum(sft(part).item() for part in parts) / 2 == pytest.approx(expected, rel=1e-5), "in two micro-batches too"
 
 
 def test_metrics_have_the_names_that_trl_prints() -> None:
@@ -87,6 +94,7 @@ def test_metrics_have_the_names_that_trl_prints() -> None:
         "logps/chosen": -19.0, "logps/rejected": -31.0,
     }  # fmt: skip
     assert seen == pytest.approx(expected, abs=1e-5)
+    assert PreferenceLoss(terms=DPO).metrics(pairs([0.0], [0.0]))["rewards/accuracies"] == 0, "a tie is no success"
 
 
 def test_the_shift_is_the_mean_of_all_rewards_so_far() -> None:
@@ -102,7 +110,9 @@ def test_the_shift_is_the_mean_of_all_rewards_so_far() -> None:
         ({"simpo": 1.0}, 0.1, 0.0, "simpo"),
         ({}, 0.1, 0.0, "none given"),
         ({"sigmoid": 1.0}, 0.0, 0.0, "beta"),
+        ({"sigmoid": 1.0, "sft": 0.0}, 0.1, 0.0, "must be above 0"),
         ({"robust": 1.0}, 0.1, 0.5, "label_smoothing"),
+        ({"sigmoid": 1.0}, 0.1, -0.1, "label_smoothing"),
         ({"hinge": 1.0, "sft": 1.0}, 0.1, 0.1, "means nothing to hinge, sft"),
     ],
 )

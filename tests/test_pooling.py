@@ -61,6 +61,8 @@ def test_impossible_pooling_is_refused() -> None:
         pool(torch.zeros(1, 65, 2), 8, 8, 2, "average")
     with pytest.raises(ValueError, match="stride 9 leaves nothing of a 8x8 grid"):
         pool(torch.zeros(1, 64, 2), 8, 8, 9, "max")
+    with pytest.raises(ValueError, match="stride 0 leaves nothing"):
+        pool(torch.zeros(1, 64, 2), 8, 8, 0, "bilinear")
     with pytest.raises(ValueError, match="learned newline"):
         lay_out(torch.zeros(2, 2, 3), None, "grid")
 
