@@ -22,7 +22,7 @@ from vidllm.feedback.asked_judge import AskedJudge, Judging
 from vidllm.feedback.http_judge import open_http_judge
 from vidllm.feedback.judge import Case, Judge, Judged, Verdict
 from vidllm.feedback.local_judge import open_local_judge
-from vidllm.feedback.rubric import compare_prompt, read_marks, read_winner, score_prompt
+from vidllm.feedback.rubric import compare_prompt, explanation_of, read_marks, read_winner, score_prompt
 from vidllm.model.resolve import builtin_folder
 
 PATIENT_SECONDS = 120.0
@@ -82,7 +82,7 @@ def connect() -> Iterator[Callable[..., AskedJudge]]:
         ("Score: -3", None), ("Score: 3 or 4", None), ("Score: 3 - 4", None), ("Score: 4 (out of ten)", None),
         ('{"score": 1' + "0" * 400 + "}", None), ("[" * 100_000, None), ("Score: 4\n" + "so " * 5_000, None),
         ("Score: 3 (maybe 4)", None), ("Score: 4\nNo, Score: 2", None), ("Score: 4 stars of 10", None),
-        ('{"score": 4, "score": 2}', None), ('{"Score": 4, "score": 2}', None), ('{"Score": 4, "score": 4}', 4),
+        ('{"score": 4, "score": 2}', None), ('{"Score": 4, "score": 2}', None), ('{"Score": 4.5, "score": 4.5}', 4.5),
     ],
 )  # fmt: skip
 def test_a_score_is_read_or_it_is_nonsense(reply: str, score: float | None) -> None:
@@ -95,6 +95,9 @@ def test_marks_hold_the_criteria_and_the_explanation() -> None:
     assert marks is not None
     assert dict(marks.criteria) == {"relevance": 5, "accuracy": 1}  # nine is no mark
     assert marks.explanation == "a star was invented."
+    marks = read_marks('{"explanation": "no.", "score": 2}')
+    assert marks is not None
+    assert marks.explanation == "no."
 
 
 @pytest.mark.parametrize(
@@ -109,6 +112,26 @@ def test_marks_hold_the_criteria_and_the_explanation() -> None:
 )  # fmt: skip
 def test_a_winner_is_read_or_it_is_nonsense(reply: str, winner: str | None) -> None:
     assert read_winner(reply) == winner
+
+
+def test_a_winners_explanation_is_what_the_reply_says() -> None:
+    assert explanation_of("Explanation: B invents a star.\nBetter: A") == "B invents a star."
+    assert explanation_of('{"explanation": "B invents a star.", "better": "A"}') == "B invents a star."
+    assert explanation_of("Better: A") == ""
+
+
+@pytest.mark.parametrize(
+    ("given", "watched", "held"),
+    [({}, False, "what is given above as true"), ({}, True, "what is given above as true"),
+     ({"evidence": None}, True, "the video")],
+)  # fmt: skip
+def test_a_judge_is_told_what_it_sees_and_what_accuracy_is_held_against(
+    given: dict[str, None], watched: bool, held: str
+) -> None:
+    asked = score_prompt(case("x", **given), watched=watched)
+    assert f"agree with {held}?" in asked
+    assert (", which you are shown." in asked) == watched
+    assert "which you are shown" not in score_prompt(case("x"))
 
 
 def test_prompts_hold_the_evidence_and_the_answers_in_their_order() -> None:
