@@ -56,7 +56,7 @@ def frames(
     """
     as_sheet = is_sheet(output)
     if as_sheet:
-        check_picture_name(output)
+        check_picture_name(output, video)
     from vidllm.errors import NotAVideo
     from vidllm.planning import PlanOptions
     from vidllm.reads import read_shown

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ def check_before_loading(
     if question is not None:
         check_question(question)
     if sheet is not None:
-        check_picture_name(sheet)
+        check_picture_name(sheet, video)
     if is_url(video):
         return  # whether it is a picture or moves is known when it was fetched
     if is_still(video):
@@ -43,14 +44,17 @@ def no_sheet_of(video: str) -> ConfigError:
     return ConfigError(f"{video}: a still picture has no contact sheet; leave --sheet out")
 
 
-def check_picture_name(path: Path) -> None:
-    """Refuse, before any work, a picture that could not be written in the end."""
+def check_picture_name(path: Path, video: str) -> None:
+    """Refuse, before any work, a picture that could not be written in the end, or only over the video it shows."""
     if path.suffix.lower() not in PICTURES:
         raise ConfigError(f"{path}: a contact sheet is a picture; end its name with {', '.join(PICTURES)}")
     if not path.absolute().parent.is_dir():
         raise ConfigError(f"{path}: its folder does not exist; create it first")
     if path.is_dir():
         raise ConfigError(f"{path}: is a folder; give the name of a picture in it")
+    with suppress(OSError):  # one of them is not there
+        if path.samefile(video):
+            raise ConfigError(f"{path}: is the video itself, which its sheet would replace; give another name")
 
 
 def is_sheet(output: Path) -> bool:

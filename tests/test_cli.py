@@ -722,6 +722,19 @@ def test_ask_draws_the_sheet_of_what_was_seen(run: Run, clips: dict[str, Path], 
     assert size_of("seen.png")[0] > 0
 
 
+@pytest.mark.parametrize("command", ["ask", "frames"])
+def test_no_sheet_replaces_the_video_it_shows(command: str, run: Run, tiny: Path) -> None:
+    """Pictures that move are videos, too, and end as sheets do."""
+    red, blue = (Image.new("RGB", (40, 30), colour) for colour in ("red", "blue"))
+    red.save("moves.webp", save_all=True, append_images=[blue], duration=500)
+    before = Path("moves.webp").read_bytes()
+    words = {"ask": ["what?", "-m", tiny, "--sheet"], "frames": ["-o"]}[command]
+    code, out, err = run(command, "moves.webp", *words, "./moves.webp")
+    assert (code, out) == (1, "")
+    assert "is the video itself" in one_line(err)
+    assert Path("moves.webp").read_bytes() == before
+
+
 def test_ask_samples_alike_under_one_seed(run: Run, clips: dict[str, Path], tiny: Path) -> None:
     words = ("ask", clips["constant"], "what?", "-m", tiny, "--max-new-tokens", "12", "--temperature", "2")
     first, again, other = (run(*words, "--seed", seed)[1] for seed in (1, 1, 2))
