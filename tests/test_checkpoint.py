@@ -328,7 +328,8 @@ def test_a_config_of_an_impossible_kind_is_one_line(llava: Path) -> None:
 def test_the_fingerprint_sees_weights_config_processor_and_template(llava: Path) -> None:
     seen = {fingerprint(llava)}
     (llava / "runs.json").mkdir()
-    (llava / "vocab.txt").symlink_to("swept from the Hub's cache")
+    for swept in ("vocab.txt", "consolidated.safetensors"):
+        (llava / swept).symlink_to("no more in the Hub's cache")
     assert seen == {fingerprint(llava)}
     for path in (llava / "config.json", llava / "processor_config.json", llava / "chat_template.jinja"):
         path.write_text(path.read_text() + " ")

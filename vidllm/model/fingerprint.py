@@ -33,7 +33,7 @@ def fingerprint(folder: Path | str) -> str:
         ModelNotFound: the folder holds no weights.
     """
     folder = Path(folder)
-    weights = sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")])
+    weights = sorted(path for kind in ("safetensors", "bin") for path in folder.glob(f"*.{kind}") if path.is_file())
     if not weights:
         raise ModelNotFound(f"{folder}: no weights (*.safetensors) in it")
     digest = hashlib.blake2b(digest_size=20)
