@@ -12,7 +12,7 @@ from vidllm.errors import VidllmError
 
 from . import options
 from .loading import load
-from .output import fail, note, write, write_json_line
+from .output import fail, note, write, write_json
 from .progress import Progress
 from .remarks import remark
 from .source import check_before_loading
@@ -88,7 +88,7 @@ def _turn(
         for piece in stream:
             write("" if as_json else piece)
         if as_json:
-            write_json_line(stream.answer.to_dict())
+            write_json(stream.answer.to_dict(), indent=None)
         else:
             write("\n")
         remark(stream.answer, before)

@@ -18,8 +18,8 @@ NO_MEMORY = (
 )
 
 
-def _hear_warnings() -> None:
-    """The library's warnings become lines beside our own."""
+def quiet_libraries() -> None:
+    """Our lines only: warnings of this library as notes, none of other libraries' tables, no bars unwatched."""
     import logging  # not on the way to --help
 
     class Notes(logging.Handler):
@@ -27,11 +27,6 @@ def _hear_warnings() -> None:
             note(f"note: {record.getMessage()}")
 
     logging.getLogger("vidllm").handlers = [Notes(logging.WARNING)]
-
-
-def quiet_libraries() -> None:
-    """Our lines only: warnings of this library as notes, none of other libraries' tables, no bars unwatched."""
-    _hear_warnings()
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     if not sys.stderr.isatty():
         _disable_bars()

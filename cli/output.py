@@ -30,14 +30,9 @@ def silence(stream: TextIO) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def write_json(value: Mapping[str, Any]) -> None:
-    """One JSON object on stdout, letters as they are."""
-    write(json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
-
-
-def write_json_line(value: Mapping[str, Any]) -> None:
-    """One JSON object on one line of stdout, for a stream of them."""
-    write(json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n")
+def write_json(value: Mapping[str, Any], indent: int | None = 2) -> None:
+    """One JSON object on stdout, letters as they are; on one line, for a stream of them, where `indent` is None."""
+    write(json.dumps(value, ensure_ascii=False, indent=indent, allow_nan=False) + "\n")
 
 
 def one_line(message: str) -> str:

@@ -24,6 +24,7 @@ import torch
 from PIL import Image as PIL
 
 import vidllm
+from tests.planned import FAMILIES
 from vidllm.answer import Timing, report
 from vidllm.ask import AnswerStream, ChatSession, Stage, VideoModel, load
 from vidllm.clip import Clip
@@ -72,10 +73,7 @@ def chat(model: VideoModel, clip: Path) -> ChatSession:
 
 def test_an_answer_tells_what_it_rests_on(model: VideoModel, clip: Path) -> None:
     answer = model.ask(clip, "what happens?", frames=6, max_new_tokens=8)
-    told = json.loads(json.dumps(answer.to_dict(), ensure_ascii=False))
-    assert list(told) == [
-        "answer", "finish_reason", "model", "reader", "video", "frames", "cited", "usage", "timing", "notes",
-    ]  # fmt: skip
+    told = answer.to_dict()
     assert told["video"] == {
         "path": str(clip), "duration": 20.0, "width": 96, "height": 64, "fps": 10.0, "frames": 200
     }  # fmt: skip
@@ -283,20 +281,7 @@ def from_scratch(model: VideoModel, chat: ChatSession, question: str, shown: Ans
     return generate(model.lmm, past.state, GenerationOptions(max_new_tokens=8)).result.text
 
 
-@pytest.mark.parametrize(
-    "family",
-    [
-        "llava",
-        "llava_next",
-        "llava_next_video",
-        "llava_onevision",
-        "internvl",
-        "qwen2_vl",
-        "qwen2_5_vl",
-        "qwen3_vl",
-        "smolvlm",
-    ],
-)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_a_follow_up_equals_asking_from_scratch(family: str, tiny: Callable[[str], Path], clip: Path) -> None:
     model = opened(tiny(family))
     chat = model.chat(clip, frames=4, max_new_tokens=8)

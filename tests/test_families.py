@@ -307,11 +307,6 @@ def test_the_models_that_ship_have_names(monkeypatch: pytest.MonkeyPatch) -> Non
     assert read_spec(images).geometry == read_spec(resolve_model(None)).geometry
 
 
-def test_the_environment_names_the_default(llava: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("VIDLLM_MODEL", str(llava))
-    assert resolve_model(None) == llava
-
-
 @pytest.mark.parametrize(
     ("name", "message"),
     [

@@ -158,7 +158,10 @@ def _load_network(
 ) -> nn.Module:
     """The network with all its weights, in evaluation mode: light where it fits, else transformers' own class."""
     if (base := read_base(spec.folder)) is not None:
-        return _load_adapted(spec.folder, base, device, dtype, device_map, quantize, light)
+        place = _checked_base(spec.folder, base, quantize)
+        adapted = _load_network(read_spec(place), device, dtype, device_map, None, light)
+        merge_adapter(adapted, spec.folder)
+        return adapted
     _check_files(spec.folder)
     config = read_json(spec.folder / "config.json") or {}
     network = None
@@ -184,25 +187,15 @@ def _load_network(
     return network
 
 
-def _load_adapted(
-    folder: Path,
-    base: Base,
-    device: torch.device,
-    dtype: torch.dtype,
-    device_map: str | Mapping[str, str | int] | None,
-    quantize: Quantize | None,
-    light: bool,
-) -> nn.Module:
-    """The base of the adapter in `folder`, if it is still the one it was made on, with the adapter put in."""
+def _checked_base(folder: Path, base: Base, quantize: Quantize | None) -> Path:
+    """Where the base of the adapter in `folder` lies, if it is still the one it was made on."""
     if quantize is not None:
         raise ConfigError(f"{folder}: an adapter can not be put into quantized weights; save it merged first")
     place = base_folder(folder, base)
     if fingerprint(place) != base.base_fingerprint:
         raise IncompleteModel(f"{folder}: an adapter of another model than {place} is now; name the right one as "
                               f'"base" in {ADAPTER_FILE}')  # fmt: skip
-    network = _load_network(read_spec(place), device, dtype, device_map, None, light)
-    merge_adapter(network, folder)
-    return network
+    return place
 
 
 def _language(network: Any) -> nn.Module:

@@ -5,7 +5,7 @@
     native       qwen2_vl  qwen2_5_vl  qwen3_vl  qwen3_vl_moe  smolvlm
                  the family lays out its frames; the budget works through number of frames and pixels
 
-A folder may carry `vidllm.json`, whose keys are the fields of `Overrides`.
+A folder may carry `vidllm.json`, whose keys are the fields of `spec.Overrides`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from vidllm.model.fingerprint import PEFT_FILE
 from vidllm.model.resolve import resolve_model as resolve_model
 from vidllm.model.spec import CLIP_MEAN, CLIP_STD, Cls, Json, Mean, override, read_json
 from vidllm.model.spec import ModelSpec as ModelSpec
-from vidllm.model.spec import Overrides as Overrides
 from vidllm.model.spec import load_tokenizer as load_tokenizer
 
 if TYPE_CHECKING:

@@ -36,10 +36,9 @@ def row_limit(config: Any) -> int | None:
     beside it: transformers stretches `longrope` and `dynamic` ones by the longest of a call.
     """
     rope = getattr(config, "rope_parameters", None) or {}
-    first = rope.get("original_max_position_embeddings") or getattr(config, "original_max_position_embeddings", 0)
-    steady = {"longrope": first, "dynamic": getattr(config, "max_position_embeddings", 0)}
+    dynamic = getattr(config, "max_position_embeddings", None) if rope.get("rope_type") == "dynamic" else None
     seen = (getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size"))
-    return min((limit for limit in (*seen, steady.get(rope.get("rope_type", ""))) if limit), default=None)
+    return min((limit for limit in (*seen, dynamic, turning_length(config)) if limit), default=None)
 
 
 def turning_length(config: Any) -> int | None:
@@ -118,7 +117,8 @@ class TextReader(ABC):
         self.embed: nn.Module = network.get_input_embeddings()  # type: ignore[operator]
         self.head: nn.Module = network.lm_head  # type: ignore[assignment]
         self.layers = len(language.layers)  # type: ignore[arg-type]
-        self.turning_length = turning_length(getattr(language, "config", None))
+        self._config: Any = getattr(language, "config", None)
+        self.turning_length = turning_length(self._config)
 
     @property
     def device(self) -> torch.device:
@@ -198,20 +198,19 @@ class TextReader(ABC):
         0 where attention does not take them so: kernels other than `attention`'s, and keys that are kept compressed
         and go through a matrix first (DeepSeek).
         """
-        config: Any = getattr(self.language, "config", None)
+        config = self._config
         takes = config is None or (config._attn_implementation == NAME and not hasattr(config, "kv_lora_rank"))
         return WIDE_BYTES if takes and self.device.type == "cpu" and self.dtype == torch.bfloat16 else 0
 
     @property
     def window(self) -> int | None:
         """Tokens up to which rows can be read together, see `row_limit`; None: any."""
-        return row_limit(getattr(self.language, "config", None))
+        return row_limit(self._config)
 
     @property
     def batches(self) -> bool:
         """Whether rows of different lengths may share a step: not where an attention kernel takes no mask per row."""
-        config: Any = getattr(self.language, "config", None)
-        return config is None or config._attn_implementation in ("sdpa", NAME)
+        return self._config is None or self._config._attn_implementation in ("sdpa", NAME)
 
     @torch.inference_mode()
     def step(self, slots: Slots, tokens: Sequence[int], offsets: Sequence[int], factors: Sequence[float]) -> Tensor:
