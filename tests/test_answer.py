@@ -38,6 +38,7 @@ def test_times_beyond_the_sampled_range_are_not_seen() -> None:
     assert seen("0:15", inner) == [(15.0, False, 12.0)]
     assert seen("0:01", inner) == [(1.0, True, 4.0)]  # [0:01, 0:02) ends two seconds before the first frame
     assert seen("0:00", inner) == [(0.0, False, 4.0)]
+    assert seen("0:01.5", inner) == [(1.5, False, 4.0)]  # a moment, which no second follows
 
 
 def test_past_the_end_is_never_seen_but_players_round_the_end_up() -> None:
