@@ -193,6 +193,12 @@ def test_a_step_is_one_however_it_is_cut(config: DpoConfig, loss: str | dict[str
     assert max(float((others[n] - g).abs().max()) for n, g in gradients.items()) <= 1e-5 * max(1, longest)
 
 
+def test_equal_losses_are_one_config(config: DpoConfig) -> None:
+    one, other = (replace(config, loss=loss) for loss in ({"sft": 1.0, "sigmoid": 0.8}, {"sigmoid": 0.8, "sft": 1.0}))
+    assert one.settings() == other.settings()
+    assert list(one.preference.terms) == list(other.preference.terms)
+
+
 def test_lora_is_its_own_reference(config: DpoConfig) -> None:
     live = task_of(replace(config, lora=Lora(r=4), reference_cache=False))
     assert live.live is None

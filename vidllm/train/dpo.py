@@ -27,7 +27,7 @@ from vidllm.train.check import Checked, Progress
 from vidllm.train.learner import Learner, LearnerOptions
 from vidllm.train.looks import same_look
 from vidllm.train.loop import Trained, train
-from vidllm.train.losses import DPO, MPO, PreferenceLoss, Term
+from vidllm.train.losses import DPO, MPO, TERMS, PreferenceLoss, Term
 from vidllm.train.mixture import read_pair_mixture
 from vidllm.train.pairs import PairSize, build_pair, forest_tokens
 from vidllm.train.parts import Extra, Parts
@@ -93,6 +93,8 @@ class DpoConfig(StageConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         _ = self.preference
+        if isinstance(self.loss, dict):  # equal losses are one config, and a sum's last bit knows its order
+            object.__setattr__(self, "loss", {term: self.loss[term] for term in TERMS if term in self.loss})
 
     @property
     def preference(self) -> PreferenceLoss:
