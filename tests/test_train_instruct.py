@@ -23,7 +23,7 @@ from vidllm.train.instruct import InstructOptions, instruct
 from vidllm.train.lessons import FAMILIES, choose, clip_lessons, picture_lessons
 from vidllm.train.rows import read_rows
 from vidllm.world.generate import generator, make_script
-from vidllm.world.make import make_clips
+from vidllm.world.make import make_clips, save_truth
 from vidllm.world.questions import visible
 from vidllm.world.script import Script
 from vidllm_cli.main import main
@@ -123,6 +123,16 @@ def test_rows_in_a_folder_that_is_a_link_find_their_clips(clips_made: Path, tmp_
     instruct(clips_made, link / "rows.jsonl", InstructOptions(per_clip=1, images=1))
     found = read_rows(link / "rows.jsonl")
     assert found.rows
+    assert not found.problems
+
+
+def test_a_clip_may_have_any_name(tmp_path: Path) -> None:
+    name = os.fsdecode(b"\xff")  # no UTF-8
+    save_truth(SCRIPTS[0], tmp_path / f"{name}.json", 0)
+    (tmp_path / f"{name}.mp4").touch()
+    instruct(tmp_path, tmp_path / "rows.jsonl", InstructOptions())
+    found = read_rows(tmp_path / "rows.jsonl")
+    assert len(found.rows) == 8
     assert not found.problems
 
 

@@ -175,4 +175,4 @@ def _script(path: Path) -> Script:
 
 def _number(stem: str) -> int:
     """A clip's own number, or one made of its name."""
-    return int(stem) if stem.isdecimal() else int.from_bytes(stem.encode()[-7:], "big")
+    return int(stem) if stem.isdecimal() else int.from_bytes(os.fsencode(stem)[-7:], "big")
