@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from vidllm.feedback.claims import read_claim, read_claims
+from vidllm.feedback.items import read_questions
 from vidllm.feedback.judge import Case
-from vidllm.feedback.oracle import MISSED, NEAREST_WRONG, Oracle, grade, hold_against, names_seen, summarise
+from vidllm.feedback.oracle import MISSED, NEAREST_WRONG, Oracle, grade, hold_against, names_seen, script_of
 from vidllm.feedback.truth import find_truth
 from vidllm.feedback.twins import Twin, twin
 from vidllm.train.lessons import clip_lessons
@@ -170,19 +171,13 @@ def test_a_true_description_is_perfect_and_silence_is_no_hallucination() -> None
         assert (silent.precision, silent.recall, silent.f1) == (1.0, 0.0, 0.0)
 
 
-def test_many_descriptions_make_one_line_by_hand() -> None:
-    texts = ("The red circle moves right. Then the yellow star grows.",
-             "The red circle moves right. Then the blue square disappears. Then the red circle turns green.",
-             NOTHING)  # fmt: skip
-    told = summarise([hold_against(text, HAND) for text in texts])
-    assert told.descriptions == 3
-    assert told.f1 == pytest.approx((2 * 1 / (2 + 3) + 1 + 0) / 3)
-    assert (told.precision, told.recall) == (4 / 5, 4 / 9)
-    assert (told.hallucinated_events, told.invented_objects) == (1 / 3, 1 / 3)
-    assert (told.chair_events, told.chair_objects) == (1 / 5, 1 / 5)
-    assert (told.with_hallucination, told.told_events) == (1 / 3, 5 / 3)
-    with pytest.raises(ValueError, match="no description"):
-        summarise([])
+def test_json_nested_without_end_is_no_script(tmp_path: Path) -> None:
+    clip = tmp_path / "a.mp4"
+    clip.touch()
+    clip.with_suffix(".json").write_text("[" * 100_000, encoding="utf-8")
+    assert script_of(clip) is None
+    [problem] = read_questions(tmp_path).problems
+    assert problem.what == "no questions in a.json beside it"
 
 
 def test_the_order_of_repeated_events_is_matched_kindly() -> None:

@@ -236,7 +236,7 @@ def _beside(clip: Path) -> list[tuple[str, str, str]]:
     try:
         listed = json.loads(path.read_text(encoding="utf-8"))["questions"]
         return [(str(asked["family"]), str(asked["text"]), str(asked["answer"])) for asked in listed]
-    except (OSError, ValueError, LookupError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise Bad(f"no questions in {path.name} beside it", "give a file of them with --questions") from error
 
 

@@ -9,8 +9,7 @@ is better than to invent one: what a preference pair teaches is mostly not to te
     when   5 at the second, 4 and 3 within one and two of it, 2 within five    count   5, one off 2
     where  5, the row or the column 2    colour, shape, exists, first   5 or 1
 
-`hold_against` is the measure behind descriptions, by itself: F1 of events, hallucinated events and objects;
-`summarise` puts many of them into one line of a table.
+`hold_against` is the measure behind descriptions, by itself: F1 of events, hallucinated events and objects.
 """
 
 from __future__ import annotations
@@ -107,49 +106,6 @@ def hold_against(text: str, script: Script, events: Sequence[Event] | None = Non
         hallucinated=tuple(str(reading.claims[n]) for n in sorted(wrong)),
         missed=tuple(e.phrase for n, e in enumerate(happened) if n not in places),
         objects=len(reading.objects), invented=tuple(name for name in reading.objects if name not in seen),
-    )  # fmt: skip
-
-
-@dataclass(frozen=True, kw_only=True)
-class Telling:
-    """Many descriptions held against their scripts. Means over descriptions unless said otherwise."""
-
-    descriptions: int
-    f1: float
-    """Of events, whatever their order."""
-    precision: float
-    """Of all events told, the share that happens (over all descriptions together)."""
-    recall: float
-    """Of all events that happen, the share that is told (over all together)."""
-    hallucinated_events: float
-    """Events told that never happen, a description."""
-    invented_objects: float
-    """Mentions of objects that are never seen, a description."""
-    chair_events: float
-    """Of all told events, the share that never happens: CHAIR_i of events."""
-    chair_objects: float
-    """Of all mentions of objects, the share of those never seen: CHAIR_i."""
-    with_hallucination: float
-    """Share of descriptions with at least one hallucinated event or invented object: CHAIR_s."""
-    told_events: float
-    """Length in events: short descriptions hallucinate less, so this belongs beside the rest."""
-
-
-def summarise(accounts: Sequence[Account]) -> Telling:
-    """The figures of many descriptions. Raises ValueError where there is none."""
-    count = len(accounts)
-    if not count:
-        raise ValueError("no description to summarise")
-    told, happened = sum(a.told for a in accounts), sum(a.happened for a in accounts)
-    right, mentions = sum(a.right for a in accounts), sum(a.objects for a in accounts)
-    wrong, invented = (sum(len(each) for each in found) for found in zip(*((a.hallucinated, a.invented)
-                                                                          for a in accounts), strict=True))  # fmt: skip
-    return Telling(
-        descriptions=count, f1=sum(a.f1 for a in accounts) / count, precision=right / told if told else 1.0,
-        recall=right / happened if happened else 1.0, hallucinated_events=wrong / count,
-        invented_objects=invented / count, chair_events=wrong / told if told else 0.0,
-        chair_objects=invented / mentions if mentions else 0.0, told_events=told / count,
-        with_hallucination=sum(bool(a.hallucinated or a.invented) for a in accounts) / count,
     )  # fmt: skip
 
 
@@ -382,5 +338,5 @@ def script_of(video: Path | None) -> Script | None:
 def _load(path: Path, _: int) -> Script | None:
     try:
         return Script.load(path)
-    except (OSError, ValueError, TypeError, LookupError, AttributeError):
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
         return None

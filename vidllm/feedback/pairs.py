@@ -100,11 +100,12 @@ class Scored:
 
 @dataclass(frozen=True, kw_only=True)
 class Paired:
-    """The pairs, and what gave none: questions by reason, and how many pairs were dropped for their lengths."""
+    """The pairs, those there were before some were left out for their lengths, and the questions that gave none, by
+    reason."""
 
     pairs: tuple[Pair, ...]
+    unbalanced: tuple[Pair, ...]
     dropped: dict[str, int]
-    rebalanced: int = 0
 
 
 ALIKE = "all candidates alike"
@@ -126,7 +127,7 @@ def make_pairs(questions: Sequence[Sequence[Scored]], options: PairOptions) -> P
             pairs += found
     balanced = options.rebalance is not None and not options.of_twins
     kept = rebalanced(pairs, options) if balanced else pairs
-    return Paired(pairs=tuple(kept), dropped=dict(dropped), rebalanced=len(pairs) - len(kept))
+    return Paired(pairs=tuple(kept), unbalanced=tuple(pairs), dropped=dict(dropped))
 
 
 def _of_question(number: int, scored: Sequence[Scored], options: PairOptions) -> list[Pair] | str:

@@ -98,18 +98,18 @@ class Figures:
 
 def make_report(
     *, model: str, judge: str, questions: int, repeated: int, figures: Figures, scored: Sequence[Sequence[Scored]],
-    paired: Paired, unbalanced: Sequence[Pair], agreements: Sequence[Agreement],
+    paired: Paired, agreements: Sequence[Agreement],
 ) -> Report:  # fmt: skip
-    """The report; `scored` are the judged questions, `unbalanced` the pairs before lengths were rebalanced."""
+    """The report; `scored` are the judged questions."""
     every = [one for several in scored for one in several]
     return Report(
         model=model, judge=judge, questions=questions, repeated=repeated, asked=figures.asked, judged=figures.judged,
         candidates=figures.candidates, pairs=len(paired.pairs),
         sources=dict(Counter(pair.rejected.source for pair in paired.pairs)), histogram=_histogram(every),
-        criteria=_criteria(every), lengths=_lengths(paired.pairs), unbalanced=_lengths(unbalanced),
+        criteria=_criteria(every), lengths=_lengths(paired.pairs), unbalanced=_lengths(paired.unbalanced),
         gap=_mean([pair.gap for pair in paired.pairs]), agreements=tuple(agreements),
         both_orders=figures.orders, nonsense=figures.nonsense, dropped_candidates=dict(figures.dropped),
-        dropped_questions=paired.dropped, dropped_pairs=paired.rebalanced,
+        dropped_questions=paired.dropped, dropped_pairs=len(paired.unbalanced) - len(paired.pairs),
         unjudged=dict(Counter(one.verdict.failed for one in every if one.verdict.failed)),
         failed=dict(figures.failed), remaining=figures.remaining,
     )  # fmt: skip

@@ -148,8 +148,14 @@ def _check_output(source: Path, output: Path) -> None:
     if output.resolve() == source.resolve():
         raise ConfigError(f"{output} is the input; give the pairs another name")
     check_regular(output)
-    if output.is_file() and output.stat().st_size and not journal_of(output).exists():
+    if output.is_file() and output.stat().st_size and not (journal_of(output).exists() and _holds_pairs(output)):
         raise OutputError(f"{output}: is there already, and no feedback run made it; choose another name or move it")
+
+
+def _holds_pairs(output: Path) -> bool:
+    """Whether every line is as `pair_row` makes them: outputs of several endings share a journal."""
+    with output.open(encoding="utf-8", errors="replace") as file:
+        return all('"judge": ' in line for line in file)
 
 
 def open_judge(
@@ -273,12 +279,11 @@ def _write_pairs(output: Path, work: Work, journal: Journal, questions: Question
     """Make the pairs of everything that is judged, write them and their report."""
     judged = _Judged.of(work, journal)
     paired = make_pairs(judged.scored, options.pairs)
-    unbalanced = make_pairs(judged.scored, dataclasses.replace(options.pairs, rebalance=None))
     write_rows(output, list(_rows(paired.pairs, judged, work, journal, output, options.plan.look)))
     report = make_report(
         model=str(options.model or os.environ.get(ENVIRONMENT) or "built-in"), judge=work.judge.name,
         questions=len(work.questions), repeated=questions.repeated, figures=judged.figures, scored=judged.scored,
-        paired=paired, unbalanced=unbalanced.pairs, agreements=judged.agreements(options.pairs.margin),
+        paired=paired, agreements=judged.agreements(options.pairs.margin),
     )  # fmt: skip
     write_whole(output.with_name(output.stem + ".report.json"), json.dumps(report.to_dict(), indent=1) + "\n")
     return report
