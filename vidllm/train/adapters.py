@@ -33,6 +33,7 @@ from vidllm.model.families import read_spec
 from vidllm.model.fingerprint import ADAPTER_FILE, DESCRIBING, NAMES_A_PLACE, PEFT_FILE
 from vidllm.model.spec import read_json
 from vidllm.train.parts import Lora
+from vidllm.train.saves import sync_folder
 
 if TYPE_CHECKING:
     from vidllm.model.lmm import ComposableLMM
@@ -303,11 +304,7 @@ def _put(part: Path, folder: Path) -> None:
     for name in sorted(made - {"config.json"}):
         _place(part / name, folder / name)
     _place(part / "config.json", folder / "config.json")
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    sync_folder(folder)
 
 
 def _place(source: Path, target: Path) -> None:

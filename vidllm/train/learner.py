@@ -51,8 +51,6 @@ class LearnerOptions:
     """Keep only what goes between layers and compute the rest again: less memory, a third more work."""
     head_only: bool = True
     """Logits of the positions that predict a target only; False: of all positions, as elsewhere."""
-    chunk: int = 8
-    """Pictures that go through the vision tower together."""
 
     def __post_init__(self) -> None:
         rates = self.parts.rates(lora=self.lora is not None)
@@ -110,7 +108,7 @@ class Learner(nn.Module):
         number = stored_dtype(folder) if options.whole else options.dtype
         lmm = load_model(folder, "cpu", number, light=False)
         assert isinstance(lmm, ComposableLMM)
-        lmm.spec, lmm.chunk = replace(spec, folder=lmm.spec.folder), options.chunk
+        lmm.spec = replace(spec, folder=lmm.spec.folder)
         lmm.extras = _with_extra(lmm, options.extra)
         return cls(lmm, options).to(place)
 

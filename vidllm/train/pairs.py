@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from vidllm.errors import ModelError
 from vidllm.prompt import Example, Message, Visual, build_example
 from vidllm.train.batch import Batch
 from vidllm.train.order import shuffled
@@ -67,7 +68,8 @@ def build_pair(
     starts = [_last_run(example.trained) for example in both]
     start = min(starts)
     if both[0].prompt.input_ids[:start] != both[1].prompt.input_ids[:start] or starts[0] != starts[1]:
-        raise ValueError(f"{spec.folder}: the prompt's ids depend on the answer that follows it")
+        raise ModelError(f"{spec.folder}: the prompt's ids depend on the answer that follows it; teach a model whose "
+                         "chat template prints them alike")  # fmt: skip
     made = [_answer_only(example, start, factor) for example in both]
     return Pair(chosen=made[0], rejected=made[1], start=start)
 

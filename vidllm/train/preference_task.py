@@ -65,20 +65,12 @@ def load_pair(
 
 @dataclass(frozen=True, kw_only=True)
 class PairPortions:
-    """How many pairs go together, and how they are laid out."""
+    """How many pairs go together, and how they are laid out; see `DpoConfig`."""
 
-    batch: int = 16
-    """Pairs of one optimizer step."""
-    tokens: int = 8192
-    """Most tokens that go through the model together; a longer pair goes alone."""
-    sharing: bool = True
-    """A prompt runs once for both answers, a video once for all its pairs; False: each answer behind its own prompt."""
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("batch", "tokens"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; at least 1 is needed")
+    batch: int
+    tokens: int
+    sharing: bool
+    seed: int
 
     def steps(self, sizes: Sequence[PairSize], epoch: int) -> tuple[Step, ...]:
         """An epoch's optimizer steps over pairs of these sizes."""

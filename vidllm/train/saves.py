@@ -91,7 +91,7 @@ class Saves:
         if target.exists():
             (self._put_aside if _manifest(target) is None else self._remove)(target)
         partial.rename(target)
-        _sync_folder(self.folder)
+        sync_folder(self.folder)
 
     def _put_aside(self, path: Path) -> None:
         """Ours, spoilt beyond knowing, or somebody else's: nothing of it is lost, and no run ends for it."""
@@ -152,7 +152,7 @@ def _fill(folder: Path, step: int, identity: Identity, contents: Mapping[str, An
     with (folder / MANIFEST).open("wb") as file:
         file.write(json.dumps(manifest | {"digest": _digest_of(manifest)}, indent=1).encode() + b"\n")
         _sync(file)
-    _sync_folder(folder)
+    sync_folder(folder)
 
 
 class _DigestedFile:
@@ -191,7 +191,7 @@ def _sync(file: BinaryIO) -> None:
     os.fsync(file.fileno())
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make names as lasting as contents; Windows does it by itself and knows no handle of a folder."""
     if os.name == "nt":
         return
