@@ -21,7 +21,7 @@ from vidllm.video import glances as module
 from vidllm.video.decode import FrameSet, read_frames
 from vidllm.video.glances import EVENLY, MOST, Glances, covering, glance_times, glances_of
 from vidllm.video.info import VideoInfo, probe
-from vidllm.video.sampling import uniform
+from vidllm.video.sampling import change, uniform
 from vidllm.video.thumbs import SIDE
 
 
@@ -104,9 +104,9 @@ def test_more_frames_than_glances_go_by_packets(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(module, "DECODED_PIXELS", 1e6)
     glance = Reads(None).glances
     assert len(glance(info, 0.0, float("inf"))) == 5
-    look = Look(info=info, pts_seconds=info.pts_seconds, policy="change", glance=glance)
+    look = Look(info=info, policy="change", glance=glance)
     assert len(look.moments(4)) == 4
-    assert look.moments(40) == Look(info=info, pts_seconds=info.pts_seconds, policy="change").moments(40)
+    assert look.moments(40) == change(info, 40)
 
 
 def test_what_can_not_be_read_is_said(tmp_path: Path) -> None:
@@ -156,16 +156,11 @@ def test_a_still_clip_is_shown_from_end_to_end() -> None:
     assert np.diff(chosen).max() < 2.1 * 127 / 8
 
 
-def test_packets_alone_when_nobody_may_look() -> None:
-    info = made_info(np.full(600, 1000), np.arange(600) == 0)
-    assert len(Look(info=info, pts_seconds=info.pts_seconds, policy="change").moments(8)) == 8
-
-
 @pytest.mark.parametrize("frames", [1, 2, 600, 601])
 def test_nobody_looks_where_it_changes_nothing(frames: int) -> None:
     """Two frames are the ends, and all of them are all."""
     info = made_info(np.full(600, 1000), np.arange(600) == 0)
-    look = Look(info=info, pts_seconds=info.pts_seconds, policy="change", glance=lambda *_: pytest.fail("it looked"))
+    look = Look(info=info, policy="change", glance=lambda *_: pytest.fail("it looked"))
     assert len(look.moments(frames)) == min(frames, 600)
 
 

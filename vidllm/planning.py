@@ -126,14 +126,12 @@ class Planner:
     ) -> Planner:  # fmt: skip
         """Settle policy, range and notes; nothing is counted yet. ConfigError when the question is no text."""
         check_text("the question", question)
-        start, end = range_of(info, options)
-        focus = find_focus(question, min(end, info.duration), start)
-        policy, notes = policy_of(options, focus)
+        look, focus, notes = look_at(info, question, options, reads)
         subtitles: tuple[str, ...] = ()
         dropped: tuple[str, ...] = ()
         if options.subtitles:
             most = int(SUBTITLE_SHARE * (room_of(spec, options).capacity - options.reserve))
-            lines = reads.lines(info, start, end)
+            lines = reads.lines(info, look.start, look.end)
             subtitles, dropped = _subtitles(lines, focus, most, lambda line: count_tokens(line, tokenizer))
 
         def count_text(times: Sequence[float]) -> int:
@@ -141,16 +139,9 @@ class Planner:
             return options.reserve + count_text_tokens(question, spec, tokenizer, shown)
 
         return cls(
-            info=info, spec=spec, options=options, focus=focus, subtitles=subtitles, count_text=count_text,
-            look=Look(
-                info=info, pts_seconds=info.pts_seconds, policy=policy, start=start, end=end, fps=options.fps,
-                spans=focus.spans if focus else (), glance=reads.glances,
-            ),
-            notes=(
-                *_unused(spec, options), *_cropped(info, spec, options), *notes, *dropped,
-                *named_in_vain(info, question, options),
-            ),
-        )  # fmt: skip
+            info=info, spec=spec, options=options, look=look, focus=focus, subtitles=subtitles, count_text=count_text,
+            notes=(*_unused(spec, options), *_cropped(info, spec, options), *notes, *dropped),
+        )
 
     def plan(self) -> TokenPlan:
         """The frames asked for, or, when no number was, as many as fit."""
@@ -252,14 +243,8 @@ class Planner:
         return plan_tokens(
             frames, text_tokens=text, room=room_of(self.spec, self.options), policy=self.look.policy, fit=self._fit,
             tolerance=tolerance, frame_size=size, reader=self.options.reader,
-            notes=(*self.notes, *self._shortfall(len(frames)), *moved),
+            notes=(*self.notes, *shortfall(self.look, self.options.frames, len(frames)), *moved),
         )  # fmt: skip
-
-    def _shortfall(self, frames: int) -> tuple[str, ...]:
-        asked = self.options.frames
-        if asked is None or frames >= asked or (self.options.fps is not None and frames < self.look.available):
-            return ()
-        return (f"{asked} frames were asked for and the range holds {frames}; all of them are shown",)
 
 
 SUBTITLE_SHARE = 0.25
@@ -335,7 +320,28 @@ def _cropped(info: VideoInfo, spec: ModelSpec, options: PlanOptions) -> tuple[st
     return (f"the crop shows the middle {kept:.0%} of every frame",)
 
 
-def policy_of(options: PlanOptions, focus: Focus | None) -> tuple[Chosen, tuple[str, ...]]:
+def look_at(
+    info: VideoInfo, question: str, options: PlanOptions, reads: Reads
+) -> tuple[Look, Focus | None, tuple[str, ...]]:
+    """Where to look, the times that `question` names, and what is to be said of both. NoFrames as `range_of`."""
+    start, end = range_of(info, options)
+    focus = find_focus(question, min(end, info.duration), start)
+    policy, notes = _policy_of(options, focus)
+    look = Look(
+        info=info, policy=policy, start=start, end=end, spans=focus.spans if focus else (), fps=options.fps,
+        glance=reads.glances,
+    )  # fmt: skip
+    return look, focus, (*notes, *named_in_vain(info, question, options))
+
+
+def shortfall(look: Look, asked: int | None, frames: int) -> tuple[str, ...]:
+    """A word where the range holds fewer frames than were asked for; a rate may give fewer than that."""
+    if asked is None or frames >= asked or (look.fps is not None and frames < look.available):
+        return ()
+    return (f"{asked} frames were asked for and the range holds {frames}; all of them are shown",)
+
+
+def _policy_of(options: PlanOptions, focus: Focus | None) -> tuple[Chosen, tuple[str, ...]]:
     """The policy that `auto` means here, and what is to be said about it."""
     if options.policy == "auto":
         return ("focus" if focus else "uniform"), ()

@@ -5,7 +5,7 @@
     focus      .   . #########   . .    fine near the times the question names, coarse elsewhere
     change     . .. .  .   ....  .      one stride, frames that show what the others do not
 
-Pure over the clip's PTS, and its glances where `change` may take them; the budget decides how many frames, `sampling`
+Pure over the clip's index, and its glances for `change`; the budget decides how many frames, `sampling`
 and `glances` which times.
 """
 
@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vidllm.video import sampling
 from vidllm.video.glances import Glance, covering
@@ -34,49 +33,47 @@ FINE_SHARE = 0.75
 
 @dataclass(frozen=True, kw_only=True)
 class Look:
-    """Where to look: the clip's PTS (frames,), the range and the spans a question names in seconds, a rate if set."""
+    """Where to look: the clip, the range and the spans a question names in seconds, a rate if set."""
 
-    pts_seconds: NDArray[np.float64]
+    info: VideoInfo
     policy: Chosen
     start: float = 0.0
     end: float = float("inf")
     spans: tuple[tuple[float, float], ...] = ()
     fps: float | None = None
-    info: VideoInfo | None = None
-    """The clip's index, which `change` reads; the others need its times alone."""
-    glance: Glance | None = None
-    """How `change` may look at the clip before it chooses; None: it goes by the sizes of packets."""
+    glance: Glance
+    """How `change` looks at the clip before it chooses."""
 
     @property
     def available(self) -> int:
         """Frames the range holds; NoFrames when it holds none."""
-        return len(sampling.frames_in_range(self.pts_seconds, self.start, self.end))
+        return len(sampling.frames_in_range(self.info.pts_seconds, self.start, self.end))
 
     def moments(self, frames: int | None) -> SamplePlan:
         """Exactly min(frames, available) moments; None leaves the number to the rate or to the focus layout."""
         if self.fps is not None:
-            plan = sampling.at_fps(self.pts_seconds, self.fps, self.start, self.end, most=frames)
+            plan = sampling.at_fps(self.info.pts_seconds, self.fps, self.start, self.end, most=frames)
         elif self.policy == "focus":
             return _focus(self, frames)
-        elif self.policy == "change" and self.info is not None:
-            plan = self._change(self.info, frames or self.available)
+        elif self.policy == "change":
+            return self._change(frames or self.available)
         else:
-            plan = sampling.uniform(self.pts_seconds, frames or self.available, self.start, self.end)
+            plan = sampling.uniform(self.info.pts_seconds, frames or self.available, self.start, self.end)
         return replace(plan, fine=self._fine(plan.times))
 
-    def _change(self, info: VideoInfo, frames: int) -> SamplePlan:
+    def _change(self, frames: int) -> SamplePlan:
         """By glances where they are more than the frames wanted, else by packet sizes."""
-        if self.glance is not None and 2 < frames < self.available:
-            glances = self.glance(info, self.start, self.end)
+        if 2 < frames < self.available:
+            glances = self.glance(self.info, self.start, self.end)
             if frames < len(glances):
                 chosen = glances.seconds[covering(glances, frames)].tolist()
                 return SamplePlan(tuple(chosen), (False,) * frames, "change")
-        return sampling.change(info, frames, self.start, self.end)
+        return sampling.change(self.info, frames, self.start, self.end)
 
     def _fine(self, times: Sequence[float]) -> tuple[bool, ...]:
         if self.policy == "slowfast":
             return tuple(i % SLOW_EVERY == 0 for i in range(len(times)))
-        if self.policy in ("uniform", "change"):
+        if self.policy == "uniform":
             return (False,) * len(times)
         reach = sampling.POINT_RADIUS * sampling.STEP_SECONDS
         return tuple(any(a - reach <= t <= b + reach for a, b in self.spans) for t in times)
@@ -85,12 +82,12 @@ class Look:
 def _focus(look: Look, frames: int | None) -> SamplePlan:
     spans = _spans_seen(look)
     if frames is None:
-        return sampling.focus(look.pts_seconds, spans, look.start, look.end)
+        return sampling.focus(look.info.pts_seconds, spans, look.start, look.end)
     frames = min(frames, look.available)
     most_fine = max(min(int(frames * FINE_SHARE), frames - 2), 1)  # two show where the clip begins and ends
 
     def plan(coarse: int) -> SamplePlan:
-        return sampling.focus(look.pts_seconds, spans, look.start, look.end, coarse=coarse, most_fine=most_fine)
+        return sampling.focus(look.info.pts_seconds, spans, look.start, look.end, coarse=coarse, most_fine=most_fine)
 
     coarse = frames - sum(plan(0).fine)
     while len(plan(coarse + 1)) <= frames and len(plan(coarse)) < frames:
@@ -100,15 +97,15 @@ def _focus(look: Look, frames: int | None) -> SamplePlan:
 
 def _spans_seen(look: Look) -> Spans:
     """The named spans; when no frame is on screen in any of them (they lie just past the end), the last moment."""
-    if sampling.focus(look.pts_seconds, look.spans, look.start, look.end, coarse=1).method == "focus":
+    if sampling.focus(look.info.pts_seconds, look.spans, look.start, look.end, coarse=1).method == "focus":
         return look.spans
-    last = max(float(sampling.frames_in_range(look.pts_seconds, look.start, look.end)[-1]), look.start)
+    last = max(float(sampling.frames_in_range(look.info.pts_seconds, look.start, look.end)[-1]), look.start)
     return ((last, last),)
 
 
 def _filled(look: Look, plan: SamplePlan, frames: int) -> SamplePlan:
     """`plan` grown to `frames` moments with coarse ones, where the widest gaps are."""
-    pts = sampling.frames_in_range(look.pts_seconds, look.start, look.end)
+    pts = sampling.frames_in_range(look.info.pts_seconds, look.start, look.end)
     held = np.searchsorted(pts, plan.times)
     fine = set(held[np.asarray(plan.fine)].tolist())
     every = sampling.fill(held, frames, pts)

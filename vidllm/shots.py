@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vidllm.errors import VideoError
-from vidllm.planning import PlanOptions, named_in_vain, policy_of, range_of
-from vidllm.policies import Look
+from vidllm.planning import PlanOptions, look_at, shortfall
 from vidllm.reads import Reads
 from vidllm.video.sampling import SamplePlan
-from vidllm.video.timecode import find_focus, format_time
+from vidllm.video.timecode import format_time
 
 if TYPE_CHECKING:
     from vidllm.video.decode import FrameSet
@@ -45,20 +44,10 @@ def choose_moments(
     NoFrames when the range holds none.
     """
     options = options or PlanOptions()
-    start, end = range_of(info, options)
-    focus = find_focus(question, min(end, info.duration), start)
-    policy, notes = policy_of(options, focus)
-    notes += named_in_vain(info, question, options)
-    spans = focus.spans if focus else ()
-    look = Look(
-        info=info, pts_seconds=info.pts_seconds, policy=policy, start=start, end=end, spans=spans, fps=options.fps,
-        glance=Reads(options.guard).glances,
-    )  # fmt: skip
-    free = policy == "focus" or options.fps is not None
+    look, _, notes = look_at(info, question, options, Reads(options.guard))
+    free = look.policy == "focus" or look.fps is not None
     plan = look.moments(options.frames if free else options.frames or DEFAULT_FRAMES)
-    if options.frames is not None and options.fps is None and len(plan) < options.frames:
-        notes += (f"{options.frames} frames were asked for and the range holds {len(plan)}; all of them are shown",)
-    return plan, notes
+    return plan, (*notes, *shortfall(look, options.frames, len(plan)))
 
 
 def save_pictures(times: Sequence[float], folder: Path, read: Read) -> tuple[Shot, ...]:
