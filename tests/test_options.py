@@ -47,8 +47,9 @@ def test_what_is_no_time_is_told() -> None:
     [
         {"policy": "foo"}, {"reader": "imageio"}, {"fit": "fill"}, {"start": -5}, {"start": "-0:05"},
         {"start": math.nan}, {"start": math.inf}, {"start": [1]}, {"end": math.nan}, {"end": -1},
-        {"frames": 1.5}, {"frames": "8"}, {"frames": True}, {"fps": math.nan}, {"fps": math.inf}, {"fps": 0},
-        {"stride": 2.0}, {"rope_max": math.nan}, {"rope_max": "2"}, {"max_new_tokens": 0.5}, {"reserve": -1},
+        {"frames": 1.5}, {"frames": "8"}, {"frames": True}, {"frames": 0}, {"fps": math.nan}, {"fps": math.inf},
+        {"fps": 0}, {"stride": 2.0}, {"stride": 0}, {"rope_max": math.nan}, {"rope_max": "2"}, {"rope_max": 0.5},
+        {"max_new_tokens": 0.5}, {"max_new_tokens": 0}, {"reserve": -1},
         {"subtitles": "no"}, {"snap": 1}, {"guard": True}, {"temperature": math.nan}, {"temperature": "hot"},
         {"top_p": 0}, {"top_p": 1.5}, {"top_k": -1}, {"seed": 0.5}, {"stop": 5}, {"stop": (5,)}, {"stop": ""},
         {"stop_on_loop": "no"},

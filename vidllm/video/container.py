@@ -87,10 +87,6 @@ def refuse_pipe(path: str | Path) -> None:
 
 def as_video_error(path: str | Path, error: av.error.FFmpegError) -> VideoError:
     """Our error for one of FFmpeg's: what, where, what to do next, on one line."""
-    if isinstance(error, av.error.FileNotFoundError):
-        return VideoNotFound(f"{path}: no such file; check the spelling and the folder you are in")
-    if isinstance(error, av.error.IsADirectoryError):
-        return VideoNotFound(f"{path}: is a folder; name one video file inside it")
     if isinstance(error, av.error.PermissionError):
         return VideoError(f"{path}: may not be read; check its permissions")
     if isinstance(error, (av.error.InvalidDataError, av.error.EOFError)):

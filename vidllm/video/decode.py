@@ -65,16 +65,7 @@ def read_frames(
     reader: Reader = "auto",
     tolerance: float = 0.0,
 ) -> FrameSet:
-    """The frame on screen at each of `times` (seconds on the viewer's clock, any order), with its true time.
-
-    `max_side` bounds the longer side, `size` is (height, width) exactly; neither: the size shown. With `tolerance`
-    seconds above 0 a time may be answered by the nearest key frame within it, which is much cheaper; a note says so.
-    Where a frame can not be decoded, the nearest earlier one that can stands in with its own time, and a note says so.
-
-    So does the first or the last frame for a time outside the clip. A URL is fetched into the cache first.
-
-    Raises VideoError (VideoNotFound, NotAVideo, NoFrames, ReaderUnavailable, FetchError) or ConfigError.
-    """
+    """`reads.read_frames`, which says what the words mean, in this process whichever the reader."""
     info = video if isinstance(video, VideoInfo) else probe(video)
     requested = checked_times(times)
     height, width = fitted_size((info.height, info.width), max_side, size)

@@ -87,9 +87,9 @@ class Reading:
         groups = self.match.re.groupindex
         if self.is_list:
             yield from self.items()
-        for name in ("a", "b", "tail", "nth_second", "digits"):
-            if name in groups and "relative" not in groups and self.match[name] is not None:
-                seconds = number(self.text(name)) if name in ("nth_second", "digits") else self.seconds(name)
+        for name in ("a", "b", "tail", "nth_second"):
+            if name in groups and "relative" not in groups:
+                seconds = number(self.text(name)) if name == "nth_second" else self.seconds(name)
                 yield *self.match.span(name), seconds
 
     def _unit(self) -> str:
@@ -115,11 +115,7 @@ def span(reading: Reading) -> list[Meaning]:
 
 def span_to_tail(reading: Reading) -> list[Meaning]:
     """A range whose end is cut short: 1:10-20; a moment when that would end before it began."""
-    end = "tail" if "tail" in reading.match.re.groupindex else "b"
-    return span(reading) if end == "b" else _ascending(reading.clock("a"), reading.clock(end))
-
-
-def _ascending(first: Anchor, last: Anchor) -> list[Meaning]:
+    first, last = reading.clock("a"), reading.clock("tail")
     return [(first, last if last.value > first.value else first)]
 
 
@@ -177,7 +173,7 @@ def ordinal_mark(reading: Reading) -> list[Meaning]:
 
 def ordinal_second(reading: Reading) -> list[Meaning]:
     """The 30th second."""
-    anchor = Anchor("clock", number(reading.text("nth_second") or reading.text("digits")))
+    anchor = Anchor("clock", number(reading.text("nth_second")))
     return [(anchor, anchor)]
 
 

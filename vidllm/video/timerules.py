@@ -112,7 +112,7 @@ _RANGES = (
     Rule(rf"\b(?:between|within)\s+{_THE}(?P<a>{_T}){_MARK}\s*(?:and|to|&|-)\s*{_THE}(?P<b>{_T}){_MARK}", means.span),
     Rule(
         rf"\b(?:from|during|over|in|at|between|within|{_STRETCH})\s+{_THE}(?P<a>{_T}){_MARK}{_TO}{_THE}(?P<b>{_T}){_MARK}{_LONG}",
-        means.span_to_tail,
+        means.span,
     ),
     Rule(rf"(?P<a>{CLOCK}){_TO}(?P<b>{CLOCK})", means.span),
     # 1:10-20 leaves the minutes of its end out; no noun may follow: "0:10-20 people"
@@ -237,7 +237,7 @@ _MOMENTS = (
     # the minute lasts, its mark does not
     Rule(rf"\bthe\s+(?P<nth>{ORDINAL})\s+(?P<unit>minute|hour)\s+mark\b", means.ordinal_mark),
     Rule(
-        rf"(?:\bthe\s+(?P<nth_second>{ORDINAL})|(?<![\w.:])(?P<digits>\d+(?:st|nd|rd|th)))\s+second\b"
+        rf"(?:\bthe\s+|(?<![\w.:])(?=\d))(?P<nth_second>{ORDINAL})\s+second\b"
         rf"(?![\s-]+(?:time|hand|chance|half|place|try|attempt|prize|row|team|one|man|person)\b){_NOT_OF}(?:\s+mark\b)?",
         means.ordinal_second,
     ),
