@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 
 from tests.conftest import write_clip
 from vidllm.errors import VideoError
+from vidllm.video import subtitles
 from vidllm.video.info import probe
 from vidllm.video.subtitles import Line, find_sidecar, find_sidecar_of_many, read_subtitles
 
@@ -212,6 +214,17 @@ def test_what_is_said_still_when_the_range_begins_is_said_in_it(clip: Path) -> N
     assert texts(clip, 2.0, 3.0) == ["Yes."]
 
 
+def test_what_is_said_again_after_a_while_is_said_twice(clip: Path) -> None:
+    clip.with_suffix(".srt").write_text("00:00 --> 00:01\nNo.\n\n00:01,2 --> 00:02\nNo.\n")
+    assert texts(clip) == ["No.", "No."]
+
+
+def test_lines_come_by_their_times_and_one_that_takes_none_is_left_out(clip: Path) -> None:
+    cues = [("3", "4", "Two."), ("1", "2", "One."), ("2", "2", "Never.")]
+    clip.with_suffix(".srt").write_text("".join(f"00:0{a} --> 00:0{b}\n{said}\n\n" for a, b, said in cues))
+    assert texts(clip) == ["One.", "Two."]
+
+
 @pytest.mark.parametrize(
     ("ending", "text"),
     [(".srt", "WEBVTT\n\n00:01.000 --> 00:02.000\nhello\n"), (".vtt", "1\n00:00:01,000 --> 00:00:02,000\nhello\n")],
@@ -314,6 +327,15 @@ def test_an_embedded_track_is_on_the_viewers_clock(tmp_path: Path, first: float)
     assert [line.text for line in read_subtitles(info, 54.0, 60.0)] == ["Fifty and more."]
     assert [line.text for line in read_subtitles(info, 2.0, 20.0)] == ["One."]
     assert read_subtitles(info, 0.0, 1.0) == ()
+
+
+def test_an_embedded_line_without_a_length_stays_four_seconds_or_until_the_next(
+    clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = [(20.0, 0.0, "c"), (3.0, 0.0, "b"), (1.0, 0.0, "a"), (21.0, 9.0, "d")]
+    monkeypatch.setattr(subtitles, "_packets", lambda *_: told)
+    lines = read_subtitles(replace(probe(clip), subtitle_streams=(1,)))
+    assert [(line.start, line.end) for line in lines] == [(1.0, 3.0), (3.0, 7.0), (20.0, 21.0), (21.0, 30.0)]
 
 
 def test_a_shape_that_is_drawn_is_not_said(tmp_path: Path) -> None:
