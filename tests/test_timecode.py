@@ -147,6 +147,7 @@ NAMED: list[tuple[str, list[Span]]] = [
     ("describe what happens at second 0.", [0]),
     ("at minute 2", [120]),
     ("at 2 minutes", [120]),
+    ("AT TWO MINUTES?", [120]),
     ("at 2.5 minutes", [150]),
     ("at one and a half minutes", [90]),
     ("at a minute and a half", [90]),
@@ -233,6 +234,7 @@ NAMED: list[tuple[str, list[Span]]] = [
     ("the first third of the clip", [(0, 100)]),
     ("80% into the video", [240]),
     ("a third of the way through", [100]),
+    ("two thirds of the way through", [200]),
     ("three quarters of the way through the clip", [225]),
     # Chinese
     ("第30秒发生了什么", [30]),
