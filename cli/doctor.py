@@ -45,7 +45,9 @@ def _lines(report: Report) -> list[str]:
         if findings:
             lines += ["", title, *(line for finding in findings for line in _finding(finding))]
     lines += ["", "caches"]
-    lines += [f"  {use.kind:<14}{use.bytes / 1e6:.1f} MB in {use.files} files, {use.folder}" for use in report.caches]
+    for use in report.caches:
+        lines.append(f"  {use.kind:<14}{use.bytes / 1e6:.1f} MB in {use.files} files, {use.folder}")
+        lines += [f"! {'':<14}{use.trouble}"] if use.trouble else []
     return lines
 
 

@@ -30,6 +30,7 @@ from vidllm.errors import ReaderUnavailable
 from vidllm.shots import save_pictures
 from vidllm.video.decode import FrameSet
 from vidllm_cli import main as command_line
+from vidllm_cli.output import write_json
 from vidllm_cli.progress import Progress
 
 Result = tuple[int, str, str]
@@ -562,6 +563,16 @@ def test_a_full_disk_under_stderr_costs_no_answer(
     assert (code, bool(out.strip())) == (0, True)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1", "ascii", "cp1252"])
+def test_json_is_json_in_every_encoding(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It held é as a byte of its own, and 🎬 as \\U0001f3ac, which JSON knows nothing of."""
+    said = {"answer": "é 第 🎬 \x81", "path": "caf\udce9.mp4"}
+    stream = io.TextIOWrapper(written := io.BytesIO(), encoding=encoding, errors="backslashreplace")
+    monkeypatch.setattr(sys, "stdout", stream)
+    write_json(said)
+    assert json.loads(written.getvalue().decode()) == said
+
+
 class Terminal(io.StringIO):
     """Where a person would watch."""
 
@@ -673,9 +684,17 @@ def test_a_model_too_large_for_the_memory_is_not_to_be_downloaded_again(
     assert one_line(err).startswith(f"{tiny}: out of memory while it was loaded; take a smaller model")
 
 
-def test_a_question_too_large_for_the_memory_costs_its_turn_only(
-    clips: dict[str, Path], tiny: Path, run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize(
+    ("raised", "code", "says"),
+    [
+        (RuntimeError(OUT_OF_MEMORY), 1, "vidllm: out of memory; use fewer --frames"),
+        (KeyboardInterrupt(), 0, "\nstopped"),  # by the person who asked: nothing has failed
+    ],
+)
+def test_a_question_that_gets_no_answer_costs_its_turn_only(
+    raised: BaseException, code: int, says: str, clips: dict[str, Path], tiny: Path, run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     from vidllm.model.reader import TextReader
 
     plain, turns = TextReader.prefill, []
@@ -683,15 +702,14 @@ def test_a_question_too_large_for_the_memory_costs_its_turn_only(
     def prefill(self: TextReader, *words: Any) -> Any:
         turns.append(1)
         if len(turns) == 1:
-            raise RuntimeError(OUT_OF_MEMORY)
+            raise raised
         return plain(self, *words)
 
     monkeypatch.setattr(TextReader, "prefill", prefill)
-    monkeypatch.setattr(sys, "stdin", io.StringIO("what?\nand what then?\n"))
-    code, out, err = run("chat", clips["constant"], "-m", tiny, "--max-new-tokens", "2", "--frames", "2")
-    assert code == 1
-    assert out.count("\n") == 1
-    assert "vidllm: out of memory; use fewer --frames" in err
+    monkeypatch.setattr(sys, "stdin", Terminal("what?\nand what then?\n"))
+    ended, out, err = run("chat", clips["constant"], "-m", tiny, "--max-new-tokens", "2", "--frames", "2")
+    assert (ended, out.count("\n")) == (code, 1)
+    assert says in err
 
 
 def test_a_long_talk_keeps_no_frames_of_earlier_answers(
@@ -878,6 +896,18 @@ def test_doctor_counts_the_caches(run: Run, tmp_path: Path) -> None:
     (folder / "clip.mp4").write_bytes(bytes(1_500_000))
     _, out, _ = run("doctor")
     assert "1.5 MB in 1 files" in out
+
+
+@pytest.mark.parametrize(("cache", "words"), [("taken", "can not be written"), ("~nobody-here", "no such home")])
+def test_doctor_tells_of_a_cache_that_can_not_be_used(
+    run: Run, monkeypatch: pytest.MonkeyPatch, cache: str, words: str
+) -> None:
+    """Questions are answered all the same."""
+    Path("taken").write_text("a file")
+    monkeypatch.setenv("VIDLLM_CACHE", cache)
+    code, out, err = run("doctor")
+    assert (code, err) == (0, "")
+    assert out.count(f"{words}; set VIDLLM_CACHE to a folder that can") == 4
 
 
 def test_world_make_draws_clips_with_their_truth(run: Run) -> None:

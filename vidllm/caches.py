@@ -22,6 +22,8 @@ class CacheUse:
     folder: Path
     files: int
     bytes: int
+    trouble: str = ""
+    """Why nothing can be kept there, and what to do; empty when nothing speaks against it."""
 
 
 def cache_folder(kind: Kind) -> Path:
@@ -43,9 +45,15 @@ def measure() -> tuple[CacheUse, ...]:
 
 
 def _measure(kind: Kind) -> CacheUse:
-    folder = cache_folder(kind)
+    try:
+        folder = cache_folder(kind)
+    except CacheError as error:
+        return CacheUse(kind, Path(), 0, 0, str(error))
     sizes = [size for path in folder.rglob("*") if (size := _size(path)) is not None]
-    return CacheUse(kind, folder, len(sizes), sum(sizes))
+    above = next((place for place in (folder, *folder.parents) if os.path.exists(place)), Path())
+    usable = above.is_dir() and os.access(above, os.W_OK)
+    trouble = "" if usable else "can not be written; set VIDLLM_CACHE to a folder that can"
+    return CacheUse(kind, folder, len(sizes), sum(sizes), trouble)
 
 
 def _size(path: Path) -> int | None:
