@@ -24,16 +24,26 @@ def test_a_link_stays_one_and_the_text_lies_where_it_leads(there: bool, tmp_path
     assert {path.name: path.read_text() for path in far.iterdir()} == {"rows.jsonl": "new"}
 
 
+@pytest.mark.parametrize(
+    ("raised", "told"),
+    [(OSError(28, "No space left on device"), OutputError), (KeyboardInterrupt(), KeyboardInterrupt)],
+)
 def test_what_can_not_be_written_leaves_the_old_text_and_nothing_beside_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    raised: BaseException, told: type[BaseException], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text("old")
 
-    def full(handle: int) -> None:
-        raise OSError(28, "No space left on device")
+    def fail(handle: int) -> None:
+        raise raised
 
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OutputError, match="no room left"):
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(told, match="no room left" if told is OutputError else None):
         write_whole(path, "new")
     assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {"rows.jsonl": "old"}
+
+
+def test_a_folder_that_is_none_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="its folder is not there"):
+        write_whole(tmp_path / "file" / "rows.jsonl", "new")

@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from vidllm.errors import OutputError
@@ -202,8 +203,10 @@ def write_whole(path: Path, text: str) -> None:
             os.fsync(file.fileno())
         partial.replace(target)
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise not_writable(path, error) from error
+    finally:
+        with suppress(OSError):  # it has taken the place, or never was
+            partial.unlink()
 
 
 def check_regular(path: Path) -> None:

@@ -239,6 +239,6 @@ def _write(path: Path, content: bytes) -> None:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
         Path(name).replace(path)
-    except OSError:
-        Path(name).unlink(missing_ok=True)
-        raise
+    finally:
+        with suppress(OSError):  # it has taken its place
+            os.unlink(name)
