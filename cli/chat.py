@@ -47,11 +47,19 @@ def chat(
     with Progress() as progress:
         session = load(model, progress, **place).chat(video, progress=progress.stage, **look)
         progress.clear()
-        answer, failures = None, 0
+        answer, code = None, 0
         for question in _questions():  # only the last answer is kept: each holds the frames it rests on
-            answer = _turn(session, question, progress, as_json, before=answer)
-            failures += answer is None
-    return 1 if failures else 0
+            try:
+                answer = _turn(session, question, progress, as_json, before=answer)
+            except VidllmError as error:  # ends the turn, not the talk
+                progress.clear()
+                code = fail(error, str(error))
+            except KeyboardInterrupt:
+                if not sys.stdin.isatty():
+                    raise
+                progress.clear()
+                note("\nstopped")
+    return code
 
 
 def _questions() -> Iterator[str]:
@@ -78,27 +86,15 @@ def _read_line() -> str | None:
     return sys.stdin.readline() or None
 
 
-def _turn(
-    session: ChatSession, question: str, progress: Progress, as_json: bool, before: Answer | None
-) -> Answer | None:
-    """One question and its answer, None when there is none. A failure ends the turn, not the talk."""
-    try:
-        stream = session.stream(question)
-        progress.clear()
-        for piece in stream:
-            write("" if as_json else piece)
-        if as_json:
-            write_json(stream.answer.to_dict(), indent=None)
-        else:
-            write("\n")
-        remark(stream.answer, before)
-        return stream.answer
-    except VidllmError as error:
-        progress.clear()
-        fail(error, str(error))
-    except KeyboardInterrupt:
-        if not sys.stdin.isatty():
-            raise
-        progress.clear()
-        note("\nstopped")
-    return None
+def _turn(session: ChatSession, question: str, progress: Progress, as_json: bool, before: Answer | None) -> Answer:
+    """One question and its answer."""
+    stream = session.stream(question)
+    progress.clear()
+    for piece in stream:
+        write("" if as_json else piece)
+    if as_json:
+        write_json(stream.answer.to_dict(), indent=None)
+    else:
+        write("\n")
+    remark(stream.answer, before)
+    return stream.answer
