@@ -247,6 +247,8 @@ NAMED: list[tuple[str, list[Span]]] = [
     ("一分二十秒时他在做什么", [80]),
     ("第二分钟", [(60, 120)]),
     ("一分半的时候", [90]),
+    ("1分半钟的时候", [90]),
+    ("1分钟半的时候", [90]),
     ("半分钟处", [30]),
     ("０：３０发生了什么", [30]),
     ("30秒左右", [30]),
@@ -415,6 +417,19 @@ def test_the_end_as_a_player_shows_it_is_the_end() -> None:
     assert find_focus("at 0:30", 29.97) == Focus(((29.97, 29.97),), "0:30")
 
 
+@pytest.mark.parametrize(("duration", "edge"), [(10.0, 2.0), (50.0, 5.0), (300.0, 10.0)])
+def test_an_end_of_the_clip_is_a_tenth_of_it_two_to_ten_seconds(duration: float, edge: float) -> None:
+    assert find_focus("what happens at the end?", duration) == Focus(((duration - edge, duration),), "at the end")
+    assert find_focus("what happens at the start?", duration) == Focus(((0.0, edge),), "at the start")
+
+
+def test_hours_and_a_half() -> None:
+    for question in ("at two and a half hours", "两个半小时的时候", "两小时半的时候", "两个小时半的时候"):
+        focus = find_focus(question, 10_800.0)
+        assert focus is not None
+        assert focus.spans == ((9000.0, 9000.0),)
+
+
 def test_a_range_over_the_end_is_cut() -> None:
     focus = find_focus("between 0:20 and 0:50", 30.0)
     assert focus is not None
@@ -426,6 +441,7 @@ def test_relative_words_belong_to_the_watched_range_and_clocks_to_the_source() -
     assert find_focus("the last ten seconds", 120.0, start=60.0) == Focus(((110.0, 120.0),), "last ten seconds")
     assert find_focus("at 1:10", 120.0, start=60.0) == Focus(((70.0, 70.0),), "1:10")
     assert find_focus("at 0:30", 120.0, start=60.0) is None
+    assert find_focus("between 0:30 and 1:00", 120.0, start=60.0) is None
 
 
 @pytest.mark.parametrize("duration", [0.04, 1.0, 3.0, 12.0, 7200.0])
@@ -442,6 +458,7 @@ def test_times_of_an_answer_are_tied_to_their_place() -> None:
     assert [mention.seconds for mention in mentions] == [14, 20, 30, 40]
     assert all(answer[mention.start : mention.end] == mention.text for mention in mentions)
     assert find_times("It stays for 10 seconds, at the end.") == ()
+    assert [mention.seconds for mention in find_times("In the 30th second, and at the 40th second.")] == [30, 40]
 
 
 @given(st.text(max_size=60))

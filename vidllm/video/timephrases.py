@@ -60,7 +60,8 @@ _AMOUNT_EN = (
 )
 _AMOUNT_HAN = (
     r"(?<![0-9.:零〇一二两兩三四五六七八九十百点])(?:"
-    rf"{_HAN_NUMBER}\s*个?半?小时(?:零?\s*{_HAN_NUMBER}\s*分钟?)?(?:零?\s*{_HAN_NUMBER}\s*秒钟?)?"
+    rf"{_HAN_NUMBER}\s*个?小时半"
+    rf"|{_HAN_NUMBER}\s*个?半?小时(?:零?\s*{_HAN_NUMBER}\s*分钟?)?(?:零?\s*{_HAN_NUMBER}\s*秒钟?)?"
     rf"|{_HAN_NUMBER}时{_HAN_NUMBER}分零?{_HAN_NUMBER}秒"
     rf"|{_HAN_NUMBER}\s*分钟?零?\s*{_HAN_NUMBER}\s*秒钟?|{_HAN_NUMBER}\s*分半钟?"
     r"|(?:\d+分[0-5]\d|[一二三四五六七八九十两]+分[二三四五]?十[一二三四五六七八九]?)"  # 1分20, 一分三十
@@ -179,7 +180,7 @@ def _han_seconds(words: str) -> float:
         total += scale * ((number(count) if count else 0) + (0.5 if half else 0))
     if tail := re.search(rf"分({_HAN_NUMBER})$", words):  # 1分20; the half of 1分半 is no number of seconds
         return total + (30.0 if tail[1] == "半" else number(tail[1]))
-    return total + (scale / 2 if re.search(r"分半钟?$|分钟半$", words) else 0.0)
+    return total + (scale / 2 if re.search(r"分半钟?$|分钟半$|小时半$", words) else 0.0)
 
 
 def _han_number(text: str) -> float:
