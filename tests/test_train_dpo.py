@@ -110,7 +110,7 @@ def loss_and_gradients(task: PreferenceTask, *micros: Micro) -> tuple[float, dic
     """Of one step of these micro-batches, as the loop would have them."""
     task.learner.zero_grad()
     numbers, total = [number for micro in micros for number in micro], 0.0
-    mean = sum(task.sizes[number].chosen for number in numbers) / len(numbers)
+    mean = sum(task.contest.sizes[number].chosen for number in numbers) / len(numbers)
     for micro in micros:
         part = task.loss(task.learner, task.prepare(PairMicro.of(micro, mean)))
         (part.loss / len(numbers)).backward()  # type: ignore[no-untyped-call]
@@ -183,7 +183,7 @@ def _by_transformers(task: PreferenceTask) -> Tensor:
 @pytest.mark.parametrize("loss", ["dpo", "mpo", {"ipo": 1.0}, {"hinge": 0.5, "sft": 0.5}])
 def test_a_step_is_one_however_it_is_cut(config: DpoConfig, loss: str | dict[str, float]) -> None:
     task = task_of(replace(config, loss=loss, anchor=0.25))  # type: ignore[arg-type]
-    assert task.preference.terms["anchor"] == 0.25
+    assert task.config.preference.terms["anchor"] == 0.25
     nudge(task)
     task.shift.add(0.3, 10)
     whole, gradients = loss_and_gradients(task, ALL)

@@ -29,9 +29,9 @@ from vidllm.train.looks import same_look
 from vidllm.train.loop import Trained, train
 from vidllm.train.losses import DPO, MPO, TERMS, PreferenceLoss, Term
 from vidllm.train.mixture import read_pair_mixture
-from vidllm.train.pairs import PairSize, build_pair, forest_tokens
+from vidllm.train.pairs import PairSize, build_pair, forest_tokens, plan_pairs
 from vidllm.train.parts import Extra, Parts
-from vidllm.train.preference_task import Falling, PairPortions, PreferenceTask, load_pair
+from vidllm.train.preference_task import Falling, PreferenceTask, load_pair
 from vidllm.train.reference import (
     Found,
     References,
@@ -55,8 +55,6 @@ from vidllm.train.stage import (
     on_first,
     open_cache,
     processes,
-    said_mark,
-    seen_marks,
     voice,
 )
 from vidllm.train.task import Step, Watch
@@ -108,11 +106,6 @@ class DpoConfig(StageConfig):
         return PreferenceLoss(terms=terms, beta=self.beta, label_smoothing=self.label_smoothing)  # type: ignore[arg-type]
 
     @property
-    def portions(self) -> PairPortions:
-        """How many pairs go together."""
-        return PairPortions(batch=self.batch, tokens=self.tokens, sharing=self.sharing, seed=self.seed)
-
-    @property
     def learning(self) -> LearnerOptions:
         """What learns, and in which numbers."""
         return replace(super().learning, head_only=self.head_only)
@@ -133,7 +126,9 @@ class Contest:
 
     def steps(self, config: DpoConfig, epoch: int) -> tuple[Step, ...]:
         """An epoch's optimizer steps."""
-        return config.portions.steps(self.sizes, epoch)
+        return plan_pairs(
+            self.sizes, batch=config.batch, tokens=config.tokens, seed=config.seed, epoch=epoch, sharing=config.sharing
+        )
 
 
 def read_contest(
@@ -197,13 +192,8 @@ def make_task(config: DpoConfig, contest: Contest) -> PreferenceTask:
     """
     learner = load_learner(config, contest.base)
     keep_workers(max(1, config.workers))
-    mark = {"model": contest.base.fingerprint[:12], "pairs": said_mark("pairs", contest.rows)}
     total = config.steps or config.epochs * len(contest.steps(config, 0))
-    return PreferenceTask(
-        rows=contest.rows, sizes=contest.sizes, learner=learner, preference=config.preference,
-        portions=config.portions, plan=config.plan, cache=open_cache(config, learner), falling=Falling.over(total),
-        made_with={**mark, **config.settings(), **seen_marks(config, contest.checked)},
-    )  # fmt: skip
+    return PreferenceTask(config, contest, learner, open_cache(config, learner), falling=Falling.over(total))
 
 
 def settle_reference(config: DpoConfig, contest: Contest, task: PreferenceTask, say: Callable[[str], None]) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from vidllm.config import from_mapping, load_config
+from vidllm.config import load_config
 from vidllm.errors import ConfigError
 from vidllm.train.order import shuffled
 from vidllm.train.row import AnyRow, PairRow, Problem, ReadRows, TrainRow
@@ -75,11 +75,11 @@ def read_pair_mixture(mixture: Mixture, seed: int = 0) -> ReadRows[PairRow]:
     return _read(mixture, seed, read_pairs)
 
 
-def mixture_of(path: Path, media: Path | None = None) -> Mixture:
+def mixture_of(path: Path) -> Mixture:
     """What a user means by one path: a YAML mixture, or a single file of rows."""
     if path.suffix in (".yaml", ".yml"):
         return load_mixture(path)
-    return Mixture(sources=(from_mapping(Source, {"path": path, "media": media}, where=str(path)),))
+    return Mixture(sources=(Source(path=path),))
 
 
 def draw(rows: Sequence[T], source: Source, seed: int, taken: Container[int] = frozenset()) -> tuple[T, ...]:

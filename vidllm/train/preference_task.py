@@ -21,11 +21,12 @@ from torch import Tensor, nn
 from vidllm.errors import RowError, VidllmError
 from vidllm.train.ahead import Ahead
 from vidllm.train.loading import open_turns
-from vidllm.train.losses import PairLogps, PreferenceLoss, RewardShift
-from vidllm.train.pairs import Pair, PairBatch, PairMicro, PairSize, build_pair, lay_out_pairs, plan_pairs
+from vidllm.train.losses import PairLogps, RewardShift
+from vidllm.train.pairs import Pair, PairBatch, PairMicro, build_pair, lay_out_pairs
 from vidllm.train.reference import RefLogps
 from vidllm.train.row import advice
 from vidllm.train.shelf import Shelf
+from vidllm.train.stage import said_mark, seen_marks
 from vidllm.train.task import Micro, Part, Step
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from vidllm.model.chat import AnyTokenizer
     from vidllm.model.spec import ModelSpec
     from vidllm.train.cache import ClipCache
+    from vidllm.train.dpo import Contest, DpoConfig
     from vidllm.train.learner import Learner
     from vidllm.train.metrics import Record
     from vidllm.train.row import PairRow
@@ -63,33 +65,13 @@ def load_pair(
         raise RowError(f"{row.origin}: {advice(error)}") from error
 
 
-@dataclass(frozen=True, kw_only=True)
-class PairPortions:
-    """How many pairs go together, and how they are laid out; see `DpoConfig`."""
-
-    batch: int
-    tokens: int
-    sharing: bool
-    seed: int
-
-    def steps(self, sizes: Sequence[PairSize], epoch: int) -> tuple[Step, ...]:
-        """An epoch's optimizer steps over pairs of these sizes."""
-        return plan_pairs(
-            sizes, batch=self.batch, tokens=self.tokens, seed=self.seed, epoch=epoch, sharing=self.sharing
-        )
-
-
-@dataclass(kw_only=True, eq=False)
+@dataclass(eq=False)
 class PreferenceTask:
     """What the loop needs to know of DPO. `learner` is the bare one, whatever the loop wraps it in."""
 
-    rows: Sequence[PairRow]
-    sizes: Sequence[PairSize]
+    config: DpoConfig
+    contest: Contest
     learner: Learner
-    preference: PreferenceLoss
-    portions: PairPortions
-    plan: PlanOptions
-    made_with: Identity
     cache: ClipCache | None = None
     references: Mapping[int, RefLogps] | None = None
     """Of every row. None: `live` is asked in every step."""
@@ -99,41 +81,45 @@ class PreferenceTask:
     falling: Falling = field(default_factory=lambda: Falling())
 
     def identity(self) -> Identity:
-        """What a checkpoint must have been made with."""
-        return self.made_with
+        """Model, pairs and settings."""
+        contest = self.contest
+        mark = said_mark("pairs", contest.rows)
+        seen = seen_marks(self.config, contest.checked)
+        return {"model": contest.base.fingerprint[:12], "pairs": mark, **self.config.settings(), **seen}
 
     def steps(self, epoch: int) -> tuple[Step, ...]:
-        """An epoch's optimizer steps."""
-        return self.portions.steps(self.sizes, epoch)
+        """As the contest plans them."""
+        return self.contest.steps(self.config, epoch)
 
     def name(self, number: int) -> str:
         """File, line, id."""
-        return str(self.rows[number].origin)
+        return str(self.contest.rows[number].origin)
 
     def load(self, numbers: Sequence[int]) -> list[Pair]:
         """Rows with their media open; a file that several of them show is opened once. Raises RowError."""
-        spec, tokenizer, shelf = self.learner.spec, self.learner.lmm.tokenizer, Shelf(self.cache)
-        return [load_pair(self.rows[number], spec, tokenizer, self.plan, known=shelf) for number in numbers]
+        spec, tokenizer, plan = self.learner.spec, self.learner.lmm.tokenizer, self.config.plan
+        rows, shelf = self.contest.rows, Shelf(self.cache)
+        return [load_pair(rows[number], spec, tokenizer, plan, known=shelf) for number in numbers]
 
     def prepare(self, numbers: Micro) -> Material:
         """A micro-batch, read and laid out."""
-        pairs = lay_out_pairs(self.load(numbers), sharing=self.portions.sharing)
+        pairs = lay_out_pairs(self.load(numbers), sharing=self.config.sharing)
         return Material(numbers=numbers, pairs=pairs)
 
     def loss(self, model: nn.Module, material: Material) -> Part:
         """The loss of a micro-batch, summed over its pairs."""
-        pairs = self._furnished(material.pairs)
+        pairs, preference = self._furnished(material.pairs), self.config.preference
         told = self._told(model(pairs.batch), pairs, material.numbers)
         count = len(pairs)
-        metrics = {name: (mean * count, count) for name, mean in self.preference.metrics(told).items()}
-        loss = self.preference(told, self.shift.mean) * count
+        metrics = {name: (mean * count, count) for name, mean in preference.metrics(told).items()}
+        loss = preference(told, self.shift.mean) * count
         return Part(loss=loss, weight=count, tokens=pairs.batch.length, metrics=metrics)
 
     def after(self, record: Record) -> str | None:
         """The mean reward moves on after a step, so that a step's loss is one however it is cut; trends are watched."""
         mean = (record["rewards/chosen"] + record["rewards/rejected"]) / 2
         self.shift.add(mean, 2 * int(record["weight"]))
-        return self.falling.hear(record["rewards/chosen"] / self.preference.beta)
+        return self.falling.hear(record["rewards/chosen"] / self.config.beta)
 
     def state(self) -> dict[str, Any]:
         """The running mean of rewards, what was seen of the chosen answers, and the reference held against."""
@@ -162,9 +148,9 @@ class PreferenceTask:
         `heard` gets each micro-batch's as they come. Micro-batches are those of all pairs, whichever are asked for: a
         pair's last bits are the same when a pass goes on that was killed half-way.
         """
-        wanted = set(numbers)
-        everything = replace(self.portions, batch=max(len(self.sizes), 1), seed=0).steps(self.sizes, 0)
-        micros = [micro for step in everything for micro in step if wanted & set(micro)]
+        wanted, everything = set(numbers), replace(self.config, batch=len(self.contest.rows), seed=0)
+        [step] = self.contest.steps(everything, 0)
+        micros = [micro for micro in step if wanted & set(micro)]
         found: dict[int, RefLogps] = {}
         with Ahead(micros[share[0] :: share[1]], self.prepare, workers=threads, ahead=2 * threads) as materials:
             for material in materials:
