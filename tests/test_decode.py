@@ -475,8 +475,12 @@ def test_times_outside_the_clip_are_answered_by_its_ends_and_said(clips: dict[st
 def test_contradicting_sizes_and_unknown_readers_are_refused(clips: dict[str, Path]) -> None:
     with pytest.raises(ConfigError, match="contradict"):
         read_frames(clips["constant"], [0.0], max_side=10, size=(10, 10))
-    with pytest.raises(ConfigError, match="at least 1"):
-        read_frames(clips["constant"], [0.0], size=(0, 10))
+    wrong: dict[str, Any]
+    for wrong in (
+        {"size": (0, 10)}, {"size": (10,)}, {"size": 10}, {"max_side": 0}, {"max_side": "336"}, {"tolerance": -1},
+    ):  # fmt: skip
+        with pytest.raises(ConfigError, match="must be"):
+            read_frames(clips["constant"], [0.0], **wrong)
     with pytest.raises(ConfigError, match="unknown reader"):
         read_frames(clips["constant"], [0.0], reader="imageio")  # type: ignore[arg-type]
 

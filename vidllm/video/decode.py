@@ -11,6 +11,7 @@ from typing import Literal, TypeAlias, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from vidllm.checks import check_number
 from vidllm.errors import ConfigError
 from vidllm.video.harvest import Harvest
 from vidllm.video.info import VideoInfo, probe
@@ -68,6 +69,7 @@ def read_frames(
     """`reads.read_frames`, which says what the words mean, in this process whichever the reader."""
     info = video if isinstance(video, VideoInfo) else probe(video)
     requested = checked_times(times)
+    check_number("tolerance", tolerance, 0)
     height, width = fitted_size((info.height, info.width), max_side, size)
     exact = info.index_at(requested)
     chosen = snapped(info, requested, tolerance)

@@ -16,6 +16,7 @@ from av.video.plane import VideoPlane
 from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
+from vidllm.checks import check_whole
 from vidllm.errors import ConfigError
 
 MAX_ASPECT = 8  # a pixel more than eight times as wide as high (or the reverse) is a broken header
@@ -89,18 +90,19 @@ def shown_size(width: int, height: int, aspect: Fraction, orientation: Orientati
 def fitted_size(shown: tuple[int, int], max_side: int | None, size: tuple[int, int] | None) -> tuple[int, int]:
     """(height, width) of the answer: `size` exactly, or the longer side at most `max_side`, never enlarged.
 
-    Raises ConfigError when both are given or one is not positive.
+    Raises ConfigError when both are given or one is no number of pixels.
     """
     if max_side is not None and size is not None:
         raise ConfigError(f"max_side={max_side} and size={size} contradict each other; give one of them")
+    check_whole("max_side", max_side, 1, optional=True)
     if size is not None:
-        if min(size) < 1:
-            raise ConfigError(f"size={size} (height, width) must be at least 1 pixel each way")
+        if not isinstance(size, tuple | list) or len(size) != 2:
+            raise ConfigError(f"size must be (height, width) in pixels, got {size!r}")
+        for side in size:
+            check_whole("each side of size", side, 1)
         return size
     if max_side is None or max(shown) <= max_side:
         return shown
-    if max_side < 1:
-        raise ConfigError(f"max_side={max_side} must be at least 1 pixel")
     factor = Fraction(max_side, max(shown))
     return max(1, round(shown[0] * factor)), max(1, round(shown[1] * factor))
 

@@ -13,7 +13,7 @@
 import math
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,6 +27,8 @@ from vidllm.video.timecode import format_time
 COARSE_SIDE, FINE_SIDE = 168, 252
 """Longest side of a drawn frame in pixels; two fine rows are as high as three coarse ones."""
 GAP, MARGIN, FRAME_LINE = 10, 16, 3
+TITLE, CAPTION = 30, 22 + FRAME_LINE
+"""Heights in pixels of what is written above all and under each frame."""
 MAX_WIDTH = 1600
 MAX_PIXELS = 60_000_000
 """Above this the whole sheet is drawn smaller: thousands of frames must not take gigabytes."""
@@ -94,7 +96,7 @@ def draw_sheet(
         raise ValueError(f"{count} frames, but {len(tokens or ())} token sizes and {len(fine or ())} fine flags")
     if fine is None:
         fine = [size > min(tokens) for size in tokens] if tokens else [False] * count
-    cells, width, height = _layout(frames, tokens, fine, _title_height(title))
+    cells, width, height = _layout(frames, tokens, fine, MARGIN + (TITLE if title else 0))
     sheet = Image.new("RGB", (width, height), BACKGROUND)
     pen = ImageDraw.Draw(sheet)
     if title:
@@ -130,8 +132,8 @@ def _layout(
 def _close_row(cells: list[_Cell], row: list[_Cell], top: int) -> int:
     """Stand the row's pictures on one line; answers with the top of the next row."""
     height = max(cell.height for cell in row)
-    cells.extend(_Cell(c.left, top + height - c.height, c.width, c.height, c.time, c.tokens, c.fine) for c in row)
-    return top + height + _caption_height() + GAP
+    cells.extend(replace(cell, top=top + height - cell.height) for cell in row)
+    return top + height + CAPTION + GAP
 
 
 def _picture_size(frames: FrameSet, fine: bool, scale: float) -> tuple[int, int]:
@@ -155,20 +157,14 @@ def _times(frames: FrameSet) -> list[str]:
 
 
 def _write_under(pen: ImageDraw.ImageDraw, cell: _Cell) -> None:
-    bottom = cell.top + cell.height
+    right, bottom = cell.left + cell.width, cell.top + cell.height
     if cell.fine:
-        box = (
-            cell.left - FRAME_LINE,
-            cell.top - FRAME_LINE,
-            cell.left + cell.width + FRAME_LINE - 1,
-            bottom + FRAME_LINE - 1,
-        )
+        box = (cell.left - FRAME_LINE, cell.top - FRAME_LINE, right + FRAME_LINE - 1, bottom + FRAME_LINE - 1)
         pen.rectangle(box, outline=ACCENT, width=FRAME_LINE)
     baseline = bottom + FRAME_LINE + 2
     pen.text((cell.left, baseline), cell.time, fill=INK, font=_font(14))
     used = pen.textlength(cell.time, font=_font(14)) + 8
     if cell.tokens and used + pen.textlength(cell.tokens, font=_font(12)) <= cell.width:
-        right = cell.left + cell.width
         pen.text((right, baseline + 2), cell.tokens, fill=ACCENT if cell.fine else FAINT, font=_font(12), anchor="ra")
 
 
@@ -183,26 +179,18 @@ def _fitted(pen: ImageDraw.ImageDraw, text: str, width: int) -> str:
     return f"{line}…"
 
 
-def _title_height(title: str) -> int:
-    return MARGIN + (30 if title else 0)
-
-
-def _caption_height() -> int:
-    return 22 + FRAME_LINE
-
-
 def _title_font(text: str) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     """Pillow's own typeface for Latin text; for others one of the system's that draws them, if there is one."""
     if all(ord(char) < 0x250 or 0x2000 <= ord(char) < 0x2070 for char in text):
         return _font(16)
-    return _wide_font(16) or _font(16)
+    return _wide_font() or _font(16)
 
 
 @cache
-def _wide_font(size: int) -> ImageFont.FreeTypeFont | None:
+def _wide_font() -> ImageFont.FreeTypeFont | None:
     for name in WIDE_FONTS:
         with suppress(OSError):
-            return ImageFont.truetype(name, size)
+            return ImageFont.truetype(name, 16)
     return None
 
 
