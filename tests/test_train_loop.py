@@ -27,7 +27,7 @@ from vidllm.train.parts import Parts
 from vidllm.train.sft import SftConfig
 from vidllm.train.stage import is_left_alone
 from vidllm.train.state import seed_all
-from vidllm.train.watch import TrainWatch, clock_time
+from vidllm.train.watch import TrainWatch
 
 ROOT = Path(__file__).resolve().parents[1]
 TIMINGS = ("seconds", "tokens_per_second", "peak_memory_gib")
@@ -458,8 +458,3 @@ def test_on_a_terminal_a_bar_with_lines_above_it() -> None:
     assert "[a line] that stays\n" in text
     assert "2/2" in text
     assert "loss 1.5000" in text
-
-
-@pytest.mark.parametrize(("seconds", "told"), [(0.4, "0:00"), (187, "3:07"), (7387, "2:03:07")])
-def test_time_left_is_for_people(seconds: float, told: str) -> None:
-    assert clock_time(seconds) == told

@@ -68,9 +68,8 @@ def add_lora(network: nn.Module, lora: Lora, base: str) -> None:
         r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=pattern, bias="none",  # type: ignore[arg-type]
         base_model_name_or_path=name, revision=commit or None,
     )  # fmt: skip
-    cards = {weight.device.index for weight in network.parameters() if weight.device.type == "cuda"}
-    with torch.random.fork_rng(devices=sorted(cards)):  # all runs, and all processes of one, begin alike
-        torch.manual_seed(0)
+    with torch.random.fork_rng(devices=[]):  # all runs, and all processes of one, begin alike; it is on the CPU still
+        torch.default_generator.manual_seed(0)
         inject_adapter_in_model(config, network, adapter_name=ADAPTER)
 
 

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TextIO
 
+from vidllm.video.timecode import format_time
+
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
@@ -41,19 +43,12 @@ class Pace:
         left = self.eta_seconds(record["step"])
         more = [f"{name} {record[name]:.3g}" for name in SHOWN if name in record]
         parts = [f"loss {record['loss']:.4f}", *more, f"{rate:,.0f} tokens/s", f"{record['peak_memory_gib']:.1f} GiB"]
-        parts += [f"{clock_time(left)} left"] if record["step"] < self.total else []
+        parts += [f"{format_time(round(left))} left"] if record["step"] < self.total else []
         return " · ".join(parts)
 
 
 SHOWN = ("rewards/accuracies", "rewards/margins")
 """Figures of a task that are worth a place in the line."""
-
-
-def clock_time(seconds: float) -> str:
-    """0:42, 3:07, 2:03:07."""
-    whole = round(seconds)
-    hours, minutes = whole // 3600, whole % 3600 // 60
-    return f"{hours}:{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes}:{whole % 60:02d}"
 
 
 class TrainWatch:
