@@ -1,5 +1,6 @@
 """stdout is the answer; stderr is everything else."""
 
+import codecs
 import json
 import os
 import sys
@@ -31,8 +32,10 @@ def silence(stream: TextIO) -> None:
 
 
 def write_json(value: Mapping[str, Any], indent: int | None = 2) -> None:
-    """One JSON object on stdout, letters as they are; on one line, for a stream of them, where `indent` is None."""
-    write(json.dumps(value, ensure_ascii=False, indent=indent, allow_nan=False) + "\n")
+    """One JSON object on stdout, on one line where `indent` is None; letters as they are, if that is in UTF-8: what
+    stands for a letter that another encoding lacks is no JSON."""
+    ascii_only = codecs.lookup(sys.stdout.encoding or "ascii").name != "utf-8"
+    write(json.dumps(value, ensure_ascii=ascii_only, indent=indent, allow_nan=False) + "\n")
 
 
 def one_line(message: str) -> str:
