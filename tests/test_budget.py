@@ -203,6 +203,7 @@ QWEN = NativeGeometry(patch=14, merge=2, temporal_patch=2, min_pixels=4 * 28**2,
 def test_native_frames_travel_in_groups() -> None:
     frames = native_frames([0.0, 1.0, 2.0, 3.0, 4.0], QWEN, (280, 560))
     assert [frame.tokens for frame in frames] == [200, 0, 200, 0, 200]
+    assert {frame.stride for frame in frames} == {1}
     assert QWEN.groups(5) == 3
 
 
@@ -243,8 +244,10 @@ def test_square_native_frames_have_one_size() -> None:
 
 
 @given(st.integers(28, 4000), st.integers(28, 4000))
+@example(28, 84)
 def test_fitted_sizes_are_multiples_within_bounds(height: int, width: int) -> None:
     rows, cols = fitted_size(height, width, 28, 56**2, 1280 * 28**2)
     assert rows % 28 == cols % 28 == 0
+    assert rows * cols >= 56**2
     if max(height, width) < 10 * min(height, width):
         assert rows * cols <= 1280 * 28**2

@@ -294,6 +294,8 @@ def test_filling_halves_the_heaviest_stretch() -> None:
     mass = np.arange(11, dtype=np.float64)
     assert fill(np.asarray([0, 10]), 3, mass).tolist() == [0, 4, 10]
     assert fill(np.asarray([0, 10]), 99, mass).tolist() == list(range(11))
+    assert fill(np.asarray([5]), 99, mass).tolist() == list(range(11)), "what lies before the first, too"
+    assert fill(np.asarray([0, 2, 10]), 4, np.zeros(11)).tolist() == [0, 2, 3, 10], "of equally heavy ones the longest"
 
 
 # change --------------------------------------------------------------------------------------------------------------
@@ -309,6 +311,8 @@ def test_change_looks_where_the_bytes_are() -> None:
     assert len(inside) >= 10
     assert (plan.times[0], plan.times[-1]) == (0.0, 59.9)
     assert sum(t < 19 for t in plan.times) >= 2  # the uniform floor
+    sizes = np.where((TEN_FPS > 5) & (TEN_FPS < 15), 3000, 100)
+    assert 5 < change(made_info(sizes, np.arange(600) == 0), 3).times[1] < 15
 
 
 def test_change_finds_a_cut() -> None:
