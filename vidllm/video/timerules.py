@@ -157,7 +157,7 @@ _RANGES = (
     ),
     Rule(rf"[从由在]?第?(?P<a>{_T})\s*[到至~-]\s*第?(?P<b>{_T})(?:之间|期间)?", means.span),
     Rule(
-        rf"[从由在]?第?(?P<a>{_ZH_NUM})\s*[到至~-]\s*第?(?P<b>{HAN}|{ENGLISH}(?=\s*{_ZH_AT}))(?:之间|期间)?", means.span
+        rf"[从由在]?第?(?P<a>{_ZH_NUM})\s*[到至~-]\s*第?(?P<b>{HAN}|{ENGLISH}(?=\s*(?:{_ZH_AT}|之间|期间)))(?:之间|期间)?", means.span
     ),
     Rule(
         rf"\b(?:from|since|starting\s+(?:at|from))\s+{_THE}(?P<a>{_T}){_MARK}\s+(?:on(?:wards?)?|forward)\b",
@@ -166,6 +166,7 @@ _RANGES = (
     Rule(rf"\b(?:since|starting\s+from)\s+{_THE}(?P<a>{CLOCK})", means.to_clip_end),
     Rule(rf"(?P<a>{_T}){_MARK}\s+onwards?\b", means.to_clip_end),
     Rule(rf"\b(?:until|till|(?<!leading )up\s+to|up\s+until)\s+{_THE}(?P<a>{_T}){_MARK}{_LONG}", means.from_clip_begin),
+    Rule(rf"[到至]第?(?P<a>{_T})为止", means.from_clip_begin),
 )
 _FROM_AN_END = (
     Rule(
