@@ -3,10 +3,12 @@
 python -m tests.caption_rows OUT COUNT        prints the number of each row once it is written
 """
 
+import json
 import os
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from vidllm.corpus import stores
 from vidllm.corpus.item import Item, digest_of
@@ -40,6 +42,11 @@ def row_of(item: Item, status: Status = "ok", caption: str = "A circle moves.", 
         bare, caption=caption, frames=(RowFrame(time=0.5, tokens=36),), model="m", prompt=recipe.prompt, seconds=0.25,
         usage=RowUsage(video_tokens=36, text_tokens=9, answer_tokens=5, context=1024, rope_factor=1.0),
     )  # fmt: skip
+
+
+def rows_of(out: Path) -> list[dict[str, Any]]:
+    """What anybody reads in an output of JSON lines."""
+    return [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
 
 
 def main(out: Path, count: int) -> None:

@@ -11,11 +11,11 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.browser import Browser, find_browser
+from tests.caption_rows import rows_of
 from tests.conftest import write_clip
 from tests.test_caption_served import caption
 
@@ -52,10 +52,6 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def page(output: Path) -> Iterator[Browser]:
     with Browser() as browser:
         yield browser.open(output.with_suffix(".html").as_uri())
-
-
-def rows_of(output: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
 
 
 def test_the_counts_are_the_outputs(page: Browser, output: Path) -> None:

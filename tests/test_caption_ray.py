@@ -5,7 +5,6 @@ Needs Ray (pip install 'vidllm[ray]'); without it only the arithmetic is tested.
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from tests.caption_rows import rows_of
 from tests.conftest import write_stories
 from vidllm.corpus.caption import CaptionOptions
 from vidllm.corpus.item import Item
@@ -111,16 +111,18 @@ class Doomed(FarDecoder):
         raise VideoError(f"{item.video}: 5 decode workers of the cluster died with it; convert the clip")
 
 
-def test_a_clip_that_kills_every_worker_costs_its_own_row(clips: dict[str, Path]) -> None:
-    items = [Item(video=str(clips[name]), path=str(clips[name])) for name in ("constant", "intra")]
-    pool = DecodePool(
-        iter(items), Look(spec=bare_spec(4, 4, 512), prompt=""), decoders=[Doomed(Crew("worker", 0, lambda _: None))]
-    )
+def test_a_clip_that_kills_every_worker_costs_its_own_row(tmp_path: Path) -> None:
+    """With the stamp of its subtitles, too: it would be tried again by every run."""
+    items = [Item(video=name, path=str(tmp_path / name)) for name in ("a.mp4", "b.mp4")]
+    for name in ("a.mp4", "b.mp4", "b.srt"):
+        (tmp_path / name).write_bytes(b"1")
+    look = Look(spec=bare_spec(4, 4, 512), prompt="")
+    pool = DecodePool(iter(items), look, decoders=[Doomed(Crew("worker", 0, lambda _: None))])
     try:
         for item in items:
             opened = pool.take(PATIENT_SECONDS)
             assert opened is not None
-            assert (opened.item, opened.status, opened.stamp) == (item, "error", item.stamp())
+            assert (opened.item, opened.status, opened.stamp) == (item, "error", look.stamp_of(item))
             assert "workers of the cluster died" in str(opened.error)
     finally:
         pool.close()
@@ -209,10 +211,6 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     made.second = made.add_node(**small)
     yield made
     made.shutdown()
-
-
-def rows_of(output: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
 
 
 def caption_corpus(corpus: Path, output: Path, *words: str) -> subprocess.CompletedProcess[str]:

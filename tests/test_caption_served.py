@@ -18,6 +18,7 @@ from typing import Any
 import httpx2
 import pytest
 
+from tests.caption_rows import rows_of
 from tests.conftest import ROOT, Servers, write_clip
 
 PATIENT_SECONDS = 600
@@ -55,10 +56,6 @@ def caption(corpus: Path, output: Path, url: str, *words: str) -> subprocess.Com
 def verify(*outputs: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "vidllm_cli.main", "caption-verify", *map(str, outputs)]
     return subprocess.run(command, capture_output=True, text=True, timeout=PATIENT_SECONDS, cwd=ROOT)
-
-
-def rows_of(output: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
 
 
 def check_binding(rows: list[dict[str, Any]]) -> None:

@@ -77,7 +77,7 @@ class Seen:
     bytes: int = 0
     """Of its pictures and its index, in memory."""
     stamp: str = "0" * 16
-    """`Look.stamp_of` before the clip was opened."""
+    """`Look.stamp_of` before the clip was opened, where the rows are written: a node may have a copy."""
     subtitles: str = ""
     """`digest_of_lines` of what is shown of its subtitles."""
     status: Status | None = None
@@ -112,20 +112,20 @@ class Opened:
 
 def look_at(item: Item, look: Look, path: Path, probe: Callable[[], VideoInfo]) -> Seen:
     """Identify and plan the clip at `path`. The id comes first: what can not be planned can still be told apart."""
-    id, stamp = unread_id(item), look.stamp_of(item)
+    id = unread_id(item)
     try:
         info = probe()
         id = content_id(path, item.start, item.end)
         planned = plan_video(info, look.prompt_of(item), look.spec, look.tokenizer, look.options_of(item))
     except VidllmError as error:
-        return Seen(id=id, stamp=stamp, status=status_of(error), error=named(error, path, item))
+        return Seen(id=id, status=status_of(error), error=named(error, path, item))
     plan = planned.plan
     height, width = plan.frame_size or (info.height, info.width)
     start, end = item.start or 0.0, info.duration if item.end is None else min(item.end, info.duration)
     index = info.num_frames * INDEX_BYTES_A_FRAME
     return Seen(
         id=id, seconds=end - start, frames=len(plan.frames), tokens=plan.video_tokens + plan.text_tokens,
-        bytes=len(plan.frames) * height * width * 3 + index, stamp=stamp, subtitles=digest_of_lines(planned.subtitles),
+        bytes=len(plan.frames) * height * width * 3 + index, subtitles=digest_of_lines(planned.subtitles),
     )  # fmt: skip
 
 

@@ -149,11 +149,10 @@ class FarDecoder:
 
     def look_at(self, item: Item) -> Seen:
         """As `Decoder.look_at`, on some node."""
-        stamp = item.stamp()
         try:
             seen: Seen = self._call(item, lambda actor: actor.look_at.remote(item))
         except VideoError as error:
-            return Seen(id=unread_id(item), stamp=stamp, status="error", error=str(error))
+            return Seen(id=unread_id(item), status="error", error=str(error))
         return seen
 
     def open(self, item: Item, seen: Seen, seconds: float) -> Opened:

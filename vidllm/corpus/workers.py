@@ -68,15 +68,14 @@ class Decoder:
 
     def look_at(self, item: Item) -> Seen:
         """Who the clip is and what its frames will cost."""
-        stamp = self._look.stamp_of(item)
         try:
             seen: Seen = self._call("look", item, self._look.limits.seconds)
         except VidllmError as error:
-            return Seen(id=unread_id(item), stamp=stamp, status=status_of(error), error=str(error))
+            return Seen(id=unread_id(item), status=status_of(error), error=str(error))
         if seen.bytes > self._look.limits.memory_bytes:
             most = self._look.limits.memory_bytes >> 20
             said = f"{item.video}: its frames take {seen.bytes >> 20} MB, the limit is {most} MB; ask for fewer frames"
-            return Seen(id=seen.id, stamp=seen.stamp, status="undecodable", error=said)
+            return Seen(id=seen.id, status="undecodable", error=said)
         return seen
 
     def open(self, item: Item, seen: Seen, seconds: float) -> Opened:
@@ -291,8 +290,8 @@ class DecodePool:
                 self._lock.notify_all()
 
     def _open(self, decoder: Decoding, item: Item) -> None:
-        began = time.perf_counter()
-        seen = decoder.look_at(item)
+        began, stamp = time.perf_counter(), self._look.stamp_of(item)
+        seen = replace(decoder.look_at(item), stamp=stamp)
         looked = time.perf_counter() - began
         if self._closed or not self._wanted(item, seen) or not self._reserve(seen.bytes):
             return
