@@ -458,7 +458,7 @@ def test_what_is_no_address(typed: str) -> None:
 @pytest.mark.parametrize("typed", ["http://a..b/v1", "http://ex\u0430mple_.:1/v1"])
 def test_a_name_that_no_host_has_is_told_in_one_line(typed: str) -> None:
     with pytest.raises(ConfigError, match="no address of a server"):
-        list_models(Endpoint.of(typed), HttpOptions())
+        list_models(Endpoint.of(typed))
 
 
 @pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:9", "foo://x"])
@@ -466,7 +466,7 @@ def test_a_proxy_that_can_not_be_used_is_told_in_one_line(proxy: str, monkeypatc
     monkeypatch.setitem(sys.modules, "socksio", None)
     monkeypatch.setenv("ALL_PROXY", proxy)
     with pytest.raises(ConfigError, match=r"the proxy in .*unset it"):
-        list_models(Endpoint.of("http://127.0.0.1:9"), HttpOptions())
+        list_models(Endpoint.of("http://127.0.0.1:9"))
 
 
 def test_what_stands_behind_the_address_stays_there(serve: Servers, connect: Callable[..., HttpCaptioner]) -> None:

@@ -34,6 +34,9 @@ AGAIN = frozenset({408, 409})
 MISPLACED = frozenset({301, 302, 303, 307, 308, 401, 403, 404, 405, 501})
 """Statuses that mean every clip, when they come before anything was answered."""
 MOST_ANSWER_BYTES = 8 << 20
+CONNECT_SECONDS = 10.0
+LATE_TRIES = 2
+"""Of a clip whose requests took longer than `request_seconds`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,9 +46,6 @@ class HttpOptions:
     form: Form = "images"
     request_seconds: float = REQUEST_SECONDS
     """Longest whole request, its answer included."""
-    late_tries: int = 2
-    """Tries of a clip whose requests took longer than that."""
-    connect_seconds: float = 10.0
     attempts: int = 4
     """Tries of one clip that the server failed; being told to wait is no try."""
     busy_seconds: float = 900.0
@@ -57,9 +57,8 @@ class HttpOptions:
     most_at_once: int = 256
 
     def __post_init__(self) -> None:
-        times = (self.request_seconds, self.connect_seconds)
-        numbers = (self.late_tries, self.attempts, self.in_a_row, self.most_at_once)
-        if min(*times, *numbers) <= 0 or min(self.busy_seconds, self.absent_seconds) < 0:
+        positive = (self.request_seconds, self.attempts, self.in_a_row, self.most_at_once)
+        if min(positive) <= 0 or min(self.busy_seconds, self.absent_seconds) < 0:
             raise ConfigError(f"every time and number for a server must be positive, got {self}")
 
 
@@ -98,7 +97,7 @@ def open_client(endpoint: Endpoint, options: HttpOptions) -> httpx2.AsyncClient:
     """Connections to the server, kept open between requests; for the loop that uses it."""
     return httpx2.AsyncClient(
         headers={"User-Agent": "vidllm", **_authorization(endpoint)},
-        timeout=httpx2.Timeout(None, connect=options.connect_seconds),  # the whole of a request is timed in `post`
+        timeout=httpx2.Timeout(None, connect=CONNECT_SECONDS),  # the whole of a request is timed in `post`
         limits=httpx2.Limits(max_connections=None, max_keepalive_connections=options.most_at_once),
     )
 
@@ -153,13 +152,13 @@ def _own(reply: Reply, headers: httpx2.Headers, mine: str) -> Reply:
     return reply
 
 
-def list_models(endpoint: Endpoint, options: HttpOptions) -> list[str]:
+def list_models(endpoint: Endpoint) -> list[str]:
     """The models a server lists; none when it has no list.
 
     Raises EngineError when nobody is there, ConfigError where the way there is none: a host's name, or a proxy.
     """
     try:
-        client = httpx2.Client(timeout=options.connect_seconds)
+        client = httpx2.Client(timeout=CONNECT_SECONDS)
     except (ImportError, ValueError) as error:
         said = f"the proxy in $ALL_PROXY, $HTTP_PROXY or $HTTPS_PROXY can not be used ({_reason(error)})"
         raise ConfigError(f"{said}; unset it for {endpoint}, or for SOCKS `pip install socksio`") from error

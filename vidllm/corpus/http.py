@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from vidllm.budget import NativeGeometry
 from vidllm.corpus.asking import (
+    LATE_TRIES,
     MISPLACED,
     Absent,
     HttpOptions,
@@ -100,7 +101,7 @@ class HttpCaptioner:
         Raises ConfigError (no address, or several models to choose from) or EngineError (nobody there, key refused).
         """
         endpoint, options = Endpoint.of(url), options or HttpOptions()
-        listed = list_models(endpoint, options)
+        listed = list_models(endpoint)
         if model is None and len(listed) > 1:
             some = ", ".join(listed[:5]) + (", ..." if len(listed) > 5 else "")
             raise ConfigError(f"{endpoint}: the server offers several models ({some}); name one with --model")
@@ -196,7 +197,7 @@ class HttpCaptioner:
                 wish = error.retry_after
                 patience, now = self._options, time.monotonic()
                 since = now if since is None else since
-                is_used_up = late >= patience.late_tries or failed >= patience.attempts
+                is_used_up = late >= LATE_TRIES or failed >= patience.attempts
                 if is_used_up or now - since > patience.busy_seconds:
                     raise self._failure(error, failed + put_off) from error
             else:

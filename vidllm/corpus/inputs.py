@@ -37,7 +37,7 @@ CAPTION_COLUMNS = ("caption", "text", "answer")
 
 @dataclass(frozen=True, kw_only=True)
 class InputOptions:
-    """How inputs are read."""
+    """How inputs are read; made of what `CaptionOptions` has checked."""
 
     limit: int | None = None
     """So many items at most, counted after `shard`."""
@@ -55,12 +55,6 @@ class InputOptions:
     """Hears what was left out and why, one line each."""
     lists: frozenset[str] = frozenset()
     """Lists being read: `find > all.txt` finds all.txt, too."""
-
-    def __post_init__(self) -> None:
-        if self.limit is not None and self.limit < 1:
-            raise ConfigError(f"limit is {self.limit}; caption at least 1 clip")
-        if self.shard is not None and not 1 <= self.shard[0] <= self.shard[1]:
-            raise ConfigError(f"shard is {self.shard[0]}/{self.shard[1]}; shards are numbered from 1/{self.shard[1]}")
 
     def is_own(self, path: str) -> bool:
         """Whether this run writes the file, or it lies in the folder of its output; then that is told."""
