@@ -17,13 +17,14 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import av
 import pytest
 
 import vidllm
 from benchmarks.caption_kill import Watched, run_and_kill, same_but_for_timings
+from tests.caption_rows import rows_of
 from tests.conftest import write_clip, write_stories
-from vidllm.corpus.caption import CaptionOptions, caption, dry_run
+from tests.test_corpus_identity import remux
+from vidllm.corpus.caption import CaptionOptions, caption, dry_run, open_engine
 from vidllm.corpus.extras import Extras, write_extras
 from vidllm.corpus.local import LocalCaptioner
 from vidllm.corpus.progress import Tally
@@ -38,7 +39,6 @@ from vidllm_cli.main import main
 
 CLIPS = 8
 PROMPT = "describe the video."
-Row = dict[str, Any]
 
 
 @pytest.fixture(scope="session")
@@ -60,10 +60,6 @@ def model() -> vidllm.VideoModel:
 def output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("VIDLLM_MODEL", raising=False)
     return tmp_path / "out.jsonl"
-
-
-def rows_of(path: Path) -> list[Row]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def run(inputs: Path | str | Sequence[str], output: Path, *words: str) -> int:
@@ -256,16 +252,6 @@ def test_a_bad_caption_of_a_file_that_was_touched_is_still_one(
     assert (again.failed, again.standing) == (1, Counter(truncated=1))
 
 
-def remux(source: Path, target: Path) -> None:
-    """The same coded pictures in another container."""
-    with av.open(str(source)) as old, av.open(str(target), "w") as new:
-        stream = new.add_stream_from_template(old.streams.video[0])
-        for packet in old.demux(old.streams.video[0]):
-            if packet.dts is not None:
-                packet.stream = stream
-                new.mux(packet)
-
-
 def test_a_poor_caption_is_asked_for_again_in_another_way(world: Path, output: Path, model: vidllm.VideoModel) -> None:
     tight = CaptionOptions(
         generation=GenerationOptions(max_new_tokens=3), retries=2, plan=vidllm.PlanOptions(max_new_tokens=3)
@@ -392,6 +378,14 @@ def test_damaged_pictures_are_told_of_in_the_row_its_copy_and_the_closing_lines(
     assert "2 clips with a note in the row: pictures are damaged" in capsys.readouterr().err
 
 
+def test_what_ask_says_of_a_plan_stands_in_the_row(tmp_path: Path, output: Path, model: vidllm.VideoModel) -> None:
+    clip = write_clip(tmp_path / "clip.mp4", [0.0, 0.04, 0.08])
+    caption(clip, output, CaptionOptions(plan=PlanOptions(frames=8), retries=0), model=model)
+    [row] = rows_of(output)
+    assert row["notes"]
+    assert tuple(row["notes"]) == model.ask(clip, PROMPT, frames=8).notes
+
+
 def test_what_failed_is_tried_again_only_when_asked(
     tmp_path: Path, output: Path, world: Path, model: vidllm.VideoModel
 ) -> None:
@@ -491,7 +485,7 @@ def test_a_half_written_last_line_is_written_again(world: Path, output: Path, mo
     assert same_rows(rows_of(output), [json.loads(line) for line in whole.splitlines()])
 
 
-def same_rows(one: list[Row], other: list[Row]) -> bool:
+def same_rows(one: list[dict[str, Any]], other: list[dict[str, Any]]) -> bool:
     """Equal up to order and timings."""
     keyed = [{(row["key"], row["recipe"]): row for row in rows} for rows in (one, other)]
     return not same_but_for_timings(*keyed)
@@ -627,13 +621,21 @@ def test_progress_is_told_while_it_goes_on(world: Path, output: Path, model: vid
     assert "x real time · 0 s left" in lines[-1]
 
 
-def test_impossible_options_are_told_at_once() -> None:
-    for wrong in ({"batch": 0}, {"retries": -1}, {"time_limit": 0}, {"engine": "x"}, {"workers": 0}):
+def test_impossible_options_are_told_at_once(model: vidllm.VideoModel) -> None:
+    for wrong in ({"batch": 0}, {"retries": -1}, {"time_limit": 0}, {"engine": "x"}, {"workers": 0}, {"limit": 0}):
         with pytest.raises(ConfigError):
             CaptionOptions(**wrong)  # type: ignore[arg-type]
     for unheard in ({"batch": 2}, {"dtype": "float32"}, {"device": "cpu"}, {"same_within": 3}, {"replicas": 2}):
         with pytest.raises(ConfigError, match=f"^{next(iter(unheard))} .*leave (it|them) out$"):
             CaptionOptions(engine="http://me:secret@host/v1", **unheard)  # type: ignore[arg-type]
+    for name, value in (("stride", 2), ("rope_max", 1.0), ("fit", "pad")):
+        with pytest.raises(ConfigError, match=f"^{name} is for a model that runs here.*leave it out$"):
+            CaptionOptions(engine="http://host/v1", plan=PlanOptions(**{name: value}))  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"^start is no option of a corpus: clips have ranges"):
+        CaptionOptions(plan=PlanOptions(start=3.0))
     with pytest.raises(ConfigError, match="address is a Ray cluster's, and the engine is local"):
         CaptionOptions(address="head:6379")
+    for unheard in ({"engine": "ray"}, {"replicas": 2}, {"quantize": "int8"}):
+        with pytest.raises(ConfigError, match=f"^{next(iter(unheard))} .*loaded already.*leave it out$"):
+            open_engine(CaptionOptions(**unheard), model)  # type: ignore[arg-type]
     assert CaptionOptions().run_options().ahead_bytes >= AHEAD_BYTES

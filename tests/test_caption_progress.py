@@ -102,6 +102,9 @@ def test_notes_are_counted_by_clip_without_numbers_and_times() -> None:
     tally.add(row(notes=(damaged.replace("6", "1"), lost)), 1.0)
     tally.add(row(), 1.0)
     assert tally.notes == {"pictures are damaged": 2, "frames could not be decoded; others stand in": 1}
+    for held in (3, 5):
+        tally.add(row(notes=(f"8 frames were asked for and the range holds {held}; all of them are shown",)), 1.0)
+    assert tally.notes["frames were asked for and the range holds; all of them are shown"] == 2
 
 
 @pytest.mark.parametrize(

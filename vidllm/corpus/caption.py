@@ -27,7 +27,7 @@ from vidllm.corpus.looking import Look
 from vidllm.corpus.output import Output
 from vidllm.corpus.promises import Promises
 from vidllm.corpus.prompts import is_summary, read_prompt
-from vidllm.corpus.recipe import Recipe
+from vidllm.corpus.recipe import NOT_SHAPING, Recipe
 from vidllm.corpus.run import RETRIES, Run, RunOptions
 from vidllm.corpus.scenes import check_split
 from vidllm.corpus.stores import check_name
@@ -114,6 +114,9 @@ class CaptionOptions:
         for name in ("time_limit", "request_timeout"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} must be positive, got {getattr(self, name):g} s")
+        for name in sorted(NOT_SHAPING):
+            if getattr(self.plan, name) is not None:
+                raise ConfigError(f"{name} is no option of a corpus: clips have ranges and a time_limit; leave it out")
         if self.summarise and self.split == "none":
             raise ConfigError("summarise makes one caption of a split video's many; say how to split, e.g. scenes")
         object.__setattr__(self, "split", check_split(self.split))
@@ -130,8 +133,9 @@ class CaptionOptions:
         for name in ("send", "request_timeout") if told != "a server" else ():
             if getattr(self, name) != getattr(CaptionOptions, name):
                 raise ConfigError(f"{name} is for a server; name its address as the engine, or leave it out")
-        for name in ("batch", "device", "dtype", "quantize", "same_within") if told == "a server" else ():
-            if getattr(self, name):
+        for name in ("batch", "device", "dtype", "quantize", "same_within", "stride", "rope_max", "fit"):
+            said_of = self if hasattr(self, name) else self.plan
+            if told == "a server" and getattr(said_of, name) != getattr(type(said_of), name):
                 raise ConfigError(f"{name} is for a model that runs here; a server was told its own, leave it out")
 
     def inputs(self, output: Path, remark: Callable[[str], None]) -> InputOptions:
@@ -337,6 +341,13 @@ def open_engine(
     options: CaptionOptions, model: VideoModel | None = None, remark: Callable[[str], None] = lambda line: None
 ) -> Engine:
     """Find the model, or reach the server or cluster. Raises ModelError, EngineError or ConfigError."""
+    if model is not None:
+        from vidllm.corpus.local import open_local
+
+        for said in ("engine", "replicas", "quantize"):
+            if getattr(options, said) != getattr(CaptionOptions, said):
+                raise ConfigError(f"{said} is not for a model that is loaded already, which answers here; leave it out")
+        return Engine(open_local(options, model))
     if "://" in options.engine:
         from vidllm.corpus.asking import HttpOptions
         from vidllm.corpus.http import STOP_SECONDS, HttpCaptioner
@@ -349,10 +360,6 @@ def open_engine(
         from vidllm.corpus.ray import open_ray
 
         return open_ray(options, remark)
-    if model is not None:
-        from vidllm.corpus.local import open_local
-
-        return Engine(open_local(options, model))
     from vidllm.corpus.places import open_replicas
 
     return Engine(open_replicas(options, remark))

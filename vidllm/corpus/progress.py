@@ -125,7 +125,7 @@ class Tally:
 
 def _kind_of(note: str) -> str:
     """`pictures are damaged` of `6 pictures are damaged (at 1.46, ... s)`."""
-    return " ".join(re.sub(r"\([^()]*\)|\b\d+ of \d+\b|\b\d+ ", "", note).replace(" ;", ";").split())
+    return " ".join(re.sub(r"\([^()]*\)|\b\d+ of \d+\b|\b\d+( |(?=;))", "", note).replace(" ;", ";").split())
 
 
 def count_of(number: int, noun: str) -> str:

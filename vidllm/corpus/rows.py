@@ -98,7 +98,8 @@ class CaptionRow:
     reader: str = ""
     """Who decoded the frames."""
     notes: tuple[str, ...] = ()
-    """What is not as it should be with the frames, a line each: damaged pictures and where, others that stand in."""
+    """What is not as it should be with the frames, a line each: damaged pictures and where, others that stand in, fewer
+    than were asked for, options that this model can not follow."""
     subtitles: str = ""
     """16 hex digits of the subtitles that were shown; empty: none."""
     check: str | None = field(default=None, compare=False)

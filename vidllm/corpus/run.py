@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from vidllm.corpus.captioner import Captioner, Said
     from vidllm.corpus.item import Item
     from vidllm.corpus.looking import Look, Opened, Seen
+    from vidllm.corpus.rows import Status
     from vidllm.options import GenerationOptions
 
 IDLE_SECONDS = 0.1
@@ -77,13 +78,11 @@ class _Asked:
     """One clip with the captioner, through all its tries."""
 
     opened: Opened
-    recipe: str
+    prompt: str
     options: GenerationOptions
-    first: GenerationOptions
     attempt: int = 1
     best: tuple[Judgement, Said] | None = None
     seconds: float = 0.0
-    prompt: str = ""
     then: Callable[[str], None] | None = None
     """Who wants the text instead of a row; it is empty when there is none."""
 
@@ -162,11 +161,7 @@ class Run:
                 self._ask(opened, self._look.prompt_of(opened.item))
 
     def _ask(self, opened: Opened, prompt: str, then: Callable[[str], None] | None = None) -> None:
-        asked = _Asked(
-            opened=opened, recipe=self._ledger.digest(opened.item), options=self._generation, first=self._generation,
-            prompt=prompt, then=then,
-        )  # fmt: skip
-        self._submit(asked)
+        self._submit(_Asked(opened=opened, prompt=prompt, options=self._generation, then=then))
 
     def _submit(self, asked: _Asked) -> None:
         self._tickets += 1
@@ -185,7 +180,7 @@ class Run:
             asked.best = judgement, said
         again = None
         if not said.error and asked.attempt <= self._options.retries:
-            again = next_sampling(asked.first, asked.attempt, judgement, roomy=self._options.roomy)
+            again = next_sampling(self._generation, asked.attempt, judgement, roomy=self._options.roomy)
         if again is not None:
             asked.attempt, asked.options = asked.attempt + 1, again
             self._submit(asked)
@@ -198,31 +193,25 @@ class Run:
         if asked.then is not None:
             asked.then("" if judgement.status in FAILED else said.text)
             return
-        row = CaptionRow.of(
-            opened.item, id=opened.id, recipe=asked.recipe, status=judgement.status, stamp=opened.stamp,
-            error=judgement.cause, subtitles=opened.subtitles,
+        self._write(
+            opened, judgement.status, judgement.cause, caption=said.text, finish_reason=said.finish_reason,
+            **_seen(opened), usage=said.usage, model=said.model or self._captioner.model, prompt=asked.prompt,
+            attempts=asked.attempt, seconds=opened.seconds + asked.seconds,
         )  # fmt: skip
-        row = replace(
-            row, caption=said.text, finish_reason=said.finish_reason, **_seen(opened), usage=said.usage,
-            model=said.model or self._captioner.model, prompt=asked.prompt, attempts=asked.attempt,
-            seconds=opened.seconds + asked.seconds, engine=self._captioner.name,
-        )  # fmt: skip
-        self._write(row, opened)
 
     def _fail(self, opened: Opened) -> None:
         """The row of a clip that gave no frames."""
-        row = CaptionRow.of(
-            opened.item, id=opened.id, recipe=self._ledger.digest(opened.item), status=opened.status or "error",
-            stamp=opened.stamp, error=opened.error, subtitles=opened.subtitles,
+        self._write(
+            opened, opened.status or "error", opened.error, prompt=self._look.prompt_of(opened.item),
+            model=self._captioner.model, seconds=opened.seconds,
         )  # fmt: skip
-        prompt = self._look.prompt_of(opened.item)
-        row = replace(
-            row, prompt=prompt, model=self._captioner.model, seconds=opened.seconds, engine=self._captioner.name
-        )
-        self._write(row, opened)
 
-    def _write(self, row: CaptionRow, opened: Opened) -> None:
-        self._count(self._ledger.settle(row), opened)
+    def _write(self, opened: Opened, status: Status, cause: str | None, **said: Any) -> None:
+        row = CaptionRow.of(
+            opened.item, id=opened.id, recipe=self._ledger.digest(opened.item), status=status, stamp=opened.stamp,
+            error=cause, subtitles=opened.subtitles,
+        )  # fmt: skip
+        self._count(self._ledger.settle(replace(row, engine=self._captioner.name, **said)), opened)
         self._pool.release(opened)
 
     def _count(self, rows: Sequence[CaptionRow], opened: Opened | None = None) -> None:
@@ -249,9 +238,9 @@ def _seen(opened: Opened) -> dict[str, Any]:
     """The row's fields about the frames; a summary, which saw captions, has none."""
     if opened.clip is None:
         return {"notes": opened.notes}
-    seen, planned = opened.clip.frames, opened.clip.plan.frames
-    frames = (RowFrame(time=float(t), tokens=p.tokens) for t, p in zip(seen.pts_seconds, planned, strict=True))
-    return {"frames": tuple(frames), "reader": seen.reader, "notes": seen.notes}
+    seen, plan = opened.clip.frames, opened.clip.plan
+    frames = (RowFrame(time=float(t), tokens=p.tokens) for t, p in zip(seen.pts_seconds, plan.frames, strict=True))
+    return {"frames": tuple(frames), "reader": seen.reader, "notes": plan.notes}  # those of the frames are among them
 
 
 def _length(opened: Opened) -> float:
