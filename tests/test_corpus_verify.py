@@ -529,6 +529,13 @@ def test_a_report_in_the_place_of_a_pipe_is_told_before_the_run(tmp_path: Path) 
     assert (tmp_path / "r.html").is_fifo()
 
 
+def test_a_report_under_a_link_stands_where_that_leads(tmp_path: Path) -> None:
+    (tmp_path / "r.html").symlink_to("real.html")
+    write_report(empty_output(tmp_path / "out.jsonl"), tmp_path / "r.html")
+    assert (tmp_path / "r.html").is_symlink()
+    assert "0 clips" in (tmp_path / "real.html").read_text()
+
+
 @pytest.mark.parametrize("name", ["r.html", "out.diff"])
 def test_a_folder_in_the_place_of_a_report_is_told_before_the_run(tmp_path: Path, name: str) -> None:
     (tmp_path / name).mkdir()

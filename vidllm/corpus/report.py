@@ -15,11 +15,10 @@ from pathlib import Path
 from vidllm.corpus.prompts import SUMMARY, is_summary
 from vidllm.corpus.reading import any_row, standing_rows
 from vidllm.corpus.rows import STATUSES, CaptionRow
-from vidllm.corpus.verify import opened_row
+from vidllm.corpus.verify import name_of, opened_row
 from vidllm.errors import VidllmError
 from vidllm.linefile import write_whole
 from vidllm.video.guard import Limits, read_frames_guarded
-from vidllm.video.timecode import format_time
 
 SLOWEST, CAUSES, SHEETS = 20, 20, 12
 FAILURES = 40
@@ -132,12 +131,12 @@ def _causes(tally: _Tally) -> Iterator[str]:
 
 def _failures(rows: Sequence[CaptionRow]) -> Iterator[str]:
     if rows:
-        found = ((_name(row), row.status, row.error or row.finish_reason or "", row.caption[:200]) for row in rows)
+        found = ((name_of(row), row.status, row.error or row.finish_reason or "", row.caption[:200]) for row in rows)
         yield from _table("Not ok", ("clip", "status", "cause", "caption"), found, "failures")
 
 
 def _slowest(rows: Sequence[CaptionRow]) -> Iterator[str]:
-    found = ((_name(row), row.status, f"{row.seconds:.2f} s", str(row.attempts)) for row in rows)
+    found = ((name_of(row), row.status, f"{row.seconds:.2f} s", str(row.attempts)) for row in rows)
     yield from _table("Slowest", ("clip", "status", "time", "tries"), found, "slowest")
 
 
@@ -153,7 +152,7 @@ def _sheets(rows: Sequence[CaptionRow]) -> Iterator[str]:
     if rows:
         yield "<h2>What captions saw</h2>"
     for row in rows:
-        yield f'<figure><figcaption><b><i class="dot {row.status}"></i>{_text(_name(row))}</b>'
+        yield f'<figure><figcaption><b><i class="dot {row.status}"></i>{_text(name_of(row))}</b>'
         yield f"<blockquote>{_text(row.caption)}</blockquote></figcaption>{_sheet(row)}</figure>"
 
 
@@ -175,13 +174,6 @@ def _jpeg(row: CaptionRow) -> str:
     data = io.BytesIO()
     draw_sheet(frames, tokens=[frame.tokens for frame in shown]).save(data, "JPEG", quality=JPEG_QUALITY)
     return base64.b64encode(data.getvalue()).decode()
-
-
-def _name(row: CaptionRow) -> str:
-    if row.start is None and row.end is None:
-        return row.video
-    last = "" if row.end is None else format_time(row.end, decimals=1)
-    return f"{row.video} {format_time(row.start or 0.0, decimals=1)}–{last}"
 
 
 def _hours(seconds: float) -> str:

@@ -83,13 +83,13 @@ def verify(
     for row in written_rows(path):
         books.note(row)
         if isinstance(row, CaptionRow) and _is_misplaced(row, manifest):
-            books.problems.append(Problem(_name(row), "has the key of another clip; remove it and run again"))
+            books.problems.append(Problem(name_of(row), "has the key of another clip; remove it and run again"))
     problems = [*books.problems, *_missing(manifest, books), *_twins(books)]
     checked = 0
     if frames:
         for row in written_rows(path):
             if isinstance(row, CaptionRow) and row.frames and books.stands(row):
-                problems += [Problem(_name(row), why) for why in _frame_problems(row, limits)]
+                problems += [Problem(name_of(row), why) for why in _frame_problems(row, limits)]
                 checked += len(row.frames)
                 tell(checked)
     return VerifyReport(
@@ -131,12 +131,12 @@ class _Books:
             return
         before = self.entries.get((row.key, row.recipe))
         if before is not None and before.status not in FAILED and (before.id, before.stamp) == (row.id, row.stamp):
-            self.problems.append(Problem(_name(row), f"has two rows, {before.status} and {row.status}"))
+            self.problems.append(Problem(name_of(row), f"has two rows, {before.status} and {row.status}"))
         self.entries[row.key, row.recipe] = _Entry(
             self.number, row.id, row.stamp, row.status, digest_of(row.caption), row.subtitles, row.video,
             row.duplicate_of if row.status == "duplicate" else None,
         )  # fmt: skip
-        self.problems += [Problem(_name(row), why) for why in _row_problems(row)]
+        self.problems += [Problem(name_of(row), why) for why in _row_problems(row)]
 
     def stands(self, row: CaptionRow) -> bool:
         """Whether no later row took its place."""
@@ -267,7 +267,8 @@ def _members(tar: str, mtime_ns: int) -> dict[tuple[str, int], Item]:
     return {(item.video, item.source.index): item for item in tar_items(tar) if item.source is not None}
 
 
-def _name(row: CaptionRow) -> str:
+def name_of(row: CaptionRow) -> str:
+    """The clip as people are told of it: `film.mkv [0:12.00-0:24.00)`."""
     return _named(row.video, row.start, row.end)
 
 
