@@ -157,7 +157,8 @@ _RANGES = (
     ),
     Rule(rf"[从由在]?第?(?P<a>{_T})\s*[到至~-]\s*第?(?P<b>{_T})(?:之间|期间)?", means.span),
     Rule(
-        rf"[从由在]?第?(?P<a>{_ZH_NUM})\s*[到至~-]\s*第?(?P<b>{HAN}|{ENGLISH}(?=\s*(?:{_ZH_AT}|之间|期间)))(?:之间|期间)?", means.span
+        rf"[从由在]?第?(?P<a>{_ZH_NUM})\s*[到至~-]\s*第?(?P<b>{HAN}|{ENGLISH}(?=\s*(?:{_ZH_AT}|之间|期间)))(?:之间|期间)?",
+        means.span,
     ),
     Rule(
         rf"\b(?:from|since|starting\s+(?:at|from))\s+{_THE}(?P<a>{_T}){_MARK}\s+(?:on(?:wards?)?|forward)\b",
