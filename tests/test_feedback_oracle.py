@@ -96,6 +96,29 @@ def test_an_event_told_beside_others_that_never_happen_is_not_right() -> None:
     assert score("what happens at 0:03?", "The red circle moves right. Then the blue square moves up.") == NEAREST_WRONG
 
 
+@pytest.mark.parametrize(
+    ("question", "answer", "nearness"),
+    [
+        ("what happens at 0:03?", "The red circle moves left.", 0.75),  # the same thing, its action half right
+        ("what happens at 0:03?", "The circle moves left.", 0.75),
+        ("what happens at 0:03?", "The blue circle moves right.", 0.75),
+        ("what happens at 0:03?", "The red square moves right.", 0.75),
+        ("what happens at 0:03?", "The red circle grows.", 0.5),
+        ("what happens at 0:03?", "The blue square moves left.", 0.25),
+        ("what happens at 0:03?", "The yellow star grows.", 0.0),
+        ("what happens at 0:14?", "The red circle turns blue.", 0.75),
+    ],
+)
+def test_a_wrong_event_scores_by_how_near_it_is(question: str, answer: str, nearness: float) -> None:
+    assert score(question, answer) == 1 + (NEAREST_WRONG - 1) * nearness
+
+
+def test_nothing_else_is_not_nothing_and_clarity_is_the_share_that_is_understood() -> None:
+    assert score("what happens at 0:03?", "The red circle moves right. Nothing else happens.") == 5.0
+    told = "The red circle moves right. It is dark . . . Nothing else happens."
+    assert dict(grade("describe the video.", told, HAND).criteria)["clarity"] == pytest.approx(1 + 4 * 2 / 3, abs=1e-3)
+
+
 def test_at_an_events_edge_both_answers_are_right() -> None:
     assert score("what happens at 0:04?", "The red circle moves right.") == 5.0  # it ends at 4.0
     assert score("what happens at 0:04?", NOTHING) == 5.0
@@ -215,7 +238,7 @@ def test_what_claims_nothing_is_read_as_nothing() -> None:
     assert read_claims("Nothing happens.").says_nothing
     assert not read_claims("The red circle is at the left.").claims
     assert not read_claims("The red circle is at the left.").says_nothing
-    assert read_claim("red circle move right") == read_claim("the red circle moves right")
+    assert read_claim("red circle move right") == read_claim("The red circle moves right")
 
 
 @pytest.mark.parametrize(
@@ -251,6 +274,10 @@ def test_a_right_description_is_shortened_by_one_event(tmp_path: Path) -> None:
     assert short is not None
     assert short.source == "shortened"
     assert short.text in {tell([e for e in HAND.events if e is not left_out]) for left_out in HAND.events}
+    for night in range(8):  # what tells no event stays
+        of_two = made(f"It is night {night}. The red circle moves right. Then the blue square disappears.")
+        assert of_two is not None
+        assert of_two.text.startswith(f"It is night {night}. The")
     assert [made(text) for text in ("The red circle moves right.", "The yellow star grows.", NOTHING, "")] == [None] * 4
 
 
