@@ -14,9 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from vidllm.errors import CacheError, FetchError
+from vidllm.errors import CacheError, FetchError, NotAVideo
+from vidllm.sources import open_source
 from vidllm.still import is_still
-from vidllm.video.fetch import FetchLimits, fetch, is_url
+from vidllm.video.address import is_url
+from vidllm.video.fetch import FetchLimits, fetch
+from vidllm.video.info import probe
 
 DATA = bytes(range(256)) * 4000  # 1 MB
 
@@ -115,7 +118,7 @@ def server() -> Iterator[Server]:
         thread.join()
 
 
-def clips(folder: Path) -> list[Path]:
+def copies(folder: Path) -> list[Path]:
     return [path for path in folder.iterdir() if path.suffix != ".json"] if folder.is_dir() else []
 
 
@@ -288,7 +291,7 @@ def test_half_a_file_is_never_seen_and_an_interrupt_leaves_nothing(server: Serve
     seen: list[list[Path]] = []
 
     def interrupt(done: int, total: int | None) -> None:
-        seen.append([path for path in clips(tmp_path) if not path.name.startswith(".")])
+        seen.append([path for path in copies(tmp_path) if not path.name.startswith(".")])
         if done > 100_000:
             raise KeyboardInterrupt
 
@@ -306,7 +309,7 @@ def test_the_cache_is_capped_and_the_longest_unused_go(server: Server, tmp_path:
     os.utime(first, (1, 1))
     os.utime(second, (2, 2))
     third = fetch(f"{server.url}/c.mp4", folder=tmp_path, limits=room)
-    assert set(clips(tmp_path)) == {second, third}
+    assert set(copies(tmp_path)) == {second, third}
     assert len(list(tmp_path.glob("*.json"))) == 2
     assert fetch(f"{server.url}/d.mp4", folder=tmp_path, limits=FetchLimits(cache_bytes=1)).is_file()
 
@@ -416,6 +419,19 @@ def test_a_note_that_finds_no_room_leaves_nothing_half_written(
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [DATA]
 
 
+def test_what_an_address_leads_to_is_told_by_the_address(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clips: dict[str, Path]
+) -> None:
+    """In the cache it has a name that says nothing to whoever gave the address."""
+    monkeypatch.setenv("VIDLLM_CACHE", str(tmp_path))
+    for read in (open_source, probe):
+        with pytest.raises(NotAVideo, match=f"^{server.url}/clip.mp4: not a readable video") as caught:
+            read(f"{server.url}/clip.mp4?token=secret")
+        assert "secret" not in one_line(caught)
+    server.data = clips["constant"].read_bytes()
+    assert probe(f"{server.url}/sound.mp4").num_frames == 60
+
+
 def test_secrets_of_a_url_are_not_repeated(server: Server, tmp_path: Path) -> None:
     address = server.url.removeprefix("http://")
     with pytest.raises(FetchError) as caught:
@@ -440,7 +456,7 @@ def test_two_at_once_both_end_with_the_whole_file(server: Server, tmp_path: Path
     for thread in threads:
         thread.join()
     assert got == [DATA] * 4
-    assert len(clips(tmp_path)) == 1
+    assert len(copies(tmp_path)) == 1
 
 
 def test_limits_are_positive() -> None:

@@ -57,15 +57,17 @@ def open_source(source: Source, progress: Progress | None = None) -> Path | Imag
 
 
 def local_file(video: str | Path, progress: Progress | None = None) -> Path:
-    """The file that holds the video; a URL's is in the cache. Raises FetchError, or NotAVideo for a pipe."""
+    """The file that holds the video; a URL's is in the cache. Raises FetchError, or NotAVideo for a pipe or for what
+    a URL leads to.
+    """
     if not is_url(video):
         check_file(video)
         refuse_pipe(video)
         return Path(video)
-    from vidllm.video.fetch import fetch  # http's libraries, which no local file needs
+    from vidllm.video.fetch import fetch_clip  # http's libraries, which no local file needs
 
     tell(progress, "fetch")
-    return fetch(str(video), lambda done, total: tell(progress, "fetch", _megabytes(done, total)))
+    return fetch_clip(str(video), lambda done, total: tell(progress, "fetch", _megabytes(done, total)))
 
 
 def _megabytes(done: int, total: int | None) -> str:

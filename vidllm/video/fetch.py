@@ -24,8 +24,9 @@ from typing import IO
 from uuid import uuid4
 
 from vidllm.caches import cache_folder
-from vidllm.errors import CacheError, FetchError
-from vidllm.video.address import is_url as is_url
+from vidllm.errors import CacheError, FetchError, VideoError
+from vidllm.video.address import is_url
+from vidllm.video.container import opened, pick_stream
 
 Progress = Callable[[int, int | None], None]
 """Called with the bytes here so far and the bytes in all, None where the server does not tell."""
@@ -61,6 +62,17 @@ class FetchLimits:
 
 
 DEFAULT_LIMITS = FetchLimits()
+
+
+def fetch_clip(url: str, progress: Progress | None = None) -> Path:
+    """`fetch`, and a look at what came: no video is told by its address, not by its name in the cache."""
+    path = fetch(url, progress)
+    try:
+        with opened(path, look_inside=False) as container:
+            pick_stream(container, path)
+    except VideoError as error:
+        raise type(error)(str(error).replace(str(path), _shown(url))) from error
+    return path
 
 
 def fetch(

@@ -116,9 +116,9 @@ def probe(path: str | Path, *, stream: int | None = None) -> VideoInfo:
     Raises VideoNotFound, NotAVideo, NoFrames (a video stream without one frame), FetchError or VideoError.
     """
     if is_url(path):
-        from vidllm.video.fetch import fetch  # http's libraries, which no local file needs
+        from vidllm.video.fetch import fetch_clip  # http's libraries, which no local file needs
 
-        path = fetch(str(path))
+        path = fetch_clip(str(path))
     refuse_pipe(path)
     return index_clip(path, stream)
 
