@@ -238,7 +238,7 @@ def test_what_claims_nothing_is_read_as_nothing() -> None:
     assert read_claims("Nothing happens.").says_nothing
     assert not read_claims("The red circle is at the left.").claims
     assert not read_claims("The red circle is at the left.").says_nothing
-    assert read_claim("red circle move right") == read_claim("The red circle moves right")
+    assert read_claim("red circle move right") == read_claim("The Red Circle moves right")
 
 
 @pytest.mark.parametrize(
@@ -278,7 +278,8 @@ def test_a_right_description_is_shortened_by_one_event(tmp_path: Path) -> None:
         of_two = made(f"It is night {night}. The red circle moves right. Then the blue square disappears.")
         assert of_two is not None
         assert of_two.text.startswith(f"It is night {night}. The")
-    assert [made(text) for text in ("The red circle moves right.", "The yellow star grows.", NOTHING, "")] == [None] * 4
+    alone = ("The red circle moves right.", "The red circle moves right. It is night.", "The yellow star grows.")
+    assert [made(text) for text in (*alone, NOTHING, "")] == [None] * 5
 
 
 def test_names_are_those_an_object_ever_has() -> None:

@@ -104,12 +104,35 @@ def test_the_order_is_the_same_in_every_process_for_ever() -> None:
 def test_packing_fills_evenly() -> None:
     (step,) = plan_steps([600, 500, 400, 300, 200], ["video"] * 5, batch=5, tokens=1100)
     assert sorted(sum([600, 500, 400, 300, 200][row] for row in portion) for portion in step) == [900, 1100]
+    (step,) = plan_steps([3, 3, 2, 2, 2], ["video"] * 5, batch=5, tokens=6)
+    assert sorted(map(sorted, step)) == [[0, 1], [2, 3, 4]], "a row at a time where least is would take three portions"
 
 
 def test_packing_takes_fewer_portions_than_padding() -> None:
     lengths = [100 + 37 * (i * i % 53) for i in range(400)]
     packed, padded = (plan_steps(lengths, TEXTS, batch=32, tokens=8192, packing=packing) for packing in (True, False))
     assert sum(map(len, packed)) < sum(map(len, padded))
+
+
+@pytest.mark.parametrize(
+    ("lengths", "tokens", "portions"),
+    [([100] * 4, 200, [2, 2]), ([100, 60, 50], 1000, [1, 2]), ([100, 75, 74], 1000, [2, 1])],
+)
+def test_padding_fills_a_portion_to_the_brim_and_wastes_a_quarter_at_most(
+    lengths: list[int], tokens: int, portions: list[int]
+) -> None:
+    (step,) = plan_steps(lengths, TEXTS[: len(lengths)], batch=4, tokens=tokens, packing=False)
+    assert [len(portion) for portion in step] == portions
+
+
+def test_rows_that_show_the_same_fill_a_portion_by_what_is_their_own() -> None:
+    together = [View("clip", 100)] * 4
+    (step,) = plan_steps([110] * 4, ["video"] * 4, batch=16, tokens=140, together=together)
+    assert [sorted(portion) for portion in step] == [[0, 1, 2, 3]]
+    assert tokens_of(step[0], [110] * 4, together) == 140
+    assert tokens_of(step[0], [110] * 4, None) == 440
+    (padded,) = plan_steps([110] * 4, ["video"] * 4, batch=16, tokens=220, packing=False, together=together)
+    assert [len(portion) for portion in padded] == [2, 2]
 
 
 @pytest.mark.parametrize("change", [{"batch": 0}, {"tokens": 0}])
@@ -145,7 +168,7 @@ def test_rows_about_one_video_stay_together_and_videos_mix(batch: int, most: int
     together = [View(row // 40, 100) for row in range(400)]
     steps = plan_steps([120] * 400, ["video"] * 400, batch=batch, tokens=10_000, together=together)
     order = [row // 40 for step in steps for row in rows_of(step)]
-    assert sum(a != b for a, b in pairwise(order)) <= 400 / most
+    assert 0.8 * 400 / most < sum(a != b for a, b in pairwise(order)) <= 400 / most
     assert all(len({row // 40 for row in rows_of(step)}) > 1 for step in steps if len(rows_of(step)) == batch)
     again = plan_steps([120] * 400, ["video"] * 400, batch=batch, tokens=10_000, together=together, epoch=1)
     assert again != steps

@@ -30,7 +30,8 @@ def ids(rows: tuple[TrainRow, ...]) -> list[str]:
     ("sampling", "weight", "count"),
     [
         ("all", 1, 40), ("first:7", 1, 7), ("first:10%", 1, 4), ("random:7", 1, 7), ("random:25%", 1, 10),
-        ("random:2.5%", 1, 1), ("first:100", 1, 40), ("all", 2, 80), ("all", 0.5, 20), ("first:10", 1.5, 15),
+        ("random:2.5%", 1, 1), ("random:4%", 1, 2), ("first:100", 1, 40), ("all", 2, 80), ("all", 0.5, 20),
+        ("first:10", 1.5, 15),
     ],
 )  # fmt: skip
 def test_how_many_rows_are_drawn(tmp_path: Path, sampling: str, weight: float, count: int) -> None:
@@ -49,6 +50,8 @@ def test_random_is_a_function_of_the_seed(tmp_path: Path) -> None:
     assert draw(rows, source, 3) == draw(rows, source, 3)
     both = set(ids(draw(rows, source, 3))) & set(ids(draw(rows, source, 4)))
     assert 0 < len(both) < 40, "two draws of a tenth share about a hundredth"
+    few = Source(path=Path("a.jsonl"), sampling="random:5")
+    assert draw(range(40), few, 3) == (4, 8, 17, 30, 35), "the same for ever: a resumed run must find its rows"
 
 
 def test_what_is_drawn_of_a_file_does_not_depend_on_the_others(tmp_path: Path) -> None:
@@ -120,6 +123,22 @@ def test_bad_rows_are_told_once_and_not_compared_with_each_other(
     read = read_mixture(Mixture(sources=(Source(path=path, weight=2),)))
     assert [problem.origin.line for problem in read.problems] == [*range(2, 202)]
     assert compared["times"] <= 2 * 200
+
+
+def test_a_bad_row_is_counted_where_it_stands(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", 4)
+    path.write_text('{"id": "bad"}\n' + path.read_text())
+    read = read_mixture(Mixture(sources=(Source(path=path, sampling="first:2"),)))
+    assert ids(read.rows) == ["a0"]
+    assert [problem.origin.line for problem in read.problems] == [1]
+
+
+def test_paths_of_a_mixture_are_relative_to_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "mix.yaml").write_text("sources: [{path: a.jsonl, media: clips}, {path: b.jsonl}]")
+    sources = load_mixture(tmp_path / "mix.yaml").sources
+    assert [(source.path, source.media) for source in sources] == [
+        (tmp_path / "a.jsonl", tmp_path / "clips"), (tmp_path / "b.jsonl", None)
+    ]  # fmt: skip
 
 
 def test_one_file_is_a_mixture_too(tmp_path: Path) -> None:
