@@ -32,6 +32,8 @@ from vidllm.feedback.rubric import (
 from vidllm.options import GenerationOptions
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from vidllm.clip import Clip
     from vidllm.corpus.captioner import Captioner, Said
 
@@ -70,12 +72,12 @@ class _Sheet:
 
 
 class AskedJudge:
-    """A `Judge` over a `Captioner`. `watch` opens the clip of a case beside which the judge is asked these prompts, if
-    it has one; None shows it words only."""
+    """A `Judge` over a `Captioner`. `watch` opens a clip for its question, beside which the judge is asked these
+    prompts; None shows it words only."""
 
     def __init__(
         self, captioner: Captioner, *, judging: Judging = "scores",
-        watch: Callable[[Case, Sequence[str]], Clip | None] | None = None, most_tokens: int = REPLY_TOKENS,
+        watch: Callable[[Path, str, Sequence[str]], Clip] | None = None, most_tokens: int = REPLY_TOKENS,
     ) -> None:  # fmt: skip
         if judging not in ("scores", "compare"):
             raise ConfigError(f"judging {judging!r} is neither scores nor compare")
@@ -100,12 +102,12 @@ class AskedJudge:
 
     def submit(self, ticket: int, cases: Sequence[Case]) -> None:
         """See `Judge`."""
-        watched = self._watch is not None and cases[0].video is not None  # a row of several media has none to show
-        asked = self._requests(ticket, cases, watched)
+        video = cases[0].video  # a row of several media has none to show
+        asked = self._requests(ticket, cases, self._watch is not None and video is not None)
         sheet = _Sheet(cases, waiting=len(asked))
         try:
-            if self._watch is not None and asked:
-                sheet.clip = self._watch(cases[0], [request.prompt for request in asked])
+            if self._watch is not None and video is not None and asked:
+                sheet.clip = self._watch(video, cases[0].question, [request.prompt for request in asked])
         except VidllmError as error:  # the judge takes other frames than the model: it may fail where that did not
             blind = Verdict(score=None, failed=f"the judge can not be shown the clip: {error}")
             self._done.append(Judged(ticket=ticket, verdicts=(blind,) * len(cases)))

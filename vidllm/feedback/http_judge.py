@@ -10,10 +10,10 @@ from vidllm.video.guard import DEFAULT_LIMITS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from vidllm.clip import Clip
     from vidllm.corpus.asking import HttpOptions
-    from vidllm.feedback.judge import Case
 
 
 def open_http_judge(
@@ -28,10 +28,8 @@ def open_http_judge(
 
     captioner = HttpCaptioner.connect(url, model, options, remark=remark)
 
-    def look(case: Case, _: Sequence[str]) -> Clip | None:
+    def look(video: Path, question: str, _: Sequence[str]) -> Clip:
         """The clip as for its question: nobody knows how much room a server's model has for the prompts."""
-        if case.video is None:
-            return None
-        return open_clip(case.video, case.question, captioner.spec, None, PlanOptions(guard=DEFAULT_LIMITS))
+        return open_clip(video, question, captioner.spec, None, PlanOptions(guard=DEFAULT_LIMITS))
 
     return AskedJudge(captioner, judging=judging, watch=look if watch else None, most_tokens=THOUGHT_TOKENS)

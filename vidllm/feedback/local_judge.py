@@ -26,6 +26,7 @@ from vidllm.video.guard import DEFAULT_LIMITS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from vidllm.ask import VideoModel
     from vidllm.clip import Clip
@@ -48,13 +49,11 @@ def open_local_judge(
     tokenizer = load_tokenizer(spec.folder)
     _check_room(name, spec, judging, watch)
 
-    def look(case: Case, prompts: Sequence[str]) -> Clip | None:
+    def look(video: Path, question: str, prompts: Sequence[str]) -> Clip:
         """The clip as for its question, in the room that the longest of the prompts leaves, asked a second time."""
-        if case.video is None:
-            return None
         longest = max(_words(spec, prompt + REMINDER) for prompt in prompts)
-        reserve = max(longest - _words(spec, case.question), 0)
-        return open_clip(case.video, case.question, spec, tokenizer, replace(LOOK, reserve=reserve))
+        reserve = max(longest - _words(spec, question), 0)
+        return open_clip(video, question, spec, tokenizer, replace(LOOK, reserve=reserve))
 
     told = identity(fingerprint(resolve_model(name)), spec, chosen(device, dtype)[1], 0)
     later = _Later(model=model_name(name), fingerprint=told, spec=spec, load=load)

@@ -54,16 +54,15 @@ alike on every process."""
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """The reference of every pair, and where they come from."""
+    """The reference of every pair, and how many come from where."""
 
     logps: Mapping[int, RefLogps]
     recorded: int
     kept: int
-    computed: frozenset[int]
-    """Numbers of the pairs that were computed now."""
+    computed: int
 
     def __str__(self) -> str:
-        return f"{self.recorded:,} from the rows, {self.kept:,} from the cache, {len(self.computed):,} computed"
+        return f"{self.recorded:,} from the rows, {self.kept:,} from the cache, {self.computed:,} computed"
 
 
 class References:
@@ -167,8 +166,8 @@ class Search:
         recorded = self._believed(fresh, "recorded in the rows")
         missing = [n for n in range(len(self.tokens)) if n not in kept and n not in recorded]
         computed = self.compute(missing, True) if missing else {}
-        return Found(logps=kept | recorded | dict(computed), kept=len(kept), recorded=len(recorded),
-                     computed=frozenset(computed))  # fmt: skip
+        logps = kept | recorded | dict(computed)
+        return Found(logps=logps, recorded=len(recorded), kept=len(kept), computed=len(computed))
 
     def _believed(self, claimed: Mapping[int, RefLogps], where: str) -> dict[int, RefLogps]:
         """All that is claimed, or nothing if a sample does not hold."""
