@@ -22,9 +22,10 @@ _WORD = (1 << 64) - 1
 
 
 class DigestMap:
-    """(32 hex digits, a small number) -> row numbers; grows only."""
+    """(32 hex digits, a recipe) -> row numbers; grows only."""
 
     def __init__(self) -> None:
+        self._recipes: dict[str, int] = {}
         self._digests = bytearray()
         self._code: array[int] = array("I")
         self._rows: array[int] = array("Q")
@@ -32,19 +33,16 @@ class DigestMap:
         self._mixed: NDArray[np.uint64] = np.zeros(0, np.uint64)
         self._fresh: dict[tuple[bytes, int], int] = {}
 
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def load(self, digest: str, code: int, row: int) -> None:
+    def load(self, digest: str, recipe: str, row: int) -> None:
         """Add without being found before `settle`: for many at once."""
         self._digests += bytes.fromhex(digest)
-        self._code.append(code)
+        self._code.append(self._recipes.setdefault(recipe, len(self._recipes)))
         self._rows.append(row)
 
-    def add(self, digest: str, code: int, row: int) -> None:
+    def add(self, digest: str, recipe: str, row: int) -> None:
         """Add one, found at once; of several rows the last is found."""
-        self.load(digest, code, row)
-        self._fresh[bytes.fromhex(digest), code] = row
+        self.load(digest, recipe, row)
+        self._fresh[bytes.fromhex(digest), self._code[-1]] = row
         if len(self._fresh) > MOST_FRESH:
             self.settle()
 
@@ -58,8 +56,10 @@ class DigestMap:
         self._mixed = mixed[self._order]
         self._fresh = {}
 
-    def find(self, digest: str, code: int) -> int | None:
-        """The last row added under this digest and number."""
+    def find(self, digest: str, recipe: str) -> int | None:
+        """The last row added under this digest and recipe."""
+        if (code := self._recipes.get(recipe)) is None:
+            return None
         raw = bytes.fromhex(digest)
         if (row := self._fresh.get((raw, code))) is not None:
             return row
@@ -72,7 +72,7 @@ class DigestMap:
         return None
 
     def repeated(self) -> list[int]:
-        """Rows that a later one under the same digest and number took the place of, as of the last `settle`."""
+        """Rows that a later one under the same digest and recipe took the place of, as of the last `settle`."""
         same = np.flatnonzero(self._mixed[1:] == self._mixed[:-1])
         latest: dict[tuple[bytes, int], int] = {}
         replaced = []
@@ -114,7 +114,6 @@ class RowIndex:
 
     _by_key: DigestMap = field(default_factory=DigestMap)
     _by_id: DigestMap = field(default_factory=DigestMap)
-    _recipes: dict[str, int] = field(default_factory=dict)
     _stamps: "array[int]" = field(default_factory=lambda: array("Q"))
     _statuses: "array[int]" = field(default_factory=lambda: array("B"))
     _places: "array[int]" = field(default_factory=lambda: array("Q"))
@@ -127,20 +126,20 @@ class RowIndex:
         """The index of (head, place)s."""
         index = cls()
         for head, place in heads:
-            code, row = index._note(head, place)
-            index._by_key.load(head[1], code, row)
+            row = index._note(head, place)
+            index._by_key.load(head[1], head[2], row)
             if head[4] not in FAILED:
-                index._by_id.load(head[0], code, row)
+                index._by_id.load(head[0], head[2], row)
         index._by_key.settle()
         index._by_id.settle()
         return index
 
     def add(self, head: Head, place: int) -> None:
         """One more row, found at once."""
-        code, row = self._note(head, place)
-        self._by_key.add(head[1], code, row)
+        row = self._note(head, place)
+        self._by_key.add(head[1], head[2], row)
         if head[4] not in FAILED:
-            self._by_id.add(head[0], code, row)
+            self._by_id.add(head[0], head[2], row)
 
     def by_key(self, key: str, recipe: str) -> Known | None:
         """The last row of this place in the run."""
@@ -161,16 +160,15 @@ class RowIndex:
         self._by_key.settle()
         return [self._places[row] for row in self._by_key.repeated()]
 
-    def _note(self, head: Head, place: int) -> tuple[int, int]:
-        """(the recipe's number, the row's)."""
+    def _note(self, head: Head, place: int) -> int:
+        """The row's number."""
         self._stamps.append(int(head[3], 16))
         self._statuses.append(_NUMBER[head[4]])
         self._places.append(place)
-        return self._recipes.setdefault(head[2], len(self._recipes)), len(self._places) - 1
+        return len(self._places) - 1
 
     def _found(self, among: DigestMap, digest: str, recipe: str) -> Known | None:
-        code = self._recipes.get(recipe)
-        row = None if code is None else among.find(digest, code)
+        row = among.find(digest, recipe)
         return None if row is None else Known(self._stamps[row], STATUSES[self._statuses[row]], self._places[row])
 
 

@@ -15,13 +15,12 @@ class Promises:
 
     def __init__(self) -> None:
         self._numbers = DigestMap()
-        self._recipes: dict[str, int] = {}
         self._now = bytearray()
         """1 for those of this run, in the order promised."""
 
     def load(self, key: str, recipe: str) -> None:
         """One of an earlier run; known once all are `settle`d."""
-        self._numbers.load(key, self._code(recipe), len(self._now))
+        self._numbers.load(key, recipe, len(self._now))
         self._now.append(0)
 
     def settle(self) -> None:
@@ -30,17 +29,14 @@ class Promises:
 
     def promise(self, key: str, recipe: str) -> bool:
         """One of this run; whether nobody promised it before."""
-        number = self._numbers.find(key, self._code(recipe))
+        number = self._numbers.find(key, recipe)
         if number is not None:
             self._now[number] = 1
             return False
-        self._numbers.add(key, self._code(recipe), len(self._now))
+        self._numbers.add(key, recipe, len(self._now))
         self._now.append(1)
         return True
 
     def __contains__(self, row: CaptionRow) -> bool:
-        number = self._numbers.find(row.key, self._code(row.recipe))
+        number = self._numbers.find(row.key, row.recipe)
         return number is not None and self._now[number] == 1
-
-    def _code(self, recipe: str) -> int:
-        return self._recipes.setdefault(recipe, len(self._recipes))
