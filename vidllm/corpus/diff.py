@@ -162,12 +162,9 @@ class _Column:
         if not isinstance(row, dict) or index not in self.captions:
             return row
         said = "\n".join(self.captions[index].values())
-        self.note(file, index, None if row.get("id") is None else str(row["id"]), old_caption(row), said)
+        id = None if row.get("id") is None else str(row["id"])
+        self.changes.append(Change(str(file), index, id, old_caption(row), said))
         return {**row, self.name: said, f"{self.name}_recipe": self.tag}
-
-    def note(self, file: Path, index: int, id: str | None, old: str | None, new: str) -> None:
-        """One row changed."""
-        self.changes.append(Change(str(file), index, id, old, new))
 
 
 def _free_column(kind: str, file: str, tag: str) -> str:
@@ -183,10 +180,8 @@ def _free_column(kind: str, file: str, tag: str) -> str:
     return f"{COLUMN}{taken + 1}"
 
 
-def _rows_of_lines(file: str | Path) -> Iterator[dict[str, Any]]:
-    for line in lines_of(file):
-        row = parsed(line)
-        yield row if isinstance(row, dict) else {}
+def _rows_of_lines(file: str) -> Iterator[dict[str, Any]]:
+    return (row for row in map(parsed, lines_of(file)) if isinstance(row, dict))
 
 
 def _rows_of_array(file: str) -> Iterator[dict[str, Any]]:
@@ -265,15 +260,15 @@ def _write_tar(file: Path, part: Path, column: _Column) -> None:
         if item.source is not None:
             clips.setdefault(item.source.index, []).append(item)
     with tarfile.open(file) as old, _new_tar(part, _compression(file)) as new:
-        at, added = -1, _Added({}, [])
+        at, added = -1, dict[str, str]()
         for number, key, member in walk(old):
             if key is not None and number != at:
-                _close_sample(new, added, column)
+                _close_sample(new, added)
                 at, added = number, _added(clips.get(number, []), file, column)
-            if key is None or member.name not in added.members:
+            if key is None or member.name not in added:
                 data = old.extractfile(member) if member.isfile() else None
                 new.addfile(_without_holes(member), data)
-        _close_sample(new, added, column)
+        _close_sample(new, added)
 
 
 def _without_holes(member: tarfile.TarInfo) -> tarfile.TarInfo:
@@ -307,18 +302,11 @@ def _new_tar(part: Path, compression: str) -> Iterator[tarfile.TarFile]:
 _COMPRESSED = {b"\x1f\x8b": "gz", b"BZh": "bz2", b"\xfd7zXZ": "xz"}
 
 
-@dataclass(frozen=True)
-class _Added:
-    """What a sample gets: members by name, and what they change."""
-
-    members: Mapping[str, str]
-    changes: Sequence[Change]
-
-
-def _added(clips: Sequence[Item], file: Path, column: _Column) -> _Added:
-    """For the clips that were captioned; the others keep what an earlier run, of another shard, put there."""
+def _added(clips: Sequence[Item], file: Path, column: _Column) -> dict[str, str]:
+    """Members that a sample gets for its clips that were captioned; the others keep what an earlier run, of another
+    shard, put there.
+    """
     members: dict[str, str] = {}
-    changes = []
     for clip in clips:
         assert clip.source is not None
         said = column.captions.get(clip.source.index, {}).get(clip.video)
@@ -328,13 +316,12 @@ def _added(clips: Sequence[Item], file: Path, column: _Column) -> _Added:
         text = members.get(f"{name}.{column.name}.txt")
         members[f"{name}.{column.name}.txt"] = said if text is None else f"{text}\n{said}"  # a.mp4 and a.webm
         members[f"{name}.{column.name}_recipe.txt"] = column.tag
-        changes.append(Change(str(file), clip.source.index, name, clip.source.caption, said))
-    return _Added(members, changes)
+        column.changes.append(Change(str(file), clip.source.index, name, clip.source.caption, said))
+    return members
 
 
-def _close_sample(new: tarfile.TarFile, added: _Added, column: _Column) -> None:
-    column.changes.extend(added.changes)
-    for name, text in added.members.items():
+def _close_sample(new: tarfile.TarFile, added: Mapping[str, str]) -> None:
+    for name, text in added.items():
         data = _utf8(text)
         member = tarfile.TarInfo(name)
         member.size = len(data)

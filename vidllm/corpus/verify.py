@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -244,11 +244,9 @@ def _probed(path: Path, mtime_ns: int, limits: Limits) -> VideoInfo:
     return probe_guarded(path, limits)
 
 
-@contextmanager
-def opened_row(row: CaptionRow) -> Iterator[Path]:
+def opened_row(row: CaptionRow) -> AbstractContextManager[Path]:
     """A local file with the row's video, as long as the block lasts. Raises InputError for a tar that has changed."""
-    with opened_path(_item_of(row)) as path:
-        yield path
+    return opened_path(_item_of(row))
 
 
 def _item_of(row: CaptionRow) -> Item:

@@ -28,6 +28,7 @@ from vidllm.video.guard import NotBegun, Worker, error_of
 
 if TYPE_CHECKING:
     from vidllm.corpus.item import Item
+    from vidllm.corpus.rows import Status
     from vidllm.corpus.scenes import Range
 
 AHEAD_BYTES = 256 << 20
@@ -261,8 +262,7 @@ class DecodePool:
 
     def _handle(self, decoder: Decoding, item: Item, is_cut: bool) -> None:
         if item.problem is not None:
-            stamp = self._look.stamp_of(item)
-            self._put(Opened(item=item, id=unread_id(item), status="error", error=item.problem, stamp=stamp))
+            self._refuse(item, "error", item.problem)
         elif not is_cut and self._cuts(item):
             self._cut(decoder, item)
         else:
@@ -279,15 +279,16 @@ class DecodePool:
             parts = [part for part in parts if not self._skip(part)]
         except VidllmError as error:
             if not self._closed and not self._skip(item):  # else it was only the end of the run
-                self._put(Opened(
-                    item=item, id=unread_id(item), status=status_of(error), error=str(error),
-                    stamp=self._look.stamp_of(item),
-                ))  # fmt: skip
+                self._refuse(item, status_of(error), str(error))
         finally:
             with self._lock:
                 self._parts.extend(parts)
                 self._cutting -= 1
                 self._lock.notify_all()
+
+    def _refuse(self, item: Item, status: Status, error: str) -> None:
+        stamp = self._look.stamp_of(item)
+        self._put(Opened(item=item, id=unread_id(item), status=status, error=error, stamp=stamp))
 
     def _open(self, decoder: Decoding, item: Item) -> None:
         began, stamp = time.perf_counter(), self._look.stamp_of(item)
