@@ -9,7 +9,7 @@ import typer
 
 from . import options
 from .loading import load
-from .output import note, write, write_json
+from .output import note, write_json, write_line
 from .progress import Progress
 from .remarks import remark
 from .source import check_before_loading, no_sheet_of
@@ -49,9 +49,7 @@ def ask(
             raise no_sheet_of(video)
         if not as_json:
             progress.clear()
-            for piece in stream:
-                write(piece)
-            write("\n")
+            write_line(stream)
         answer = stream.answer
     if as_json:
         write_json(answer.to_dict())

@@ -12,7 +12,7 @@ from vidllm.errors import VidllmError
 
 from . import options
 from .loading import load
-from .output import fail, note, write, write_json
+from .output import fail, note, write, write_json, write_line
 from .progress import Progress
 from .remarks import remark
 from .source import check_before_loading
@@ -90,11 +90,9 @@ def _turn(session: ChatSession, question: str, progress: Progress, as_json: bool
     """One question and its answer."""
     stream = session.stream(question)
     progress.clear()
-    for piece in stream:
-        write("" if as_json else piece)
     if as_json:
         write_json(stream.answer.to_dict(), indent=None)
     else:
-        write("\n")
+        write_line(stream)
     remark(stream.answer, before)
     return stream.answer

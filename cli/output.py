@@ -4,7 +4,7 @@ import codecs
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TextIO
 
 import typer
@@ -18,6 +18,15 @@ def write(text: str) -> None:
     except BrokenPipeError:
         silence(sys.stdout)
         raise typer.Exit(READER_LEFT) from None
+
+
+def write_line(pieces: Iterable[str]) -> None:
+    """Put pieces of a text on stdout as they come, then the line's end: behind what was said before a failure, too."""
+    try:
+        for piece in pieces:
+            write(piece)
+    finally:
+        write("\n")
 
 
 INTERRUPTED = 130

@@ -685,30 +685,32 @@ def test_a_model_too_large_for_the_memory_is_not_to_be_downloaded_again(
 
 
 @pytest.mark.parametrize(
-    ("raised", "code", "says"),
+    ("method", "raised", "code", "says"),
     [
-        (RuntimeError(OUT_OF_MEMORY), 1, "vidllm: out of memory; use fewer --frames"),
-        (KeyboardInterrupt(), 0, "\nstopped"),  # by the person who asked: nothing has failed
+        ("prefill", RuntimeError(OUT_OF_MEMORY), 1, "vidllm: out of memory; use fewer --frames"),
+        ("extend", RuntimeError(OUT_OF_MEMORY), 1, "vidllm: out of memory; use fewer --frames"),
+        ("prefill", KeyboardInterrupt(), 0, "\nstopped"),  # by the person who asked: nothing has failed
     ],
 )
 def test_a_question_that_gets_no_answer_costs_its_turn_only(
-    raised: BaseException, code: int, says: str, clips: dict[str, Path], tiny: Path, run: Run,
+    method: str, raised: BaseException, code: int, says: str, clips: dict[str, Path], tiny: Path, run: Run,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
+    """What was said before is a line of its own: the next answer was put behind it."""
     from vidllm.model.reader import TextReader
 
-    plain, turns = TextReader.prefill, []
+    plain, turns = getattr(TextReader, method), []
 
-    def prefill(self: TextReader, *words: Any) -> Any:
+    def failing(self: TextReader, *words: Any) -> Any:
         turns.append(1)
         if len(turns) == 1:
             raise raised
         return plain(self, *words)
 
-    monkeypatch.setattr(TextReader, "prefill", prefill)
+    monkeypatch.setattr(TextReader, method, failing)
     monkeypatch.setattr(sys, "stdin", Terminal("what?\nand what then?\n"))
     ended, out, err = run("chat", clips["constant"], "-m", tiny, "--max-new-tokens", "2", "--frames", "2")
-    assert (ended, out.count("\n")) == (code, 1)
+    assert (ended, out.count("\n")) == (code, 1 + (method == "extend"))
     assert says in err
 
 
