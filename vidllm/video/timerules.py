@@ -53,7 +53,7 @@ _ZH_NUM = rf"(?:{_NUM}|[一二三四五六七八九十]{{1,6}})"
 _ZH_AND = r"\s*(?:,|和|与|跟|及|以及|或|还是)\s*第?"
 _ZH_LIST = rf"(?P<many>(?:{_T}|{_ZH_NUM})(?:{_ZH_AND}(?:{_T}|{_ZH_NUM}))*{_ZH_AND}{HAN})"
 _ZH_HERE = (  # where 前5秒 is the clip's: 进球前5秒 hangs on a goal, 镜头5秒 is no 头5秒
-    r"(?:^|(?<=[\s,.;:?!()\0A-Za-z在频片像和与及看])|(?<=频的|片的|像的|描述|总结|介绍|分析|解释|概括|一下|整个|请问|说说|说明|比较|对比))"
+    r"(?:^|(?<=[\s,.;:?!()\0A-Za-z在频片像画和与及看])|(?<=频的|片的|像的|画的|描述|总结|介绍|分析|解释|概括|一下|整个|请问|说说|说明|比较|对比))"
 )
 _ZH_CLIP = r"(?:视频|影片|短片|录像|片子|片段|动画)"
 _ZH_BEGIN, _ZH_END = r"(?:一|刚|最)?开始", r"(?:结束|结尾|片尾|末尾)"
@@ -284,7 +284,6 @@ _PLACES = (
         rf"(?P<part>half){_STOPS}",
         means.part,
     ),
-    Rule(rf"{_ZH_CLIP}的?(?P<nth>[前上后下])(?P<part>半)(?:段|部分|程|截)", means.part),
     Rule(rf"{_ZH_CLIP}的?(?P<nth>[前后])(?P<part>[三四])分之一", means.part),
     Rule(
         rf"\b(?P<nth>first|opening|initial|last|final)\s+(?P<share>{_NUM})\s*(?:%|percent)(?:\s+of\s+{_CLIP}|{_STOPS})",
