@@ -84,7 +84,7 @@ def test_a_picture_that_moves_is_no_picture(name: str, folder: Path) -> None:
     write(folder, [{"image": image, "conversations": turns} for image in (name, "still.gif")])
     checked = look(folder)
     assert [row.origin.line for row in checked.rows] == [2]
-    assert re.search(rf'{name}: a picture that moves; name it under "video"', str(checked.problems[0]))
+    assert re.search(rf'{name}: a picture that moves; name it under "video" \(a WebP saved', str(checked.problems[0]))
     with pytest.raises(RowError, match="a picture that moves"):
         load_example(read_rows(folder / "rows.jsonl").rows[0], SPEC, load_tokenizer(SPEC.folder), PLAN)
 

@@ -64,7 +64,8 @@ def open_picture(path: str) -> Image:
     """
     picture = open_still(path)
     if _moves(path):
-        raise NotAVideo(f"{path}: a picture that moves; name it under \"video\", or save one picture of it")
+        raise NotAVideo(f"{path}: a picture that moves; name it under \"video\" (a WebP saved as GIF or mp4, which "
+                        "are read as one), or save one picture of it")  # fmt: skip
     return picture
 
 
