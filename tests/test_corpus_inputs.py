@@ -126,6 +126,12 @@ def test_what_can_not_be_read_is_told_before_the_first_clip(corpus: Path, name: 
         next(admit(["clips", name]))
 
 
+def test_a_folder_of_videos_that_is_not_there_is_told_before_the_first_clip(corpus: Path) -> None:
+    (corpus / "rows.jsonl").write_text('{"video": "b.mp4"}\n')
+    with pytest.raises(InputError, match="clisp: no such folder; name the one"):
+        next(admit(["rows.jsonl"], InputOptions(videos="clisp")))
+
+
 def test_a_list_on_stdin(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = b'clips/b.mp4\r\n\nclips/sub\n{"video": "clips/a.MKV", "start": "0:02", "end": 4}\nno \xff.mp4\n'
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text)))
@@ -316,7 +322,9 @@ def test_json_lines_of_all_sorts(corpus: Path) -> None:
         '{"video": {"path": "a.MKV", "bytes": null}, "question": "who?"}',
     ]
     (corpus / "clips" / "rows.jsonl").write_text("\n".join(rows))
-    items = list(admit(["clips/rows.jsonl"], InputOptions(prompt_column="question")))
+    said: list[str] = []
+    items = list(admit(["clips/rows.jsonl"], InputOptions(prompt_column="question", remark=said.append)))
+    assert said == ["clips/rows.jsonl#1: has no question; such rows get the run's prompt"]
     assert [item.video for item in items if item.problem is None] == ["clips/b.mp4", "clips/sub/c.webm", "clips/a.MKV"]
     first = items[0].source
     assert first is not None

@@ -80,9 +80,12 @@ def admit(inputs: Sequence[str], options: InputOptions | None = None) -> Iterato
     """The clips of all inputs, each once, in the order of the inputs; a folder's and a glob's sorted by name.
 
     A list, data set or tar that can not be read, or not to its end, is an item with a problem. Raises InputError where
-    that is so of one that was named itself, or a glob matches nothing, and it can be told before the first item.
+    that is so of one that was named itself, a glob matches nothing or `videos` is no folder, and it can be told before
+    the first item.
     """
     options = options or InputOptions()
+    if options.videos is not None and not os.path.isdir(options.videos):
+        raise InputError(f"{options.videos}: no such folder; name the one that the paths in lists and rows begin in")
     for source in inputs:
         _check(source)
     named = _without_others(inputs, "the inputs", options)
@@ -319,6 +322,7 @@ class _Rows:
     kind: SourceKind
     options: InputOptions
     left_out: int = 0
+    lacks_prompt: bool = False
 
     def all(self, rows: Iterable[tuple[int, object]]) -> Iterator[Item]:
         """Of (place, row)s, to the last."""
@@ -330,8 +334,12 @@ class _Rows:
         """The row's item, or none."""
         if isinstance(row, dict) and "conversations" in row and _named(row, self.options) is None:
             self.left_out += 1
-        else:
-            yield _row(self.file, self.kind, index, row, self.options)
+            return
+        item, column = _row(self.file, self.kind, index, row, self.options), self.options.prompt_column
+        if column and not item.prompt and item.source is not None and not self.lacks_prompt:
+            self.lacks_prompt = True
+            self.options.remark(f"{self.file}#{index + 1}: has no {column}; such rows get the run's prompt")
+        yield item
 
     def tell(self) -> None:
         """Say what was left out."""
