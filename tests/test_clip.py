@@ -299,9 +299,11 @@ def test_every_real_clip_is_planned_or_refused_in_one_line(llava: ModelSpec, rea
 def test_fitting_is_padding_or_cropping_of_what_was_decoded_to_size() -> None:
     pixels = np.random.default_rng(1).integers(0, 255, (2, 63, 112, 3), np.uint8)
     assert inner_size(720, 1280, 112, "pad") == (63, 112)
-    padded = fit_pixels(pixels, 112, "pad", fill=(1, 2, 3))
+    padded = fit_pixels(pixels, 112, "pad", fill=(0.6, 2, 3.4))
     np.testing.assert_array_equal(padded[:, 24:87], pixels)
     assert (padded[:, :24] == (1, 2, 3)).all()
+    upright = fit_pixels(pixels.swapaxes(1, 2), 112, "pad", fill=(0.6, 2, 3.4))
+    np.testing.assert_array_equal(upright, padded.swapaxes(1, 2))
     wide = np.random.default_rng(1).integers(0, 255, (2, 112, 199, 3), np.uint8)
     assert inner_size(720, 1280, 112, "crop") == (112, 199)
     np.testing.assert_array_equal(fit_pixels(wide, 112, "crop"), wide[:, :, 43:155])
@@ -312,15 +314,18 @@ def test_a_strip_is_cropped_before_it_is_scaled() -> None:
     """As a whole, a line of text of 20,000 x 20 pixels would be decoded to a thousand tiles a frame."""
     strip = np.zeros((1, 20, 20_000, 3), np.uint8)
     strip[:, :, 9_990:10_010] = 200
+    strip[:, :2] //= 2
     assert decoded_size(20, 20_000, 336, "crop") is None
     assert decoded_size(20, 160, 336, "crop") == inner_size(20, 160, 336, "crop") == (336, 2688)
-    assert decoded_size(20, 20_000, 336, "pad") == (1, 336)
+    assert decoded_size(20, 20_000, 336, "pad") == decoded_size(20_000, 20, 336, "pad")[::-1] == (1, 336)
     tracemalloc.start()
     cropped = fit_pixels(strip, 336, "crop")
     most = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert (cropped == 200).all()
+    assert (cropped[:, 0] == 100).all()
+    assert (cropped[:, 100:] == 200).all()
     assert most < 10 * cropped.nbytes
+    assert not fit_pixels(strip, 336, "pad")[:, 0].any(), "whole, it leaves a border"
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 500), (500, 1), (7, 3)])
