@@ -453,10 +453,10 @@ def test_a_long_name_gets_its_side_file(tmp_path: Path) -> None:
     with Output.open(tmp_path / "out.jsonl", RECIPE) as output:
         for row in ranged(tmp_path / "in", f"{'x' * 251}.mp4", [(None, None, "One.")]):
             output.add(row)
-    folder = SideFolder(tmp_path / "side")
-    [path] = write_side_files(tmp_path / "out.jsonl", ("srt", "json"), folder)
-    assert sorted(file.name for file in (tmp_path / "side").iterdir()) == [RECORD, path.name]
-    assert folder.unnamed == [tmp_path / "side" / f"{'x' * 251}.json"]  # one letter too long, and told
+        done = replace(done_with(tmp_path / "out.jsonl"), promises=output.promises)
+    with pytest.raises(OutputError, match=r"out/x+\.json: is not written, its name is too long"):  # by one letter
+        list(write_extras(done, Extras(formats="srt,json")))
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == [RECORD, f"{'x' * 251}.srt"]
 
 
 def test_no_side_file_leaves_the_folder(tmp_path: Path) -> None:
@@ -828,9 +828,9 @@ def test_a_data_set_without_its_captions_is_an_error_when_all_else_is_written(
     told: list[str] = []
     with pytest.raises(OutputError, match=r"c\.json: .*it gets no captions"):
         told.extend(write_extras(done, Extras(in_place=True, report=page)))
-    assert "a.json: " in told[0]
-    assert "1 captions in column 'caption_v1'" in told[1]
-    assert told[-1].endswith("the report")
+    assert "1 captions in column 'caption_v1'" in told[0]
+    assert told[-2].endswith("the report")
+    assert "a.json: " in told[-1]
     assert page.exists()
 
 

@@ -73,20 +73,19 @@ def _check_ours(path: Path, begins: re.Pattern[bytes]) -> None:
 
 def write_extras(done: CaptionReport, extras: Extras) -> Iterator[str]:
     """Write them one after the other; says what was written, one line each. Raises InputError or OutputError; the
-    latter in the end where a data set could not get its captions.
+    latter in the end where a side file has no name that the disk takes, or a data set could not get its captions.
     """
     problems: list[str] = []
     if extras.formats:
         folder = SideFolder.beside(done.output)
         written = write_side_files(done.output, extras.wanted_formats, folder, done.saw)
         yield f"{folder.path}: wrote {len(written):,} files ({', '.join(extras.wanted_formats)})"
-        for path in folder.unnamed:
-            yield f"{path}: is not written, its name is too long for the disk; rename the clip and run again"
+        said = "is not written, its name is too long for the disk; rename the clip and run again"
+        problems += [f"{path}: {said}" for path in folder.unnamed]
     if extras.in_place:
         renewed = recaption(done.output, done.tag, done.saw)
         changed = [file for file in renewed if file.problem is None]
-        problems = [file.problem for file in renewed if file.problem is not None]
-        yield from problems[:-1]
+        problems += [file.problem for file in renewed if file.problem is not None]
         if not renewed:
             yield "no caption is of a data set's row, so none was put in its place"
         for file in changed:
@@ -99,5 +98,6 @@ def write_extras(done: CaptionReport, extras: Extras) -> Iterator[str]:
 
         write_report(done.output, extras.report, done.made)
         yield f"{extras.report}: the report"
+    yield from problems[:-1]
     if problems:
         raise OutputError(problems[-1])
