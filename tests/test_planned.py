@@ -61,6 +61,13 @@ def test_a_picture_is_planned_as_it_is_asked(family: str, size: tuple[int, int])
     assert (plan.video.width, plan.video.height, plan.video.frames) == (size[1], size[0], 1)
 
 
+def test_a_picture_beside_which_the_reply_has_less_room_says_so() -> None:
+    spec = replace(spec_of("llava"), context=200)
+    plan = plan_source(picture(30, 40), "what?", spec, load_tokenizer(spec.folder), PlanOptions(rope_max=1.0))
+    assert (plan.total, plan.rope_factor) == (200, 1.0)
+    assert plan.notes == (f"the reply's room shrank from 256 to {plan.max_new_tokens} tokens",)
+
+
 def test_a_picture_that_does_not_fit_is_the_same_line_as_in_asking() -> None:
     still, spec = picture(30, 40), replace(spec_of("llava"), context=70)
     with pytest.raises(BudgetError) as asked:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from vidllm.advice import Wish, ways_out
-from vidllm.budget import Fit, PlannedFrame, Policy, TokenPlan
+from vidllm.budget import Fit, PlannedFrame, Policy, TokenPlan, plan_tokens
 from vidllm.checks import check_text
 from vidllm.clip import plan_video
 from vidllm.errors import BudgetError
@@ -198,14 +198,13 @@ def _plan_still(
 
     wish = Wish(question=question, spec=spec, options=options)
     text, room = count(wish), room_of(spec, options)
-    reply = room.reply_for(visual + text)
-    if not reply:
-        raise BudgetError(over_line(visual, text, room.least_reply, room), lambda: ways_out(wish, short), short(wish))
-    return TokenPlan(
-        frames=(PlannedFrame(0.0, 1, visual),), video_tokens=visual, text_tokens=text, max_new_tokens=reply,
-        context=spec.context, rope_factor=room.rope_factor(visual + text + reply), policy="uniform",
-        fit=None if spec.kind == "native" else spec.fit, reader="", notes=still_notes(options),
-    )  # fmt: skip
+    fit = None if spec.kind == "native" else spec.fit
+    try:
+        frame = PlannedFrame(0.0, 1, visual)
+        return plan_tokens((frame,), text_tokens=text, room=room, fit=fit, reader="", notes=still_notes(options))
+    except BudgetError as error:
+        line = over_line(visual, text, room.least_reply, room)
+        raise BudgetError(line, lambda: ways_out(wish, short), error.short) from None
 
 
 MOVING = {
