@@ -199,11 +199,10 @@ def _caption(inputs: list[str], output: Path, wishes: CaptionOptions, extras: Ex
 
 def _remark(done: CaptionReport) -> None:
     """What was done, what is not well and why, and how to go on."""
-    from vidllm.corpus.progress import count_of, duration
+    from vidllm.corpus.progress import count_of, duration, statuses
 
-    told = ", ".join(f"{status} {count:,}" for status, count in done.counts.items()) or "nothing new"
     before = f"; {done.skipped:,} done before" if done.skipped else ""
-    note(f"{done.output}: {told}{before}, in {duration(done.seconds)}")
+    note(f"{done.output}: {statuses(done.counts) or 'nothing new'}{before}, in {duration(done.seconds)}")
     for cause, count in done.causes.most_common(5):
         note(f"  {count:,} x {one_line(cause)}")
     for kind, count in done.notes.most_common(5):

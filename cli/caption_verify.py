@@ -65,13 +65,14 @@ def _teller(progress: Progress, path: Path) -> Callable[[int], None]:
 
 
 def _print(report: VerifyReport) -> None:
-    statuses = ", ".join(f"{status} {count:,}" for status, count in report.statuses.most_common())
+    from vidllm.corpus.progress import statuses
+
     for problem in report.problems[:MOST_SHOWN]:
         write(f"{one_line(str(problem))}\n")
     if len(report.problems) > MOST_SHOWN:
         note(f"... and {len(report.problems) - MOST_SHOWN:,} more")
     verdict = "every clip has one status" if report.ok else f"{len(report.problems):,} problems"
-    write(f"{report.output}: {report.admitted:,} clips admitted, {statuses or 'no rows'}: {verdict}\n")
+    write(f"{report.output}: {report.admitted:,} clips admitted, {statuses(report.statuses) or 'no rows'}: {verdict}\n")
 
 
 def _json(report: VerifyReport) -> dict[str, object]:

@@ -469,13 +469,6 @@ def test_a_clip_that_is_not_there_is_a_row_and_the_exit_code_says_so(tmp_path: P
     )
 
 
-def test_an_output_in_a_folder_that_is_not_there_is_one_line(
-    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run(world, tmp_path / "no" / "out.jsonl") == 1
-    assert "out.jsonl" in capsys.readouterr().err.splitlines()[-1]
-
-
 def test_a_half_written_last_line_is_written_again(world: Path, output: Path, model: vidllm.VideoModel) -> None:
     caption(world, output, model=model)
     whole = output.read_bytes()

@@ -102,10 +102,6 @@ class Tally:
             return None
         return max(self.total - self.skipped - self.written, 0) / self.clips_a_second
 
-    def statuses(self) -> str:
-        """`ok 12, undecodable 1`: what there is, in the order of the contract."""
-        return ", ".join(f"{status} {self.counts[status]}" for status in STATUSES if self.counts[status])
-
     def line(self) -> str:
         """All of it in one line."""
         done = self.skipped + self.written
@@ -115,12 +111,17 @@ class Tally:
         if (eta := self.eta_seconds) is not None:
             parts.append(f"{duration(eta)} left")
         if self.counts:
-            parts.append(self.statuses())
+            parts.append(statuses(self.counts))
         if self.skipped:
             parts.append(f"{self.skipped:,} done before")
         if self.loading:
             parts.append("loading the model")
         return " · ".join(parts)
+
+
+def statuses(counts: Counter[str]) -> str:
+    """`ok 12, undecodable 1`: what there is, in the order of the contract."""
+    return ", ".join(f"{status} {counts[status]:,}" for status in STATUSES if counts[status])
 
 
 def _kind_of(note: str) -> str:
