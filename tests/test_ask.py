@@ -24,6 +24,7 @@ import torch
 from PIL import Image as PIL
 
 import vidllm
+from tests.conftest import write_clip
 from tests.planned import FAMILIES
 from vidllm.answer import Timing, report
 from vidllm.ask import AnswerStream, ChatSession, Stage, VideoModel, load
@@ -237,6 +238,15 @@ def test_several_are_kept_in_order_and_share_the_context(model: VideoModel, clip
     assert [video["path"] for video in told["video"]] == [str(clip), str(picture), str(clip)]
     assert [frame["video"] for frame in told["frames"]] == [0, 0, 0, 0, 1, 2, 2, 2, 2]
     assert sum(frame["tokens"] for frame in told["frames"]) == told["usage"]["video_tokens"]
+
+
+def test_what_is_told_of_one_of_several_names_it(model: VideoModel, clip: Path, picture: Path, tmp_path: Path) -> None:
+    """A time that lies outside one of them lies inside another."""
+    short = write_clip(tmp_path / "short.mp4", [0.0, 0.5, 1.0])
+    notes = partial(model.ask, question="what happens at 0:15?", frames=2, max_new_tokens=2)
+    [told] = notes([clip, picture, short]).notes
+    [alone] = notes([picture, short]).notes
+    assert told == f"{short}: {alone}"
 
 
 def test_what_stands_around_a_picture_is_reserved_too(tiny: Callable[[str], Path], clip: Path, picture: Path) -> None:

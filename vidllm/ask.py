@@ -171,11 +171,17 @@ class _Look:
         same = mine == replace(options, max_new_tokens=mine.max_new_tokens, rope_max=mine.rope_max)
         return same and all(clip.plan.rope_factor <= options.rope_max for clip in self.clips)
 
-    def notes(self, question: str) -> tuple[str, ...]:
-        """What is to be said of it: of the times that are named in vain, those that `question` names."""
+    def notes(self, question: str, names: Sequence[str]) -> tuple[str, ...]:
+        """What is to be said of it: of the times that are named in vain, those that `question` names. What is true of
+        some of several videos only stands behind their names.
+        """
         if not self.clips:
             return still_notes(self.options)
-        return tuple(dict.fromkeys(note for clip in self.clips for note in self._notes_of(clip, question)))
+        shown = zip(names, self.media, strict=True)
+        said = {name: self._notes_of(clip, question) for name, clip in shown if isinstance(clip, Clip)}
+        of_all = set.intersection(*map(set, said.values()))
+        told = (note if note in of_all else f"{name}: {note}" for name, notes in said.items() for note in notes)
+        return tuple(dict.fromkeys(told))
 
     def _notes_of(self, clip: Clip, question: str) -> tuple[str, ...]:
         if question == self.question:
@@ -363,7 +369,7 @@ class ChatSession:
         self._turns += ((turn.question, generated.text),)
         return report(
             model=self._model.name, sources=self._names, media=turn.look.media, past=turn.past, generated=generated,
-            timing=_timing(turn, generated.seconds), notes=turn.look.notes(turn.question) + notes,
+            timing=_timing(turn, generated.seconds), notes=turn.look.notes(turn.question, self._names) + notes,
         )  # fmt: skip
 
 
