@@ -259,9 +259,10 @@ def _has_bitsandbytes() -> bool:
     return find_spec("bitsandbytes") is not None
 
 
-def test_a_device_map_of_no_meaning_is_no_fault_of_the_model(llava: Path) -> None:
+@pytest.mark.parametrize("places", ["everywhere", {"": "everywhere"}, {"lm_head": "everywhere", "model": "cpu"}])
+def test_a_device_map_of_no_meaning_is_no_fault_of_the_model(places: str | dict[str, str], llava: Path) -> None:
     with pytest.raises(ConfigError, match="'everywhere' is none of"):
-        load_model(llava, device_map="everywhere")
+        load_model(llava, device_map=places)
 
 
 def test_a_device_map_spreads_the_model(llava: Path) -> None:

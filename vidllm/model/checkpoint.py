@@ -90,8 +90,9 @@ def load_model(
     """
     folder = Path(folder)
     spec = read_spec(folder)
-    if isinstance(device_map, str) and device_map not in DEVICE_MAPS:
-        choose_device(device_map)
+    for there in device_map.values() if isinstance(device_map, Mapping) else [device_map]:
+        if there not in (None, "disk", *DEVICE_MAPS):
+            choose_device(f"cuda:{there}" if isinstance(there, int) else there)
     place = choose_device(device)
     number = choose_dtype(dtype, place)
     tokenizer = load_tokenizer(folder)
