@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -98,7 +99,7 @@ def _lines(planned: Plan) -> list[str]:
     many = "" if costs.total() == len(plan.frames) else " groups"  # of frames that share their tokens
     sizes = ", ".join(f"{n}{many} x {tokens} (stride {stride})" for (stride, tokens), n in sorted(costs.items()))
     stretched = f" = {plan.context} x RoPE {plan.rope_factor:g}" if plan.rope_factor > 1 else ""
-    room = int(plan.context * plan.rope_factor)
+    room = math.floor(plan.context * plan.rope_factor + 1e-9)  # 1000 x 1.001 is a rounding short of 1001
     return [
         _about(planned),
         f"policy  {plan.policy}, reader {plan.reader or 'pillow'}",

@@ -360,6 +360,11 @@ def test_plan_says_into_how_many_tiles_a_picture_is_cut(family: str, run: Run, t
     assert json.loads(run("plan", "wide.png", "-m", model, "--json")[1])["fit"] is None
 
 
+def test_the_total_of_a_plan_is_within_the_room_it_names(run: Run, clips: dict[str, Path]) -> None:
+    look = ("--grid", "24x24", "--context", "1000", "--stride", "24", "--frames", "60", "--max-new-tokens", "941")
+    assert run("plan", clips["constant"], *look)[1].endswith("total     1001 of 1001 = 1000 x RoPE 1.001\n")
+
+
 # ----------------------------------------------------------------------------------------------------------- frames
 
 
