@@ -333,6 +333,17 @@ def test_an_early_key_frame_is_a_cut_and_a_regular_one_is_not() -> None:
     assert not packet_changes(made_info(np.where(regular, 8000, 1000), regular)).spikes.any()
 
 
+def test_changes_by_hand() -> None:
+    """Motion in bytes, a key frame's told by its neighbours; spikes in doublings beyond the first; stills by size."""
+    sizes, frames = np.full(200, 1000), np.arange(200)
+    sizes[[0, 50, 100, 150]], sizes[170:175], sizes[180] = (4000, 8000, 8000, 100_000), 55, 56
+    changes = packet_changes(made_info(sizes, frames == 100))
+    assert changes.motion[[0, 1, 50, 100]].tolist() == [0, 1000, 8000, 1000], "before the first there is none"
+    assert changes.spikes[[0, 1, 50, 100, 150]].tolist() == [0, 0, 2, 0, 4]
+    assert np.flatnonzero(changes.still).tolist() == [170, 171, 172, 173, 174]
+    assert packet_changes(made_info(sizes, frames < 90)).motion[40] == 1000, "without a neighbour by all others"
+
+
 @pytest.mark.parametrize("size", [0, 20, 1000])
 @pytest.mark.parametrize("all_keys", [False, True])
 def test_constant_packets_are_sampled_uniformly(size: int, all_keys: bool) -> None:

@@ -332,10 +332,12 @@ def test_an_embedded_track_is_on_the_viewers_clock(tmp_path: Path, first: float)
 def test_an_embedded_line_without_a_length_stays_four_seconds_or_until_the_next(
     clip: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told = [(20.0, 0.0, "c"), (3.0, 0.0, "b"), (1.0, 0.0, "a"), (21.0, 9.0, "d")]
+    told = [(20.0, 0.0, "c"), (3.0, 0.0, "b"), (1.0, 0.0, "a"), (21.0, 9.0, "d"), (-1.0, 1.5, "before the first frame")]
     monkeypatch.setattr(subtitles, "_packets", lambda *_: told)
     lines = read_subtitles(replace(probe(clip), subtitle_streams=(1,)))
-    assert [(line.start, line.end) for line in lines] == [(1.0, 3.0), (3.0, 7.0), (20.0, 21.0), (21.0, 30.0)]
+    assert [(line.start, line.end) for line in lines] == [
+        (0.0, 0.5), (1.0, 3.0), (3.0, 7.0), (20.0, 21.0), (21.0, 30.0)
+    ]  # fmt: skip
 
 
 def test_a_shape_that_is_drawn_is_not_said(tmp_path: Path) -> None:
