@@ -21,7 +21,10 @@ SHEET_SIDE = 320
 
 Output = Annotated[
     Path,
-    typer.Option("-o", "--output", metavar="DIR|SHEET.png", help="A folder for PNGs, or the name of a contact sheet."),
+    typer.Option(
+        "-o", "--output", parser=options.place, metavar="DIR|SHEET.png",
+        help="A folder for PNGs, or the name of a contact sheet.",
+    ),
 ]
 MaxSide = Annotated[
     int | None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from functools import wraps
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, get_type_hints
 
 import typer
@@ -18,6 +19,13 @@ def _seconds(text: str) -> float:
         return parse_time(text)
     except ConfigError as error:
         raise typer.BadParameter(str(error)) from error
+
+
+def place(text: str) -> Path:
+    """Where to write. A shell's variable that was never set is refused; as a Path it would be the folder we are in."""
+    if not text:
+        raise typer.BadParameter("the name is empty")
+    return Path(text)
 
 
 Video = Annotated[

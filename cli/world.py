@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from . import options
 from .output import write
 from .progress import Progress
 
@@ -19,7 +20,12 @@ def world() -> None:
 
 @app.command(short_help="Draw scripted clips; beside each its truth.")
 def make(
-    folder: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Where the clips go; made if absent.")],
+    folder: Annotated[
+        Path,
+        typer.Option(
+            "-o", "--output", parser=options.place, metavar="DIR", help="Where the clips go; made if absent."
+        ),
+    ],
     count: Annotated[int, typer.Option("-n", "--count", min=1, metavar="N", help="How many clips.")] = 10,
     seed: Annotated[int, typer.Option(min=0, metavar="S", help="The same seed draws the same clips.")] = 0,
 ) -> None:

@@ -429,6 +429,13 @@ def test_frames_refuses_what_it_can_not_write(run: Run, clips: dict[str, Path], 
     assert output in one_line(err)
 
 
+def test_a_name_that_is_empty_is_not_the_folder_we_are_in(run: Run, clips: dict[str, Path]) -> None:
+    for command in (("frames", clips["constant"]), ("world", "make", "-n", "1")):
+        code, out, err = run(*command, "-o", "")
+        assert (code, out) == (2, "")
+        assert "the name is empty" in one_line(err)
+
+
 def test_frames_that_can_not_be_written_leave_nothing(
     run: Run, clips: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
