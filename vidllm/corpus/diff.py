@@ -33,7 +33,7 @@ from vidllm.corpus.reading import any_row, standing_rows
 from vidllm.corpus.rows import FAILED, CaptionRow
 from vidllm.corpus.webdataset import DAMAGED, tar_items, walk
 from vidllm.errors import InputError, OutputError
-from vidllm.linefile import json_line, not_writable
+from vidllm.linefile import json_line, not_writable, write_whole
 
 if sys.platform != "win32":
     import fcntl
@@ -335,19 +335,14 @@ _WRITERS: dict[str, Callable[[Path, Path, _Column], None]] = {
 
 def write_diff(changes: Sequence[Recaptioned], target: Path) -> None:
     """The old caption beside the new of every row, as text a person reads: `-` old, `+` new. Raises OutputError."""
-    try:
-        with open(target, "w", encoding="utf-8", errors="backslashreplace") as file:
-            for renewed in changes:
-                _write_changes(file, renewed)
-    except OSError as error:
-        raise not_writable(target, error) from error
+    write_whole(target, _utf8("".join(line for renewed in changes for line in _told(renewed))).decode())
 
 
-def _write_changes(file: IO[str], renewed: Recaptioned) -> None:
+def _told(renewed: Recaptioned) -> Iterator[str]:
     same = sum(change.old == change.new for change in renewed.changes)
-    file.write(f"{renewed.file}: {renewed.column}, {len(renewed.changes)} captions, {same} as before\n\n")
+    yield f"{renewed.file}: {renewed.column}, {len(renewed.changes)} captions, {same} as before\n\n"
     for change in renewed.changes:
-        file.write(f"@ {change.id if change.id is not None else f'row {change.index + 1}'}\n")
-        file.writelines(f"- {line}\n" for line in (change.old or "").splitlines())
-        file.writelines(f"+ {line}\n" for line in change.new.splitlines())
-        file.write("\n")
+        yield f"@ {change.id if change.id is not None else f'row {change.index + 1}'}\n"
+        yield from (f"- {line}\n" for line in (change.old or "").splitlines())
+        yield from (f"+ {line}\n" for line in change.new.splitlines())
+        yield "\n"
