@@ -308,7 +308,7 @@ def test_a_pattern_matches_what_it_matches_everywhere(corpus: Path, pattern: str
 def test_json_lines_of_all_sorts(corpus: Path) -> None:
     rows = [
         '{"id": 7, "video": "b.mp4", "caption": "old"}',
-        '{"path": "sub/c.webm", "start": 1.5, "end": "0:03"}',
+        '{"path": "sub/c.webm", "start": 1.5, "end": "0:03", "question": " "}',
         "not json",
         '{"title": "no path"}',
         '{"video": "gone.mp4"}',
@@ -329,7 +329,7 @@ def test_json_lines_of_all_sorts(corpus: Path) -> None:
     first = items[0].source
     assert first is not None
     assert (first.kind, first.index, first.id, first.caption) == ("jsonl", 0, "7", "old")
-    assert (items[1].start, items[1].end) == (1.5, 3.0)
+    assert (items[1].start, items[1].end, items[1].prompt) == (1.5, 3.0, None)
     assert items[-1].prompt == "who?"
     problems = [item.problem for item in items if item.problem]
     assert len(problems) == 9

@@ -403,9 +403,9 @@ def _fields(row: object, options: InputOptions) -> _Fields:
         raise ValueError(f"start or end is no time ({error})") from error
     if end is not None and not (start or 0.0) < end:
         raise ValueError(f"the range {start or 0.0:g}-{end:g} is empty")
-    prompt = row.get(options.prompt_column) if options.prompt_column else None
-    id = row.get("id")
-    return _Fields(path, start, end, str(prompt) if prompt else None, None if id is None else str(id), old_caption(row))
+    asked = str(row.get(options.prompt_column) or "") if options.prompt_column else ""
+    prompt, id = asked if asked.strip() else None, row.get("id")
+    return _Fields(path, start, end, prompt, None if id is None else str(id), old_caption(row))
 
 
 def _named(row: dict[str, object], options: InputOptions) -> str | None:
