@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 from vidllm.corpus.formats import arrow_table, kept_rows, need_parquet, parsed
 from vidllm.corpus.index import Head
-from vidllm.corpus.rows import STATUSES, CaptionRow
+from vidllm.corpus.rows import STATUSES, CaptionRow, RowUsage
 from vidllm.errors import OutputError
 from vidllm.linefile import LineFile, not_writable
 
@@ -346,15 +346,7 @@ def parquet_schema() -> Any:
     pa = import_module("pyarrow")
     text, number, whole = pa.string(), pa.float64(), pa.int64()
     frames = pa.list_(pa.struct([("time", number), ("tokens", whole)]))
-    usage = pa.struct(
-        [
-            ("video_tokens", whole),
-            ("text_tokens", whole),
-            ("answer_tokens", whole),
-            ("context", whole),
-            ("rope_factor", number),
-        ]
-    )
+    usage = pa.struct([(name, number if name == "rope_factor" else whole) for name in RowUsage.__dataclass_fields__])
     source = pa.struct([("kind", text), ("file", text), ("index", whole), ("id", text)])
     kinds = {
         "start": number, "end": number, "frames": frames, "usage": usage, "seconds": number, "attempts": whole,
