@@ -18,7 +18,7 @@ from tests.conftest import VARIABLE_TIMES, write_clip
 from vidllm.errors import NoFrames, NotAVideo, VideoError, VideoNotFound
 from vidllm.sources import open_source
 from vidllm.video.access import access_rule, is_hidden, nal_units
-from vidllm.video.clock import continued
+from vidllm.video.clock import continued, is_packed, unpacked
 from vidllm.video.container import _tiles, opened, pick_stream, video_packets
 from vidllm.video.decode import read_frames
 from vidllm.video.fields import FieldSyntax
@@ -365,6 +365,15 @@ def test_a_parameter_set_of_junk_is_none_and_is_soon_read(junk: bytes) -> None:
         assert syntax is None or syntax.field(av.Packet(junk)) is None
 
 
+def test_pictures_packed_with_others_are_shown_before_them() -> None:
+    """P2 and B1 come in one packet and a filler stands for B1; a small B picture of its own is none."""
+    assert is_packed(["I", "PB", ""])
+    assert not is_packed(["I", "P", "", "B"])
+    sizes = np.array([1000, 900, 7, 900, 7])
+    assert unpacked(np.arange(5), ["I", "PB", "P", "PB", ""], sizes).tolist() == [0, 2, 1, 4, 3]
+    assert unpacked(np.arange(3), ["I", "P", "B"], sizes[:3]).tolist() == [0, 2, 1]
+
+
 def test_a_clock_that_begins_again_goes_on() -> None:
     first, second = np.arange(100, 400, 4), np.arange(3, 83, 4)
     pts = np.concatenate([first, second, second])
@@ -372,5 +381,8 @@ def test_a_clock_that_begins_again_goes_on() -> None:
     later = np.concatenate([first, second + 5000])
     assert continued(later, later) is later
     assert continued(later, later, leap=900).tolist() == list(range(100, 100 + 4 * len(later), 4))
+    short, long = np.arange(100), np.arange(1000)
+    again = np.concatenate([short, long])
+    assert continued(again, again).tolist() == [*range(1100)]
     noise = np.array([2**61] * 20 + [-(2**61)] * 20)
     assert continued(noise, noise, leap=900) is noise
