@@ -428,6 +428,23 @@ def test_onevision_shrinks_what_is_over_nine_tiles() -> None:
     assert anyres.shrunk_grid(54, 54, 27, 9) == (54, 54)
 
 
+def test_tiles_are_those_transformers_cuts() -> None:
+    """Of pictures of any size, grids and pixels both."""
+    from transformers import LlavaNextImageProcessorPil
+
+    grids = [(height // 12, width // 12) for height, width in NEXT_GRIDS]
+    processor = LlavaNextImageProcessorPil(
+        size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}, image_grid_pinpoints=grids, do_rescale=False,
+        do_normalize=False,
+    )  # fmt: skip
+    rng = np.random.default_rng(0)
+    for height, width in [(28, 28), (56, 28), *rng.integers(5, 120, (30, 2)).tolist()]:
+        pixels = rng.integers(0, 255, (height, width, 3), np.uint8)
+        mine = anyres.cut_tiles(pixels, 28, anyres.tile_grid((height, width), 28, grids))
+        theirs = processor([pixels], return_tensors="np")["pixel_values"][0]
+        np.testing.assert_array_equal(mine.transpose(0, 3, 1, 2), theirs)
+
+
 def test_tiles_put_together_are_the_picture() -> None:
     pixels = np.random.default_rng(0).integers(0, 255, (56, 28, 3), np.uint8)
     cut = anyres.cut_tiles(pixels, 28, (2, 1))
