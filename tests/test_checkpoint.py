@@ -235,6 +235,27 @@ def test_quantization_with_too_old_a_package_is_no_fault_of_the_model(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "says",
+    ["None of the available devices `available_devices = None` are supported by the bitsandbytes version you have",
+     "Some modules are dispatched on the CPU or the disk. Make sure you have enough GPU RAM to fit the"],
+)  # fmt: skip
+def test_quantization_without_a_gpu_that_holds_it_is_no_fault_of_the_model(
+    says: str, llava: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As transformers' own checks say it, before a weight is read."""
+
+    class Network:
+        @staticmethod
+        def from_pretrained(*_: object, **__: object) -> None:
+            raise RuntimeError(says)
+
+    monkeypatch.setattr(checkpoint, "_quantization", lambda quantize: quantize)
+    monkeypatch.setattr(checkpoint, "_network_class", lambda spec: Network)
+    with pytest.raises(ConfigError, match="needs a GPU that holds the whole model"):
+        load_model(llava, device="cpu", quantize="int4")
+
+
 @pytest.mark.parametrize("method", ["awq", "gptq"])
 def test_weights_somebody_quantized_say_what_they_need(method: str, llava: Path) -> None:
     edit(llava / "config.json", quantization_config={"quant_method": method, "bits": 4, "group_size": 128})

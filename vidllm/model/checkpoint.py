@@ -66,6 +66,8 @@ _LOADING_ERRORS = (
     SafetensorError, StrictDataclassError,
 )  # fmt: skip
 """What a damaged or contradictory checkpoint makes transformers raise."""
+_NO_ROOM_TO_QUANTIZE = ("None of the available devices", "dispatched on the CPU or the disk")
+"""What it says where there is no GPU, or too small a one, for weights in 8 or 4 bits."""
 
 
 def load_model(
@@ -243,6 +245,9 @@ def _load_transformers(spec: ModelSpec, options: Mapping[str, Any]) -> nn.Module
     except _LOADING_ERRORS as error:
         if is_out_of_memory(error):
             raise
+        if "quantization_config" in options and any(sign in str(error) for sign in _NO_ROOM_TO_QUANTIZE):
+            raise ConfigError(f"{spec.folder}: quantize needs a GPU that holds the whole model; name one with more "
+                              "memory, or leave quantize out") from error  # fmt: skip
         cure = _cure(spec.folder, options.get("device_map"))
         raise IncompleteModel(f"{spec.folder}: {_one_line(error)}; {cure}") from error
     _check_report(spec.folder, report)
