@@ -1,5 +1,6 @@
 """Who a clip is: equal for copies and for re-muxed copies, different for anything that would be captioned otherwise."""
 
+import math
 from collections.abc import Callable
 from contextlib import suppress
 from fractions import Fraction
@@ -10,6 +11,7 @@ import av
 import pytest
 
 from tests.conftest import write_clip
+from vidllm.corpus import identity
 from vidllm.corpus.caption import CaptionOptions
 from vidllm.corpus.identity import content_digest, content_id
 from vidllm.corpus.scenes import check_split, fixed_cuts, ranges_of, scene_cuts
@@ -60,6 +62,36 @@ def test_other_pictures_pace_or_range_are_another_clip(clips: dict[str, Path], t
     assert len(set(ids)) == len(ids)
     assert content_id(base, 0.0, None) == content_id(base)
     assert content_id(base, 1, 2) == content_id(base, 1.0, 2.0)
+
+
+def test_one_bit_of_one_picture_is_another_clip(clips: dict[str, Path], tmp_path: Path) -> None:
+    with av.open(str(clips["constant"])) as container:
+        packet = next(packet for packet in container.demux(video=0) if not packet.is_keyframe)
+    assert packet.pos is not None
+    data = bytearray(clips["constant"].read_bytes())
+    data[packet.pos + packet.size - 1] ^= 1
+    (tmp_path / "other.mp4").write_bytes(data)
+    assert content_id(tmp_path / "other.mp4") != content_id(clips["constant"])
+
+
+@pytest.mark.parametrize(
+    ("codec", "shown", "passed_over"),
+    [
+        ("h264", [b"\x01\0", b"\x65\0"], [b"\x60\0", b"\x06\0", b"\x67\0", b"\x09\0"]),
+        ("hevc", [b"\x00\1", b"\x3e\1"], [b"\x40\1", b"\x46\1", b"\x4e\1"]),
+        ("vvc", [b"\x00\x01", b"\x00\x59"], [b"\x00\x61", b"\x00\x79"]),
+    ],
+)
+def test_slices_are_pictures_and_what_frames_them_is_none(
+    codec: str, shown: list[bytes], passed_over: list[bytes]
+) -> None:
+    def coded(heads: list[bytes]) -> list[bytes]:
+        units = [head + b"told" + b"\0\0" for head in heads]
+        data = b"".join(len(unit).to_bytes(4, "big") + unit for unit in units)
+        return [bytes(part) for part in identity._coded(memoryview(data), codec, 4)]
+
+    assert coded([*passed_over, *shown]) == [head + b"told" for head in shown]
+    assert len(coded(passed_over)) == 1, "nothing known: the packet as it is"
 
 
 def test_a_file_that_changed_is_read_again(clips: dict[str, Path], tmp_path: Path) -> None:
@@ -153,10 +185,9 @@ def test_other_words_are_refused(words: str) -> None:
 
 
 def test_rates_of_cinema_and_television_stand_clear_of_the_edges() -> None:
-    import math
-
-    from vidllm.corpus.identity import RATE_ORIGIN, RATE_STEP
-
     usual = [10, 12, 12.5, 15, 20, Fraction(24000, 1001), 24, 25, Fraction(30000, 1001), 30, 48, 50, 60]
-    places = [(math.log(rate) - RATE_ORIGIN) / RATE_STEP for rate in usual]
-    assert min(0.5 - abs(place - round(place)) for place in places) * RATE_STEP > 0.004
+    places = [(math.log(rate) - identity.RATE_ORIGIN) / identity.RATE_STEP for rate in usual]
+    assert min(0.5 - abs(place - round(place)) for place in places) * identity.RATE_STEP > 0.004
+    pace = identity._Pace(packets=27, timed=26, first=3, last=28)
+    assert [pace.step(1 / rate) for rate in (25, 24, 50, 12)] == [0, -1, 14, -15]
+    assert identity._Pace(packets=1, timed=1, first=3, last=3).step(1 / 25) is None
