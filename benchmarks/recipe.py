@@ -11,8 +11,8 @@ road        one frame / 16 frames, zero-shot / 52 frames under RoPE x2, zero-sho
             + video SFT / + DPO
 tokens      tokens a frame x frames within 1k, 2k and 4k, of the first seed's model after SFT
 strategies  SFT on videos alone, pictures and videos in separate batches, in mixed batches
-account     the video model that ships, and after DPO on its own accounts of whole clips, each against itself without
-            what never happened, or without what did
+account     the video model that ships, and after DPO on its own accounts of whole clips, each without what never
+            happened against itself
 
 Scores are means over questions of unseen clips in percent: QA over what, colour, count, where and exists at named
 moments, `when` within one sampling interval, descriptions by the F1 of their events, how many events they tell, and how
@@ -182,7 +182,7 @@ class Bench:
                    "--dtype", "float32")  # fmt: skip
         if not (out / "model.safetensors").exists():
             vidllm("dpo", str(ROOT / "configs/quick_dpo.yaml"), "model=built-in", f"out={out}", "dtype=float32",
-                   f"data=[{{path: {pairs}}}]", f"seed={seed}", *self.extra)  # fmt: skip
+                   "parts.language_model=7e-6", f"data=[{{path: {pairs}}}]", f"seed={seed}", *self.extra)  # fmt: skip
         return out
 
     # ------------------------------------------------------------------------------------------------- scores

@@ -95,8 +95,9 @@ def test_an_answer_stands_against_its_twin_and_nothing_else() -> None:
     of = {3: "a0", 4: "a1", 5: "a2", 6: "a0"}
     candidates = [replace(one, candidate=replace(one.candidate, twin_of=of.get(n, ""))) for n, one in
                   enumerate(candidates)]  # fmt: skip
-    corrected = PairOptions(rule="corrected", margin=1.0, rebalance=0.0, most=3)
-    assert sorted(told([candidates], corrected)) == [("a0", "a6"), ("a3", "a0"), ("a4", "a1")]  # a5 equals a2
+    twins = PairOptions(rule="twins", margin=1.0, rebalance=0.0, most=3)
+    assert sorted(told([candidates], twins)) == [("a0", "a6"), ("a3", "a0"), ("a4", "a1")]  # a5 equals a2
+    assert sorted(told([candidates], replace(twins, rule="corrected"))) == [("a3", "a0"), ("a4", "a1")]
     assert told([candidates], FREE) == [("a0", "a2")]
 
 

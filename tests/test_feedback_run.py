@@ -158,7 +158,7 @@ def test_a_description_stands_against_itself_without_what_never_happened_or_did(
     (tmp_path / "clips").mkdir()
     words: dict[str, Any] = {
         "source": two_clips(tmp_path / "clips", 30), "questions": asked, "plan": PlanOptions(frames=8),
-        "pairs": PairOptions(rule="corrected", most=4), "sampling": SamplingOptions(k=6, temperature=1.5),
+        "pairs": PairOptions(rule="twins", most=4), "sampling": SamplingOptions(k=6, temperature=1.5),
     }  # fmt: skip
     done = run(**words)
     rows = [json.loads(line) for line in done.output.read_text(encoding="utf-8").splitlines()]

@@ -2,7 +2,8 @@
 
     threshold   every answer of at least `threshold` against every one below it                          (LLaVA-Hound)
     best        the best against the worst, then the next best against the next worst                    (OV-Chat)
-    corrected   an answer against its twin: itself without what never happened, or without what did       (RLHF-V)
+    corrected   an answer without what never happened against itself with it                              (RLHF-V)
+    twins       these, and a right answer against itself without something that did happen
 
 Ties are no pairs (scores must differ by `margin`), what is chosen scores at least `least_chosen`, what the model said
 of a changed clip is only ever rejected, and a question gives at most `most` pairs (RLAIF-V: 2), no answer twice on the
@@ -22,7 +23,7 @@ from vidllm.errors import ConfigError
 from vidllm.feedback.candidates import CORRECTED, SAMPLED, SHORTENED, TWINS, Candidate
 from vidllm.feedback.judge import LEAST, MOST, Verdict
 
-Rule = Literal["threshold", "best", "corrected"]
+Rule = Literal["threshold", "best", "corrected", "twins"]
 THRESHOLD = (LEAST + MOST) / 2
 """Unless somebody says otherwise."""
 
@@ -47,7 +48,7 @@ class PairOptions:
 
     def __post_init__(self) -> None:
         if self.rule not in get_args(Rule):
-            raise ConfigError(f"rule {self.rule!r} is unknown; there are best, threshold and corrected")
+            raise ConfigError(f"rule {self.rule!r} is unknown; there are {', '.join(get_args(Rule))}")
         for name in ("threshold", "least_chosen"):
             if not LEAST <= getattr(self, name) <= MOST:
                 raise ConfigError(f"{name} is {getattr(self, name):g}; scores are {LEAST:g} to {MOST:g}")
@@ -66,7 +67,7 @@ class PairOptions:
     @property
     def of_twins(self) -> bool:
         """Answers stand against their twins (`twins`), which have to be made when the answers are."""
-        return self.rule == "corrected"
+        return self.rule in ("corrected", "twins")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,7 +159,7 @@ def _is_pair(good: Candidate, bad: Candidate, gap: float, options: PairOptions) 
     """Whether the one may be chosen over the other."""
     if options.of_twins:
         better = good.source == CORRECTED and good.twin_of == bad.text
-        worse = bad.source == SHORTENED and bad.twin_of == good.text
+        worse = options.rule == "twins" and bad.source == SHORTENED and bad.twin_of == good.text
         return (better or worse) and gap > 0
     return good.source == SAMPLED and bad.source not in TWINS and gap >= options.margin
 

@@ -6,7 +6,8 @@
     shortened      The red circle disappears.                                             the move is missing: rejected
 
 Corrections are RLHF-V's idea (arXiv 2312.00849), where people write them; here the script does. By themselves they
-teach to be brief; that a right answer is better than itself with an event left out is what holds against it.
+teach to leave out what is doubtful, true or not; that a right answer is better than itself with an event left out holds
+against it, and where there are more of these it undoes it.
 """
 
 from __future__ import annotations
