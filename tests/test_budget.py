@@ -167,6 +167,8 @@ def test_a_stride_that_leaves_no_token_is_refused() -> None:
     with pytest.raises(BudgetError, match="stride 0"):
         CLIP_GRID.tokens(0)
     assert replace(CLIP_GRID, pooling="bilinear").tokens(25) == 1
+    with pytest.raises(BudgetError, match="use 1 to 9"):
+        Geometry(rows=9, cols=16).tokens(10)
 
 
 def test_a_plan_that_lies_can_not_be_born() -> None:
@@ -184,6 +186,9 @@ def test_nonsense_room_is_refused() -> None:
         Room(context=0)
     with pytest.raises(BudgetError, match="at least 1"):
         Room(context=4096, rope_max=0.5)
+    with pytest.raises(BudgetError, match="at least 1"):
+        Room(context=4096, max_new_tokens=0)
+    assert Room(context=1, rope_max=1, max_new_tokens=1).capacity == 1
 
 
 def test_plan_json_holds_the_contract() -> None:
@@ -234,6 +239,7 @@ def test_native_sizes_are_fewer_and_fewer_tokens(height: int, width: int) -> Non
 
 def test_a_small_native_frame_is_not_blown_up() -> None:
     assert QWEN.sizes(112, 140)[0] == (112, 140)
+    assert fitted_size(5, 40, 28, 0, 28**2) == (28, 28), "but there is no half a token"
 
 
 def test_square_native_frames_have_one_size() -> None:

@@ -162,6 +162,8 @@ def test_nobody_looks_where_it_changes_nothing(frames: int) -> None:
     info = made_info(np.full(600, 1000), np.arange(600) == 0)
     look = Look(info=info, policy="change", glance=lambda *_: pytest.fail("it looked"))
     assert len(look.moments(frames)) == min(frames, 600)
+    with pytest.raises(pytest.fail.Exception, match="it looked"):
+        look.moments(3)
 
 
 @pytest.mark.parametrize("name", ["natural/bikes.mp4", "natural/psd_testvideo_2cuts.mp4", "odd/black_10s.mp4"])

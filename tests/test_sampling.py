@@ -157,6 +157,8 @@ def test_a_span_gets_up_to_sixteen_and_one_step_on_each_side() -> None:
     assert len(long) == 18
     assert (long[0], long[1], long[-2], long[-1]) == (19.5, 20.0, 35.0, 35.5)
     assert fine_times(focus(TEN_FPS, [(20.0, 22.0)])) == [19.5, 20.0, 20.5, 21.0, 21.5, 22.0, 22.5]
+    assert fine_times(focus(TEN_FPS, [(30.0, 30.3)])) == [29.5, 30.0, 30.3, 30.8]
+    assert len(fine_times(focus(TEN_FPS, [(30.0, 30.2)]))) == 11, "shorter than a quarter of a second is a moment"
 
 
 def test_a_frame_in_both_layouts_is_one_fine_frame() -> None:
@@ -213,6 +215,11 @@ def test_one_coarse_frame_stands_in_the_widest_gap() -> None:
     assert coarse_times(focus(TEN_FPS, [(10.0, 10.0)], coarse=1, most_fine=3)) == [35.2]
 
 
+def test_coarse_frames_beside_a_single_fine_one_are_even() -> None:
+    assert coarse_times(focus(TEN_FPS, [(0.0, 0.0)], coarse=3, most_fine=1)) == [19.9, 39.9, 59.9]
+    assert focus([5.0], [(5.0, 5.0)], coarse=3, most_fine=9).times == (5.0,)
+
+
 def test_with_the_trained_number_of_coarse_frames_they_are_uniform() -> None:
     """The built-in model was trained so, and a number of frames that leaves it room gets the very same times."""
     for moment in (0.0, 7.3, 30.0, 59.9):
@@ -254,6 +261,7 @@ def test_without_a_span_in_the_range_focus_is_uniform() -> None:
     plan = focus(TEN_FPS, [(50.0, 50.0)], 0.0, 20.0)
     assert plan == uniform(TEN_FPS, 12, 0.0, 20.0)
     assert focus(TEN_FPS, [(70.0, 70.0)]) == uniform(TEN_FPS, 12)
+    assert focus(TEN_FPS, [(5.0, 19.0)], 20.0, 40.0) == uniform(TEN_FPS, 12, 20.0, 40.0)
 
 
 @given(clips, st.lists(st.tuples(st.floats(0, 400), st.floats(0, 20)), max_size=3))
@@ -295,6 +303,8 @@ def test_filling_halves_the_heaviest_stretch() -> None:
     assert fill(np.asarray([0, 10]), 3, mass).tolist() == [0, 4, 10]
     assert fill(np.asarray([0, 10]), 99, mass).tolist() == list(range(11))
     assert fill(np.asarray([5]), 99, mass).tolist() == list(range(11)), "what lies before the first, too"
+    leaps = np.asarray([0.0, 1, 1, 5, 5, 6, 7, 8, 9, 19])
+    assert fill(np.asarray([0, 4, 9]), 4, leaps).tolist() == [0, 1, 4, 9], "a leap at a neighbour is none of it"
     assert fill(np.asarray([0, 2, 10]), 4, np.zeros(11)).tolist() == [0, 2, 3, 10], "of equally heavy ones the longest"
 
 
