@@ -17,6 +17,7 @@ EDGE_SHARE, EDGE_LEAST, EDGE_MOST = 0.1, 2.0, 10.0
 
 
 _ITEM = rf"{CLOCK}|{AMOUNT}|{ORDINAL}|{SPELLED}|\d+(?:\.\d+)?|[一二三四五六七八九十]+"
+Origin = Literal["clock", "begin", "end", "share"]
 _LASTING = {"m": 60.0, "h": 3600.0}
 """Units whose ordinals last: the second minute is a range, the second second a moment."""
 
@@ -24,7 +25,7 @@ _LASTING = {"m": 60.0, "h": 3600.0}
 class Anchor(NamedTuple):
     """A time that may hang on the clip."""
 
-    origin: Literal["clock", "begin", "end", "share"]
+    origin: Origin
     value: float
     """Seconds on the clip's clock, after its begin or before its end; or a share (0-1) of its length."""
     edges: float = 0.0
@@ -105,8 +106,13 @@ class Rule:
     meaning: Callable[[Reading], list[Meaning]]
 
 
+def _at(origin: Origin, value: float) -> list[Meaning]:
+    """One moment."""
+    return [(Anchor(origin, value), Anchor(origin, value))]
+
+
 def moment(reading: Reading) -> list[Meaning]:
-    return [(reading.clock("a"), reading.clock("a"))]
+    return _at("clock", reading.seconds("a"))
 
 
 def span(reading: Reading) -> list[Meaning]:
@@ -125,14 +131,12 @@ def moments(reading: Reading) -> list[Meaning]:
 
 def later(reading: Reading) -> list[Meaning]:
     """5 seconds after 0:30."""
-    anchor = Anchor("clock", reading.seconds("a") + reading.seconds("shift"))
-    return [(anchor, anchor)]
+    return _at("clock", reading.seconds("a") + reading.seconds("shift"))
 
 
 def earlier(reading: Reading) -> list[Meaning]:
     """5 seconds before 0:30."""
-    anchor = Anchor("clock", reading.seconds("a") - reading.seconds("shift"))
-    return [(anchor, anchor)]
+    return _at("clock", reading.seconds("a") - reading.seconds("shift"))
 
 
 def up_to(reading: Reading) -> list[Meaning]:
@@ -173,8 +177,7 @@ def ordinal_mark(reading: Reading) -> list[Meaning]:
 
 def ordinal_second(reading: Reading) -> list[Meaning]:
     """The 30th second."""
-    anchor = Anchor("clock", number(reading.text("nth_second")))
-    return [(anchor, anchor)]
+    return _at("clock", number(reading.text("nth_second")))
 
 
 def ordinal_han(reading: Reading) -> list[Meaning]:
@@ -197,8 +200,7 @@ def ordinal_from_end(reading: Reading) -> list[Meaning]:
 
 def nth_before_end(reading: Reading) -> list[Meaning]:
     """The tenth second from the end."""
-    anchor = Anchor("end", number(reading.text("nth")))
-    return [(anchor, anchor)]
+    return _at("end", number(reading.text("nth")))
 
 
 def _ordinal(words: str, seconds: float) -> Meaning:
@@ -224,13 +226,11 @@ def both_ends(reading: Reading) -> list[Meaning]:
 
 
 def after_begin(reading: Reading) -> list[Meaning]:
-    anchor = Anchor("begin", reading.seconds("a"))
-    return [(anchor, anchor)]
+    return _at("begin", reading.seconds("a"))
 
 
 def before_end(reading: Reading) -> list[Meaning]:
-    anchor = Anchor("end", reading.seconds("a"))
-    return [(anchor, anchor)]
+    return _at("end", reading.seconds("a"))
 
 
 def nothing(_: Reading) -> list[Meaning]:
@@ -255,11 +255,11 @@ def middle(_: Reading) -> list[Meaning]:
 
 
 def first_frame(_: Reading) -> list[Meaning]:
-    return [(Anchor("begin", 0.0), Anchor("begin", 0.0))]
+    return _at("begin", 0.0)
 
 
 def last_frame(_: Reading) -> list[Meaning]:
-    return [(Anchor("end", 0.0), Anchor("end", 0.0))]
+    return _at("end", 0.0)
 
 
 def end_frames(reading: Reading) -> list[Meaning]:
@@ -292,4 +292,4 @@ def way_through(reading: Reading) -> list[Meaning]:
     words = " ".join(re.split(r"[\s-]+", reading.text("share").lower())).removeprefix("a ").removeprefix("one ")
     over = re.fullmatch(r"(\d)/(\d)", words)
     share = shares[words] if words in shares else int(over[1]) / int(over[2]) if over else float(words) / 100
-    return [(Anchor("share", share), Anchor("share", share))] if share <= 1 else []
+    return _at("share", share) if share <= 1 else []
