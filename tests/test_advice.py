@@ -91,11 +91,24 @@ def test_the_published_grid_is_told_its_frames_and_its_stride() -> None:
     assert str(caught.value).endswith("; use --frames 56 or --stride 3")
 
 
+def test_a_way_is_the_least_change_that_suffices() -> None:
+    """2001 tokens in 1024 positions."""
+    options = PlanOptions(frames=1, stride=24, rope_max=1.0, max_new_tokens=2000)
+    with pytest.raises(BudgetError) as caught:
+        plan_video(MINUTE, "", bare_spec(24, 24, 1024), None, options)
+    assert caught.value.ways == (Way("max_new_tokens", 1023), Way("rope_max", 1.96))
+
+
 def test_a_model_whose_positions_can_not_be_scaled_is_not_told_to_scale_them() -> None:
     spec = replace(spec_of("smolvlm"), context=256)
     with pytest.raises(BudgetError) as caught:
         plan_video(MINUTE, "what?", spec, load_tokenizer(spec.folder), PlanOptions(max_new_tokens=300))
-    assert {way.change for way in caught.value.ways} == {"max_new_tokens", "context"}
+    reply, context = caught.value.ways
+    assert (reply.change, context.change) == ("max_new_tokens", "context")
+    assert isinstance(context.value, int)
+    narrow = replace(spec, context=context.value - 1)
+    with pytest.raises(BudgetError):
+        plan_video(MINUTE, "what?", narrow, load_tokenizer(spec.folder), PlanOptions(max_new_tokens=300))
 
 
 def test_where_little_is_missing_a_short_reply_is_a_second_way() -> None:

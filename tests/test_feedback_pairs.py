@@ -183,10 +183,10 @@ def test_rebalancing_a_hundred_thousand_pairs_ends() -> None:
 def test_impossible_options_are_refused() -> None:
     for wrong in ({"rule": "worst"}, {"margin": 0.0}, {"threshold": 9.0}, {"most": 0}, {"rebalance": -1.0},
                   {"most_rebalanced": 2.0}, {"margin": math.nan}, {"margin": math.inf}, {"rebalance": math.nan},
-                  {"threshold": 4.0}):  # fmt: skip
+                  {"threshold": 4.0}, {"rule": "threshold", "threshold": 9.0}, {"least_chosen": 0.5}):  # fmt: skip
         with pytest.raises(ConfigError):
             PairOptions(**wrong)  # type: ignore[arg-type]
-    assert PairOptions(rule="threshold", threshold=4.0).threshold == 4
+    assert PairOptions(rule="threshold", threshold=4.0, least_chosen=5.0).threshold == 4
     for wrong in ({"k": 1}, {"temperature": 0.0}, {"top_p": 0.0}, {"temperature": -1.0}):
         with pytest.raises(ConfigError):
             SamplingOptions(**wrong)  # type: ignore[arg-type]
