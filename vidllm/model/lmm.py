@@ -105,15 +105,18 @@ class ComposableLMM(TextReader):
         """
         self._check_newlines(prompts)
         began = time.perf_counter()
-        encoded = self._encode_prompts([prompt.visuals for prompt in prompts], cache)
-        made = [self.embed_prompt(prompt, features) for prompt, (features, _) in zip(prompts, encoded, strict=True)]
+        seen = self.see([prompt.visuals for prompt in prompts], cache)
+        made = [
+            self.embed_prompt(prompt, self._tokens_of(prompt.visuals, grids))
+            for prompt, (grids, _) in zip(prompts, seen, strict=True)
+        ]
         share = (time.perf_counter() - began) / len(prompts)
         return [
             Ready(
                 embeddings=embeddings, positions=scaled_positions(0, prompt.length, prompt.rope_factor, self.device),
                 rope_factor=prompt.rope_factor, frames_encoded=count, encode_seconds=share,
             )
-            for prompt, embeddings, (_, count) in zip(prompts, made, encoded, strict=True)
+            for prompt, embeddings, (_, count) in zip(prompts, made, seen, strict=True)
         ]  # fmt: skip
 
     def _check_newlines(self, prompts: Sequence[Prompt]) -> None:
@@ -125,17 +128,11 @@ class ComposableLMM(TextReader):
 
     def encode(self, visuals: Sequence[Visual], cache: FeatureCache | None = None) -> tuple[list[Tensor], int]:
         """Tokens (n, D) of each visual, and how many pictures really went through the tower."""
-        return self._encode_prompts([visuals], cache)[0]
+        [(grids, count)] = self.see([visuals], cache)
+        return self._tokens_of(visuals, grids), count
 
-    def _encode_prompts(
-        self, prompts: Sequence[Sequence[Visual]], cache: FeatureCache | None
-    ) -> list[tuple[list[Tensor], int]]:
-        """`encode` for the visuals of several prompts."""
-        seen = self.see(prompts, cache)
-        return [
-            ([self.tokens(visual, grid) for visual, grid in zip(visuals, grids, strict=True)], count)
-            for visuals, (grids, count) in zip(prompts, seen, strict=True)
-        ]
+    def _tokens_of(self, visuals: Sequence[Visual], grids: Sequence[Tensor]) -> list[Tensor]:
+        return [self.tokens(visual, grid) for visual, grid in zip(visuals, grids, strict=True)]
 
     def see(
         self, prompts: Sequence[Sequence[Visual]], cache: FeatureCache | None = None
