@@ -75,6 +75,7 @@ def test_a_time_is_read(text: str | float, seconds: float) -> None:
         "1m90s",
         "1h60m",
         "1h2m60s",
+        "1h90s",
         "30s1m",
         "m",
         "s",
@@ -92,6 +93,12 @@ def test_what_is_no_time_gets_one_line(text: str) -> None:
         parse_time(text)
     assert "\n" not in str(caught.value)
     assert "m:ss" in str(caught.value)
+
+
+@pytest.mark.parametrize("seconds", [-1.0, float("nan"), float("inf")])
+def test_a_number_that_is_no_time_is_refused_too(seconds: float) -> None:
+    with pytest.raises(ConfigError, match="is not a time"):
+        parse_time(seconds)
 
 
 @pytest.mark.parametrize(
@@ -232,6 +239,7 @@ NAMED: list[tuple[str, list[Span]]] = [
     ("the first third of the clip", [(0, 100)]),
     ("80% into the video", [240]),
     ("a third of the way through", [100]),
+    ("the former half of the video", [(0, 150)]),
     ("two thirds of the way through", [200]),
     ("three quarters of the way through the clip", [225]),
     # Chinese
