@@ -42,7 +42,7 @@ def load(
 ) -> VideoModel:
     """The model named, else the default one; says on stderr where it runs, and of the built-in one what it knows."""
     from vidllm.model.families import fetch_model
-    from vidllm.model.resolve import ABOUT_BUILTIN, model_name
+    from vidllm.model.resolve import model_name
 
     quiet_libraries()
     progress("looking for the model")
@@ -50,7 +50,6 @@ def load(
     _disable_bars()
     progress.stage("load")
     from vidllm.ask import load
-    from vidllm.model.checkpoint import describe
     from vidllm.model.memory import told_when_it_runs_out
 
     spread = device == "auto"
@@ -60,7 +59,7 @@ def load(
             quantize=quantize, progress=progress.stage,
         )  # fmt: skip
     progress.clear()
-    note(ABOUT_BUILTIN if loaded.is_builtin else f"{loaded.name}: {describe(loaded.lmm)}")
+    note(loaded.about)
     return loaded
 
 

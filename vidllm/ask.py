@@ -23,7 +23,7 @@ from vidllm.clip import Clip, PlanOptions, open_clips
 from vidllm.errors import BudgetError, ConfigError
 from vidllm.model.chat import Shown, Turn, lay_out
 from vidllm.model.families import ModelSpec, fetch_model, load_tokenizer, read_spec, resolve_model
-from vidllm.model.resolve import BUILTIN, builtin_folder, model_name
+from vidllm.model.resolve import ABOUT_BUILTIN, BUILTIN, builtin_folder, model_name
 from vidllm.options import AskOptions, check_question, split_options
 from vidllm.planned import Plan, plan_source, still_notes, tokens_of_stills
 from vidllm.planning import named_in_vain, range_of, room_of
@@ -99,9 +99,13 @@ class VideoModel:
         return self.lmm.spec
 
     @property
-    def is_builtin(self) -> bool:
-        """Whether this is a small model that ships, which knows synthetic shapes only."""
-        return self.spec.folder.resolve() in {builtin_folder(name).resolve() for name in BUILTIN}
+    def about(self) -> str:
+        """One line for its user: what it is, where it runs, and of a small model that ships what it knows."""
+        from vidllm.model.checkpoint import describe
+
+        what = f"{self.name}: {describe(self.lmm)}"
+        ships = self.spec.folder.resolve() in {builtin_folder(name).resolve() for name in BUILTIN}
+        return f"{what}; {ABOUT_BUILTIN}" if ships else what
 
     def ask(
         self, video: Source | Sequence[Source], question: str, *, progress: Progress | None = None,

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from vidllm.corpus.replicas import Job, Place, Ready
 from vidllm.errors import VidllmError
-from vidllm.model.resolve import ABOUT_BUILTIN
 from vidllm.video import guard_child, wire
 
 if TYPE_CHECKING:
@@ -68,7 +67,6 @@ class _Outbox(logging.Handler):
 def _load(options: CaptionOptions, name: str, place: Place, outbox: _Outbox) -> tuple[LocalCaptioner, str]:
     logging.getLogger("vidllm").handlers = [outbox]
     from vidllm.corpus.local import load_wanted, open_local  # these bring torch
-    from vidllm.model.checkpoint import describe
 
     if place.device.startswith("cuda:"):  # or every replica would keep a context on the first GPU
         import torch
@@ -76,8 +74,7 @@ def _load(options: CaptionOptions, name: str, place: Place, outbox: _Outbox) -> 
         torch.cuda.set_device(place.device)
     model = load_wanted(options)
     model.name = name
-    about = ABOUT_BUILTIN if model.is_builtin else f"{name}: {describe(model.lmm)}"
-    return open_local(options, model, share=place.share), about
+    return open_local(options, model, share=place.share), model.about
 
 
 def _listen(stdin: BinaryIO, jobs: Jobs) -> None:

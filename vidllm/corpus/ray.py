@@ -276,7 +276,7 @@ def open_ray(options: CaptionOptions, remark: Callable[[str], None] = lambda lin
         leave()
         raise
     if options.model in BUILTIN:
-        remark(ABOUT_BUILTIN)
+        remark(f"{options.model}: {ABOUT_BUILTIN}")
     return engine
 
 

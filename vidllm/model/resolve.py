@@ -22,7 +22,7 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(?:@\w[\w./-]*)?")
 BUILTIN = {"built-in": "weights", "built-in-images": "image"}
 """Models that ship, by name: the video model, and the image model it was made from."""
 ABOUT_BUILTIN = (
-    "vidllm: the built-in model only knows synthetic shapes (`vidllm world make`); "
+    "only knows synthetic shapes (`vidllm world make`); "
     "for real videos name a Hugging Face id or a folder: -m llava-hf/LLaVA-NeXT-Video-7B-hf"
 )
 """What its user must know."""
