@@ -416,6 +416,7 @@ def test_a_time_outside_the_clip_is_no_focus_and_said() -> None:
     assert "0:45" in note
     assert "0:00-0:30" in note
     assert find_focus("at 0:10 and 0:45", 30.0) == Focus(((10.0, 10.0),), "0:10")
+    assert find_focus("倒数第二分钟", 60.0) is None, "the last minute but one of a clip of one"
 
 
 def test_the_end_as_a_player_shows_it_is_the_end() -> None:

@@ -108,7 +108,7 @@ def find_times(text: str) -> tuple[TimeMention, ...]:
 def _clip(span: tuple[float, float], start: float, end: float) -> list[tuple[float, float]]:
     """`span` cut to `[start, end]` as a list of one, or of none when it lies outside."""
     low, high = span
-    if high < low or low > end + PAST_END_SECONDS or high < start or (low < start and high <= start):
+    if high < low or low > end + PAST_END_SECONDS or (low < start and high <= start):
         return []
     return [(min(max(low, start), end), min(max(high, start), end))]
 

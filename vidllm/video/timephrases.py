@@ -134,7 +134,7 @@ def amount_seconds(text: str, unit: str = "") -> float:
 
 def amount_unit(text: str) -> str:
     """The last unit that an amount names, as h, m or s: "1 min 20 sec" -> "s", "两分钟" -> "m"; empty when none."""
-    units = re.findall(r"(?<![a-z])[hms](?=[a-z]*)|时|分|秒", text.lower())
+    units = re.findall(r"(?<![a-z])[hms]|时|分|秒", text.lower())
     return {"时": "h", "分": "m", "秒": "s"}.get(units[-1], units[-1]) if units else ""
 
 

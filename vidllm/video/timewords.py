@@ -25,14 +25,11 @@ class Hit(NamedTuple):
     place: int
 
     def resolve(self, start: float, end: float) -> tuple[float, float]:
-        """The range in seconds; what hangs on the clip's ends is cut to them, clock times are not."""
+        """The range in seconds, which may lie outside the clip."""
         low, high = self.first.resolve(start, end), self.last.resolve(start, end)
         if self.first.origin == self.last.origin == "clock":
             return min(low, high), max(low, high)  # "between 2:00 and 1:00"
-        if "clock" in (self.first.origin, self.last.origin):
-            return low, high
-        point_outside = low == high and not start <= low <= end
-        return (low, high) if point_outside else (max(low, start), min(high, end))
+        return low, high
 
 
 MARKS = CLOCK[0], ENGLISH[0], HAN[0]
