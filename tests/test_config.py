@@ -103,7 +103,9 @@ def test_a_number_is_no_other_than_the_one_that_was_written(number: str, tmp_pat
     assert load_config(Run, path, ["steps=1_000", f"output={number}"]).output == Path(number)
 
 
-@pytest.mark.parametrize("text", ["- a\n- b\n", "a: [", "a: \t- b: :", "output: 2024-13-45", "steps: 0x_"])
+@pytest.mark.parametrize(
+    "text", ["- a\n- b\n", "a: [", "a: \t- b: :", "output: 2024-13-45", "steps: 0x_", "output: \x07"]
+)
 def test_a_file_that_is_no_mapping(text: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"run\.yaml"):
         load_config(Run, write(tmp_path, text))

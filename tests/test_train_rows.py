@@ -164,6 +164,15 @@ def test_a_bad_row_is_told_of_with_file_line_and_advice(media: Path, row: Any, s
     assert "; " in problem
 
 
+def test_a_problem_is_one_line_that_can_be_read(media: Path) -> None:
+    """Names may hold line breaks, and a row may hold a whole picture where a file is to be named."""
+    assert "(x y): no file" in (told := refused(media, conversation(PLAIN, GPT, video="a\nb.mp4") | {"id": "x\ny"}))
+    assert "\n" not in told
+    told = refused(media, conversation(PLAIN, GPT, image="data:image/png;base64," + "A" * 10**6))
+    assert len(told) < 1000
+    assert told.endswith("; put it there, or name the folder it lies in with media")
+
+
 def test_keys_that_mean_something_else_are_let_alone(media: Path) -> None:
     assert not only(media, conversation(PLAIN, GPT, video_id="v_1", imageid="7", audio="a.wav", Video=None)).media
     told = {"from": "system", "value": "Be brief."}
@@ -246,6 +255,7 @@ def test_a_pairs_prompt_may_be_a_dialogue(media: Path) -> None:
         ({"prompt": [HUMAN, GPT]}, "its prompt ends with an answer"),
         ({"prompt": "<video><video>?"}, "says <video> 2 times and 1 are given"),
         ({"reference": {"model": "ab", "chosen_logp": float("nan"), "rejected_logp": 1}}, "'reference' is not as"),
+        ({"reference": {"model": "ab", "chosen_logp": -(10**400), "rejected_logp": 1}}, "'reference' is not as"),
     ],
 )
 def test_a_bad_pair_is_told_of(media: Path, change: dict[str, Any], said: str) -> None:

@@ -76,15 +76,13 @@ def _parsed(text: str) -> Any:
     """
     import yaml
 
-    loader = _loader()(text)
     try:
+        loader = _loader()(text)  # which refuses letters that can not be printed
         node = loader.get_single_node()
         _check_keys(node, set())
         return None if node is None else loader.construct_document(node)
     except yaml.YAMLError as error:
         raise ValueError(str(error)) from error
-    finally:
-        loader.dispose()
 
 
 @cache

@@ -11,6 +11,8 @@ Role = Literal["system", "user", "assistant"]
 Kind = Literal["video", "image", "text"]
 """What the longest-lived part of a row is: text where it shows nothing, image where it shows stills only."""
 R = TypeVar("R")
+TOLD = 600
+"""Letters of what is wrong with a row: it quotes the row, in which a whole picture may stand as text."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +107,8 @@ class Problem:
     do: str
 
     def __str__(self) -> str:
-        return f"{self.origin}: {self.what}; {self.do}"
+        what = self.what if len(self.what) <= TOLD else f"{self.what[:TOLD]} ..."
+        return " ".join(f"{self.origin}: {what}; {self.do}".split())  # names of files and rows may break lines
 
 
 @dataclass(frozen=True, kw_only=True)
