@@ -74,7 +74,7 @@ def connect() -> Iterator[Callable[..., AskedJudge]]:
         ("Score: 7", None), ("Score: 0", None), ("Score: <1-5>", None), ("Score: 1-5", None),
         ("Score: 4 Score: 2", None),
         ("I like it.", None), ("", None), ('{"score": "high"}', None), ("4", None), ("Score: 45", None),
-        ('{"score": true}', None),
+        ('{"score": true}', None), ('{"score": "4/5"}', 4), ('{"score": "3/10"}', None), ('{"score": "**2**"}', 2),
         ("Score: 4 (one colour is wrong)", 4), ("**Overall score: 4** - nearly all of it", 4), ("| Score | 2 |", 2),
         ("Score: 4.", 4), ("Score: [3]", 3), ("Score: 3, since a star was invented", 3),
         ("Score: 1? no.</think>\nScore: 4", 4), ("<think> hm, maybe Score: 2", None),

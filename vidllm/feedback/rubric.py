@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from vidllm.corpus.quality import unthought
-from vidllm.feedback.judge import LEAST, MOST, Case
+from vidllm.feedback.judge import MOST, Case
 
 CRITERIA = ("relevance", "accuracy", "clarity", "completeness")
 
@@ -192,17 +192,15 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _number_after(name: str, text: str) -> float | None:
     """The mark behind `name`, if every line that gives one can be read to its end and all agree."""
-    given = [_MARK.fullmatch(rest) for rest in re.findall(rf"\b{name}{_SAYS}(.*)", text, re.I)]
-    found = {match and float(match[1]) for match in given}
+    found = {_mark(rest) for rest in re.findall(rf"\b{name}{_SAYS}(.*)", text, re.I)}
     return found.pop() if len(found) == 1 else None
 
 
 def _mark(value: Any) -> float | None:
-    try:
-        number = float(value)
-    except (TypeError, ValueError, OverflowError):
-        return None
-    return number if LEAST <= number <= MOST and not isinstance(value, bool) else None
+    """The mark that a value of JSON, or what is left of a line, comes to."""
+    match = _MARK.fullmatch(str(value))
+    mark = float(match[1]) if match else MOST + 1
+    return mark if mark <= MOST else None
 
 
 def _explanation(text: str) -> str:
