@@ -289,6 +289,26 @@ READ: list[tuple[str, list[Span]]] = [
     ("describe everything after 0:30", [(30, 300)]),
     ("what is the rest of the video after 30 seconds?", [(30, 300)]),
     ("all that happened before 0:30", [(0, 30)]),
+    # side by side
+    ("what's different at 0:15 vs 0:45?", [15, 45]),
+    ("at 15s compared to 45s", [15, 45]),
+    ("30秒和1分钟分别发生了什么", [30, 60]),
+    ("from 10sec-20sec", [(10, 20)]),
+    ("10s-25s please", [(10, 25)]),
+    # an end that leaves out the minutes, and one with its own unit
+    ("1分10秒到20秒", [(70, 80)]),
+    ("1分10秒-20秒", [(70, 80)]),
+    ("from the tenth second to the twentieth second", [(10, 20)]),
+    ("between 10th second and 20th second", [(10, 20)]),
+    ("in the first minute and a half", [(0, 90)]),
+    ("视频开始的前三秒发生了什么", [(0, 3)]),
+    # who does something then
+    ("two minutes in he drops something, what is it?", [120]),
+    ("1分20秒他在做什么", [80]),
+    ("1分05秒是谁", [65]),
+    ("快进到1分20秒看看有什么", [80]),
+    ("视频大概30秒左右是谁", [30]),
+    ("最后谁赢了", [(290, 300)]),
     # how long the clip is
     ("in this 1:30 video, what happens at 0:30?", [30]),
 ]
@@ -478,6 +498,23 @@ NOT_READ = [
     "where does the line start and end?",
     "describe the start and end positions",
     "在进球前10秒内",
+    # how long something is done
+    "煮3分钟",
+    "煮 3 分钟左右",
+    "要煮3分钟还是5分钟？",
+    "煮8到10分钟",
+    "静置10分钟至15分钟",
+    "加热30秒后取出",
+    "每天走30分钟有什么好处",
+    "他跑了30秒后摔倒了吗",
+    "等我一分钟",
+    # an upright picture, dates
+    "is it 16:9 or 9:16?",
+    "9:16 vs 16:9",
+    "dashcam 12/05/2023 at 14:30",
+    "on 12th May 2023 at 14:30",
+    "May 12, 2023 14:30",
+    "5月12日 14:30",
     "the timestamp 2024-01-01",
     "at the time 10 people",
 ]

@@ -11,6 +11,7 @@ _MONTHS = (
     "January|February|March|April|May|June|July|August|September|October|November|December"
     r"|(?:Jan|Feb|Mar|Apr|Jun|Jul|Aug|Sept?|Oct|Nov|Dec)\.?"
 )
+_DAY = r"\d{1,2}(?:st|nd|rd|th)?"
 _LOOSE = (
     r"(?:~\s*|(?:only|just|about|around|roughly|approximately|nearly|almost|up\s+to|the|between|from|exactly|another|a\s+full)"
     r"\s+){0,6}"
@@ -41,15 +42,15 @@ NOT_TIMES: tuple[str, ...] = (
     rf"{CLOCK}\s*(?:[ap]\.?\s?m\b\.?|o'?\s?clock|uhr\b|hrs\b|hours\b|sharp\b|(?:gmt|utc|cet|est|edt|pst|pdt|cst|bst|ist)\b)",
     rf"{CLOCK}\s+(?:in\s+the\s+(?:morning|afternoon|evening)|at\s+night|tonight|today|tomorrow|yesterday|this\s+(?:morning|afternoon|evening))",
     rf"\b(?:(?:mon|tues|wednes|thurs|fri|satur|sun)days?|noon|midnight|today|tomorrow|yesterday)\b,?\s+(?:at\s+)?{CLOCK}",
-    rf"\d{{1,4}}[-/.]\d{{1,2}}[-/.]?(?:\d{{1,4}})?(?:T|,?\s+){CLOCK}",
-    rf"\b(?-i:{_DAYS}|(?:{_MONTHS})\s+\d{{1,2}}(?:st|nd|rd|th)?),?\s+(?:at\s+)?{CLOCK}",
+    rf"\d{{1,4}}[-/.]\d{{1,2}}(?:[-/.]?(?:\d{{1,4}})?(?:T|,?\s+)|[-/.]\d{{2,4}},?\s+at\s+){CLOCK}",
+    rf"\b(?-i:{_DAYS}|(?:{_MONTHS})\s+{_DAY}|{_DAY}\s+(?:of\s+)?(?:{_MONTHS}))(?:,?\s+\d{{4}})?,?\s+(?:at\s+)?{CLOCK}",
     rf"(?:{CLOCK}\s*(?:-|to|until|and)\s*)?{CLOCK}\s+(?:on|in)\s+(?:(?:a|an|the|every|most|his|her|their)\s+)?(?:(?:\w+\s+)?"
     rf"(?:mon|tues|wednes|thurs|fri|satur|sun)days?|week(?:day|end)s?|(?-i:{_DAYS}|{_MONTHS})|\d+(?:st|nd|rd|th)\s+of\s+(?-i:{_MONTHS}))\b",
     rf"{CLOCK}\s+local\s+time|\bo(?:pen|pening|ffice)\s+(?:hours\s+)?(?:(?:is|are|from|:)\s+)?{CLOCK}\s*(?:-|to|until)\s*{CLOCK}",
     rf"\b(?:flight|train|bus|ferry|appointment|alarm)s?\s+(?:at\s+)?{CLOCK}|\$\s?{CLOCK}",
     rf"\btime\s+(?:is|was)\s+it\b[^.!?\0]{{0,20}}{CLOCK}|{CLOCK}\s+on\s+(?:the|a|his|her|my|your|its|their)\s+(?:\w+\s+)?(?:clock|watch|timer|stopwatch)\b",
     rf"{AMOUNT}\s+(?:to|past|before|after)\s+(?:noon|midnight|{SPELLED}|\d+)\b(?![:\d-])",
-    rf"(?:上午|下午|早上|早晨|晚上|中午|凌晨|傍晚|夜里|北京时间|今天|明天|昨天|后天|今早|今晚|明早|明晚|周[一二三四五六日末]|星期[一二三四五六日天])\s*的?{_ANY}",
+    rf"(?:上午|下午|早上|早晨|晚上|中午|凌晨|傍晚|夜里|北京时间|今天|明天|昨天|后天|今早|今晚|明早|明晚|周[一二三四五六日末]|星期[一二三四五六日天]|月\d+[日号])\s*的?{_ANY}",
     rf"(?:营业|上班|开放|办公)时间(?:是|为|:)?\s*{CLOCK}(?:\s*[到至~-]\s*{CLOCK})?|闹钟?(?:设|定|调|响)?(?:在|到|于|是)?\s*{CLOCK}",
     rf"{CLOCK}\s*(?:开会|上课|下课|上班|下班|起床|出发|起飞|发车)|{CLOCK}\s*的?(?:会议|火车|高铁|航班|班车|闹钟)",
     rf"(?:\b(?:the|an?)\s+|{CLOCK}/){CLOCK}\s+(?:train|bus|flight|ferry|show|showing|appointment|meeting|class|alarm|news|service|departure|deadline)\b",
@@ -57,7 +58,9 @@ NOT_TIMES: tuple[str, ...] = (
     rf"\b(?:(?<!^)show|shows|showing|shown\s+as|reads?|reading|says?|saying|displays?|displaying|set\s+(?:to|for)|strikes?|(?:time|clock|timer|watch)\s+(?:is|was|at|of))\s+(?:the\s+time\s+)?(?:as\s+)?{CLOCK}",
     rf"(?:显示|写着|指向|指着)(?:的?时间)?(?:是|为|着)?\s*{CLOCK}",
     # ratios, scales, scores, verses, versions
-    rf"\b(?:version|ver|v|release|revision|rev|build|firmware|model|season|episode|series|volume|issue|page|table|room|gate|bus|channel)s?"
+    # 16:9 or 9:16
+    rf"\b[1-9]\d?:[1-9]\s*(?:or|vs\.?|versus|/)\s*{CLOCK}|{CLOCK}\s*(?:or|vs\.?|versus|/)\s*[1-9]\d?:[1-9]\b",
+    rf"\b(?!vs\b)(?:version|ver|v|release|revision|rev|build|firmware|model|season|episode|series|volume|issue|page|table|room|gate|bus|channel)s?"
     rf"\.?\s*(?:no\.?\s*|#\s*)?{CLOCK}",
     rf"\b(?-i:iOS|iPadOS|macOS|watchOS|tvOS|Android|Windows|Ubuntu|Debian|Python|Java)\s+{CLOCK}",
     rf"\bst(?:ands|ood)\s+at\s+{CLOCK}",
@@ -89,7 +92,7 @@ NOT_TIMES: tuple[str, ...] = (
     rf"(?<![束尾\ue002])(?:还?剩(?:下|余)?|还有|只有)的?(?:约|大约|大概)?{AMOUNT}",  # 离结束还有10秒 is a moment
     rf"(?:持续了?|长达|时长|总长|全长|片长|频长|花了?|用[了时]?|耗时|每隔?|需要|等了?|超过|不到|至少|过了|共|内容长)(?:约|大约|大概|为|是)?\s*"
     rf"(?:\d+\s*[,和或到至~-]\s*)*{_ANY}(?:左右)?",
-    rf"(?<![到放])了(?:大约|约|大概|将近|近|差不多|整整)?{AMOUNT}(?!的?(?:时候|时刻)|时|处|之?后)",  # 跑了30秒
+    rf"(?<![到放])了(?:大约|约|大概|将近|近|差不多|整整)?{AMOUNT}(?!的?(?:时候|时刻)|时|处)",  # 跑了30秒
     # 30秒内, but not 前30秒内
     rf"(?<![前后头初始场\ue001\ue002])(?<![前后始]的){AMOUNT}(?:之内|以内|内)",
     rf"{AMOUNT}(?:钟?的(?:视频|短片|片段|时间|电影|倒计时|长)|长|一次|左右的(?:视频|短片|片段))",

@@ -71,8 +71,8 @@ class Reading:
     def seconds(self, group: str) -> float:
         """Seconds of the group; a bare number counts in the unit that the group `unit` or `b` names ("10 to 20 s")."""
         value = amount_seconds(self.text(group), self._unit())
-        if group == "tail" and value <= (first := self.seconds("a")):  # 1:10-20 is 1:10 to 1:20
-            value += first - first % 60
+        if group == "tail" and value < 60 and ":" not in self.text(group):  # 1:10-20 is 1:10 to 1:20
+            value += self.seconds("a") // 60 * 60
         return value
 
     def items(self) -> list[tuple[int, int, float]]:

@@ -46,7 +46,7 @@ _TAIL = (  # the number after "1 minute": 30 is seconds in "at 1 minute 30, what
     r"(?!(?:what|who|where|which|how|when|why|is|are|does|do|in|into|mark|point|and|to(?!\s+go)|until|till)\b)[A-Za-z%])"
 )
 _AMOUNT_EN = (
-    r"(?<![A-Za-z0-9_.:,$'])(?<![A-RT-Za-rt-z]-)(?:"
+    r"(?<![A-Za-z0-9_.:,$'])(?:(?<![A-RT-Za-rt-z]-)|(?<=sec-)|(?<=min-))(?:"
     rf"\d+\s?h\s?\d+\s?m(?:in)?(?:\s?\d+(?:\.\d+)?\s?s(?:ec)?)?{_STOP}"
     rf"|\d+\s?m(?:in)?\s?\d+(?:\.\d+)?\s?s(?:ec)?{_STOP}|\d+m(?:in)?[0-5]\d(?![\d:.]*\d){_STOP}"  # 1m30s, 1m30
     r"|\d+'\s?[0-5]?\d(?:\"|'')(?![A-Za-z0-9_])"

@@ -24,37 +24,41 @@ _THIS_CLIP = rf"(?:the|this|that|our)\s+(?:whole\s+)?{_NOUN}"
 _CLIP = rf"(?:(?:the|this|that|our)\s+)?(?:whole\s+)?{_NOUN}"
 _NOT_OF = rf"(?!\s+of\s+(?!{_CLIP}))"
 _THE_END = rf"(?:the\s+)?(?:very\s+)?(?:end|finish)\b{_NOT_OF}(?!\s+(?:zone|line|table|user|product|cap)\b)"
-_ASKS = r"(?:what|who|where|which|how|when|why|does|do|did|is|are|was|were|can|tell|describe|there)\b"
+_ASKS = r"(?:what|who|where|which|how|when|why|does|do|did|is|are|was|were|can|tell|describe|there|please|pls)\b"
 _STOPS = rf"(?=\s*(?:[?.!,;:)\]\0]|$|\s{_ASKS}|(?:of|in|from)\s+{_CLIP}))"
 _LONG = r"(?!\s*(?:per|each|long|apart|intervals?|old|of\s+age|later|earlier|ago|tall|left|remaining|faster|slower)\b)"
 _INTO = (
-    rf"\.?\s+(?:in(?:to)?(?=\s+{_THIS_CLIP}|\s+it\b|{_STOPS}|\s+(?:and|or)\s+(?:at\s+)?{_T})|(?:through|of)\s+{_THIS_CLIP})"
+    rf"\.?\s+(?:in(?:to)?(?=\s+{_THIS_CLIP}|\s+(?:it|he|she|they|we|i)\b|{_STOPS}|\s+(?:and|or)\s+(?:at\s+)?{_T})"
+    rf"|(?:through|of)\s+{_THIS_CLIP})"
 )
 _NO_NOUN = rf"(?![\d:.,]*\d|\s*[%/]|[\s-]*(?!{_ASKS}|(?:of|in|on|the|he|she|it|they|we)\b)[A-Za-z])"
 _OF_ANOTHER = (  # the last 10 seconds of the first minute are none of the clip's last
     r"(?!\s+of\s+(?:the\s+)?(?:very\s+)?(?:opening|initial|last|final|closing|middle|latter|former"
     rf"|{ORDINAL})\s+(?:{AMOUNT}|(?:half|third|quarter|second|minute|hour)\b)|\s+of\s+(?:the\s+)?{BLANK}|\s+of\s+{_UNIT}\s+\d)"
 )
-_WHOLE = rf"(?:{AMOUNT}|(?:half\s+)?(?:second|minute|hour)\b|half[\s-](?:minute|hour)\b){_OF_ANOTHER}"
+_WHOLE = (
+    rf"(?:{AMOUNT}|(?:half\s+)?(?:second|minute|hour)\b(?:\s+and\s+a\s+half)?|half[\s-](?:minute|hour)\b){_OF_ANOTHER}"
+)
 _NOT_THAT = r"(?!\s+(?:with|that|where|when|in\s+which|before|after|until)\b)"
 _FRAME = rf"(?:frame\b{_NOT_OF}{_NOT_THAT}|(?:image|picture)\b{_NOT_OF}{_STOPS})"
 _PICTURES = (
     rf"(?:(?:few|couple(?:\s+of)?|several)\s+)?(?:frames|scenes?|moments?|images|pictures|seconds)\b{_NOT_OF}{_NOT_THAT}"
 )
-_AND = r"\s*(?:,\s*and|,\s*or|,|and|or|&|/)\s*(?:at\s+)?"
+_AND = r"\s*(?:,\s*and|,\s*or|,|and|or|&|/|vs\.?|versus|compared\s+(?:to|with))\s*(?:at\s+)?"
 _VERSUS = r"\s*(?:,\s*and|,|and|or|&|/|with|to|vs\.?|versus|against)\s*(?:at\s+)?"
 _ALONE = r"(?:^\s*|(?<=happens )|(?<=happening )|(?<=happened ))"
 _LOOK = r"(?:(?<=describe )|(?<=explain )|(?<=summarize )|(?<=summarise )|(?<=watch ))"
-_ZH_AT = (
-    r"(?:处|时(?!长|间)|的时候|的地方|左右|附近|前后|那一刻|那一秒|这一刻|那里|之?后|以后|之前|以前|的?画面|的?位置"
-    r"|发生|出现|有什么|是什么|看到|能看)"
-)
+_ZH_AT = r"(?:处|时(?!长|间)|的时候|的地方|附近|那一刻|那一秒|这一刻|那里|的?画面|的?位置|发生|出现|看到|能看)"
+_ZH_MAYBE_AT = r"(?:左右|前后|[之以]?后|[之以]前|[他她它]们?正?在|有什么|是什么|是谁|分别|相比)"
 _ZH_NUM = rf"(?:{_NUM}|[一二三四五六七八九十]{{1,6}})"
 _ZH_AND = r"\s*(?:,|和|与|跟|及|以及|或|还是)\s*第?"
 _ZH_LIST = rf"(?P<many>(?:{_T}|{_ZH_NUM})(?:{_ZH_AND}(?:{_T}|{_ZH_NUM}))*{_ZH_AND}{HAN})"
 _ZH_HERE = (  # where 前5秒 is the clip's: 进球前5秒 hangs on a goal, 镜头5秒 is no 头5秒
     r"(?:^|(?<=[\s,.;:?!()\0A-Za-z在频片像画和与及看])|(?<=频的|片的|像的|画的|描述|总结|介绍|分析|解释|概括|一下|整个|请问|说说|说明|比较|对比))"
 )
+# with no verb before it: 煮3分钟左右 is a length, and so is 煮8到10分钟
+_ZH_FREE = rf"(?<![一-龥]\s)(?:{_ZH_HERE}|(?<=播放|放了|大约|大概|频里|频中))"
+_ZH_FROM = rf"(?:[从由在]第?|第|{_ZH_FREE}|(?={CLOCK})|(?=[^,?]{{2,20}}(?:之间|期间|这段|的内容|发生|出现)))"
 _ZH_CLIP = r"(?:视频|影片|短片|录像|片子|片段|动画)"
 _ZH_BEGIN, _ZH_END = r"(?:一|刚|最)?开始", r"(?:结束|结尾|片尾|末尾)"
 
@@ -78,7 +82,8 @@ _LISTS = (  # before the ranges: "at 30 and 40 seconds" and "compare 0:10 to 0:3
     # 第1、2分钟: each minute lasts
     Rule(rf"第{_ZH_LIST}", means.each_ordinal_han),
     Rule(rf"在{_ZH_LIST}", means.moments),
-    Rule(rf"{_ZH_LIST}(?=\s*(?:{_ZH_AT}|\?|$))", means.moments),
+    Rule(rf"{_ZH_LIST}(?=\s*{_ZH_AT})", means.moments),
+    Rule(rf"{_ZH_FREE}{_ZH_LIST}(?=\s*(?:{_ZH_MAYBE_AT}|\?|$))", means.moments),
 )
 _RANGES = (
     Rule(  # all of it
@@ -118,7 +123,7 @@ _RANGES = (
     # 1:10-20 leaves the minutes of its end out; no noun may follow: "0:10-20 people"
     Rule(rf"(?P<a>{CLOCK})\s*(?:[-~]|\bto\b)\s*(?P<tail>[0-5]\d(?!\d){_NO_NOUN}|{AMOUNT}){_LONG}", means.span_to_tail),
     Rule(rf"(?P<a>{CLOCK})\s*[到至]\s*(?P<tail>[0-5]\d(?!\d)(?!\s*[%/个人])|{AMOUNT})", means.span_to_tail),
-    Rule(rf"^\s*(?P<a>{_T}){_TO}(?P<b>{_T}){_LONG}", means.span),
+    Rule(rf"^\s*(?P<a>{_T}){_TO}(?P<tail>{_T}){_LONG}", means.span_to_tail),
     # bare numbers only where a range of time is all that is asked about
     Rule(rf"(?:{_ALONE}|{_LOOK})(?P<a>{_N}|{_T}){_TO}(?P<b>{ENGLISH}){_LONG}{_STOPS}(?P<relative>)", means.span),
     # "20-30 seconds in"
@@ -141,8 +146,8 @@ _RANGES = (
     Rule(rf"(?<![\w.:-])(?P<a>{_N}){_TO}(?P<b>{ENGLISH})[\s-]*(?:mark|point)s?\b", means.span),
     Rule(rf"\bfrom\s+(?P<a>{SPELLED}){_TO}(?P<b>{ENGLISH}){_LONG}", means.span),
     Rule(
-        rf"\b(?:between|from|during|in)\s+the\s+(?P<a>{ORDINAL})\s*(?:and|to|&|-|until|till)\s*"
-        rf"(?:the\s+)?(?P<b>{ORDINAL})\s+{_SECONDS}",
+        rf"\b(?:(?P<two>between)|from|during|in)\s+(?:the\s+)?(?P<a>{ORDINAL})(?:\s+{_UNIT})?"
+        rf"\s*(?(two)(?:and|&|to|-)|(?:to|-|until|till))\s*(?:the\s+)?(?P<b>{ORDINAL})\s+{_SECONDS}",
         means.span,
     ),
     Rule(
@@ -155,9 +160,9 @@ _RANGES = (
         rf"(?P<b>{_NUM}|{CLOCK})(?![\d:A-Za-z])",
         means.span,
     ),
-    Rule(rf"[从由在]?第?(?P<a>{_T})\s*[到至~-]\s*第?(?P<b>{_T})(?:之间|期间)?", means.span),
+    Rule(rf"{_ZH_FROM}(?P<a>{_T})\s*[到至~-]\s*第?(?P<tail>{_T})(?:之间|期间)?", means.span_to_tail),
     Rule(
-        rf"[从由在]?第?(?P<a>{_ZH_NUM})\s*[到至~-]\s*第?(?P<b>{HAN}|{ENGLISH}(?=\s*(?:{_ZH_AT}|之间|期间)))(?:之间|期间)?",
+        rf"{_ZH_FROM}(?P<a>{_ZH_NUM})\s*[到至~-]\s*第?(?P<b>{HAN}|{ENGLISH}(?=\s*(?:{_ZH_AT}|{_ZH_MAYBE_AT}|之间|期间)))(?:之间|期间)?",
         means.span,
     ),
     Rule(
@@ -220,11 +225,13 @@ _FROM_AN_END = (
     ),
     Rule(rf"(?P<a>{CLOCK}|{HAN})(?:之|以)?前的?(?P<shift>{AMOUNT})", means.earlier),
     Rule(rf"(?P<a>{CLOCK}|{HAN})(?:之|以)?后的?(?P<shift>{AMOUNT})", means.later),
-    Rule(rf"(?:{_ZH_HERE}(?:{_ZH_BEGIN}|头|前)|开头|最初|起初|开场|片头)的?(?P<a>{AMOUNT})(?P<relative>)", means.first),
+    Rule(
+        rf"(?:{_ZH_HERE}(?:{_ZH_BEGIN}|头|前)|开头|最初|起初|开场|片头)的?前?(?P<a>{AMOUNT})(?P<relative>)", means.first
+    ),
     Rule(rf"(?<={HAN[0]})的?最后的?{AMOUNT}", means.nothing),  # 第一分钟的最后10秒 are not the clip's
     Rule(rf"(?:最后|最末|倒数|{_ZH_END}(?:之?前)?|{_ZH_HERE}后)的?(?P<a>{AMOUNT})(?P<relative>)", means.last),
     Rule(  # 进球前5秒: 5 s before a goal, which only the picture tells
-        rf"(?:[前后]|(?:头|开始)(?!\s*{AMOUNT}{_ZH_AT}))的?{AMOUNT}", means.nothing
+        rf"(?:[前后]|(?:头|开始)(?!\s*{AMOUNT}(?:{_ZH_AT}|{_ZH_MAYBE_AT})))的?{AMOUNT}", means.nothing
     ),
 )
 _MOMENTS = (
@@ -265,10 +272,13 @@ _MOMENTS = (
         rf"\b(?:timestamp|at\s+(?:the\s+)?time)(?:\s*[:=]|\s)\s*(?P<a>{AMOUNT}|{_NUM}){_NO_NOUN}(?!\s*[,-]\s*\d)",
         means.moment,
     ),
-    Rule(rf"(?P<a>{HAN})(?=\s*(?:{_ZH_AT}|,|\?|$))(?:时|左右|处|附近)?", means.moment),
-    Rule(rf"(?P<a>{ENGLISH})(?=\s*(?:{_ZH_AT}))(?:时|左右|处|附近)?", means.moment),
+    Rule(rf"(?P<a>{AMOUNT})(?=\s*{_ZH_AT})[时处]?", means.moment),
+    Rule(
+        rf"{_ZH_FREE}(?P<a>{HAN}(?=\s*(?:{_ZH_MAYBE_AT}|,|\?|$))|{ENGLISH}(?=\s*{_ZH_MAYBE_AT}))(?:左右)?",
+        means.moment,
+    ),
     Rule(rf"从第?(?P<a>{HAN})(?:开始|起)", means.moment),
-    Rule(rf"在{_ZH_CLIP}?的?\s*(?P<a>{AMOUNT})(?!\s*(?:内|之内|以内|里))", means.moment),
+    Rule(rf"(?:在|[跳播放进拉退]到){_ZH_CLIP}?的?\s*(?P<a>{AMOUNT})(?!\s*(?:内|之内|以内|里))", means.moment),
     Rule(rf"(?P<a>{CLOCK})", means.moment),
 )
 _PLACES = (
@@ -343,7 +353,7 @@ _PLACES = (
     ),
     Rule(
         rf"结尾|末尾|片尾|结束时|结束的时候|快结束|临结束|{_ZH_CLIP}的?(?:最后|结束)"
-        r"|最后(?=发生|出现|怎么|怎样|如何|,|\?|$|的?时候|时刻|一幕|画面|的画面|阶段|部分)",
+        r"|最后(?=发生|出现|是?谁|怎么|怎样|如何|,|\?|$|的?时候|时刻|一幕|画面|的画面|阶段|部分)",
         means.end,
     ),
     Rule(
