@@ -564,10 +564,27 @@ def test_an_adapter_of_the_built_in_model_is_read_without_transformers(tmp_path:
         (-learner(small_batch(learner)).mean()).backward()
         optimizer.step()
     learner.save(tmp_path)
+    assert json.loads((tmp_path / "vidllm_adapter.json").read_text())["base"] == "built-in"  # also on another machine
     model = load(tmp_path)
     assert isinstance(model.network, LightLlava)
     assert_asks_alike(learner, model)
     assert_asks_alike(learner, load_model(tmp_path, "cpu", "float32", light=False))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("merge", [False, True])
+def test_a_blend_lies_between_what_was_and_what_was_learnt(
+    merge: bool, tiny: Callable[[str], Path], tmp_path: Path
+) -> None:
+    learner = adapted(tiny("llava"))
+    learner.save(tmp_path / "all", merge=merge)
+    learner.save(tmp_path / "third", merge=merge, blend=1 / 3)
+    before, learnt, blended = (
+        dict(load(folder).network.named_parameters())  # type: ignore[attr-defined]
+        for folder in (tiny("llava"), tmp_path / "all", tmp_path / "third")
+    )
+    for name, weight in blended.items():
+        torch.testing.assert_close(weight, before[name] + (learnt[name] - before[name]) / 3, atol=1e-6, rtol=0)
+    assert any(not torch.equal(weight, before[name]) for name, weight in blended.items())
 
 
 def test_an_adapter_on_an_adapter(tiny: Callable[[str], Path], tmp_path: Path) -> None:

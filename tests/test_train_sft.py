@@ -406,6 +406,8 @@ def test_show_batch_sets_what_is_learnt_apart(write: Write, tmp_path: Path) -> N
         ("cache_gib=0", "cache_gib is 0; give it room, or say feature_cache=false"),
         ("keep=0", "keep is 0; at least 1 is needed"),
         ("merge=true", "merge is true and there is no adapter to merge"),
+        ("blend=0.5", "blend is 0.5; it is a share of an adapter, above 0 and at most 1: say lora={} for one"),
+        ("lora={}\nblend=1.5", "blend is 1.5; it is a share of an adapter, above 0 and at most 1"),
         ("lora={}\nsave_dtype=bfloat16", "save_dtype is bfloat16, and an adapter is kept as it was learnt"),
         ("data=[rows.jsonl]", "data[0] is 'rows.jsonl'; a mapping with keys such as path, media, sampling is needed"),
         ("data=nowhere.jsonl", "nowhere.jsonl: no such file of rows"),
@@ -512,6 +514,11 @@ def test_lora_leaves_an_adapter_that_is_asked(write: Write, tmp_path: Path, clip
     assert not (tmp_path / "out" / "model.safetensors").exists()
     code, answer, err = vidllm("ask", clips["constant"], "what?", "-m", tmp_path / "out", "--dtype", "float32")
     assert (code, bool(answer)) == (0, True), err
+    learnt = load_file(tmp_path / "out" / "adapter_model.safetensors")
+    code, _, err = vidllm("sft", tmp_path / "sft.yaml", "blend=0.5")
+    assert code == 0, err  # nothing is taught again: the same adapter is saved at half its strength
+    for name, weight in load_file(tmp_path / "out" / "adapter_model.safetensors").items():
+        assert torch.equal(weight, learnt[name] / 2 if "lora_B" in name else learnt[name]), name
 
 
 @pytest.mark.parametrize("name", ["align", "instruct", "quick_sft", "video", "video_lora"])

@@ -271,13 +271,13 @@ class Learner(nn.Module):
     # ----------------------------------------------------------------------------------------------- what is kept of it
 
     def save(
-        self, folder: Path | str, *, merge: bool = False, dtype: torch.dtype | None = None,
+        self, folder: Path | str, *, merge: bool = False, blend: float = 1.0, dtype: torch.dtype | None = None,
         weights: Mapping[str, Tensor] | None = None,
     ) -> None:  # fmt: skip
         """Write a folder that `vidllm ask -m` loads: under LoRA the adapter and where its base lies, else all of it.
 
-        `merge` adds the adapter into the weights and writes all. `dtype` is that of whole weights; None keeps
-        what learned in float32 and the rest as it came.
+        `merge` adds the adapter into the weights and writes all. `blend` is the share of the adapter that is kept.
+        `dtype` is that of whole weights; None keeps what learned in float32 and the rest as it came.
         `weights` is the whole `state_dict` where it had to be gathered from several processes. Other files in the
         folder stay; an older model there is replaced, and never half of it.
 
@@ -285,6 +285,7 @@ class Learner(nn.Module):
             CheckpointError: the folder can not be written.
         """
         own = dict(self.state_dict()) if weights is None else weights
+        own = {name: blend * weight if ".lora_B." in name else weight for name, weight in own.items()}
         learned = {name for name, weight in self.named_parameters() if weight.requires_grad}
         if self.options.lora is not None and not merge:
             kept = {n: weight for n, weight in own.items() if n in learned or part_of(n) in ("newline", "temporal")}

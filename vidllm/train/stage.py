@@ -96,6 +96,9 @@ class StageConfig:
     extra: Extra = field(default_factory=Extra)
     merge: bool = False
     """Save the adapter added into the weights, as a whole model, instead of beside its base."""
+    blend: float = 1.0
+    """The share of what the adapter learnt that is saved. Halfway between what a model was and what preferences made of
+    it, more of what it could do is left for the same gain (arXiv 2309.06256)."""
     save_dtype: Literal["float32", "bfloat16"] | None = None
     """Of a whole model's weights; null: what was learnt in float32, the rest as it came. A short run's small steps are
     rounded away by bfloat16."""
@@ -136,6 +139,9 @@ class StageConfig:
             raise ConfigError(f"cache_gib is {self.cache_gib:g}; give it room, or say feature_cache=false")
         if self.merge and self.lora is None:
             raise ConfigError("merge is true and there is no adapter to merge; say lora={} for one, or leave it out")
+        if not 0 < self.blend <= 1 or (self.blend < 1 and self.lora is None):
+            raise ConfigError(f"blend is {self.blend:g}; it is a share of an adapter, above 0 and at most 1: say "
+                              "lora={} for one, or leave it out")  # fmt: skip
         if self.save_dtype is not None and self.lora is not None and not self.merge:
             raise ConfigError(f"save_dtype is {self.save_dtype}, and an adapter is kept as it was learnt; leave "
                               "it out, or say merge=true for a whole model")  # fmt: skip
@@ -180,7 +186,7 @@ class StageConfig:
 
 
 NO_MATTER = frozenset({
-    "model", "data", "out", "merge", "save_dtype", "bad_rows", "epochs", "steps", "optim", "seed", "parts",
+    "model", "data", "out", "merge", "blend", "save_dtype", "bad_rows", "epochs", "steps", "optim", "seed", "parts",
     "checkpoint_every", "keep", "workers", "ahead", "cache_folder", "cache_gib", "device", "tensorboard", "time_limit",
 })  # fmt: skip
 """Settings that a resume may change, or that something else in a run's identity stands for."""
@@ -401,4 +407,4 @@ def deliver(config: StageConfig, learner: Learner) -> None:
         more["weights"] = get_model_state_dict(learner, options=whole)
     if is_first(config):
         kept = None if config.save_dtype is None else getattr(torch, config.save_dtype)
-        learner.save(config.out, merge=config.merge, dtype=kept, **more)
+        learner.save(config.out, merge=config.merge, blend=config.blend, dtype=kept, **more)
