@@ -137,6 +137,16 @@ def test_shards_that_do_not_fit_together_are_told_as_such(llava: Path, index: ob
         load_model(llava, device="cpu")
 
 
+@pytest.mark.parametrize(
+    "said", [{"num_attention_heads": None}, {"num_attention_heads": 5}, {"layer_norm_eps": "small"}], ids=str
+)
+def test_a_tower_that_would_fail_at_its_first_picture_is_refused(said: dict[str, object], llava: Path) -> None:
+    """The tiny tower is 32 wide, and left out its heads are 12: no weight's shape tells."""
+    edit(llava / "config.json", vision_config=said)
+    with pytest.raises(IncompleteModel, match="download the model again"):
+        load_model(llava, device="cpu")
+
+
 def test_weights_of_another_shape_are_refused(llava: Path) -> None:
     edit(llava / "config.json", text_config={"intermediate_size": 48})
     with pytest.raises(IncompleteModel, match=r"6 weights are of another shape than the config says, model\.language"):
@@ -386,14 +396,17 @@ def test_stop_ids(llava: Path) -> None:
     assert stop_ids(llava, tokenizer) == (tokenizer.token_to_id("</s>"),)
     (llava / "generation_config.json").unlink()
     assert stop_ids(llava, tokenizer) == (tokenizer.token_to_id("</s>"),)
-    (llava / "tokenizer_config.json").unlink()
+    edit(llava / "tokenizer_config.json", eos_token={"lstrip": False})
+    edit(llava / "config.json", text_config={"eos_token_id": 5})
+    assert stop_ids(llava, tokenizer) == (5,)
+    edit(llava / "tokenizer_config.json", eos_token=2)
     edit(llava / "config.json", text_config={"eos_token_id": 6})
     assert stop_ids(llava, tokenizer) == (6,)
     edit(llava / "config.json", eos_token_id=[7, 8])
     assert stop_ids(llava, tokenizer) == (7, 8)
 
 
-@pytest.mark.parametrize("said", ["</s>", 2.0, [2, "</s>"]], ids=str)
+@pytest.mark.parametrize("said", ["</s>", 2.0, True, [2, "</s>"]], ids=str)
 def test_stop_ids_that_are_none_are_told(said: object, llava: Path) -> None:
     """A word in their place was taken apart into letters, and no answer ended any more."""
     edit(llava / "generation_config.json", eos_token_id=said)

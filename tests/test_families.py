@@ -286,6 +286,33 @@ def test_a_config_of_the_wrong_shape_is_one_line(llava: Path, changes: dict[str,
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("family", "file", "said", "message"),
+    [
+        ("llava", "config.json", {"vision_config": {"patch_size": -14}}, "patch_size is -14, a whole number above 0"),
+        ("llava", "config.json", {"text_config": {"max_position_embeddings": True}}, "no max_position_embeddings"),
+        ("llava_onevision", "config.json", {"vision_config": {"num_hidden_layers": 0}}, "num_hidden_layers is 0"),
+        ("llava_next_video", "config.json", {"spatial_pool_stride": 0}, "spatial_pool_stride is 0"),
+        ("llava_next_video", "preprocessor_config.json", {"image_grid_pinpoints": [[-112, 112]]}, "no multiples"),
+        ("internvl", "config.json", {"downsample_ratio": -0.5}, "pixel shuffle is -2"),
+        ("qwen3_vl", "config.json", {"vision_config": {"patch_size": 0.5}}, r"patch_size is 0\.5"),
+        ("qwen2_5_vl", "config.json", {"vision_config": {"temporal_patch_size": 0}}, "temporal_patch_size is 0"),
+        ("qwen3_vl", "video_preprocessor_config.json", {"size": {"longest_edge": -7}}, "max_pixels is -7"),
+        ("qwen2_vl", "preprocessor_config.json", {"min_pixels": 2**63}, "min_pixels 9.* are over max_pixels 1"),
+        ("qwen2_vl", "preprocessor_config.json", {"image_std": [0, 1, 1]}, r"image_std \(0\.0, 1\.0, 1\.0\)"),
+        ("smolvlm", "config.json", {"scale_factor": 0}, "scale_factor is 0"),
+    ],
+)  # fmt: skip
+def test_numbers_that_make_no_model_are_one_line(
+    family: str, file: str, said: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    """They went on into the plan, and ended there in a traceback, a grid of -1 patches or frames without end."""
+    folder = Path(shutil.copytree(tiny_folder(family), tmp_path / family))
+    edit(folder / file, **said)
+    with pytest.raises(IncompleteModel, match=message):
+        read_spec(folder)
+
+
 def test_a_token_the_tokenizer_does_not_have_is_refused(llava: Path) -> None:
     edit(llava / "config.json", image_token_index=31999)
     with pytest.raises(IncompleteModel, match="visual token 31999 is no added token"):

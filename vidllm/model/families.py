@@ -10,6 +10,7 @@ A folder may carry `vidllm.json`, whose keys are the fields of `spec.Overrides`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -112,6 +113,8 @@ def _normalisation(settings: Json, mean: Mean, std: Mean) -> tuple[Mean, Mean]:
     if not settings.get("do_normalize", True):
         mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
     scale = round(scale, 9)  # files print 1/255 with a rounding of their own
+    if not all(map(math.isfinite, mean)) or not all(0 < value < math.inf for value in std):
+        raise ValueError(f"image_mean {mean} and image_std {std} are to be numbers, the latter above 0")
     return tuple(value / scale for value in mean), tuple(value / scale for value in std)  # type: ignore[return-value]
 
 
@@ -122,6 +125,14 @@ def _three(settings: Json, key: str, default: Mean) -> Mean:
     return float(red), float(green), float(blue)
 
 
+def _whole(values: Json, key: str, default: int) -> int:
+    """A size or a number of things: at least one."""
+    value = values.get(key, default)
+    if type(value) is not int or value < 1:  # true is an int to Python
+        raise ValueError(f"{key} is {value!r}, a whole number above 0 is needed")
+    return value
+
+
 _CONTEXTS = {"llama": 2048, "mistral": 131072, "qwen2": 32768, "qwen3": 32768, "gemma": 8192, "phi": 2048, "phi3": 4096}
 """Positions of a text config that leaves them out: the default of that Hugging Face config class."""
 
@@ -130,7 +141,7 @@ def _context(folder: Path, text: Json) -> int:
     """max_position_embeddings, stretched by a factor the checkpoint is configured with: always by a linear one; YaRN
     stretches what it names as original, and whoever switches it on by hand leaves max_position_embeddings as it was."""
     positions = text.get("max_position_embeddings", _CONTEXTS.get(str(text.get("model_type", "llama"))))
-    if not isinstance(positions, int) or positions < 1:
+    if type(positions) is not int or positions < 1:
         raise IncompleteModel(f"{folder}: config.json names no max_position_embeddings; add it to its text_config")
     rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
     kind, factor = rope.get("rope_type", rope.get("type")), float(rope.get("factor") or 1.0)
@@ -169,12 +180,12 @@ def _composable(folder: Path, config: Json, tokenizer: Tokenizer, *, default_tow
     if tower not in _TOWERS:
         raise UnsupportedModel(f"{folder}: no adapter for vision tower {tower!r}; supported are {', '.join(_TOWERS)}")
     image_size, patch_size, has_cls = _TOWERS[tower]
-    image_size, patch_size = vision.get("image_size", image_size), vision.get("patch_size", patch_size)
+    image_size, patch_size = _whole(vision, "image_size", image_size), _whole(vision, "patch_size", patch_size)
     text = config.get("text_config") or {}
     token_id = config.get("image_token_index", config.get("image_token_id", image_token))
     chosen = config.get("vision_feature_layer", config.get("vision_feature_layers", layers))
     layers = [chosen] if isinstance(chosen, int) else [int(layer) for layer in chosen]
-    depth = vision.get("num_hidden_layers", _TOWER_LAYERS)
+    depth = _whole(vision, "num_hidden_layers", _TOWER_LAYERS)
     if any(not -depth - 1 <= layer <= depth for layer in layers):
         raise IncompleteModel(
             f"{folder}: config.json takes features from layer {layers} of a vision tower of {depth} layers; "
@@ -229,7 +240,7 @@ def _llava_next(folder: Path, config: Json, tokenizer: Tokenizer, image_token: i
 
 def _llava_next_video(folder: Path, config: Json, tokenizer: Tokenizer) -> ModelSpec:
     spec = _llava_next(folder, config, tokenizer, image_token=32001)
-    pooling, stride = config.get("spatial_pool_mode", "average"), config.get("spatial_pool_stride", 2)
+    pooling, stride = config.get("spatial_pool_mode", "average"), _whole(config, "spatial_pool_stride", 2)
     if pooling not in ("average", "max"):
         raise UnsupportedModel(f"{folder}: spatial_pool_mode {pooling!r} is not supported; average and max are")
     video_id = config.get("video_token_index", config.get("video_token_id", 32000))
@@ -263,7 +274,7 @@ def _grids(folder: Path, config: Json, default: list[list[int]], tile: int) -> t
     # The processor decides how a picture is cut; config.json only repeats it for the model.
     pinpoints = (_processor(folder, config, "image").get("image_grid_pinpoints")
                  or config.get("image_grid_pinpoints") or default)
-    if any(side % tile for size in pinpoints for side in size):
+    if any(side % tile or side < tile for size in pinpoints for side in size):
         raise IncompleteModel(f"{folder}: image_grid_pinpoints {pinpoints} are no multiples of the {tile} px tile")
     return tuple((height, width) for height, width in pinpoints)
 
@@ -281,7 +292,7 @@ def _internvl(folder: Path, config: Json, tokenizer: Tokenizer) -> ModelSpec:
         raise UnsupportedModel(f"{folder}: no adapter for a vision tower that normalises its last layer "
                                "(use_mean_pooling is false)")  # fmt: skip
     assert isinstance(spec.geometry, Geometry)
-    shuffle = round(1 / config.get("downsample_ratio", 0.5))
+    shuffle = _whole({"pixel shuffle": round(1 / config.get("downsample_ratio", 0.5))}, "pixel shuffle", 2)
     if spec.geometry.rows % shuffle:
         raise IncompleteModel(
             f"{folder}: {spec.geometry.rows} patches a side are no multiple of {shuffle}, by which config.json's "
@@ -289,7 +300,7 @@ def _internvl(folder: Path, config: Json, tokenizer: Tokenizer) -> ModelSpec:
         )
     side = spec.geometry.rows // shuffle
     images = _processor(folder, config, "image")
-    tiles = canvases(images.get("min_patches", 1), images.get("max_patches", 12))
+    tiles = canvases(_whole(images, "min_patches", 1), _whole(images, "max_patches", 12))
     return replace(
         spec, geometry=replace(spec.geometry, rows=side, cols=side), shuffle=shuffle, pool_before_projector=False,
         fit="stretch", fine_stride=1, uniform_stride=1, coarse_stride=2, stamp="sentence",
@@ -315,8 +326,8 @@ def _qwen(folder: Path, config: Json, tokenizer: Tokenizer, patch: int) -> Model
     vision, text = config.get("vision_config") or {}, config.get("text_config") or config
     image, video = _processor(folder, config, "image"), _processor(folder, config, "video")
     geometry = NativeGeometry(
-        patch=vision.get("patch_size", patch), merge=vision.get("spatial_merge_size", 2),
-        temporal_patch=vision.get("temporal_patch_size", 2),
+        patch=_whole(vision, "patch_size", patch), merge=_whole(vision, "spatial_merge_size", 2),
+        temporal_patch=_whole(vision, "temporal_patch_size", 2),
     )
     least, most = _pixel_bounds(image, geometry.unit, 4, 1280)
     largest = min(_pixel_bounds(video or image, geometry.unit, 128, 768)[1], _NATIVE_FRAME_TOKENS * geometry.unit**2)
@@ -339,8 +350,14 @@ def _qwen(folder: Path, config: Json, tokenizer: Tokenizer, patch: int) -> Model
 def _pixel_bounds(settings: Json, unit: int, least: int, most: int) -> tuple[int, int]:
     """(min, max) pixels of a picture under either spelling; `least` and `most` are the classes' defaults in tokens."""
     size = settings.get("size") or {}
-    lower = settings.get("min_pixels") or size.get("shortest_edge") or least * unit**2
-    return lower, settings.get("max_pixels") or size.get("longest_edge") or most * unit**2
+    said = {
+        "min_pixels": settings.get("min_pixels") or size.get("shortest_edge") or least * unit**2,
+        "max_pixels": settings.get("max_pixels") or size.get("longest_edge") or most * unit**2,
+    }
+    lower, upper = _whole(said, "min_pixels", 0), _whole(said, "max_pixels", 0)
+    if lower > upper:
+        raise ValueError(f"min_pixels {lower} are over max_pixels {upper}")
+    return lower, upper
 
 
 def _qwen2_vl(folder: Path, config: Json, tokenizer: Tokenizer) -> ModelSpec:
@@ -359,8 +376,8 @@ def _qwen3_vl(folder: Path, config: Json, tokenizer: Tokenizer) -> ModelSpec:
 def _smolvlm(folder: Path, config: Json, tokenizer: Tokenizer) -> ModelSpec:
     vision, text = config.get("vision_config") or {}, config.get("text_config") or {}
     settings = {**_processor(folder, config, "image"), **_processor(folder, config, "video")}
-    patch, merge = vision.get("patch_size", 32), config.get("scale_factor", 2)
-    side = (settings.get("max_image_size") or {}).get("longest_edge") or vision.get("image_size", 224)
+    patch, merge = _whole(vision, "patch_size", 32), _whole(config, "scale_factor", 2)
+    side = _whole(settings.get("max_image_size") or {}, "longest_edge", _whole(vision, "image_size", 224))
     if side // patch % merge:
         raise IncompleteModel(
             f"{folder}: frames of {side} px have {side // patch} patches a side, no multiple of scale factor {merge}; "

@@ -161,7 +161,7 @@ class ClipTower(nn.Module):
     def __init__(self, c: SimpleNamespace) -> None:
         super().__init__()
         self.embeddings = PatchEmbeddings(c)
-        self.pre_layrnorm = nn.LayerNorm(c.hidden_size, eps=c.layer_norm_eps)  # so spelt in every checkpoint
+        self.pre_layrnorm = nn.LayerNorm(c.hidden_size, eps=float(c.layer_norm_eps))  # so spelt in every checkpoint
         self.encoder = nn.Module()
         self.encoder.layers = nn.ModuleList(ClipLayer(c) for _ in range(c.num_hidden_layers))
 
@@ -199,9 +199,11 @@ class ClipLayer(nn.Module):
     def __init__(self, c: SimpleNamespace) -> None:
         super().__init__()
         self.heads = c.num_attention_heads
+        if c.hidden_size % self.heads:
+            raise ValueError(f"a tower {c.hidden_size} wide can not have {self.heads} heads")
         self.act = _ACTIVATIONS[c.hidden_act]
-        self.layer_norm1 = nn.LayerNorm(c.hidden_size, eps=c.layer_norm_eps)
-        self.layer_norm2 = nn.LayerNorm(c.hidden_size, eps=c.layer_norm_eps)
+        self.layer_norm1 = nn.LayerNorm(c.hidden_size, eps=float(c.layer_norm_eps))
+        self.layer_norm2 = nn.LayerNorm(c.hidden_size, eps=float(c.layer_norm_eps))
         self.self_attn = nn.Module()
         for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
             self.self_attn.add_module(name, nn.Linear(c.hidden_size, c.hidden_size))
@@ -330,7 +332,7 @@ class RmsNorm(nn.Module):
     def __init__(self, width: int, eps: float) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(width))
-        self.eps = eps
+        self.eps = float(eps)
 
     def forward(self, x: Tensor) -> Tensor:
         wide = x.float()

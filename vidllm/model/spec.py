@@ -187,11 +187,12 @@ def _stop_ids(folder: Path, tokenizer: Tokenizer, changed: tuple[int, ...]) -> t
         read_json(folder / name) or {} for name in ("generation_config.json", "tokenizer_config.json", "config.json")
     )
     text = texts.get("eos_token")
-    token = tokenizer.token_to_id(text["content"] if isinstance(text, dict) else text) if text else None
+    text = text.get("content") if isinstance(text, dict) else text
+    token = tokenizer.token_to_id(text) if isinstance(text, str) else None
     inner = config.get("text_config") or {}
     for named in (generation.get("eos_token_id"), token, config.get("eos_token_id"), inner.get("eos_token_id")):
         ids = named if isinstance(named, list) else [] if named is None else [named]
-        if not all(isinstance(one, int) for one in ids):
+        if not all(type(one) is int for one in ids):
             raise IncompleteModel(f"{folder}: eos_token_id is {named!r}; a whole number or a list of them is needed")
         if ids:
             return tuple(ids)
