@@ -254,6 +254,7 @@ def test_top_p_keeps_the_fewest_that_hold_it_and_top_k_the_likeliest() -> None:
     assert set(draws(GenerationOptions(temperature=1.0, top_p=0.7), LOGITS)) == {1, 2}
     assert set(draws(GenerationOptions(temperature=1.0, top_p=0.8), LOGITS)) == {1, 2, 3}
     assert set(draws(GenerationOptions(temperature=1.0, top_p=0.01), LOGITS)) == {1}
+    assert set(draws(GenerationOptions(temperature=1.0, top_p=1e-300), LOGITS)) == {1}
     assert set(draws(GenerationOptions(temperature=1.0, top_k=3), LOGITS)) == {1, 2, 3}
 
 

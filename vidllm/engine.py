@@ -267,7 +267,8 @@ def choose(logits: Tensor, options: GenerationOptions, generator: torch.Generato
     scores, ids = torch.topk(logits, most)  # both (most,), likeliest first
     probabilities = torch.softmax((scores - scores[0]) / options.temperature, dim=0)
     before = probabilities.cumsum(0) - probabilities  # probability of everything likelier
-    drawn = torch.multinomial(probabilities * (before < options.top_p), 1, generator=generator)
+    least = torch.finfo(before.dtype).tiny  # a smaller top_p would be 0 here, and leave no token at all
+    drawn = torch.multinomial(probabilities * (before < max(options.top_p, least)), 1, generator=generator)
     return int(ids[drawn])
 
 
