@@ -190,6 +190,10 @@ def test_a_half_written_cache_is_mended(folder: Path) -> None:
     first = look(folder, cache=cache)
     cache.write_bytes(b'{"key": 3}\nnoise\n' + cache.read_bytes()[:-9])
     assert look(folder, cache=cache).lengths == first.lengths
+    lines = [json.loads(line) for line in cache.read_bytes().split(b"\n")[2:-1]]
+    wrong = [{**line, "tokens": line["tokens"] + 8} for line in lines] + [{"key": "a", "tokens": 1e999}]
+    cache.write_text("".join(json.dumps(line) + "\n" for line in wrong))
+    assert look(folder, cache=cache).lengths == first.lengths, "a length that changed on the disk is not believed"
 
 
 def test_a_resume_counts_no_row_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

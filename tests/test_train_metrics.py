@@ -59,7 +59,7 @@ def test_a_board_that_can_not_be_written_ends_no_run(tmp_path: Path, caplog: pyt
     assert caplog.text.count("tensorboard: no longer written (No space left on device)") == 1
 
 
-@pytest.mark.parametrize("spoilt", [b"garbage", b"\0" * 40, b"[1]", b"{}", b"3"])
+@pytest.mark.parametrize("spoilt", [b"garbage", b"\0" * 40, b"[1]", b"{}", b"3", b'{"step": 2, "lots": 1.0}'])
 def test_a_spoilt_line_costs_what_no_checkpoint_tells_of(spoilt: bytes, tmp_path: Path) -> None:
     """Before the checkpoint it is one line that says what to do, behind it those steps are taken again anyway."""
     path = tmp_path / "metrics.jsonl"
@@ -75,7 +75,7 @@ def test_a_spoilt_line_costs_what_no_checkpoint_tells_of(spoilt: bytes, tmp_path
 
 def test_what_another_program_wrote_is_not_cut_off(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    path.write_text('{"epoch": 1, "loss": 0.5}\n{"epoch": 2, "loss": 0.4}\n')
+    path.write_text('{"step": 1, "loss": 0.5}\n{"step": 2, "loss": 0.4}\n')
     with pytest.raises(OutputError, match="is no line of figures; move the file elsewhere and run again"):
         Metrics(tmp_path, after=0)
     assert len(path.read_text().splitlines()) == 2

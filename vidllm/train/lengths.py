@@ -15,7 +15,7 @@ from vidllm.train.row import Media, PairRow, TrainRow, said_in
 
 
 class Lengths:
-    """Rows that were found good before, in a file of lines {"key", "tokens"}; `path` None remembers nothing.
+    """Rows that were found good before, in a file of lines {"key", "tokens", "check"}; `path` None remembers nothing.
 
     A row's key covers its words, the sizes and times of its files (subtitles that lie beside a clip are one), the plan
     and the model's prompt; a fault is not kept.
@@ -44,7 +44,8 @@ class Lengths:
         """Remember a row's length. OutputError when the disk takes no more."""
         if self._file is not None and (key := self._key(row)) not in self._known:
             self._known[key] = tokens
-            self._file.append(json.dumps({"key": key, "tokens": tokens}).encode() + b"\n")
+            told = {"key": key, "tokens": tokens, "check": _digest(key, str(tokens))}
+            self._file.append(json.dumps(told).encode() + b"\n")
 
     def close(self) -> None:
         """Let go of the file."""
@@ -73,11 +74,12 @@ def _told(path: str) -> str:
 
 
 def _entry(line: bytes) -> tuple[str, int] | None:
-    """A row's key and length; None for a line that is neither: its row is looked at again."""
+    """A row's key and length; None for a line that is not as it was written: its row is looked at again."""
     try:
         entry = json.loads(line)
-        return str(entry["key"]), int(entry["tokens"])
-    except (ValueError, KeyError, TypeError):
+        key, tokens = entry["key"], entry["tokens"]
+        return (key, tokens) if entry.get("check") == _digest(key, str(tokens)) else None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
 

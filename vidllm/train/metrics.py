@@ -99,12 +99,15 @@ class Metrics:
         return kept
 
 
+DRAWN = ("step", "epoch", "loss", "grad_norm")
+
+
 def _record(line: bytes) -> Record | None:
-    """A step's figures; None for a line that is none."""
+    """A step's figures; None for a line that lacks one of those that are drawn."""
     try:
         record = json.loads(line)
-        return record if record["step"] >= 0 else None
-    except (ValueError, LookupError, TypeError):
+        return record if all(math.isfinite(record[name]) for name in DRAWN) else None
+    except (ValueError, LookupError, TypeError, OverflowError, RecursionError):
         return None
 
 
