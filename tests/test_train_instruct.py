@@ -268,6 +268,18 @@ def test_a_caption_may_hold_any_character(tmp_path: Path, writer: str) -> None:
     assert not read_rows(tmp_path / "out" / "rows.jsonl").problems
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere no file is named so")
+def test_a_clip_may_have_a_name_that_is_no_text(tmp_path: Path, writer: str) -> None:
+    """Such a name stands in the captions with half a character; the file begins with the mark that Windows sets."""
+    clip = {"id": "a\udcff", "video": "a\udcff.mp4", "caption": "A red ball."}
+    (tmp_path / clip["video"]).touch()
+    (tmp_path / "captions.jsonl").write_text(json.dumps(clip), encoding="utf-8-sig")
+    code, rows = run(tmp_path, writer, "--kinds", "detail")
+    assert (code, [row["id"] for row in rows]) == (0, ["a\udcff/detail"])
+    [row] = read_rows(tmp_path / "out" / "rows.jsonl").rows
+    assert row.media[0].path.endswith("a\udcff.mp4")
+
+
 def test_a_bad_reply_is_asked_for_again_and_then_told(
     tmp_path: Path, writer: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

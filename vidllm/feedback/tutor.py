@@ -110,6 +110,11 @@ class _Task:
     prompt: str
     tries: int = 0
 
+    @property
+    def number(self) -> int:
+        """Of its id, which may hold half a character: it is named like its clip."""
+        return int(blake2b(self.id.encode("utf-8", "surrogatepass"), digest_size=4).hexdigest(), 16)
+
 
 @dataclass
 class _Work:
@@ -191,7 +196,7 @@ def _ask(captioner: Captioner, ticket: int, task: _Task, options: TutorOptions) 
     """Another try has other words and another seed."""
     task.tries += 1
     prompt = task.prompt + (REMINDER if task.tries > 1 else "")
-    seed = (int(blake2b(task.id.encode(), digest_size=4).hexdigest(), 16) + options.seed + task.tries) % 2**31
+    seed = (task.number + options.seed + task.tries) % 2**31
     captioner.submit(ticket, None, prompt, GenerationOptions(
         max_new_tokens=options.max_new_tokens, temperature=options.temperature, seed=seed,
     ))  # fmt: skip
@@ -237,11 +242,11 @@ def _by_name(captions: Path, media: Path | None) -> Told:
 def _captions(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     """(line, row) of every line that is an object with a caption."""
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")  # a caption may hold what else splitlines takes for ends
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise RowError(f"{path}: can not be read as captions ({error}); give the output of `vidllm caption`") from error
     found = 0
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(text.split("\n"), 1):  # a caption may hold what else splitlines takes for ends
         try:
             row = json.loads(line) if line.strip() else None
         except (ValueError, RecursionError):
@@ -287,8 +292,7 @@ def _heard(task: _Task, said: Said) -> tuple[dict[str, Any] | None, str]:
 def _turns(task: _Task, text: str) -> list[tuple[str, str]]:
     """(question, answer) of every turn. Raises ValueError for what is none."""
     if task.kind == "detail":
-        place = int(blake2b(task.id.encode(), digest_size=4).hexdigest(), 16)
-        turns = [(DETAIL[place % len(DETAIL)], text.strip())]
+        turns = [(DETAIL[task.number % len(DETAIL)], text.strip())]
     else:
         value = _json_in(text, "[]" if task.kind == "conversation" else "{}")
         turns = [_turn(item) for item in (value if isinstance(value, list) else [value])]
