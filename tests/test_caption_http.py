@@ -205,7 +205,7 @@ def test_more_are_asked_at_once_than_at_first(serve: Servers, connect: Callable[
         ("do=other", "the answer of another request"),
         ("do=500", "answered 500: Internal Server Error: [31mCUDA error"),
         ("do=400", "answered 400: At most 1 image(s) may be provided in one prompt."),
-        ("do=think", "only thought, for 12 tokens; raise --max-new-tokens"),
+        ("do=think", "only thought; raise --max-new-tokens"),
         ("do=filter", "content filter"),
     ],
 )
@@ -505,6 +505,8 @@ def test_impossible_patience() -> None:
     [
         (b'{"error": {"message": "no\\nroom", "type": "x"}}', "no room"),
         (b'{"error": "down"}', "down"),
+        (b'{"error": null, "message": "down"}', "down"),
+        (b'{"error": {"message": null, "code": 7}}', '{"message": null, "code": 7}'),
         (b'{"object": "error", "message": "too long", "code": 400}', "too long"),
         (b'{"detail": [{"loc": ["body"], "msg": "field required"}]}', '[{"loc": ["body"], "msg": "field required"}]'),
         (b"<html>Bad   Gateway</html>", "<html>Bad Gateway</html>"),
@@ -565,3 +567,4 @@ def test_retry_after_as_a_date() -> None:
     assert soon is not None
     assert 25 < soon <= 31
     assert retry_after_seconds("Wed, 21 Oct 2015 07:28:00 GMT") == 0.0
+    assert retry_after_seconds(f"Wed, 21 Oct {10**20} 07:28:00 GMT") is None

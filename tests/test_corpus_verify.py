@@ -632,6 +632,17 @@ def test_a_packed_tar_stays_packed_and_of_the_same_captions_the_same(
     assert (source.read_bytes(), source.stat().st_mtime) == (packed, 1)
 
 
+def test_a_link_called_as_a_recipe_is_none(clips: dict[str, Path], tmp_path: Path) -> None:
+    source = write_tar(tmp_path / "0.tar", {"a.mp4": clips["constant"].read_bytes()})
+    with tarfile.open(source, "a") as tar:
+        link = tarfile.TarInfo("a.caption_v1_recipe.txt")
+        link.type, link.linkname = tarfile.SYMTYPE, "nowhere.txt"
+        tar.addfile(link)
+    caption_all(source, tmp_path / "out.jsonl")
+    [renewed] = recaption(tmp_path / "out.jsonl", RECIPE.digest)
+    assert (renewed.column, renewed.problem) == ("caption_v2", None)
+
+
 def test_another_recipe_is_the_next_version(clips: dict[str, Path], tmp_path: Path) -> None:
     source = tmp_path / "rows.jsonl"
     first = {"video": str(clips["constant"]), "caption": "o", "caption_v3": "p", "caption_v3_recipe": "q"}

@@ -31,7 +31,7 @@ from vidllm.corpus.inputs import old_caption
 from vidllm.corpus.item import Item
 from vidllm.corpus.reading import any_row, standing_rows
 from vidllm.corpus.rows import FAILED, CaptionRow
-from vidllm.corpus.webdataset import DAMAGED, tar_items, walk
+from vidllm.corpus.webdataset import DAMAGED, tar_items, text_of, walk
 from vidllm.errors import InputError, OutputError
 from vidllm.linefile import json_line, not_writable, write_whole
 
@@ -39,7 +39,7 @@ if sys.platform != "win32":
     import fcntl
 
 COLUMN = "caption_v"
-_VERSION = re.compile(r"caption_v(\d+)(?:_recipe|\.txt)?$")
+_VERSION = re.compile(r"caption_v(\d+)(?:_recipe)?$")
 
 
 @dataclass(frozen=True)
@@ -192,11 +192,8 @@ def _names_in_tar(file: str) -> Iterator[dict[str, Any]]:
     """Members as columns; the recipe of a version stands in a member of its own."""
     with tarfile.open(file) as tar:
         for member in tar:
-            if not (member.name.endswith("_recipe.txt") and _VERSION.search(member.name.removesuffix(".txt"))):
-                yield {member.name: None}
-                continue
-            data = tar.extractfile(member)
-            yield {member.name.removesuffix(".txt"): data.read().decode("utf-8", "replace") if data else ""}
+            is_recipe = member.isfile() and member.name.endswith("_recipe.txt")
+            yield {member.name.removesuffix(".txt"): text_of(tar, member) if is_recipe else None}
 
 
 _NAMES: dict[str, Callable[[str], Iterator[dict[str, Any]]]] = {

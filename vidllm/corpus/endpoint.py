@@ -288,9 +288,9 @@ def complaint(content: bytes) -> str:
     except (ValueError, RecursionError):
         return _snippet(content)
     for name in ("error", "message", "detail"):
-        if isinstance(said, Mapping) and name in said:
+        if isinstance(said, Mapping) and said.get(name):
             inner = said[name]
-            said = inner.get("message", inner) if isinstance(inner, Mapping) else inner
+            said = (inner.get("message") or inner) if isinstance(inner, Mapping) else inner
             break
     return _short(said if isinstance(said, str) else json.dumps(said, ensure_ascii=False))
 
@@ -313,6 +313,6 @@ def retry_after_seconds(value: str | None) -> float | None:
     except ValueError:
         try:
             seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, OverflowError):
             return None
     return max(seconds, 0.0) if math.isfinite(seconds) else None

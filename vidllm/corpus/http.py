@@ -303,7 +303,7 @@ def _said(ticket: int, reply: Reply, seconds: float, context: int) -> Said:
     )  # fmt: skip
     error = None
     if reply.thought:
-        error = f"the server's model only thought, for {reply.answer_tokens} tokens; raise --max-new-tokens"
+        error = "the server's model only thought; raise --max-new-tokens"
     elif reply.finish_reason == "content_filter":
         error = "the server's content filter stopped the answer"
     return Said(

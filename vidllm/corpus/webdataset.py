@@ -209,12 +209,13 @@ def _note(tar: tarfile.TarFile, sample: _Sample, member: tarfile.TarInfo) -> Non
     if _is_clip(member):
         sample.clips.append(member)
     elif member.size <= MOST_TEXT_BYTES and member.name == sample.key + ".txt":
-        sample.caption = _text(tar, member)
+        sample.caption = text_of(tar, member)
     elif member.size <= MOST_TEXT_BYTES and member.name == sample.key + ".json" and sample.caption is None:
-        sample.caption = _caption_in(_text(tar, member))
+        sample.caption = _caption_in(text_of(tar, member))
 
 
-def _text(tar: tarfile.TarFile, member: tarfile.TarInfo) -> str:
+def text_of(tar: tarfile.TarFile, member: tarfile.TarInfo) -> str:
+    """What a file in a tar says."""
     data = tar.extractfile(member)
     return data.read().decode("utf-8", "replace").strip() if data is not None else ""
 
