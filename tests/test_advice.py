@@ -99,6 +99,14 @@ def test_a_way_is_the_least_change_that_suffices() -> None:
     assert caught.value.ways == (Way("max_new_tokens", 1023), Way("rope_max", 1.96))
 
 
+def test_a_rounding_adds_no_hundredth_to_the_factor() -> None:
+    """838 tokens in 200 positions: 838 / 200 * 100 is 419.00000000000006."""
+    options = PlanOptions(frames=1, stride=24, rope_max=1.0, max_new_tokens=837)
+    with pytest.raises(BudgetError) as caught:
+        plan_video(MINUTE, "", bare_spec(24, 24, 200), None, options)
+    assert caught.value.ways == (Way("max_new_tokens", 199), Way("rope_max", 4.19))
+
+
 def test_a_model_whose_positions_can_not_be_scaled_is_not_told_to_scale_them() -> None:
     spec = replace(spec_of("smolvlm"), context=256)
     with pytest.raises(BudgetError) as caught:

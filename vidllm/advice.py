@@ -108,7 +108,8 @@ def _more_rope(wish: Wish, short: Short, videos: int) -> Iterator[Way]:
         if not missing:
             yield Way("rope_max", factor)
             return
-        factor = math.ceil((math.floor(room.context * factor) + missing * videos) / room.context * 100) / 100
+        enough = (math.floor(room.context * factor) + missing * videos) / room.context
+        factor = math.ceil(enough * 100 - 1e-6) / 100  # 838 / 200 is a rounding more than 4.19
 
 
 def _more_context(wish: Wish, short: Short, videos: int) -> Iterator[Way]:
