@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -458,3 +459,16 @@ def test_on_a_terminal_a_bar_with_lines_above_it() -> None:
     assert "[a line] that stays\n" in text
     assert "2/2" in text
     assert "loss 1.5000" in text
+
+
+def test_a_reader_that_is_gone_ends_no_run() -> None:
+    """`vidllm sft ... 2>&1 | head`."""
+    back, front = os.pipe()
+    os.close(back)
+    stream = os.fdopen(front, "w")
+    with TrainWatch(stream) as watch:
+        watch.say("going on")
+        watch.begin(0, 1)
+        watch.step(record(1))
+    with suppress(OSError):
+        stream.close()

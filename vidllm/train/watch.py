@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TextIO
 
@@ -76,8 +77,9 @@ class TrainWatch:
         if self._bar is not None:
             self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
         else:
-            self._stream.write(text + "\n")
-            self._stream.flush()
+            with suppress(OSError):  # its reader is gone, and the run goes on: metrics.jsonl tells the figures
+                self._stream.write(text + "\n")
+                self._stream.flush()
 
     def begin(self, done: int, total: int) -> None:
         """Show the bar."""
