@@ -64,10 +64,13 @@ class Asked:
 
 @dataclass
 class Tally:
-    """Marks of one way of looking: by family, right or wrong; F1 of each description."""
+    """Marks of one way of looking: by family, right or wrong; of each description the F1 of its events, how many it
+    tells and how many of them never happened."""
 
     marks: defaultdict[str, list[bool]] = field(default_factory=lambda: defaultdict(list))
     f1: list[float] = field(default_factory=list)
+    told: list[int] = field(default_factory=list)
+    invented: list[int] = field(default_factory=list)
 
     def add(self, asked: Asked, said: str, times: Sequence[float]) -> None:
         """Mark one answer; `times` are the frames that were seen, seconds."""
@@ -80,6 +83,8 @@ class Tally:
             self.marks[f"what, when {kind} does"].append(exact)
         if asked.family == "describe":
             self.f1.append(event_f1(said, asked.answer))
+            self.told.append(events(said).total())
+            self.invented.append((events(said) - events(asked.answer)).total())
         self.marks[asked.family].append(exact)
 
     def every_question(self) -> list[bool]:
@@ -246,8 +251,9 @@ def side_by_side(videos: Mapping[str, Tally]) -> list[report.Row]:
     ]
 
 
-def notes(args: argparse.Namespace, clips: int, seconds: float) -> list[str]:
+def notes(args: argparse.Namespace, clips: int, seconds: float, videos: Mapping[str, Tally]) -> list[str]:
     """What no table says of itself."""
+    told = [f"{mean(tally.told)} and {mean(tally.invented)} by {name}" for name, tally in videos.items()]
     source = (
         f"of {args.clips.name}" if args.clips else f"{args.seed} to {args.seed + clips - 1} of split {args.split!r}"
         + (", drawn by Pillow" if args.pillow else "")
@@ -256,6 +262,7 @@ def notes(args: argparse.Namespace, clips: int, seconds: float) -> list[str]:
         f"{clips} clips ({source}), model {', '.join(args.model)}, {seconds:.0f} s in all.",
         "Right is equal up to case and the final period. `when` is right also within one sampling interval: the gap"
         " between the two frames seen around the event's true start.",
+        f"Events told a description, and how many of them never happened: {', '.join(told)}.",
     ]  # fmt: skip
 
 
@@ -314,7 +321,7 @@ def main() -> None:
     print(file=sys.stderr)
     if not clips:
         raise SystemExit("no clips: give -n 1 or more, or a folder of NAME.mp4 with NAME.json beside each")
-    told = notes(args, clips, time.perf_counter() - began)
+    told = notes(args, clips, time.perf_counter() - began, videos)
     if len(models) > 1:
         report.write(args.name, "What models know of the scripted world", side_by_side(videos), told)
     else:
