@@ -615,7 +615,7 @@ def test_impossible_wishes_are_one_line(run: Callable[..., FeedbackDone], world:
     taken = tmp_path / "pairs.jsonl"
     taken.write_text("precious\n", encoding="utf-8")
     for _ in range(2):
-        with pytest.raises(OutputError, match="no feedback run made it"):
+        with pytest.raises(OutputError, match="not as a feedback run leaves it"):
             run()
         assert taken.read_text(encoding="utf-8") == "precious\n"
         journal_of(taken).touch()  # as of pairs.json, which has the same

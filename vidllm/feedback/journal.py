@@ -135,7 +135,7 @@ class Journal:
             self._take(json.loads(line))
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             what = f"byte {place} is no line of a feedback run"
-            raise OutputError(f"{path}: {what}; give the run another output") from error
+            raise OutputError(f"{path}: {what}; give the run another output, or take that line out") from error
 
     def _take(self, line: Line) -> None:
         slot = Slot(line["key"], line["stamp"], line["recipe"])

@@ -149,7 +149,8 @@ def _check_output(source: Path, output: Path) -> None:
         raise ConfigError(f"{output} is the input; give the pairs another name")
     check_regular(output)
     if output.is_file() and output.stat().st_size and not (journal_of(output).exists() and _holds_pairs(output)):
-        raise OutputError(f"{output}: is there already, and no feedback run made it; choose another name or move it")
+        raise OutputError(f"{output}: is there already, and not as a feedback run leaves it; choose another name or "
+                          "move it")  # fmt: skip
 
 
 def _holds_pairs(output: Path) -> bool:
