@@ -284,11 +284,23 @@ def test_a_number_at_the_end_of_what_is_said_is_no_cues(clip: Path) -> None:
         clip.with_suffix(ending).write_text(text.replace("{}", ""))
         assert texts(clip) == ["It was 1984", "42", "That was 1985"]
         clip.with_suffix(ending).unlink()
+    clip.with_suffix(".srt").write_text(cues.replace("{}", "") + last)
+    assert texts(clip) == ["It was 1984", "42", "That was 1985"], "none has a number of its own"
+    double = "1\n00:00:01,000 --> 00:00:02,000\nOne.\n\n2\n00:00:03,000 --> 00:00:04,000\nTwo.\n".replace("\n", "\n\n")
+    clip.with_suffix(".srt").write_text(double)
+    assert texts(clip) == ["One.", "Two."], "every line end is written twice"
+
+
+def test_a_last_cue_that_says_nothing_is_none(clip: Path) -> None:
+    clip.with_suffix(".srt").write_text("1\n00:00:01,000 --> 00:00:02,000\nOne.\n\n2\n00:00:03,000 --> 00:00:04,000")
+    assert texts(clip) == ["One."]
 
 
 def test_line_ends_of_an_old_mac_are_line_ends(clip: Path) -> None:
     clip.with_suffix(".srt").write_bytes(SRT.replace("\n", "\r").encode())
     assert texts(clip) == ["Hello there. How are you?", "Fine & well."]
+    clip.with_suffix(".srt").write_bytes(b"WEBVTT\r\r00:01.000 --> 00:02.000\rOne.\r\rSTYLE\r::cue { color: red }\r")
+    assert texts(clip) == ["One."], "what ends a cue is a line that is empty"
 
 
 def test_times_that_can_not_be_read_are_not_taken_for_silence(clip: Path) -> None:

@@ -117,11 +117,12 @@ def _events(text: str) -> pysubs2.SSAFile:
 
     Raises ValueError where there are times and none that can be read: silence would pass for no subtitles.
     """
-    text = re.sub(r"\n{3,}", "\n\n", re.sub(r"\r+\n?", "\n", text))  # pysubs2 takes minutes for 20,000 empty lines
+    text = re.sub(r"\r{0,2}\n|\r", "\n", text)
+    text = re.sub(r"\n{3,}", "\n\n", text)  # pysubs2 takes minutes for 20,000 empty lines
     if text.lstrip().startswith("WEBVTT"):
         text = _cues_alone(text)
     # pysubs2 takes a number at a cue's end for the next one's: each is given one, so that "in 1984" keeps its year
-    numbered = f"{_TIMES.sub(_as_subrip, text)}\n0\n"
+    numbered = f"{_TIMES.sub(_as_subrip, text)}\n\n0\n"
     events = pysubs2.SSAFile.from_string(numbered, format_="srt", keep_unknown_html_tags=True)
     if not events and "-->" in text:
         raise ValueError("no time in it is written as 00:01:02,500")
@@ -129,7 +130,8 @@ def _events(text: str) -> pysubs2.SSAFile:
 
 
 _TIME = r"(?:(\d{1,4}):)?(\d{1,2}):(\d{1,2})(?:[.,](\d{1,9}))?"
-_TIMES = re.compile(rf"^(?:[ \t]*\d+\s*\n)?[ \t]*{_TIME}[ \t]*-->[ \t]*{_TIME}", re.MULTILINE)
+_NUMBER = r"(?:[ \t]*\d+[ \t]*\n|(?<=\n\n)[ \t]*\d+\s*\n)"
+_TIMES = re.compile(rf"^{_NUMBER}?[ \t]*{_TIME}[ \t]*-->[ \t]*{_TIME}", re.MULTILINE)
 """When a cue is shown, and its number on a line before: hours may be left out, and so may parts of a second."""
 
 
