@@ -351,6 +351,54 @@ def test_a_model_that_hardly_fits_is_asked_all_the_same(
     assert said[0] == said[1]
 
 
+@pytest.mark.parametrize(
+    "name", ["config.json", "generation_config.json", "vidllm.json", "chat_template.jinja", "extras.safetensors"]
+)
+def test_a_link_that_leads_nowhere_is_a_file_that_was_lost(name: str, llava: Path, tmp_path: Path) -> None:
+    """As one that the Hub's cache was swept of: without it the model would answer otherwise, and nobody knew."""
+    from vidllm.ask import load
+
+    (llava / name).unlink(missing_ok=True)
+    (llava / name).symlink_to("no more in the Hub's cache")
+    with pytest.raises(IncompleteModel, match=f"{name}: .*No such file"):
+        load(llava, device="cpu").ask(write_clip(tmp_path / "clip.mp4", [0.0, 0.5]), "what?")
+
+
+MATRIX = "base_model.model.model.language_model.layers.0.self_attn.q_proj.lora_{}.weight"
+
+
+@pytest.mark.parametrize(
+    ("halves", "rank", "learned", "message"),
+    [
+        ("AB", 2, None, None),
+        ("B", 2, None, "0 matrices A among 1"),
+        ("ABC", 2, None, "1 matrices A among 3"),
+        ("AB", float("inf"), None, "do not belong together"),
+        ("AB", 2, "nowhere", r"learned\.safetensors: can not be read"),
+    ],
+)
+def test_half_an_adapter_is_refused(
+    halves: str, rank: float, learned: str | None, message: str | None, llava: Path, tmp_path: Path
+) -> None:
+    """What it lacks or what nobody reads would be missing from every answer."""
+    base = llava.rename(tmp_path / "base")
+    shutil.copytree(base, llava, ignore=shutil.ignore_patterns("model.safetensors"))
+    save_file({MATRIX.format(half): torch.ones(2, 32).reshape((32, 2) if half == "B" else (2, 32)) for half in halves},
+              llava / "adapter_model.safetensors")  # fmt: skip
+    (llava / "adapter_config.json").write_text(json.dumps({"r": rank, "lora_alpha": 4}))
+    said = {"base": str(base), "base_fingerprint": fingerprint(base)}
+    (llava / "vidllm_adapter.json").write_text(json.dumps(said))
+    if learned is not None:
+        (llava / "learned.safetensors").symlink_to(learned)
+    if message is None:
+        load_model(llava, device="cpu")
+        (llava / "vidllm_adapter.json").write_text(json.dumps(said | {"base": str(tmp_path)}))
+        message = "an adapter of another model than .* is now"
+    with pytest.raises(IncompleteModel, match=message) as caught:
+        load_model(llava, device="cpu")
+    assert str(llava) in str(caught.value)
+
+
 def test_a_config_of_an_impossible_kind_is_one_line(llava: Path) -> None:
     edit(llava / "config.json", vision_config={"hidden_act": ["gelu"]})
     with pytest.raises(IncompleteModel, match="download it again"):

@@ -853,12 +853,17 @@ def test_newlines_that_were_taught_are_counted_and_shown(
 def test_extras_of_another_model_are_refused(tiny: Callable[[str], Path], tmp_path: Path) -> None:
     shutil.copytree(tiny("llava"), tmp_path / "out")
     for weights, words in [
-        ({"temporal": torch.zeros(4, 7)}, "7 wide, the model 32"),
+        ({"temporal": torch.zeros(4, 7)}, r"\(4, 7\), the model 32 wide"),
+        ({"temporal": torch.zeros(0, 32)}, r"\(0, 32\), the model 32 wide"),
+        ({"newline": torch.tensor(1.0)}, r"\(\), the model 32 wide"),
         ({"colour": torch.zeros(4, 32)}, "'colour', which nobody here knows"),
     ]:
         save_file(weights, tmp_path / "out" / "extras.safetensors", {"bucket_seconds": "1.0"})
         with pytest.raises(IncompleteModel, match=words):
             load(tmp_path / "out")
+    save_file({"temporal": torch.zeros(4, 32)}, tmp_path / "out" / "extras.safetensors", {"bucket_seconds": "-1.0"})
+    with pytest.raises(IncompleteModel, match=r"buckets of -1\.0 s"):
+        load(tmp_path / "out")
     (tmp_path / "out" / "extras.safetensors").write_text("torn")
     with pytest.raises(IncompleteModel, match="can not be read"):
         load(tmp_path / "out")

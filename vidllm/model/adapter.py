@@ -13,6 +13,7 @@ weights they adapt, so that asking costs what it always costs.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -108,7 +109,7 @@ def merge_adapter(network: nn.Module, folder: Path) -> None:
         for name, delta in _deltas(_read(folder / WEIGHTS_FILE), config, folder).items():
             weight = _place(places, name, delta.shape, folder)
             weight.copy_(weight.float() + delta.to(weight.device))
-        if (folder / LEARNED_FILE).is_file():
+        if os.path.lexists(folder / LEARNED_FILE):
             for name, learned in _tied(_read(folder / LEARNED_FILE), places).items():
                 _place(places, name, learned.shape, folder).copy_(learned)
 
@@ -126,12 +127,14 @@ def _deltas(weights: Mapping[str, Tensor], config: Mapping[str, object], folder:
     try:
         scale = float(config["lora_alpha"]) / int(config["r"])  # type: ignore[arg-type,call-overload]
         downs = [name for name in weights if name.endswith(".lora_A.weight")]
+        if len(weights) != 2 * len(downs):
+            raise ValueError(f"{len(downs)} matrices A among {len(weights)}, half of them are expected to be")
         return {
             name.removeprefix(PEFT_PREFIX).replace(".lora_A.", "."):
                 scale * weights[name.replace(".lora_A.", ".lora_B.")].float() @ weights[name].float()
             for name in downs
         }  # fmt: skip
-    except (KeyError, TypeError, ValueError, RuntimeError, ZeroDivisionError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError, ArithmeticError) as error:
         raise IncompleteModel(f"{folder}: {CONFIG_FILE} and {WEIGHTS_FILE} do not belong together ({error!r}); "
                               "save the adapter again") from error  # fmt: skip
 

@@ -11,7 +11,7 @@ import logging
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,7 +19,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
-from vidllm.errors import ConfigError, IncompleteModel, UnsupportedModel
+from vidllm.errors import ConfigError, IncompleteModel, ModelNotFound, UnsupportedModel
 from vidllm.machine import cpu_multiplies_bf16
 from vidllm.model.adapter import Base, base_folder, merge_adapter, read_base
 from vidllm.model.attention import attend_wide
@@ -62,7 +62,7 @@ _NETWORKS: dict[str, tuple[str, str]] = {
 SDPA = {"attn_implementation": "sdpa"}
 """PyTorch's own attention, by transformers' name."""
 _LOADING_ERRORS = (
-    OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, ZeroDivisionError, AssertionError,
+    OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, ZeroDivisionError, AssertionError,
     SafetensorError, StrictDataclassError,
 )  # fmt: skip
 """What a damaged or contradictory checkpoint makes transformers raise."""
@@ -195,10 +195,11 @@ def _checked_base(folder: Path, base: Base, quantize: Quantize | None) -> Path:
     if quantize is not None:
         raise ConfigError(f"{folder}: an adapter can not be put into quantized weights; save it merged first")
     place = base_folder(folder, base)
-    if fingerprint(place) != base.base_fingerprint:
-        raise IncompleteModel(f"{folder}: an adapter of another model than {place} is now; name the right one as "
-                              f'"base" in {ADAPTER_FILE}')  # fmt: skip
-    return place
+    with suppress(ModelNotFound):  # no weights there
+        if fingerprint(place) == base.base_fingerprint:
+            return place
+    raise IncompleteModel(f"{folder}: an adapter of another model than {place} is now; name the right one as "
+                          f'"base" in {ADAPTER_FILE}')  # fmt: skip
 
 
 def _language(network: Any) -> nn.Module:

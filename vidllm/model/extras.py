@@ -7,6 +7,8 @@ They lie in `extras.safetensors` beside the weights, made by training and found 
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from torch import Tensor, nn
 from vidllm.errors import IncompleteModel
 
 FILE = "extras.safetensors"
+_DIMENSIONS = {"newline": 1, "temporal": 2}
 
 
 class Extras(nn.Module):
@@ -62,19 +65,22 @@ def load_extras(folder: Path, width: int, device: torch.device | str, dtype: tor
         IncompleteModel: the file is damaged, or of a model of another width.
     """
     path = folder / FILE
-    if not path.is_file():
+    if not os.path.lexists(path):
         return None
     try:
         with safe_open(path, framework="pt") as file:
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
             seconds = float((file.metadata() or {})["bucket_seconds"])
+        if not 0 < seconds < math.inf:
+            raise ValueError(f"buckets of {seconds} s")
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise IncompleteModel(f"{path}: can not be read ({error}); save the model again") from error
-    if unknown := sorted(set(weights) - {"newline", "temporal"}):
-        raise IncompleteModel(f"{path}: holds {unknown[0]!r}, which nobody here knows; use the vidllm that saved it")
-    if wrong := [name for name, weight in weights.items() if weight.shape[-1] != width]:
-        raise IncompleteModel(f"{path}: {wrong[0]} is {weights[wrong[0]].shape[-1]} wide, the model {width}; "
-                              "it was saved with another model")  # fmt: skip
+    for name, weight in weights.items():
+        if name not in _DIMENSIONS:
+            raise IncompleteModel(f"{path}: holds {name!r}, which nobody here knows; use the vidllm that saved it")
+        if weight.dim() != _DIMENSIONS[name] or weight.shape[-1] != width or not weight.numel():
+            raise IncompleteModel(f"{path}: {name} is {tuple(weight.shape)}, the model {width} wide; "
+                                  "it was saved with another model")  # fmt: skip
     placed = {name: weight.to(device, dtype) for name, weight in weights.items()}
     extras = Extras(newline=placed.get("newline"), temporal=placed.get("temporal"), bucket_seconds=seconds)
     extras.requires_grad_(False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
@@ -209,10 +210,10 @@ def changed_at(path: Path) -> int:
 
 def read_json(path: Path) -> dict[str, Any] | None:
     """The object in a JSON file; None when there is no such file, IncompleteModel when it holds no object."""
+    if not os.path.lexists(path):  # a link that leads nowhere is a file that was lost
+        return None
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        return None
     except (OSError, ValueError, RecursionError) as error:
         raise IncompleteModel(f"{path}: no readable JSON ({error}); download the model again") from error
     if not isinstance(value, dict):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
@@ -44,7 +45,7 @@ _TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json", "processor_confi
 @lru_cache(maxsize=8)
 def _own_template(folder: Path, changed: tuple[int, ...]) -> str | None:
     jinja, *others = (folder / name for name in _TEMPLATE_FILES)
-    if jinja.is_file():
+    if os.path.lexists(jinja):
         try:
             return jinja.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
