@@ -2,7 +2,7 @@
 
 import importlib.util
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from fractions import Fraction
@@ -226,6 +226,52 @@ def packed(source: Path, target: Path) -> Path:
     return target
 
 
+def write_steady(
+    path: Path, codec: str, pictures: Iterable[NDArray[np.uint8]], options: dict[str, str] | None = None
+) -> Path:
+    """Pictures (48, 64, 3) at 25 a second, two B-frames: for formats that have no ticks of a millisecond."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.codec_context.gop_size = 12
+        stream.codec_context.max_b_frames = 0 if codec == "h263p" else 2
+        stream.codec_context.options = options or {}
+        for picture in pictures:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture)))
+        container.mux(stream.encode(None))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "codec"),
+    [
+        ("clip.asf", "libx264"), ("clip.asf", "mpeg2video"), ("clip.asf", "mpeg4"), ("clip.mxf", "libx264"),
+        ("clip.mxf", "mpeg2video"), ("clip.m1v", "mpeg1video"), ("clip.m2v", "mpeg2video"),
+        ("clip.avi", "mpeg2video"), ("clip.avi", "h263p"),
+    ],
+)  # fmt: skip
+def test_frames_are_in_order_whatever_the_container_tells_of_it(tmp_path: Path, name: str, codec: str) -> None:
+    """ASF, MXF and bare streams hold decoding times or none; an AVI calls every frame of H.263 a key frame."""
+    info = probe(write_steady(tmp_path / name, codec, [bar_code(number, 64, 48) for number in range(50)]))
+    assert (info.num_frames, info.duration) == (50, pytest.approx(2.0, abs=0.01))
+    for numbers in (range(50), [1], [34, 21, 49], [17, 18]):
+        frames = read_frames(info, info.pts_seconds[list(numbers)])
+        assert [read_code(pixels) for pixels in frames.pixels] == list(numbers)
+        assert frames.notes == ()
+
+
+def test_interlaced_mpeg4_is_decoded_as_by_one_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """FFmpeg's frame threads make other pictures of it."""
+    noise = np.random.default_rng(0).integers(0, 256, (50, 48, 64, 3), dtype=np.uint8)
+    interlaced = {"flags": "+ildct+ilme+qscale", "global_quality": "354"}
+    info = probe(write_steady(tmp_path / "clip.mp4", "mpeg4", noise, interlaced))
+    linear = dict(linear_frames(info, (48, 64)))
+    monkeypatch.setattr("vidllm.video.read_pyav.cores", lambda: 4)
+    frames = read_frames(info, info.pts_seconds)
+    for pts, pixels in zip(info.pts.tolist(), frames.pixels, strict=True):
+        np.testing.assert_array_equal(pixels, linear[pts])
+
+
 @pytest.mark.parametrize("name", ["h264.avi", "packed.avi"])
 def test_an_avi_that_tells_no_order_shows_its_frames_in_order(tmp_path: Path, name: str) -> None:
     codec = "libx264" if name == "h264.avi" else "mpeg4"
@@ -340,6 +386,22 @@ def test_sizes(clips: dict[str, Path]) -> None:
     assert read_frames(clips["constant"], [0.0], size=(96, 96)).pixels.shape == (1, 96, 96, 3)
     code = read_frames(clips["constant"], [1.0], size=(31, 77)).pixels
     assert (code.shape, read_code(code[0])) == ((1, 31, 77, 3), 25)
+
+
+def test_a_small_picture_of_an_interlaced_one_has_no_combs(tmp_path: Path) -> None:
+    """Each field of it shows the bar at another place; what is small shows both, in every row alike."""
+    picture = np.full((480, 640, 3), 20, np.uint8)
+    picture[::2, 100:200] = picture[1::2, 160:260] = 220
+    with av.open(str(tmp_path / "tape.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 640, 480, "yuv420p"
+        stream.codec_context.options = {"x264-params": "tff=1", "preset": "superfast", "crf": "10"}
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(picture)))
+        container.mux(stream.encode(None))
+    [shown] = read_frames(tmp_path / "tape.mp4", [0.0], size=(60, 80)).pixels.astype(int)
+    assert np.abs(np.diff(shown, axis=0)).max() <= 8
+    assert shown[30, 15].mean() == pytest.approx(120, abs=8)
+    assert read_frames(tmp_path / "tape.mp4", [0.0], max_side=1).pixels.shape == (1, 1, 1, 3)
 
 
 def test_colours_are_true(tmp_path: Path) -> None:

@@ -374,6 +374,13 @@ def test_pictures_packed_with_others_are_shown_before_them() -> None:
     assert unpacked(np.arange(3), ["I", "P", "B"], sizes[:3]).tolist() == [0, 2, 1]
 
 
+def test_a_hole_is_no_restart_where_pictures_behind_it_are_decoded_before_it() -> None:
+    """Slides in a transport stream: the picture at 960 is decoded before the one at 36."""
+    pts = np.array([0, 12, 4, 8, 24, 16, 20, 36, 28, 32, 960, 40, 44, *range(964, 1040, 4)])
+    decoding = np.sort(pts) - 8
+    assert continued(pts, decoding, leap=400) is pts
+
+
 def test_a_clock_that_begins_again_goes_on() -> None:
     first, second = np.arange(100, 400, 4), np.arange(3, 83, 4)
     pts = np.concatenate([first, second, second])

@@ -9,9 +9,10 @@ H.265 table 7-1, H.266 table 5; VP8 RFC 6386 9.1, VP9 bitstream 6.2 for frames t
 from collections.abc import Callable, Iterator
 from typing import TypeAlias
 
-# Codecs whose key flag means "decodable from here" by construction. Any other codec is decoded from its first packet.
+# Codecs whose key flag means "decodable from here" by construction. Any other codec is decoded from its first packet:
+# of H.263 in an AVI every packet is flagged.
 TRUSTED_KEY_FLAG = frozenset(
-    {"vp8", "vp9", "av1", "mpeg4", "mpeg2video", "mpeg1video", "mjpeg", "h263", "flv1", "prores", "dnxhd", "ffv1"}
+    {"vp8", "vp9", "av1", "mpeg4", "mpeg2video", "mpeg1video", "mjpeg", "flv1", "prores", "dnxhd", "ffv1"}
 )
 
 H264_IDR, H264_SEI, SEI_RECOVERY_POINT = 5, 6, 6

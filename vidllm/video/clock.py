@@ -33,8 +33,8 @@ def continued(pts: Ticks, decoding: Ticks, leap: float = math.inf) -> Ticks:
 
     So is one whose clock is ahead by more than `leap` ticks.
     """
-    begins = _restarts(decoding, leap)
-    if not len(begins):
+    begins = _restarts(pts, decoding, leap)
+    if not begins:
         return pts
     moved = pts.copy()
     for begin, end in zip(begins, [*begins[1:], len(pts)], strict=True):
@@ -47,19 +47,29 @@ def continued(pts: Ticks, decoding: Ticks, leap: float = math.inf) -> Ticks:
     return moved
 
 
-def _restarts(decoding: Ticks, leap: float) -> list[int]:
-    """Places where decoding times fall back behind all of their neighbours, or leap ahead of them, and stay there."""
+def _restarts(pts: Ticks, decoding: Ticks, leap: float) -> list[int]:
+    """Places where decoding times fall back behind all of their neighbours, or PTS leap ahead of them, and stay there.
+
+    Not where decoding times leap: before a hole that lies within one recording, as in a show of slides, pictures are
+    decoded that are shown behind it.
+    """
     if len(decoding) < 2 * NEIGHBOURS:
         return []
     steps = np.diff(decoding.astype(np.float64))
     leap = max(leap, LEAP_STEPS * float(np.median(np.abs(steps))))
     if ((steps >= 0) & (steps <= leap)).all():
         return []
-    windows = np.lib.stride_tricks.sliding_window_view(decoding.astype(np.float64), NEIGHBOURS)
-    behind, ahead = windows[:-NEIGHBOURS], windows[NEIGHBOURS:]
+    behind, ahead = _neighbours(decoding)
     falls = behind.min(axis=1) > ahead.max(axis=1)
+    behind, ahead = _neighbours(pts)
     leaps = ahead.min(axis=1) - behind.max(axis=1) > leap
     return [int(place) + NEIGHBOURS for place in np.flatnonzero(falls | leaps)]
+
+
+def _neighbours(ticks: Ticks) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Of each place, the ticks behind it and those ahead, (places, NEIGHBOURS)."""
+    windows = np.lib.stride_tricks.sliding_window_view(ticks.astype(np.float64), NEIGHBOURS)
+    return windows[:-NEIGHBOURS], windows[NEIGHBOURS:]
 
 
 def vops(packet: memoryview) -> str:

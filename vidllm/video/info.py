@@ -34,6 +34,8 @@ UNKNOWN_LENGTH_SECONDS = 0.04  # of a lone frame whose packet does not tell
 MAX_STILL_SECONDS = 3600.0  # a lone frame that claims to stay longer is not believed
 MAX_LAST_GAPS = 10  # a last frame that claims to stay longer than this many frames is not believed
 FIRST_FRAME_TRIES = 32  # packets fed to the decoder in search of the first picture
+BARE_STREAM = 0x80  # FFmpeg's AVFMT_NOTIMESTAMPS
+ONE_TIME = frozenset({"avi", "asf", "mxf"})  # containers of one time a packet, of which FFmpeg makes the PTS
 CLOCKS_MAY_LEAP = 0x200  # FFmpeg's AVFMT_TS_DISCONT: transport and program streams, which are cut and joined as files
 MAX_SPAN_TICKS = 2**62  # time stamps further apart than this are noise, and would overflow
 NO_TIME = -(2**63)
@@ -273,9 +275,11 @@ def _presentation_times(
     Where one is missing, decoding times stand in (an AVI has no others); where these fail too, the header's rate.
     """
     pts, dts = np.array(log.pts, np.int64), np.array(log.dts, np.int64)
-    has_true_pts = not (pts == NO_TIME).any() and not _are_made_up(pts, container, stream)
-    if not has_true_pts:
-        pts = np.where(dts == NO_TIME, pts, dts)
+    missing = (pts == NO_TIME).any()
+    made_up = not missing and _are_made_up(pts, container, stream)
+    decoding = np.where(dts == NO_TIME, pts, dts)
+    if missing or (made_up and (np.diff(decoding) > 0).all()):
+        pts = decoding
     if (pts == NO_TIME).any():
         # of a bare H.264 or HEVC stream FFmpeg calls 25 the average, whatever rate the stream itself says
         rate = stream.guessed_rate or stream.average_rate or Fraction(25)
@@ -283,14 +287,18 @@ def _presentation_times(
         pts = np.arange(len(pts), dtype=np.int64) * max(1, round(1 / (rate * time_base)))
     if int(pts.max()) - int(pts.min()) > MAX_SPAN_TICKS:
         raise VideoError(f"{path}: its time stamps are broken; re-encode it")
-    return pts, has_true_pts
+    return pts, not (missing or made_up)
 
 
 def _are_made_up(pts: NDArray[np.int64], container: InputContainer, stream: VideoStream) -> bool:
-    """FFmpeg makes PTS of an AVI's decoding times. It reads MPEG-4's order of pictures from the packets, but where
-    H.264 and HEVC have one it does not know it, and all are in the order of decoding."""
-    reorders = codec_name(stream) in ("h264", "hevc") and stream.codec_context.has_b_frames
-    return container.format.name == "avi" and reorders and _ascend(pts)
+    """Whether FFmpeg made PTS of decoding times without knowing the order of pictures. Of MPEG-4 it reads it from the
+    packets, and of MPEG-1 and 2 in an AVI; where it does not, all PTS are in the order of decoding."""
+    if not stream.codec_context.has_b_frames:
+        return False
+    codec, name = codec_name(stream), container.format.name
+    if codec in ("mpeg1video", "mpeg2video"):
+        return bool(container.format.flags & BARE_STREAM) or (name == "asf" and _ascend(pts))
+    return name in ONE_TIME and codec in ("h264", "hevc") and _ascend(pts)
 
 
 def _ascend(pts: NDArray[np.int64]) -> bool:

@@ -132,12 +132,15 @@ class Painter:
     def paint(self, frame: VideoFrame, out: NDArray[np.uint8]) -> None:
         """Fill `out` (H, W, 3) with the frame."""
         clear = self._on_white and _may_be_clear(frame.format)
+        unscaled = "rgba" if clear else UNSCALED_FORMAT
         if (frame.width, frame.height) == (self._width, self._height):
-            picture = self._scaler.reformat(frame, format="rgba" if clear else UNSCALED_FORMAT, threads=1)
+            picture = self._scaler.reformat(frame, format=unscaled, threads=1)
             pixels = self._rows(picture.planes[0], 3 + clear).reshape(self._height, self._width, 3 + clear)
             out[...] = self._turned(on_white(pixels[..., :3], pixels[..., 3:]) if clear else pixels)
             return
         form = "gbrap" if clear else SCALED_FORMAT
+        if frame.interlaced_frame:  # FFmpeg would scale each field by itself: combs, however small the picture
+            frame = VideoFrame.from_ndarray(frame.to_ndarray(format=unscaled), format=unscaled)
         scaled = self._scaler.reformat(
             frame, self._width, self._height, form, interpolation=INTERPOLATION, threads=1
         )

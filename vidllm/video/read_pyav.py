@@ -39,6 +39,8 @@ SEEK_PACKETS = 64  # a gap shorter than this is demuxed and dropped: cheaper tha
 # Codecs whose packets are not read for `droppable`, but whose decoder can leave out unreferenced frames exactly.
 DECODER_SKIPS = frozenset({"mpeg4", "mpeg2video", "mpeg1video"})
 MAX_THREADS = 4  # more only adds memory: 64 frames of a clip are read, not a film
+# Decoders whose frame threads show other pixels: of interlaced MPEG-4, in pictures between others.
+SINGLE_THREAD = frozenset({"mpeg4"})
 # Decoders that end and begin all their threads at every seek: 16 frames of a 6-minute clip 245 ms with, 57 without.
 SLOW_TO_START = frozenset({"av1"})
 # What is transparent in them is meant to be; of others, the fourth number of a pixel may hold anything.
@@ -187,9 +189,9 @@ class _Canvas:
     def fill(self, wanted: NDArray[np.int64], threads: int) -> None:
         """Decode and paint `wanted` through a tape and a painter of its own. Raises _Lost."""
         runs = plan_runs(self.info, wanted)
-        restarts = len(runs) > 1 and self.info.codec in SLOW_TO_START
+        alone = self.info.codec in SINGLE_THREAD or (len(runs) > 1 and self.info.codec in SLOW_TO_START)
         brush = _Brush(_painter(self.info, self.size), aside=threads > 1)
-        with closing(_Tape(self.info, threads=1 if restarts else threads)) as tape, brush:
+        with closing(_Tape(self.info, threads=1 if alone else threads)) as tape, brush:
             try:
                 for run in runs:
                     self._fill_run(tape, run, brush)
