@@ -508,7 +508,14 @@ NOT_READ = [
     "每天走30分钟有什么好处",
     "他跑了30秒后摔倒了吗",
     "等我一分钟",
-    # an upright picture, dates
+    "it takes 1:20 or 1:30",
+    "after the 30 second intro",
+    # hours of the day, paces, an upright picture, dates
+    "from 8:00 to 10:00 pm",
+    "8:00–10:00 am",
+    "tonight at 8:00",
+    "5:30 per mile",
+    "5:30 min/km",
     "is it 16:9 or 9:16?",
     "9:16 vs 16:9",
     "dashcam 12/05/2023 at 14:30",

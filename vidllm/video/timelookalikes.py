@@ -39,9 +39,9 @@ NOT_NUMBERS: tuple[str, ...] = (
 
 NOT_TIMES: tuple[str, ...] = (
     # hours of the day
-    rf"{CLOCK}\s*(?:[ap]\.?\s?m\b\.?|o'?\s?clock|uhr\b|hrs\b|hours\b|sharp\b|(?:gmt|utc|cet|est|edt|pst|pdt|cst|bst|ist)\b)",
+    rf"(?:{CLOCK}\s*(?:-|to|until|till|and|or)\s*)?{CLOCK}\s*(?:[ap]\.?\s?m\b\.?|o'?\s?clock|uhr\b|hrs\b|hours\b|sharp\b|(?:gmt|utc|cet|est|edt|pst|pdt|cst|bst|ist)\b)",
     rf"{CLOCK}\s+(?:in\s+the\s+(?:morning|afternoon|evening)|at\s+night|tonight|today|tomorrow|yesterday|this\s+(?:morning|afternoon|evening))",
-    rf"\b(?:(?:mon|tues|wednes|thurs|fri|satur|sun)days?|noon|midnight|today|tomorrow|yesterday)\b,?\s+(?:at\s+)?{CLOCK}",
+    rf"\b(?:(?:mon|tues|wednes|thurs|fri|satur|sun)days?|noon|midnight|today|tonight|tomorrow|yesterday)\b,?\s+(?:at\s+)?{CLOCK}",
     rf"\d{{1,4}}[-/.]\d{{1,2}}(?:[-/.]?(?:\d{{1,4}})?(?:T|,?\s+)|[-/.]\d{{2,4}},?\s+at\s+){CLOCK}",
     rf"\b(?-i:{_DAYS}|(?:{_MONTHS})\s+{_DAY}|{_DAY}\s+(?:of\s+)?(?:{_MONTHS}))(?:,?\s+\d{{4}})?,?\s+(?:at\s+)?{CLOCK}",
     rf"(?:{CLOCK}\s*(?:-|to|until|and)\s*)?{CLOCK}\s+(?:on|in)\s+(?:(?:a|an|the|every|most|his|her|their)\s+)?(?:(?:\w+\s+)?"
@@ -68,7 +68,7 @@ NOT_TIMES: tuple[str, ...] = (
     rf"\b(?:(?:ran|runs?|running|swam|swims?|swimming|rowed|rows?|finish\w*|complet\w*|cover(?:s|ed))\s+(?:\w+\s+){{0,3}}"
     rf"|(?:mile|marathon|race|lap|course|met(?:er|re)s|km|k)\s+)in\s+(?:just\s+|only\s+|under\s+|about\s+)?{CLOCK}",
     rf"\b(?:personal\s+best|(?-i:PB)|(?:world\s+|course\s+|lap\s+)?record|lap\s+times?|split)(?:\s+(?:is|was|of|at)|\s*[:=])*\s+{CLOCK}"
-    rf"|{CLOCK}\s+(?:pace|mile|marathon|lap)\b|\bcount(?:s|ing)?[\s-]?down\s+(?:is\s+)?from\s+{CLOCK}",
+    rf"|{CLOCK}\s+(?:pace|mile|marathon|lap|per|min(?=\s?/))\b|\bcount(?:s|ing)?[\s-]?down\s+(?:is\s+)?from\s+{CLOCK}",
     rf"{CLOCK}[\s-]*(?:aspect|ratio|scale|odds|dilution|mix(?:ture)?|widescreen|gear|gradient|slope|incline|model)\b",
     rf"\b(?:ratios?|scales?|odds|aspect|slope|gradient|gear(?:ing)?|dilution|dilut\w+|mix(?:ture|ed)?|proportions?)(?:\s+(?:is|was|are|of|to|at|about|in|the|a)|\s*[:=])*\s*{CLOCK}",
     rf"\b(?:scores?|scoreline|scored|result|standings?)(?:\s+(?:(?:is|was)(?:\s+at)?|of|reads|stands\s+at|stood\s+at|being)|\s*[:=])*\s*{CLOCK}",
@@ -79,7 +79,7 @@ NOT_TIMES: tuple[str, ...] = (
     rf"\b(?-i:{_BOOKS})\s+{CLOCK}(?:-\d+)?|\b(?:verses?|chapters?|chap?\.?|ch\.|(?-i:Gen|Exod|Matt?|Rom|Cor|Ps|Prov|Isa|Rev)\.?|psalms?|bible|gospel|scripture|hymn)\s+(?:of\s+)?{CLOCK}(?:-\d+)?",
     # lengths of time
     rf"\b(?!within\s+{_LOOSE}{CLOCK}\s*(?:-|~|to|and)\s*{CLOCK})"
-    rf"(?:lasts|lasting|lasted|(?:will|would|can|should|to|do|does|did)\s+last|takes?|taking|took|every|each|within|under|spend\w*|spent|wait\w*|hold(?:s|ing)?|held|less\s+than|more\s+than|at\s+least|at\s+most|longer\s+than|shorter\s+than|duration|length|runtime|running\s+time)(?:\s+(?:of|is|was|for)|\s*[:=])*\s+{_LOOSE}{_ANY}(?:\s*(?:-|to|and)\s*{_ANY})?",
+    rf"(?:lasts|lasting|lasted|(?:will|would|can|should|to|do|does|did)\s+last|takes?|taking|took|every|each|within|under|spend\w*|spent|wait\w*|hold(?:s|ing)?|held|less\s+than|more\s+than|at\s+least|at\s+most|longer\s+than|shorter\s+than|duration|length|runtime|running\s+time)(?:\s+(?:of|is|was|for)|\s*[:=])*\s+{_LOOSE}{_ANY}(?:\s*(?:-|to|and|or)\s*{_ANY})?",
     rf"\b(?:for|per|of|over|next|another|additional|extra|previous|past|following|by|delay\w*|paus\w+)\s+{_LOOSE}{AMOUNT}(?!\s*(?:mark|point|in\b|into\b|from\b|-|to\b|~|until|and\s+(?:\d|the))|\s*-?(?:mark|point))",
     rf"\b(?!^in\s+{AMOUNT}[.,]?\s+(?:what|who|where|which|is|are|does|do)\b)"  # "in 30 s what happens", a moment
     rf"in\s+{_LOOSE}{AMOUNT}(?!\s*(?:mark|point|in\b|into\b|from\b|-|to\b|~|until|and\s+(?:\d|the))|\s*-?(?:mark|point))",
@@ -87,7 +87,7 @@ NOT_TIMES: tuple[str, ...] = (
     rf"{CLOCK}\s+(?:long|in\s+(?:length|total|duration|all)|minutes?\s+long|runtime|remaining|to\s+go)\b",
     rf"{CLOCK}\s+left(?=\s*(?:[?.!,]|$|(?:on|in|to|until)\b))",
     rf"{AMOUNT}[\s-]+(?:long|later|earlier|ago|apart|each|per|old|of\s+age|tall|left|remaining|faster|slower|in\s+(?:length|total|duration|all|a\s+row)|intervals?)\b",
-    rf"\b(?:an?|the|this|every|each|one|two|three)\s+{AMOUNT}[\s-]+(?:video|clip|movie|film|timer|countdown|delay|break|pause|ad|advert|commercial|penalty|limit|summary|version|recording|interval|window|loop|gif|shot|sequence|span|period)s?\b",
+    rf"\b(?:an?|the|this|every|each|one|two|three)\s+{AMOUNT}[\s-]+(?:video|clip|movie|film|timer|countdown|delay|break|pause|ad|advert|commercial|penalty|limit|summary|version|recording|interval|window|intro|outro|loop|gif|shot|sequence|span|period)s?\b",
     rf"\b(?:an?|this|our)\s+{CLOCK}[\s-]+(?:long\s+)?(?:video|clip|movie|film|recording|gif|animation|ad|advert|commercial)s?\b",
     rf"(?<![束尾\ue002])(?:还?剩(?:下|余)?|还有|只有)的?(?:约|大约|大概)?{AMOUNT}",  # 离结束还有10秒 is a moment
     rf"(?:持续了?|长达|时长|总长|全长|片长|频长|花了?|用[了时]?|耗时|每隔?|需要|等了?|超过|不到|至少|过了|共|内容长)(?:约|大约|大概|为|是)?\s*"
