@@ -92,8 +92,8 @@ def test_what_was_written_is_there_and_is_not_done_again(out: Path, tmp_path: Pa
     with Output.open(out, RECIPE) as output:
         assert [output.is_finished(item, RECIPE.digest) for item in items] == [True, True, True, False, False]
         assert output.row_of(items[1], RECIPE.digest) == row_of(items[1])
-        assert output.caption_of(row_of(items[2]).id, RECIPE.digest) == row_of(items[2])
-        assert output.caption_of(row_of(items[3]).id, RECIPE.digest) is None
+        assert output.caption_of(row_of(items[2]).id, RECIPE.digest, key=items[4].key) == row_of(items[2])
+        assert output.caption_of(row_of(items[3]).id, RECIPE.digest, key=items[4].key) is None
         assert rows_in(out) == [row_of(item) for item in items[:3]]
 
 
@@ -150,7 +150,7 @@ def test_failures_stay_until_they_are_asked_for_again(out: Path, tmp_path: Path)
     with Output.open(out, RECIPE) as output:
         output.add(row_of(item, "error", caption=""))
         output.add(row_of(good))
-        assert output.caption_of(row_of(item).id, RECIPE.digest) is None
+        assert output.caption_of(row_of(item).id, RECIPE.digest, key=good.key) is None
     with Output.open(out, RECIPE) as output:
         assert output.is_finished(item, RECIPE.digest)
     with Output.open(out, RECIPE, retry_errors=True) as output:
@@ -689,6 +689,32 @@ def test_a_failure_is_told_of_a_copy_by_its_own_name(out: Path, tmp_path: Path) 
         _, copy = ledger.settle(row)
     assert (copy.video, copy.status, copy.duplicate_of) == (other.video, "error", one.video)
     assert copy.error == f"{other.video}: is too long"
+
+
+def captioned(out: Path, *clips: tuple[Item, str]) -> list[tuple[str, str | None]]:
+    """A run over (clip, content)s: the rows that stand then, (number, of which clip it is a copy)."""
+    with Output.open(out, RECIPE) as output:
+        ledger = Ledger(output, Look(spec=server_spec(), prompt=RECIPE.prompt))
+        for item, content in clips:
+            if ledger.wanted(item, Seen(id=content * 32)):
+                ledger.settle(CaptionRow.of(item, id=content * 32, recipe=RECIPE.digest, status="ok"))
+    rows = [(row.video, row.duplicate_of) for row in rows_in(out)]
+    return [(Path(video).stem[-1], original and Path(original).stem[-1]) for video, original in rows]
+
+
+def test_a_copy_is_of_a_clip_that_has_its_content(out: Path, tmp_path: Path) -> None:
+    """Another video may have taken its original's place, in an earlier run or in this one."""
+    one, two, three = (item_at(tmp_path, number) for number in (1, 2, 3))
+    assert captioned(out, (one, "a"), (two, "a")) == [("1", None), ("2", "1")]
+    assert captioned(out, (one, "b"), (three, "a")) == [("2", "1"), ("1", None), ("3", "2")]
+    assert captioned(out, (two, "b"), (three, "b"), (one, "a")) == [("2", "1"), ("3", "1"), ("1", None)]
+
+
+def test_a_copy_that_was_touched_is_looked_for_among_others(out: Path, tmp_path: Path) -> None:
+    one, two = item_at(tmp_path, 1), item_at(tmp_path, 2)
+    captioned(out, (one, "a"), (two, "a"))
+    assert captioned(out, (two, "a")) == [("1", None), ("2", "1")]
+    assert captioned(out, (one, "b"), (two, "a")) == [("1", None), ("2", None)]
 
 
 def test_a_thread_that_wakes_after_the_end_writes_nothing(out: Path, tmp_path: Path) -> None:

@@ -230,7 +230,7 @@ class _Nowhere:
     def settle(self, row: CaptionRow) -> list[CaptionRow]:
         return [row]
 
-    def write_found(self) -> list[CaptionRow]:
+    def take_found(self) -> list[CaptionRow]:
         return []
 
     def rows_of(self, items: Sequence[Item]) -> list[CaptionRow | None]:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vidllm.corpus.item import Item
-from vidllm.corpus.rows import FAILED, STATUSES, Status
+from vidllm.corpus.rows import FAILED, OWN, STATUSES, Status
 
 MOST_FRESH = 1 << 16
 """Entries found through a dict until they are sorted in with the rest."""
@@ -58,18 +58,19 @@ class DigestMap:
 
     def find(self, digest: str, recipe: str) -> int | None:
         """The last row added under this digest and recipe."""
+        return next(self.all(digest, recipe), None)
+
+    def all(self, digest: str, recipe: str) -> Iterator[int]:
+        """The rows added under this digest and recipe, the last first; of those not settled the last alone."""
         if (code := self._recipes.get(recipe)) is None:
-            return None
+            return
         raw = bytes.fromhex(digest)
         if (row := self._fresh.get((raw, code))) is not None:
-            return row
+            yield row
         mixed = np.uint64(int.from_bytes(raw[:8], "big") ^ (code * _SPREAD & _WORD))
         first, last = np.searchsorted(self._mixed, mixed, "left"), np.searchsorted(self._mixed, mixed, "right")
         places: list[int] = self._order[first:last].tolist()
-        for place in reversed(places):
-            if self._is(place, raw, code):
-                return self._rows[place]
-        return None
+        yield from (self._rows[place] for place in reversed(places) if self._is(place, raw, code))
 
     def repeated(self) -> list[int]:
         """Rows that a later one under the same digest and recipe took the place of, as of the last `settle`."""
@@ -82,6 +83,10 @@ class DigestMap:
                 replaced.append(latest[name])
             latest[name] = self._rows[place]
         return sorted(replaced)
+
+    def digest(self, place: int) -> str:
+        """What was added as number `place`, 0 first."""
+        return self._digest(place).hex()
 
     def _digest(self, place: int) -> bytes:
         return bytes(self._digests[DIGEST_BYTES * place : DIGEST_BYTES * (place + 1)])
@@ -110,10 +115,11 @@ Head = tuple[str, str, str, str, str]
 
 @dataclass
 class RowIndex:
-    """Rows by their place in the run, and good captions by content; both under a recipe."""
+    """Rows by their place in the run, and captions by content, copies apart; all under a recipe."""
 
     _by_key: DigestMap = field(default_factory=DigestMap)
-    _by_id: DigestMap = field(default_factory=DigestMap)
+    _own: DigestMap = field(default_factory=DigestMap)
+    _copies: DigestMap = field(default_factory=DigestMap)
     _stamps: "array[int]" = field(default_factory=lambda: array("Q"))
     _statuses: "array[int]" = field(default_factory=lambda: array("B"))
     _places: "array[int]" = field(default_factory=lambda: array("Q"))
@@ -129,9 +135,9 @@ class RowIndex:
             row = index._note(head, place)
             index._by_key.load(head[1], head[2], row)
             if head[4] not in FAILED:
-                index._by_id.load(head[0], head[2], row)
-        index._by_key.settle()
-        index._by_id.settle()
+                index._captions(head[4]).load(head[0], head[2], row)
+        for digests in (index._by_key, index._own, index._copies):
+            digests.settle()
         return index
 
     def add(self, head: Head, place: int) -> None:
@@ -139,21 +145,22 @@ class RowIndex:
         row = self._note(head, place)
         self._by_key.add(head[1], head[2], row)
         if head[4] not in FAILED:
-            self._by_id.add(head[0], head[2], row)
+            self._captions(head[4]).add(head[0], head[2], row)
 
     def by_key(self, key: str, recipe: str) -> Known | None:
         """The last row of this place in the run."""
-        return self._found(self._by_key, key, recipe)
+        row = self._by_key.find(key, recipe)
+        return None if row is None else self._known(row)
 
-    def by_id(self, id: str, recipe: str) -> Known | None:
-        """The last row with a caption of this content."""
-        return self._found(self._by_id, id, recipe)
-
-    def captions(self, id: str, recipe: str, key: str | None) -> Iterator[Known]:
-        """Rows with a caption that may be of this content: the one of `key`, then the latest under whatever name."""
-        for known in (None if key is None else self.by_key(key, recipe), self.by_id(id, recipe)):
-            if known is not None and known.status not in FAILED:
-                yield known
+    def captions(self, id: str, recipe: str, key: str) -> Iterator[Known]:
+        """Rows that stand and may have a caption for `key`, whose content this is: its own, else those of this content
+        under whatever name; copies last, and never its own row that is one, which says nothing of its original now.
+        """
+        own = self._by_key.find(key, recipe)
+        if own is not None and self._known(own).status in OWN:
+            yield self._known(own)
+        for digests in (self._own, self._copies):
+            yield from (self._known(row) for row in digests.all(id, recipe) if row != own and self._stands(row, recipe))
 
     def superseded(self) -> list[int]:
         """Places of rows that a later row of the same key and recipe stands for."""
@@ -167,9 +174,15 @@ class RowIndex:
         self._places.append(place)
         return len(self._places) - 1
 
-    def _found(self, among: DigestMap, digest: str, recipe: str) -> Known | None:
-        row = among.find(digest, recipe)
-        return None if row is None else Known(self._stamps[row], STATUSES[self._statuses[row]], self._places[row])
+    def _captions(self, status: str) -> DigestMap:
+        return self._own if status in OWN else self._copies
+
+    def _stands(self, row: int, recipe: str) -> bool:
+        """Whether no later row has its place in the run."""
+        return self._by_key.find(self._by_key.digest(row), recipe) == row
+
+    def _known(self, row: int) -> Known:
+        return Known(self._stamps[row], STATUSES[self._statuses[row]], self._places[row])
 
 
 _NUMBER = {str(status): number for number, status in enumerate(STATUSES)}

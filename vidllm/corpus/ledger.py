@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Ledger:
-    """Over an open Output, which the loop alone writes to, through here."""
+    """Over an open Output, which is written to through here alone."""
 
     def __init__(self, output: Output, look: Look) -> None:
         self._output, self._look = output, look
@@ -72,7 +72,7 @@ class Ledger:
                 return False
             known = self._output.caption_of(seen.id, recipe, subtitles=seen.subtitles, key=item.key)
             if known is not None:
-                self._found.append(_copy(self._row(item, seen), known))
+                self._found += self._add([_copy(self._row(item, seen), known)])  # now: `known` may not stand later
                 return False
             twins = self._working.get((seen.id, recipe, seen.subtitles))
             if twins is not None:
@@ -87,11 +87,11 @@ class Ledger:
             twins = self._working.pop((row.id, row.recipe, row.subtitles), [])
             return self._add([row, *(_copy(twin, row) for twin in twins)])
 
-    def write_found(self) -> list[CaptionRow]:
-        """Write the rows of clips whose content was captioned before; all that were written."""
+    def take_found(self) -> list[CaptionRow]:
+        """The rows written since the last call, of clips whose content was captioned before."""
         with self._lock:
             rows, self._found = self._found, []
-            return self._add(rows)
+            return rows
 
     def rows_of(self, items: Sequence[Item]) -> list[CaptionRow | None]:
         """The items' rows; None where there is none yet."""
@@ -112,16 +112,12 @@ class Ledger:
 
 
 def _copy(row: CaptionRow, known: CaptionRow) -> CaptionRow:
-    """`row` with the caption of the same content; with its failure, if that is how the other ended.
-
-    The other may be a copy itself, even one of this very clip: whose own row was lost, or failed in between.
-    """
-    original = known.video if known.duplicate_of in (None, row.video) else known.duplicate_of
+    """`row` with the caption of the same content; with its failure, if that is how the other ended."""
     return replace(
         row, status=known.status if known.status in FAILED else "duplicate", caption=known.caption,
         finish_reason=known.finish_reason, error=_cause(row, known), frames=known.frames, reader=known.reader,
         notes=known.notes, usage=known.usage, model=known.model, engine=known.engine, attempts=known.attempts,
-        duplicate_of=original,
+        duplicate_of=known.video,
     )  # fmt: skip
 
 

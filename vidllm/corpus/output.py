@@ -23,7 +23,7 @@ from vidllm.corpus.index import Known, RowIndex
 from vidllm.corpus.item import Item
 from vidllm.corpus.promises import Promises
 from vidllm.corpus.recipe import Recipe
-from vidllm.corpus.rows import FAILED, CaptionRow, Status
+from vidllm.corpus.rows import FAILED, OWN, CaptionRow, Status
 from vidllm.corpus.stores import Store, manifest_of, open_store, prepare
 from vidllm.errors import OutputError
 from vidllm.linefile import LineFile
@@ -132,9 +132,9 @@ class Output:
         known = self._index.by_key(item.key, recipe)
         return None if known is None else self._row_at(known)
 
-    def caption_of(self, id: str, recipe: str, *, subtitles: str = "", key: str | None = None) -> CaptionRow | None:
-        """A row with a caption of this content, shown with these `subtitles` (`looking.digest_of_lines`): the one of
-        `key`, else the latest, under whatever name; `duplicate` rows have one too.
+    def caption_of(self, id: str, recipe: str, *, key: str, subtitles: str = "") -> CaptionRow | None:
+        """A row that stands, with a caption of this content, shown with these `subtitles` (`looking.digest_of_lines`):
+        the one of `key`, else the latest, under whatever name; a `duplicate` only where what it copied is no more.
         """
         rows = map(self._row_at, self._index.captions(id, recipe, key))
         return next((row for row in rows if (row.id, row.subtitles) == (id, subtitles)), None)
@@ -145,7 +145,7 @@ class Output:
         """
         if row.status == "duplicate" and (known := self._index.by_key(row.key, row.recipe)) is not None:
             before = self._row_at(known)
-            if (before.id, before.subtitles) == (row.id, row.subtitles) and before.status not in FAILED:
+            if (before.id, before.subtitles) == (row.id, row.subtitles) and before.status in OWN:
                 row = dataclasses.replace(before, stamp=row.stamp)
         self._admit(row.key, row.recipe, row)
         place = self._store.append(row)

@@ -22,6 +22,8 @@ clip's."""
 STATUSES: tuple[Status, ...] = get_args(Status)
 FAILED: frozenset[Status] = frozenset({"undecodable", "error"})
 """What `--retry-errors` does again."""
+OWN: frozenset[Status] = frozenset({"ok", "truncated", "repetitive"})
+"""With a caption that is no copy."""
 SOURCE_KINDS: tuple[SourceKind, ...] = get_args(SourceKind)
 
 _TEXT, _NUMBER, _NOTHING = (str,), (int, float), (type(None),)

@@ -68,7 +68,7 @@ class Books(Protocol):
 
     def settle(self, row: CaptionRow) -> list[CaptionRow]: ...
 
-    def write_found(self) -> list[CaptionRow]: ...
+    def take_found(self) -> list[CaptionRow]: ...
 
     def rows_of(self, items: Sequence[Item]) -> list[CaptionRow | None]: ...
 
@@ -129,7 +129,7 @@ class Run:
                     self._fill()
                 for said in self._captioner.poll(IDLE_SECONDS):
                     self._hear(said)
-                self._count(self._ledger.write_found())
+                self._count(self._ledger.take_found())
                 self._show()
         finally:
             self._pool.close()
@@ -139,14 +139,14 @@ class Run:
         """Whether all clips came and every summary was asked for."""
         if not self._pool.finished:
             return False
-        self._count(self._ledger.write_found())
+        self._count(self._ledger.take_found())
         if self._summaries is not None:
             for wish in self._summaries.take_wishes():
                 if wish.opened.status is None:
                     self._ask(wish.opened, wish.prompt, wish.then)
                 else:
                     self._fail(wish.opened)
-            self._count(self._ledger.write_found())
+            self._count(self._ledger.take_found())
         return not self._asked
 
     def _fill(self) -> None:
