@@ -508,6 +508,8 @@ NOT_READ = [
     "每天走30分钟有什么好处",
     "他跑了30秒后摔倒了吗",
     "等我一分钟",
+    "过三五分钟的时候",
+    "大概二三十秒左右",
     "it takes 1:20 or 1:30",
     "after the 30 second intro",
     # hours of the day, paces, an upright picture, dates

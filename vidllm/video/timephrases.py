@@ -35,7 +35,7 @@ _NUMBER = (
     rf"(?:{_FRACTION}|(?:\d+(?:\.\d+)?|{SPELLED})(?:[\s-]+and[\s-]+a[\s-]+half)?"
     r"|half(?:\s+(?:of\s+)?an?|[\s-]+(?=m|h))|an?|one\s+half)"
 )
-_HAN_NUMBER = r"(?:\d+(?:\.\d+)?|[零〇一二两兩三四五六七八九十百半]+)"
+_HAN_NUMBER = r"(?:\d+(?:\.\d+)?|(?!.?[一二两兩三四五六七八九]{2})[零〇一二两兩三四五六七八九十百半]+)"  # 三五 is some
 
 _H, _M, _S = r"(?:hours?|hrs?|h)", r"(?:minutes?|mins?)", r"(?:seconds?|secs?|s)"
 _STOP = r"(?![A-Za-z0-9_]|/(?!\d)|-(?:style|era|long|old))"
