@@ -272,6 +272,15 @@ def test_interlaced_mpeg4_is_decoded_as_by_one_thread(tmp_path: Path, monkeypatc
         np.testing.assert_array_equal(pixels, linear[pts])
 
 
+@pytest.mark.parametrize("name", ["clip.avi", "clip.asf"])
+def test_frames_are_in_order_where_ffmpeg_guesses_it_from_uneven_times(tmp_path: Path, name: str) -> None:
+    times = np.cumsum(np.random.default_rng(0).choice([0.02, 0.03, 0.1, 0.2, 0.3], 60))
+    told = {"x264-params": "nal-hrd=vbr:vbv-maxrate=1000:vbv-bufsize=1000"}
+    info = probe(write_clip(tmp_path / name, times.tolist(), gop=5, options=told))
+    frames = read_frames(info, info.pts_seconds)
+    assert [read_code(pixels) for pixels in frames.pixels] == list(range(60))
+
+
 @pytest.mark.parametrize("name", ["h264.avi", "packed.avi"])
 def test_an_avi_that_tells_no_order_shows_its_frames_in_order(tmp_path: Path, name: str) -> None:
     codec = "libx264" if name == "h264.avi" else "mpeg4"

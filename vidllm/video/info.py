@@ -35,7 +35,6 @@ MAX_STILL_SECONDS = 3600.0  # a lone frame that claims to stay longer is not bel
 MAX_LAST_GAPS = 10  # a last frame that claims to stay longer than this many frames is not believed
 FIRST_FRAME_TRIES = 32  # packets fed to the decoder in search of the first picture
 BARE_STREAM = 0x80  # FFmpeg's AVFMT_NOTIMESTAMPS
-ONE_TIME = frozenset({"avi", "asf", "mxf"})  # containers of one time a packet, of which FFmpeg makes the PTS
 CLOCKS_MAY_LEAP = 0x200  # FFmpeg's AVFMT_TS_DISCONT: transport and program streams, which are cut and joined as files
 MAX_SPAN_TICKS = 2**62  # time stamps further apart than this are noise, and would overflow
 NO_TIME = -(2**63)
@@ -278,8 +277,10 @@ def _presentation_times(
     missing = (pts == NO_TIME).any()
     made_up = not missing and _are_made_up(pts, container, stream)
     decoding = np.where(dts == NO_TIME, pts, dts)
-    if missing or (made_up and (np.diff(decoding) > 0).all()):
+    if missing:
         pts = decoding
+    elif made_up:  # either may have lost some
+        pts = max(decoding, pts, key=lambda times: len(np.unique(times)))
     if (pts == NO_TIME).any():
         # of a bare H.264 or HEVC stream FFmpeg calls 25 the average, whatever rate the stream itself says
         rate = stream.guessed_rate or stream.average_rate or Fraction(25)
@@ -291,14 +292,15 @@ def _presentation_times(
 
 
 def _are_made_up(pts: NDArray[np.int64], container: InputContainer, stream: VideoStream) -> bool:
-    """Whether FFmpeg made PTS of decoding times without knowing the order of pictures. Of MPEG-4 it reads it from the
-    packets, and of MPEG-1 and 2 in an AVI; where it does not, all PTS are in the order of decoding."""
+    """Whether FFmpeg made PTS of decoding times without knowing the order of pictures: AVI and ASF hold no others, nor
+    do most MXF, and bare streams none. Of MPEG-4 it reads the order from the packets, and of MPEG-1 and 2 in an AVI;
+    of H.264 and HEVC it guesses, mostly that there is none."""
     if not stream.codec_context.has_b_frames:
         return False
     codec, name = codec_name(stream), container.format.name
     if codec in ("mpeg1video", "mpeg2video"):
         return bool(container.format.flags & BARE_STREAM) or (name == "asf" and _ascend(pts))
-    return name in ONE_TIME and codec in ("h264", "hevc") and _ascend(pts)
+    return codec in ("h264", "hevc") and (name in ("avi", "asf") or (name == "mxf" and _ascend(pts)))
 
 
 def _ascend(pts: NDArray[np.int64]) -> bool:
