@@ -292,8 +292,8 @@ def _internvl(folder: Path, config: Json, tokenizer: Tokenizer) -> ModelSpec:
         raise UnsupportedModel(f"{folder}: no adapter for a vision tower that normalises its last layer "
                                "(use_mean_pooling is false)")  # fmt: skip
     assert isinstance(spec.geometry, Geometry)
-    shuffle = _whole({"pixel shuffle": round(1 / config.get("downsample_ratio", 0.5))}, "pixel shuffle", 2)
-    if spec.geometry.rows % shuffle:
+    shuffle = round(1 / config.get("downsample_ratio", 0.5))
+    if shuffle < 1 or spec.geometry.rows % shuffle:
         raise IncompleteModel(
             f"{folder}: {spec.geometry.rows} patches a side are no multiple of {shuffle}, by which config.json's "
             "downsample_ratio joins them; download the model again"
