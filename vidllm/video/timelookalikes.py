@@ -50,13 +50,13 @@ NOT_TIMES: tuple[str, ...] = (
     rf"\b(?:flight|train|bus|ferry|appointment|alarm)s?\s+(?:at\s+)?{CLOCK}|\$\s?{CLOCK}",
     rf"\btime\s+(?:is|was)\s+it\b[^.!?\0]{{0,20}}{CLOCK}|{CLOCK}\s+on\s+(?:the|a|his|her|my|your|its|their)\s+(?:\w+\s+)?(?:clock|watch|timer|stopwatch)\b",
     rf"{AMOUNT}\s+(?:to|past|before|after)\s+(?:noon|midnight|{SPELLED}|\d+)\b(?![:\d-])",
-    rf"(?:上午|下午|早上|早晨|晚上|中午|凌晨|傍晚|夜里|北京时间|今天|明天|昨天|后天|今早|今晚|明早|明晚|周[一二三四五六日末]|星期[一二三四五六日天]|月\d+[日号])\s*的?{_ANY}",
+    rf"(?:上午|下午|早上|早晨|晚上|中午|凌晨|傍晚|夜里|北京时间|今天|明天|昨天|后天|今早|今晚|明早|明晚|周[一二三四五六日末]|星期[一二三四五六日天]|月\d+[日号])\s*[的:]?{_ANY}",
     rf"(?:营业|上班|开放|办公)时间(?:是|为|:)?\s*{CLOCK}(?:\s*[到至~-]\s*{CLOCK})?|闹钟?(?:设|定|调|响)?(?:在|到|于|是)?\s*{CLOCK}",
     rf"{CLOCK}\s*(?:开会|上课|下课|上班|下班|起床|出发|起飞|发车)|{CLOCK}\s*的?(?:会议|火车|高铁|航班|班车|闹钟)",
     rf"(?:\b(?:the|an?)\s+|{CLOCK}/){CLOCK}\s+(?:train|bus|flight|ferry|show|showing|appointment|meeting|class|alarm|news|service|departure|deadline)\b",
     # what a clock, a sign or a board in the picture says
     rf"\b(?:(?<!^)show|shows|showing|shown\s+as|reads?|reading|says?|saying|displays?|displaying|set\s+(?:to|for)|strikes?|(?:time|clock|timer|watch)\s+(?:is|was|at|of))\s+(?:the\s+time\s+)?(?:as\s+)?{CLOCK}",
-    rf"(?:显示|写着|指向|指着)(?:的?时间)?(?:是|为|着)?\s*{CLOCK}",
+    rf"(?:显示|写着|指向|指着)(?:的?时间)?(?:是|为|着|:)?\s*{CLOCK}",
     # ratios, scales, scores, verses, versions
     # 16:9 or 9:16
     rf"\b[1-9]\d?:[1-9]\s*(?:or|vs\.?|versus|/)\s*{CLOCK}|{CLOCK}\s*(?:or|vs\.?|versus|/)\s*[1-9]\d?:[1-9]\b",
@@ -75,7 +75,7 @@ NOT_TIMES: tuple[str, ...] = (
     rf"\b(?:w[io]ns?|winning|won|beats?|beaten|beating|lead(?:s|ing)?(?!\s+(?:up\s+)?to\b)|led|los[et]s?|losing|defeat\w*|tied|trail\w*){_NO_PREPOSITION}(?:\s+by)?\s+{CLOCK}",
     rf"{CLOCK}\s+(?:win|lead|loss|defeat|victory|score|scoreline|draw|tie)\b",
     rf"(?:福音|创世记|出埃及记|诗篇|箴言|启示录|罗马书)第?\s*{CLOCK}",
-    rf"(?:比分|比例|比率|宽高比|长宽比|赔率|以)(?:是|为|到了?)?\s*{CLOCK}|{CLOCK}\s*的?(?:比分|比例|比率|宽高比|长宽比|领先|获胜|战胜|落后)",
+    rf"(?:比分|得分|比例|比率|宽高比|长宽比|赔率|以)(?:是|为|到了?|:)?\s*{CLOCK}|{CLOCK}\s*的?(?:比分|比例|比率|宽高比|长宽比|领先|获胜|战胜|落后)",
     rf"\b(?-i:{_BOOKS})\s+{CLOCK}(?:-\d+)?|\b(?:verses?|chapters?|chap?\.?|ch\.|(?-i:Gen|Exod|Matt?|Rom|Cor|Ps|Prov|Isa|Rev)\.?|psalms?|bible|gospel|scripture|hymn)\s+(?:of\s+)?{CLOCK}(?:-\d+)?",
     # lengths of time
     rf"\b(?!within\s+{_LOOSE}{CLOCK}\s*(?:-|~|to|and)\s*{CLOCK})"
@@ -90,7 +90,7 @@ NOT_TIMES: tuple[str, ...] = (
     rf"\b(?:an?|the|this|every|each|one|two|three)\s+{AMOUNT}[\s-]+(?:video|clip|movie|film|timer|countdown|delay|break|pause|ad|advert|commercial|penalty|limit|summary|version|recording|interval|window|intro|outro|loop|gif|shot|sequence|span|period)s?\b",
     rf"\b(?:an?|this|our)\s+{CLOCK}[\s-]+(?:long\s+)?(?:video|clip|movie|film|recording|gif|animation|ad|advert|commercial)s?\b",
     rf"(?<![束尾\ue002])(?:还?剩(?:下|余)?|还有|只有)的?(?:约|大约|大概)?{AMOUNT}",  # 离结束还有10秒 is a moment
-    rf"(?:持续了?|长达|时长|总长|全长|片长|频长|花了?|用[了时]?|耗时|每隔?|需要|等了?|超过|不到|至少|过了|共|内容长)(?:约|大约|大概|为|是)?\s*"
+    rf"(?:持续了?|长达|时长|总长|全长|片长|频长|花了?|用[了时]?|耗时|每隔?|需要|等了?|超过|不到|至少|过了|共|内容长)(?:约|大约|大概|为|是|:)?\s*"
     rf"(?:\d+\s*[,和或到至~-]\s*)*{_ANY}(?:左右)?",
     rf"(?<![到放])了(?:大约|约|大概|将近|近|差不多|整整)?{AMOUNT}(?!的?(?:时候|时刻)|时|处)",  # 跑了30秒
     # 30秒内, but not 前30秒内

@@ -46,7 +46,7 @@ _TAIL = (  # the number after "1 minute": 30 is seconds in "at 1 minute 30, what
     r"(?!(?:what|who|where|which|how|when|why|is|are|does|do|in|into|mark|point|and|to(?!\s+go)|until|till)\b)[A-Za-z%])"
 )
 _AMOUNT_EN = (
-    r"(?<![A-Za-z0-9_.:,$'])(?:(?<![A-RT-Za-rt-z]-)|(?<=sec-)|(?<=min-))(?:"
+    r"(?<![A-Za-z0-9_.$'])(?<!\d,)(?<![A-Za-z0-9_]:)(?:(?<![A-RT-Za-rt-z]-)|(?<=sec-)|(?<=min-))(?:"
     rf"\d+\s?h\s?\d+\s?m(?:in)?(?:\s?\d+(?:\.\d+)?\s?s(?:ec)?)?{_STOP}"
     rf"|\d+\s?m(?:in)?\s?\d+(?:\.\d+)?\s?s(?:ec)?{_STOP}|\d+m(?:in)?[0-5]\d(?![\d:.]*\d){_STOP}"  # 1m30s, 1m30
     r"|\d+'\s?[0-5]?\d(?:\"|'')(?![A-Za-z0-9_])"
@@ -59,7 +59,7 @@ _AMOUNT_EN = (
     r")"
 )
 _AMOUNT_HAN = (
-    r"(?<![0-9.:零〇一二两兩三四五六七八九十百点])(?:"
+    r"(?<!\d:)(?<![0-9.零〇一二两兩三四五六七八九十百点])(?:"
     rf"{_HAN_NUMBER}\s*个?小时半"
     rf"|{_HAN_NUMBER}\s*个?半?小时(?:零?\s*{_HAN_NUMBER}\s*分钟?)?(?:零?\s*{_HAN_NUMBER}\s*秒钟?)?"
     rf"|{_HAN_NUMBER}时{_HAN_NUMBER}分零?{_HAN_NUMBER}秒"
@@ -71,7 +71,7 @@ _AMOUNT_HAN = (
 )
 
 _CLOCK = (
-    r"(?:(?<![A-Za-z0-9_:.])|(?<=\.\.))\d{1,3}:[0-5]\d(?::[0-5]\d)?(?:\.\d{1,6}|,\d{3}(?!\d))?"
+    r"(?:(?<![A-Za-z0-9_.])(?<![A-Za-z0-9_]:)|(?<=\.\.))\d{1,3}:[0-5]\d(?::[0-5]\d)?(?:\.\d{1,6}|,\d{3}(?!\d))?"
     r"(?!\d|:\d|\.\d|'|/(?!\d{1,3}:[0-5]\d))"  # 0:30/0:40 are two, 4:30/km is a pace
     r"|(?:(?<=\bat )|(?<=@)|(?<=在))0:\d(?![\d:.]*\d|/)"  # 0:5 could be a score elsewhere
 )

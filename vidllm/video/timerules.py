@@ -83,7 +83,7 @@ _LISTS = (  # before the ranges: "at 30 and 40 seconds" and "compare 0:10 to 0:3
     Rule(rf"第{_ZH_LIST}", means.each_ordinal_han),
     Rule(rf"在{_ZH_LIST}", means.moments),
     Rule(rf"{_ZH_LIST}(?=\s*{_ZH_AT})", means.moments),
-    Rule(rf"{_ZH_FREE}{_ZH_LIST}(?=\s*(?:{_ZH_MAYBE_AT}|\?|$))", means.moments),
+    Rule(rf"{_ZH_FREE}{_ZH_LIST}(?=\s*(?:{_ZH_MAYBE_AT}|,|\?|$))", means.moments),
 )
 _RANGES = (
     Rule(  # all of it
