@@ -30,6 +30,7 @@ from vidllm.corpus.recipe import Recipe
 from vidllm.corpus.rows import CaptionRow, Status
 from vidllm.corpus.stores import head_of, manifest_of
 from vidllm.errors import OutputError
+from vidllm.linefile import LineFile
 from vidllm.options import GenerationOptions
 from vidllm.planning import PlanOptions
 from vidllm.video.subtitles import find_sidecar
@@ -677,6 +678,23 @@ def test_a_part_that_is_sealed_while_it_is_read_is_read(tmp_path: Path) -> None:
         rows = written_rows(out)
         first = next(rows)
     assert [first, *rows] == [row_of(item) for item in items]
+
+
+def test_ctrl_c_while_a_part_is_sealed_stays_ctrl_c(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("pyarrow")
+    out, item = tmp_path / "out.parquet", item_at(tmp_path, 1)
+    close = LineFile.close
+
+    def interrupted(file: LineFile) -> None:
+        close(file)
+        if file.path.name == "_part-000001.jsonl":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(LineFile, "close", interrupted)
+    monkeypatch.setattr("vidllm.corpus.stores.ROWS_PER_PART", 1)
+    with pytest.raises(KeyboardInterrupt), Output.open(out, RECIPE) as output:
+        output.add(row_of(item))
+    assert list(standing_rows(out)) == [row_of(item)]
 
 
 def test_a_failure_is_told_of_a_copy_by_its_own_name(out: Path, tmp_path: Path) -> None:

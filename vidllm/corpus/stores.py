@@ -244,10 +244,10 @@ class ParquetParts:
             return
         self._journal.sync()
         self._write(self._number, [json.loads(line) for _, line in self._journal.lines()])
-        self._journal.close()
-        self._journal_path(self._number).unlink()
-        self._journal, self._places = None, []
+        journal, self._journal, self._places = self._journal, None, []
         self._number += 1
+        journal.close()  # a second Ctrl-C in here finds nothing to seal
+        journal.path.unlink()
 
     def _seal_what_was_left(self) -> None:
         """Journals of a run that was killed: one whose part is there was sealed already."""
