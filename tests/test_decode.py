@@ -272,6 +272,15 @@ def test_interlaced_mpeg4_is_decoded_as_by_one_thread(tmp_path: Path, monkeypatc
         np.testing.assert_array_equal(pixels, linear[pts])
 
 
+def test_a_seek_takes_no_packet_for_another_of_the_same_time(
+    clips: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vidllm.video.read_pyav.SEEK_PACKETS", 0)
+    info = probe(clips["twice"])
+    [shown] = read_frames(info, [info.pts_seconds[26]]).pixels
+    assert read_code(shown) == 27
+
+
 @pytest.mark.parametrize("name", ["clip.avi", "clip.asf"])
 def test_frames_are_in_order_where_ffmpeg_guesses_it_from_uneven_times(tmp_path: Path, name: str) -> None:
     times = np.cumsum(np.random.default_rng(0).choice([0.02, 0.03, 0.1, 0.2, 0.3], 60))

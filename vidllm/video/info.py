@@ -365,6 +365,9 @@ def _presented(pts: NDArray[np.int64], log: _PacketLog) -> NDArray[np.int64]:
 def _access_points(container: InputContainer, pts: NDArray[np.int64], log: _PacketLog) -> NDArray[np.int64]:
     """(K, 3): rank, pts, and the timestamp to seek to: PTS by Matroska's cues, decoding time in other containers."""
     ranks = np.array(log.access_ranks or [0], np.int64)
+    times, packets = np.unique(pts, return_counts=True)
+    alone = ~np.isin(pts[ranks], times[packets > 1])  # a seek knows a packet by its time
+    ranks = ranks[alone | (ranks == ranks[0])]
     dts = np.array(log.dts, np.int64)
     by_pts = "matroska" in container.format.name
     seek = pts if by_pts else np.where(dts == NO_TIME, pts, dts)
