@@ -11,8 +11,8 @@ road        one frame / 16 frames, zero-shot / 52 frames under RoPE x2, zero-sho
             + video SFT / + DPO
 tokens      tokens a frame x frames within 1k, 2k and 4k, of the first seed's model after SFT
 strategies  SFT on videos alone, pictures and videos in separate batches, in mixed batches
-account     the video model that ships, and after DPO on its own accounts of whole clips, each without what never
-            happened against itself
+account     the video model that ships, and after configs/builtin_dpo.yaml: an adapter taught on its own accounts of
+            whole clips, each without what never happened against itself
 
 Scores are means over questions of unseen clips in percent: QA over what, colour, count, where and exists at named
 moments, `when` within one sampling interval, descriptions by the F1 of their events, how many events they tell, and how
@@ -178,11 +178,11 @@ class Bench:
             asked = self.made / "account.txt"
             asked.write_text("describe the video.\n")
             vidllm("feedback", str(self.folder / "train"), "-o", str(pairs), "-m", "built-in", "--judge", "oracle",
-                   "--questions", str(asked), "-k", "6", "--pairs", "corrected", "--most", "3", "--seed", str(seed),
+                   "--questions", str(asked), "-k", "6", "--pairs", "twins", "--most", "3", "--seed", str(seed),
                    "--dtype", "float32")  # fmt: skip
-        if not (out / "model.safetensors").exists():
-            vidllm("dpo", str(ROOT / "configs/quick_dpo.yaml"), "model=built-in", f"out={out}", "dtype=float32",
-                   "parts.language_model=7e-6", f"data=[{{path: {pairs}}}]", f"seed={seed}", *self.extra)  # fmt: skip
+        if not (out / "adapter_model.safetensors").exists():
+            vidllm("dpo", str(ROOT / "configs/builtin_dpo.yaml"), f"out={out}", f"data={pairs}", f"seed={seed}",
+                   *self.extra)  # fmt: skip
         return out
 
     # ------------------------------------------------------------------------------------------------- scores

@@ -53,7 +53,8 @@ Rule = Annotated[
     Literal["best", "threshold", "corrected", "twins"],
     typer.Option("--pairs", help="best: best against worst. threshold: those that reach it against those that do not. "
                  "corrected: a description without what never happened against itself. "
-                 "twins: these, and a right one against itself without what did happen (both: oracle)."),
+                 "twins: these, and for every three a right one against itself without what did happen (both: "
+                 "oracle)."),
 ]
 Threshold = Annotated[float, typer.Option("--threshold", metavar="S", help="Of --pairs threshold, 1 to 5.")]
 Margin = Annotated[float, typer.Option("--margin", metavar="S", help="Scores nearer than this are a tie: no pair.")]

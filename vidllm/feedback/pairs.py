@@ -3,7 +3,7 @@
     threshold   every answer of at least `threshold` against every one below it                          (LLaVA-Hound)
     best        the best against the worst, then the next best against the next worst                    (OV-Chat)
     corrected   an answer without what never happened against itself with it                              (RLHF-V)
-    twins       these, and a right answer against itself without something that did happen
+    twins       these, and for every three a right answer against itself without something that did happen
 
 Ties are no pairs (scores must differ by `margin`), what is chosen scores at least `least_chosen`, what the model said
 of a changed clip is only ever rejected, and a question gives at most `most` pairs (RLAIF-V: 2), no answer twice on the
@@ -126,8 +126,10 @@ def make_pairs(questions: Sequence[Sequence[Scored]], options: PairOptions) -> P
             dropped[found] += 1
         else:
             pairs += found
-    balanced = options.rebalance is not None and not options.of_twins
-    kept = rebalanced(pairs, options) if balanced else pairs
+    if options.rule == "twins":
+        kept = few_shortened(pairs)
+    else:
+        kept = pairs if options.rebalance is None or options.of_twins else rebalanced(pairs, options)
     return Paired(pairs=tuple(kept), unbalanced=tuple(pairs), dropped=dict(dropped))
 
 
@@ -184,6 +186,15 @@ def _few(pairs: Sequence[Pair], options: PairOptions) -> list[Pair]:
 def _only(pair: Pair, pairs: Sequence[Pair]) -> bool:
     """Whether its chosen answer is the only one there is to choose: then it may stand against several."""
     return all(other.chosen.text == pair.chosen.text for other in pairs)
+
+
+def few_shortened(pairs: Sequence[Pair]) -> list[Pair]:
+    """All corrections, and from even steps a third as many pairs whose rejected answer was shortened: these hold
+    against saying less, and where there are more of them they undo what corrections teach (benchmarks/NOTES.md)."""
+    shortened = [n for n, pair in enumerate(pairs) if pair.rejected.source == SHORTENED]
+    room = min(len(shortened), (len(pairs) - len(shortened)) // 3)
+    left_out = set(shortened) - {shortened[n * len(shortened) // room] for n in range(room)}
+    return [pair for n, pair in enumerate(pairs) if n not in left_out]
 
 
 def rebalanced(pairs: Sequence[Pair], options: PairOptions) -> list[Pair]:
