@@ -14,7 +14,7 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 from PIL import Image as PIL
 
-from tests.conftest import VARIABLE_TIMES, write_clip
+from tests.conftest import MATRICES, VARIABLE_TIMES, with_matrix, write_clip
 from vidllm.errors import NoFrames, NotAVideo, VideoError, VideoNotFound
 from vidllm.sources import open_source
 from vidllm.video.access import access_rule, is_hidden, nal_units
@@ -372,6 +372,15 @@ def test_pictures_packed_with_others_are_shown_before_them() -> None:
     sizes = np.array([1000, 900, 7, 900, 7])
     assert unpacked(np.arange(5), ["I", "PB", "P", "PB", ""], sizes).tolist() == [0, 2, 1, 4, 3]
     assert unpacked(np.arange(3), ["I", "P", "B"], sizes[:3]).tolist() == [0, 2, 1]
+
+
+def test_a_clip_trimmed_within_its_first_group_is_turned_too(tmp_path: Path) -> None:
+    """As phones trim: the key frame stays in the file, and is shown by none."""
+    trimmed = write_clip(tmp_path / "trimmed.mp4", [number / 25 - 0.4 for number in range(60)], gop=1000)
+    info = probe(with_matrix(trimmed, tmp_path / "turned.mp4", MATRICES["90"]))
+    assert info.has_edits
+    assert not info.key_frames.any()
+    assert (info.rotation, info.width, info.height) == (90, 96, 160)
 
 
 def test_a_hole_is_no_restart_where_pictures_behind_it_are_decoded_before_it() -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 import av.error
 import numpy as np
 from av.container import InputContainer
+from av.packet import Packet
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
@@ -185,6 +186,8 @@ class _FirstPicture:
         if self.frame is not None or not self._tries_left:
             return
         self._tries_left -= 1
+        if packet.is_discard:  # an edit list hides its picture, not what it tells of the others
+            packet = Packet(bytes(packet))  # type: ignore[assignment]
         try:
             frames = self._context.decode(packet) or self._context.decode(None)
             self._context.flush_buffers()
