@@ -281,6 +281,24 @@ def test_a_seek_takes_no_packet_for_another_of_the_same_time(
     assert read_code(shown) == 27
 
 
+def test_frames_that_an_avi_dropped_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vidllm.video.read_pyav.SEEK_PACKETS", 0)
+    with av.open(str(tmp_path / "clip.avi"), "w") as container:
+        stream, sound = container.add_stream("mjpeg", rate=25), container.add_stream("pcm_s16le", rate=8000)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuvj420p"
+        for number, tick in enumerate(np.cumsum(np.random.default_rng(0).choice([1, 1, 3, 10], 40)).tolist()):
+            picture = av.VideoFrame.from_ndarray(bar_code(number, 64, 48))
+            picture.pts, picture.time_base = tick, Fraction(1, 25)
+            container.mux(stream.encode(picture))
+            silence = av.AudioFrame.from_ndarray(np.zeros((1, 640), np.int16), format="s16", layout="stereo")
+            silence.rate = 8000
+            container.mux(sound.encode(silence))
+    info = probe(tmp_path / "clip.avi")
+    for number in range(0, 40, 3):
+        [shown] = read_frames(info, [info.pts_seconds[number]]).pixels
+        assert read_code(shown) == number
+
+
 @pytest.mark.parametrize("name", ["clip.avi", "clip.asf"])
 def test_frames_are_in_order_where_ffmpeg_guesses_it_from_uneven_times(tmp_path: Path, name: str) -> None:
     times = np.cumsum(np.random.default_rng(0).choice([0.02, 0.03, 0.1, 0.2, 0.3], 60))

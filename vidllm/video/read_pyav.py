@@ -114,7 +114,8 @@ class _Tape:
         rank, pts = (int(number) for number in self._info.access_points[access, :2])
         if 0 <= rank - self.rank <= SEEK_PACKETS:
             return self._forward(rank)
-        if len(self._info.mended_pts):  # the times in the file are ambiguous: a packet is known by its place alone
+        dropped = self._info.container == "avi" and self._info.is_vfr  # FFmpeg miscounts such frames when it seeks
+        if dropped or len(self._info.mended_pts):  # times are ambiguous: a packet is known by its place alone
             if rank < self.rank:
                 self._open()
             return self._forward(rank)
