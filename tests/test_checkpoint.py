@@ -18,6 +18,7 @@ from vidllm import machine
 from vidllm.errors import ConfigError, IncompleteModel, ModelNotFound, NotAVisionModel, UnsupportedModel, VidllmError
 from vidllm.model import checkpoint
 from vidllm.model import fingerprint as fingerprint_room
+from vidllm.model.adapter import bases
 from vidllm.model.checkpoint import choose_device, choose_dtype, describe, fingerprint, load_model, stop_ids
 
 Tiny = Callable[[str], Path]
@@ -480,3 +481,13 @@ def test_every_refusal_is_one_of_ours(llava: Path) -> None:
         with pytest.raises(VidllmError) as caught:
             load_model(llava, device="cpu")
         assert "\n" not in str(caught.value)
+
+
+def test_what_preferences_made_of_the_model_that_ships_is_an_adapter_of_it() -> None:
+    """Of these very weights: others have another fingerprint and would be refused."""
+    taught, before = load_model("built-in-dpo", "cpu"), load_model("built-in", "cpu")
+    assert bases(taught.spec.folder) == [before.spec.folder]
+    learnt, known = (dict(model.network.named_parameters()) for model in (taught, before))  # type: ignore[attr-defined]
+    changed = {name for name, weight in learnt.items() if not torch.equal(weight, known[name])}
+    assert len(changed) == 6 * 7  # matrices of every layer, and nothing else
+    assert all("language_model.layers" in name for name in changed)

@@ -855,6 +855,7 @@ def test_doctor_says_what_loads(run: Run) -> None:
     ("named", "status", "says"),
     [
         ("built-in-images", "ok", "builtin"),
+        ("built-in-dpo", "ok", "builtin"),
         ("somebody/their-model", "ok", "Hugging Face id"),
         ("nothing-of-that-name", "broken", "no such folder"),
         (".", "broken", "no config.json"),

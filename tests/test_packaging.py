@@ -86,7 +86,7 @@ def test_the_wheel_holds_code_weights_and_sample(wheel: Path) -> None:
     builtin = ROOT / "vidllm" / "builtin"
     data = {
         f"vidllm/builtin/{path.relative_to(builtin).as_posix()}"
-        for folder in ("weights", "sample")
+        for folder in ("weights", "image", "dpo", "sample")
         for path in (builtin / folder).glob("*")
         if path.is_file()
     }

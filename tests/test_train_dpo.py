@@ -480,7 +480,7 @@ def test_a_config_says_what_it_does_not_know(tmp_path: Path) -> None:
         load_config(DpoConfig, path)
 
 
-@pytest.mark.parametrize("name", ["dpo.yaml", "dpo_mpo.yaml", "quick_dpo.yaml"])
+@pytest.mark.parametrize("name", ["dpo.yaml", "dpo_mpo.yaml", "quick_dpo.yaml", "builtin_dpo.yaml"])
 def test_shipped_configs_are_whole(name: str) -> None:
     config = load_config(DpoConfig, Path(__file__).resolve().parents[1] / "configs" / name)
     assert isinstance(config.preference, PreferenceLoss)

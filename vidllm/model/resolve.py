@@ -19,8 +19,8 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(?:@\w[\w./-]*)?")
 """OWNER/NAME, and behind an @ the branch, tag or commit that is meant."""
 
 
-BUILTIN = {"built-in": "weights", "built-in-images": "image"}
-"""Models that ship, by name: the video model, and the image model it was made from."""
+BUILTIN = {"built-in": "weights", "built-in-images": "image", "built-in-dpo": "dpo"}
+"""Models that ship, by name: the video model, the image model it was made from, and what preferences made of it."""
 ABOUT_BUILTIN = (
     "only knows synthetic shapes (`vidllm world make`); "
     "for real videos name a Hugging Face id or a folder: -m llava-hf/LLaVA-NeXT-Video-7B-hf"
@@ -41,8 +41,8 @@ def builtin_folder(name: str = "built-in") -> Path:
 def resolve_model(name: str | None, *, weights: bool = True) -> Path:
     """The folder of model `name`: a local folder, else a Hub id; None is $VIDLLM_MODEL, else the built-in model.
 
-    A Hub id may say which of its revisions is meant: `OWNER/NAME@COMMIT`, or a branch or tag. `built-in` and
-    `built-in-images` are the models that ship. Without `weights` the Hub is asked only for the small files that
+    A Hub id may say which of its revisions is meant: `OWNER/NAME@COMMIT`, or a branch or tag. `built-in`,
+    `built-in-images` and `built-in-dpo` are the models that ship. Without `weights` the Hub is asked only for the small files that
     describe the model: a plan needs no more.
 
     Raises:
