@@ -20,6 +20,7 @@ from vidllm.model import checkpoint
 from vidllm.model import fingerprint as fingerprint_room
 from vidllm.model.adapter import bases
 from vidllm.model.checkpoint import choose_device, choose_dtype, describe, fingerprint, load_model, stop_ids
+from vidllm.model.resolve import builtin_folder
 
 Tiny = Callable[[str], Path]
 
@@ -485,7 +486,7 @@ def test_every_refusal_is_one_of_ours(llava: Path) -> None:
 
 def test_what_preferences_made_of_the_model_that_ships_is_an_adapter_of_it() -> None:
     """Of these very weights: others have another fingerprint and would be refused."""
-    taught, before = load_model("built-in-dpo", "cpu"), load_model("built-in", "cpu")
+    taught, before = (load_model(builtin_folder(name), "cpu") for name in ("built-in-dpo", "built-in"))
     assert bases(taught.spec.folder) == [before.spec.folder]
     learnt, known = (dict(model.network.named_parameters()) for model in (taught, before))  # type: ignore[attr-defined]
     changed = {name for name, weight in learnt.items() if not torch.equal(weight, known[name])}

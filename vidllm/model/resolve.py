@@ -42,8 +42,8 @@ def resolve_model(name: str | None, *, weights: bool = True) -> Path:
     """The folder of model `name`: a local folder, else a Hub id; None is $VIDLLM_MODEL, else the built-in model.
 
     A Hub id may say which of its revisions is meant: `OWNER/NAME@COMMIT`, or a branch or tag. `built-in`,
-    `built-in-images` and `built-in-dpo` are the models that ship. Without `weights` the Hub is asked only for the small files that
-    describe the model: a plan needs no more.
+    `built-in-images` and `built-in-dpo` are the models that ship. Without `weights` the Hub is asked only for the small
+    files that describe the model: a plan needs no more.
 
     Raises:
         ModelNotFound: neither a folder nor a Hub id that can be reached (the message says which, and what to do).

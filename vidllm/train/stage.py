@@ -65,7 +65,7 @@ class StageConfig:
     """One stage of teaching. Impossible values raise ConfigError or ValueError at birth."""
 
     model: str | None = None
-    """Folder, Hugging Face id, built-in, built-in-images or built-in-dpo; null: $VIDLLM_MODEL, else the built-in one."""
+    """Folder, Hugging Face id, or the name of a model that ships; null: $VIDLLM_MODEL, else the built-in one."""
     data: tuple[Source, ...] | Path
     """Files of rows (for `dpo`: of pairs) and how much is taken of each; or one such file; or a YAML with `sources`."""
     bad_rows: Literal["stop", "skip"] = "stop"
