@@ -23,7 +23,7 @@ from vidllm.clip import Clip, PlanOptions, open_clips
 from vidllm.errors import BudgetError, ConfigError
 from vidllm.model.chat import Shown, Turn, lay_out
 from vidllm.model.families import ModelSpec, fetch_model, load_tokenizer, read_spec, resolve_model
-from vidllm.model.resolve import ABOUT_BUILTIN, BUILTIN, builtin_folder, model_name
+from vidllm.model.resolve import ABOUT_BUILTIN, builtin_name, model_name
 from vidllm.options import AskOptions, check_question, split_options
 from vidllm.planned import Plan, plan_source, still_notes, tokens_of_stills
 from vidllm.planning import named_in_vain, range_of, room_of
@@ -104,8 +104,7 @@ class VideoModel:
         from vidllm.model.checkpoint import describe
 
         what = f"{self.name}: {describe(self.lmm)}"
-        ships = self.spec.folder.resolve() in {builtin_folder(name).resolve() for name in BUILTIN}
-        return f"{what}; {ABOUT_BUILTIN}" if ships else what
+        return f"{what}; {ABOUT_BUILTIN}" if builtin_name(self.spec.folder) else what
 
     def ask(
         self, video: Source | Sequence[Source], question: str, *, progress: Progress | None = None,

@@ -128,8 +128,10 @@ def make_pairs(questions: Sequence[Sequence[Scored]], options: PairOptions) -> P
             pairs += found
     if options.rule == "twins":
         kept = few_shortened(pairs)
+    elif options.rule == "corrected" or options.rebalance is None:
+        kept = pairs
     else:
-        kept = pairs if options.rebalance is None or options.of_twins else rebalanced(pairs, options)
+        kept = rebalanced(pairs, options)
     return Paired(pairs=tuple(kept), unbalanced=tuple(pairs), dropped=dict(dropped))
 
 

@@ -38,6 +38,12 @@ def builtin_folder(name: str = "built-in") -> Path:
     return Path(str(files("vidllm.builtin"))) / BUILTIN[name]
 
 
+def builtin_name(folder: Path) -> str | None:
+    """The name of the model that ships in `folder`; None for any other."""
+    place = folder.resolve()
+    return next((name for name in BUILTIN if builtin_folder(name).resolve() == place), None)
+
+
 def resolve_model(name: str | None, *, weights: bool = True) -> Path:
     """The folder of model `name`: a local folder, else a Hub id; None is $VIDLLM_MODEL, else the built-in model.
 

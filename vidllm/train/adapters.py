@@ -31,7 +31,7 @@ from vidllm.model.adapter import bases
 from vidllm.model.checkpoint import load_model, quiet
 from vidllm.model.families import read_spec
 from vidllm.model.fingerprint import ADAPTER_FILE, DESCRIBING, NAMES_A_PLACE, PEFT_FILE
-from vidllm.model.resolve import BUILTIN, builtin_folder
+from vidllm.model.resolve import builtin_name
 from vidllm.model.spec import read_json
 from vidllm.train.parts import Lora
 from vidllm.train.saves import sync_folder
@@ -117,9 +117,8 @@ def without_lora(network: nn.Module) -> Iterator[None]:
 def base_name(folder: Path) -> str:
     """How others find this base: the name of a model that ships, its Hub id and commit where it lies in the Hub's
     cache, else its full path."""
-    for name in BUILTIN:
-        if folder.resolve() == builtin_folder(name).resolve():
-            return name
+    if name := builtin_name(folder):
+        return name
     found = _HUB_FOLDER.search(folder.resolve().as_posix())
     return f"{found[1]}/{found[2]}@{found[3]}" if found else str(folder.resolve())
 
