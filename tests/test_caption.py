@@ -26,11 +26,13 @@ from tests.conftest import write_clip, write_stories
 from tests.test_corpus_identity import remux
 from vidllm.corpus.caption import CaptionOptions, caption, dry_run, open_engine
 from vidllm.corpus.extras import Extras, write_extras
+from vidllm.corpus.item import Item
 from vidllm.corpus.local import LocalCaptioner
 from vidllm.corpus.progress import Tally
+from vidllm.corpus.scenes import Range
 from vidllm.corpus.stores import manifest_of
 from vidllm.corpus.verify import verify
-from vidllm.corpus.workers import AHEAD_BYTES
+from vidllm.corpus.workers import AHEAD_BYTES, Decoder
 from vidllm.errors import ConfigError
 from vidllm.model.resolve import builtin_folder
 from vidllm.options import GenerationOptions
@@ -309,6 +311,40 @@ def test_a_split_video_whose_file_was_touched_is_not_summed_up_again(
     assert again["stamp"] != whole["stamp"]
     assert again == {**whole, "stamp": again["stamp"]}  # its time, too: the model did not work for it
     assert caption(clip, output, options, model=model).counts.total() == 0
+
+
+def test_what_was_cut_once_is_not_searched_for_cuts_again(
+    world: Path, tmp_path: Path, output: Path, model: vidllm.VideoModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither by the next run nor for another prompt; one that changed is, and with --retry-errors one that failed."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    clip = Path(shutil.copy(sorted(world.glob("*.mp4"))[0], folder / "a.mp4"))
+    (folder / "b.mp4").write_bytes(b"no video")
+    searched: list[str] = []
+    ranges = Decoder.ranges
+
+    def heard(self: Decoder, item: Item, split: str) -> tuple[Range, ...]:
+        searched.append(Path(item.video).name)
+        return ranges(self, item, split)
+
+    monkeypatch.setattr(Decoder, "ranges", heard)
+
+    def run(**said: Any) -> tuple[list[str], int]:
+        searched.clear()
+        report = caption(folder, output, CaptionOptions(workers=1, **{"split": "fixed:5s", **said}), model=model)
+        return sorted(searched), report.counts.total()
+
+    parts = run()[1] - 1
+    assert parts > 1
+    assert run() == ([], 0)
+    assert run(retry_errors=True) == (["b.mp4"], 1)
+    assert run(prompt="What moves?") == (["b.mp4"], parts + 1)  # it has no row under this recipe yet
+    assert run(split="scenes") == (["a.mp4", "b.mp4"], 1)
+    assert run() == ([], 0)
+    os.utime(clip, (1, 1))
+    assert run() == (["a.mp4"], parts)
+    assert verify(output).ok
 
 
 def test_what_another_split_wrote_is_not_among_this_ones_captions(

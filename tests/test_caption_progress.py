@@ -17,6 +17,7 @@ from vidllm.corpus.output import Output
 from vidllm.corpus.progress import PLAIN_SECONDS, ProgressLine, Tally, duration
 from vidllm.corpus.prompts import DEFAULT, PRESETS, read_prompt
 from vidllm.corpus.rows import CaptionRow, Status
+from vidllm.corpus.scenes import Cut
 from vidllm.corpus.summary import Summaries, Wish
 from vidllm.errors import ConfigError
 from vidllm.model.families import bare_spec
@@ -228,7 +229,7 @@ def test_a_summary_is_of_the_captions_as_they_are(tmp_path: Path) -> None:
                 made = CaptionRow.of(item, id=id, recipe=ledger.digest(item), status=status)
                 ledger.settle(replace(made, caption=caption, prompt=look.prompt_of(item)))
 
-            ledger.cut(film, parts)
+            ledger.cut(film, Cut("fixed:1s", film.stamp(), ((0.0, 1.0), (1.0, 2.0))))
             settle(parts[0], "1" * 32, "ok", f"{prompt} a dog runs")
             settle(parts[1], "2" * 32, second, said)
             summaries = Summaries(ledger, look)

@@ -20,6 +20,7 @@ from vidllm.corpus.identity import content_id
 from vidllm.corpus.inputs import admit
 from vidllm.corpus.item import Item
 from vidllm.corpus.looking import Look, Opened, Seen, clip_of
+from vidllm.corpus.scenes import Cut
 from vidllm.corpus.scratch import PREFIX, Scratch, _clear_left
 from vidllm.corpus.workers import DecodePool, Decoder
 from vidllm.errors import NotAVideo, VideoError
@@ -215,14 +216,12 @@ def test_what_is_not_wanted_is_never_decoded(clip: Path) -> None:
 
 
 def test_a_long_clip_becomes_ranges_without_gaps(clip: Path) -> None:
-    cut: list[tuple[Item, list[Item]]] = []
-    pool = DecodePool(
-        iter([item(clip)]), LOOK, workers=2, split="fixed:1s", on_cut=lambda i, parts: cut.append((i, list(parts)))
-    )
+    cuts: list[Cut] = []
+    pool = DecodePool(iter([item(clip)]), LOOK, workers=2, split="fixed:1s", on_cut=lambda one, cut: cuts.append(cut))
     taken = sorted(take_all(pool), key=lambda opened: opened.item.start or 0)
     assert [(o.item.start, o.item.end) for o in taken] == [(0, 1), (1, 2), (2, 3), (3, 4)]
     assert len({opened.id for opened in taken}) == 4
-    assert [len(parts) for _, parts in cut] == [4]
+    assert cuts == [Cut("fixed:1s", item(clip).stamp(), ((0, 1), (1, 2), (2, 3), (3, 4)))]
 
 
 def test_a_clip_too_short_to_cut_stays_whole(clip: Path) -> None:

@@ -28,6 +28,7 @@ from vidllm.corpus.output import Output
 from vidllm.corpus.reading import standing_rows, written_rows
 from vidllm.corpus.recipe import Recipe
 from vidllm.corpus.rows import CaptionRow, Status
+from vidllm.corpus.scenes import Cut
 from vidllm.corpus.stores import head_of, manifest_of
 from vidllm.errors import OutputError
 from vidllm.linefile import LineFile
@@ -539,13 +540,13 @@ def test_pandas_people_read_the_folder(tmp_path: Path) -> None:
 
 def test_one_promise_a_clip_in_the_manifest(tmp_path: Path) -> None:
     out, item = tmp_path / "out.jsonl", item_at(tmp_path, 1)
-    parts = [replace(item, start=0.0, end=2.0), replace(item, start=2.0, end=4.0)]
+    cut = Cut("fixed:2s", item.stamp(), ((0.0, 2.0), (2.0, 4.0)))
     for number in range(3):
         with Output.open(out, RECIPE) as output:
             if number == 0:
                 output.admitted(item)
                 output.admitted(item)
-            output.cut(item, parts)
+            output.cut(item, cut)
     lines = [json.loads(line) for line in manifest_of(out).read_text().splitlines()]
     assert len(lines) == 5  # the recipe, three clips, one cut
     assert lines[0] == {"recipe": RECIPE.digest, "is": json.loads(json.dumps(lines[0]["is"]))}
@@ -744,6 +745,8 @@ def test_a_thread_that_wakes_after_the_end_writes_nothing(out: Path, tmp_path: P
         ledger.close()
         before = manifest_of(out).read_bytes()
         assert ledger.skip(late)
-        ledger.cut(late, [replace(late, start=0.0, end=1.0)])
+        cut = Cut("fixed:1s", late.stamp(), ((0.0, 1.0),))
+        ledger.cut(late, cut)
+        assert ledger.known_cut(late, cut.split, cut.stamp) is None
         assert not ledger.wanted(late, Seen(id="0" * 32))
         assert manifest_of(out).read_bytes() == before

@@ -31,6 +31,7 @@ from vidllm.corpus.output import Output
 from vidllm.corpus.reading import standing_rows
 from vidllm.corpus.report import cause_of, write_report
 from vidllm.corpus.rows import CaptionRow, RowFrame
+from vidllm.corpus.scenes import Cut
 from vidllm.corpus.sidefiles import parse_formats, write_side_files
 from vidllm.corpus.sidefolder import RECORD, SideFolder
 from vidllm.corpus.stores import manifest_of
@@ -195,18 +196,22 @@ def test_a_video_that_is_gone_or_replaced_is_named(clips: dict[str, Path], tmp_p
     assert verify(tmp_path / "out.jsonl", frames=False).ok
 
 
+def cut_into(parts: list[Item]) -> Cut:
+    return Cut("scenes", parts[0].stamp(), tuple((part.start, part.end) for part in parts))
+
+
 def test_cuts_made_anew_wait_for_the_new_parts_only(clips: dict[str, Path], tmp_path: Path) -> None:
     whole, out = item_of(clips["constant"]), tmp_path / "out.jsonl"
     old = [replace(whole, start=0.0, end=1.0), replace(whole, start=1.0, end=2.4)]
     new = [replace(whole, start=0.0, end=1.2), replace(whole, start=1.2, end=2.4)]
     with Output.open(out, RECIPE) as output:
         output.admitted(whole)
-        output.cut(whole, old)
+        output.cut(whole, cut_into(old))
         output.add(seen_row(old[0]))
     [problem] = verify(out).problems
     assert problem.where == f"{whole.video} [0:01.00-0:02.40)"
     with Output.open(out, RECIPE) as output:
-        output.cut(whole, new)
+        output.cut(whole, cut_into(new))
         for part in new:
             output.add(seen_row(part))
     assert verify(out).ok, verify(out).problems
@@ -219,7 +224,7 @@ def test_a_clip_that_stayed_whole_is_waited_for(clips: dict[str, Path], tmp_path
     parts = [replace(whole, start=0.0, end=1.0), replace(whole, start=1.0, end=2.4)]
     for cut, waited in (([whole], {whole.video[-17:]}), (parts, {"[0:00.00-0:01.00)", "[0:01.00-0:02.40)"})):
         with Output.open(out, RECIPE) as output:
-            output.cut(whole, cut)
+            output.cut(whole, cut_into(cut))
         assert {problem.where[-17:] for problem in verify(out).problems} == waited
     for _ in range(2):
         with Output.open(out, RECIPE) as output:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from vidllm.corpus.item import Item
     from vidllm.corpus.looking import Look, Seen
     from vidllm.corpus.recipe import Recipe
+    from vidllm.corpus.scenes import Cut
     from vidllm.options import GenerationOptions
 
 SAMPLE = 16
@@ -174,7 +175,8 @@ class _Looking:
             self.found.done += is_done
             return is_done
 
-    def cut(self, item: Item, parts: Sequence[Item]) -> None:
+    def cut(self, item: Item, cut: Cut) -> None:
+        parts = cut.parts(item)
         if not self._summarises or len(parts) == 1:
             return
         with self._lock:
@@ -221,7 +223,10 @@ class _Nowhere:
     def skip(self, item: Item) -> bool:
         return False
 
-    def cut(self, item: Item, parts: Sequence[Item]) -> None:
+    def known_cut(self, item: Item, split: str, stamp: str) -> Cut | None:
+        return None
+
+    def cut(self, item: Item, cut: Cut) -> None:
         pass
 
     def wanted(self, item: Item, seen: Seen) -> bool:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from vidllm.corpus.looking import Look, Seen
     from vidllm.corpus.output import Output
     from vidllm.corpus.rows import Status
+    from vidllm.corpus.scenes import Cut
 
 
 class Ledger:
@@ -58,11 +59,16 @@ class Ledger:
                 self.standing[status] += 1
             return True
 
-    def cut(self, item: Item, parts: Sequence[Item]) -> None:
+    def known_cut(self, item: Item, split: str, stamp: str) -> Cut | None:
+        """How an earlier run cut the item, if its file has not changed since."""
+        with self._lock:
+            return None if self._is_closed else self._output.known_cut(item, split, stamp)
+
+    def cut(self, item: Item, cut: Cut) -> None:
         """The parts stand for the item from here on."""
         with self._lock:
             if not self._is_closed:
-                self._output.cut(item, parts)
+                self._output.cut(item, cut)
 
     def wanted(self, item: Item, seen: Seen) -> bool:
         """Whether this clip is to be captioned: nobody has its content's caption, and nobody is at it."""

@@ -15,17 +15,19 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
-from vidllm.corpus.index import Known, RowIndex
+from vidllm.corpus.index import DigestMap, Known, RowIndex
 from vidllm.corpus.item import Item
 from vidllm.corpus.promises import Promises
 from vidllm.corpus.recipe import Recipe
 from vidllm.corpus.rows import FAILED, OWN, CaptionRow, Status
+from vidllm.corpus.scenes import Cut
 from vidllm.corpus.stores import Store, manifest_of, open_store, prepare
-from vidllm.errors import OutputError
+from vidllm.errors import ConfigError, OutputError
 from vidllm.linefile import LineFile
 from vidllm.video.subtitles import find_sidecar_of_many
 
@@ -47,8 +49,8 @@ class Output:
         self._own_recipes: dict[str | None, str] = {}
         self._index = self._indexed()
         self._is_recipe_told = False
-        self._cuts: dict[tuple[str, str], int] = {}
-        """The last cut of an item under a recipe, by the hash of its line."""
+        self._cuts, self._splits = DigestMap(), DigestMap()
+        """Where in the manifest the last cut of an item is told: under a recipe, and by a way to split."""
         self.promises = self._read_manifest()
 
     @classmethod
@@ -97,21 +99,45 @@ class Output:
         One that an earlier run cut stands for itself again, as if it were cut into one.
         """
         self._admit(item.key, self.digest_of(item), item)
-        if (item.key, self.digest_of(item)) in self._cuts:
-            self._note_cut(item, [item])
+        place = self._cuts.find(item.key, self.digest_of(item))
+        if place is not None and self._told_at(place)["parts"] != [item.key]:
+            self._note_cut({"cut": item.key, "recipe": self.digest_of(item), "parts": [item.key]})
 
-    def cut(self, item: Item, parts: Sequence[Item]) -> None:
+    def known_cut(self, item: Item, split: str, stamp: str) -> Cut | None:
+        """How the item was cut the last time by these words, under any recipe, if its file has not changed since. One
+        that could not be cut is tried again when its row is not there, or failures are retried.
+        """
+        if (place := self._splits.find(item.key, split)) is None:
+            return None
+        told = self._told_at(place)
+        try:
+            cut = Cut(split, told["stamp"], tuple((start, end) for start, end in told["ranges"]))
+            as_told = [part.key for part in cut.parts(item)] == told["parts"]
+        except (KeyError, TypeError, ValueError, ConfigError):  # changed by a hand
+            return None
+        if not as_told or cut.stamp != stamp or not (cut.ranges or self.is_finished(item, self.digest_of(item))):
+            return None
+        return cut
+
+    def cut(self, item: Item, cut: Cut) -> None:
         """The item's ranges stand for it; ranges of an earlier cut that never got a row are no longer waited for."""
+        recipe, parts = self.digest_of(item), cut.parts(item)
         for part in parts:
             self._admit(part.key, self.digest_of(part), part)
-        self._note_cut(item, parts)
+        self._note_cut({"cut": item.key, "recipe": recipe, "parts": [part.key for part in parts], **vars(cut)})
 
-    def _note_cut(self, item: Item, parts: Sequence[Item]) -> None:
-        cut = {"cut": item.key, "recipe": self.digest_of(item), "parts": [part.key for part in parts]}
-        line = json.dumps(cut).encode()
-        if self._cuts.get((item.key, self.digest_of(item))) != hash(line):
-            self._manifest.append(line + b"\n")
-            self._cuts[item.key, self.digest_of(item)] = hash(line)
+    def _note_cut(self, told: dict[str, Any]) -> None:
+        """Once: what the manifest told last of the item under this recipe is not told again."""
+        place, line = self._cuts.find(told["cut"], told["recipe"]), json.dumps(told).encode()
+        if place is None or self._manifest.line_at(place) != line:
+            place = self._manifest.append(line + b"\n")
+            self._cuts.add(told["cut"], told["recipe"], place)
+            if "split" in told:
+                self._splits.add(told["cut"], told["split"], place)
+
+    def _told_at(self, place: int) -> dict[str, Any]:
+        told: dict[str, Any] = json.loads(self._manifest.line_at(place))
+        return told
 
     def is_finished(self, item: Item, recipe: str) -> bool:
         """Whether the item has its row under this recipe, and neither its file nor the subtitles beside it have changed
@@ -182,32 +208,35 @@ class Output:
     def _read_manifest(self) -> Promises:
         """Who was admitted before."""
         known = Promises()
-        for key, recipe, line in manifest_lines(self._manifest):
-            if key is not None:
-                known.load(key, recipe)
-            elif line.startswith(b'{"cut"'):
-                self._cuts[json.loads(line)["cut"], recipe] = hash(line)
-            elif recipe == self._recipe.digest:
+        for place, told in manifest_lines(self._manifest):
+            if "key" in told:
+                known.load(told["key"], told["recipe"])
+            elif "cut" in told:
+                self._cuts.load(told["cut"], told["recipe"], place)
+                if "split" in told:
+                    self._splits.load(told["cut"], told["split"], place)
+            elif told["recipe"] == self._recipe.digest:
                 self._is_recipe_told = True
-        known.settle()
+        for digests in (known, self._cuts, self._splits):
+            digests.settle()
         return known
 
 
-def manifest_lines(manifest: LineFile) -> Iterator[tuple[str | None, str, bytes]]:
-    """(key, recipe, line) of everything admitted; key None for a line that tells of a recipe or a cut.
-
-    Raises OutputError for a line that is neither.
+def manifest_lines(manifest: LineFile) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(place, what it tells) of every line: `recipe`, and the `key` of who was admitted, or who was `cut`, or what the
+    recipe `is`. Raises OutputError for a line that is none of ours.
     """
-    for number, (_, line) in enumerate(manifest.lines(), 1):
-        if (admitted := _ADMITTED.match(line)) is not None:
-            yield admitted[1].decode(), admitted[2].decode(), line
+    for number, (place, line) in enumerate(manifest.lines(), 1):
+        if (admitted := _ADMITTED.match(line)) is not None:  # nearly all, a million of them perhaps
+            yield place, {"key": admitted[1].decode(), "recipe": admitted[2].decode()}
             continue
         try:
-            fields = json.loads(line)
-            key, recipe = fields.get("key"), fields["recipe"]
-            names = [name for name in (key, fields.get("cut")) if name is not None]
-            if not (all(_KEY.fullmatch(name) for name in names) and _RECIPE.fullmatch(recipe)):
+            told = json.loads(line)
+            names = [told[name] for name in ("key", "cut") if name in told]
+            if not (all(_KEY.fullmatch(name) for name in names) and _RECIPE.fullmatch(told["recipe"])):
+                raise ValueError(line)
+            if "cut" in told and not (isinstance(told["parts"], list) and isinstance(told.get("split", ""), str)):
                 raise ValueError(line)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise OutputError(f"{manifest.path}: line {number} is not ours; remove it and run again") from error
-        yield key, recipe, line
+        yield place, told

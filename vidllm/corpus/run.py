@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from vidllm.corpus.item import Item
     from vidllm.corpus.looking import Look, Opened, Seen
     from vidllm.corpus.rows import Status
+    from vidllm.corpus.scenes import Cut
     from vidllm.options import GenerationOptions
 
 IDLE_SECONDS = 0.1
@@ -62,7 +63,9 @@ class Books(Protocol):
 
     def skip(self, item: Item) -> bool: ...
 
-    def cut(self, item: Item, parts: Sequence[Item]) -> None: ...
+    def known_cut(self, item: Item, split: str, stamp: str) -> Cut | None: ...
+
+    def cut(self, item: Item, cut: Cut) -> None: ...
 
     def wanted(self, item: Item, seen: Seen) -> bool: ...
 
@@ -112,7 +115,7 @@ class Run:
         self._pool = DecodePool(
             items, look, workers=options.workers, ahead_bytes=options.ahead_bytes,
             ahead=max(captioner.room(), 2 * options.workers), skip=ledger.skip, wanted=ledger.wanted,
-            split=options.split, on_cut=self._cut, decoders=decoders,
+            split=options.split, known_cut=ledger.known_cut, on_cut=self._cut, decoders=decoders,
         )  # fmt: skip
 
     def go(self, interrupts: Interrupts) -> Tally:
@@ -219,9 +222,10 @@ class Run:
         for row in rows:
             self.tally.add(row, length)
 
-    def _cut(self, item: Item, parts: Sequence[Item]) -> None:
+    def _cut(self, item: Item, cut: Cut) -> None:
         """A long video became its parts (heard in a pool thread)."""
-        self._ledger.cut(item, parts)
+        self._ledger.cut(item, cut)
+        parts = cut.parts(item)
         with self._lock:
             self.tally.parts += len(parts) - 1
             if self._summaries is not None:

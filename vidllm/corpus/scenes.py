@@ -3,14 +3,21 @@
 0 --------- cut ------ cut ------------------ end        half-open ranges on the source's clock, without gaps
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 from vidllm.errors import ConfigError
 from vidllm.video.cuts import hard_cuts
 from vidllm.video.info import VideoInfo
 from vidllm.video.timecode import parse_time
+
+if TYPE_CHECKING:
+    from vidllm.corpus.item import Item
 
 Range = tuple[float | None, float | None]
 """Seconds [start, end); None where the range is open: the whole clip is (None, None)."""
@@ -21,6 +28,22 @@ MOST_SCENE_SECONDS = 60.0
 """A scene longer than this is cut again into equal parts: a lecture without a cut still gets its captions."""
 LEAST_TAIL_SHARE = 0.25
 """A rest shorter than this share of a fixed length joins the range before it: no caption of half a second."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How one clip was cut."""
+
+    split: str
+    """The words for it, `check_split`'s."""
+    stamp: str
+    """Of the clip's file, before it was opened for this."""
+    ranges: tuple[Range, ...] = ()
+    """None where it could not be cut: then its row as a whole says why."""
+
+    def parts(self, item: Item) -> list[Item]:
+        """Who stands for the item: its ranges, or itself."""
+        return [replace(item, start=start, end=end) for start, end in self.ranges] or [item]
 
 
 def check_split(words: str) -> str:

@@ -20,6 +20,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from vidllm.corpus.looking import Look, Opened, Seen, status_of, unread_id
+from vidllm.corpus.scenes import Cut
 from vidllm.corpus.scratch import Scratch
 from vidllm.corpus.webdataset import not_extracted
 from vidllm.errors import VideoError, VidllmError
@@ -156,8 +157,9 @@ class DecodePool:
 
     `skip` says of an item that it is done, before its file is touched; `wanted` says whether a clip that was looked at
     shall be decoded (`skip` and `wanted` are called from the pool's threads). With `split` a clip without a range
-    becomes the ranges that it is cut into, and `on_cut` hears of them before the first. `decoders` take the place
-    of `workers` processes on this machine; each belongs to one thread of the pool.
+    becomes the ranges that it is cut into, which `known_cut` may know from an earlier run, by (item, split, stamp);
+    `on_cut` hears of them before the first. `decoders` take the place of `workers` processes on this machine; each
+    belongs to one thread of the pool.
     """
 
     def __init__(
@@ -171,11 +173,12 @@ class DecodePool:
         skip: Callable[[Item], bool] = lambda item: False,
         wanted: Callable[[Item, Seen], bool] = lambda item, seen: True,
         split: str | None = None,
-        on_cut: Callable[[Item, Sequence[Item]], None] = lambda item, parts: None,
+        known_cut: Callable[[Item, str, str], Cut | None] = lambda item, split, stamp: None,
+        on_cut: Callable[[Item, Cut], None] = lambda item, cut: None,
         decoders: Sequence[Decoding] | None = None,
     ) -> None:
         self._items, self._look, self._split = items, look, split
-        self._skip, self._wanted, self._on_cut = skip, wanted, on_cut
+        self._skip, self._wanted, self._known_cut, self._on_cut = skip, wanted, known_cut, on_cut
         self._ahead_bytes, self._ahead = ahead_bytes, max(ahead, 1)
         self._lock = threading.Condition()
         self._feed = threading.Lock()
@@ -272,14 +275,17 @@ class DecodePool:
         """Put the ranges of a long clip before the next items; one that can not be cut gets its row as a whole."""
         assert self._split is not None
         parts: list[Item] = []
+        stamp = self._look.stamp_of(item)
         try:
-            ranges = decoder.ranges(item, self._split)
-            parts = [replace(item, start=start, end=end) for start, end in ranges]
-            self._on_cut(item, parts)
-            parts = [part for part in parts if not self._skip(part)]
+            cut = self._known_cut(item, self._split, stamp)
+            cut = cut or Cut(self._split, stamp, decoder.ranges(item, self._split))
+            self._on_cut(item, cut)
+            parts = [part for part in cut.parts(item) if not self._skip(part)]
         except VidllmError as error:
-            if not self._closed and not self._skip(item):  # else it was only the end of the run
-                self._refuse(item, status_of(error), str(error))
+            if not self._closed:  # else it was only the end of the run
+                self._on_cut(item, Cut(self._split, stamp))
+                if not self._skip(item):
+                    self._refuse(item, status_of(error), str(error))
         finally:
             with self._lock:
                 self._parts.extend(parts)
