@@ -10,6 +10,7 @@ from __future__ import annotations  # PyAV's Packet is generic for the type chec
 import html
 import os
 import re
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -123,7 +124,8 @@ def _events(text: str) -> pysubs2.SSAFile:
         text = _cues_alone(text)
     # pysubs2 takes a number at a cue's end for the next one's: each is given one, so that "in 1984" keeps its year
     numbered = f"{_TIMES.sub(_as_subrip, text)}\n\n0\n"
-    events = pysubs2.SSAFile.from_string(numbered, format_="srt", keep_unknown_html_tags=True)
+    with warnings.catch_warnings(action="ignore"):  # it suspects a lost cue where a spoken line holds a time
+        events = pysubs2.SSAFile.from_string(numbered, format_="srt", keep_unknown_html_tags=True)
     if not events and "-->" in text:
         raise ValueError("no time in it is written as 00:01:02,500")
     return events
