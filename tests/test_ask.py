@@ -419,6 +419,22 @@ def test_ctrl_c_leaves_the_session_as_it_was(
     assert chat.past.reused > 0
 
 
+def test_ctrl_c_while_an_answer_is_reported_counts_its_turn_once(
+    chat: ChatSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(**_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    stream = chat.stream(QUESTIONS[0])
+    with monkeypatch.context() as patch:
+        patch.setattr("vidllm.ask.report", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            list(stream)
+    assert chat.turns == ()
+    text = stream.answer.text
+    assert chat.turns == ((QUESTIONS[0], text),)
+
+
 def test_a_new_question_gives_up_a_half_written_answer(chat: ChatSession, model: VideoModel, clip: Path) -> None:
     left = chat.stream(QUESTIONS[0])
     next(left)

@@ -306,16 +306,22 @@ def test_a_prompt_that_never_fits_is_given_up_in_one_line(
     assert [done[t].generated.token_ids for t in (0, 2, 3)] == [expected[t][0] for t in (0, 2, 3)]  # type: ignore[union-attr]
 
 
-def test_memory_that_ends_with_the_copy_of_a_start_begins_no_row_twice(
-    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = load(tiny("llava"))
+def begun_alike(model: Any) -> list[tuple[Prompt, GenerationOptions]]:
+    """Three prompts that begin with the same 40 tokens of text."""
     work = []
     for seed in range(3):
         prompt, start = video_prompt(model, 2, seed), tuple(range(5, 45))
         visuals = tuple(replace(visual, position=visual.position + len(start)) for visual in prompt.visuals)
         prompt = replace(prompt, input_ids=(*start, *prompt.input_ids), visuals=visuals)
         work.append((prompt, GenerationOptions(max_new_tokens=6)))
+    return work
+
+
+def test_memory_that_ends_with_the_copy_of_a_start_begins_no_row_twice(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load(tiny("llava"))
+    work = begun_alike(model)
     expected = one_by_one(model, work)
     failures = starved(monkeypatch, Slots, "start", lambda slots, index, length: not failures)
     batcher, told = Batcher(model, slots=3), []
@@ -326,6 +332,17 @@ def test_memory_that_ends_with_the_copy_of_a_start_begins_no_row_twice(
     assert failures
     assert sorted(finished.ticket for finished in told) == [0, 1, 2]
     assert said({finished.ticket: finished for finished in told}) == expected
+
+
+def test_rows_that_begin_again_without_memory_read_their_common_start_again(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load(tiny("llava"))
+    work = begun_alike(model)
+    expected = one_by_one(model, work)
+    failures = starved(monkeypatch, model, "step", lambda slots, tokens, *_: len(tokens) > 1)
+    assert said(run(Batcher(model, slots=3), work)) == expected
+    assert failures
 
 
 @pytest.mark.parametrize("method", ["prepare", "read"])

@@ -366,14 +366,15 @@ class ChatSession:
                      read_seconds=time.perf_counter() - began)  # fmt: skip
 
     def _finish(self, turn: _Turn, generated: Generated, notes: tuple[str, ...]) -> Answer:
-        """Remember the turn and report it."""
-        self._past = turn.past.after(generated)
-        self._look, self._factor = turn.look, turn.past.state.rope_factor
-        self._turns += ((turn.question, generated.text),)
-        return report(
+        """Report the turn and remember it; Ctrl-C before it was reported leaves it to be reported once more."""
+        answer = report(
             model=self._model.name, sources=self._names, media=turn.look.media, past=turn.past, generated=generated,
             timing=_timing(turn, generated.seconds), notes=turn.look.notes(turn.question, self._names) + notes,
         )  # fmt: skip
+        self._past = turn.past.after(generated)
+        self._look, self._factor = turn.look, turn.past.state.rope_factor
+        self._turns += ((turn.question, generated.text),)
+        return answer
 
 
 def _timing(turn: _Turn, generate_seconds: float) -> Timing:

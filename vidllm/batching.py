@@ -329,9 +329,9 @@ class Batcher:
         elif self.running:
             self._limit = self.running
         elif self._buffers is not None and self._buffers.rows > 1:  # nobody is in them, and one row is enough to begin
-            self._buffers = None
+            self._buffers = self._start = None
         else:
-            self._buffers = None
+            self._buffers = self._start = None
             job = self._ready.popleft()[0] if self._ready else self._waiting.popleft()
             self._done.append(Finished(ticket=job.ticket, error=NO_MEMORY))
 
@@ -347,7 +347,7 @@ class Batcher:
         self._limit = len(running) // 2
         for row in reversed(running):
             self._ready.appendleft((row.job, row.ready))
-        self._rows, self._alone, self._buffers = [], [], None
+        self._rows, self._alone, self._buffers, self._start = [], [], None, None
         give_back(self._model.device)
 
     # -------------------------------------------------------------------------------------------------- running
