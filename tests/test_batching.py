@@ -464,6 +464,30 @@ def test_an_interrupt_leaves_every_row_as_it_was(tiny: Tiny, monkeypatch: pytest
     assert said(done) == expected
 
 
+def test_what_ended_before_an_interrupt_of_the_same_step_is_not_stepped_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one beside the others is interrupted behind the step in which their replies ended."""
+    model = load(tiny_models.with_text(tmp_path, "mistral", num_key_value_heads=2, sliding_window=60))
+    work = [(video_prompt(model, 1 + 5 * n, n), GenerationOptions(max_new_tokens=2 + 9 * n)) for n in range(2)]
+    expected = one_by_one(model, work)
+    plain, calls = model.extend, []
+
+    def extend(*args: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        return plain(*args)
+
+    monkeypatch.setattr(model, "extend", extend)
+    batcher = Batcher(model, slots=2)
+    for ticket, (prompt, options) in enumerate(work):
+        batcher.submit(ticket, prompt, options)
+    with pytest.raises(KeyboardInterrupt):
+        batcher.step()
+    assert said(run(batcher, ())) == expected
+
+
 # ------------------------------------------------------------------------------------------------------- by itself
 
 

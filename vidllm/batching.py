@@ -171,6 +171,7 @@ class Batcher:
 
         Nothing to do is an empty list. Errors of a prompt are told in its `Finished`; what is raised is none of theirs.
         """
+        self._collect()  # those that ended in a step that was interrupted behind them
         self._admit()
         self._close_gaps()
         try:
