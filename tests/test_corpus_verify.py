@@ -218,6 +218,21 @@ def test_cuts_made_anew_wait_for_the_new_parts_only(clips: dict[str, Path], tmp_
     assert verify(out).admitted == 3  # the first part of the old cut had its row already
 
 
+def test_a_cut_that_a_kill_broke_off_leaves_nothing_to_wait_for(clips: dict[str, Path], tmp_path: Path) -> None:
+    whole, out = item_of(clips["constant"]), tmp_path / "out.jsonl"
+    halves = [replace(whole, start=0.0, end=1.0), replace(whole, start=1.0, end=2.4)]
+    with Output.open(out, RECIPE) as output:
+        output.cut(whole, cut_into(halves))
+    lines = manifest_of(out).read_bytes().splitlines(keepends=True)
+    for number in range(len(lines)):
+        out.unlink()
+        manifest_of(out).write_bytes(b"".join(lines[:number]))
+        with Output.open(out, RECIPE) as output:
+            output.cut(whole, cut_into([whole]))
+            output.add(seen_row(whole))
+        assert verify(out, frames=False).ok, number
+
+
 def test_a_clip_that_stayed_whole_is_waited_for(clips: dict[str, Path], tmp_path: Path) -> None:
     """Too short to be cut; or cut once, and not any more: then its parts are no longer waited for."""
     whole, out = item_of(clips["constant"]), tmp_path / "out.jsonl"
@@ -380,7 +395,7 @@ def ranged(folder: Path, name: str, ranges: list[tuple[float | None, float | Non
 
 
 def test_side_files_mirror_the_tree(tmp_path: Path) -> None:
-    rows = ranged(tmp_path / "in", "sub/film.mkv", [(12.0, 3700.5, "B & <b> --> c"), (0.0, 12.0, "First\nline.")])
+    rows = ranged(tmp_path / "in", "sub/film.mkv", [(12.0, 3700.5, "B & <b> ---> c"), (0.0, 12.0, "First\nline.")])
     rows += ranged(tmp_path / "in", "a.mp4", [(None, None, "One.")])
     rows += ranged(tmp_path / "in", "a.webm", [(None, None, "Two.")])
     with Output.open(tmp_path / "out.jsonl", RECIPE) as output:
@@ -399,7 +414,7 @@ def test_side_files_mirror_the_tree(tmp_path: Path) -> None:
         "WEBVTT\n\n00:00:00.000 --> 00:00:12.000\nFirst line.\n\n00:00:12.000 --> 01:01:40.500\nB &amp; &lt;b> -> c\n"
     )
     assert (target / "sub/film.tsv").read_text() == (
-        "start\tend\ttext\n0\t12000\tFirst line.\n12000\t3700500\tB & <b> --> c\n"
+        "start\tend\ttext\n0\t12000\tFirst line.\n12000\t3700500\tB & <b> ---> c\n"
     )
     assert (target / "a.mp4.txt").read_text() == "One.\n"
     segments = json.loads((target / "a.webm.json").read_text())["segments"]

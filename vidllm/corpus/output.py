@@ -120,11 +120,13 @@ class Output:
         return cut
 
     def cut(self, item: Item, cut: Cut) -> None:
-        """The item's ranges stand for it; ranges of an earlier cut that never got a row are no longer waited for."""
+        """The item's ranges stand for it; ranges of an earlier cut that never got a row are no longer waited for: so
+        the cut is told first, or a kill would leave ranges that no later cut takes back.
+        """
         recipe, parts = self.digest_of(item), cut.parts(item)
-        for part in parts:
-            self._admit(part.key, self.digest_of(part), part)
         self._note_cut({"cut": item.key, "recipe": recipe, "parts": [part.key for part in parts], **vars(cut)})
+        for part in parts:
+            self._admit(part.key, recipe, part)
 
     def _note_cut(self, told: dict[str, Any]) -> None:
         """Once: what the manifest told last of the item under this recipe is not told again."""

@@ -132,7 +132,7 @@ def _span(line: Line, comma: str) -> str:
 
 def _safe(text: str) -> str:
     """Text that ends no cue early."""
-    return text.replace("-->", "->") or "-"
+    return re.sub("--+>", "->", text) or "-"
 
 
 def _srt(lines: Sequence[Line]) -> str:
