@@ -16,21 +16,33 @@ from vidllm.world.vocabulary import COLOURS, SHAPES
 _COLOUR = "|".join(COLOURS)
 _SHAPE = "|".join(SHAPES)
 _SUBJECT = rf"\b(?:(?P<colour>{_COLOUR})(?:[- ]coloured|[- ]colored)? )?(?P<shape>{_SHAPE})\b"
-_BETWEEN = r"(?: (?:that|which|then|also|now|slowly|quickly|suddenly|just|is|are|was|starts?|begins?|to|by)\b){0,4} "
+_FILLER = r"(?:that|which|then|also|now|just|is|are|was|will|starts?|begins?|to|by|[a-z]+ly)\b"
+_BETWEEN = rf"(?:,? {_FILLER}){{0,4}},? "
+_ALSO = r"(?:,|/| and| or| then)+ ?"
+_WAY = r"(?:left|right|up|down)(?:wards?)?"
 _ACTION = (
     r"(?:"
-    r"mov(?:es?|ed|ing)(?: (?:to|towards?)(?: the)?)? (?P<direction>left|right|up|down)(?:wards?)?"
-    rf"|(?:turn(?:s|ed|ing)?|becom(?:es?|ing)|became|chang(?:es?|ed|ing)(?: its)?(?: colou?r)?)"
-    rf"(?: (?:to|into|from (?:{_COLOUR}) to))? (?P<into>{_COLOUR})"
-    r"|(?P<grows>grow(?:s|n|ing)?|grew|expand(?:s|ed|ing)?|(?:gets?|getting|becom(?:es?|ing)) (?:bigger|larger))"
-    r"|(?P<shrinks>shr(?:inks?|ank|unk|inking)|(?:gets?|getting|becom(?:es?|ing)) smaller)"
-    r"|(?P<disappears>disappear(?:s|ed|ing)?|vanish(?:es|ed|ing)?|fad(?:es?|ed|ing)(?: away| out)?(?! in))"
-    r"|(?P<appears>appear(?:s|ed|ing)?|show(?:s|ed|ing)? up|fad(?:es?|ed|ing) in|emerg(?:es?|ed|ing))"
+    r"(?:mov(?:es?|ed|ing)|slid(?:es?|ing)?|(?:shift|drift|travel)(?:s|ed|ing)?|go(?:es|ing)?|went)(?: [a-z]+ly)?"
+    rf"(?:(?: from [a-z ]{{1,30}}?)? (?:to|towards?)(?: the)?)? (?P<ways>{_WAY}(?:{_ALSO}(?:to )?(?:the )?{_WAY})*)"
+    r"|(?:turn(?:s|ed|ing)?|becom(?:es?|ing)|became|chang(?:es?|ed|ing)(?: its)?(?: colou?r)?)"
+    rf"(?: (?:to|into|from (?:{_COLOUR}) to))? "
+    rf"(?P<hues>(?:{_COLOUR})(?:{_ALSO}(?:{_COLOUR})(?![- ](?:colou?r|{_SHAPE})))*)"
+    r"|(?P<grows>grow(?:s|n|ing)?|grew|expand(?:s|ed|ing)?|increas(?:es?|ed|ing) in size"
+    r"|(?:gets?|getting|becom(?:es?|ing)) (?:bigger|larger))"
+    r"|(?P<shrinks>shr(?:inks?|ank|unk|inking)|decreas(?:es?|ed|ing) in size"
+    r"|(?:gets?|getting|becom(?:es?|ing)) smaller)"
+    r"|(?P<disappears>disappear(?:s|ed|ing)?|vanish(?:es|ed|ing)?|fad(?:es?|ed|ing)(?: away| out)?(?! in)|gone)"
+    r"|(?P<appears>appear(?:s|ed|ing)?|show(?:s|ed|ing)? up|fad(?:es?|ed|ing) in|emerg(?:es?|ed|ing)"
+    r"|comes? into view|becomes? visible)"
     r")\b"
 )
-_EVENT = re.compile(_SUBJECT + _BETWEEN + _ACTION)
+_OTHERS = rf"(?P<others>(?:\b(?:(?:{_COLOUR}) )?(?:{_SHAPE})(?:,|/|,? and|,? or) (?:an? |the )?)*)"
+_EVENT = re.compile(rf"{_OTHERS}{_SUBJECT}(?P<doing>{_BETWEEN}{_ACTION})")
+_MORE = re.compile(rf"{_ALSO}(?:{_FILLER} )*{_ACTION}")
+"""What else the same object does: " and then grows"."""
 _OBJECT = re.compile(_SUBJECT)
-_NOTHING = re.compile(r"\bnothing\b|\bno (?:event|change|movement|motion|action)s?\b|没有")
+_DENIED = re.compile(r"(?:\b(?:not|never|false)|n't)\b(?:(?!\b(?:and|but|then)\b)[^.!?;,。])*$")
+_NOTHING = re.compile(r"\bnothing\b(?P<else> else)?|\bno (?:event|change|movement|motion|action)s?\b|没有")
 _SENTENCE = re.compile(r"[^.!?;。]+")
 _PLAIN = ("grows", "shrinks", "disappears", "appears")
 
@@ -72,6 +84,8 @@ class Reading:
     """Every mention: "red circle", or "circle" where no colour was said."""
     says_nothing: bool
     """It says that nothing happens."""
+    torn: bool
+    """It says so, and tells an event."""
     sentences: int
     understood: int
     """Sentences that tell an event or that there is none."""
@@ -83,9 +97,11 @@ def read_claims(text: str) -> Reading:
     sentences = [part for part in _SENTENCE.findall(words) if part.strip()]
     understood = sum(bool(_EVENT.search(part) or _NOTHING.search(part)) for part in sentences)
     claims = tuple(_claims(words))
+    nothing = [match for match in _NOTHING.finditer(words) if not _denied(words, match)]
     return Reading(
         claims=claims, objects=tuple(_name(match) for match in _OBJECT.finditer(words)),
-        says_nothing=bool(_NOTHING.search(words)) and not claims, sentences=len(sentences), understood=understood,
+        says_nothing=bool(nothing) and not claims, torn=bool(claims) and any(not match["else"] for match in nothing),
+        sentences=len(sentences), understood=understood,
     )  # fmt: skip
 
 
@@ -100,9 +116,27 @@ def read_claim(phrase: str) -> Claim | None:
 
 
 def _claims(words: str) -> Iterator[Claim]:
+    """In the order told; "the star or the ring grows", "the star grows or shrinks": either is told."""
     for match in _EVENT.finditer(words):
+        if _denied(words, match):
+            continue
+        actions = list(_actions(words, match))
+        alone = " or " not in match["others"] and re.search(r"s\b", match["doing"])  # "a star and a ring that grows"
+        for subject in (*([] if alone else _OBJECT.finditer(match["others"])), match):
+            yield from (Claim(subject["colour"], subject["shape"], action, into) for action, into in actions)
+
+
+def _denied(words: str, match: re.Match[str]) -> bool:
+    """Whether "it is not true that" or the like stands before it, in its clause."""
+    return _DENIED.search(words, 0, match.start()) is not None
+
+
+def _actions(words: str, match: re.Match[str] | None) -> Iterator[tuple[str, str | None]]:
+    """What the object of an event does, and into which colour it turns: several where it tells "left or right"."""
+    while match is not None:
         said = match.groupdict()
-        action = next((name for name in _PLAIN if said[name]), "turns")
-        if said["direction"]:
-            action = f"moves {said['direction']}"
-        yield Claim(said["colour"], said["shape"], action, said["into"])
+        yield from ((name, None) for name in _PLAIN if said[name])
+        ways, hues = re.findall("left|right|up|down", said["ways"] or ""), re.findall(_COLOUR, said["hues"] or "")
+        yield from ((f"moves {way}", None) for way in dict.fromkeys(ways))
+        yield from (("turns", hue) for hue in hues)
+        match = _MORE.match(words, match.end())

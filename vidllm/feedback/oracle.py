@@ -14,6 +14,7 @@ is better than to invent one: what a preference pair teaches is mostly not to te
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -146,11 +147,19 @@ Graded = tuple[float, dict[str, float], str]
 """Score, criteria, explanation."""
 
 
+_OPEN = re.compile(
+    r"\b(?:not|never|neither|false|or|any\w* but|(?:more|less|fewer) than|at (?:least|most))\b|n't\b", re.IGNORECASE
+)
+"""An answer of one word or time that holds this names what is not so, or may not be."""
+
+
 def grade(question: str, answer: str, script: Script) -> Verdict:
     """The verdict on an answer; a score of None when the question is none the script can answer."""
     truth = find_truth(question, script)
     if truth is None:
         return Verdict(score=None, failed="the script does not answer this question; ask another judge")
+    if truth.family in ("when", "count", "colour", "shape", "where") and _OPEN.search(answer):
+        return Verdict(score=LEAST, explanation="denies, or leaves open, what it names")
     score, criteria, why = _MEASURES[truth.family](truth, answer, script)
     return Verdict(score=round(score, 3), criteria=tuple(criteria.items()), explanation=why)
 
@@ -170,7 +179,7 @@ def _event_score(truth: Truth, reading: Reading) -> float:
     if not reading.claims or not allowed:
         return LEAST
     wrong = [claim for claim in reading.claims if not any(claim.fits(event) for event in allowed)]
-    if not wrong:
+    if not wrong and not reading.torn:
         return MOST
     if len(wrong) < len(reading.claims):
         return NEAREST_WRONG  # the right event, and others beside it
@@ -196,20 +205,24 @@ def _grade_timeline(truth: Truth, answer: str, script: Script) -> Graded:
     right = timed = 0
     for sentence in re.split(r"(?<=[.!?;])\s+", answer):
         claims, times = read_claims(sentence).claims, find_times(sentence)
-        if len(claims) == 1 and (events := [e for e in truth.events if claims[0].fits(e)]):
-            right += 1
-            timed += len(times) == 1 and any(abs(times[0].seconds - int(e.start)) <= NEAR_SECONDS for e in events)
+        said = [time.seconds for time in times] if len(times) == len(claims) else [math.inf] * len(claims)
+        for claim, seconds in zip(claims, said, strict=True):
+            starts = [int(event.start) for event in truth.events if claim.fits(event)]
+            right += bool(starts)
+            timed += any(abs(seconds - start) <= NEAR_SECONDS for start in starts)
     share = timed / right if right else 1.0
     criteria["times"] = round(LEAST + (MOST - LEAST) * share, 3)
     return LEAST + (score - LEAST) * (1 + share) / 2, criteria, why
 
 
 def _grade_time(truth: Truth, answer: str, _: Script) -> Graded:
-    said = find_times(answer)
+    bare = f"at {answer.strip(' .!')} seconds"  # "14", "14 s", "half a minute"
+    said = {time.seconds for time in find_times(answer) or find_times(bare)}
     why = "true: " + " or ".join(f"{second:g} s" for second in truth.seconds)
     if len(said) != 1:
         return LEAST, {}, why
-    off = min(abs(said[0].seconds - int(second)) for second in truth.seconds)
+    told = said.pop()
+    off = min(0.0 if int(start) <= told <= start else abs(told - int(start)) for start in truth.seconds)
     return next((score for most, score in ((0.5, MOST), (1, 4.0), (2, 3.0), (5, 2.0)) if off <= most), LEAST), {}, why
 
 
@@ -242,13 +255,12 @@ def _grade_place(truth: Truth, answer: str, _: Script) -> Graded:
 
 def _row_and_column(words: str) -> tuple[str, str]:
     """ "top left" -> ("top", "left"), "center" -> the middle of both; "" for what is not said."""
-    found = re.findall(r"\b(?:top|middle|bottom|left|right|cent(?:er|re))\b", words.casefold())
-    rows = [word for word in found if word in ("top", "bottom")]
-    columns = [word for word in found if word in ("left", "right")]
-    middle = len(found) > len(rows) + len(columns)
-    if len(rows) > 1 or len(columns) > 1:
+    found = set(re.findall(r"\b(?:top|middle|bottom|left|right|cent(?:er|re))\b", words.casefold()))
+    rows, columns = {"top", "bottom"}.intersection(found), {"left", "right"}.intersection(found)
+    middle = "middle" if found - rows - columns else ""
+    if len(rows) > 1 or len(columns) > 1 or (rows and columns and middle):
         return "", ""
-    return (rows or ["middle" if middle else ""])[0], (columns or ["middle" if middle else ""])[0]
+    return rows.pop() if rows else middle, columns.pop() if columns else middle
 
 
 def _grade_word(words: Sequence[str]) -> Callable[[Truth, str, Script], Graded]:
@@ -284,7 +296,7 @@ class Oracle:
 
     name = "oracle"
     way = ""
-    fingerprint = f"oracle:2:world {VERSION}"
+    fingerprint = f"oracle:3:world {VERSION}"
 
     def __init__(self) -> None:
         self._done: list[Judged] = []
