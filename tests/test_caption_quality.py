@@ -32,6 +32,7 @@ GOOD = "The red circle moves right. Then the blue square disappears. Then the re
         ("one two three four " * 4, "stop", "repetitive"),
         ("The dog, runs. " * 5 + "The dog runs ...", "stop", "repetitive"),
         ("哈" * 80, "stop", "repetitive"),
+        ("视频中," + "一只棕色的狗在绿色的草地上奔跑。" * 4, "stop", "repetitive"),
         ("一只狗在草地上奔跑,然后停下来。", "stop", "ok"),
     ],
 )

@@ -24,7 +24,8 @@ LEAST_COPIES_OF_A_WORD = 6
 LONGEST_UNIT = 48
 """Words of the longest repeated unit looked for."""
 LEAST_LETTERS = 64
-"""Copies of a few letters without a space between them ("哈哈哈...") make a loop at this length."""
+"""Copies of some letters without a space between them ("哈哈哈...", a sentence of Chinese or Thai) make a loop at this
+length."""
 
 TEMPERATURES = (0.7, 1.0)
 """Of the tries after a greedy one; a run that samples already becomes bolder by `BOLDER` each time."""
@@ -38,7 +39,7 @@ _REFUSAL = re.compile(
     re.IGNORECASE,
 )
 _SIGNS = re.compile(r"^[\W_]+|[\W_]+$")
-_LETTER_LOOP = re.compile(r"(\S{1,8}?)\1{3,}")
+_LETTER_LOOP = re.compile(r"(\S{1,96}?)\1{3,}")
 
 
 @dataclass(frozen=True)
