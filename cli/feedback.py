@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Input = Annotated[
     Path,
     typer.Argument(
-        metavar="INPUT", show_default=False,
+        parser=options.place, metavar="INPUT", show_default=False,
         help="Training rows or questions (JSON, JSONL), or a folder of clips.",
     ),
 ]  # fmt: skip
@@ -72,7 +72,10 @@ QuestionsFile = Annotated[
     typer.Option("--questions", metavar="FILE", help="One question a line, asked of every clip of a folder."),
 ]
 Media = Annotated[
-    Path | None, typer.Option("--media", metavar="DIR", help="Where the rows' paths begin. Default: beside INPUT.")
+    Path | None,
+    typer.Option(
+        "--media", parser=options.place, metavar="DIR", help="Where the rows' paths begin. Default: beside INPUT."
+    ),
 ]
 Captions = Annotated[
     Path | None, typer.Option("--captions", metavar="C.jsonl", help="Of `vidllm caption`: evidence for the judge.")

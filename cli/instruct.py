@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import REQUEST_SECONDS, RequestTimeout
+from .options import REQUEST_SECONDS, RequestTimeout, place
 from .output import note, write
 from .progress import Progress
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Folder = Annotated[
     Path | None,
     typer.Argument(
-        metavar="DIR", show_default=False,
+        parser=place, metavar="DIR", show_default=False,
         help="Scripted clips of `vidllm world make`; with --from, where the captions' clips lie.",
     ),
 ]  # fmt: skip
@@ -90,7 +90,7 @@ def instruct(
             raise ConfigError("--from needs --endpoint, the server that writes; for example http://localhost:8000/v1")
         wishes = {"kinds": _words(kinds), "questions": questions, "seed": seed}
         return _from_captions(captions, output, folder, endpoint, model, wishes, request_timeout)
-    if folder is None:
+    if folder is None or folder.is_file():
         raise ConfigError("name a folder of scripted clips (`vidllm world make`), or captions with --from")
     return _from_scripts(folder, output, per_clip, images, turns, _words(families or ""), seed)
 

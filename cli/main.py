@@ -107,14 +107,17 @@ def _usage(error: typer.TyperException) -> int:
     context: Any = getattr(error, "ctx", None)
     words = [taken.name for taken in context.command.params] if context is not None else []
     if "unexpected extra argument" in message and "question" in words:
-        message += "; put a question of several words in quotes."
-    note(f"vidllm: {one_line(message)} See `{context.command_path if context else 'vidllm'} --help`.")
+        message += "; put a question of several words in quotes"
+    told = one_line(message).rstrip(".")  # pydantic ends no sentence
+    note(f"vidllm: {told}. See `{context.command_path if context else 'vidllm'} --help`.")
     return error.exit_code
 
 
 def _describe_os_error(error: OSError) -> str:
     where = f"{error.filename}: " if error.filename is not None else ""
-    advice = "; make room there, or write to another disk" if error.errno == errno.ENOSPC else ""
+    advice = "; choose another name or place" if where else ""
+    if error.errno == errno.ENOSPC:
+        advice = "; make room there, or write to another disk"
     return f"{where}{error.strerror or error}{advice}"
 
 

@@ -22,7 +22,7 @@ def _seconds(text: str) -> float:
 
 
 def place(text: str) -> Path:
-    """Where to write. A shell's variable that was never set is refused; as a Path it would be the folder we are in."""
+    """A file or folder. "", a shell's variable that was never set, is refused; as a Path it is the folder we are in."""
     if not text:
         raise typer.BadParameter("the name is empty")
     return Path(text)

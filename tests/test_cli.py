@@ -145,7 +145,13 @@ def test_a_wrong_command_line_is_one_line_and_2(run: Run, words: list[str], says
     code, out, err = run(*words)
     assert (code, out) == (2, "")
     assert says in one_line(err)
-    assert "--help" in err
+    assert re.search(r"[^.]\. See `vidllm[ a-z]* --help`\.$", one_line(err))
+
+
+def test_the_assignment_that_is_advised_is_one(run: Run) -> None:
+    Path("stage.yaml").write_text("{data: rows.jsonl, out: out}")
+    advised = re.findall("`(.*?)`", one_line(run("sft", "stage.yaml", "batch")[2]))[-1]
+    assert "nothing learns" in one_line(run("sft", "stage.yaml", advised, "--dry-run")[2])
 
 
 def test_version(run: Run) -> None:
@@ -430,8 +436,12 @@ def test_frames_refuses_what_it_can_not_write(run: Run, clips: dict[str, Path], 
 
 
 def test_a_name_that_is_empty_is_not_the_folder_we_are_in(run: Run, clips: dict[str, Path]) -> None:
-    for command in (("frames", clips["constant"]), ("world", "make", "-n", "1")):
-        code, out, err = run(*command, "-o", "")
+    for words in (
+        ("frames", clips["constant"], "-o", ""), ("world", "make", "-n", "1", "-o", ""),
+        ("instruct", "", "-o", "r.jsonl"), ("feedback", "", "-o", "p.jsonl"),
+        ("feedback", "rows.jsonl", "-o", "p.jsonl", "--media", ""),
+    ):  # fmt: skip
+        code, out, err = run(*words)
         assert (code, out) == (2, "")
         assert "the name is empty" in one_line(err)
 
@@ -939,4 +949,4 @@ def test_world_make_says_where_it_can_not_draw(run: Run) -> None:
     Path("taken").write_text("a file")
     code, out, err = run("world", "make", "-n", "1", "-o", "taken")
     assert (code, out) == (1, "")
-    assert "taken" in one_line(err)
+    assert one_line(err) == "taken: File exists; choose another name or place"

@@ -89,7 +89,7 @@ def test_what_is_wrong_is_said_in_one_line(values: dict[str, object], message: s
 
 @pytest.mark.parametrize("word", ["steps", "=3", "steps.more=1", "output=2024-13-45"])
 def test_words_that_are_no_assignment(word: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError):
+    with pytest.raises(ConfigError, match=f"'{word}'.*(;|it has no)"):
         load_config(Run, write(tmp_path, "output: x\nsteps: 3\n"), [word])
 
 

@@ -263,8 +263,9 @@ def test_a_caption_may_hold_any_character(tmp_path: Path, writer: str) -> None:
     text = "A red ball\u2028rolls,\x85and stops."
     captions(tmp_path, {"id": "x", "video": "a.mp4", "caption": text}, {"video": "b.mp4", "caption": "Rain."})
     code, rows = run(tmp_path, writer, "--kinds", "detail")
-    assert (code, [row["id"] for row in rows]) == (0, ["x/detail", "2/detail"])
-    assert text in rows[0]["prompt"]
+    prompts = {row["id"]: row["prompt"] for row in rows}
+    assert (code, prompts.keys()) == (0, {"x/detail", "2/detail"})
+    assert text in prompts["x/detail"]
     assert not read_rows(tmp_path / "out" / "rows.jsonl").problems
 
 
@@ -362,10 +363,13 @@ def test_captions_nothing_can_be_made_of_are_counted(
 
 
 def test_the_commands_own_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["instruct", "-o", str(tmp_path / "r.jsonl")]) == 1
+    captions = tmp_path / "c.jsonl"
+    captions.touch()
+    for words in ([], [str(captions)]):
+        assert main(["instruct", *words, "-o", str(tmp_path / "r.jsonl")]) == 1
+        assert "name a folder of scripted clips (`vidllm world make`), or captions" in capsys.readouterr().err
     assert main(["instruct", "-o", str(tmp_path / "r.jsonl"), "--from", "c.jsonl"]) == 1
     told = capsys.readouterr().err
-    assert "name a folder of scripted clips" in told
     assert "--from needs --endpoint" in told
     folder, made = str(tmp_path), ["instruct", "--from", "c.jsonl", "--endpoint", "http://localhost:1/v1"]
     for words, unheard in (

@@ -124,7 +124,7 @@ def _check_keys(node: Any, seen: set[int]) -> None:
 def _assign(values: dict[str, Any], word: str) -> None:
     key, equals, text = word.partition("=")
     if not equals or not key:
-        raise ConfigError(f"{word!r} is no `key=value`; write for example `learning_rate=1e-5`")
+        raise ConfigError(f"{word!r} is no `key=value`; write for example `batch=16`")
     *path, last = key.split(".")
     for part in path:
         if values.get(part) is None:  # not said, or as null, which is how a file says that there is none
@@ -135,7 +135,8 @@ def _assign(values: dict[str, Any], word: str) -> None:
     try:
         values[last] = _parsed(text)
     except ValueError as error:
-        raise ConfigError(f"{word!r}: the value is no valid YAML") from error
+        advice = f"close its brackets, or quote it as text: {key}='\"...\"'"  # a shell takes one pair of quotes off
+        raise ConfigError(f"{word!r}: the value is no valid YAML; {advice}") from error
 
 
 def _suggestion(key: str, known: Mapping[str, object]) -> str:
