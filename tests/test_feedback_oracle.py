@@ -194,6 +194,13 @@ def test_measures_by_hand(question: str, answer: str, expected: float) -> None:
     assert score(question, answer) == expected
 
 
+def test_of_two_events_at_one_moment_the_scripts_first_is_first() -> None:
+    at_once = replace(HAND, events=tuple(replace(event, start=2.0, end=2.0) for event in HAND.events))
+    question = "which happens first: the blue square disappears or the red circle moves right?"
+    assert score(question, "The red circle moves right.", at_once) == 5.0
+    assert score("does the red circle move right before the blue square disappears?", "Yes.", at_once) == 5.0
+
+
 def test_a_timeline_needs_its_times() -> None:
     events = ("red circle moves right", "blue square disappears", "red circle turns green")
     true, wrong = (" ".join(f"At {t} the {e}." for t, e in zip(times, events, strict=True))

@@ -23,6 +23,7 @@ from vidllm.world.questions import (
     span_question,
     steady,
     tell,
+    visible,
 )
 from vidllm.world.render import frame
 from vidllm.world.script import Canvas, Event, Script, Thing
@@ -362,6 +363,30 @@ def test_state_is_asked_only_where_nobody_would_argue(seconds: float, undisputed
     assert steady(STORY, seconds) is undisputed
     asked = moment_questions(STORY, seconds, np.random.default_rng(0))
     assert ("count" in {q.family for q in asked}) is undisputed
+
+
+def test_of_two_events_that_meet_the_one_that_starts_is_going_on() -> None:
+    back = Event(thing=0, name="red circle", action="moves left", start=6, end=7, amount=0.3)
+    script = replace(STORY, events=(STORY.events[0], back))
+    asked = moment_questions(script, 6, np.random.default_rng(0), plain=True)
+    assert [q.answer for q in asked if q.family == "what"] == ["The red circle moves left."]
+
+
+def test_what_changes_in_no_time_has_changed() -> None:
+    gone = Event(thing=0, name="red circle", action="disappears", start=20, end=20)
+    assert [thing.name for thing in visible(replace(STORY, events=(gone,)), 20)] == ["blue square"]
+
+
+def test_an_object_that_has_left_the_picture_is_not_seen() -> None:
+    away = replace(STORY, events=(replace(STORY.events[0], action="moves left"),))
+    assert [len(visible(away, seconds)) for seconds in (4, 6)] == [2, 1]
+
+
+def test_of_two_of_a_name_nobody_asks_where_it_is() -> None:
+    script = replace(STORY, things=(STORY.things[0], replace(STORY.things[0], x=0.8)), events=())
+    assert [q.family for q in moment_questions(script, 2, np.random.default_rng(0), plain=True)][:3] == [
+        "what", "count", "exists",
+    ]  # fmt: skip
 
 
 def test_colour_is_asked_only_of_a_shape_that_is_alone() -> None:

@@ -88,6 +88,9 @@ def test_a_turning_object_survives_json(tmp_path: Path) -> None:
         {"events[0]": {"name": "ring"}}, {"events[0]": {"name": None}}, {"events[0]": {"end": 1e9}},
         {"events[0]": {"action": "turns"}}, {"things[0]": {"rgb": [1]}}, {"things[0]": {"rgb": [[1], 2, 3]}},
         {"things[0]": {"x": "a"}}, {"things[0]": {"colour": "pink"}}, {"colour": "red"},
+        {"duration": 0.5, "events": []}, {"duration": 1e300}, {"things": [asdict(STORY)["things"][0]] * 6},
+        {"canvas": asdict(STORY)["canvas"] | {"crf": [[1]]}}, {"events[0]": {"thing": 0.0}},
+        {"events[0]": {"action": "turns", "colour": "red", "rgb": ["a", 2, 3]}},
     ],
 )  # fmt: skip
 def test_what_no_clip_can_be_drawn_of_is_no_script(tmp_path: Path, wrong: dict[str, Any]) -> None:

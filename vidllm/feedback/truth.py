@@ -130,7 +130,7 @@ def _first(holes: Holes, script: Script) -> Truth | None:
     found = [_named(holes[name], script) for name in "ab"]
     if not all(len(events) == 1 for events in found):
         return None
-    one, two = sorted((events[0] for events in found), key=lambda event: event.start)
+    one, two = sorted((events[0] for events in found), key=script.events.index)
     return Truth(family="first", events=(one,), other=two)
 
 
@@ -149,7 +149,7 @@ def _is_before(holes: Holes, script: Script) -> Truth | None:
     one, two = _named(holes.get("a") or holes["s"], script), _named(holes["b"], script)
     if len(one) != 1 or len(two) != 1:
         return None
-    return Truth(family="exists", word="yes" if one[0].start < two[0].start else "no")
+    return Truth(family="exists", word="yes" if script.events.index(one[0]) < script.events.index(two[0]) else "no")
 
 
 def _events(_: Holes, script: Script) -> Truth | None:

@@ -130,7 +130,8 @@ def _about_things(things: list[Thing], t: str, rng: np.random.Generator, plain: 
             yield "colour", _pick(COLOUR, rng, plain).format(o=thing.shape, t=t), thing.colour.capitalize() + "."
         if sum(other.colour == thing.colour for other in things) == 1 and not plain:
             yield "shape", _pick(SHAPE, rng, plain).format(c=thing.colour, t=t), f"A {thing.shape}."
-        yield "where", _pick(WHERE, rng, plain).format(o=thing.name, t=t), f"At the {place(thing.x, thing.y)}."
+        if names.count(thing.name) == 1:
+            yield "where", _pick(WHERE, rng, plain).format(o=thing.name, t=t), f"At the {place(thing.x, thing.y)}."
     if names:
         there = rng.random() < 0.5
         name = names[rng.integers(len(names))] if there else _absent(names, rng)
@@ -219,8 +220,9 @@ def tell(events: Sequence[Event]) -> str:
 
 
 def visible(script: Script, seconds: float) -> list[Thing]:
-    """The objects that can be seen at one moment."""
-    return [t for t, opacity in zip(script.at(seconds), script.opacity(seconds), strict=True) if opacity > 0.5]
+    """The objects that can be seen at one moment: solid by more than half, their middle in the picture."""
+    things = zip(script.at(seconds), script.opacity(seconds), strict=True)
+    return [t for t, opacity in things if opacity > 0.5 and 0 <= t.x <= 1 and 0 <= t.y <= 1]
 
 
 def clear(script: Script, seconds: float) -> bool:

@@ -9,10 +9,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from vidllm.world.vocabulary import ACTIONS, COLOURS, SHAPES, Action, Colour, Shape
+from vidllm.world.vocabulary import ACTIONS, COLOURS, NUMBERS, SHAPES, Action, Colour, Shape
 
 VERSION = 1
 """Raised whenever the same seed would draw another clip."""
+LONGEST = 86_400
+"""Seconds of the longest clip: a day."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,8 +124,8 @@ class Script:
         return tuple(alpha)
 
     def event_at(self, seconds: float) -> Event | None:
-        """The event that is going on at one moment, both ends included."""
-        return next((event for event in self.events if event.start <= seconds <= event.end), None)
+        """The event that is going on at one moment, both ends included; of two that meet there the one that starts."""
+        return next((event for event in reversed(self.events) if event.start <= seconds <= event.end), None)
 
 
 def progress(thing: Thing, event: Event, done: float) -> Thing:
@@ -155,15 +157,19 @@ def _turn(thing: Thing, event: Event, done: float) -> Thing:
 def _check(script: Script) -> None:
     """Raises ValueError or TypeError for what no clip can be drawn of: people write scripts, too."""
     numbers = [script.duration, *(n for t in script.things for n in (t.x, t.y, t.radius, t.angle, t.thickness, *t.rgb))]
-    numbers += [number for event in script.events for number in (event.start, event.end, event.amount)]
+    numbers += [n for event in script.events for n in (event.start, event.end, event.amount, *(event.rgb or ()))]
+    hash(script)  # a list or an object where a value belongs
     if not all(math.isfinite(number) for number in numbers):
         raise ValueError("a number in it is none")
+    if not 1 <= script.duration <= LONGEST or len(script.things) >= len(NUMBERS):
+        raise ValueError(f"a clip has 1 to {LONGEST} seconds and at most {len(NUMBERS) - 1} objects")
     for thing in script.things:
         if thing.colour not in COLOURS or thing.shape not in SHAPES or len(thing.rgb) != 3:
             raise ValueError(f"there is no {thing.name} of {thing.rgb}")
     for event in script.events:
         colour, shape = event.name.split()
-        if not (0 <= event.thing < len(script.things) and colour in COLOURS and shape in SHAPES):
+        known = isinstance(event.thing, int) and 0 <= event.thing < len(script.things)
+        if not (known and colour in COLOURS and shape in SHAPES):
             raise ValueError(f"{event.phrase!r} happens to no object of it")
         turns = event.colour in COLOURS and event.rgb is not None and len(event.rgb) == 3
         if event.action not in ACTIONS or turns != (event.action == "turns"):
@@ -180,4 +186,4 @@ def _hashable(values: dict[str, Any]) -> dict[str, Any]:
 
 def _done(event: Event, seconds: float) -> float:
     """The share of an event that has passed, 0..1, at a moment not before its start."""
-    return min(1.0, (seconds - event.start) / max(event.end - event.start, 1e-6))
+    return (seconds - event.start) / (event.end - event.start) if seconds < event.end else 1.0
