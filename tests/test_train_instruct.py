@@ -18,7 +18,7 @@ from PIL import Image
 
 from tests.conftest import ROOT
 from vidllm.errors import ConfigError, OutputError, RowError
-from vidllm.feedback.tutor import KINDS
+from vidllm.feedback.tutor import KINDS, REMINDER
 from vidllm.train.instruct import InstructOptions, instruct
 from vidllm.train.lessons import FAMILIES, choose, clip_lessons, picture_lessons
 from vidllm.train.rows import read_rows
@@ -290,10 +290,24 @@ def test_a_bad_reply_is_asked_for_again_and_then_told(
     told = capsys.readouterr().err
     assert code == 1
     assert [row["id"] for row in rows] == ["ok/conversation"]
+    assert rows[0]["prompt"].endswith(REMINDER), "the words it was asked for with"
     for words in ("no/conversation: the reply can not be used (no JSON in it)", "it speaks of 'caption'", "1 questions",
                   "cut off"):  # fmt: skip
         assert words in told
     assert requests(writer) == 2 * 5
+
+
+@pytest.mark.parametrize("there", ["[" * 100_000, "[1]", "words"])
+def test_an_output_of_other_lines_is_left_alone(
+    tmp_path: Path, writer: str, capsys: pytest.CaptureFixture[str], there: str
+) -> None:
+    captions(tmp_path, {"id": "x", "video": "a.mp4", "caption": "Rain."})
+    output = tmp_path / "out" / "rows.jsonl"
+    output.parent.mkdir()
+    output.write_text(f"{there}\n", encoding="utf-8")
+    assert main(["instruct", "--from", str(tmp_path / "captions.jsonl"), "--endpoint", writer, "-o", str(output)]) == 1
+    assert "holds lines that are no rows of instruct; give the rows another name" in capsys.readouterr().err
+    assert output.read_text(encoding="utf-8") == f"{there}\n"
 
 
 def test_thoughts_are_no_part_of_a_row(tmp_path: Path, writer: str) -> None:

@@ -161,7 +161,7 @@ def _id_of(line: bytes, output: Path) -> str:
     """The id of a row that was written before. Raises OutputError for what is no row: it was not written here."""
     try:
         return str(json.loads(line)["id"])
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise OutputError(f"{output}: holds lines that are no rows of instruct; give the rows another name") from error
 
 
@@ -195,9 +195,10 @@ def _converse(
 def _ask(captioner: Captioner, ticket: int, task: _Task, options: TutorOptions) -> None:
     """Another try has other words and another seed."""
     task.tries += 1
-    prompt = task.prompt + (REMINDER if task.tries > 1 else "")
+    if task.tries > 1:
+        task.prompt += REMINDER
     seed = (task.number + options.seed + task.tries) % 2**31
-    captioner.submit(ticket, None, prompt, GenerationOptions(
+    captioner.submit(ticket, None, task.prompt, GenerationOptions(
         max_new_tokens=options.max_new_tokens, temperature=options.temperature, seed=seed,
     ))  # fmt: skip
 
@@ -325,4 +326,3 @@ def _json_in(text: str, brackets: str) -> Any:
         return json.loads(text[first : last + 1])
     except RecursionError as error:
         raise ValueError("JSON nested too deep") from error
-
