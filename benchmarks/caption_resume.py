@@ -86,7 +86,7 @@ def measure(out: Path, rows: int) -> dict[str, float]:
             asked += 2
         done = time.perf_counter()
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        copied = output.caption_of(digest_of(rows // 2), RECIPE.digest)
+        copied = output.caption_of(digest_of(rows // 2), RECIPE.digest, key="0" * 32)
         assert copied is not None
         assert copied == row_number(rows // 2)
     return {

@@ -935,6 +935,13 @@ def test_doctor_tells_of_a_cache_that_can_not_be_used(
     assert out.count(f"{words}; set VIDLLM_CACHE to a folder that can") == 4
 
 
+def test_doctor_goes_on_where_the_system_will_not_look(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here for a name that is too long; a folder one may not enter gives an error of the same kind."""
+    monkeypatch.setenv("VIDLLM_CACHE", "x" * 300)
+    code, out, _ = run("doctor")
+    assert (code, out.count("0.0 MB in 0 files")) == (0, 4)
+
+
 def test_world_make_draws_clips_with_their_truth(run: Run) -> None:
     code, out, err = run("world", "make", "-n", "1", "--seed", "5", "-o", "drawn")
     assert (code, out, err) == (0, "drawn/000005.mp4\n", "")

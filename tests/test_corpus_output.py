@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.caption_resume import make, measure
 from tests.caption_rows import RECIPE, item_at, item_like, row_of
 from vidllm.corpus.caption import caption, dry_run
 from vidllm.corpus.dryrun import Done
@@ -536,6 +537,12 @@ def test_pandas_people_read_the_folder(tmp_path: Path) -> None:
     assert [row["caption"] for row in table] == ["A circle moves."] * 3
     assert table[0]["frames"] == [{"time": 0.5, "tokens": 36}]
     assert table[0]["usage"]["video_tokens"] == 36
+
+
+@pytest.mark.parametrize("name", ["out.jsonl", "out.parquet"])
+def test_what_the_benchmark_of_large_outputs_asks(tmp_path: Path, name: str) -> None:
+    make(tmp_path / name, 300)
+    assert measure(tmp_path / name, 300).keys() >= {"open_seconds", "ask_microseconds", "peak_megabytes"}
 
 
 def test_one_promise_a_clip_in_the_manifest(tmp_path: Path) -> None:

@@ -370,7 +370,7 @@ def test_a_hub_id_names_its_revision(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     found = [resolve_model(name, weights=False) for name in names]
     assert [folder.name[0] for folder in found] == ["a", "a", "b", "b"]
     assert base_name(found[2]) == names[3]  # as an adapter remembers it
-    with pytest.raises(ModelNotFound, match="some/model@v2: not in the local cache"):
+    with pytest.raises(ModelNotFound, match="some/model@v2: no folder here, not in the local cache"):
         resolve_model("some/model@v2")
     (tmp_path / "some/model@v2").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)

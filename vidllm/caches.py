@@ -49,7 +49,8 @@ def _measure(kind: Kind) -> CacheUse:
         folder = cache_folder(kind)
     except CacheError as error:
         return CacheUse(kind, Path(), 0, 0, str(error))
-    sizes = [size for path in folder.rglob("*") if (size := _size(path)) is not None]
+    files = (Path(place, name) for place, _, names in os.walk(folder) for name in names)  # passes over what is hidden
+    sizes = [size for path in files if (size := _size(path)) is not None]
     above = next((place for place in (folder, *folder.parents) if os.path.exists(place)), Path())
     usable = above.is_dir() and os.access(above, os.W_OK)
     trouble = "" if usable else "can not be written; set VIDLLM_CACHE to a folder that can"

@@ -107,8 +107,8 @@ def _download(name: str, wanted: tuple[str, ...]) -> Path:
         raise ModelNotFound(f"{name}: neither a local folder nor a model on the Hub; check its spelling") from error
     except (LocalEntryNotFoundError, HfHubHTTPError, HTTPError, ConnectionError) as error:
         raise ModelNotFound(
-            f"{name}: not in the local cache and the Hub can not be reached; download it where there is a network "
-            "(`hf download`) and give the folder"
+            f"{name}: no folder here, not in the local cache, and the Hub can not be reached; download it where there "
+            "is a network (`hf download`) and give the folder"
         ) from error
     except OSError as error:
         cure = "free some disk space" if error.errno == errno.ENOSPC else "set HF_HOME to a folder that can be written"
