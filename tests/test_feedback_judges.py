@@ -82,6 +82,10 @@ def connect() -> Iterator[Callable[..., AskedJudge]]:
         ("Score: -3", None), ("Score: 3 or 4", None), ("Score: 3 - 4", None), ("Score: 4 (out of ten)", None),
         ('{"score": 1' + "0" * 400 + "}", None), ("[" * 100_000, None), ("Score: 4\n" + "so " * 5_000, None),
         ("Score: 3 (maybe 4)", None), ("Score: 4\nNo, Score: 2", None), ("Score: 4 stars of 10", None),
+        ("Relevance Score: 5\nAccuracy Score: 5\nClarity Score: 5\nCompleteness Score: 5\nOverall: 3", None),
+        ("Accuracy score: 2\nScore: 3", 3), ("## Accuracy\nScore: 5\n## Overall\nScore: 3", 3),
+        ("| Criterion | Score | Why |\n|---|---|---|\n| Accuracy | 2 | a star |\n| Score | 4 | fine |", 4),
+        ('So:\n{"accuracy": 4, "score": 3}', 3), ("Score: 4.0/5.0", 4),
         ('{"score": 4, "score": 2}', None), ('{"Score": 4, "score": 2}', None), ('{"Score": 4.5, "score": 4.5}', 4.5),
     ],
 )  # fmt: skip
@@ -107,6 +111,9 @@ def test_marks_hold_the_criteria_and_the_explanation() -> None:
      ("Better: A\nBetter: B", None), ("A is better", None), ("Better: C", None), ("", None),
      ("[" * 100_000, None), ("Better: A\n" + "so " * 5_000, None),
      ("**Better: A**", "A"), ("- Better: tie.", "tie"), ("Better: <B>", "B"), ("Better: A\nSo, better: A", "A"),
+     ("Better: A - it invents no star", "A"), ("1. Explanation: x\n2. Better: B, a star is missing", "B"),
+     ("| Better | B |", "B"), ('{"better": "Answer A"}', "A"), ('So:\n{\n  "better": "tie"\n}', "tie"),
+     ("Better: A - no, B", None), ("Better: A, B", None), ("Explanation: A is better: B, in turn, is not", None),
      ("Better: <A, B or tie>", None), ("Better: A or B", None), ("Better: A, B or tie\nBetter: B", "B"),
      ("Explanation: Answer B is better, a hallucination spoils A", None), ("Better: a star is in B", None)],
 )  # fmt: skip

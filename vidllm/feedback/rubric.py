@@ -112,7 +112,7 @@ def _given(case: Case, watched: bool) -> dict[str, str]:
 
 def rubric_digest() -> str:
     """16 hex digits over the words asked and how replies are read: others are another judge."""
-    shaping = (SCORE, COMPARE, REMINDER, _SAYS, _MARK.pattern, _WINNER.pattern)
+    shaping = (SCORE, COMPARE, REMINDER, *(pattern.pattern for pattern in (_MARKED, _MARK, _BETTER, _WINNER)))
     return hashlib.blake2b("\0".join(shaping).encode(), digest_size=8).hexdigest()
 
 
@@ -123,13 +123,21 @@ MOST_LETTERS = 4000
 """Of a reply without its thoughts: three times what its tokens come to. In a longer one nothing is looked for: the
 patterns' time grows with the square of it, and a server must not make the run hang."""
 _FENCE = re.compile(r"^```\w*\s*|\s*```$")
-_OPEN, _CLOSED = r"[\s*_`\"'<(\[]*", r"[\s*_`\"'>)\]|]*"
+_OPEN, _CLOSED = r"[\s*_`\"'<(\[]*", r"[\s*_`\"'>)\]}|]*"
 """Markdown and brackets around a value."""
 _SAYS = r"[*_`\"']*\s*[:=|：]"
-_REASONS = r"[-–—,;:.(]+\s*(?!(?:or|out|of|to)\b)[^\W\d][^\d\n]*"
-"""Words behind a mark. One with a figure in it might be a second mark, or the end of another scale."""
-_MARK = re.compile(rf"{_OPEN}([1-5](?:\.\d+)?)(?:\s*/\s*5|\s+out\s+of\s+5)?{_CLOSED}(?:[.,;!]?\s*|{_REASONS})", re.I)
-_WINNER = re.compile(rf"^[\s>#*_`-]*better{_SAYS}{_OPEN}(?:answer\s+)?(a|b|tie){_CLOSED}[.!]?{_CLOSED}$", re.I | re.M)
+_REASONS = r"[-–—,;:.(|]+\s*(?!(?:or|out|of|to)\b)[^\W\d]"
+"""How words behind a value begin. A mark's have no figure in them: it might be a second mark, or the end of another
+scale; a winner's name nobody else."""
+_MARKED = re.compile(rf"\b({'|'.join(CRITERIA)}|score)(?:[^\w.,;!?]+score)?{_SAYS}(?=(.*\d.*))", re.I)
+"""Who is marked, and the rest of the line: "Accuracy score: 4" is no score of the whole."""
+_MARK = re.compile(
+    rf"{_OPEN}([1-5](?:\.\d+)?)(?:\s*/\s*5(?:\.0)?|\s+out\s+of\s+5)?{_CLOSED}(?:[.,;!]?\s*|{_REASONS}[^\d\n]*)", re.I
+)
+_BETTER = re.compile(rf"^[\W\d_]*better{_SAYS}(.*)", re.I | re.M)
+_WINNER = re.compile(
+    rf"{_OPEN}(?:answer\s+)?(a|b|tie){_CLOSED}(?:[.,!]?{_CLOSED}|(?!.*\b(?:(?-i:[ABb])|tie)\b){_REASONS}.*)", re.I
+)
 
 
 def read_marks(reply: str) -> Marks | None:
@@ -140,7 +148,7 @@ def read_marks(reply: str) -> Marks | None:
     text = _stripped(reply)
     fields = _json_fields(text)
     if fields is None:
-        fields = {name: _number_after(name, text) for name in (*CRITERIA, "score")}
+        fields = _marks_in(text)
     score = _mark(fields.get("score"))
     if score is None:
         return None
@@ -150,11 +158,11 @@ def read_marks(reply: str) -> Marks | None:
 
 
 def read_winner(reply: str) -> Winner | None:
-    """Who won, from a line that says it and nothing else, or from JSON; None when no line does, or two disagree."""
+    """Who won, from a line that says it, or from JSON; None when no line does, or two disagree."""
     text = _stripped(reply)
     fields = _json_fields(text)
-    said = [str(fields.get("better"))] if fields else _WINNER.findall(text)
-    winners: set[str] = {word.strip().casefold() for word in said}
+    said = [str(fields.get("better"))] if fields else _BETTER.findall(text)
+    winners = {found[1].casefold() for found in map(_WINNER.fullmatch, said) if found}
     known: dict[str, Winner] = {"a": "A", "b": "B", "tie": "tie"}
     return known.get(winners.pop()) if len(winners) == 1 else None
 
@@ -190,10 +198,12 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return fields
 
 
-def _number_after(name: str, text: str) -> float | None:
-    """The mark behind `name`, if every line that gives one can be read to its end and all agree."""
-    found = {_mark(rest) for rest in re.findall(rf"\b{name}{_SAYS}(.*)", text, re.I)}
-    return found.pop() if len(found) == 1 else None
+def _marks_in(text: str) -> dict[str, float | None]:
+    """The mark of each name, if every line that gives one can be read to its end and all agree."""
+    found: dict[str, set[float | None]] = {}
+    for name, rest in _MARKED.findall(text):
+        found.setdefault(name.casefold(), set()).add(_mark(rest))
+    return {name: marks.pop() for name, marks in found.items() if len(marks) == 1}
 
 
 def _mark(value: Any) -> float | None:
