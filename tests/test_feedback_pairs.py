@@ -70,6 +70,18 @@ def test_the_threshold_separates_positives_from_negatives() -> None:
     assert told([scored(3, 2)], by_threshold) == [("a0", "a1")]
     assert make_pairs([scored(5, 4, 3)], by_threshold).dropped == {NONE_BAD: 1}
     assert make_pairs([scored(3.5, 1)], replace(by_threshold, threshold=4.0)).dropped == {NONE_GOOD: 1}
+    of_a_changed_clip = scored(3.5, 1, 5, sources=(SAMPLED, SAMPLED, "blank"))
+    assert make_pairs([of_a_changed_clip], replace(by_threshold, threshold=4.0)).dropped == {NONE_GOOD: 1}
+
+
+@pytest.mark.parametrize(("high", "low", "margin"), [(3.3, 2.3, 1.0), (3.4, 3.0, 0.4), (4.1, 4.0, 0.1)])
+def test_scores_that_differ_by_the_margin_are_no_tie(high: float, low: float, margin: float) -> None:
+    """Though in binary the difference is a little less."""
+    assert high - low < margin
+    assert told([scored(high, low)], replace(FREE, margin=margin)) == [("a0", "a1")]
+    found = agree("one", [[high, low]], "other", [[5.0, 1.0]], margin)
+    assert found is not None
+    assert found.alike == 1
 
 
 @pytest.mark.parametrize(

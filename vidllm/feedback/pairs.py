@@ -83,12 +83,17 @@ class Pair:
     @property
     def gap(self) -> float:
         """By how much the chosen answer scores more."""
-        return self.chosen_score - self.rejected_score
+        return score_gap(self.chosen_score, self.rejected_score)
 
     @property
     def longer(self) -> int:
         """Tokens by which the chosen answer is longer."""
         return self.chosen.tokens - self.rejected.tokens
+
+
+def score_gap(one: float, other: float) -> float:
+    """The first score less the second, to the billionth: 3.3 is one more than 2.3, and in binary a little less."""
+    return round(one - other, 9)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,30 +147,31 @@ def _of_question(number: int, scored: Sequence[Scored], options: PairOptions) ->
     judged = [(s.candidate, s.verdict.score) for s in scored if s.verdict.score is not None]
     if len(judged) < 2:
         return UNJUDGED
-    possible = [
+    every = [
         Pair(question=number, chosen=good, rejected=bad, chosen_score=high, rejected_score=low)
         for good, high in judged
         for bad, low in judged
-        if _is_pair(good, bad, high - low, options)
     ]
+    possible = [pair for pair in every if _is_pair(pair, options)]
     if not possible:
         return TIED
-    good_enough = [pair for pair in possible if pair.chosen_score >= options.least_chosen]
+    by_threshold = options.rule == "threshold"
+    least = max(options.least_chosen, options.threshold) if by_threshold else options.least_chosen
+    good_enough = [pair for pair in possible if pair.chosen_score >= least]
     if not good_enough:
         return NONE_GOOD
-    if options.rule == "threshold":
-        split = options.threshold
-        good_enough = [p for p in good_enough if p.chosen_score >= split > p.rejected_score]
-    return _few(good_enough, options) or (NONE_BAD if any(s >= options.threshold for _, s in judged) else NONE_GOOD)
+    below = options.threshold if by_threshold else math.inf
+    return _few([pair for pair in good_enough if pair.rejected_score < below], options) or NONE_BAD
 
 
-def _is_pair(good: Candidate, bad: Candidate, gap: float, options: PairOptions) -> bool:
-    """Whether the one may be chosen over the other."""
+def _is_pair(pair: Pair, options: PairOptions) -> bool:
+    """Whether the one answer may be chosen over the other."""
+    good, bad = pair.chosen, pair.rejected
     if options.of_twins:
         better = good.source == CORRECTED and good.twin_of == bad.text
         worse = options.rule == "twins" and bad.source == SHORTENED and bad.twin_of == good.text
-        return (better or worse) and gap > 0
-    return good.source == SAMPLED and bad.source not in TWINS and gap >= options.margin
+        return (better or worse) and pair.gap > 0
+    return good.source == SAMPLED and bad.source not in TWINS and pair.gap >= options.margin
 
 
 def _few(pairs: Sequence[Pair], options: PairOptions) -> list[Pair]:
@@ -176,7 +182,7 @@ def _few(pairs: Sequence[Pair], options: PairOptions) -> list[Pair]:
     chosen: set[str] = set()
     rejected: set[str] = set()
     few: list[Pair] = []
-    for pair in sorted(pairs, key=lambda p: (-math.floor(p.gap / options.margin + 1e-9), abs(p.longer), -p.gap)):
+    for pair in sorted(pairs, key=lambda p: (-int(round(p.gap / options.margin, 9)), abs(p.longer), -p.gap)):
         fresh = pair.rejected.text not in rejected and (pair.chosen.text not in chosen or _only(pair, pairs))
         if fresh and len(few) < options.most:
             few.append(pair)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from vidllm.feedback.pairs import Pair, Paired, Scored
+from vidllm.feedback.pairs import Pair, Paired, Scored, score_gap
 
 BINS = (1, 2, 3, 4, 5)
 BAR = 30
@@ -126,7 +126,7 @@ def agree(
         known = [(a, b) for a, b in zip(mine, theirs, strict=True) if a is not None and b is not None]
         both += known
         for i, (a, b) in enumerate(known):
-            told.update(_sign(b - d) * _sign(a - c) for c, d in known[:i] if abs(a - c) >= margin)
+            told.update(_sign(b - d) * _sign(a - c) for c, d in known[:i] if abs(score_gap(a, c)) >= margin)
     if not both:
         return None
     return Agreement(
