@@ -92,7 +92,7 @@ class Pair:
 
 
 def score_gap(one: float, other: float) -> float:
-    """The first score less the second, to the billionth: 3.3 is one more than 2.3, and in binary a little less."""
+    """The first score less the second, to the billionth: 4.1 is one more than 3.1, and in binary a little less."""
     return round(one - other, 9)
 
 
