@@ -282,6 +282,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "-m", "--model", nargs="+", default=["built-in"], help="model folder or id (default: the built-in model)"
     )
+    parser.add_argument("--quantize", nargs="+", default=[], choices=["int8", "int4"], help="each model so, too")
     parser.add_argument("--seed", type=int, default=0, help="number of the first clip")
     parser.add_argument("--split", default="test", help="stream of clips to draw from (default test)")
     parser.add_argument("--pillow", action="store_true", help="have another renderer draw them")
@@ -300,7 +301,11 @@ def main() -> None:
     import vidllm
 
     began, clips = time.perf_counter(), 0
-    models = {name: vidllm.load(name, cache=None) for name in args.model}
+    models = {
+        f"{name} {bits}".rstrip(): vidllm.load(name, quantize=bits or None, cache=None)
+        for name in args.model
+        for bits in ("", *args.quantize)
+    }
     videos = {name: Tally() for name in models}
     video, model = next(iter(videos.values())), next(iter(models.values()))
     poorer = len(models) == 1 and not args.no_baselines

@@ -273,6 +273,16 @@ def test_a_model_process_that_failed_ends_whatever_hangs_in_its_farewell() -> No
             process.kill()
 
 
+def test_how_a_model_computes_is_part_of_who_it_is() -> None:
+    """Weights of 4 bits are multiplied in the chosen numbers."""
+    ways = [(None, "float32"), (None, "bfloat16"), ("int8", "float32"), ("int4", "float32"), ("int4", "bfloat16")]
+    told = {
+        open_replicas(replace(TWO, quantize=quantize, dtype=dtype), lambda line: None).fingerprint  # type: ignore[arg-type]
+        for quantize, dtype in ways
+    }
+    assert len(told) == len(ways)
+
+
 def test_no_more_is_asked_for_than_the_batch_takes() -> None:
     """Before any replica has said how much that is."""
     rooms = {batch: open_replicas(replace(TWO, batch=batch), lambda line: None).room() for batch in (1, 2, 100, None)}

@@ -32,7 +32,7 @@ CURES = {
     "torch": "install it again: https://pytorch.org/get-started/locally",
     "cuda": "optional; an NVIDIA driver, and a CUDA build of torch: https://pytorch.org/get-started/locally",
     "model": "name one: vidllm ask ... -m FOLDER_OR_HUB_ID, or set VIDLLM_MODEL",
-    "quant": "optional; pip install 'vidllm[quant]' loads models in 8 or 4 bits on an NVIDIA GPU",
+    "quant": "optional; pip install 'vidllm[quant]' keeps models in 8 or 4 bits",
 }
 
 

@@ -19,14 +19,15 @@ if TYPE_CHECKING:
     from vidllm.options import GenerationOptions
 
 
-def identity(fingerprint: str, spec: ModelSpec, precision: str, same_within: int) -> str:
+def identity(fingerprint: str, spec: ModelSpec, dtype: str, quantize: str | None, same_within: int) -> str:
     """A `Captioner.fingerprint`: everything of a model here that shapes its captions.
 
     Raises ConfigError when frames that are nearly alike can not share features in this family.
     """
     if same_within and spec.kind == "native":
         raise ConfigError(f"{spec.folder}: its family encodes frames by itself; leave --same-within out")
-    return f"{fingerprint}|{precision}" + (f"|same {same_within}" if same_within else "")
+    alike = f"same {same_within}" if same_within else None
+    return "|".join(filter(None, (fingerprint, dtype, quantize, alike)))
 
 
 def capacity_of(slots: int) -> int:
@@ -51,8 +52,8 @@ class LocalCaptioner:
         from vidllm.model.lmm import ComposableLMM
 
         self.model = model.name
-        precision = quantize or str(model.lmm.dtype).removeprefix("torch.")
-        self.fingerprint = identity(model.lmm.fingerprint, model.spec, precision, same_within)
+        dtype = str(model.lmm.dtype).removeprefix("torch.")
+        self.fingerprint = identity(model.lmm.fingerprint, model.spec, dtype, quantize, same_within)
         self._encoder = model.lmm if isinstance(model.lmm, ComposableLMM) else None
         if self._encoder is not None:
             self._before, self._encoder.same_within = self._encoder.same_within, same_within

@@ -38,7 +38,7 @@ def open_replicas(options: CaptionOptions, remark: Callable[[str], None]) -> Rep
     device, dtype = chosen(options.device, options.dtype)
     folder = fetch_model(None if options.model is None else str(options.model))
     spec = read_spec(folder)
-    told = identity(fingerprint(folder), spec, options.quantize or dtype, options.same_within)
+    told = identity(fingerprint(folder), spec, dtype, options.quantize, options.same_within)
     return Replicas(
         replace(options, model=folder, device=device, dtype=dtype), places(device, options.replicas, folder),
         model=model_name(options.model), fingerprint=told, spec=spec, remark=remark,

@@ -55,7 +55,7 @@ def open_local_judge(
         reserve = max(longest - _words(spec, question), 0)
         return open_clip(video, question, spec, tokenizer, replace(LOOK, reserve=reserve))
 
-    told = identity(fingerprint(resolve_model(name)), spec, chosen(device, dtype)[1], 0)
+    told = identity(fingerprint(resolve_model(name)), spec, chosen(device, dtype)[1], None, 0)
     later = _Later(model=model_name(name), fingerprint=told, spec=spec, load=load)
     return AskedJudge(later, judging=judging, watch=look if watch else None)
 

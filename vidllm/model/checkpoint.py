@@ -66,8 +66,8 @@ _LOADING_ERRORS = (
     SafetensorError, StrictDataclassError,
 )  # fmt: skip
 """What a damaged or contradictory checkpoint makes transformers raise."""
-_NO_ROOM_TO_QUANTIZE = ("None of the available devices", "dispatched on the CPU or the disk")
-"""What it says where there is no GPU, or too small a one, for weights in 8 or 4 bits."""
+_PARTLY_ON_CPU = "dispatched on the CPU or the disk"
+"""What it says where not all weights in 8 or 4 bits fit on GPUs."""
 
 
 def load_model(
@@ -107,7 +107,10 @@ def load_model(
 
 def describe(model: VideoLMM) -> str:
     """One line for a person: family, size, device and number format."""
-    count = sum(p.numel() for p in model.network.parameters())  # type: ignore[attr-defined]
+    network: Any = model.network  # type: ignore[attr-defined]
+    # transformers' own sum knows that numbers of 4 bits share a byte
+    own = hasattr(network, "num_parameters")
+    count = network.num_parameters() if own else sum(part.numel() for part in network.parameters())
     return f"{model.spec.model_type}, {count / 1e6:.1f}M parameters, {model.device}, {str(model.dtype)[6:]}"
 
 
@@ -180,7 +183,7 @@ def _load_network(
         if device_map is not None or quantize is not None:
             options["device_map"] = device_map or {"": str(device)}
         if quantize is not None:
-            options["quantization_config"] = _quantization(quantize)
+            options["quantization_config"] = _quantization(quantize, dtype)
         network = _load_transformers(spec, options)
         attend_wide(_language(network))
         if "device_map" not in options:
@@ -246,9 +249,9 @@ def _load_transformers(spec: ModelSpec, options: Mapping[str, Any]) -> nn.Module
     except _LOADING_ERRORS as error:
         if is_out_of_memory(error):
             raise
-        if "quantization_config" in options and any(sign in str(error) for sign in _NO_ROOM_TO_QUANTIZE):
-            raise ConfigError(f"{spec.folder}: quantize needs a GPU that holds the whole model; name one with more "
-                              "memory, or leave quantize out") from error  # fmt: skip
+        if "quantization_config" in options and _PARTLY_ON_CPU in str(error):
+            raise ConfigError(f"{spec.folder}: quantized weights lie all on GPUs or all on the CPU; name a device that "
+                              "holds the whole model, or leave quantize out") from error  # fmt: skip
         cure = _cure(spec.folder, options.get("device_map"))
         raise IncompleteModel(f"{spec.folder}: {_one_line(error)}; {cure}") from error
     _check_report(spec.folder, report)
@@ -364,7 +367,7 @@ def _cure(folder: Path, places: object = None) -> str:
     return "download it again"
 
 
-def _quantization(quantize: Quantize) -> Any:
+def _quantization(quantize: Quantize, dtype: torch.dtype) -> Any:
     if quantize not in ("int8", "int4"):
         raise ConfigError(f"quantize {quantize!r} is none of int8, int4")
     try:
@@ -373,13 +376,14 @@ def _quantization(quantize: Quantize) -> Any:
         raise ConfigError(f'quantize={quantize} needs bitsandbytes: pip install "vidllm[quant]"') from error
     from transformers.utils.quantization_config import BitsAndBytesConfig
 
+    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)  # warns of each product of numbers
     config: Callable[..., Any] = BitsAndBytesConfig
     # Patterns match from the start of a module's full name, or its end.
     whole = [r".*\.(vision_tower|multi_modal_projector|visual|vision_model|connector)", "lm_head"]
     if quantize == "int8":
         return config(load_in_8bit=True, llm_int8_skip_modules=whole)
     return config(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16, llm_int8_skip_modules=whole
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype, llm_int8_skip_modules=whole
     )
 
 
