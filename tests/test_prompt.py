@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,6 +16,7 @@ from vidllm.budget import Geometry
 from vidllm.errors import BudgetError, ConfigError, IncompleteModel
 from vidllm.model.chat import Shown, count_text_tokens, time_sentence
 from vidllm.model.families import load_tokenizer
+from vidllm.model.lmm import normalised
 from vidllm.prompt import Image, Message
 
 
@@ -178,6 +180,18 @@ def test_onevision_cuts_a_picture_only_when_it_is_alone() -> None:
     spec = spec_of("llava_onevision")
     visuals = prompt_of(spec, [Message("user", "?", (picture(300, 100), picture(100, 100)))]).visuals
     assert {(v.grid, v.tokens, v.newline) for v in visuals} == {(None, 82, "frame")}
+
+
+def test_several_pictures_of_onevision_are_padded_as_its_processor_pads_them() -> None:
+    from transformers import LlavaOnevisionImageProcessorPil
+
+    spec = spec_of("llava_onevision")
+    noise = np.random.default_rng(0).integers(0, 256, (126, 62, 3)).astype(np.uint8)
+    processor = LlavaOnevisionImageProcessorPil.from_pretrained(spec.folder)
+    expected = processor([[noise, noise]], return_tensors="pt")["pixel_values"][0, 0]
+    visual = prompt_of(spec, [Message("user", "?", (Image(noise), Image(noise)))]).visuals[0]
+    ours = normalised(torch.from_numpy(visual.pixels), spec, torch.empty(0))[0].permute(2, 0, 1)
+    torch.testing.assert_close(ours, expected, atol=0.02, rtol=0)  # a border one grey level lighter
 
 
 def test_a_kept_class_token_is_counted_for_images() -> None:

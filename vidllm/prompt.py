@@ -358,7 +358,8 @@ def _image_visual(image: Image, spec: ModelSpec, single: bool) -> Visual:
         visual = _still(image, tiling.cut(image.pixels, spec.image_size, tiles), tokens)
         return replace(visual, grid=tiles, newline=tiling.newline)
     fill = [255 * value for value in spec.image_mean]
-    square = fit_pixels(image.pixels[None], spec.image_size, spec.fit, fill)
+    fit = "pad" if spec.image_grids else spec.fit  # LLaVA-OneVision stretches frames and pads such pictures
+    square = fit_pixels(image.pixels[None], spec.image_size, fit, fill)
     return replace(_still(image, square, tokens), newline="frame" if spec.tiles_have_newlines else "none")
 
 
