@@ -138,9 +138,12 @@ def test_markup_goes_and_lines_become_one(clip: Path) -> None:
         ("3 < 5 and 7 > 6", "3 < 5 and 7 > 6"),
         ("where a < b and c > d,", "where a < b and c > d,"),
         ("I <3 you -> me", "I <3 you -> me"),
+        ("f'{name}' in C:\\new", "f'{name}' in C:\\new"),
+        (r"{\an8}one\Ntwo\hthree", "one two three"),
+        ("from 00:00:01,000 to 00:00:02,000", "from 00:00:01,000 to 00:00:02,000"),
     ],
 )
-def test_what_is_less_and_what_is_more_is_no_tag(clip: Path, written: str, said: str) -> None:
+def test_only_markup_is_not_said(clip: Path, written: str, said: str) -> None:
     clip.with_suffix(".srt").write_text(f"1\n00:00:01,000 --> 00:00:02,000\n{written}\n", encoding="utf-8")
     assert texts(clip) == [said]
 
@@ -250,7 +253,8 @@ def test_webvtt_under_the_other_ending_keeps_its_first_hour(clip: Path) -> None:
     ("written", "start", "end"),
     [
         ("00:00:03 --> 00:00:04", 3.0, 4.0), ("00:03 --> 00:04,5", 3.0, 4.5), ("0:03.25 --> 0:04.123456", 3.25, 4.123),
-        ("00:00:03,000-->00:00:04,000", 3.0, 4.0), ("00:00:03.000 --> 00:00:04.000 X1:0 X2:9 Y1:0 Y2:9", 3.0, 4.0),
+        ("00:00:03,000-->00:00:04,000", 3.0, 4.0), ("00:00:03,000 -> 00:00:04,000", 3.0, 4.0),
+        ("00:00:03.000 --> 00:00:04.000 X1:0 X2:9 Y1:0 Y2:9", 3.0, 4.0),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("number", ["2\n", ""])
@@ -265,7 +269,6 @@ def test_a_cue_whose_times_are_written_shorter_is_one_of_its_own(
 
 
 def test_blank_lines_are_nothing_however_many(clip: Path) -> None:
-    """A million of them would take pysubs2 days."""
     blank = "\n" * 1_000_000
     clip.with_suffix(".srt").write_text(f"1\n00:00:01,000 --> 00:00:02,000{blank}One.{blank}And two.{blank}")
     assert texts(clip) == ["One. And two."]
@@ -291,9 +294,21 @@ def test_a_number_at_the_end_of_what_is_said_is_no_cues(clip: Path) -> None:
     assert texts(clip) == ["One.", "Two."], "every line end is written twice"
 
 
-def test_a_last_cue_that_says_nothing_is_none(clip: Path) -> None:
-    clip.with_suffix(".srt").write_text("1\n00:00:01,000 --> 00:00:02,000\nOne.\n\n2\n00:00:03,000 --> 00:00:04,000")
-    assert texts(clip) == ["One."]
+@pytest.mark.parametrize("between", ["\n\n", "\n"])
+def test_a_cue_that_says_nothing_is_none(clip: Path, between: str) -> None:
+    cues = [
+        "1\n00:00:01,000 --> 00:00:02,000",
+        "2\n00:00:02,000 --> 00:00:03,000\nTwo.",
+        "3\n00:00:03,000 --> 00:00:04,000",
+    ]
+    clip.with_suffix(".srt").write_text(between.join(cues))
+    assert texts(clip) == ["Two."]
+
+
+def test_files_that_were_joined_are_read_as_one(clip: Path) -> None:
+    cue = "\ufeff1\n00:00:0{0},000 --> 00:00:0{1},000\nIn part {0}.\n\n"
+    clip.with_suffix(".srt").write_text("".join(cue.format(start, start + 1) for start in (1, 3)), encoding="utf-8")
+    assert texts(clip) == ["In part 1.", "In part 3."]
 
 
 def test_line_ends_of_an_old_mac_are_line_ends(clip: Path) -> None:

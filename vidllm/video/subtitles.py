@@ -10,7 +10,6 @@ from __future__ import annotations  # PyAV's Packet is generic for the type chec
 import html
 import os
 import re
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -104,57 +103,40 @@ def _sidecar_lines(path: Path) -> tuple[Line, ...]:
     try:
         if path.stat().st_size > MAX_SIDECAR_BYTES:
             raise VideoError(f"{path}: too large for subtitles ({path.stat().st_size} bytes); leave subtitles out")
-        events = _events(decoded(path.read_bytes()))
-    except (OSError, ValueError, pysubs2.exceptions.Pysubs2Error) as error:
-        reason = " ".join(str(error).split())[:100]
-        raise VideoError(f"{path}: can not be read as subtitles ({reason}); mend it or leave subtitles out") from error
-    events.sort()
-    lines = [Line(event.start / 1000, event.end / 1000, _plain(event.plaintext)) for event in events]
-    return tuple(line for line in lines if line.text and line.end > line.start)
-
-
-def _events(text: str) -> pysubs2.SSAFile:
-    """What the file holds, SubRip or WebVTT, whatever its ending: many carry the other one's.
-
-    Raises ValueError where there are times and none that can be read: silence would pass for no subtitles.
-    """
-    text = re.sub(r"\r{0,2}\n|\r", "\n", text)
-    text = re.sub(r"\n{3,}", "\n\n", text)  # pysubs2 takes minutes for 20,000 empty lines
-    if text.lstrip().startswith("WEBVTT"):
-        text = _cues_alone(text)
-    # pysubs2 takes a number at a cue's end for the next one's: each is given one, so that "in 1984" keeps its year
-    numbered = f"{_TIMES.sub(_as_subrip, text)}\n\n0\n"
-    with warnings.catch_warnings(action="ignore"):  # it suspects a lost cue where a spoken line holds a time
-        events = pysubs2.SSAFile.from_string(numbered, format_="srt", keep_unknown_html_tags=True)
-    if not events and "-->" in text:
-        raise ValueError("no time in it is written as 00:01:02,500")
-    return events
+        lines = [line for line in _cues(decoded(path.read_bytes())) if line.text and line.end > line.start]
+    except (OSError, ValueError) as error:
+        raise VideoError(f"{path}: can not be read as subtitles ({error}); mend it or leave subtitles out") from error
+    return tuple(sorted(lines, key=lambda line: (line.start, line.end)))
 
 
 _TIME = r"(?:(\d{1,4}):)?(\d{1,2}):(\d{1,2})(?:[.,](\d{1,9}))?"
 _NUMBER = r"(?:[ \t]*\d+[ \t]*\n|(?<=\n\n)[ \t]*\d+\s*\n)"
-_TIMES = re.compile(rf"^{_NUMBER}?[ \t]*{_TIME}[ \t]*-->[ \t]*{_TIME}", re.MULTILINE)
-"""When a cue is shown, and its number on a line before: hours may be left out, and so may parts of a second."""
+_TIMES = re.compile(rf"^{_NUMBER}?[ \t]*{_TIME}[ \t]*--? ?>[ \t]*{_TIME}.*", re.MULTILINE)
+"""When a cue is shown, and its number on a line before: hours may be left out, and so may parts of a second;
+machine translation shortens the arrow."""
 
 
-def _as_subrip(times: re.Match[str]) -> str:
-    """Times as pysubs2 knows them; it takes others for what the cue before them says."""
-    parts = times.groups()
-    start, end = (
-        f"{int(hours or 0):02}:{int(minutes):02}:{int(seconds):02},{(fraction or '')[:3]:0<3}"
-        for hours, minutes, seconds, fraction in (parts[:4], parts[4:])
-    )
-    return f"0\n{start} --> {end}"
+def _cues(text: str) -> Iterator[Line]:
+    """What the file holds, SubRip or WebVTT, whatever its ending: many carry the other one's.
 
-
-def _cues_alone(text: str) -> str:
-    """A WebVTT file without what nobody says: the names of its cues, its notes and its styles.
-
-    They stand in blocks of their own, or in a cue's before its times, and pysubs2 takes them for what the cue before
-    them says.
+    A cue says what stands between its times and the next one's, of WebVTT up to an empty line: notes, styles and the
+    names of cues, which nobody says, come behind one. Raises ValueError where there are times and none that can be
+    read: silence would pass for no subtitles.
     """
-    blocks = (block for block in re.split(r"\n{2,}", text) if "-->" in block and not block.startswith("NOTE"))
-    return "".join(f"\n\n0\n{block[block.rfind(chr(10), 0, block.index('-->')) + 1 :]}" for block in blocks)
+    text = re.sub(r"\r{0,2}\n|\r", "\n", text.replace("\ufeff", ""))  # which marks each of files that were joined
+    is_webvtt = text.lstrip().startswith("WEBVTT")
+    times = list(_TIMES.finditer(text))
+    if not times and "-->" in text:
+        raise ValueError("no time in it is written as 00:01:02,500")
+    for found, following in zip(times, [*times[1:], None], strict=False):
+        said = text[found.end() : following.start() if following else len(text)]
+        start, end = _seconds(*found.groups()[:4]), _seconds(*found.groups()[4:])
+        yield Line(start, end, _plain(said.partition("\n\n")[0] if is_webvtt else said))
+
+
+def _seconds(hours: str | None, minutes: str, seconds: str, fraction: str | None) -> float:
+    thousandths = int(f"{seconds}{(fraction or '')[:3]:0<3}")
+    return (int(hours or 0) * 3_600_000 + int(minutes) * 60_000 + thousandths) / 1000
 
 
 def _embedded_lines(info: VideoInfo, start: float, end: float) -> tuple[Line, ...]:
@@ -221,7 +203,7 @@ _MARKUP = re.compile(r"</?[A-Za-z][^<>]*>|<\d+:[\d:.,]+>|\{\\[^{}]*\}")
 
 def _plain(text: str) -> str:
     """Text without markup, its lines kept apart."""
-    bare = html.unescape(_MARKUP.sub("", text))
+    bare = html.unescape(_MARKUP.sub("", text).replace(r"\N", "\n").replace(r"\h", " "))
     return "\n".join(filter(None, (" ".join(line.split()) for line in bare.splitlines())))
 
 
