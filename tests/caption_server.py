@@ -7,6 +7,7 @@ Prints its port. It reads the bar codes of `conftest.bar_code` in the pictures i
 the numbers, the times it was told, the prompt. So a caption says which clip it belongs to. The prompt may hold orders:
 
     do=hang  do=close  do=nonsense  do=empty  do=html  do=huge  do=500  do=400  do=think  do=filter  do=other
+    do=newer  do=plain  do=seedless          refuse a field it does not know;  do=range: a value
     do=aloud                                 think in the answer itself
     do=blab  do=blab-page  do=blab-away      repeat the key they were sent: in a 400, in a page, in a redirection
     do=blab-query                            repeat the address
@@ -134,6 +135,14 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(307, {}, {"Location": f"/login?key={quote(self.headers['Authorization'].split()[1], safe='')}"})
         elif "max_tokens" in body and shall("newer", prompt):
             self.answer(400, {"error": {"message": "Unsupported parameter: use 'max_completion_tokens' instead."}})
+        elif "temperature" in body and shall("plain", prompt):
+            told = "Unsupported value: 'temperature' does not support 0.0 with this model. Only the default (1) value"
+            self.answer(400, {"error": {"message": f"{told} is supported.", "param": "temperature"}})
+        elif "seed" in body and shall("seedless", prompt):
+            told = {"type": "extra_forbidden", "loc": ["body", "seed"], "msg": "Extra inputs are not permitted"}
+            self.answer(422, {"object": "error", "message": {"detail": [told]}})
+        elif "temperature" in body and shall("range", prompt):
+            self.answer(400, {"error": {"message": "temperature must be at most 1"}})
         else:
             self.complete(body, prompt)
 

@@ -243,6 +243,31 @@ def test_what_passes_is_waited_for(serve: Servers, connect: Callable[..., HttpCa
     assert heard(say(connect(serve()), f"A {order}"))["codes"] == [5, 5, 5]
 
 
+def test_fields_that_a_model_does_not_take_are_left_out_from_then_on(
+    serve: Servers, connect: Callable[..., HttpCaptioner]
+) -> None:
+    """As GPT-5 takes no temperature and Mistral no seed; other requests may be under way meanwhile."""
+    url, told = serve(), list[str]()
+    captioner = connect(url, remark=told.append)
+    prompts = [f"{n} do=newer do=plain do=seedless" for n in range(6)]
+    said = say_all(captioner, {n: (None, prompt) for n, prompt in enumerate(prompts)})
+    assert [heard(said[n])["prompt"] for n in range(6)] == prompts
+    assert heard(said[5])["options"] == {"model": "seer", "max_completion_tokens": 99}
+    assert sorted(line.partition(": ")[2] for line in told) == [
+        "the model takes no seed; it is asked without", "the model takes no temperature; it is asked without",
+    ]  # fmt: skip
+    before = stats(url)["requests"]
+    heard(say(captioner, "A do=newer do=plain do=seedless"))
+    assert stats(url)["requests"] == before + 1
+
+
+def test_a_value_out_of_range_is_the_clips_error(serve: Servers, connect: Callable[..., HttpCaptioner]) -> None:
+    captioner = connect(serve())
+    assert heard(say(captioner, "A"))["options"]["temperature"] == 0.0
+    assert "at most 1" in (say(captioner, "A do=range").error or "")
+    assert heard(say(captioner, "A"))["options"]["temperature"] == 0.0
+
+
 def test_an_answer_cut_off_in_the_middle_is_asked_for_again(
     serve: Servers, connect: Callable[..., HttpCaptioner]
 ) -> None:

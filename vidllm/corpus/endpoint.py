@@ -16,7 +16,8 @@ What was learnt of the servers:
   where there is no cache): then its name is learnt from a one-token answer. Its video_url takes no data:, its image_url
   does. Temperature has no effect where the checkpoint's generation_config does not sample. It answers one request at
   a time to models that see, so the pace settles low.
-- Newer OpenAI models want `max_completion_tokens`, others know only `max_tokens`.
+- Newer OpenAI models want `max_completion_tokens`, others know only `max_tokens`; and they take no temperature, Gemini
+  no `top_k`, Mistral no `seed`: a 400 or a 422 says so.
 - A server that thinks leaves `content` empty and fills `reasoning_content` (or `reasoning`) when its room runs out.
 """
 

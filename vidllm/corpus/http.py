@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import queue
+import re
 import threading
 import time
 from pathlib import Path
@@ -47,6 +48,10 @@ if TYPE_CHECKING:
 
 STOP_SECONDS = 20.0
 """How long requests under way are waited for when the run is to stop: less than schedulers leave before they kill."""
+OTHERWISE = {"max_tokens": "max_completion_tokens", "temperature": "", "seed": "", "top_p": "", "top_k": ""}
+"""What a model may want a field of the request called; "": it can be left out."""
+_UNHEARD = re.compile("unsupported|not support|unknown|unexpected|unrecognized|not permitted|deprecated|instead", re.I)
+"""What is said of a field that a model does not take; of a value out of its range other words are said."""
 AFTER_A_RESTART = "what is finished is kept: start the server and run the same command again"
 
 
@@ -79,6 +84,7 @@ class HttpCaptioner:
         self._endpoint, self._asked_model, self._options = endpoint, model, options
         self._remark, self._remarks = remark, queue.SimpleQueue[str]()
         self._was_late = False
+        self._names: dict[str, str] = {}  # of `OTHERWISE`, what this server wants
         self._said: queue.Queue[Said] = queue.Queue()
         self._running = 0  # submitted, not polled
         self._over: EngineError | None = None
@@ -182,13 +188,14 @@ class HttpCaptioner:
         since: float | None = None  # the first failure: before it, the clip may have waited for its turn
         failed = put_off = late = 0
         while True:
+            sent = {self._names.get(name, name): value for name, value in body.items() if self._names.get(name, name)}
             try:
-                reply = await self._ask_once(body)
+                reply = await self._ask_once(sent)
             except Absent as error:
                 put_off, wish = put_off + 1, None
                 self._check_absence(error)
             except Unable as error:
-                if error.is_refusal and _in_other_words(body, error):
+                if error.is_refusal and self._learns(sent, error):
                     continue
                 if error.is_refusal:
                     raise self._refusal(error) from error
@@ -269,6 +276,17 @@ class HttpCaptioner:
             self._remarks.put(f"{self._endpoint}: {error.cause}; --request-timeout says how long one is waited for")
         return late
 
+    def _learns(self, sent: Body, error: Unable) -> bool:
+        """Whether the server only wants a field left out, or under its newer name: so it is from now on, and of
+        what is left out somebody is told."""
+        said = error.cause if _UNHEARD.search(error.cause) else ""
+        found = {name: other for name, other in OTHERWISE.items()
+                 if name in sent and re.search(rf"\b{other or name}\b", said)}  # fmt: skip
+        for name in (name for name, other in found.items() if not other and name not in self._names):
+            self._remarks.put(f"{self._endpoint}: the model takes no {name}; it is asked without")
+        self._names |= found
+        return bool(found)
+
     def _check_absence(self, error: Absent) -> None:
         now = time.monotonic()
         self._absent_since = now if self._absent_since is None else self._absent_since
@@ -285,14 +303,6 @@ class HttpCaptioner:
             raise EngineError(f"{self._endpoint}: {error}; name the server's model with --model") from error
         self.model = reply.model or self.model
         self.fingerprint = f"server:{self.model}:{SENT[self._options.form]}"
-
-
-def _in_other_words(body: Body, error: Unable) -> bool:
-    """Whether the server only wants the length of the answer under its newer name; then it has it there."""
-    if "max_completion_tokens" in error.cause and "max_tokens" in body:
-        body["max_completion_tokens"] = body.pop("max_tokens")
-        return True
-    return False
 
 
 def _said(ticket: int, reply: Reply, seconds: float, context: int) -> Said:
