@@ -297,6 +297,16 @@ def test_a_bad_reply_is_asked_for_again_and_then_told(
     assert requests(writer) == 2 * 5
 
 
+def test_a_text_that_is_seen_in_the_clip_may_be_spoken_of(
+    tmp_path: Path, writer: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = {"seen": "A ball with texts on it. do=sign", "not": "A ball, described in context. do=sign"}
+    captions(tmp_path, *({"id": name, "video": "a.mp4", "caption": caption} for name, caption in told.items()))
+    code, rows = run(tmp_path, writer, "--kinds", "conversation")
+    assert (code, [row["id"] for row in rows]) == (1, ["seen/conversation"])
+    assert "not/conversation: the reply can not be used (it speaks of 'The text')" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("there", ["[" * 100_000, "[1]", "words"])
 def test_an_output_of_other_lines_is_left_alone(
     tmp_path: Path, writer: str, capsys: pytest.CaptureFixture[str], there: str

@@ -3,9 +3,9 @@
     python -m tests.tutor_server
 
 Prints its port. The caption (and with it the prompt) may hold: do=prose (no JSON), do=notes (speaks of the caption),
-do=short (one question of a conversation), do=once (prose first, good the second time), do=cut (its room runs out),
-do=late (after a minute), do=think (its thoughts first), do=half (half a character in it), do=deep (JSON of many
-brackets).
+do=sign (speaks of a text), do=short (one question of a conversation), do=once (prose first, good the second time),
+do=cut (its room runs out), do=late (after a minute), do=think (its thoughts first), do=half (half a character in it),
+do=deep (JSON of many brackets).
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ def written(prompt: str) -> str:
         ASKED[prompt.split("\n\nYour last reply")[0]] += 1
         first = ASKED[prompt.split("\n\nYour last reply")[0]] == 1
     turn = {"question": "What moves?", "answer": "The caption says a ball." if "do=notes" in prompt else "A ball."}
+    if "do=sign" in prompt:
+        turn["answer"] = "The text on it says SALE."
     if "do=prose" in prompt or ("do=once" in prompt and first):
         return "Sure! What moves? A ball."
     if "do=deep" in prompt:
