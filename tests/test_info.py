@@ -81,6 +81,16 @@ def test_one_frame_has_a_length_and_no_rate(clips: dict[str, Path]) -> None:
     assert 0 < info.duration <= 0.1
 
 
+@pytest.mark.parametrize("name", ["rests.gif", "rests.apng"])
+@pytest.mark.parametrize("last", [20, 3000])
+def test_the_last_picture_of_an_animation_stays_as_long_as_it_says(tmp_path: Path, name: str, last: int) -> None:
+    pictures = [PIL.new("RGB", (8, 8), (40 * number, 0, 0)) for number in range(5)]
+    times = [100, 100, 100, 100, last]
+    form = "PNG" if name.endswith("apng") else "GIF"
+    pictures[0].save(tmp_path / name, form, save_all=True, append_images=pictures[1:], duration=times)
+    assert probe(tmp_path / name).duration == pytest.approx((400 + last) / 1000)
+
+
 @pytest.mark.parametrize("rate", [10, 60])
 def test_a_bare_stream_is_as_long_as_it_says(tmp_path: Path, rate: int) -> None:
     """As cameras write them: packets without a time, and the rate in the stream's own header."""

@@ -34,6 +34,7 @@ VFR_DEVIATION = 0.15  # a gap this much off the median gap makes the rate variab
 UNKNOWN_LENGTH_SECONDS = 0.04  # of a lone frame whose packet does not tell
 MAX_STILL_SECONDS = 3600.0  # a lone frame that claims to stay longer is not believed
 MAX_LAST_GAPS = 10  # a last frame that claims to stay longer than this many frames is not believed
+EACH_SAYS_HOW_LONG = frozenset({"gif", "apng"})  # but here every frame does; many rest on their last
 FIRST_FRAME_TRIES = 32  # packets fed to the decoder in search of the first picture
 BARE_STREAM = 0x80  # FFmpeg's AVFMT_NOTIMESTAMPS
 CLOCKS_MAY_LEAP = 0x200  # FFmpeg's AVFMT_TS_DISCONT: transport and program streams, which are cut and joined as files
@@ -236,7 +237,8 @@ def _build(
     coded = (frame.width, frame.height) if frame is not None else (context.width, context.height)
     aspect = believable_aspect(stream.sample_aspect_ratio or context.sample_aspect_ratio)
     height, width = shown_size(*coded, aspect, orientation)
-    length = _last_length(seconds, log.last_duration * float(time_base))
+    is_told = container.format.name in EACH_SAYS_HOW_LONG
+    length = _last_length(seconds, log.last_duration * float(time_base), is_told=is_told)
     return VideoInfo(
         path=path,
         stream_index=stream.index,
@@ -377,12 +379,15 @@ def _access_points(container: InputContainer, pts: NDArray[np.int64], log: _Pack
     return np.stack([ranks, pts[ranks], seek[ranks]], axis=1)
 
 
-def _last_length(seconds: NDArray[np.float64], claimed: float) -> float:
-    """Seconds the last frame stays: what its packet claims if that fits the other gaps, else their median."""
-    if len(seconds) < 2:
-        return claimed if 0 < claimed <= MAX_STILL_SECONDS else UNKNOWN_LENGTH_SECONDS
-    gap = float(np.median(np.diff(seconds)))
-    return claimed if gap / 2 <= claimed <= gap * MAX_LAST_GAPS else gap
+def _last_length(seconds: NDArray[np.float64], claimed: float, *, is_told: bool) -> float:
+    """Seconds the last frame stays: what its packet claims if that fits the other gaps, else their median.
+
+    Of a lone frame, and with `is_told`, nearly any claim is believed.
+    """
+    gap = float(np.median(np.diff(seconds))) if len(seconds) > 1 else UNKNOWN_LENGTH_SECONDS
+    anything = is_told or len(seconds) < 2
+    least, most = (0.0, MAX_STILL_SECONDS) if anything else (gap / 2, gap * MAX_LAST_GAPS)
+    return claimed if least < claimed <= most else gap
 
 
 def _is_variable(seconds: NDArray[np.float64], tick: float) -> bool:
