@@ -87,13 +87,13 @@ def test_what_is_wrong_is_said_in_one_line(values: dict[str, object], message: s
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("word", ["steps", "=3", "steps.more=1", "output=2024-13-45"])
+@pytest.mark.parametrize("word", ["steps", "=3", "steps.more=1", "output=0x_"])
 def test_words_that_are_no_assignment(word: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=f"'{word}'.*(;|it has no)"):
         load_config(Run, write(tmp_path, "output: x\nsteps: 3\n"), [word])
 
 
-@pytest.mark.parametrize("number", ["010", "007", "1:30"])
+@pytest.mark.parametrize("number", ["010", "007", "1:30", "2024-11-23"])
 def test_a_number_is_no_other_than_the_one_that_was_written(number: str, tmp_path: Path) -> None:
     """YAML 1.1 reads 8, 7 and 90."""
     path = write(tmp_path, "output: runs/1\n")
@@ -103,9 +103,7 @@ def test_a_number_is_no_other_than_the_one_that_was_written(number: str, tmp_pat
     assert load_config(Run, path, ["steps=1_000", f"output={number}"]).output == Path(number)
 
 
-@pytest.mark.parametrize(
-    "text", ["- a\n- b\n", "a: [", "a: \t- b: :", "output: 2024-13-45", "steps: 0x_", "output: \x07"]
-)
+@pytest.mark.parametrize("text", ["- a\n- b\n", "a: [", "a: \t- b: :", "steps: 0x_", "output: \x07"])
 def test_a_file_that_is_no_mapping(text: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"run\.yaml"):
         load_config(Run, write(tmp_path, text))

@@ -71,9 +71,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _parsed(text: str) -> Any:
-    """What YAML says. ValueError where it says nothing: no YAML, a 13th month, or one key twice, of which YAML itself
-    would forget the first.
-    """
+    """What YAML says. ValueError for no YAML, and for a key that is said twice, where YAML would forget the first."""
     import yaml
 
     try:
@@ -87,16 +85,17 @@ def _parsed(text: str) -> Any:
 
 @cache
 def _loader() -> Any:
-    """YAML's own, to which 010 is not 8, nor 1:30 ninety: they stay the text that somebody wrote."""
+    """YAML's own, to which 010 is not 8, 1:30 not ninety, 2024-11-23 no day: they stay the text that somebody wrote."""
     import yaml
 
     class Loader(yaml.SafeLoader):
         pass
 
-    whole = "tag:yaml.org,2002:int"
+    whole, day = "tag:yaml.org,2002:int", "tag:yaml.org,2002:timestamp"
     known = yaml.SafeLoader.yaml_implicit_resolvers
     Loader.yaml_implicit_resolvers = {
-        first: [(tag, WHOLE if tag == whole else pattern) for tag, pattern in found] for first, found in known.items()
+        first: [(tag, WHOLE if tag == whole else pattern) for tag, pattern in found if tag != day]
+        for first, found in known.items()
     }
     return Loader
 
