@@ -72,6 +72,16 @@ def test_parts_may_leave_files_to_the_list(media: Path) -> None:
     assert [Path(m.path).name for m in row.media] == ["b.mp4"]
 
 
+@pytest.mark.parametrize(
+    ("said", "text"),
+    [("Compare this:<image>\nwith that:<video>\nSame?", "Compare this:\nwith that:\nSame?"),
+     ("One:\n<image>\n<video>\nsame?", "One:\nsame?"), ("Is <image> in <video>?", "Is  in ?")],
+)  # fmt: skip
+def test_words_around_what_is_shown_stay_apart(said: str, text: str, media: Path) -> None:
+    turns = [{"from": "human", "value": said}, GPT]
+    assert only(media, {"image": "c.png", "video": "a.mp4", "conversations": turns}).turns[0].text == text
+
+
 def test_media_nobody_speaks_of_stand_before_the_first_question(media: Path) -> None:
     turns = [{"from": "human", "value": "and?"}, GPT, {"from": "human", "value": "<image>\nsee?"}, GPT]
     row = only(media, {"video": ["a.mp4", "b.mp4"], "image": "c.png", "conversations": turns})
@@ -229,9 +239,10 @@ def test_a_pair(media: Path) -> None:
 def test_a_pairs_prompt_may_be_a_dialogue(media: Path) -> None:
     said = [HUMAN, GPT, {"from": "human", "value": "and then?"}]
     answer = [{"role": "assistant", "content": "It grows."}]
-    row = read_pairs(write(media, PAIR | {"prompt": said, "chosen": answer})).rows[0]
+    other = [{"role": "assistant", "content": [{"type": "text", "text": "It shrinks."}]}]  # as TRL writes it
+    row = read_pairs(write(media, PAIR | {"prompt": said, "chosen": answer, "rejected": other})).rows[0]
     assert [turn.role for turn in row.prompt] == ["user", "assistant", "user"]
-    assert row.chosen == "It grows."
+    assert (row.chosen, row.rejected) == ("It grows.", "It shrinks.")
 
 
 @pytest.mark.parametrize(
@@ -244,13 +255,14 @@ def test_a_pairs_prompt_may_be_a_dialogue(media: Path) -> None:
         ({"prompt": "<video>"}, "'prompt' asks nothing"),
         ({"prompt": [{"role": "user", "content": [{"type": "video"}]}]}, "'prompt' asks nothing"),
         ({"prompt": "what \ud83d?"}, r"prompt[0] holds half a character ('\ud83d')"),
-        ({"chosen": "It \ud83d."}, r"'chosen' holds half a character ('\ud83d')"),
+        ({"chosen": "It \ud83d."}, r"chosen[0] holds half a character ('\ud83d')"),
         ({"video": "a" * 5000}, "put it there, or name the folder it lies in with media"),
         ({"prompt": [{"role": "system", "content": "Be brief."}, HUMAN | {"value": " "}]}, "'prompt' asks nothing"),
         ({"rejected": None}, "no 'rejected' in it; it has 'id', 'video'"),
         ({"rejected": None, "rejectd": "No."}, "no 'rejected' in it; did you mean 'rejected' where it says 'rejectd'?"),
         ({"refrence": {"model": "ab"}}, "it has no 'reference'; did you mean 'reference' where it says 'refrence'?"),
-        ({"rejected": 3}, "'rejected' is a number"),
+        ({"rejected": 3}, "rejected[0] has no words"),
+        ({"chosen": [HUMAN, GPT]}, "'chosen' is not one answer; give its text alone"),
         ({"prompt": None}, "no 'prompt' in it"),
         ({"prompt": [HUMAN, GPT]}, "its prompt ends with an answer"),
         ({"prompt": "<video><video>?"}, "says <video> 2 times and 1 are given"),

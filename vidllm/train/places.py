@@ -131,7 +131,7 @@ def _placed(turn: RawTurn, waiting: dict[Shown, list[Media]], folder: Folder) ->
     if turn.own and len(turn.own) != len(kinds):
         raise Bad(f"a turn names {len(turn.own)} files for {len(kinds)} media", "name the file of each part or of none")
     media = turn.own or [waiting[kind].pop(0) for kind in kinds]
-    text = re.sub(r"\n?<(image|video)>\n?", lambda match: "\n" if match[0].count("\n") == 2 else "", turn.text)
+    text = re.sub(r"(\n?<(image|video)>)+\n?", lambda match: "\n" if "\n" in match[0] else "", turn.text)
     return Turn(role=turn.role, text=text.strip(), media=tuple(_found(medium, folder) for medium in media))
 
 

@@ -235,13 +235,13 @@ def check_order(turns: tuple[Turn, ...], row: Json) -> None:
 def _answer(row: Json, key: str) -> str:
     """An answer as a text, or as the one assistant turn of a list."""
     value = row.get(one_of(row, (key,)))
-    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict):
-        value = value[0].get("content", value[0].get("value"))
-    if not isinstance(value, str):
-        raise Bad(f"{key!r} is {_kind(value)}", "give the answer's text")
-    if not value.strip():
+    said = value if isinstance(value, list) else [{"role": "assistant", "content": value}]
+    turns = turns_of({key: said}, key)
+    if [turn.role for turn in turns] != ["assistant"]:
+        raise Bad(f"{key!r} is not one answer", "give its text alone; the turns before it belong to 'prompt'")
+    if not turns[0].text.strip():
         raise Bad(f"{key!r} is empty", "write the answer, or leave the row out")
-    return whole(value, repr(key)).strip()
+    return turns[0].text.strip()
 
 
 def _reference(row: Json) -> Reference | None:
