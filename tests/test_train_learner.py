@@ -344,6 +344,22 @@ def test_what_learns_loses_no_bit_where_sums_are_in_bf16(
             assert torch.equal(read[name], weight)
 
 
+@pytest.mark.parametrize("merge", [False, True])
+def test_what_stays_loses_no_bit_where_sums_are_in_bf16(
+    merge: bool, tiny: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Newlines and vectors of time, the family's own and taught ones, beside an adapter that learns."""
+    first = learner_of(tiny("llava_next"), parts=Parts(temporal=1e-3), extra=Extra(temporal_buckets=4))
+    torch.nn.init.normal_(first.extras.temporal)
+    first.save(tmp_path / "first")
+    second = learner_of(tmp_path / "first", parts=LOW_RANK, lora=Lora(r=2), dtype="bfloat16")
+    second.save(tmp_path / "second", merge=merge)
+    asked = load(tmp_path / "second")
+    assert asked.extras is not None
+    assert torch.equal(asked.extras.temporal, first.extras.temporal)
+    assert torch.equal(asked.newline, first.lmm.newline)
+
+
 @pytest.mark.parametrize("name", ["llava_next", "llava_onevision"])
 @pytest.mark.parametrize("learning", ["vision_tower", "projector", "language_model", "all"])
 def test_every_part_learns_in_bf16(name: str, learning: str, tiny: Callable[[str], Path]) -> None:

@@ -24,7 +24,7 @@ from vidllm.model.extras import Extras, has_extra, load_extras
 from vidllm.model.families import read_spec
 from vidllm.model.lmm import ComposableLMM
 from vidllm.model.reader import check_counts
-from vidllm.train.adapters import add_lora, base_name, save_adapter, save_whole, stored_dtype, without_lora
+from vidllm.train.adapters import EXTRAS, add_lora, base_name, save_adapter, save_whole, stored_dtype, without_lora
 from vidllm.train.batch import Batch, Features, Piece, Stage
 from vidllm.train.losses import answer_logps
 from vidllm.train.parts import PARTS, Extra, Lora, Part, Parts, part_of
@@ -211,7 +211,8 @@ class Learner(nn.Module):
             weight.requires_grad_(self._learns(part) and weight not in idle)
             if low_rank and part == "language_model" and ".lora_" not in name:
                 weight.requires_grad_(False)
-            wide = weight.requires_grad or weight in idle  # on a CPU no norm in bf16 takes what the layers below made
+            # extras are saved again; on a CPU no norm in bf16 takes what the layers below made
+            wide = weight.requires_grad or weight in idle or name.startswith(EXTRAS)
             weight.data = weight.data.to(torch.float32 if wide else frozen)
             missing -= {part}
         if missing:
@@ -288,7 +289,7 @@ class Learner(nn.Module):
         own = {name: blend * weight if ".lora_B." in name else weight for name, weight in own.items()}
         learned = {name for name, weight in self.named_parameters() if weight.requires_grad}
         if self.options.lora is not None and not merge:
-            kept = {n: weight for n, weight in own.items() if n in learned or part_of(n) in ("newline", "temporal")}
+            kept = {name: weight for name, weight in own.items() if name in learned or name.startswith(EXTRAS)}
             return save_adapter(self.lmm, Path(folder), kept)
         save_whole(self.lmm, Path(folder), own, learned, dtype)
 
