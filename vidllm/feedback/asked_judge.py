@@ -20,7 +20,6 @@ from vidllm.errors import ConfigError, VidllmError
 from vidllm.feedback.judge import LEAST, MOST, Case, Judged, Verdict
 from vidllm.feedback.rubric import (
     REMINDER,
-    Marks,
     Winner,
     compare_prompt,
     explanation_of,
@@ -106,7 +105,7 @@ class AskedJudge:
         asked = self._requests(ticket, cases, self._watch is not None and video is not None)
         sheet = _Sheet(cases, waiting=len(asked))
         try:
-            if self._watch is not None and video is not None and asked:
+            if self._watch is not None and video is not None:
                 sheet.clip = self._watch(video, cases[0].question, [request.prompt for request in asked])
         except VidllmError as error:  # the judge takes other frames than the model: it may fail where that did not
             blind = Verdict(score=None, failed=f"the judge can not be shown the clip: {error}")
@@ -115,8 +114,6 @@ class AskedJudge:
         self._sheets[ticket] = sheet
         self._queue += asked
         self._send()
-        if not asked:
-            self._finish(ticket)
 
     def _requests(self, ticket: int, cases: Sequence[Case], watched: bool) -> list[_Request]:
         if self._judging == "scores":
@@ -210,9 +207,10 @@ def _is_cut(said: Said) -> bool:
 def _scored(sheet: _Sheet, number: int) -> Verdict:
     place = (number,)
     replies = tuple(sheet.replies.get(place, ()))
-    marks: Marks | None = read_marks(replies[-1]) if replies and place not in sheet.failures else None
-    if marks is None:
-        return Verdict(score=None, replies=replies, failed=sheet.failures.get(place, "no reply"))
+    if place in sheet.failures:
+        return Verdict(score=None, replies=replies, failed=sheet.failures[place])
+    marks = read_marks(replies[-1])
+    assert marks is not None
     return Verdict(score=marks.score, criteria=marks.criteria, explanation=marks.explanation, replies=replies)
 
 
@@ -236,16 +234,15 @@ def _compared(sheet: _Sheet) -> tuple[tuple[Verdict, ...], tuple[int, int]]:
 
 
 def _winner(sheet: _Sheet, place: tuple[int, int]) -> Winner | None:
-    replies = sheet.replies.get(place)
-    return read_winner(replies[-1]) if replies and place not in sheet.failures else None
+    return None if place in sheet.failures else read_winner(sheet.replies[place][-1])
 
 
 def _placed(sheet: _Sheet, number: int, points: Sequence[float]) -> Verdict:
     places = [place for place in sheet.replies if number in place]
     replies = tuple(reply for place in sorted(places) for reply in sheet.replies[place])
     if not points:
-        causes = [cause for place, cause in sheet.failures.items() if number in place]
-        return Verdict(score=None, replies=replies, failed=causes[0] if causes else "nothing to compare it with")
+        cause = next(sheet.failures[place] for place in sorted(sheet.failures) if number in place)
+        return Verdict(score=None, replies=replies, failed=cause)
     score = LEAST + (MOST - LEAST) * sum(points) / len(points)
     why = next((explanation_of(reply) for reply in replies if explanation_of(reply)), "")
     return Verdict(score=score, explanation=why, replies=replies)

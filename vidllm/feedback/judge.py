@@ -97,7 +97,7 @@ class Judge(Protocol):
         """Why it could never judge this, known before anything was asked; None when it can."""
 
     def submit(self, ticket: int, cases: Sequence[Case]) -> None:
-        """Begin to judge the candidates of one question."""
+        """Begin to judge the candidates of one question, two or more."""
 
     def poll(self, wait: float) -> list[Judged]:
         """What is finished. Works on, or waits up to `wait` seconds, when nothing is; at once when nothing runs."""
