@@ -89,6 +89,13 @@ def test_anyres_grids_come_from_the_processor() -> None:
     assert read_spec(tiny_folder("llava")).image_grids == ()
 
 
+def test_a_processor_saved_again_stands_before_what_an_older_transformers_left_beside_it(llava: Path) -> None:
+    from transformers import CLIPImageProcessorPil
+
+    (llava / "preprocessor_config.json").write_text('{"image_mean": [0.1, 0.2, 0.3]}')
+    assert read_spec(llava).image_mean == tuple(CLIPImageProcessorPil.from_pretrained(llava).image_mean)
+
+
 def test_a_fixed_linear_rope_factor_belongs_to_the_context(llava: Path) -> None:
     edit(llava / "config.json", text_config={"rope_parameters": {"rope_type": "linear", "factor": 2.5}})
     assert read_spec(llava).context == 10240

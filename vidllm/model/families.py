@@ -93,11 +93,11 @@ def _refusal(folder: Path, config: Json) -> NotAVisionModel | UnsupportedModel |
 
 
 def _processor(folder: Path, config: Json, part: Literal["image", "video"]) -> Json:
-    """Settings of the image or video processor, from whichever of the three places the checkpoint keeps them in."""
+    """Settings of the image or video processor, from where transformers takes them: what it saves today stands in
+    processor_config.json, beside files that older releases left there."""
     own = {"image": "preprocessor_config.json", "video": "video_preprocessor_config.json"}[part]
-    settings = read_json(folder / own)
-    if settings is None:
-        settings = (read_json(folder / "processor_config.json") or {}).get(f"{part}_processor")
+    nested = (read_json(folder / "processor_config.json") or {}).get(f"{part}_processor")
+    settings = nested or read_json(folder / own)
     if settings is None and part == "image":
         raise IncompleteModel(
             f"{folder}: no preprocessor_config.json; save the processor of the {config['model_type']} model there "
