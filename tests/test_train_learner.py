@@ -360,7 +360,7 @@ def test_what_stays_loses_no_bit_where_sums_are_in_bf16(
     assert torch.equal(asked.newline, first.lmm.newline)
 
 
-@pytest.mark.parametrize("name", ["llava_next", "llava_onevision"])
+@pytest.mark.parametrize("name", ["llava_next", "llava_onevision", "internvl", "vipllava"])
 @pytest.mark.parametrize("learning", ["vision_tower", "projector", "language_model", "all"])
 def test_every_part_learns_in_bf16(name: str, learning: str, tiny: Callable[[str], Path]) -> None:
     """configs/video.yaml teaches all parts so: the tower's layers behind its features must bear what comes."""

@@ -211,8 +211,9 @@ class Learner(nn.Module):
             weight.requires_grad_(self._learns(part) and weight not in idle)
             if low_rank and part == "language_model" and ".lora_" not in name:
                 weight.requires_grad_(False)
-            # extras are saved again; on a CPU no norm in bf16 takes what the layers below made
-            wide = weight.requires_grad or weight in idle or name.startswith(EXTRAS)
+            # extras are saved again; on a CPU no norm in bf16 takes what a tower in float32 made
+            behind = self._learns("vision_tower") and part in ("vision_tower", "projector")
+            wide = weight.requires_grad or behind or name.startswith(EXTRAS)
             weight.data = weight.data.to(torch.float32 if wide else frozen)
             missing -= {part}
         if missing:
