@@ -149,6 +149,20 @@ def test_what_a_decoder_said_and_its_node_lost_is_asked_for_again(
     assert crew.borrow(0.0) == (actor, None)
 
 
+def test_a_defect_while_an_actor_is_raised_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of an option that an old Ray does not know; else the run would wait for the cluster to find a place."""
+    errors = SimpleNamespace(RayTaskError=OSError, RayActorError=OSError, RayError=OSError)
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(exceptions=errors))
+
+    def start(rescue: bool) -> None:
+        raise ValueError("Invalid option keyword")
+
+    crew = Crew("model", 1, start)
+    with pytest.raises(ValueError, match="Invalid option keyword"):
+        crew.borrow(PATIENT_SECONDS)
+    crew.close()
+
+
 def test_a_defect_while_pictures_are_made_anew_is_heard(
     clips: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

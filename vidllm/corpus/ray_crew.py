@@ -43,7 +43,7 @@ class Crew:
         self._alive = 0
         self._last_seen = time.monotonic()
         self._rescuing = False
-        self._refused: VidllmError | None = None
+        self._refused: Exception | None = None
         self._closed = threading.Event()
         self._threads: list[threading.Thread] = []
         for _ in range(size):
@@ -52,7 +52,7 @@ class Crew:
     def borrow(self, wait: float) -> tuple[Any, Any] | None:
         """An actor that has nothing to do and what it said when it was ready; None when there is none in time.
 
-        Raises EngineError when there has been none for too long.
+        Raises EngineError when none can be started or there has been none for too long.
         """
         with self._lock:
             self._lock.wait_for(lambda: self._idle or self._refused, wait)
@@ -105,12 +105,14 @@ class Crew:
                 actor = self._start(rescue)
                 told = self._ready(actor)
             except ray.exceptions.RayTaskError as error:
-                return self._refuse(error)
+                return self._refuse(self._not_startable(error))
             except ray.exceptions.RayActorError as error:
                 if "creation task" in str(error):  # it can not be made, on any node; else its node died
-                    return self._refuse(error)
+                    return self._refuse(self._not_startable(error))
             except (ray.exceptions.RayError, RuntimeError):
                 pass  # Ray is being shut down
+            except Exception as error:  # a thread's end: `borrow` raises it where somebody can answer
+                return self._refuse(error)
             else:
                 with self._lock:
                     self._alive += 1
@@ -134,10 +136,13 @@ class Crew:
         return None
 
     def _refuse(self, error: Exception) -> None:
-        said = re.sub(r"^[\w.]+: ", "", str(error).strip().splitlines()[-1].strip())  # the last line of a traceback
         with self._lock:
-            self._refused = EngineError(f"a {self._kind} can not be started on the cluster: {said}")
+            self._refused = error
             self._lock.notify_all()
+
+    def _not_startable(self, error: Exception) -> EngineError:
+        said = re.sub(r"^[\w.]+: ", "", str(error).strip().splitlines()[-1].strip())  # the last line of a traceback
+        return EngineError(f"a {self._kind} can not be started on the cluster: {said}")
 
 
 class FarDecoder:
