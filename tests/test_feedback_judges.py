@@ -99,9 +99,9 @@ def test_marks_hold_the_criteria_and_the_explanation() -> None:
     assert marks is not None
     assert dict(marks.criteria) == {"relevance": 5, "accuracy": 1}  # nine is no mark
     assert marks.explanation == "a star was invented."
-    marks = read_marks('{"explanation": "no.", "score": 2}')
+    marks = read_marks('{"explanation": "no.\nNot at all.", "score": 2}')  # lines broken as they stand
     assert marks is not None
-    assert marks.explanation == "no."
+    assert marks.explanation == "no.\nNot at all."
 
 
 @pytest.mark.parametrize(

@@ -297,6 +297,12 @@ def test_a_bad_reply_is_asked_for_again_and_then_told(
     assert requests(writer) == 2 * 5
 
 
+def test_lines_broken_in_json_and_words_behind_it_are_read(tmp_path: Path, writer: str) -> None:
+    captions(tmp_path, {"id": "x", "video": "a.mp4", "caption": "do=lines"})
+    code, rows = run(tmp_path, writer, "--kinds", "conversation,reasoning")
+    assert (code, [row["conversations"][1]["value"] for row in rows]) == (0, ["A ball:\n- red"] * 2)
+
+
 def test_a_text_that_is_seen_in_the_clip_may_be_spoken_of(
     tmp_path: Path, writer: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -5,7 +5,7 @@
 Prints its port. The caption (and with it the prompt) may hold: do=prose (no JSON), do=notes (speaks of the caption),
 do=sign (speaks of a text), do=short (one question of a conversation), do=once (prose first, good the second time),
 do=cut (its room runs out), do=late (after a minute), do=think (its thoughts first), do=half (half a character in it),
-do=deep (JSON of many brackets).
+do=deep (JSON of many brackets), do=lines (line breaks in JSON as they stand, and another bracket behind it).
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ def written(prompt: str) -> str:
         return "[" * 100_000 + "{" * 100_000 + "}]"
     if "do=half" in prompt:
         turn["answer"] = "A ball \ud83d."
+    if "do=lines" in prompt:
+        return in_form(prompt, {**turn, "answer": "A ball:\n- red"}).replace("\\n", "\n") + " [End] {of it}"
     thoughts = "<think>Two [turns], {maybe}, of the notes?</think>\n" if "do=think" in prompt else ""
     return thoughts + in_form(prompt, turn)
 

@@ -182,7 +182,7 @@ def _stripped(reply: str) -> str:
 
 def _json_fields(text: str) -> dict[str, Any] | None:
     try:
-        value = json.loads(text, object_pairs_hook=_once)
+        value = json.loads(text, object_pairs_hook=_once, strict=False)
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None

@@ -297,7 +297,7 @@ def _turns(task: _Task, text: str) -> list[tuple[str, str]]:
     if task.kind == "detail":
         turns = [(DETAIL[task.number % len(DETAIL)], text.strip())]
     else:
-        value = _json_in(text, "[]" if task.kind == "conversation" else "{}")
+        value = _json_in(text, "[" if task.kind == "conversation" else "{")
         turns = [_turn(item) for item in (value if isinstance(value, list) else [value])]
         if task.kind == "conversation" and len(turns) < LEAST_QUESTIONS:
             raise ValueError(f"{len(turns)} questions")
@@ -321,12 +321,13 @@ def _turn(item: Any) -> tuple[str, str]:
     return item["question"].strip(), item["answer"].strip()
 
 
-def _json_in(text: str, brackets: str) -> Any:
-    """The JSON between the first and the last of these brackets: models put words and fences around it."""
-    first, last = text.find(brackets[0]), text.rfind(brackets[1])
-    if first < 0 or last < first:
+def _json_in(text: str, bracket: str) -> Any:
+    """The JSON that begins with the first of these brackets, whatever words and fences are around it. Models break the
+    lines of an answer as they stand."""
+    first = text.find(bracket)
+    if first < 0:
         raise ValueError("no JSON in it")
     try:
-        return json.loads(text[first : last + 1])
+        return json.JSONDecoder(strict=False).raw_decode(text, first)[0]
     except RecursionError as error:
         raise ValueError("JSON nested too deep") from error
