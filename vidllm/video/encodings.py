@@ -6,6 +6,10 @@ Of each reading is counted what part of its letters beyond ASCII its language wo
     gb18030, big5      among the most frequent signs
     cp932, euc_jp      kana
     cp949              among the most frequent syllables
+    cp1253             words of Greek, short or with an accent
+    cp1255             words of Hebrew, in which final letters come last
+    cp1256             words of Arabic letters alone
+    cp874              Thai consonants, and vowels where such may stand
     cp1251, koi8-r     words of Cyrillic, and these have vowels
 """
 
@@ -30,14 +34,22 @@ _HANGUL = (
 _MARKS = "，。？！、：；…—「」《》（）"
 _CYRILLIC = (
     r"(?<![A-Za-z\u0400-\u04ff])(?=[\u0400-\u04ff]*[аеиоуыэюяёіїєАЕИОУЫЭЮЯЁІЇЄ])"
-    r"(?:[А-ЯЁІЇЄҐ]?[а-яёіїєґ]+|[А-ЯЁІЇЄҐ]+)(?![A-Za-z\u0400-\u04ff])"
+    r"(?:[А-ЯЁІЇЄҐЎЈЉЊЋЂЏ]?[а-яёіїєґўјљњћђџѓќѕ]+|[А-ЯЁІЇЄҐЎЈЉЊЋЂЏ]+)(?![A-Za-z\u0400-\u04ff])"
 )
+_HEBREW = r"(?<![A-Za-zא-ת])[אבגדהוזחטיכלמנסעפצקרשת]+[אבגדהוזחטיכלמנסעפצקרשתךםןףץ](?![A-Za-zא-ת])"
+_GREEK = (
+    r"(?<![A-Za-z\u0370-\u03ff])(?:[α-ω]{2,3}|(?=[Α-ωϊϋ]*[άέήίόύώΆΈΉΊΌΎΏ])[Α-ΩΆΈΉΊΌΎΏ]?[α-ωάέήίόύώϊϋ]+)"
+    r"(?![A-Za-z\u0370-\u03ff])"
+)
+_ARABIC = r"(?<![A-Za-zÀ-ÿ\u0621-\u06d2])(?=[\u0621-\u06d2]+[لمنهوي])[\u0621-\u06d2]+(?![A-Za-zÀ-ÿ\u0621-\u06d2])"
+_THAI = "[{0}][\u0e30-\u0e39\u0e47-\u0e4d]+|[เ-ไ][{0}]".format("กขคงจฉชซณดตถทธนบปผพฟภมยรลวศสหอ")
 _EXPECTED = {
     "cp1252": r"(?<=[A-Za-z])[^\x00-\x7f]{1,3}(?![^\x00-\x7f])|(?<![^\x00-\x7f])(?:[^\x00-\x7f]{1,3}(?=[A-Za-z])"
     r"|[^\x00-\x7f](?![^\x00-\x7f]))",
     "gb18030": f"[{_HAN}{_MARKS}]", "big5hkscs": f"[{_HAN}{_MARKS}]",
     "cp932": f"[ぁ-んァ-ヶー{_MARKS}]", "euc_jp": f"[ぁ-んァ-ヶー{_MARKS}]",
-    "cp949": f"[{_HANGUL}]", "cp1251": _CYRILLIC, "koi8-r": _CYRILLIC,
+    "cp949": f"[{_HANGUL}]", "cp1255": _HEBREW, "cp1251": _CYRILLIC, "koi8-r": _CYRILLIC,
+    "cp1253": _GREEK, "cp1256": _ARABIC, "cp874": _THAI,
 }  # fmt: skip
 
 
