@@ -55,15 +55,15 @@ _UNHEARD = re.compile("unsupported|not support|unknown|unexpected|unrecognized|n
 AFTER_A_RESTART = "what is finished is kept: start the server and run the same command again"
 
 
-def server_spec(frames: int = 16, pixels: int = 448 * 448, context: int = 32768) -> ModelSpec:
-    """What a model behind a server is planned as: so many frames of so many pixels, each about 256 tokens.
+def server_spec(pixels: int = 448 * 448) -> ModelSpec:
+    """What a model behind a server is planned as: 16 frames of so many pixels, each about 256 tokens.
 
     A server does not say what its model is like. This is what most take; `--frames` and `--fps` choose otherwise.
     """
     return ModelSpec(
         folder=Path(), model_type="none", text_type="none", kind="native",
-        geometry=NativeGeometry(patch=14, merge=2, max_pixels=pixels), context=context, rope_scalable=False,
-        image_token="", image_token_id=-1, stamp="none", default_frames=frames,
+        geometry=NativeGeometry(patch=14, merge=2, max_pixels=pixels), context=32768, rope_scalable=False,
+        image_token="", image_token_id=-1, stamp="none", default_frames=16,
     )  # fmt: skip
 
 

@@ -132,10 +132,11 @@ class Pace:
         self._began, self._answers, self._full = self._clock(), 0, False
 
 
-def backoff_seconds(attempt: int, *, first: float = 0.5, most: float = 30.0) -> float:
-    """How long to wait after failure number `attempt` (1 first): doubling, with jitter so that a crowd spreads out.
+def backoff_seconds(attempt: int, *, most: float = 30.0) -> float:
+    """How long to wait after failure number `attempt` (1 first): half a second, doubling, with jitter so that a crowd
+    spreads out.
 
     Drawn from [half, whole]: never nothing, and never the same instant for all.
     """
-    whole = min(first * 2.0 ** min(attempt - 1, 60), most)
+    whole = min(2.0 ** min(attempt - 2, 60), most)
     return whole * random.uniform(0.5, 1.0)

@@ -150,7 +150,7 @@ def _histogram(every: Sequence[Scored]) -> dict[str, dict[int, int]]:
     for one in every:
         if one.verdict.score is not None:
             bins = found.setdefault(one.candidate.source, dict.fromkeys(BINS, 0))
-            bins[min(max(math.floor(one.verdict.score + 0.5), BINS[0]), BINS[-1])] += 1
+            bins[math.floor(one.verdict.score + 0.5)] += 1
     return found
 
 
