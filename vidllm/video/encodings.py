@@ -2,7 +2,8 @@
 
 Of each reading is counted what part of its letters beyond ASCII its language would have written; ties go to the first.
 
-    cp1252             few together in a word (é in "été"), or one alone
+    cp1252             few together in a word (é in "été"), or one alone; not those that only other languages write
+    cp1250, 1254, 1257 the same, but all are letters of one language
     gb18030, big5      among the most frequent signs
     cp932, euc_jp      kana
     cp949              among the most frequent syllables
@@ -43,14 +44,32 @@ _GREEK = (
 )
 _ARABIC = r"(?<![A-Za-zÀ-ÿ\u0621-\u06d2])(?=[\u0621-\u06d2]+[لمنهوي])[\u0621-\u06d2]+(?![A-Za-zÀ-ÿ\u0621-\u06d2])"
 _THAI = "[{0}][\u0e30-\u0e39\u0e47-\u0e4d]+|[เ-ไ][{0}]".format("กขคงจฉชซณดตถทธนบปผพฟภมยรลวศสหอ")
-_EXPECTED = {
-    "cp1252": r"(?<=[A-Za-z])[^\x00-\x7f]{1,3}(?![^\x00-\x7f])|(?<![^\x00-\x7f])(?:[^\x00-\x7f]{1,3}(?=[A-Za-z])"
-    r"|[^\x00-\x7f](?![^\x00-\x7f]))",
-    "gb18030": f"[{_HAN}{_MARKS}]", "big5hkscs": f"[{_HAN}{_MARKS}]",
-    "cp932": f"[ぁ-んァ-ヶー{_MARKS}]", "euc_jp": f"[ぁ-んァ-ヶー{_MARKS}]",
-    "cp949": f"[{_HANGUL}]", "cp1255": _HEBREW, "cp1251": _CYRILLIC, "koi8-r": _CYRILLIC,
-    "cp1253": _GREEK, "cp1256": _ARABIC, "cp874": _THAI,
-}  # fmt: skip
+
+
+def _latin(letters: str) -> str:
+    """Of such letters, few together in a word, or one alone."""
+    return (
+        rf"(?<=[A-Za-z])[{letters}]{{1,3}}(?![^\x00-\x7f])"
+        rf"|(?<![^\x00-\x7f])(?:[{letters}]{{1,3}}(?=[A-Za-z])|[{letters}](?![^\x00-\x7f]))"
+    )
+
+
+def _letters(of: str) -> str:
+    """The letters `of` a language, small and large, and the marks that stand by them."""
+    return _latin("".join(letter for letter in of + of.upper() if not letter.isascii()) + "“”„‘’…–—«»")
+
+
+_EXPECTED = (
+    ("cp1252", _latin(r"^\x00-\x7f³¹ºõýþðÝŸÞÐšžŠŽ")), ("cp1252", _letters("áéíóúýðþæö")),
+    ("cp1254", _letters("çğıİöşüâîû")),
+    ("cp1250", _letters("ąćęłńóśźż")), ("cp1250", _letters("áčďéěíňóřšťúůýžäľĺŕô")), ("cp1250", _letters("áéíóöőúüű")),
+    ("cp1250", _letters("ăâîşţ")), ("cp1250", _letters("čćđšž")), ("cp1257", _letters("ąčęėįšųūžāēģīķļņ")),
+    ("gb18030", f"[{_HAN}{_MARKS}]"), ("big5hkscs", f"[{_HAN}{_MARKS}]"),
+    ("cp932", f"[ぁ-んァ-ヶー{_MARKS}]"), ("euc_jp", f"[ぁ-んァ-ヶー{_MARKS}]"), ("cp949", f"[{_HANGUL}]"),
+    ("cp1255", _HEBREW), ("cp1251", _CYRILLIC), ("koi8-r", _CYRILLIC), ("cp1253", _GREEK), ("cp1256", _ARABIC),
+    ("cp874", _THAI),
+)  # fmt: skip
+"""Encodings, and what texts in them hold of what is beyond ASCII."""
 
 
 def decoded(data: bytes) -> str:
@@ -69,14 +88,15 @@ def decoded(data: bytes) -> str:
     if text.count("\ufffd") * BROKEN_COSTS <= _beyond_ascii(text):  # a few bytes may be broken
         return text
     lines = re.findall(rb"[^\n]*[\x80-\xff][^\n]*", data)[:JUDGED_LINES]
-    return data.decode(max(_EXPECTED, key=lambda encoding: _share(b"\n".join(lines), encoding)), "replace")
+    encoding, _ = max(_EXPECTED, key=lambda row: _share(b"\n".join(lines), *row))
+    return data.decode(encoding, "replace")
 
 
-def _share(data: bytes, encoding: str) -> float:
+def _share(data: bytes, encoding: str, expected: str) -> float:
     """Of the letters beyond ASCII, those that are expected."""
     text = data.decode(encoding, "replace")
-    expected = sum(map(len, re.findall(_EXPECTED[encoding], text)))
-    return (expected - BROKEN_COSTS * text.count("\ufffd")) / max(_beyond_ascii(text), 1)
+    found = sum(map(len, re.findall(expected, text)))
+    return (found - BROKEN_COSTS * text.count("\ufffd")) / max(_beyond_ascii(text), 1)
 
 
 def _beyond_ascii(text: str) -> int:
