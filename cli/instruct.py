@@ -137,15 +137,20 @@ def _from_captions(
     from vidllm.feedback.tutor import TutorOptions, tutor
 
     options = from_mapping(TutorOptions, wishes, where="--kinds")
-    captioner = HttpCaptioner.connect(url, model, HttpOptions(request_seconds=request_seconds))
-    try:
-        with Progress() as progress:
+    with Progress() as progress:
+
+        def remark(line: str) -> None:
+            progress.clear()
+            note(line)
+
+        captioner = HttpCaptioner.connect(url, model, HttpOptions(request_seconds=request_seconds), remark=remark)
+        try:
             done = tutor(
                 captions, output, captioner, options, media=media,
                 tell=lambda row, rows: progress(f"row {row:,} of {rows:,}"),
             )  # fmt: skip
-    finally:
-        captioner.close()
+        finally:
+            captioner.close()
     return _report_tutored(done, output)
 
 

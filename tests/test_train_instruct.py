@@ -255,7 +255,9 @@ def test_a_late_server_is_given_up_when_asked_to(
     code, rows = run(tmp_path, writer, "--kinds", "detail", "--request-timeout", "0.3")
     assert code == 1
     assert [row["id"] for row in rows] == ["2/detail"]
-    assert "no answer within 0.3 s" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "2 times" in told
+    assert told.count("no answer within 0.3 s; --request-timeout says how long one is waited for") == 1
 
 
 def test_a_caption_may_hold_any_character(tmp_path: Path, writer: str) -> None:
