@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.conftest import write_clip
+from tests.conftest import needs_bitsandbytes, write_clip
 from tests.test_lmm import pictures, prompt_for, video_prompt
 from tests.tiny_models import FAMILIES, edit, with_text
 from vidllm import load, machine
@@ -24,8 +24,6 @@ from vidllm.model.checkpoint import Quantize, choose_device, choose_dtype, descr
 from vidllm.model.resolve import builtin_folder
 
 Tiny = Callable[[str], Path]
-
-needs_bitsandbytes = pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="it has no wheel for this system")
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tests.conftest import ROOT, write_clip
+from tests.conftest import ROOT, needs_bitsandbytes, write_clip
 from tests.packed import pack
 from tests.test_lmm import clip_pixels, image_prompt, load, pictures, reference, video_prompt
 from vidllm.clip import PlanOptions, open_clip
@@ -556,6 +556,34 @@ def test_an_adapter_is_asked_as_it_learned(name: str, merge: bool, tiny: Callabl
     assert (model.prefill(prompt).logits - base.prefill(prompt).logits).abs().max() > 1e-2
 
 
+@needs_bitsandbytes
+@pytest.mark.parametrize("name", ["llava", "llava_onevision", "internvl"])
+def test_an_adapter_learns_beside_matrices_of_4_bits(name: str, tiny: Callable[[str], Path], tmp_path: Path) -> None:
+    """As it would beside the same numbers written out; what it learned is put on the model's whole matrices."""
+    from bitsandbytes.functional import dequantize_4bit
+
+    more: Any = {"parts": LOW_RANK, "lora": Lora(r=4, alpha=8)}
+    learner, plain = learner_of(tiny(name), quantize="int4", **more), learner_of(tiny(name), **more)
+    layers = lora_layers(plain.network)
+    for path, packed in lora_layers(learner.network).items():
+        base = packed.base_layer.weight
+        layers[path].base_layer.weight.data = dequantize_4bit(base.data, base.quant_state)
+    batch = small_batch(learner)
+    before = learner(batch).detach()
+    for one in (learner, plain):
+        taught(one, batch)
+    torch.testing.assert_close(learner(batch), plain(batch), atol=1e-3, rtol=0)
+    assert (learner(batch) - before).abs().max() > 1e-2
+    with learner.reference(), torch.no_grad():
+        torch.testing.assert_close(learner(batch), before, atol=1e-6, rtol=0)
+    learner.save(tmp_path)
+    models = (load_model(folder, "cpu", "float32", light=False) for folder in (tmp_path, tiny(name)))
+    whole, base = (dict(model.network.named_parameters()) for model in models)  # type: ignore[attr-defined]
+    for path, layer in lora_layers(learner.network).items():
+        learnt = layer.scaling["default"] * layer.lora_B["default"].weight @ layer.lora_A["default"].weight
+        torch.testing.assert_close(whole[f"{path}.weight"], base[f"{path}.weight"] + learnt)
+
+
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # peft asks transformers for an attribute it renamed
 def test_peft_loads_the_adapter(tiny: Callable[[str], Path], tmp_path: Path) -> None:
     from peft import PeftModel
@@ -902,6 +930,7 @@ def test_native_families_are_one_line(name: str, tiny: Callable[[str], Path]) ->
         ({"parts": Parts(newline=1e-3)}, "no newline that could learn"),
         ({"parts": LOW_RANK, "lora": Lora(targets=("q_proj", "fc1"))}, "'fc1' is no matrix of the language model"),
         ({"lora": Lora()}, "no language_model rate"),
+        ({"quantize": "int4"}, "matrices of so few bits do not learn"),
         ({"parts": Parts()}, "nothing learns"),
     ],
 )

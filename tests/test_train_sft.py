@@ -23,6 +23,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from tests import tiny_models
+from tests.conftest import needs_bitsandbytes
 from tests.train_task import Listener
 from vidllm.config import load_config
 from vidllm.errors import ConfigError, UnsupportedModel
@@ -103,7 +104,8 @@ def figures(folder: Path) -> list[dict[str, float]]:
 
 
 def taught(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(folder / "model.safetensors")
+    [path] = folder.glob("*model.safetensors")
+    return load_file(path)
 
 
 def same(a: Mapping[str, torch.Tensor], b: Mapping[str, torch.Tensor]) -> bool:
@@ -193,9 +195,16 @@ def text_row(folder: Path) -> Path:
     return path
 
 
-def test_an_interrupted_run_goes_on_to_the_bit(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+QLORA = {"lora": {"r": 4}, "quantize": "int4", "parts": {"projector": 1e-3, "language_model": 1e-3}}
+
+
+@pytest.mark.parametrize("more", [{}, pytest.param(QLORA, marks=needs_bitsandbytes)], ids=["whole", "QLoRA"])
+def test_an_interrupted_run_goes_on_to_the_bit(
+    more: dict[str, object], write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Ctrl-C after step 3; the second half recalls looks that the first half had to take."""
-    assert vidllm("sft", write("whole.yaml", out=str(tmp_path / "whole"), cache_folder=str(tmp_path / "other")))[0] == 0
+    whole = write("whole.yaml", out=str(tmp_path / "whole"), cache_folder=str(tmp_path / "other"), **more)
+    assert vidllm("sft", whole)[0] == 0
     after = sft.SftTask.after
 
     def stop(self: sft.SftTask, record: Mapping[str, float]) -> str | None:
@@ -204,12 +213,12 @@ def test_an_interrupted_run_goes_on_to_the_bit(write: Write, tmp_path: Path, mon
         return after(self, record)
 
     monkeypatch.setattr(sft.SftTask, "after", stop)
-    code, _, err = vidllm("sft", write())
+    code, _, err = vidllm("sft", write(**more))
     assert code == 130
     assert "stopped after step 3 of 5; run the same command again to go on" in err
     assert not (tmp_path / "out" / "config.json").exists()
     monkeypatch.undo()
-    code, _, err = vidllm("sft", write())
+    code, _, err = vidllm("sft", write(**more))
     assert code == 0
     assert "going on from" in err
     assert figures(tmp_path / "out") == figures(tmp_path / "whole")
@@ -408,6 +417,8 @@ def test_show_batch_sets_what_is_learnt_apart(write: Write, tmp_path: Path) -> N
         ("merge=true", "merge is true and there is no adapter to merge"),
         ("blend=0.5", "blend is 0.5; it is a share of an adapter, above 0 and at most 1: say lora={} for one"),
         ("lora={}\nblend=1.5", "blend is 1.5; it is a share of an adapter, above 0 and at most 1"),
+        ("quantize=int8", "quantize is 'int8'; choose one of int4"),
+        ("lora={}\nquantize=int4\nmerge=true", "weights of so few bits make no whole model"),
         ("lora={}\nsave_dtype=bfloat16", "save_dtype is bfloat16, and an adapter is kept as it was learnt"),
         ("data=[rows.jsonl]", "data[0] is 'rows.jsonl'; a mapping with keys such as path, media, sampling is needed"),
         ("data=nowhere.jsonl", "nowhere.jsonl: no such file of rows"),

@@ -92,6 +92,8 @@ def load_model(
     """
     folder = Path(folder)
     spec = read_spec(folder)
+    if quantize is not None:
+        check_quantize(folder, quantize)
     for there in device_map.values() if isinstance(device_map, Mapping) else [device_map]:
         if there not in (None, "disk", *DEVICE_MAPS):
             choose_device(f"cuda:{there}" if isinstance(there, int) else there)
@@ -164,7 +166,7 @@ def _load_network(
 ) -> nn.Module:
     """The network with all its weights, in evaluation mode: light where it fits, else transformers' own class."""
     if (base := read_base(spec.folder)) is not None:
-        place = _checked_base(spec.folder, base, quantize)
+        place = _checked_base(spec.folder, base)
         adapted = _load_network(read_spec(place), device, dtype, device_map, None, light)
         merge_adapter(adapted, spec.folder)
         return adapted
@@ -193,10 +195,8 @@ def _load_network(
     return network
 
 
-def _checked_base(folder: Path, base: Base, quantize: Quantize | None) -> Path:
+def _checked_base(folder: Path, base: Base) -> Path:
     """Where the base of the adapter in `folder` lies, if it is still the one it was made on."""
-    if quantize is not None:
-        raise ConfigError(f"{folder}: an adapter can not be put into quantized weights; save it merged first")
     place = base_folder(folder, base)
     with suppress(ModelNotFound):  # no weights there
         if fingerprint(place) == base.base_fingerprint:
@@ -367,13 +367,19 @@ def _cure(folder: Path, places: object = None) -> str:
     return "download it again"
 
 
-def _quantization(quantize: Quantize, dtype: torch.dtype) -> Any:
+def check_quantize(folder: Path, quantize: Quantize) -> None:
+    """Raise ConfigError where the model in `folder` can not be kept in so few bits; no weight is read."""
     if quantize not in ("int8", "int4"):
         raise ConfigError(f"quantize {quantize!r} is none of int8, int4")
+    if read_base(folder) is not None:
+        raise ConfigError(f"{folder}: an adapter can not be put into quantized weights; save it merged first")
     try:
         importlib.import_module("bitsandbytes")
     except ImportError as error:
         raise ConfigError(f'quantize={quantize} needs bitsandbytes: pip install "vidllm[quant]"') from error
+
+
+def _quantization(quantize: Quantize, dtype: torch.dtype) -> Any:
     from transformers.utils.quantization_config import BitsAndBytesConfig
 
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)  # warns of each product of numbers

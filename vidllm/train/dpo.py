@@ -218,7 +218,7 @@ def _known(
 ) -> Mapping[int, RefLogps]:
     """The reference's log-probs of every pair; each is on disk as soon as it was computed."""
     state = processes(config)
-    shaping = f"{config.dtype}|{task.learner.device.type}|{config.extra}"
+    shaping = f"{config.dtype}|{config.quantize}|{task.learner.device.type}|{config.extra}"
     keys = on_first(config, lambda: [reference_key(row, config.plan, shaping) for row in contest.rows])
     file = References(_reference_file(config, contest.base))
     told, done = NowAndThen(say, "reference: pair"), 0
@@ -252,9 +252,9 @@ def _known(
 
 def _recorded(config: DpoConfig, contest: Contest) -> dict[int, RefLogps]:
     """What rows recorded from this very model. Not where positions are scaled: the scale was each answer's own then;
-    not where newlines or vectors of time are to be learned: they were not there.
+    not where newlines or vectors of time are to be learned: they were not there; not where its weights were whole.
     """
-    if config.extra != Extra():
+    if config.extra != Extra() or config.quantize is not None:
         return {}
     usable = usable_records(contest.rows, contest.base.fingerprint, config.dtype, config.plan.look)
     context = contest.base.spec.context

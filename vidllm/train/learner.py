@@ -47,6 +47,8 @@ class LearnerOptions:
     extra: Extra = field(default_factory=Extra)
     dtype: Literal["float32", "bfloat16"] = "float32"
     """What sums are computed in. What learns is kept in float32 either way; what is frozen, in this."""
+    quantize: Literal["int4"] | None = None
+    """The language model's own matrices in so few bits beneath their adapter (QLoRA, arXiv 2305.14314)."""
     gradient_checkpointing: bool = False
     """Keep only what goes between layers and compute the rest again: less memory, a third more work."""
     head_only: bool = True
@@ -54,6 +56,9 @@ class LearnerOptions:
 
     def __post_init__(self) -> None:
         rates = self.parts.rates(lora=self.lora is not None)
+        if self.quantize is not None and self.lora is None:
+            raise ConfigError(f"quantize is {self.quantize}, and matrices of so few bits do not learn; say lora={{}} "
+                              "for an adapter beside them, or leave it out")  # fmt: skip
         if self.lora is not None and not rates["language_model"]:
             raise ConfigError("an adapter is asked for and no language_model rate; add for example "
                               "parts.language_model=1e-4")  # fmt: skip
@@ -106,7 +111,8 @@ class Learner(nn.Module):
         place = choose_device(device)
         # What learns loses no bit by being read; on the device nothing is ever wider than it is learnt with.
         number = stored_dtype(folder) if options.whole else options.dtype
-        lmm = load_model(folder, "cpu", number, light=False)
+        # packed weights stay where they were packed
+        lmm = load_model(folder, place if options.quantize else "cpu", number, quantize=options.quantize, light=False)
         assert isinstance(lmm, ComposableLMM)
         lmm.spec = replace(spec, folder=lmm.spec.folder)
         lmm.extras = _with_extra(lmm, options.extra)
@@ -208,13 +214,13 @@ class Learner(nn.Module):
         idle = self._beyond_the_features() if self._learns("vision_tower") else set()
         for name, weight in self.named_parameters():
             part = part_of(name)
-            weight.requires_grad_(self._learns(part) and weight not in idle)
-            if low_rank and part == "language_model" and ".lora_" not in name:
-                weight.requires_grad_(False)
+            adapted = low_rank and part == "language_model" and ".lora_" not in name
+            weight.requires_grad_(self._learns(part) and weight not in idle and not adapted)
             # extras are saved again; on a CPU no norm in bf16 takes what a tower in float32 made
             behind = self._learns("vision_tower") and part in ("vision_tower", "projector")
             wide = weight.requires_grad or behind or name.startswith(EXTRAS)
-            weight.data = weight.data.to(torch.float32 if wide else frozen)
+            if weight.is_floating_point():  # not packed into fewer bits
+                weight.data = weight.data.to(torch.float32 if wide else frozen)
             missing -= {part}
         if missing:
             raise ConfigError(_no_part(self.spec, min(missing)))

@@ -30,7 +30,7 @@ from vidllm.budget import Fit, Policy
 from vidllm.clip import PlanOptions
 from vidllm.errors import ConfigError, RowError
 from vidllm.linefile import write_whole
-from vidllm.model.checkpoint import fingerprint
+from vidllm.model.checkpoint import check_quantize, fingerprint
 from vidllm.model.families import load_tokenizer, read_spec
 from vidllm.model.reader import row_limit
 from vidllm.model.resolve import resolve_model
@@ -104,6 +104,9 @@ class StageConfig:
     rounded away by bfloat16."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """What sums are computed in; what learns is kept in float32 either way."""
+    quantize: Literal["int4"] | None = None
+    """Under `lora`: the language model's own matrices in 4 bits while the adapter learns (QLoRA), which is put on the
+    whole ones when it is asked."""
     gradient_checkpointing: bool = False
 
     batch: int = 32
@@ -139,6 +142,9 @@ class StageConfig:
             raise ConfigError(f"cache_gib is {self.cache_gib:g}; give it room, or say feature_cache=false")
         if self.merge and self.lora is None:
             raise ConfigError("merge is true and there is no adapter to merge; say lora={} for one, or leave it out")
+        if self.merge and self.quantize is not None:
+            raise ConfigError(f"merge is true and quantize is {self.quantize}: weights of so few bits make no whole "
+                              "model; leave one of them out")  # fmt: skip
         if not 0 < self.blend <= 1 or (self.blend < 1 and self.lora is None):
             raise ConfigError(f"blend is {self.blend:g}; it is a share of an adapter, above 0 and at most 1: say "
                               "lora={} for one, or leave it out")  # fmt: skip
@@ -176,7 +182,7 @@ class StageConfig:
     def learning(self) -> LearnerOptions:
         """What learns, and in which numbers."""
         return LearnerOptions(
-            parts=self.parts, lora=self.lora, extra=self.extra, dtype=self.dtype,
+            parts=self.parts, lora=self.lora, extra=self.extra, dtype=self.dtype, quantize=self.quantize,
             gradient_checkpointing=self.gradient_checkpointing,
         )  # fmt: skip
 
@@ -224,6 +230,8 @@ class Base:
         text = AutoConfig.from_pretrained(folder).get_text_config()
         if config.lora is not None:
             check_targets(config.lora, text)
+        if config.quantize is not None:
+            check_quantize(folder, config.quantize)
         marked = on_first(config, lambda: fingerprint(folder))
         return cls(folder, spec, load_tokenizer(folder), marked, row_limit(text))
 
