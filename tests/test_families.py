@@ -118,6 +118,26 @@ def test_defaults_of_the_config_classes_stand_in_for_what_they_do_not_write(llav
     assert spec.geometry == Geometry(rows=24, cols=24)
 
 
+@pytest.mark.parametrize("kind", ["mistral", "qwen3", "qwen3_moe", "gpt_oss", "granite", "gemma2", "phi3"])
+def test_a_context_that_is_the_default_of_its_class_need_not_be_written(kind: str, llava: Path) -> None:
+    """Older releases of transformers left out what equals the default."""
+    from transformers import AutoConfig
+
+    edit(llava / "config.json", text_config=None)
+    edit(llava / "config.json", text_config={"model_type": kind})
+    assert read_spec(llava).context == AutoConfig.for_model(kind).max_position_embeddings
+
+
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
+def test_a_qwen_that_does_not_write_its_context_has_that_of_its_class(family: str, tmp_path: Path) -> None:
+    from transformers import AutoConfig
+
+    folder = Path(shutil.copytree(tiny_folder(family), tmp_path / "qwen"))
+    edit(folder / "config.json", text_config={"max_position_embeddings": None})
+    config = AutoConfig.from_pretrained(folder)
+    assert read_spec(folder).context == config.text_config.max_position_embeddings
+
+
 def test_full_selection_keeps_the_class_token_of_still_images(llava: Path) -> None:
     edit(llava / "config.json", vision_feature_select_strategy="full")
     assert read_spec(llava).cls == "keep"

@@ -133,7 +133,10 @@ def _whole(values: Json, key: str, default: int) -> int:
     return value
 
 
-_CONTEXTS = {"llama": 2048, "mistral": 131072, "qwen2": 32768, "qwen3": 32768, "gemma": 8192, "phi": 2048, "phi3": 4096}
+_CONTEXTS = {
+    "llama": 2048, "mistral": 131072, "qwen2": 32768, "qwen3": 32768, "qwen3_moe": 32768, "gpt_oss": 131072,
+    "granite": 2048, "gemma": 8192, "gemma2": 8192, "phi": 2048, "phi3": 4096,
+}  # fmt: skip
 """Positions of a text config that leaves them out: the default of that Hugging Face config class."""
 
 
@@ -322,7 +325,7 @@ _NATIVE_FRAME_TOKENS = 256
 _LEAST_FRAME_TOKENS = 4
 
 
-def _qwen(folder: Path, config: Json, tokenizer: Tokenizer, patch: int) -> ModelSpec:
+def _qwen(folder: Path, config: Json, tokenizer: Tokenizer, patch: int, positions: int = 32768) -> ModelSpec:
     vision, text = config.get("vision_config") or {}, config.get("text_config") or config
     image, video = _processor(folder, config, "image"), _processor(folder, config, "video")
     geometry = NativeGeometry(
@@ -335,7 +338,7 @@ def _qwen(folder: Path, config: Json, tokenizer: Tokenizer, patch: int) -> Model
     mean, std = _normalisation(image, CLIP_MEAN, CLIP_STD)
     return ModelSpec(
         folder=folder, model_type=config["model_type"], text_type=str(text.get("model_type", config["model_type"])),
-        kind="native", context=_context(folder, {"max_position_embeddings": 32768, **text}), rope_scalable=False,
+        kind="native", context=_context(folder, {"max_position_embeddings": positions, **text}), rope_scalable=False,
         geometry=replace(
             geometry, min_pixels=_LEAST_FRAME_TOKENS * geometry.unit**2, max_pixels=largest, image_min_pixels=least,
             image_max_pixels=most,
@@ -370,7 +373,7 @@ def _qwen2_5_vl(folder: Path, config: Json, tokenizer: Tokenizer) -> ModelSpec:
 
 
 def _qwen3_vl(folder: Path, config: Json, tokenizer: Tokenizer) -> ModelSpec:
-    return _qwen(folder, config, tokenizer, patch=16)
+    return _qwen(folder, config, tokenizer, patch=16, positions=128000)
 
 
 def _smolvlm(folder: Path, config: Json, tokenizer: Tokenizer) -> ModelSpec:
