@@ -86,6 +86,14 @@ def test_every_orientation_is_turned_as_pillow_turns_it(orientation: int, ending
         assert np.array_equal(open_still(tmp_path / f"a.{ending}").pixels, np.asarray(ImageOps.exif_transpose(opened)))
 
 
+def test_a_grey_tiff_that_lies_on_its_side_is_turned(tmp_path: Path) -> None:
+    exif = PIL.Exif()
+    exif[0x0112] = 6
+    grey = np.arange(24, dtype=np.uint8).reshape(4, 6)
+    PIL.fromarray(grey).save(tmp_path / "a.tif", exif=exif)
+    assert np.array_equal(open_still(tmp_path / "a.tif").pixels[..., 0], np.rot90(grey, -1))
+
+
 def test_an_odd_tag_beside_the_orientation_costs_nothing(tmp_path: Path) -> None:
     """A width in pixels told as text: Pillow reads the tag and can not write it again."""
     entries = struct.pack("<HHI4s", 0x0100, 2, 4, b"wide") + struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0)

@@ -47,7 +47,8 @@ def _opened(path: str | Path) -> Iterator[Picture]:
     if Path(path).is_dir() or not Path(path).exists():
         raise VideoNotFound(f"{path}: no such picture file")
     try:
-        with warnings.catch_warnings(action="ignore"), PIL.open(path) as opened:
+        # of a file it knows by name Pillow maps rows into memory, and garbles those of a TIFF that lies on its side
+        with warnings.catch_warnings(action="ignore"), open(path, "rb") as file, PIL.open(file) as opened:
             _check_size(path, *opened.size)
             yield opened
     except BROKEN as error:
