@@ -380,8 +380,9 @@ def test_an_embedded_line_without_a_length_stays_four_seconds_or_until_the_next(
     ]  # fmt: skip
 
 
-def test_a_shape_that_is_drawn_is_not_said(tmp_path: Path) -> None:
-    texts = (r"Hello, {\i1}there{\i0}", r"{\p1}m 0 0 l 100 0 100 100{\p0}", r"{\pos(1,2)}Sign{by the door}")
+def test_shapes_and_remarks_are_not_said(tmp_path: Path) -> None:
+    shape = r"{\p1}m 0 0 l 100 0 100 100{\p0}"
+    texts = (r"Hello, {\i1}there{\i0}", shape, "", "{who says this?}", r"{\pos(1,2)}Sign{by the door}")
     lines = [f"Dialogue: 0,0:00:0{i}.00,0:00:0{i + 1}.00,Default,,0,0,0,,{text}\n" for i, text in enumerate(texts)]
     heads = "Layer, Start, End, Style, Name, MarginL, MarginR, MarginV, Effect, Text"
     ass = f"[Script Info]\nScriptType: v4.00+\n\n[Events]\nFormat: {heads}\n{''.join(lines)}"

@@ -192,8 +192,7 @@ def _decoded(packet: Packet[SubtitleStream]) -> Sequence[object]:
 
 
 def _dialogue(subtitle: AssSubtitle) -> str:
-    text = subtitle.dialogue or subtitle.text or subtitle.ass
-    event = pysubs2.SSAEvent(text=text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text))
+    event = pysubs2.SSAEvent(text=subtitle.dialogue.decode("utf-8", "replace"))
     return "" if event.is_drawing else event.plaintext  # a shape's outline is no word
 
 
