@@ -145,15 +145,12 @@ def _all_slices(packet: Packet, length_size: int, kind_of: Callable[[int], tuple
 
 def is_hidden(codec: str, packet: Packet) -> bool:
     """A VP8 or VP9 packet whose frame only serves others and is never on screen."""
-    data = memoryview(packet)
     if codec == "vp8":
-        return not data[0] & 0x10
-    if codec == "vp9":
-        return _vp9_hidden(data)
-    return False
+        return not packet[0] & 0x10
+    return codec == "vp9" and _vp9_hidden(packet)
 
 
-def _vp9_hidden(data: memoryview) -> bool:
+def _vp9_hidden(data: Packet) -> bool:
     if data[-1] & 0xE0 == 0xC0:  # a superframe packs hidden frames together with a shown one
         return False
     profile_3 = data[0] & 0x30 == 0x30  # has a reserved bit after the profile

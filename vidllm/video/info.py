@@ -167,7 +167,7 @@ class _PacketLog:
         self.dts.append(NO_TIME if packet.dts is None else packet.dts)
         self.sizes.append(packet.size)
         self.keys.append(key)
-        self.unseen.append(packet.is_discard or (codec in ("vp8", "vp9") and is_hidden(codec, memoryview(packet))))
+        self.unseen.append(packet.is_discard or is_hidden(codec, memoryview(packet)))
         self.last_duration = packet.duration or 0
         if codec == "mpeg4":
             self.vops.append(vops(memoryview(packet)))
