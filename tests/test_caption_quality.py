@@ -83,6 +83,10 @@ def test_lists_and_emphasis_are_no_loops(text: str) -> None:
         (f"A man? No.\n</think>\n\n{GOOD}", GOOD),
         ("<think>\nA man? No, a", ""),
         ("<think>a</think> <think>b", ""),
+        (f"<thinking>A man?</thinking> {GOOD}", GOOD),
+        (f"[THINK]A man? No.[/THINK]{GOOD}", GOOD),
+        (f"◁think▷A man? No.◁/think▷\n{GOOD}", GOOD),
+        ("◁think▷A man? No, a", ""),
     ],
 )
 def test_what_a_model_thinks_is_no_caption(text: str, said: str) -> None:

@@ -39,6 +39,7 @@ _REFUSAL = re.compile(
     re.IGNORECASE,
 )
 _SIGNS = re.compile(r"^[\W_]+|[\W_]+$")
+_THOUGHT, _THOUGHT_OUT = (re.compile(rf"<{end}think(?:ing)?>|\[{end}THINK\]|◁{end}think▷") for end in ("", "/"))
 _LETTER_LOOP = re.compile(r"(\S{1,96}?)\1{3,}")
 
 
@@ -52,9 +53,9 @@ class Judgement:
 
 def unthought(text: str) -> str:
     """What is said behind a model's thoughts, where it writes them down: `<think>...</think>`, begun in the prompt or
-    here; empty when it got no further.
+    here; empty when it got no further. Magistral writes [THINK], Kimi-VL ◁think▷.
     """
-    return text.rpartition("</think>")[2].partition("<think>")[0].strip()
+    return _THOUGHT.split(_THOUGHT_OUT.split(text)[-1])[0].strip()
 
 
 def judge(text: str, finish_reason: str | None, *, structured: bool = False) -> Judgement:
