@@ -87,7 +87,8 @@ def load_light(folder: Path, config: Json, device: torch.device, dtype: torch.dt
     with torch.device("meta"):
         network = LightLlava(config)
     weights = _weights(folder, dtype)
-    if "lm_head.weight" not in weights and (config.get("tie_word_embeddings") or _ties(config)):
+    tied = any(part.get("tie_word_embeddings") for part in (config, config["text_config"]))
+    if "lm_head.weight" not in weights and tied:
         weights["lm_head.weight"] = weights.get("language_model.embed_tokens.weight", torch.empty(0))
     wanted = network.state_dict()
     if any(name not in weights or weights[name].shape != wanted[name].shape for name in wanted):
@@ -97,10 +98,6 @@ def load_light(folder: Path, config: Json, device: torch.device, dtype: torch.dt
     network.load_state_dict({name: weights[name] for name in wanted}, assign=True)
     network.to(device)
     return network
-
-
-def _ties(config: Json) -> bool:
-    return bool((config.get("text_config") or {}).get("tie_word_embeddings"))
 
 
 _RENAMED = (

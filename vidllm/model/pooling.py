@@ -18,20 +18,14 @@ from vidllm.budget import Newline, Pooling
 from vidllm.model.anyres import shrunk_grid, unpadded_box
 
 
-def _average(grid: Tensor, stride: int) -> Tensor:
-    return F.avg_pool2d(grid, stride)
-
-
-def _max(grid: Tensor, stride: int) -> Tensor:
-    return F.max_pool2d(grid, stride)
-
-
 def _bilinear(grid: Tensor, stride: int) -> Tensor:
     rows, cols = grid.shape[-2:]
     return F.interpolate(grid, size=(math.ceil(rows / stride), math.ceil(cols / stride)), mode="bilinear")
 
 
-_POOLING: dict[Pooling, Callable[[Tensor, int], Tensor]] = {"average": _average, "max": _max, "bilinear": _bilinear}
+_POOLING: dict[Pooling, Callable[[Tensor, int], Tensor]] = {
+    "average": F.avg_pool2d, "max": F.max_pool2d, "bilinear": _bilinear,
+}  # fmt: skip
 
 
 def pool(features: Tensor, rows: int, cols: int, stride: int, mode: Pooling) -> Tensor:
