@@ -3,6 +3,7 @@
     python benchmarks/world.py                      the built-in model, 500 clips of the split "test"
     python benchmarks/world.py -m FOLDER -n 40      any model
     python benchmarks/world.py -m A B C -n 40       several models side by side, without the poorer looks
+    python benchmarks/world.py --quantize int8 int4 a model beside itself in fewer bits
     python benchmarks/world.py --pillow             the same scripts drawn by another renderer (`pillow.py`)
     python benchmarks/world.py --clips DIR          clips drawn elsewhere: NAME.mp4 with NAME.json beside it, which
                                                     holds {"questions": [{"family", "text", "answer"}, ...]}
