@@ -12,7 +12,7 @@ from vidllm.errors import VidllmError
 
 from . import options
 from .loading import load
-from .output import fail, note, write, write_json, write_line
+from .output import fail, write, write_json, write_line
 from .progress import Progress
 from .remarks import remark
 from .source import check_before_loading
@@ -57,8 +57,7 @@ def chat(
             except KeyboardInterrupt:
                 if not sys.stdin.isatty():
                     raise
-                progress.clear()
-                note("\nstopped")
+                progress.say("\nstopped")
     return code
 
 

@@ -138,12 +138,8 @@ def _from_captions(
 
     options = from_mapping(TutorOptions, wishes, where="--kinds")
     with Progress() as progress:
-
-        def remark(line: str) -> None:
-            progress.clear()
-            note(line)
-
-        captioner = HttpCaptioner.connect(url, model, HttpOptions(request_seconds=request_seconds), remark=remark)
+        asking = HttpOptions(request_seconds=request_seconds)
+        captioner = HttpCaptioner.connect(url, model, asking, remark=progress.say)
         try:
             done = tutor(
                 captions, output, captioner, options, media=media,

@@ -58,8 +58,7 @@ def load(
             model, device=None if spread else device, device_map="auto" if spread else None, dtype=dtype,
             quantize=quantize, progress=progress.stage,
         )  # fmt: skip
-    progress.clear()
-    note(loaded.about)
+    progress.say(loaded.about)
     return loaded
 
 

@@ -6,6 +6,8 @@ import sys
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from .output import note
+
 if TYPE_CHECKING:
     from rich.status import Status
 
@@ -49,6 +51,11 @@ class Progress:
         """Wipe the line: something else wants the terminal."""
         if self._status is not None:
             self._status.stop()
+
+    def say(self, text: str) -> None:
+        """One line that stays."""
+        self.clear()
+        note(text)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

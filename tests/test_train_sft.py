@@ -76,6 +76,7 @@ BASE: dict[str, Any] = {
     "frames": 3, "stride": 4, "policy": "uniform", "batch": 4, "tokens": 300, "steps": 5, "checkpoint_every": 2,
     "workers": 1, "parts": {"projector": 1e-3, "language_model": 1e-3}, "optim": {"warmup": 0.2},
 }  # fmt: skip
+QLORA: dict[str, Any] = {"lora": {"r": 4}, "quantize": "int4"}
 Write = Callable[..., Path]
 
 
@@ -195,12 +196,9 @@ def text_row(folder: Path) -> Path:
     return path
 
 
-QLORA = {"lora": {"r": 4}, "quantize": "int4", "parts": {"projector": 1e-3, "language_model": 1e-3}}
-
-
 @pytest.mark.parametrize("more", [{}, pytest.param(QLORA, marks=needs_bitsandbytes)], ids=["whole", "QLoRA"])
 def test_an_interrupted_run_goes_on_to_the_bit(
-    more: dict[str, object], write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    more: dict[str, Any], write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ctrl-C after step 3; the second half recalls looks that the first half had to take."""
     whole = write("whole.yaml", out=str(tmp_path / "whole"), cache_folder=str(tmp_path / "other"), **more)

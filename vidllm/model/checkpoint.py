@@ -27,7 +27,7 @@ from vidllm.model.extras import load_extras
 from vidllm.model.families import ModelSpec, load_tokenizer, read_spec
 from vidllm.model.fingerprint import ADAPTER_FILE
 from vidllm.model.fingerprint import fingerprint as fingerprint
-from vidllm.model.light import fits, load_light
+from vidllm.model.light import LightLlava, fits, load_light
 from vidllm.model.lmm import ComposableLMM, VideoLMM
 from vidllm.model.memory import is_out_of_memory
 from vidllm.model.reader import like
@@ -110,9 +110,10 @@ def load_model(
 def describe(model: VideoLMM) -> str:
     """One line for a person: family, size, device and number format."""
     network: Any = model.network  # type: ignore[attr-defined]
-    # transformers' own sum knows that numbers of 4 bits share a byte
-    own = hasattr(network, "num_parameters")
-    count = network.num_parameters() if own else sum(part.numel() for part in network.parameters())
+    if isinstance(network, LightLlava):
+        count = sum(weight.numel() for weight in network.parameters())
+    else:
+        count = network.num_parameters()  # which knows that numbers of 4 bits share a byte
     return f"{model.spec.model_type}, {count / 1e6:.1f}M parameters, {model.device}, {str(model.dtype)[6:]}"
 
 
