@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, TypeAlias, get_type_hints
 import typer
 
 from vidllm.errors import ConfigError
+from vidllm.video.address import plain_path
 from vidllm.video.timecode import parse_time
 
 
@@ -30,7 +31,7 @@ def place(text: str) -> Path:
 
 Video = Annotated[
     str, typer.Argument(metavar="VIDEO", help="A video file or an http(s) URL; ask, chat and plan take pictures, too.",
-                        show_default=False)
+                        callback=lambda video: str(plain_path(video)), show_default=False)
 ]  # fmt: skip
 Question = Annotated[
     str,

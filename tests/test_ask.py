@@ -186,6 +186,7 @@ def test_a_url_is_fetched_once_and_named_as_given(
         server.shutdown()
     assert answer.to_dict()["video"]["path"] == url == planned.to_dict()["video"]["path"]
     assert answer.text == model.ask(clip, "what happens?", frames=4, max_new_tokens=4).text
+    assert answer.text == model.ask(clip.as_uri(), "what happens?", frames=4, max_new_tokens=4).text
     assert any(stage == "fetch" and detail.endswith("MB") for stage, detail in said)
     chat.ask("and then?", max_new_tokens=4)  # the server is gone, the clip is here
 

@@ -120,6 +120,13 @@ def test_the_items_of_a_list_on_one_line_have_numbers(media: Path) -> None:
     assert str(read.problems[0]).startswith(f"{path}:1 (item 2): ")
 
 
+def test_a_file_address_is_a_path(media: Path) -> None:
+    """Rows written for Qwen's own processors name their clips so."""
+    (media / "two words.mp4").touch()
+    for name in (f"file://{media}/two words.mp4", (media / "two words.mp4").as_uri()):
+        assert only(media, {"video": name, "conversations": [HUMAN, GPT]}).media[0].path == str(media / "two words.mp4")
+
+
 def test_media_lie_in_the_folder_named(tmp_path: Path, media: Path) -> None:
     elsewhere = tmp_path / "lists"
     elsewhere.mkdir()
@@ -153,6 +160,7 @@ PLAIN = {"from": "human", "value": "what happens?"}
         (conversation(HUMAN, GPT, video=["a.mp4", "b.mp4"]), "says <video> 1 times and 2 are given"),
         (conversation(HUMAN, GPT, video="none.mp4"), "no file"),
         (conversation(HUMAN, GPT, video="http://x/a.mp4"), "is a URL; download it first"),
+        (conversation(HUMAN, GPT, video="file:///none.mp4"), "no file /none.mp4"),
         (conversation(HUMAN, GPT, video=7), "'video' names no file"),
         (conversation(HUMAN, video="a.mp4"), "it ends with a question; add the answer"),
         (conversation(HUMAN, {"from": "gpt", "value": " \n"}, video="a.mp4"), "answer 1 is empty"),

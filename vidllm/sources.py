@@ -9,7 +9,7 @@ from typing import Literal, Protocol
 from vidllm.errors import ConfigError
 from vidllm.prompt import Image
 from vidllm.still import is_still, open_still
-from vidllm.video.address import is_url
+from vidllm.video.address import is_url, plain_path
 from vidllm.video.container import check_file, refuse_pipe
 
 Source = str | Path | Image
@@ -61,9 +61,10 @@ def local_file(video: str | Path, progress: Progress | None = None) -> Path:
     a URL leads to.
     """
     if not is_url(video):
-        check_file(video)
-        refuse_pipe(video)
-        return Path(video)
+        path = plain_path(video)
+        check_file(path)
+        refuse_pipe(path)
+        return Path(path)
     from vidllm.video.fetch import fetch_clip  # http's libraries, which no local file needs
 
     tell(progress, "fetch")

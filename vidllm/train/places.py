@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vidllm.train.row import Bad, Media, Role, Turn
+from vidllm.video.address import plain_path
 
 Shown = Literal["video", "image"]
 KEYS: dict[Shown, tuple[str, str]] = {"video": ("video", "videos"), "image": ("image", "images")}
@@ -42,9 +43,10 @@ class Folder:
 
     def find(self, name: str) -> str:
         """The path of a medium. Raises Bad when it is not there."""
-        if "://" in name:
+        plain = str(plain_path(name))
+        if "://" in plain:
             raise Bad(f"{name} is a URL", "download it first and give the file's path")
-        path = str(self.root / name)
+        path = str(self.root / plain)
         if path not in self.known:
             self.known[path] = os.path.isfile(path)  # Path's own ends in an OSError where a name is too long
         if not self.known[path]:

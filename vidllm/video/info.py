@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from vidllm.errors import NoFrames, VideoError
 from vidllm.video.access import AccessRule, access_rule, is_hidden
-from vidllm.video.address import is_url
+from vidllm.video.address import is_url, plain_path
 from vidllm.video.clock import LEAP_SECONDS, continued, is_packed, unpacked, vops
 from vidllm.video.container import SELF_DESCRIBING, VideoPacket, opened, pick_stream, refuse_pipe, video_packets
 from vidllm.video.picture import Orientation, believable_aspect, orientation_of, shown_size
@@ -122,6 +122,7 @@ def probe(path: str | Path, *, stream: int | None = None) -> VideoInfo:
         from vidllm.video.fetch import fetch_clip  # http's libraries, which no local file needs
 
         path = fetch_clip(str(path))
+    path = plain_path(path)
     refuse_pipe(path)
     return index_clip(path, stream)
 
