@@ -24,7 +24,7 @@ from vidllm.clip import PlanOptions, open_clip
 from vidllm.config import load_config
 from vidllm.errors import CheckpointError, ConfigError, IncompleteModel, ModelError, ModelNotFound, UnsupportedModel
 from vidllm.model.anyres import anyres_tokens, tile_grid
-from vidllm.model.checkpoint import fingerprint, load_model, stop_ids
+from vidllm.model.checkpoint import Quantize, fingerprint, load_model, stop_ids
 from vidllm.model.light import LightLlava
 from vidllm.model.lmm import ComposableLMM
 from vidllm.model.resolve import builtin_folder
@@ -559,7 +559,9 @@ def test_an_adapter_is_asked_as_it_learned(name: str, merge: bool, tiny: Callabl
 @needs_bitsandbytes
 @pytest.mark.parametrize("name", ["llava", "llava_onevision", "internvl"])
 def test_an_adapter_learns_beside_matrices_of_4_bits(name: str, tiny: Callable[[str], Path], tmp_path: Path) -> None:
-    """As it would beside the same numbers written out; what it learned is put on the model's whole matrices."""
+    """As it would beside the same numbers written out; it is put on the model's whole matrices, or beside those of
+    4 bits again.
+    """
     from bitsandbytes.functional import dequantize_4bit
 
     more: Any = {"parts": LOW_RANK, "lora": Lora(r=4, alpha=8)}
@@ -582,6 +584,33 @@ def test_an_adapter_learns_beside_matrices_of_4_bits(name: str, tiny: Callable[[
     for path, layer in lora_layers(learner.network).items():
         learnt = layer.scaling["default"] * layer.lora_B["default"].weight @ layer.lora_A["default"].weight
         torch.testing.assert_close(whole[f"{path}.weight"], base[f"{path}.weight"] + learnt)
+    assert_asks_alike(learner, load_model(tmp_path, "cpu", "float32", quantize="int4"))  # type: ignore[arg-type]
+
+
+@needs_bitsandbytes
+def test_what_learned_in_4_bits_learns_on_in_4_bits(tiny: Callable[[str], Path], tmp_path: Path) -> None:
+    first = adapted(tiny("llava"), quantize="int4")
+    first.save(tmp_path / "first")
+    second = learner_of(tmp_path / "first", parts=LOW_RANK, lora=Lora(r=4), quantize="int4")
+    batch = small_batch(second)
+    with torch.no_grad():
+        torch.testing.assert_close(second(batch), first(batch), atol=1e-6, rtol=0)
+    taught(second, batch)
+    second.save(tmp_path / "second")
+    assert_asks_alike(second, load_model(tmp_path / "second", "cpu", "float32", quantize="int4"))  # type: ignore[arg-type]
+
+
+@needs_bitsandbytes
+@pytest.mark.parametrize("quantize", [None, "int8", "int4"])
+def test_an_adapter_of_another_shape_is_refused(
+    quantize: Quantize | None, tiny: Callable[[str], Path], tmp_path: Path
+) -> None:
+    adapted(tiny("llava")).save(tmp_path)
+    weights = load_file(tmp_path / "adapter_model.safetensors")
+    name = next(name for name in weights if ".lora_A." in name)
+    save_file({**weights, name: weights[name][:, :-1].contiguous()}, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(IncompleteModel, match="it is of another model"):
+        load_model(tmp_path, "cpu", "float32", quantize=quantize)
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # peft asks transformers for an attribute it renamed

@@ -7,7 +7,8 @@
     vidllm_adapter.json     which base, and its fingerprint
 
 A base may be an adapter folder itself: what was learned first is put in first. Loading adds the matrices into the
-weights they adapt, so that asking costs what it always costs.
+weights they adapt, so that asking costs what it always costs; beside weights of 8 or 4 bits, which could not hold what
+is added, they stay.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -96,8 +98,9 @@ def bases(folder: Path) -> list[Path]:
     return [below, *bases(below)]
 
 
-def merge_adapter(network: nn.Module, folder: Path) -> None:
-    """Put what `folder` learned into the base's weights, in place: low-rank sums added, whole parts replaced.
+def merge_adapter(network: nn.Module, folder: Path, dtype: torch.dtype) -> None:
+    """Put what `folder` learned into the base's weights, in place: low-rank sums added, whole parts replaced. Beside
+    weights of 8 or 4 bits low-rank matrices are kept in `dtype`, what the network computes in.
 
     Raises:
         IncompleteModel: a file is damaged, or adapts matrices this network does not have.
@@ -105,10 +108,17 @@ def merge_adapter(network: nn.Module, folder: Path) -> None:
     """
     config = read_json(folder / CONFIG_FILE) or {}
     places = {name.removeprefix("model."): weight for name, weight in network.named_parameters()}
+    matrices = {name.removeprefix("model."): module for name, module in network.named_modules()}
     with torch.no_grad():
-        for name, delta in _deltas(_read(folder / WEIGHTS_FILE), config, folder).items():
-            weight = _place(places, name, delta.shape, folder)
-            weight.copy_(weight.float() + delta.to(weight.device))
+        for name, low_rank in _low_ranks(_read(folder / WEIGHTS_FILE), config, folder).items():
+            matrix = matrices.get(name.removeprefix("model.").removesuffix(".weight"))
+            if isinstance(matrix, nn.Linear) and not matrix.weight.is_floating_point():
+                if low_rank.shape != (there := (matrix.out_features, matrix.in_features)):
+                    raise _of_another(folder, name, low_rank.shape, there)
+                low_rank.put_beside(matrix, dtype)
+            else:
+                weight = _place(places, name, low_rank.shape, folder)
+                weight.copy_(weight.float() + low_rank.sum().to(weight.device))
         if os.path.lexists(folder / LEARNED_FILE):
             for name, learned in _tied(_read(folder / LEARNED_FILE), places).items():
                 _place(places, name, learned.shape, folder).copy_(learned)
@@ -122,8 +132,34 @@ def _tied(learned: dict[str, Tensor], places: Mapping[str, Tensor]) -> dict[str,
     return learned
 
 
-def _deltas(weights: Mapping[str, Tensor], config: Mapping[str, object], folder: Path) -> dict[str, Tensor]:
-    """Name of a matrix -> what is added to it: alpha / r times B A, in float32."""
+@dataclass(frozen=True, eq=False)
+class _LowRank:
+    """What is added to a matrix: `up` (out, r), with alpha / r in it, times `down` (r, in), in float32."""
+
+    up: Tensor
+    down: Tensor
+
+    def __post_init__(self) -> None:
+        if self.up.shape[1:] != self.down.shape[:1]:
+            raise ValueError(f"B {tuple(self.up.shape)} and A {tuple(self.down.shape)} do not fit each other")
+
+    @property
+    def shape(self) -> torch.Size:
+        """(out, in)."""
+        return self.up.shape[:1] + self.down.shape[1:]
+
+    def sum(self) -> Tensor:
+        """All that is added, (out, in)."""
+        return self.up @ self.down
+
+    def put_beside(self, matrix: nn.Linear, dtype: torch.dtype) -> None:
+        """Add its product to that of a matrix that stays as it is."""
+        up, down = (part.to(matrix.weight.device, dtype) for part in (self.up, self.down))
+        matrix.register_forward_hook(lambda _, inputs, product: product + F.linear(F.linear(inputs[0], down), up))
+
+
+def _low_ranks(weights: Mapping[str, Tensor], config: Mapping[str, object], folder: Path) -> dict[str, _LowRank]:
+    """Name of a matrix -> what is added to it."""
     try:
         scale = float(config["lora_alpha"]) / int(config["r"])  # type: ignore[arg-type,call-overload]
         downs = [name for name in weights if name.endswith(".lora_A.weight")]
@@ -131,7 +167,7 @@ def _deltas(weights: Mapping[str, Tensor], config: Mapping[str, object], folder:
             raise ValueError(f"{len(downs)} matrices A among {len(weights)}, half of them are expected to be")
         return {
             name.removeprefix(PEFT_PREFIX).replace(".lora_A.", "."):
-                scale * weights[name.replace(".lora_A.", ".lora_B.")].float() @ weights[name].float()
+                _LowRank(scale * weights[name.replace(".lora_A.", ".lora_B.")].float(), weights[name].float())
             for name in downs
         }  # fmt: skip
     except (KeyError, TypeError, ValueError, RuntimeError, ArithmeticError) as error:
@@ -142,12 +178,16 @@ def _deltas(weights: Mapping[str, Tensor], config: Mapping[str, object], folder:
 def _place(places: Mapping[str, Tensor], name: str, shape: torch.Size, folder: Path) -> Tensor:
     weight = places.get(name.removeprefix("model."))
     if weight is None or weight.shape != shape:
-        has = "none" if weight is None else str(tuple(weight.shape))
-        raise IncompleteModel(f"{folder}: adapts {name} {tuple(shape)}, the base has {has}; it is of another model")
+        raise _of_another(folder, name, shape, None if weight is None else weight.shape)
     if weight.is_meta:  # accelerate keeps it elsewhere until it is needed, and what is added here would be lost
         raise ConfigError(f"{folder}: its base does not fit into the device's memory, and an adapter can not be put "
                           "into weights that lie elsewhere; save it merged, or name another --device")  # fmt: skip
     return weight
+
+
+def _of_another(folder: Path, name: str, shape: torch.Size, there: tuple[int, ...] | None) -> IncompleteModel:
+    has = "none" if there is None else str(tuple(there))
+    return IncompleteModel(f"{folder}: adapts {name} {tuple(shape)}, the base has {has}; it is of another model")
 
 
 def _read(path: Path) -> dict[str, Tensor]:

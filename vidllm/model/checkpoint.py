@@ -93,7 +93,7 @@ def load_model(
     folder = Path(folder)
     spec = read_spec(folder)
     if quantize is not None:
-        check_quantize(folder, quantize)
+        check_quantize(quantize)
     for there in device_map.values() if isinstance(device_map, Mapping) else [device_map]:
         if there not in (None, "disk", *DEVICE_MAPS):
             choose_device(f"cuda:{there}" if isinstance(there, int) else there)
@@ -168,8 +168,8 @@ def _load_network(
     """The network with all its weights, in evaluation mode: light where it fits, else transformers' own class."""
     if (base := read_base(spec.folder)) is not None:
         place = _checked_base(spec.folder, base)
-        adapted = _load_network(read_spec(place), device, dtype, device_map, None, light)
-        merge_adapter(adapted, spec.folder)
+        adapted = _load_network(read_spec(place), device, dtype, device_map, quantize, light)
+        merge_adapter(adapted, spec.folder, dtype)
         return adapted
     _check_files(spec.folder)
     config = read_json(spec.folder / "config.json") or {}
@@ -368,12 +368,10 @@ def _cure(folder: Path, places: object = None) -> str:
     return "download it again"
 
 
-def check_quantize(folder: Path, quantize: Quantize) -> None:
-    """Raise ConfigError where the model in `folder` can not be kept in so few bits; no weight is read."""
+def check_quantize(quantize: Quantize) -> None:
+    """Raise ConfigError where no model can be kept in so few bits here."""
     if quantize not in ("int8", "int4"):
         raise ConfigError(f"quantize {quantize!r} is none of int8, int4")
-    if read_base(folder) is not None:
-        raise ConfigError(f"{folder}: an adapter can not be put into quantized weights; save it merged first")
     try:
         importlib.import_module("bitsandbytes")
     except ImportError as error:

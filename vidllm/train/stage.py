@@ -231,7 +231,7 @@ class Base:
         if config.lora is not None:
             check_targets(config.lora, text)
         if config.quantize is not None:
-            check_quantize(folder, config.quantize)
+            check_quantize(config.quantize)
         marked = on_first(config, lambda: fingerprint(folder))
         return cls(folder, spec, load_tokenizer(folder), marked, row_limit(text))
 
