@@ -170,7 +170,7 @@ def test_plain_is_what_transformers_computes(config: DpoConfig, plain: tuple[flo
 def _by_transformers(task: PreferenceTask) -> Tensor:
     """(N, 2): summed log-probs of chosen and rejected."""
     rows = []
-    for pair in task.load(ALL):
+    for pair in task.contest.load(task.config, ALL):
         for example, end in zip((pair.chosen, pair.rejected), pair.ends, strict=True):
             features, _ = task.learner.lmm.encode(example.prompt.visuals)
             embeds = task.learner.lmm.embed_prompt(example.prompt, features)

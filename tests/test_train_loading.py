@@ -18,7 +18,7 @@ from vidllm.model.families import load_tokenizer
 from vidllm.model.spec import ModelSpec
 from vidllm.prompt import Example, Message, build_prompt
 from vidllm.train.ahead import Ahead
-from vidllm.train.loading import Loader, load_example, open_turns
+from vidllm.train.loading import load_example, open_turns
 from vidllm.train.looks import count_row, look_of, shown_in
 from vidllm.train.row import Media, Origin, TrainRow, Turn
 from vidllm.train.shelf import Shelf
@@ -142,22 +142,18 @@ def test_answers_not_yet_said_have_their_room(clips: dict[str, Path]) -> None:
     assert len(fewer.frames.pts_seconds) < len(more.frames.pts_seconds)  # type: ignore[union-attr]
 
 
-def test_a_loader_keeps_the_order_and_names_the_poisoned(clips: dict[str, Path], tmp_path: Path) -> None:
+def test_a_poisoned_clip_is_named_and_takes_nothing_with_it(clips: dict[str, Path], tmp_path: Path) -> None:
     spec = spec_of("llava")
     poison = tmp_path / "poison.mp4"
     poison.write_bytes(clips["constant"].read_bytes()[:600])
-    rows = [
-        row(("user", f"question {i}?", [clips[name]]), ("assistant", "Yes.", []), line=i)
-        for i, name in enumerate(["constant", "late", "one_frame", "variable"])
-    ]
-    rows.append(row(("user", "?", [poison]), ("assistant", "Yes.", []), line=9))
-    with Loader(rows, spec, load_tokenizer(spec.folder), PLAN, threads=3) as loader:
-        for numbers in ([0, 1, 2, 3], [3, 1, 2], [2]):
-            found = loader.examples(numbers)
-            assert all(f"question {n}?" in e.prompt.text for n, e in zip(numbers, found, strict=True))
-        with pytest.raises(RowError, match=r"^rows.jsonl:9 \(x\): .*poison.mp4"):
-            loader.examples([0, 4, 1])
-        assert len(loader.examples([0, 1])) == 2, "one poisoned clip takes nothing with it"
+    shelf = Shelf()
+    for path, line in ((poison, 9), (clips["late"], 1)):
+        made = row(("user", "?", [path]), ("assistant", "Yes.", []), line=line)
+        if path is poison:
+            with pytest.raises(RowError, match=r"^rows.jsonl:9 \(x\): .*poison.mp4"):
+                load_example(made, spec, load_tokenizer(spec.folder), PLAN, known=shelf)
+        else:
+            assert load_example(made, spec, load_tokenizer(spec.folder), PLAN, known=shelf).prompt.visuals
 
 
 def test_a_picture_that_is_none_is_one_line(tmp_path: Path) -> None:
@@ -165,17 +161,6 @@ def test_a_picture_that_is_none_is_one_line(tmp_path: Path) -> None:
     broken.write_bytes(b"\x89PNG nothing more")
     with pytest.raises(RowError, match=r"^rows.jsonl:1 \(x\): .*not a picture"):
         load(row(("user", "?", [broken]), ("assistant", "No.", [])), spec_of("llava"))
-
-
-def test_one_thread_gives_the_same(clips: dict[str, Path], tmp_path: Path) -> None:
-    spec = spec_of("llava")
-    copy = tmp_path / "copy.mp4"
-    shutil.copy(clips["constant"], copy)
-    rows = [row(("user", "?", [path]), ("assistant", "Yes.", [])) for path in (clips["constant"], copy)]
-    with Loader(rows, spec, load_tokenizer(spec.folder), PLAN, threads=1) as loader:
-        one, other = loader.examples([0, 1])
-    assert one.prompt.input_ids == other.prompt.input_ids
-    assert all((a.pixels == b.pixels).all() for a, b in zip(one.prompt.visuals, other.prompt.visuals, strict=True))
 
 
 def test_a_file_is_opened_once_for_the_rows_that_show_it(clips: dict[str, Path], still: Path, tmp_path: Path) -> None:
@@ -193,28 +178,22 @@ def test_a_file_is_opened_once_for_the_rows_that_show_it(clips: dict[str, Path],
     assert all((a.pixels == b.pixels).all() for a, b in zip(one.prompt.visuals, two.prompt.visuals, strict=True))
 
 
-def test_rows_about_one_file_keep_their_places(clips: dict[str, Path]) -> None:
-    spec = spec_of("llava")
-    names = ["constant", "late", "constant", "variable", "late", "constant"]
-    rows = [row(("user", f"question {i}?", [clips[n]]), ("assistant", "Yes.", [])) for i, n in enumerate(names)]
-    for threads in (1, 3):
-        with Loader(rows, spec, load_tokenizer(spec.folder), PLAN, threads=threads) as loader:
-            found = loader.examples([5, 0, 1, 4, 2, 3])
-        assert [f"question {n}?" in e.prompt.text for n, e in zip([5, 0, 1, 4, 2, 3], found, strict=True)] == [True] * 6
-
-
 def test_portions_made_ahead_by_several_threads_are_those_made_in_turn(clips: dict[str, Path]) -> None:
     spec = spec_of("llava")
     names = ["constant", "late", "variable", "one_frame"] * 3
     rows = [row(("user", f"question {i}?", [clips[n]]), ("assistant", "Yes.", [])) for i, n in enumerate(names)]
     portions = [(0, 5, 7), (3,), (1, 2, 4, 8), (6, 11), (9, 10)]
-    with Loader(rows, spec, load_tokenizer(spec.folder), PLAN, threads=2) as loader:
-        plain = [loader.examples(portion) for portion in portions]
-        with Ahead(portions, loader.examples, workers=3, ahead=4) as ahead:
-            for expected, made in zip(plain, ahead, strict=True):
-                assert [e.prompt.input_ids for e in made] == [e.prompt.input_ids for e in expected]
-                assert all(
-                    (a.pixels == b.pixels).all()
-                    for one, other in zip(made, expected, strict=True)
-                    for a, b in zip(one.prompt.visuals, other.prompt.visuals, strict=True)
-                )
+
+    def opened(numbers: Sequence[int]) -> list[Example]:
+        shelf = Shelf()
+        return [load_example(rows[n], spec, load_tokenizer(spec.folder), PLAN, known=shelf) for n in numbers]
+
+    plain = [opened(portion) for portion in portions]
+    with Ahead(portions, opened, workers=3, ahead=4) as ahead:
+        for expected, made in zip(plain, ahead, strict=True):
+            assert [e.prompt.input_ids for e in made] == [e.prompt.input_ids for e in expected]
+            assert all(
+                (a.pixels == b.pixels).all()
+                for one, other in zip(made, expected, strict=True)
+                for a, b in zip(one.prompt.visuals, other.prompt.visuals, strict=True)
+            )

@@ -30,7 +30,7 @@ from vidllm.errors import ConfigError, UnsupportedModel
 from vidllm.model import resolve
 from vidllm.train import sft
 from vidllm.train.metrics import Metrics, read_metrics
-from vidllm.train.sft import SftConfig, SftTask, loader_of, read_lesson, run_sft
+from vidllm.train.sft import SftConfig, SftTask, read_lesson, run_sft
 from vidllm.train.stage import Base
 from vidllm_cli.main import main
 
@@ -142,9 +142,8 @@ def test_no_micro_batch_is_larger_than_it_may_be(
     row = max(read_lesson(load_config(SftConfig, write(data=data)), print).checked.lengths)
     config = load_config(SftConfig, write(data=data, batch=16, tokens=2 * row))
     lesson = read_lesson(config, print)
-    with loader_of(config, lesson) as loader:
-        task = SftTask(config, lesson, None, loader)  # type: ignore[arg-type]  # nothing is computed
-        sizes = [task.prepare(micro).batch.length for step in task.steps(0) for micro in step]
+    task = SftTask(config, lesson, None)  # type: ignore[arg-type]  # nothing is computed
+    sizes = [task.prepare(micro).batch.length for step in task.steps(0) for micro in step]
     assert max(sizes) <= config.tokens
     assert (len(sizes) == 1) == shared
 
@@ -180,8 +179,7 @@ def test_the_first_loss_is_what_asking_would_have_lost(write: Write, tmp_path: P
     run_sft(config, Listener())
     [told] = figures(tmp_path / "out")
     lesson = read_lesson(config, print, remember=False)
-    with sft.loader_of(config, lesson) as loader:
-        [example] = loader.examples([0])
+    [example] = lesson.load(config, [0])
     ids = torch.tensor([example.prompt.input_ids])
     labels = torch.where(torch.tensor([example.trained]), ids, -100)
     with torch.no_grad():
@@ -502,8 +500,7 @@ def test_a_weight_that_is_no_number_is_traced_to_the_row_that_met_it(
     """One word's embedding is damaged: only the row that says it can not be learnt from."""
     config = load_config(SftConfig, write())
     lesson = read_lesson(config, print, remember=False)
-    with sft.loader_of(config, lesson) as loader:
-        said_by = [set(example.prompt.input_ids) for example in loader.examples(range(11))]
+    said_by = [set(example.prompt.input_ids) for example in lesson.load(config, range(11))]
     word = min(said_by[6] - set().union(*said_by[:6], *said_by[7:]))
     damaged = tmp_path / "damaged"
     shutil.copytree(model, damaged)

@@ -23,7 +23,7 @@ from vidllm.train.lengths import Lengths
 from vidllm.train.looks import Size, count_row
 from vidllm.train.row import AnyRow, Kind, Media, PairRow, Problem, TrainRow, advice, said_in
 from vidllm.train.shelf import open_picture
-from vidllm.video.guard import DEFAULT_LIMITS, Limits, keep_workers, probe_guarded, read_frames_guarded
+from vidllm.video.guard import DEFAULT_LIMITS, Limits, probe_guarded, read_frames_guarded
 from vidllm.video.info import VideoInfo
 
 Progress = Callable[[int, int], None]
@@ -76,7 +76,6 @@ def check(
     `problems` found while reading are handed on before those found here. `cache` is a file, made if it is not there.
     Nothing is raised for a bad row; OutputError when the cache can not be written.
     """
-    keep_workers(threads)
     memory = Lengths(cache, spec, plan)
     checker = _Checker(spec, tokenizer, replace(plan, guard=plan.guard or DEFAULT_LIMITS))
     found: list[int | Problem] = [0] * len(rows)

@@ -23,13 +23,14 @@ from vidllm.errors import ConfigError, RowError
 from vidllm.model.chat import AnyTokenizer, count_text_tokens
 from vidllm.model.spec import ModelSpec
 from vidllm.prompt import Message
+from vidllm.train.cache import ClipCache
 from vidllm.train.check import Checked, Progress
 from vidllm.train.learner import Learner, LearnerOptions
 from vidllm.train.looks import same_look
 from vidllm.train.loop import Trained, train
 from vidllm.train.losses import DPO, MPO, TERMS, PreferenceLoss, Term
 from vidllm.train.mixture import read_pair_mixture
-from vidllm.train.pairs import PairSize, build_pair, forest_tokens, plan_pairs
+from vidllm.train.pairs import Pair, PairSize, build_pair, forest_tokens, plan_pairs
 from vidllm.train.parts import Extra, Parts
 from vidllm.train.preference_task import Falling, PreferenceTask, load_pair
 from vidllm.train.reference import (
@@ -44,6 +45,7 @@ from vidllm.train.reference import (
     usable_records,
 )
 from vidllm.train.row import PairRow
+from vidllm.train.shelf import Shelf
 from vidllm.train.stage import (
     Base,
     NowAndThen,
@@ -57,8 +59,7 @@ from vidllm.train.stage import (
     processes,
     voice,
 )
-from vidllm.train.task import Step, Watch
-from vidllm.video.guard import keep_workers
+from vidllm.train.task import Micro, Step, Watch
 
 PRESETS: Mapping[str, Mapping[Term, float]] = MappingProxyType({"dpo": DPO, "mpo": MPO})
 
@@ -130,6 +131,12 @@ class Contest:
             self.sizes, batch=config.batch, tokens=config.tokens, seed=config.seed, epoch=epoch, sharing=config.sharing
         )
 
+    def load(self, config: DpoConfig, numbers: Micro, cache: ClipCache | None = None) -> list[Pair]:
+        """Pairs with their media open; a file that several of them show is opened once. Raises RowError."""
+        base, shelf = self.base, Shelf(cache)
+        rows = [self.rows[number] for number in numbers]
+        return [load_pair(row, base.spec, base.tokenizer, config.plan, known=shelf) for row in rows]
+
 
 def read_contest(
     config: DpoConfig,
@@ -191,7 +198,6 @@ def make_task(config: DpoConfig, contest: Contest) -> PreferenceTask:
         ModelError: the weights are not what they should be.
     """
     learner = load_learner(config, contest.base)
-    keep_workers(max(1, config.workers))
     total = config.steps or config.epochs * len(contest.steps(config, 0))
     return PreferenceTask(config, contest, learner, open_cache(config, learner), falling=Falling.over(total))
 
@@ -295,6 +301,6 @@ def shown_batch(config: DpoConfig, contest: Contest, *, colour: bool) -> str:
     """The first micro-batch of the first step as a person can read it, answer by answer, what is learnt set apart."""
     from vidllm.train.show import show_batch
 
-    base, numbers = contest.base, contest.steps(config, 0)[0][0]
-    pairs = [load_pair(contest.rows[number], base.spec, base.tokenizer, config.plan) for number in numbers]
-    return show_batch([e for pair in pairs for e in (pair.chosen, pair.rejected)], base.tokenizer, colour=colour)
+    pairs = contest.load(config, contest.steps(config, 0)[0][0])
+    examples = [example for pair in pairs for example in (pair.chosen, pair.rejected)]
+    return show_batch(examples, contest.base.tokenizer, colour=colour)

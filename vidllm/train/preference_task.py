@@ -25,7 +25,6 @@ from vidllm.train.losses import PairLogps, RewardShift
 from vidllm.train.pairs import Pair, PairBatch, PairMicro, build_pair, lay_out_pairs
 from vidllm.train.reference import RefLogps
 from vidllm.train.row import advice
-from vidllm.train.shelf import Shelf
 from vidllm.train.stage import said_mark, seen_marks
 from vidllm.train.task import Micro, Part, Step
 
@@ -95,15 +94,9 @@ class PreferenceTask:
         """File, line, id."""
         return str(self.contest.rows[number].origin)
 
-    def load(self, numbers: Sequence[int]) -> list[Pair]:
-        """Rows with their media open; a file that several of them show is opened once. Raises RowError."""
-        spec, tokenizer, plan = self.learner.spec, self.learner.lmm.tokenizer, self.config.plan
-        rows, shelf = self.contest.rows, Shelf(self.cache)
-        return [load_pair(rows[number], spec, tokenizer, plan, known=shelf) for number in numbers]
-
     def prepare(self, numbers: Micro) -> Material:
         """A micro-batch, read and laid out."""
-        pairs = lay_out_pairs(self.load(numbers), sharing=self.config.sharing)
+        pairs = lay_out_pairs(self.contest.load(self.config, numbers, self.cache), sharing=self.config.sharing)
         return Material(numbers=numbers, pairs=pairs)
 
     def loss(self, model: nn.Module, material: Material) -> Part:

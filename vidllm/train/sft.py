@@ -20,7 +20,7 @@ from vidllm.train.batches import Step, Strategy, View, plan_steps, tokens_of
 from vidllm.train.cache import ClipCache
 from vidllm.train.check import Checked, Progress
 from vidllm.train.learner import Learner
-from vidllm.train.loading import Loader
+from vidllm.train.loading import load_example
 from vidllm.train.looks import shown_in
 from vidllm.train.loop import Trained, train
 from vidllm.train.metrics import Record
@@ -28,6 +28,7 @@ from vidllm.train.mixture import read_mixture
 from vidllm.train.row import Kind, TrainRow
 from vidllm.train.saves import Identity
 from vidllm.train.sharing import Stem, plant
+from vidllm.train.shelf import Shelf
 from vidllm.train.show import show_batch
 from vidllm.train.stage import (
     Base,
@@ -73,6 +74,12 @@ class Lesson:
             together=self.together,
         )  # fmt: skip
 
+    def load(self, config: SftConfig, numbers: Micro, cache: ClipCache | None = None) -> list[Example]:
+        """Rows with their media open; a file that several of them show is opened once. Raises RowError."""
+        base, shelf = self.base, Shelf(cache)
+        rows = [self.checked.rows[number] for number in numbers]
+        return [load_example(row, base.spec, base.tokenizer, config.plan, known=shelf) for row in rows]
+
 
 def read_lesson(
     config: SftConfig,
@@ -117,7 +124,6 @@ class SftTask:
     config: SftConfig
     lesson: Lesson
     learner: Learner
-    loader: Loader
     cache: ClipCache | None = None
 
     def identity(self) -> Identity:
@@ -134,7 +140,8 @@ class SftTask:
     def prepare(self, numbers: Micro) -> Material:
         """Rows opened and packed. Raises RowError."""
         kinds = [self.lesson.checked.kinds[number] for number in numbers]
-        planted = plant([_stem(example) for example in self.loader.examples(numbers)], sharing=self.config.sharing)
+        examples = self.lesson.load(self.config, numbers, self.cache)
+        planted = plant([_stem(example) for example in examples], sharing=self.config.sharing)
         of_pieces = dict(zip((leaf for [leaf] in planted.leaves), kinds, strict=True))
         batch = Batch(pieces=planted.pieces)
         return Material(batch, tuple(of_pieces.get(piece, kinds[0]) for piece in range(len(batch.pieces))))
@@ -192,21 +199,12 @@ def run_sft(config: SftConfig, watch: Watch) -> Trained:
     for line in describe(config, lesson):
         say(line)
     learner = load_learner(config, lesson.base)
-    with loader_of(config, lesson, cache := open_cache(config, learner)) as loader:
-        task = SftTask(config, lesson, learner, loader, cache)
-        done = train(task, learner, learner.groups(), config.loop, config.out, watch,
-                     begun=lambda: keep_config(config, "sft.yaml"))  # fmt: skip
+    task = SftTask(config, lesson, learner, open_cache(config, learner))
+    done = train(task, learner, learner.groups(), config.loop, config.out, watch,
+                 begun=lambda: keep_config(config, "sft.yaml"))  # fmt: skip
     if done.step == done.total:
         deliver(config, learner)
     return done
-
-
-def loader_of(config: SftConfig, lesson: Lesson, cache: ClipCache | None = None) -> Loader:
-    """What opens the lesson's rows."""
-    base = lesson.base
-    return Loader(
-        lesson.checked.rows, base.spec, base.tokenizer, config.plan, known=cache, threads=max(1, config.workers)
-    )
 
 
 def describe(config: SftConfig, lesson: Lesson) -> list[str]:
@@ -221,6 +219,5 @@ def describe(config: SftConfig, lesson: Lesson) -> list[str]:
 
 def shown_batch(config: SftConfig, lesson: Lesson, *, colour: bool) -> str:
     """The first micro-batch of the first step as a person can read it, what is learnt set apart."""
-    with loader_of(config, lesson) as loader:
-        examples = loader.examples(lesson.steps(config, 0)[0][0])
+    examples = lesson.load(config, lesson.steps(config, 0)[0][0])
     return show_batch(examples, lesson.base.tokenizer, colour=colour)

@@ -46,7 +46,7 @@ from vidllm.train.parts import Extra, Lora, Parts
 from vidllm.train.row import AnyRow, Media, PairRow, ReadRows, TrainRow, Turn, said_in
 from vidllm.train.saves import Identity
 from vidllm.video.decode import Reader
-from vidllm.video.guard import Limits
+from vidllm.video.guard import Limits, keep_workers
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -276,6 +276,7 @@ def check_rows(
     Raises:
         RowError: a row can not be learnt from, or none is left.
     """
+    keep_workers(max(1, config.workers))  # of every process: the rows are read by as many threads, now and later
 
     def look() -> Checked[AnyRow]:
         found = read(config.mixture, config.seed)
