@@ -450,10 +450,21 @@ def test_a_tar_behind_a_tar_is_told(corpus: Path, mode: str) -> None:
     (corpus / "s.tar").write_bytes(whole + write_tar(corpus / "t.tar", {"b.mp4": b"second"}, mode).read_bytes())
     clip, problem = admit(["s.tar"])
     assert (clip.member, clip.problem) == ("a.mp4", None)
-    assert "another tar follows in the same file" in str(problem.problem)
+    assert "another tar or damage follows; unpack it all" in str(problem.problem)
     if mode == "w":
         (corpus / "s.tar").write_bytes(whole + b"signed" * 99)
         assert len(list(admit(["s.tar"]))) == 1
+
+
+@pytest.mark.parametrize(("begin", "end"), [(1024, 1025), (1024, 2048), (3072, 3073)])
+def test_what_follows_damage_in_a_tar_is_not_left_out_in_silence(corpus: Path, begin: int, end: int) -> None:
+    """`tarfile` takes a header that it can not read, and zeros in the place of one, for the tar's end."""
+    path = write_tar(corpus / "s.tar", {f"{n}.mp4": bytes([n + 1]) * 9 for n in range(4)})
+    whole = path.read_bytes()
+    path.write_bytes(whole[:begin] + bytes(end - begin) + whole[end:])
+    *clips, problem = admit(["s.tar"])
+    assert [clip.member for clip in clips] == [f"{n}.mp4" for n in range(begin // 1024)]
+    assert str(problem.problem).startswith(f"s.tar: the tar breaks off after {begin // 1024} samples (another tar or")
 
 
 def test_a_tar_that_breaks_off_gives_what_it_has(corpus: Path) -> None:

@@ -188,15 +188,18 @@ def walk(tar: tarfile.TarFile) -> Iterator[tuple[int, str | None, tarfile.TarInf
 
 
 def _check_end(tar: tarfile.TarFile) -> None:
-    """Raise ReadError where another tar follows: `cat` makes one file of several, and `tarfile` ends with the first."""
+    """Raise ReadError where `tarfile` saw no end, or another member follows: for it a damaged header ends a tar, and so
+    do the zeros of a half download or between two tars that `cat` made one file of.
+    """
     assert tar.fileobj is not None
     tar.fileobj.seek(tar.offset)
-    while block := tar.fileobj.read(tarfile.BLOCKSIZE):
-        if block.strip(b"\0"):
-            with contextlib.suppress(tarfile.HeaderError):  # what is no header is nobody's
-                tarfile.TarInfo.frombuf(block, tar.encoding or "utf-8", tar.errors)
-                raise tarfile.ReadError("another tar follows in the same file; unpack them with `tar -i` and pack one")
-            return
+    goes_on = bool(tar.fileobj.read(tarfile.BLOCKSIZE).strip(b"\0"))
+    while not goes_on and (block := tar.fileobj.read(tarfile.BLOCKSIZE)):
+        with contextlib.suppress(tarfile.HeaderError):  # what is no header is nobody's
+            tarfile.TarInfo.frombuf(block, tar.encoding or "utf-8", tar.errors)
+            goes_on = True
+    if goes_on:
+        raise tarfile.ReadError("another tar or damage follows; unpack it all with `tar -i` and pack one")
 
 
 def sample_key(name: str) -> str:
