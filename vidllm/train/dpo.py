@@ -184,7 +184,7 @@ def run_dpo(config: DpoConfig, watch: Watch) -> Trained:
         say(line)
     task = make_task(config, contest)
     settle_reference(config, contest, task, say)
-    done = train(task, task.learner, task.learner.groups(), config.loop, config.out, watch,
+    done = train(task, task.learner, task.learner.groups(), config, config.out, watch,
                  begun=lambda: keep_config(config, "dpo.yaml"))  # fmt: skip
     if done.step == done.total:
         deliver(config, task.learner)

@@ -200,7 +200,7 @@ def run_sft(config: SftConfig, watch: Watch) -> Trained:
         say(line)
     learner = load_learner(config, lesson.base)
     task = SftTask(config, lesson, learner, open_cache(config, learner))
-    done = train(task, learner, learner.groups(), config.loop, config.out, watch,
+    done = train(task, learner, learner.groups(), config, config.out, watch,
                  begun=lambda: keep_config(config, "sft.yaml"))  # fmt: skip
     if done.step == done.total:
         deliver(config, learner)

@@ -41,7 +41,6 @@ from vidllm.train.files import files_mark
 from vidllm.train.learner import Learner, LearnerOptions, check_family, check_parts, learned_spec
 from vidllm.train.loop import LoopOptions, on_cpu
 from vidllm.train.mixture import Mixture, Source, mixture_of
-from vidllm.train.optim import OptimOptions
 from vidllm.train.parts import Extra, Lora, Parts
 from vidllm.train.row import AnyRow, Media, PairRow, ReadRows, TrainRow, Turn, said_in
 from vidllm.train.saves import Identity
@@ -61,8 +60,8 @@ limit of some minutes is for the steps, where a process that is late is lost."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class StageConfig:
-    """One stage of teaching. Impossible values raise ConfigError or ValueError at birth."""
+class StageConfig(LoopOptions):
+    """One stage of teaching: its loop and the rest. Impossible values raise ConfigError or ValueError at birth."""
 
     model: str | None = None
     """Folder, Hugging Face id, or the name of a model that ships; null: $VIDLLM_MODEL, else the built-in one."""
@@ -113,27 +112,12 @@ class StageConfig:
     """Rows to an optimizer step, on all processes together."""
     tokens: int = 4096
     """Most tokens that go through the model together, frames included; a longer row goes alone."""
-    epochs: int = 1
-    steps: int | None = None
-    """Exactly so many optimizer steps instead of `epochs`."""
-    optim: OptimOptions = field(default_factory=OptimOptions)
-    seed: int = 0
-
-    checkpoint_every: int = 200
-    keep: int = 2
-    """Checkpoints that stay."""
-    workers: int = 2
-    """Threads that read clips ahead."""
-    ahead: int = 4
-    """Micro-batches held ready."""
     feature_cache: bool = True
     """Keep what frozen vision parts make of clips on disk, so that later epochs neither decode nor encode."""
     cache_folder: Path | None = None
     """Where; null: vidllm's own cache folder."""
     cache_gib: float = DISK_GIB
     """At most so many GiB of features; the looks used longest ago make room."""
-    device: str | None = None
-    tensorboard: bool = False
 
     def __post_init__(self) -> None:
         if self.batch < 1 or self.tokens < 1:
@@ -153,7 +137,8 @@ class StageConfig:
                               "it out, or say merge=true for a whole model")  # fmt: skip
         if self.data == ():
             raise ConfigError("data is empty; name at least one file of rows, for example data=rows.jsonl")
-        _ = self.plan, self.loop
+        _ = self.plan
+        super().__post_init__()
 
     @property
     def mixture(self) -> Mixture:
@@ -167,15 +152,6 @@ class StageConfig:
             frames=self.frames, fps=self.fps, policy=self.policy, stride=self.stride, rope_max=self.rope_max,
             reader=self.reader, fit=self.fit, snap=self.snap, subtitles=self.subtitles,
             guard=Limits(seconds=self.time_limit),
-        )  # fmt: skip
-
-    @property
-    def loop(self) -> LoopOptions:
-        """How long, how often saved."""
-        return LoopOptions(
-            epochs=self.epochs, steps=self.steps, seed=self.seed, optim=self.optim, device=self.device,
-            checkpoint_every=self.checkpoint_every, keep=self.keep, workers=self.workers, ahead=self.ahead,
-            tensorboard=self.tensorboard,
         )  # fmt: skip
 
     @property
