@@ -31,7 +31,6 @@ could not be compared.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import os
@@ -40,6 +39,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -201,7 +201,7 @@ def best_size(other: Transformers, works: Sequence[Work]) -> int:
     """The static batch with the most clips per second on the first few."""
     tried = works[:TRIED_CLIPS]
     sizes = [size for size in BATCHES if size <= len(tried)] or [1]
-    spent = {size: clock(lambda size=size: transformers_run(other, tried, size, loads=False))[0] for size in sizes}
+    spent = {size: clock(partial(transformers_run, other, tried, size, loads=False))[0] for size in sizes}
     return min(spent, key=lambda size: spent[size])
 
 
@@ -308,7 +308,7 @@ def ratio(slow: Result, fast: Result) -> float:
 
 def main() -> None:
     """Race on both kinds of clips and write results/caption.md and .json."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = report.parser(__doc__)
     parser.add_argument("-n", type=int, default=200, help="world clips")
     parser.add_argument("--natural", type=int, default=40, help="ranges of natural videos")
     parser.add_argument("--model", choices=("built-in", "large"), action="append")

@@ -17,7 +17,6 @@ was shown, some late, so that others overtake them. What it should be shown of a
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import sys
@@ -31,7 +30,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+import report
+
+import vidllm
+from vidllm.clip import open_clip
+from vidllm.corpus.caption import CaptionOptions, caption
+from vidllm.corpus.endpoint import chat_body
+from vidllm.corpus.http import server_spec
+from vidllm.world.make import make_clips
+
 SEED = 80_000
 """Of the first world clip."""
 PROMPT = "describe the video."
@@ -97,11 +104,6 @@ def address(engine: str) -> Iterator[str]:
 
 def own_words(engine: str, clips: list[Path]) -> dict[str, str]:
     """What each clip's caption has to be."""
-    import vidllm
-    from vidllm.clip import open_clip
-    from vidllm.corpus.endpoint import chat_body
-    from vidllm.corpus.http import server_spec
-
     if engine != "http":
         model = vidllm.load(dtype="float32", cache=None)
         return {str(clip): model.ask(clip, PROMPT, temperature=1.0, seed=7).text for clip in clips}
@@ -112,22 +114,13 @@ def own_words(engine: str, clips: list[Path]) -> dict[str, str]:
 
 def main() -> None:
     """Ask every clip alone, then caption them all at every batch size."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = report.parser(__doc__)
     parser.add_argument("-n", type=int, default=500, help="clips")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 2, 3, 5, 8, 16, 32])
     parser.add_argument("--engine", choices=("local", "ray", "http"), default="local")
-    parser.add_argument("--clips", type=Path, default=ROOT / "runs" / "binding_clips", help="kept for the next time")
+    parser.add_argument("--clips", type=Path, default=report.RUNS / "binding_clips", help="kept for the next time")
     options = parser.parse_args()
-    sys.path.insert(0, str(ROOT))
-    import report
-
-    import vidllm
-    from vidllm.corpus.caption import CaptionOptions, caption
-    from vidllm.world.make import make_clips
-
-    if len(list(options.clips.glob("*.mp4"))) < options.n:
-        make_clips(options.n, SEED, options.clips)
-    clips = sorted(options.clips.glob("*.mp4"))[: options.n]
+    clips = make_clips(options.n, SEED, options.clips)
     alone = own_words(options.engine, clips)
     truth = truths(clips)
     rows: list[report.Row] = []

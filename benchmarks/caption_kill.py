@@ -10,7 +10,6 @@ row being written.
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 import subprocess
@@ -22,7 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+from vidllm.world.make import make_clips
+
 SEED = 70_000
 """Of the first world clip."""
 OPTIONS = ("--dtype", "float32", "--retries", "0", "--batch", "2")
@@ -125,22 +125,17 @@ def kill_often(clips: Path, folder: Path, kills: int, seed: int) -> tuple[Watche
 
 def main() -> None:
     """Make the clips, kill, and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    import report  # beside this file; a test that imports `caption_kill` need not find it
+
+    parser = report.parser(__doc__)
     parser.add_argument("-n", type=int, default=300, help="clips")
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--clips", type=Path, default=ROOT / "runs" / "kill_clips", help="kept for the next time")
+    parser.add_argument("--clips", type=Path, default=report.RUNS / "kill_clips", help="kept for the next time")
     options = parser.parse_args()
-    sys.path.insert(0, str(ROOT))
-    import report
-
-    from vidllm.world.make import make_clips
-
-    if len(list(options.clips.glob("*.mp4"))) < options.n:
-        make_clips(options.n, SEED, options.clips)
     with tempfile.TemporaryDirectory() as scratch:
         listed = Path(scratch) / "clips.txt"
-        listed.write_text("".join(f"{path}\n" for path in sorted(options.clips.glob("*.mp4"))[: options.n]))
+        listed.write_text("".join(f"{path}\n" for path in make_clips(options.n, SEED, options.clips)))
         watched, different, seconds = kill_often(listed, Path(scratch), options.kills, options.seed)
     report.write(
         "caption_kill",

@@ -9,7 +9,6 @@ nothing is a duplicate, without 2,000 files to draw. Resident memory is read ten
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import subprocess
@@ -20,8 +19,10 @@ from collections import Counter
 from pathlib import Path
 
 import psutil
+import report
 
-ROOT = Path(__file__).resolve().parents[1]
+from vidllm.world.make import make_clips
+
 SEED = 75_000
 """Of the first world clip."""
 FILES = 10
@@ -63,16 +64,11 @@ def peak_of(command: list[str]) -> tuple[dict[str, float], float]:
 
 def main() -> None:
     """Run every size and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = report.parser(__doc__)
     parser.add_argument("-n", type=int, nargs="+", default=[50, 200, 500, 2000], help="numbers of clips")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
-    sys.path.insert(0, str(ROOT))
-    import report
-
-    from vidllm.world.make import make_clips
-
     rows: list[report.Row] = []
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)

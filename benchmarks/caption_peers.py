@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,26 +10,24 @@ from typing import Any
 
 import av
 import numpy as np
+import report
 import torch
+from followup import random_llava
 from numpy.typing import NDArray
 from PIL import Image
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-import vidllm  # noqa: E402
-from benchmarks.followup import random_llava  # noqa: E402
-from tests.tiny_models import _noise as redraw  # noqa: E402
-from vidllm.ask import VideoModel  # noqa: E402
-from vidllm.clip import Clip, PlanOptions, open_clip  # noqa: E402
-from vidllm.model.pooling import pool  # noqa: E402
-from vidllm.prompt import Message, Prompt, build_prompt  # noqa: E402
-from vidllm.world.make import make_clips  # noqa: E402
+import vidllm
+from tests.tiny_models import _noise as redraw
+from vidllm.ask import VideoModel
+from vidllm.clip import Clip, PlanOptions, open_clip
+from vidllm.model.pooling import pool
+from vidllm.prompt import Message, Prompt, build_prompt
+from vidllm.world.make import make_clips
 
 PROMPT = "describe the video."
 SEED = 90_000
 """Of the first world clip."""
-NATURAL = ROOT.parent / "shared" / "videos" / "natural"
+NATURAL = report.VIDEOS / "natural"
 
 
 @dataclass(frozen=True)
@@ -69,10 +66,7 @@ class Look:
 
 def world(count: int, folder: Path) -> list[Piece]:
     """Scripted clips of 10 to 60 s; those that lie there already are used."""
-    made = [folder / f"{number:06d}.mp4" for number in range(SEED, SEED + count)]
-    if not all(path.exists() for path in made):
-        make_clips(count, SEED, folder)
-    return [Piece(path) for path in made]
+    return [Piece(path) for path in make_clips(count, SEED, folder)]
 
 
 def natural(count: int, seconds: float = 10.0) -> list[Piece]:
@@ -80,7 +74,7 @@ def natural(count: int, seconds: float = 10.0) -> list[Piece]:
     files = sorted(path for path in NATURAL.iterdir() if path.suffix in (".mp4", ".mkv", ".webm", ".avi"))
     spans = {path: vidllm.probe(path).duration for path in files}
     rng = random.Random(0)
-    pieces = []
+    pieces: list[Piece] = []
     while files and len(pieces) < count:
         for path in files[: count - len(pieces)]:
             start = round(rng.uniform(0, max(0.0, spans[path] - seconds)), 2)
@@ -119,7 +113,7 @@ class Transformers:
 
         self.look = look
         folder, dtype = look.model.spec.folder, look.model.lmm.dtype
-        self.network: Any = LlavaForConditionalGeneration.from_pretrained(folder, dtype=dtype).eval()
+        self.network: Any = LlavaForConditionalGeneration.from_pretrained(folder, dtype=dtype)
         self.pad = self.network.generation_config.pad_token_id or 0
 
     def load(self, work: Work) -> torch.Tensor:
@@ -173,11 +167,12 @@ class Transformers:
         return tuple(ids[:cut])
 
 
-def wanted(work: Work) -> Iterator[NDArray[np.uint8]]:
+def wanted(work: Work) -> Iterator[NDArray[np.generic]]:
     """The frames the plan shows, as the common snippet takes them: seek to the range, decode on, keep those wanted."""
     times = [float(time) for time in work.clip.frames.pts_seconds]
     with av.open(str(work.piece.path)) as container:
         stream = container.streams.video[0]
+        assert stream.time_base is not None
         first = float((stream.start_time or 0) * stream.time_base)
         if work.piece.start:
             container.seek(int((first + times[0]) / stream.time_base), stream=stream)

@@ -10,8 +10,6 @@ file was just written, so it comes from the page cache as far as memory reaches:
 
 import argparse
 import json
-import os
-import platform
 import resource
 import subprocess
 import sys
@@ -29,7 +27,6 @@ RECIPE = Recipe(model="m" * 16, prompt="describe the video.", plan={}, decoding=
 AIM_SECONDS, AIM_MEGABYTES = 10.0, 500.0
 ASKED = 10_000
 THROUGH = 20_000
-RESULT = Path(__file__).parent / "results" / "caption_resume"
 
 
 def item_number(number: int) -> Item:
@@ -113,7 +110,9 @@ def size_of(out: Path) -> int:
 
 def main() -> None:
     """Make, measure in a process of its own, print and keep."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    import report  # beside this file; a test that imports `caption_resume` need not find it
+
+    parser = report.parser(__doc__)
     parser.add_argument("-n", "--rows", type=int, default=1_000_000)
     parser.add_argument("--format", choices=("jsonl", "parquet"), default="jsonl")
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
@@ -133,13 +132,12 @@ def main() -> None:
             "read_seconds": round(read_seconds(out), 2),
             "aims": {"open_seconds": AIM_SECONDS, "peak_megabytes": AIM_MEGABYTES},
             "reached": figures["open_seconds"] < AIM_SECONDS and figures["peak_megabytes"] < AIM_MEGABYTES,
-            "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
-            "command": f"python benchmarks/caption_resume.py -n {said.rows} --format {said.format}",
+            "machine": report.machine(), "command": report.command(),
         }  # fmt: skip
     print(json.dumps(figures, indent=1))
     if said.rows >= 1_000_000:
-        kept = RESULT.with_name(f"{RESULT.name}_{said.format}.json")
-        kept.parent.mkdir(exist_ok=True)
+        report.RESULTS.mkdir(exist_ok=True)
+        kept = report.RESULTS / f"caption_resume_{said.format}.json"
         kept.write_text(json.dumps(figures, indent=1) + "\n")
 
 

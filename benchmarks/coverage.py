@@ -8,7 +8,6 @@ comparison is the one that `change` itself chooses by, over all frames instead o
 glancing and of reading the chosen frames at 336 pixels.
 """
 
-import argparse
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,15 +25,14 @@ from vidllm.video.info import VideoInfo, probe
 from vidllm.video.sampling import change, uniform
 from vidllm.video.thumbs import SIDE
 
-ROOT = Path(__file__).resolve().parents[1]
 BATCH = 512
 Distances = tuple[float, float]
 
 
 def main() -> None:
     """Score every clip and write results/coverage.md and .json."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--clips", type=Path, default=ROOT.parent / "shared" / "videos" / "natural")
+    parser = report.parser(__doc__)
+    parser.add_argument("--clips", type=Path, default=report.VIDEOS / "natural")
     parser.add_argument("--frames", type=int, nargs="+", default=[8, 16, 32, 64])
     told = parser.parse_args()
     scored: dict[int, list[dict[str, float]]] = {n: [] for n in told.frames}

@@ -8,32 +8,38 @@ time of all threads, which is what matters when several clips are read at once a
 A contestant that errs on a clip has no figure there; one whose first try takes over ten times ours is timed once.
 """
 
-import argparse
+from __future__ import annotations
+
 import json
-import os
-import platform
 import statistics
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 import av
 import numpy as np
+import report
+from av.container import InputContainer
+from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from vidllm.errors import VidllmError
 from vidllm.video.decode import read_frames
 from vidllm.video.info import VideoInfo, probe
 
+if TYPE_CHECKING:
+    import cv2
+    from cv2.typing import MatLike
+
 SIDE = 336
 HOPELESS = 10  # a contestant this many times slower than ours at its first try is not run again
-RESULTS = Path(__file__).parent / "results"
 LONG = ("long_363s_1080p_h264_noaudio.mp4", "long_363s_180p_av1_60fps.mp4")
 
 Contestant = Callable[[VideoInfo, int], object]
+Picture = TypeVar("Picture")
 
 
 def picks(total: int, count: int) -> NDArray[np.int64]:
@@ -125,31 +131,39 @@ def opencv_seek(info: VideoInfo, count: int) -> object:
     return full(frames, count)
 
 
-def opencv_count(capture: object, info: VideoInfo) -> int:
+def opencv_count(capture: cv2.VideoCapture, info: VideoInfo) -> int:
     """Frames by its header; an error where these are not the clip's (another stream, or no count at all)."""
-    total = int(capture.get(7))  # type: ignore[attr-defined]
+    import cv2
+
+    total = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
     if abs(total - info.num_frames) > 2:
         raise ValueError(f"{total} frames where there are {info.num_frames}")
     return total
 
 
-def shrunk(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def shrunk(frame: MatLike) -> MatLike:
     import cv2
 
     return cv2.resize(frame, fitted(frame.shape[1], frame.shape[0]))
 
 
-def full(frames: list[NDArray[np.uint8]], count: int) -> list[NDArray[np.uint8]]:
+def full(frames: list[Picture], count: int) -> list[Picture]:
     """The frames, or an error when some are missing: a short answer is no answer."""
     if not frames or len(frames) < count:
         raise ValueError(f"{len(frames)} of {count} frames")
     return frames
 
 
+def best_video(container: InputContainer) -> VideoStream:
+    stream = container.streams.best("video")
+    assert isinstance(stream, VideoStream)
+    return stream
+
+
 def pyav_linear(info: VideoInfo, count: int) -> object:
     """Decode everything with FFmpeg's own choice of threads, convert only the wanted."""
     with av.open(info.path) as container:
-        stream = container.streams.best("video")
+        stream = best_video(container)
         stream.thread_type = "AUTO"
         wanted = set(picks(stream.frames or info.num_frames, count).tolist())
         size = fitted(info.coded_width, info.coded_height)
@@ -165,7 +179,7 @@ def pyav_seek(info: VideoInfo, count: int) -> object:
     """Seek before each frame, decode up to it."""
     size, frames = fitted(info.coded_width, info.coded_height), []
     with av.open(info.path) as container:
-        stream = container.streams.best("video")
+        stream = best_video(container)
         for pts in info.pts[picks(info.num_frames, count)].tolist():
             container.seek(pts, stream=stream)
             frame = next(frame for frame in container.decode(stream) if frame.pts is not None and frame.pts >= pts)
@@ -272,46 +286,27 @@ def table(rows: list[Row], names: list[str]) -> str:
 
 def machine() -> dict[str, object]:
     """Where and with what this ran."""
-    packages = {}
-    for name in ("av", "decord", "torchcodec", "torch", "opencv-python-headless", "numpy"):
-        try:
-            packages[name] = version(name)
-        except PackageNotFoundError:
-            packages[name] = "absent"
     return {
-        "processor": processor_name(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "load before": os.getloadavg()[0],
-        "system": platform.platform(),
-        "python": platform.python_version(),
+        "machine": report.machine(),
         "ffmpeg": ".".join(map(str, av.library_versions["libavcodec"])),
-        "packages": packages,
-        "command": "benchmarks/decode.py " + " ".join(sys.argv[1:]),
+        "packages": report.versions(),
+        "command": report.command(),
         "date": time.strftime("%Y-%m-%d"),
     }
-
-
-def processor_name() -> str:
-    """The processor by its own name."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
 
 
 def write(rows: list[Row], facts: dict[str, object], names: list[str]) -> None:
     """benchmarks/results/decode.json and .md."""
     summaries = {name: summary(rows, name) for name in OURS}
-    RESULTS.mkdir(exist_ok=True)
+    report.RESULTS.mkdir(exist_ok=True)
     body = {"machine": facts, "summary": summaries, "rows": [asdict(row) for row in rows]}
-    (RESULTS / "decode.json").write_text(json.dumps(body, indent=1) + "\n", encoding="utf-8")
+    (report.RESULTS / "decode.json").write_text(json.dumps(body, indent=1) + "\n", encoding="utf-8")
     lines = ["# Decoding: milliseconds for N frames at 336 pixels, from the path", "", "```"]
     lines += [f"{key}: {value}" for key, value in facts.items()]
     lines += ["```", "", "Against the best of the others, row by row (above 1 is faster):", "", "```"]
     lines += [f"{name}: " + ", ".join(f"{k} {v:.2f}" for k, v in found.items()) for name, found in summaries.items()]
     lines += ["```", "", table(rows, names), ""]
-    (RESULTS / "decode.md").write_text("\n".join(lines), encoding="utf-8")
+    (report.RESULTS / "decode.md").write_text("\n".join(lines), encoding="utf-8")
 
 
 def chosen_clips(folder: Path, only: list[str]) -> list[VideoInfo]:
@@ -329,8 +324,8 @@ def chosen_clips(folder: Path, only: list[str]) -> list[VideoInfo]:
 
 def main() -> None:
     """Run the race, print the table, keep the results."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--clips", type=Path, default=Path("../shared/videos"))
+    parser = report.parser(__doc__)
+    parser.add_argument("--clips", type=Path, default=report.VIDEOS)
     parser.add_argument("--frames", type=int, nargs="+", default=[16, 64])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--only", nargs="*", default=[])

@@ -22,6 +22,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import random
+import resource
+import shutil
 import subprocess
 import sys
 import time
@@ -29,19 +32,20 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import psutil
+import report
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
-
-import report  # noqa: E402
+from vidllm.world.make import make_clips
 
 if TYPE_CHECKING:
     from vidllm.train.dpo import Contest, DpoConfig
 
-SCRATCH = ROOT / "runs" / "dpo_step"
+Dtype = Literal["float32", "bfloat16"]
+SCRATCH = report.RUNS / "dpo_step"
+SEED = 5_000
+"""Of the first world clip."""
 SIDE, PATCH = 168, 14
 """Pixels; 12 x 12 = 144 tokens a frame."""
 EPOCHS = 2
@@ -96,13 +100,13 @@ class Ran:
 # ------------------------------------------------------------------------------------------------- what both are given
 
 
-def make_case(case: Case, dtype: str, device: str | None) -> None:
+def make_case(case: Case, dtype: Dtype, device: str | None) -> None:
     """Model, clips and rows of a case, and for TRL its frames and texts in the order in which vidllm takes them."""
     folder = SCRATCH / case.name
     model = SCRATCH / case.model
     if not (model / "vidllm.json").is_file():
         make_model(model, *MODELS[case.model])
-    clips = make_clips(case.pairs)
+    clips = make_clips(case.pairs, SEED, SCRATCH / "clips")
     rows = [make_row(number, clip) for number, clip in enumerate(clips)]
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -117,15 +121,17 @@ def make_case(case: Case, dtype: str, device: str | None) -> None:
 
 def make_model(folder: Path, vision: tuple[int, int], text: tuple[int, int]) -> None:
     """A random LLaVA that both sides load, and a processor for TRL; vidllm shows frames whole, without time stamps."""
+    from followup import random_llava
     from transformers import AutoTokenizer, CLIPImageProcessorPil, LlavaProcessor
 
-    from benchmarks.followup import random_llava
     from tests.tiny_models import CLIP_MEAN, CLIP_STD, VICUNA
 
     random_llava(folder, side=SIDE, patch=PATCH, vision=vision, text=text, context=8192)
-    square = {"size": {"shortest_edge": SIDE}, "crop_size": {"height": SIDE, "width": SIDE}}
-    images = CLIPImageProcessorPil(image_mean=CLIP_MEAN, image_std=CLIP_STD, **square)
-    LlavaProcessor(
+    images = CLIPImageProcessorPil(
+        size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE}, image_mean=CLIP_MEAN,
+        image_std=CLIP_STD,
+    )  # fmt: skip
+    LlavaProcessor(  # type: ignore[no-untyped-call]
         images, AutoTokenizer.from_pretrained(folder), patch_size=PATCH, vision_feature_select_strategy="default",
         num_additional_image_tokens=1, chat_template=VICUNA,
     ).save_pretrained(folder)  # fmt: skip
@@ -133,27 +139,15 @@ def make_model(folder: Path, vision: tuple[int, int], text: tuple[int, int]) -> 
     (folder / "vidllm.json").write_text('{"stamp": "none", "fit": "pad"}\n')
 
 
-def make_clips(count: int) -> list[Path]:
-    """World clips, made once."""
-    from vidllm.world.make import make_clips as draw
-
-    folder = SCRATCH / "clips"
-    if len(list(folder.glob("*.mp4"))) < count:
-        draw(count, 5_000, folder)
-    return sorted(folder.glob("*.mp4"))[:count]
-
-
 def make_row(number: int, clip: Path) -> dict[str, str]:
     """Answers of words that mean nothing: the model is random, too."""
-    import random
-
     rng = random.Random(number)
     chosen, rejected = (" ".join(rng.choices(WORDS, k=ANSWER_WORDS + extra)) + "." for extra in (0, 6))
     return {"id": str(number), "video": str(clip), "prompt": "describe the video.", "chosen": chosen,
             "rejected": rejected}  # fmt: skip
 
 
-def config_of(case: Case, dtype: str, device: str | None) -> DpoConfig:
+def config_of(case: Case, dtype: Dtype, device: str | None) -> DpoConfig:
     """One pair to a step, everything that vidllm has switched on."""
     from vidllm.train.dpo import DpoConfig
     from vidllm.train.optim import OptimOptions
@@ -165,7 +159,7 @@ def config_of(case: Case, dtype: str, device: str | None) -> DpoConfig:
         policy="uniform", subtitles=False, batch=1, tokens=1, epochs=EPOCHS, parts=Parts(language_model=RATE),
         dtype=dtype, device=device, gradient_checkpointing=True, beta=BETA, checkpoint_every=10**6,
         cache_folder=folder / "cache", optim=OptimOptions(schedule="linear", warmup=0.0, clip=1.0),
-    )  # type: ignore[arg-type]  # fmt: skip
+    )  # fmt: skip
 
 
 def read(config: DpoConfig) -> Contest:
@@ -208,10 +202,8 @@ def trl_row(contest: Contest, config: DpoConfig, number: int, folder: Path) -> d
 # ---------------------------------------------------------------------------------------------------------- both sides
 
 
-def run_vidllm(case: Case, dtype: str, device: str | None) -> Ran:
+def run_vidllm(case: Case, dtype: Dtype, device: str | None) -> Ran:
     """Two epochs through `vidllm dpo`, all caches empty at first."""
-    import shutil
-
     from vidllm.train import dpo, preference_task  # noqa: F401 - what both sides import is no part of their memory
     from vidllm.train.loop import train
 
@@ -223,7 +215,7 @@ def run_vidllm(case: Case, dtype: str, device: str | None) -> Ran:
     task = dpo.make_task(config, contest)
     watch = Stopwatch()
     dpo.settle_reference(config, contest, task, watch.say)
-    train(task, task.learner, task.learner.groups(), config.loop, config.out, watch)
+    train(task, task.learner, task.learner.groups(), config, config.out, watch)
     return watch.ran(case, start)
 
 
@@ -254,7 +246,7 @@ class Stopwatch:
         return Ran(middle - began, end - middle, start, peak_mib(), self.losses, self.logps, prompt)
 
 
-def run_trl(case: Case, dtype: str, device: str | None) -> Ran:
+def run_trl(case: Case, dtype: Dtype, device: str | None) -> Ran:
     """The same pairs in the same order through TRL's DPOTrainer, a dataset of both epochs one after the other."""
     import torch
     from datasets import Dataset, Image, List
@@ -286,12 +278,12 @@ def run_trl(case: Case, dtype: str, device: str | None) -> Ran:
         def on_step_end(self, *_: Any, **__: Any) -> None:
             watch.ends.append(time.perf_counter())
 
-        def on_log(self, *_: Any, logs: dict[str, Any], **__: Any) -> None:
-            if "loss" in logs:
+        def on_log(self, *_: Any, **told: Any) -> None:
+            if "loss" in (logs := told["logs"]):
                 watch.losses.append(float(logs["loss"]))
                 watch.logps.append(float(logs["logps/chosen"]))
 
-    processor = AutoProcessor.from_pretrained(SCRATCH / case.model)
+    processor = AutoProcessor.from_pretrained(SCRATCH / case.model)  # type: ignore[no-untyped-call]
     DPOTrainer(model, args=arguments, train_dataset=data, processing_class=processor, callbacks=[Told()]).train()
     return watch.ran(case, start, prompt)
 
@@ -303,8 +295,6 @@ def memory_mib() -> float:
 
 def peak_mib() -> float:
     """The most it ever held; on a GPU the most that was allocated there."""
-    import resource
-
     import torch
 
     if torch.cuda.is_available():
@@ -312,7 +302,7 @@ def peak_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
-SIDES: dict[str, Callable[[Case, str, str | None], Ran]] = {"vidllm": run_vidllm, "TRL": run_trl}
+SIDES: dict[str, Callable[[Case, Dtype, str | None], Ran]] = {"vidllm": run_vidllm, "TRL": run_trl}
 
 
 # ----------------------------------------------------------------------------------------------------------- the table
@@ -335,7 +325,7 @@ def row_of(case: Case, ours: Ran, theirs: Ran) -> report.Row:
     }  # fmt: skip
 
 
-def work(side: str, case: Case, dtype: str, device: str | None) -> Ran | None:
+def work(side: str, case: Case, dtype: Dtype, device: str | None) -> Ran | None:
     """One side of one case in a process of its own; its last line is what it did."""
     command = [sys.executable, __file__, "--work", side, "--cases", case.name, "--pairs", str(case.pairs),
                "--dtype", dtype]  # fmt: skip
@@ -348,7 +338,7 @@ def work(side: str, case: Case, dtype: str, device: str | None) -> Ran | None:
 
 def main() -> None:
     """Every case, side by side."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = report.parser(__doc__)
     parser.add_argument("--cases", nargs="+", default=[case.name for case in CASES[:-1]], help="some of them only")
     parser.add_argument("--pairs", type=int, help="pairs of an epoch, fewer for a first look")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
@@ -377,7 +367,7 @@ def main() -> None:
     write(rows, wishes.dtype, wishes.name)
 
 
-def write(rows: list[report.Row], dtype: str, name: str) -> None:
+def write(rows: list[report.Row], dtype: Dtype, name: str) -> None:
     """results/NAME.md and .json."""
     report.PACKAGES = (*report.PACKAGES, "trl", "accelerate")  # type: ignore[assignment]
     notes = [

@@ -9,7 +9,6 @@ random ones are timed: one of the built-in's shape, one with the reference's 24x
 frames fill 8064 tokens.
 """
 
-import argparse
 import sys
 import tempfile
 import time
@@ -20,31 +19,31 @@ from statistics import median
 import report
 import torch
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(report.ROOT))  # where the tests make their models
 
-from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration  # noqa: E402
+from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
-import vidllm  # noqa: E402
-from tests.tiny_models import VICUNA, make_tokenizer  # noqa: E402
-from vidllm.ask import VideoModel  # noqa: E402
-from vidllm.model.resolve import builtin_folder  # noqa: E402
-from vidllm.options import AskOptions  # noqa: E402
+import vidllm
+from tests.tiny_models import VICUNA, make_tokenizer
+from vidllm.ask import VideoModel
+from vidllm.model.resolve import builtin_folder
+from vidllm.options import AskOptions
 
-SAMPLE = ROOT / "vidllm" / "builtin" / "sample" / "sample.mp4"
+SAMPLE = report.ROOT / "vidllm" / "builtin" / "sample" / "sample.mp4"
 QUESTIONS = ("describe the video.", "and what colour is the object that moves?")
 
 
 def main() -> None:
     """Time every model and write results/followup.md and .json."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = report.parser(__doc__)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--frames", type=int, default=56)
     parser.add_argument("--model", action="append", default=[])
     told = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         timed = models(told.model, Path(folder))
-        rows = [row(name, model, {"frames": told.frames, **look}, told.runs) for name, model, look in timed]
+        asked: AskOptions = {"frames": told.frames, "max_new_tokens": 1}
+        rows = [row(name, model, {**asked, **look}, told.runs) for name, model, look in timed]
     notes = ("medians; ratio is the median of each run's own ratio; threads: " + str(torch.get_num_threads()),)
     report.write("followup", "Seconds to the first token: first question and follow-up", rows, notes)
 
@@ -76,8 +75,9 @@ def random_llava(
         intermediate_size=8 * text[0] // 3, max_position_embeddings=context, bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
-    image = tokenizer.convert_tokens_to_ids("<image>")
-    config = LlavaConfig(vision_config=tower, text_config=language, image_token_index=image)
+    config = LlavaConfig(
+        vision_config=tower, text_config=language, image_token_index=tokenizer.get_vocab()["<image>"]
+    )
     LlavaForConditionalGeneration(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     mean = [0.48145466, 0.4578275, 0.40821073]
@@ -98,7 +98,7 @@ def row(name: str, model: VideoModel, look: AskOptions, runs: int) -> report.Row
 
 def one_chat(model: VideoModel, look: AskOptions) -> tuple[float, float, int]:
     """Seconds until the first token of the first and of the second question, and the tokens the first one read."""
-    chat = model.chat(SAMPLE, max_new_tokens=1, **look)
+    chat = model.chat(SAMPLE, **look)
     waits = []
     for question in QUESTIONS:
         began = time.perf_counter()

@@ -9,7 +9,6 @@ the child only and is one line too, but is counted on its own. File number N dep
 makes it again.
 """
 
-import argparse
 import collections
 import random
 import shutil
@@ -242,7 +241,7 @@ def publish(found: Report, clips: int, seed: int) -> None:
     """results/fuzz.md and .json."""
     import report  # beside this file; a test that imports `fuzz` need not find it
 
-    rows: list[dict[str, str | int | float | None]] = [
+    rows: list[report.Row] = [
         {"damage": name, "files": files, "frames": frames, "one-line error": files - frames}
         for name, (files, frames) in sorted(found.by_damage.items())
     ]
@@ -264,7 +263,10 @@ def publish(found: Report, clips: int, seed: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Damage, read, write the table."""
+    import report
+
+    parser = report.parser(__doc__)
     parser.add_argument("--clips", type=Path, default=Path("../shared/videos"), help="with natural/, codec/ and odd/")
     parser.add_argument("--files", type=int, default=3000)
     parser.add_argument("--seed", type=int, default=0)
@@ -274,9 +276,9 @@ def main() -> None:
     if not clips:
         sys.exit(f"{options.clips}: no clips there")
     if options.only is not None:
-        report = Report()
-        try_file(keep_one(clips, options.seed, options.only), options.only, "this one", report, LIMITS)
-        print(asdict(report))
+        found = Report()
+        try_file(keep_one(clips, options.seed, options.only), options.only, "this one", found, LIMITS)
+        print(asdict(found))
         return
     width = shutil.get_terminal_size().columns
 
@@ -285,9 +287,9 @@ def main() -> None:
             end = "\r" if sys.stderr.isatty() else "\n"
             print(f"{done}/{options.files}"[:width], end=end, file=sys.stderr, flush=True)
 
-    report = fuzz(clips, options.files, options.seed, progress=tell)
-    publish(report, len(clips), options.seed)
-    sys.exit(0 if report.sound else 1)
+    found = fuzz(clips, options.files, options.seed, progress=tell)
+    publish(found, len(clips), options.seed)
+    sys.exit(0 if found.sound else 1)
 
 
 if __name__ == "__main__":

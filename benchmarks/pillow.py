@@ -36,13 +36,15 @@ STYLES = (
 
 
 def draw_clip(number: int, split: str, folder: Path) -> Path:
-    """Clip `number` of a split as NAME.mp4 with its truth beside it, in one of the four styles."""
+    """Clip `number` of a split as NAME.mp4 with its truth beside it, in one of the four styles, unless it is there."""
     folder.mkdir(parents=True, exist_ok=True)
     palette, background, finer, rate = STYLES[number % len(STYLES)]
     script = restyled(make_script(split, number), palette, background, float(rate))
     path = folder / f"{number:06d}.mp4"
-    write_clip(script, path, finer, rate)
-    save_truth(script, path.with_suffix(".json"), number)
+    truth = path.with_suffix(".json")
+    if not (truth.exists() and Script.load(truth) == script):
+        write_clip(script, path, finer, rate)
+        save_truth(script, truth, number)  # last: beside it stands a whole clip
     return path
 
 

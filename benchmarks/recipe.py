@@ -23,7 +23,6 @@ does.
 
 from __future__ import annotations
 
-import argparse
 import subprocess
 import sys
 import tempfile
@@ -36,12 +35,11 @@ from statistics import mean, stdev
 from typing import TYPE_CHECKING
 
 import report
+from report import ROOT
+from world import Asked, Tally, chosen
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from benchmarks.world import Asked, Tally, chosen  # noqa: E402
-from vidllm.feedback.oracle import hold_against, script_of  # noqa: E402
+import vidllm
+from vidllm.feedback.oracle import hold_against, script_of
 
 if TYPE_CHECKING:
     from vidllm.answer import Answer
@@ -139,14 +137,13 @@ class Bench:
     def make_clips(self) -> None:
         """Clips to learn from and clips to be asked about."""
         for name, count, seed in (("train", self.clips, TRAIN_SEED), ("test", self.test, TEST_SEED)):
-            if len(list((self.folder / name).glob("*.mp4"))) < count:
-                vidllm("world", "make", "-n", str(count), "--seed", str(seed), "-o", str(self.folder / name))
+            command("world", "make", "-n", str(count), "--seed", str(seed), "-o", str(self.folder / name))
 
     def make_rows(self) -> None:
         """Instruction rows about the training clips, and about pictures cut out of them."""
         for name, words in (("videos", ()), ("pictures", ("--per-clip", "0", "--images", "2"))):
             if not (self.made / f"{name}.jsonl").exists():
-                vidllm("instruct", str(self.folder / "train"), "-o", str(self.made / f"{name}.jsonl"), *words)
+                command("instruct", str(self.folder / "train"), "-o", str(self.made / f"{name}.jsonl"), *words)
 
     def sft(self, seed: int, strategy: str = "mixed") -> Path:
         """The image model taught video."""
@@ -154,7 +151,7 @@ class Bench:
         rows = ("videos", "pictures") if strategy != "video_only" else ("videos",)
         data = ", ".join(f"{{path: {self.made / name}.jsonl}}" for name in rows)
         if not (out / "model.safetensors").exists():
-            vidllm("sft", str(ROOT / "configs/quick_sft.yaml"), f"model={IMAGES}", f"out={out}", f"data=[{data}]",
+            command("sft", str(ROOT / "configs/quick_sft.yaml"), f"model={IMAGES}", f"out={out}", f"data=[{data}]",
                    f"strategy={strategy}", f"seed={seed}", f"steps={self.steps}", *LOOKED, *self.extra)  # fmt: skip
         return out
 
@@ -162,11 +159,11 @@ class Bench:
         """One round of feedback by the script itself, and preference training on it."""
         pairs, out = self.made / f"pairs-{seed}.jsonl", self.made / f"dpo-{seed}"
         if not pairs.exists():
-            vidllm("feedback", str(self.made / "videos.jsonl"), "-o", str(pairs), "-m", str(taught), "--judge",
-                   "oracle", "-k", "4", "--temperature", "1", "--seed", str(seed), "--limit", str(self.questions),
+            command("feedback", str(self.made / "videos.jsonl"), "-o", str(pairs), "-m", str(taught), "--judge",
+                    "oracle", "-k", "4", "--temperature", "1", "--seed", str(seed), "--limit", str(self.questions),
                    "--frames", "16", "--stride", "2", "--policy", "uniform", "--dtype", "float32")  # fmt: skip
         if not (out / "model.safetensors").exists():
-            vidllm("dpo", str(ROOT / "configs/quick_dpo.yaml"), f"model={taught}", f"out={out}",
+            command("dpo", str(ROOT / "configs/quick_dpo.yaml"), f"model={taught}", f"out={out}",
                    f"data=[{{path: {pairs}}}]", f"seed={seed}", f"steps={self.dpo_steps}", *LOOKED,
                    *self.extra)  # fmt: skip
         return out
@@ -177,11 +174,11 @@ class Bench:
         if not pairs.exists():
             asked = self.made / "account.txt"
             asked.write_text("describe the video.\n")
-            vidllm("feedback", str(self.folder / "train"), "-o", str(pairs), "-m", "built-in", "--judge", "oracle",
+            command("feedback", str(self.folder / "train"), "-o", str(pairs), "-m", "built-in", "--judge", "oracle",
                    "--questions", str(asked), "-k", "6", "--pairs", "twins", "--most", "3", "--seed", str(seed),
                    "--dtype", "float32")  # fmt: skip
         if not (out / "adapter_model.safetensors").exists():
-            vidllm("dpo", str(ROOT / "configs/builtin_dpo.yaml"), f"out={out}", f"data={pairs}", f"seed={seed}",
+            command("dpo", str(ROOT / "configs/builtin_dpo.yaml"), f"out={out}", f"data={pairs}", f"seed={seed}",
                    *self.extra)  # fmt: skip
         return out
 
@@ -195,8 +192,6 @@ class Bench:
         return self.known[key]
 
     def _score(self, model: str | Path, look: Look) -> Score:
-        import vidllm
-
         loaded = vidllm.load(model, cache=None)
         tally, told, wrong_events, wrong_objects = Tally(), 0, 0, 0
         paths = sorted((self.folder / "test").glob("*.mp4"))[: self.test]
@@ -224,7 +219,7 @@ def questions(path: Path) -> list[Asked]:
     return [asked for asked in chosen(path, moments=2) if asked.family in (*QA, "when", "describe")]
 
 
-def vidllm(*words: str) -> None:
+def command(*words: str) -> None:
     """One command of the project, as a person would type it."""
     print(f"$ vidllm {' '.join(words)}", file=sys.stderr, flush=True)
     began = time.monotonic()
@@ -294,7 +289,7 @@ TABLES = {"road": road, "tokens": tokens, "strategies": strategies, "account": a
 
 def main() -> None:
     """Make, teach, ask, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = report.parser(__doc__)
     parser.add_argument("--clips", type=int, default=1000, help="clips to learn from")
     parser.add_argument("--test", type=int, default=100, help="unseen clips to be asked about")
     parser.add_argument("--seeds", type=int, default=3, choices=range(1, 6))

@@ -5,6 +5,7 @@ A table for people (`results/NAME.md`) and the same figures for programs (`resul
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -17,11 +18,21 @@ from typing import TypeAlias
 
 import psutil
 
-RESULTS = Path(__file__).parent / "results"
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+RUNS = ROOT / "runs"
+"""What is kept for the next time."""
+VIDEOS = ROOT.parent / "shared" / "videos"
+"""Real clips."""
 PACKAGES = ("av", "decord", "torchcodec", "opencv-python-headless", "numpy", "torch", "transformers", "vidllm")
 
 Cell: TypeAlias = str | int | float | None
 Row: TypeAlias = Mapping[str, Cell]
+
+
+def parser(told: str | None) -> argparse.ArgumentParser:
+    """A command line whose help is the script's own text."""
+    return argparse.ArgumentParser(description=told, formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
 def write(name: str, title: str, rows: Sequence[Row], notes: Sequence[str] = ()) -> Path:
@@ -55,8 +66,7 @@ def _cell(value: Cell) -> str:
 def command() -> str:
     """How this run was started, from the project's folder."""
     script = Path(sys.argv[0]).resolve()
-    root = Path(__file__).resolve().parents[1]
-    return " ".join(["python", str(script.relative_to(root) if root in script.parents else script.name), *sys.argv[1:]])
+    return " ".join(["python", str(script.relative_to(ROOT) if ROOT in script.parents else script.name), *sys.argv[1:]])
 
 
 def machine() -> str:

@@ -25,6 +25,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +35,9 @@ from torch import Tensor
 
 from vidllm.model.resolve import builtin_folder
 from vidllm.prompt import Example
-from vidllm.train.sft import SftConfig, SftTask, loader_of, read_lesson
+from vidllm.train.sft import Lesson, SftConfig, SftTask, read_lesson
 from vidllm.world.make import make_clips
 
-ROOT = Path(__file__).resolve().parents[1]
 SEED = 81_000
 """Of the first world clip."""
 CONTEXT = 4096
@@ -60,7 +60,7 @@ CONTESTANTS: dict[str, dict[str, Any]] = {
 
 def write_rows(folder: Path, count: int, questions: int) -> Path:
     """A quarter of the rows texts, a quarter about stills, half about clips of 10 to 60 s, `questions` about each."""
-    lines = []
+    lines: list[str] = []
     for number, path in enumerate(make_clips(-(-count // questions), SEED, folder)):
         kind = ("text", "image", "video", "video")[number % 4]
         shown = {"text": {}, "image": {"image": f"{path.stem}.png"}, "video": {"video": path.name}}[kind]
@@ -105,15 +105,15 @@ def config_of(folder: Path, out: str, **more: Any) -> SftConfig:
     return from_mapping(SftConfig, {**words, **more}, where="sft_step")
 
 
-class Kept:
-    """Rows that lie ready in memory, in the place of a loader."""
+@dataclass(frozen=True, eq=False)
+class Kept(Lesson):
+    """A lesson whose rows lie ready in memory."""
 
-    def __init__(self, examples: Sequence[Example]) -> None:
-        self._examples = examples
+    examples: Sequence[Example] = ()
 
-    def examples(self, numbers: Sequence[int]) -> list[Example]:
+    def load(self, config: SftConfig, numbers: Sequence[int], cache: Any = None) -> list[Example]:
         """The rows of these numbers."""
-        return [self._examples[number] for number in numbers]
+        return [self.examples[number] for number in numbers]
 
 
 class Quiet:
@@ -138,14 +138,15 @@ def learn_ours(folder: Path, examples: Sequence[Example], said: dict[str, Any]) 
     lesson = read_lesson(config, print, remember=False)
     learner = load_learner(config, lesson.base)
     cache = open_cache(config, learner)
-    task = SftTask(config, lesson, learner, Kept(examples), cache)  # type: ignore[arg-type]
+    kept = Kept(lesson.base, lesson.checked, lesson.together, examples)
+    task = SftTask(config, kept, learner, cache)
     if cache is not None:  # an epoch that nobody times
         for step in task.steps(0):
             for micro in step:
                 cache.furnish(task.prepare(micro).batch, learner.features)
     loss = first_loss(task, learner)
     began = time.process_time()
-    train(task, learner, learner.groups(), config.loop, config.out, Quiet())
+    train(task, learner, learner.groups(), config, config.out, Quiet())
     return {"seconds": time.process_time() - began, "loss": loss}
 
 
@@ -230,8 +231,7 @@ def lay_out(folder: Path) -> list[Example]:
     """Every row opened once; kept for the contestants."""
     config = config_of(folder, "none")
     lesson = read_lesson(config, print, remember=False)
-    with loader_of(config, lesson) as loader:
-        examples = loader.examples(range(len(lesson.checked.rows)))
+    examples = lesson.load(config, range(len(lesson.checked.rows)))
     (folder / "examples.pickle").write_bytes(pickle.dumps(examples))
     return examples
 
@@ -240,8 +240,8 @@ def run(folder: Path, name: str) -> dict[str, Any]:
     """A contestant's figures."""
     shutil.rmtree(folder / "ours", ignore_errors=True)
     done = subprocess.run(
-        [sys.executable, __file__, "--work", name, "--folder", str(folder)], cwd=ROOT, text=True, capture_output=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        [sys.executable, __file__, "--work", name, "--folder", str(folder)], cwd=report.ROOT, text=True,
+        capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(report.ROOT)},
     )  # fmt: skip
     lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
     if not lines:
@@ -253,11 +253,11 @@ def run(folder: Path, name: str) -> dict[str, Any]:
 
 def main() -> None:
     """The table."""
-    arguments = argparse.ArgumentParser()
+    arguments = report.parser(__doc__)
     arguments.add_argument("--rows", type=int, default=64)
     arguments.add_argument("--questions", type=int, default=3, help="rows about each clip, still or script")
-    arguments.add_argument("--work")
-    arguments.add_argument("--folder", type=Path)
+    arguments.add_argument("--work", help=argparse.SUPPRESS)
+    arguments.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     said = arguments.parse_args()
     if said.work:
         return compete(said.folder, said.work)

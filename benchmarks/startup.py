@@ -3,7 +3,6 @@
     python benchmarks/startup.py [--runs 7]
 """
 
-import argparse
 import os
 import shutil
 import subprocess
@@ -14,7 +13,7 @@ from statistics import median
 
 import report
 
-SAMPLE = Path(__file__).resolve().parents[1] / "vidllm" / "builtin" / "sample" / "sample.mp4"
+SAMPLE = report.ROOT / "vidllm" / "builtin" / "sample" / "sample.mp4"
 QUESTION = "what happens at 0:30?"
 COMMANDS: dict[str, tuple[list[str], float]] = {
     "vidllm --help": (["--help"], 0.2),
@@ -26,11 +25,11 @@ COMMANDS: dict[str, tuple[list[str], float]] = {
 
 def main() -> None:
     """Time every command `--runs` times after one run that warms the disk."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = report.parser(__doc__)
     parser.add_argument("--runs", type=int, default=7)
     runs = parser.parse_args().runs
     vidllm = shutil.which("vidllm", path=str(Path(sys.executable).parent)) or "vidllm"
-    rows = []
+    rows: list[report.Row] = []
     for name, (words, limit) in COMMANDS.items():
         seconds = [run([vidllm, *words]) for _ in range(runs + 1)][1:]
         rows.append({"command": name, "median s": median(seconds), "worst s": max(seconds), "aim s": limit})

@@ -192,7 +192,7 @@ def digest_of(value: Any) -> str:
 
 def main() -> None:
     """The table."""
-    arguments = argparse.ArgumentParser()
+    arguments = report.parser(__doc__)
     arguments.add_argument("--stage", nargs="+", choices=list(CONFIGS), default=list(CONFIGS))
     arguments.add_argument("--kills", type=int, default=50, help="of each stage")
     arguments.add_argument("--clips", type=int, default=8)

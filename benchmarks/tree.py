@@ -10,34 +10,27 @@ A random Llama of 6 layers, 256 wide, with 32,000 words; text alone, float32. Th
 largest difference is printed beside the times. A prompt that four answers share is timed as well.
 """
 
-import argparse
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 import report
 import torch
 from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from transformers import LlamaConfig, LlamaForCausalLM  # noqa: E402
-
-from vidllm.model.attention import attend_wide  # noqa: E402
-from vidllm.train.batch import Batch, Piece  # noqa: E402
-from vidllm.train.losses import answer_logps  # noqa: E402
-from vidllm.train.tree import TREE, TreeAttention  # noqa: E402
+from vidllm.model.attention import attend_wide
+from vidllm.train.batch import Batch, Piece
+from vidllm.train.losses import answer_logps
+from vidllm.train.tree import TREE, TreeAttention
 
 VOCABULARY = 32000
 
 
 def main() -> None:
     """Time every case and write results/tree.md and .json."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = report.parser(__doc__)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--case", action="append", help="tokens of the prompt, of an answer, and how many answers")
     told = parser.parse_args()
@@ -106,7 +99,7 @@ def timed(network: Any, way: Callable[[], Tensor]) -> float:
     network.zero_grad(set_to_none=True)
     began = time.perf_counter()
     logps = way()
-    (logps * torch.linspace(-1, 1, len(logps))).sum().backward()
+    torch.autograd.backward((logps * torch.linspace(-1, 1, len(logps))).sum())
     return time.perf_counter() - began
 
 

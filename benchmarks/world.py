@@ -30,6 +30,7 @@ from functools import partial
 from itertools import groupby, pairwise
 from multiprocessing import get_context
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import report
 from pillow import draw_clip
@@ -39,7 +40,6 @@ from vidllm.world.make import make_clips
 from vidllm.world.questions import NOTHING, base_form
 from vidllm.world.script import Script
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from vidllm.answer import Answer
     from vidllm.ask import VideoModel
@@ -137,9 +137,6 @@ def wilson(right: int, asked: int) -> tuple[float, float]:
 
 def draw(number: int, split: str, folder: Path, pillow: bool = False) -> Path:
     """Clip `number` of a split in `folder`, drawn unless it is there."""
-    path = folder / f"{number:06d}.mp4"
-    if path.with_suffix(".json").exists():
-        return path
     return draw_clip(number, split, folder) if pillow else make_clips(1, number, folder, split=split)[0]
 
 
@@ -278,7 +275,7 @@ def notes_on_looks(video: Tally, one: Tally, blind: Tally) -> list[str]:
 
 def parse() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = report.parser(__doc__)
     parser.add_argument("-n", type=int, default=500, help="clips (default 500)")
     parser.add_argument(
         "-m", "--model", nargs="+", default=["built-in"], help="model folder or id (default: the built-in model)"
