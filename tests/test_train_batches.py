@@ -135,12 +135,6 @@ def test_rows_that_show_the_same_fill_a_portion_by_what_is_their_own() -> None:
     assert [len(portion) for portion in padded] == [2, 2]
 
 
-@pytest.mark.parametrize("change", [{"batch": 0}, {"tokens": 0}])
-def test_impossible_numbers_are_refused(change: dict[str, int]) -> None:
-    with pytest.raises(ConfigError, match="must be at least 1"):
-        plan_steps([1], ["text"], **({"batch": 1, "tokens": 1} | change))  # type: ignore[arg-type]
-
-
 @settings(deadline=None)
 @given(
     st.lists(st.tuples(st.integers(1, 400), st.integers(0, 5)), min_size=1, max_size=80), st.integers(1, 40),

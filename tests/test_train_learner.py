@@ -22,7 +22,7 @@ from tests.packed import pack
 from tests.test_lmm import clip_pixels, image_prompt, load, pictures, reference, video_prompt
 from vidllm.clip import PlanOptions, open_clip
 from vidllm.config import load_config
-from vidllm.errors import CheckpointError, ConfigError, IncompleteModel, ModelError, ModelNotFound, UnsupportedModel
+from vidllm.errors import CheckpointError, ConfigError, IncompleteModel, ModelNotFound, UnsupportedModel
 from vidllm.model.anyres import anyres_tokens, tile_grid
 from vidllm.model.checkpoint import Quantize, fingerprint, load_model, stop_ids
 from vidllm.model.light import LightLlava
@@ -267,7 +267,7 @@ def test_features_that_are_ready_are_taken(parts: Parts, stage: str, tiny: Calla
     batch = small_batch(learner)
     expected, gradient = learner(batch), gradients(learner, batch)
     known = learner.features(batch.pieces[0].visuals)
-    assert learner.stage == known.stage == stage
+    assert learner.stage == stage
     blind = tuple(replace(v, pixels=np.zeros((0, 0, 0, 3), np.uint8)) for v in batch.pieces[0].visuals)
     ready = Batch(pieces=(replace(batch.pieces[0], visuals=blind, features=known), batch.pieces[1]))
     calls = count_calls(learner.lmm.parts.vision_tower.embeddings)
@@ -280,8 +280,6 @@ def test_features_that_are_ready_are_taken(parts: Parts, stage: str, tiny: Calla
 def test_a_tower_that_learns_has_no_features_to_keep(tiny: Callable[[str], Path]) -> None:
     learner = learner_of(tiny("llava"), parts=Parts(vision_tower=1e-5))
     assert learner.stage is None
-    with pytest.raises(ConfigError, match="vision tower learns"):
-        learner.features(small_batch(learner).pieces[0].visuals)
 
 
 def test_text_alone_gives_every_part_a_gradient_of_zero(tiny: Callable[[str], Path]) -> None:
@@ -535,12 +533,6 @@ def test_an_adapter_begins_as_nothing_and_is_its_own_reference(name: str, tiny: 
     assert {name for name, weight in learner.named_parameters() if weight.requires_grad} == trainable
 
 
-@pytest.mark.parametrize("more", [{"parts": replace(LOW_RANK, projector=1e-3), "lora": Lora(r=4)}, {"parts": LOW_RANK}])
-def test_who_changes_otherwise_is_no_reference(more: Any, tiny: Callable[[str], Path]) -> None:
-    with pytest.raises(ConfigError, match="no reference for itself"), learner_of(tiny("llava"), **more).reference():
-        pass
-
-
 @pytest.mark.parametrize("name", ["llava", "llava_next_video", "llava_onevision", "internvl"])
 @pytest.mark.parametrize("merge", [False, True])
 def test_an_adapter_is_asked_as_it_learned(name: str, merge: bool, tiny: Callable[[str], Path], tmp_path: Path) -> None:
@@ -711,16 +703,6 @@ def test_two_adapters_begin_alike_whatever_was_drawn_before(tiny: Callable[[str]
         weights.append([w.detach().clone() for n, w in learner.named_parameters() if ".lora_" in n])
         assert not torch.equal(torch.rand(3), torch.rand(3, generator=torch.Generator().manual_seed(0)))
     assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))
-
-
-def test_a_row_longer_than_a_sliding_window_is_refused(tiny: Callable[[str], Path]) -> None:
-    learner = learner_of(tiny("llava"))
-    batch = small_batch(learner)
-    learner.lmm.language.config.sliding_window = batch.length  # type: ignore[union-attr]
-    assert learner(batch).isfinite().all()
-    learner.lmm.language.config.sliding_window = 20  # type: ignore[union-attr]
-    with pytest.raises(ModelError, match="and 20 is the most that this model can be taught"):
-        learner(batch)
 
 
 @pytest.mark.parametrize(

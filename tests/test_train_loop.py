@@ -391,11 +391,6 @@ def test_every_part_has_its_rate_and_vectors_no_decay() -> None:
     assert set_rates(optimizer, 0.5) == {"body": 1.5e-3, "head": 5e-3}
 
 
-def test_nothing_that_learns_is_an_error() -> None:
-    with pytest.raises(ConfigError, match="no part learns"):
-        make_optimizer([], OptimOptions())
-
-
 @pytest.mark.parametrize("workers", [0, 1, 3])
 def test_what_is_made_ahead_comes_in_order_and_is_bounded(workers: int) -> None:
     asked: list[int] = []

@@ -23,14 +23,6 @@ Stage = Literal["tower", "tokens"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Features:
-    """A piece's visuals, already encoded: one tensor each, in order. Their pixels are not looked at then."""
-
-    stage: Stage
-    visuals: tuple[Tensor, ...]
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
 class Piece:
     """One node of a batch: token ids, the visuals among them, and which ids must be learned."""
 
@@ -42,13 +34,14 @@ class Piece:
     parent: int = -1
     """Number of the piece this one continues; -1 for none."""
     rope_factor: float = 1.0
-    features: Features | None = None
+    features: tuple[Tensor, ...] | None = None
+    """The visuals already encoded, one tensor each, up to `Learner.stage`: their pixels are not looked at then."""
 
     def __post_init__(self) -> None:
         if len(self.ids) != len(self.trained):
             raise ValueError(f"a piece has {len(self.ids)} ids and {len(self.trained)} marks of what is trained")
-        if self.features is not None and len(self.features.visuals) != len(self.visuals):
-            raise ValueError(f"a piece has {len(self.visuals)} visuals and features of {len(self.features.visuals)}")
+        if self.features is not None and len(self.features) != len(self.visuals):
+            raise ValueError(f"a piece has {len(self.visuals)} visuals and features of {len(self.features)}")
         for visual in self.visuals:
             if any(self.trained[visual.position : visual.position + visual.tokens]):
                 raise ValueError(f"the {visual.kind} at {visual.position} is marked as text to learn")

@@ -64,12 +64,8 @@ def plan_steps(
     once.
 
     Raises:
-        ConfigError: an impossible batch or number of tokens, or no row for the strategy.
+        ConfigError: no row for the strategy.
     """
-    if batch < 1 or tokens < 1:
-        raise ConfigError(f"batch is {batch} and tokens {tokens}; each must be at least 1")
-    if len(lengths) != len(kinds):
-        raise ValueError(f"{len(lengths)} lengths for {len(kinds)} kinds")
     groups = _groups(kinds, strategy)
     if not any(groups):
         raise ConfigError(f"no row to learn from under strategy {strategy}; give rows that show a video, or use mixed")

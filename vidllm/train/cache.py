@@ -27,7 +27,7 @@ from vidllm.caches import cache_folder
 from vidllm.clip import ClipPlan, PlanOptions, Recalled
 from vidllm.errors import VideoNotFound
 from vidllm.model.features import MEBIBYTE, TensorFiles, pixel_digest
-from vidllm.train.batch import Batch, Features, Piece, Stage
+from vidllm.train.batch import Batch, Piece, Stage
 from vidllm.video.decode import FrameSet
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from vidllm.prompt import Visual
     from vidllm.train.learner import Learner
 
-Encode = Callable[[Sequence["Visual"]], Features]
+Encode = Callable[[Sequence["Visual"]], Sequence[Tensor]]
 """What makes features of visuals, without gradients: `Learner.features`."""
 
 READER = "cache"
@@ -110,7 +110,7 @@ class ClipCache:
         """One look or still, encoded by itself: how many pictures share a matrix product shows in the last bits, and a
         run that goes on with half of its looks kept must see what it would have seen."""
         frames = {_number(visual): visual for visual in look}  # in the plain layout a frame stands there twice
-        tensors = [tensor.detach().cpu() for tensor in encode(list(frames.values())).visuals]
+        tensors = [tensor.detach().cpu() for tensor in encode(list(frames.values()))]
         made = dict(zip(frames, tensors, strict=True))
         self.tally.encoded += len(made)
         if not look[0].key:
@@ -128,8 +128,7 @@ class ClipCache:
     def _furnished(self, piece: Piece, known: dict[int, Tensor]) -> Piece:
         if not piece.visuals or piece.features is not None:
             return piece
-        ready = tuple(known[id(visual)] for visual in piece.visuals)
-        return replace(piece, features=Features(stage=self.stage, visuals=ready))
+        return replace(piece, features=tuple(known[id(visual)] for visual in piece.visuals))
 
     def _pixel_key(self, visual: Visual) -> str:
         return visual_digest(visual, self.vision)

@@ -18,14 +18,14 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from vidllm.budget import Geometry
-from vidllm.errors import ConfigError, ModelError, UnsupportedModel
+from vidllm.errors import ConfigError, UnsupportedModel
 from vidllm.model.checkpoint import choose_device, load_model
 from vidllm.model.extras import Extras, has_extra, load_extras
 from vidllm.model.families import read_spec
 from vidllm.model.lmm import ComposableLMM
 from vidllm.model.reader import check_counts
 from vidllm.train.adapters import EXTRAS, add_lora, base_name, save_adapter, save_whole, stored_dtype, without_lora
-from vidllm.train.batch import Batch, Features, Piece, Stage
+from vidllm.train.batch import Batch, Piece, Stage
 from vidllm.train.losses import answer_logps
 from vidllm.train.parts import PARTS, Extra, Lora, Part, Parts, part_of
 from vidllm.train.tree import TREE, TreeAttention
@@ -140,7 +140,6 @@ class Learner(nn.Module):
 
     def _read(self, batch: Batch, tokens: Sequence[Sequence[Tensor]]) -> Tensor:
         """Hidden states (T, D) of the whole forest, read once."""
-        self._check_window(batch)
         along = TreeAttention(batch.forest, self.device)
         hidden: Tensor = self.lmm.language(
             inputs_embeds=self._embed(batch, tokens), position_ids=batch.forest.positions(self.device),
@@ -176,20 +175,13 @@ class Learner(nn.Module):
         return "tower" if any(self._learns(part) for part in ("projector", "newline", "temporal")) else "tokens"
 
     @torch.no_grad()
-    def features(self, visuals: Sequence[Visual]) -> Features:
-        """The features of a piece's visuals, as far as nothing that learns takes part, to be kept for later epochs.
-
-        Raises:
-            ConfigError: the vision tower learns.
-        """
-        if self.stage is None:
-            raise ConfigError("the vision tower learns: its features change with every step; freeze it to keep them")
+    def features(self, visuals: Sequence[Visual]) -> tuple[Tensor, ...]:
+        """The features of a piece's visuals up to `stage`, where there is one, to be kept for later epochs."""
         with self._numbers():
             grids, _ = self.lmm.see([visuals])[0]
             if self.stage == "tower":
-                return Features(stage="tower", visuals=tuple(grids))
-            made = tuple(self.lmm.tokens(visual, grid) for visual, grid in zip(visuals, grids, strict=True))
-            return Features(stage="tokens", visuals=made)
+                return tuple(grids)
+            return tuple(self.lmm.tokens(visual, grid) for visual, grid in zip(visuals, grids, strict=True))
 
     def _tokens(self, pieces: Sequence[Piece]) -> list[list[Tensor]]:
         """The tokens (n, D) of every piece's visuals; what is not ready goes through the tower together."""
@@ -200,17 +192,15 @@ class Learner(nn.Module):
 
     def _piece_tokens(self, piece: Piece, grids: Sequence[Tensor]) -> list[Tensor]:
         if piece.features is not None:
-            ready = [visual.to(self.device) for visual in piece.features.visuals]
-            if piece.features.stage == "tokens":
-                return ready
-            grids = ready
+            grids = [feature.to(self.device) for feature in piece.features]
+            if self.stage == "tokens":
+                return list(grids)
         return [self.lmm.tokens(visual, grid) for visual, grid in zip(piece.visuals, grids, strict=True)]
 
     # ------------------------------------------------------------------------------------------------ what it learns
 
     def _choose_what_learns(self) -> None:
         frozen, low_rank = getattr(torch, self.options.dtype), self.options.lora is not None
-        missing = {part for part, rate in self.rates.items() if rate > 0}
         idle = self._beyond_the_features() if self._learns("vision_tower") else set()
         for name, weight in self.named_parameters():
             part = part_of(name)
@@ -221,9 +211,6 @@ class Learner(nn.Module):
             wide = weight.requires_grad or behind or name.startswith(EXTRAS)
             if weight.is_floating_point():  # not packed into fewer bits
                 weight.data = weight.data.to(torch.float32 if wide else frozen)
-            missing -= {part}
-        if missing:
-            raise ConfigError(_no_part(self.spec, min(missing)))
 
     def _beyond_the_features(self) -> set[nn.Parameter]:
         """The tower's weights behind the layer its features come from: nothing would ever teach them."""
@@ -265,14 +252,7 @@ class Learner(nn.Module):
 
     @contextmanager
     def reference(self) -> Iterator[None]:
-        """Inside it the model is what it was before it learned, because its adapter is left out.
-
-        Raises:
-            ConfigError: it has no adapter, or learns with other parts too: what it was is gone.
-        """
-        if whole := self.options.whole:
-            what = "it has no adapter" if self.options.lora is None else f"the {whole[0]} learns whole"
-            raise ConfigError(f"the model is no reference for itself: {what}; teach lora alone, or name a reference")
+        """Inside it the model is what it was before it learned: its adapter, which alone learns, is left out."""
         with without_lora(self.network):
             yield
 
@@ -299,14 +279,6 @@ class Learner(nn.Module):
             kept = {name: weight for name, weight in own.items() if name in learned or name.startswith(EXTRAS)}
             return save_adapter(self.lmm, Path(folder), kept)
         save_whole(self.lmm, Path(folder), own, learned, dtype)
-
-    def _check_window(self, batch: Batch) -> None:
-        window = self.lmm.window
-        forest = batch.forest
-        longest = max(o + n.length for o, n in zip(forest.offsets, forest.nodes, strict=True))
-        if window is not None and longest > window:
-            raise ModelError(f"a row of {longest} tokens, and {window} is the most that this model can be taught; "
-                             "shorten it")  # fmt: skip
 
 
 def learned_spec(spec: ModelSpec, extra: Extra) -> ModelSpec:

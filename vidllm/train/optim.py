@@ -62,13 +62,8 @@ def make_optimizer(groups: Iterable[Mapping[str, Any]], options: OptimOptions) -
     """AdamW over groups of {"name", "params", "lr"}, one for each part that learns.
 
     Every group is split in two, since vectors (norms, biases, newlines) are not decayed.
-
-    Raises:
-        ConfigError: nothing learns.
     """
     split = [half for group in groups for half in _by_decay(group, options.weight_decay)]
-    if not split:
-        raise ConfigError("no part learns; give at least one a rate, for example parts.projector=1e-3")
     return torch.optim.AdamW(split, betas=(options.beta1, options.beta2))
 
 
