@@ -61,7 +61,7 @@ def test_what_is_drawn_of_a_file_does_not_depend_on_the_others(tmp_path: Path) -
     a, b, moved = (write(tmp_path / name, 60) for name in ("a.jsonl", "b.jsonl", "elsewhere/a.jsonl"))
 
     def drawn(*sources: Source, of: str = "a") -> list[str]:
-        return [name for name in ids(read_mixture(Mixture(sources=sources), 5).rows) if name.startswith(of)]
+        return [name for name in ids(read_mixture(Mixture(sources=sources), 5, read_rows).rows) if name.startswith(of)]
 
     first, second = Source(path=a, **half), Source(path=b, weight=0.3)
     alone = drawn(first)
@@ -77,7 +77,7 @@ def test_sources_of_one_file_take_each_row_once_as_long_as_there_are_others(tmp_
 
     def times(*sources: dict[str, Any]) -> list[int]:
         named = [Source(path=path.parent / source.pop("name", "a.jsonl"), **source) for source in sources]
-        drawn = Counter(ids(read_mixture(Mixture(sources=tuple(named)), 5).rows))
+        drawn = Counter(ids(read_mixture(Mixture(sources=tuple(named)), 5, read_rows).rows))
         return sorted(drawn.values())
 
     half: dict[str, Any] = {"sampling": "random:50%"}
@@ -93,7 +93,7 @@ def test_sources_of_one_file_take_each_row_once_as_long_as_there_are_others(tmp_
 def test_a_source_of_which_nothing_is_taken_is_told(tmp_path: Path, much: dict[str, Any]) -> None:
     sources = (Source(path=write(tmp_path / "a.jsonl", 4)), Source(path=write(tmp_path / "few.jsonl", 4), **much))
     with pytest.raises(ConfigError, match=r"few\.jsonl: sampling .* take none of its 4 rows"):
-        read_mixture(Mixture(sources=sources))
+        read_mixture(Mixture(sources=sources), 0, read_rows)
 
 
 @pytest.mark.parametrize(("taken", "told"), [("first:1", []), ("first:5", [5]), ("all", [5, 6])])
@@ -104,7 +104,7 @@ def test_a_mixture_reads_all_sources_and_the_problems_of_what_it_takes(
     write(tmp_path / "b.jsonl", 4, bad=2)
     sources = f"sources:\n- {{path: a.jsonl, weight: 2}}\n- {{path: b.jsonl, sampling: '{taken}'}}\n"
     (tmp_path / "mix.yaml").write_text(sources)
-    read = read_mixture(load_mixture(tmp_path / "mix.yaml"))
+    read = read_mixture(load_mixture(tmp_path / "mix.yaml"), 0, read_rows)
     assert ids(read.rows)[:9] == ["a0", "a0", "a1", "a1", "a2", "a2", "a3", "a3", "b0"]
     assert [problem.origin.line for problem in read.problems] == told
 
@@ -120,7 +120,7 @@ def test_bad_rows_are_told_once_and_not_compared_with_each_other(
         return equal(one, other)
 
     monkeypatch.setattr(Problem, "__eq__", counted)
-    read = read_mixture(Mixture(sources=(Source(path=path, weight=2),)))
+    read = read_mixture(Mixture(sources=(Source(path=path, weight=2),)), 0, read_rows)
     assert [problem.origin.line for problem in read.problems] == [*range(2, 202)]
     assert compared["times"] <= 2 * 200
 
@@ -128,7 +128,7 @@ def test_bad_rows_are_told_once_and_not_compared_with_each_other(
 def test_a_bad_row_is_counted_where_it_stands(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", 4)
     path.write_text('{"id": "bad"}\n' + path.read_text())
-    read = read_mixture(Mixture(sources=(Source(path=path, sampling="first:2"),)))
+    read = read_mixture(Mixture(sources=(Source(path=path, sampling="first:2"),)), 0, read_rows)
     assert ids(read.rows) == ["a0"]
     assert [problem.origin.line for problem in read.problems] == [1]
 

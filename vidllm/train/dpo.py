@@ -29,7 +29,6 @@ from vidllm.train.learner import Learner, LearnerOptions
 from vidllm.train.looks import same_look
 from vidllm.train.loop import Trained, train
 from vidllm.train.losses import DPO, MPO, TERMS, PreferenceLoss, Term
-from vidllm.train.mixture import read_pair_mixture
 from vidllm.train.pairs import Pair, PairSize, build_pair, forest_tokens, plan_pairs
 from vidllm.train.parts import Extra, Parts
 from vidllm.train.preference_task import Falling, PreferenceTask, load_pair
@@ -45,6 +44,7 @@ from vidllm.train.reference import (
     usable_records,
 )
 from vidllm.train.row import PairRow
+from vidllm.train.rows import read_pairs
 from vidllm.train.shelf import Shelf
 from vidllm.train.stage import (
     Base,
@@ -152,7 +152,7 @@ def read_contest(
         ModelError: the model's folder is not what it should be.
     """
     base = Base.of(config)
-    checked = check_rows(config, base, read_pair_mixture, say, remember=remember, progress=progress)
+    checked = check_rows(config, base, read_pairs, say, remember=remember, progress=progress)
     sizes = tuple(
         size_pair(row, length, base.spec, base.tokenizer, config.plan)
         for row, length in zip(checked.rows, checked.lengths, strict=True)

@@ -13,15 +13,16 @@ import zlib
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 from vidllm.config import load_config
 from vidllm.errors import ConfigError
 from vidllm.train.order import shuffled
-from vidllm.train.row import AnyRow, PairRow, Problem, ReadRows, TrainRow
-from vidllm.train.rows import read_pairs, read_rows
+from vidllm.train.row import AnyRow, Problem, ReadRows
 
 T = TypeVar("T")
+Read: TypeAlias = Callable[[Path, Path | None], ReadRows[AnyRow]]
+"""A file of rows, and the folder of their media: `rows.read_rows` or `rows.read_pairs`."""
 SAMPLING = re.compile(r"all|(first|random):(\d+(?:\.\d+)?)(%?)")
 
 
@@ -60,21 +61,6 @@ def load_mixture(path: Path) -> Mixture:
     return Mixture(sources=tuple(_below(source, path.parent) for source in mixture.sources))
 
 
-def read_mixture(mixture: Mixture, seed: int = 0) -> ReadRows[TrainRow]:
-    """The rows of all sources, drawn and repeated, and the problems of those drawn.
-
-    Raises:
-        RowError: as `read_rows`.
-        ConfigError: a source of which no row is drawn.
-    """
-    return _read(mixture, seed, read_rows)
-
-
-def read_pair_mixture(mixture: Mixture, seed: int = 0) -> ReadRows[PairRow]:
-    """As `read_mixture`, of preferences."""
-    return _read(mixture, seed, read_pairs)
-
-
 def mixture_of(path: Path) -> Mixture:
     """What a user means by one path: a YAML mixture, or a single file of rows."""
     if path.suffix in (".yaml", ".yml"):
@@ -96,12 +82,18 @@ def draw(rows: Sequence[T], source: Source, seed: int, taken: Container[int] = f
     return tuple(rows[number] for number in kept for _ in range(times[number]))
 
 
-def _read(mixture: Mixture, seed: int, read: Callable[[Path, Path | None], ReadRows[AnyRow]]) -> ReadRows[AnyRow]:
+def read_mixture(mixture: Mixture, seed: int, read: Read[AnyRow]) -> ReadRows[AnyRow]:
+    """The rows of all sources, drawn and repeated, and the problems of those drawn.
+
+    Raises:
+        RowError: as `read`.
+        ConfigError: a source of which no row is drawn.
+    """
     rows: list[AnyRow] = []
     problems: dict[Problem, None] = {}  # once each, also of a source that is drawn twice
     taken: dict[Path, set[int]] = {}
     for source in mixture.sources:
-        found: ReadRows[AnyRow] = read(source.path, source.media)
+        found = read(source.path, source.media)
         places = sorted(range(len(found.rows) + len(found.problems)), key=lambda place: _line(found, place))
         before = taken.setdefault(source.path.resolve(), set())  # one file may be named in two ways
         drawn = draw(range(len(places)), source, seed, before)

@@ -25,7 +25,7 @@ from vidllm.train.losses import PairLogps, RewardShift
 from vidllm.train.pairs import Pair, PairBatch, PairMicro, build_pair, lay_out_pairs
 from vidllm.train.reference import RefLogps
 from vidllm.train.row import advice
-from vidllm.train.stage import said_mark, seen_marks
+from vidllm.train.stage import identity
 from vidllm.train.task import Micro, Part, Step
 
 if TYPE_CHECKING:
@@ -81,10 +81,7 @@ class PreferenceTask:
 
     def identity(self) -> Identity:
         """Model, pairs and settings."""
-        contest = self.contest
-        mark = said_mark("pairs", contest.rows)
-        seen = seen_marks(self.config, contest.checked)
-        return {"model": contest.base.fingerprint[:12], "pairs": mark, **self.config.settings(), **seen}
+        return identity(self.config, self.contest.base, "pairs", self.contest.checked)
 
     def steps(self, epoch: int) -> tuple[Step, ...]:
         """As the contest plans them."""

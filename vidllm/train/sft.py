@@ -24,8 +24,8 @@ from vidllm.train.loading import load_example
 from vidllm.train.looks import shown_in
 from vidllm.train.loop import Trained, train
 from vidllm.train.metrics import Record
-from vidllm.train.mixture import read_mixture
 from vidllm.train.row import Kind, TrainRow
+from vidllm.train.rows import read_rows
 from vidllm.train.saves import Identity
 from vidllm.train.sharing import Stem, plant
 from vidllm.train.shelf import Shelf
@@ -35,11 +35,10 @@ from vidllm.train.stage import (
     StageConfig,
     check_rows,
     deliver,
+    identity,
     keep_config,
     load_learner,
     open_cache,
-    said_mark,
-    seen_marks,
     voice,
 )
 from vidllm.train.task import Micro, Part, Watch
@@ -95,7 +94,7 @@ def read_lesson(
         ModelError: the model's folder is not what it should be.
     """
     base = Base.of(config)
-    checked = check_rows(config, base, read_mixture, say, remember=remember, progress=progress)
+    checked = check_rows(config, base, read_rows, say, remember=remember, progress=progress)
     return Lesson(base, checked, _together(config, base, checked))
 
 
@@ -128,10 +127,7 @@ class SftTask:
 
     def identity(self) -> Identity:
         """Model, rows and settings."""
-        lesson = self.lesson
-        mark = said_mark("rows", lesson.checked.rows)
-        seen = seen_marks(self.config, lesson.checked)
-        return {"model": lesson.base.fingerprint[:12], "rows": mark, **self.config.settings(), **seen}
+        return identity(self.config, self.lesson.base, "rows", self.lesson.checked)
 
     def steps(self, epoch: int) -> tuple[Step, ...]:
         """As the lesson plans them."""

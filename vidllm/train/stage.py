@@ -11,7 +11,7 @@ import gc
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cache
@@ -40,9 +40,9 @@ from vidllm.train.check import Checked, Progress, check
 from vidllm.train.files import files_mark
 from vidllm.train.learner import Learner, LearnerOptions, check_family, check_parts, learned_spec
 from vidllm.train.loop import LoopOptions, on_cpu
-from vidllm.train.mixture import Mixture, Source, mixture_of
+from vidllm.train.mixture import Mixture, Read, Source, mixture_of, read_mixture
 from vidllm.train.parts import Extra, Lora, Parts
-from vidllm.train.row import AnyRow, Media, PairRow, ReadRows, TrainRow, Turn, said_in
+from vidllm.train.row import AnyRow, Media, Turn, said_in
 from vidllm.train.saves import Identity
 from vidllm.video.decode import Reader
 from vidllm.video.guard import Limits, keep_workers
@@ -241,10 +241,10 @@ def voice(config: StageConfig, watch: Watch) -> Callable[[str], None]:
 
 
 def check_rows(
-    config: StageConfig, base: Base, read: Callable[[Mixture, int], ReadRows[AnyRow]], say: Callable[[str], None], *,
+    config: StageConfig, base: Base, read: Read[AnyRow], say: Callable[[str], None], *,
     remember: bool = True, progress: Progress | None = None,
 ) -> Checked[AnyRow]:  # fmt: skip
-    """Every row, read (`read` is given the mixture and the seed) and checked before a weight is loaded.
+    """Every row, read (by `read`, file by file) and checked before a weight is loaded.
 
     What is wrong is said row by row, and ends the run unless `bad_rows` is skip. With `remember` what was found is kept
     in `config.out`, so that a resume need not look again. How far it is hears `progress`, else `say`, now and then.
@@ -255,7 +255,7 @@ def check_rows(
     keep_workers(max(1, config.workers))  # of every process: the rows are read by as many threads, now and later
 
     def look() -> Checked[AnyRow]:
-        found = read(config.mixture, config.seed)
+        found = read_mixture(config.mixture, config.seed, read)
         return check(
             found.rows, base.spec, base.tokenizer, config.plan, window=base.window, problems=found.problems,
             cache=config.out / "checked.jsonl" if remember else None, threads=max(1, config.workers),
@@ -348,36 +348,35 @@ def open_cache(config: StageConfig, learner: Learner) -> ClipCache | None:
     return ClipCache.of(learner, config.cache_folder, config.cache_gib)
 
 
-def rows_mark(count: int, noun: str, contents: Iterable[object]) -> str:
-    """Rows by number and content, so that a checkpoint is not gone on with from others."""
-    digest = hashlib.blake2b(digest_size=6)
-    for content in contents:
-        digest.update(repr(content).encode() + b"\n")
-    return f"{count} {noun} {digest.hexdigest()}"
+def identity(config: StageConfig, base: Base, noun: str, checked: Checked[AnyRow]) -> Identity:
+    """What a checkpoint must have been made with: the model, the rows (by the `noun` they go by) and every setting.
 
+    Rows are told by what they say, and by number which file each shows; wherever those lie, they count by their content
+    and not by their time, so that a folder restored from elsewhere is no other one.
 
-def said_mark(noun: str, rows: Sequence[TrainRow] | Sequence[PairRow]) -> str:
-    """What rows say, and by number which file each shows: wherever those lie, `seen_marks` tells what they hold."""
+    Raises:
+        VideoNotFound: a file is gone.
+    """
     numbers: dict[Media, int] = {}
 
     def plain(turn: Turn) -> tuple[object, ...]:
         return turn.role, turn.text, [(m.kind, numbers.setdefault(m, len(numbers))) for m in turn.media]
 
-    said = (([plain(turn) for turn in turns], answers) for turns, answers in map(said_in, rows))
-    return rows_mark(len(rows), noun, said)
-
-
-def seen_marks(config: StageConfig, checked: Checked[AnyRow]) -> Identity:
-    """What rows show, told as `rows_mark` tells what they say: their lengths, and the files themselves.
-
-    A file counts by its content and not by its time, so that a folder restored from elsewhere is no other one.
-
-    Raises:
-        VideoNotFound: a file is gone.
-    """
+    said = (([plain(turn) for turn in turns], answers) for turns, answers in map(said_in, checked.rows))
     media = [medium for row in checked.rows for medium in row.media]
-    files = on_first(config, lambda: files_mark(media, subtitles=config.subtitles))
-    return {"lengths": rows_mark(sum(checked.lengths), "tokens", checked.lengths), "media": files}
+    return {
+        "model": base.fingerprint[:12], noun: _mark(len(checked.rows), noun, said), **config.settings(),
+        "lengths": _mark(sum(checked.lengths), "tokens", checked.lengths),
+        "media": on_first(config, lambda: files_mark(media, subtitles=config.subtitles)),
+    }  # fmt: skip
+
+
+def _mark(count: int, noun: str, contents: Iterable[object]) -> str:
+    """These by number and content, so that a checkpoint is not gone on with from others."""
+    digest = hashlib.blake2b(digest_size=6)
+    for content in contents:
+        digest.update(repr(content).encode() + b"\n")
+    return f"{count} {noun} {digest.hexdigest()}"
 
 
 def deliver(config: StageConfig, learner: Learner) -> None:
