@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import tarfile
 import threading
@@ -96,6 +97,21 @@ def test_nothing_that_was_extracted_is_left_behind(clip: Path, tmp_path: Path, m
     assert list(folder.rglob("*.mp4"))
     decoder.close()
     assert list(folder.iterdir()) == []
+
+
+def test_a_clip_that_another_takes_the_place_of_gives_its_frames_to_nobody(clip: Path, tmp_path: Path) -> None:
+    """It may wait long for its turn, and copies of what it was wait for its caption."""
+    changing = shutil.copyfile(clip, tmp_path / "a.mp4")
+
+    def wanted(_: Item, seen: Seen) -> bool:
+        write_clip(changing, [i / 25 for i in range(50)], gop=5)
+        return seen.status is None
+
+    pool = DecodePool(iter([item(changing)]), LOOK, wanted=wanted)
+    [one] = take_all(pool)
+    assert (one.clip, one.status, one.bytes, one.id) == (None, "error", 0, content_id(clip))
+    assert one.error == f"{changing}: was changed while it was read; run the same command again"
+    assert one.stamp != LOOK.stamp_of(item(changing)), "so the next run does it again"
 
 
 def test_what_a_killed_run_has_extracted_is_cleared_and_what_another_holds_is_not(

@@ -303,6 +303,9 @@ class DecodePool:
         if self._closed or not self._wanted(item, seen) or not self._reserve(seen.bytes):
             return
         opened = decoder.open(item, seen, self._look.limits.seconds - looked)
+        if opened.clip is not None and self._look.stamp_of(item) != stamp:  # perhaps no frames of what was looked at
+            said = f"{item.video}: was changed while it was read; run the same command again"
+            opened = replace(opened, clip=None, status="error", error=said, bytes=0)
         if opened.bytes != seen.bytes:
             self._give_back(seen.bytes - opened.bytes)
         self._put(replace(opened, seconds=opened.seconds + looked))
