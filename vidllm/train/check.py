@@ -1,25 +1,27 @@
 """All rows looked at before the first step: every file opened once, every row counted in tokens, every fault told.
 
 A run of days must not end on row 40,000 because its clip was never copied whole. What was found is kept beside the
-run's output (`lengths`), so that a resume starts at once.
+run's output, so that a resume starts at once.
 """
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
+import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+from hashlib import blake2b
 from pathlib import Path
 from statistics import median
 from typing import Generic, cast
 
 from vidllm.clip import PlanOptions
 from vidllm.errors import NotAVideo, RowError, VidllmError
+from vidllm.linefile import LineFile, not_writable
 from vidllm.model.chat import AnyTokenizer
 from vidllm.model.spec import ModelSpec
-from vidllm.train.lengths import Lengths
+from vidllm.train.files import shown_files, stamp
 from vidllm.train.looks import Size, count_row
 from vidllm.train.row import AnyRow, Kind, Media, PairRow, Problem, TrainRow, advice, said_in
 from vidllm.train.shelf import open_picture
@@ -76,7 +78,7 @@ def check(
     `problems` found while reading are handed on before those found here. `cache` is a file, made if it is not there.
     Nothing is raised for a bad row; OutputError when the cache can not be written.
     """
-    memory = Lengths(cache, spec, plan)
+    memory = _Lengths(cache, spec, plan)
     checker = _Checker(spec, tokenizer, replace(plan, guard=plan.guard or DEFAULT_LIMITS))
     found: list[int | Problem] = [0] * len(rows)
     groups = _by_media(rows)
@@ -137,10 +139,9 @@ class _Checker:
     def __init__(self, spec: ModelSpec, tokenizer: AnyTokenizer, plan: PlanOptions) -> None:
         self._spec, self._tokenizer, self._plan = spec, tokenizer, plan
         self._limits = cast(Limits, plan.guard)
-        self._faults: dict[Media, str] = {}
-        self._sizes: dict[str, Size] = {}
-        self._infos: OrderedDict[str, VideoInfo] = OrderedDict()
-        self._lock = threading.Lock()
+        self._info = lru_cache(INFOS)(partial(probe_guarded, limits=self._limits))
+        self._size = lru_cache(None)(_size)
+        self._fault = lru_cache(None)(self._look_at)
 
     def look(self, row: TrainRow | PairRow) -> int | Problem:
         """The row's length in tokens, or why it can not be learnt from."""
@@ -155,20 +156,16 @@ class _Checker:
         except VidllmError as error:
             return Problem(origin=row.origin, what=advice(error), do=SHORTEN)
 
-    def _fault(self, medium: Media) -> str:
-        """What is wrong with a file, "" when nothing is; found once."""
-        if medium in self._faults:
-            return self._faults[medium]
+    def _look_at(self, medium: Media) -> str:
+        """What is wrong with a file, "" when nothing is."""
         try:
             if medium.kind == "image":
                 self._size(medium.path)
             else:
                 self._try_video(self._info(medium.path))
-            fault = ""
         except VidllmError as error:
-            fault = advice(error)
-        self._faults[medium] = fault
-        return fault
+            return advice(error)
+        return ""
 
     def _try_video(self, info: VideoInfo) -> None:
         promised = info.num_frames_from_header
@@ -180,21 +177,88 @@ class _Checker:
         if seen.notes:
             raise NotAVideo(f"{info.path}: {seen.notes[0]}; copy or convert it again")
 
-    def _info(self, path: str) -> VideoInfo:
-        with self._lock:
-            if path in self._infos:
-                self._infos.move_to_end(path)
-                return self._infos[path]
-        info = probe_guarded(path, self._limits)
-        with self._lock:
-            self._infos[path] = info
-            if len(self._infos) > INFOS:
-                self._infos.popitem(last=False)
-        return info
 
-    def _size(self, path: str) -> Size:
-        if path in self._sizes:
-            return self._sizes[path]
-        size = open_picture(path).pixels.shape[:2]
-        self._sizes[path] = size
-        return size
+def _size(path: str) -> Size:
+    return open_picture(path).pixels.shape[:2]
+
+
+class _Lengths:
+    """Rows that were found good before, in a file of lines {"key", "tokens", "check"}; `path` None remembers nothing.
+
+    A row's key covers its words, the sizes and times of its files (subtitles that lie beside a clip are one), the plan
+    and the model's prompt; a fault is not kept.
+    """
+
+    def __init__(self, path: Path | None, spec: ModelSpec, plan: PlanOptions) -> None:
+        self._known: dict[str, int] = {}
+        shape = repr((replace(spec, folder=Path()), replace(plan, guard=None)))
+        self._salt = _digest(_folder_digest(spec.folder), shape)
+        self._stamps: dict[Media, str] = {}
+        self._subtitles = plan.subtitles
+        self._file = None
+        if path is not None:
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise not_writable(path.parent, error) from error
+            self._file = LineFile(path)
+            self._known = dict(filter(None, (_entry(line) for _, line in self._file.lines())))
+
+    def recall(self, row: TrainRow | PairRow) -> int:
+        """The row's length, 0 when it is not known."""
+        return self._known.get(self._key(row), 0) if self._known else 0
+
+    def keep(self, row: TrainRow | PairRow, tokens: int) -> None:
+        """Remember a row's length. OutputError when the disk takes no more."""
+        if self._file is not None and (key := self._key(row)) not in self._known:
+            self._known[key] = tokens
+            told = {"key": key, "tokens": tokens, "check": _digest(key, str(tokens))}
+            self._file.append(json.dumps(told).encode() + b"\n")
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._file is not None:
+            self._file.close()
+
+    def _key(self, row: TrainRow | PairRow) -> str:
+        """Names the row by all that its length depends on."""
+        turns, answers = said_in(row)
+        told = [[turn.role, turn.text, [medium.kind for medium in turn.media]] for turn in turns]
+        words = json.dumps([told, answers])
+        return _digest(self._salt, words, *map(self._stamp, row.media))
+
+    def _stamp(self, medium: Media) -> str:
+        if medium not in self._stamps:
+            seen = (f"{path}|{_told(path)}" for path in shown_files(medium, subtitles=self._subtitles))
+            self._stamps[medium] = "|".join(seen)
+        return self._stamps[medium]
+
+
+def _told(path: str) -> str:
+    try:
+        return "|".join(map(str, stamp(path)))
+    except OSError:
+        return "absent"
+
+
+def _entry(line: bytes) -> tuple[str, int] | None:
+    """A row's key and length; None for a line that is not as it was written: its row is looked at again."""
+    try:
+        entry = json.loads(line)
+        key, tokens = entry["key"], entry["tokens"]
+        return (key, tokens) if entry.get("check") == _digest(key, str(tokens)) else None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+
+
+def _digest(*parts: str) -> str:
+    return blake2b("\0".join(parts).encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
+
+
+def _folder_digest(folder: Path) -> str:
+    """Of all that shapes a prompt in a model's folder: tokenizer, template, settings; not of its weights."""
+    digest = blake2b(digest_size=12)
+    for path in sorted(folder.glob("*")):
+        if path.suffix in (".json", ".jinja"):
+            digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()
