@@ -36,7 +36,7 @@ from vidllm.train.reference import (
     Found,
     References,
     RefLogps,
-    Search,
+    find_reference,
     in_other_numbers,
     of_another_model,
     reference_key,
@@ -246,11 +246,11 @@ def _known(
         mine = task.scores(numbers, heard, threads=config.workers, share=(state.process_index, state.num_processes))
         return dict(gather_object(list(mine.items()))) if state.num_processes > 1 else mine
 
-    found = Search(
+    found = find_reference(
         kept=on_first(config, lambda: {n: known for n, key in enumerate(keys) if (known := file.get(key))}),
         recorded=_recorded(config, contest), tokens=[max(size.chosen, size.rejected) for size in contest.sizes],
         compute=compute, say=say,
-    ).find()  # fmt: skip
+    )  # fmt: skip
     _check_finite(found, contest)
     say(f"reference {found}")
     return found.logps

@@ -66,14 +66,11 @@ class Found:
 
 
 class References:
-    """A file of log-probs by key, for one model. Lines of several writers may mix; a damaged one counts as absent.
+    """A file of log-probs by key, for one model. Lines of several writers may mix; a damaged one counts as absent."""
 
-    `path` None keeps nothing.
-    """
-
-    def __init__(self, path: Path | None) -> None:
-        self._path = path
-        self._known = dict(_lines(path)) if path is not None else {}
+    def __init__(self, path: Path) -> None:
+        self._path: Path | None = path
+        self._known = dict(_lines(path))
 
     def get(self, key: str) -> RefLogps | None:
         """What is kept under `key`."""
@@ -84,25 +81,15 @@ class References:
         self._known |= found
         if self._path is None or not found:
             return
-        text = "".join(_line(key, logps) for key, logps in found.items())
+        text = "\n" + "".join(_line(key, logps) for key, logps in found.items())  # a writer may have died in its line
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with self._path.open("ab") as file:
-                file.write(_fresh_line(self._path) + text.encode())
+                file.write(text.encode())
         except OSError as error:
             log.warning("reference cache off: %s: %s; set VIDLLM_CACHE to a folder with room", self._path,
                         error.strerror or error)  # fmt: skip
             self._path = None
-
-
-def _fresh_line(path: Path) -> bytes:
-    """A line break where a writer died in the middle of a line."""
-    size = path.stat().st_size
-    if not size:
-        return b""
-    with path.open("rb") as file:
-        file.seek(size - 1)
-        return b"" if file.read() == b"\n" else b"\n"
 
 
 def _line(key: str, logps: RefLogps) -> str:
@@ -145,44 +132,41 @@ def reference_key(row: PairRow, plan: PlanOptions, shaping: str = "") -> str:
     return hashlib.blake2b(told.encode(), digest_size=20).hexdigest()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Search:
-    """The search for the reference of every pair. All processes hold the same values and go the same way."""
+def find_reference(
+    *, kept: Mapping[int, RefLogps], recorded: Mapping[int, RefLogps], tokens: Sequence[int], compute: Compute,
+    say: Callable[[str], None],
+) -> Found:  # fmt: skip
+    """The reference of every pair, by numbers: what an earlier run has `kept`, what rows brought along `recorded` from
+    the model training starts from, and else what is computed now.
 
-    kept: Mapping[int, RefLogps]
-    """What an earlier run left, by the numbers of pairs."""
-    recorded: Mapping[int, RefLogps]
-    """What rows brought along from the model training starts from."""
-    tokens: Sequence[int]
-    """Tokens of the longer answer of every pair."""
-    compute: Compute
-    say: Callable[[str], None]
-    """Hears a line where something kept or recorded is not believed."""
+    `tokens` are those of the longer answer of every pair. `say` hears a line where something is not believed. All
+    processes hold the same values and go the same way.
+    """
+    known = _believed(kept, "kept on disk", tokens, compute, say)
+    fresh = {number: logps for number, logps in recorded.items() if number not in known}
+    told = _believed(fresh, "recorded in the rows", tokens, compute, say)
+    missing = [n for n in range(len(tokens)) if n not in known and n not in told]
+    computed = compute(missing, True) if missing else {}
+    logps = {**known, **told, **computed}
+    return Found(logps=logps, recorded=len(told), kept=len(known), computed=len(computed))
 
-    def find(self) -> Found:
-        """The reference of every pair."""
-        kept = self._believed(self.kept, "kept on disk")
-        fresh = {number: logps for number, logps in self.recorded.items() if number not in kept}
-        recorded = self._believed(fresh, "recorded in the rows")
-        missing = [n for n in range(len(self.tokens)) if n not in kept and n not in recorded]
-        computed = self.compute(missing, True) if missing else {}
-        logps = kept | recorded | dict(computed)
-        return Found(logps=logps, recorded=len(recorded), kept=len(kept), computed=len(computed))
 
-    def _believed(self, claimed: Mapping[int, RefLogps], where: str) -> dict[int, RefLogps]:
-        """All that is claimed, or nothing if a sample does not hold."""
-        if not claimed:
-            return {}
-        places = sorted(claimed)
-        sample = sorted({places[i * (len(places) - 1) // max(SAMPLE - 1, 1)] for i in range(SAMPLE)})
-        true = self.compute(sample, False)
-        wrong = [n for n in sample if not claimed[n].near(true[n], self.tokens[n])]
-        if not wrong:
-            return dict(claimed)
-        n = wrong[0]
-        self.say(f"reference log-probs {where} are not this model's (pair {n + 1}: {claimed[n].chosen:.3f} for the "
-                 f"chosen answer, computed {true[n].chosen:.3f}); all {len(claimed):,} are computed again")  # fmt: skip
+def _believed(
+    claimed: Mapping[int, RefLogps], where: str, tokens: Sequence[int], compute: Compute, say: Callable[[str], None]
+) -> Mapping[int, RefLogps]:
+    """All that is claimed, or nothing if a sample does not hold."""
+    if not claimed:
         return {}
+    places = sorted(claimed)
+    sample = sorted({places[i * (len(places) - 1) // (SAMPLE - 1)] for i in range(SAMPLE)})
+    true = compute(sample, False)
+    wrong = [n for n in sample if not claimed[n].near(true[n], tokens[n])]
+    if not wrong:
+        return claimed
+    n = wrong[0]
+    say(f"reference log-probs {where} are not this model's (pair {n + 1}: {claimed[n].chosen:.3f} for the "
+        f"chosen answer, computed {true[n].chosen:.3f}); all {len(claimed):,} are computed again")  # fmt: skip
+    return {}
 
 
 def in_other_numbers(rows: Sequence[PairRow], fingerprint: str, dtype: str, look: str) -> dict[str, int]:
