@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -308,7 +308,7 @@ def test_kept_references_of_another_model_are_computed_again(config: DpoConfig) 
     task = task_of(config)
     assert task.references is not None
     file = next(Path(str(config.cache_folder)).glob("*.jsonl"))
-    keys = [json.loads(line.partition("\t")[0])[0] for line in file.read_text().splitlines()]
+    keys = [json.loads(line.partition("\t")[0])[0] for line in file.read_text().split("\n") if line]
     file.unlink()
     References(file).add(dict.fromkeys(keys, RefLogps(-1.0, -2.0)))
     heard = Heard()
@@ -434,7 +434,7 @@ def test_a_reference_folder_that_takes_nothing_costs_one_line(tmp_path: Path, ca
 def test_chosen_answers_that_fall_are_told_of_once(ratios: list[float], warned: bool) -> None:
     falling, said = Falling(), []
     for ratio in ratios:
-        falling = Falling.of(json.loads(json.dumps(falling.state())))  # as a checkpoint would keep it
+        falling = Falling(**json.loads(json.dumps(asdict(falling))))  # as a checkpoint would keep it
         if text := falling.hear(ratio):
             said.append(text)
     assert len(said) == warned

@@ -9,10 +9,10 @@ again for every batch.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -115,14 +115,14 @@ class PreferenceTask:
         """The running mean of rewards, what was seen of the chosen answers, and the reference held against."""
         known = self.references or {}
         reference = [(known[number].chosen, known[number].rejected) for number in sorted(known)]
-        return {"shift": asdict(self.shift), "falling": self.falling.state(), "reference": reference}
+        return {"shift": asdict(self.shift), "falling": asdict(self.falling), "reference": reference}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on where `state` was taken, against the very reference of then: one that was found anew, or that rows have
         lost since, agrees with it to rounding only.
         """
         self.shift = RewardShift(**state["shift"])
-        self.falling = Falling.of(state["falling"])
+        self.falling = Falling(**state["falling"])
         if self.references is not None:
             self.references = {number: RefLogps(*logps) for number, logps in enumerate(state["reference"])}
 
@@ -191,14 +191,16 @@ FALLEN_NATS = 1.0
 """How far below the reference the chosen answers must be on average."""
 
 
+@dataclass
 class Falling:
-    """Likelihood displacement: chosen answers grow less likely while the margin still grows. Said once."""
+    """Likelihood displacement: chosen answers grow less likely while the margin still grows. Said once. Plain values,
+    part of a checkpoint."""
 
-    def __init__(self, window: int = WINDOW) -> None:
-        self._size = window
-        self._window: list[float] = []
-        self._means: deque[float] = deque(maxlen=FALLS + 1)
-        self._said = False
+    size: int = WINDOW
+    window: list[float] = field(default_factory=list)
+    means: list[float] = field(default_factory=list)
+    """Of the last windows."""
+    said: bool = False
 
     @classmethod
     def over(cls, steps: int) -> Falling:
@@ -207,33 +209,18 @@ class Falling:
 
     def hear(self, log_ratio: float) -> str | None:
         """Take a step's mean log-ratio of the chosen answers, in nats; a warning when it has been falling."""
-        self._window.append(log_ratio)
-        if len(self._window) < self._size:
+        self.window.append(log_ratio)
+        if len(self.window) < self.size:
             return None
-        self._means.append(sum(self._window) / self._size)
-        self._window = []
-        if self._said or not self._steadily() or self._means[-1] > -FALLEN_NATS:
+        self.means = [*self.means[-FALLS:], sum(self.window) / self.size]
+        self.window = []
+        steadily = len(self.means) > FALLS and all(later < before for before, later in pairwise(self.means))
+        if self.said or not steadily or self.means[-1] > -FALLEN_NATS:
             return None
-        self._said = True
-        steps, fallen = FALLS * self._size, -self._means[-1]
+        self.said = True
+        steps, fallen = FALLS * self.size, -self.means[-1]
         return (
             f"logps/chosen has been falling for {steps} steps: chosen answers are now {fallen:.1f} nats less likely "
             "than to the reference (likelihood displacement); give `anchor` or `sft` a weight in `loss`, raise beta, "
             "or stop earlier"
         )
-
-    def state(self) -> dict[str, Any]:
-        """Plain values."""
-        return {"size": self._size, "window": list(self._window), "means": list(self._means), "said": self._said}
-
-    @classmethod
-    def of(cls, state: Mapping[str, Any]) -> Falling:
-        """Go on where `state` was taken."""
-        made = cls(state["size"])
-        made._window, made._said = list(state["window"]), bool(state["said"])
-        made._means.extend(state["means"])
-        return made
-
-    def _steadily(self) -> bool:
-        pairs: Iterator[tuple[float, float]] = zip(self._means, list(self._means)[1:], strict=False)
-        return len(self._means) == FALLS + 1 and all(later < before for before, later in pairs)
