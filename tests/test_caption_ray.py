@@ -149,6 +149,32 @@ def test_what_a_decoder_said_and_its_node_lost_is_asked_for_again(
     assert crew.borrow(0.0) == (actor, None)
 
 
+def test_a_crew_is_closed_when_nobody_asks_its_actors_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray ends the process of whoever asks it something after it has shut down, which is what follows."""
+    late = type("GetTimeoutError", (Exception,), {})
+    errors = SimpleNamespace(GetTimeoutError=late, RayActorError=OSError, ObjectLostError=OSError)
+    asked = threading.Event()
+
+    def get(ref: object, timeout: float) -> None:
+        asked.set()
+        raise late
+
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(get=get, exceptions=errors))
+    crew, said = Crew("decode worker", 0, lambda rescue: None), list[Seen]()
+    actor = SimpleNamespace(look_at=SimpleNamespace(remote=lambda item: "a reference"))
+    crew.give_back((actor, None))
+    decoder, item = FarDecoder(crew), Item(video="a.mp4", path="a.mp4")
+    thread = threading.Thread(target=lambda: said.append(decoder.look_at(item)), daemon=True)
+    thread.start()
+    assert asked.wait(PATIENT_SECONDS)
+    crew.close()
+    asked.clear()
+    thread.join(PATIENT_SECONDS)
+    assert not asked.is_set()
+    assert [seen.error for seen in said] == ["a.mp4: the run was stopped"]
+    assert crew.borrow(0.0) == (actor, None), "who was stopped keeps none from those who are not"
+
+
 def test_a_defect_while_an_actor_is_raised_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
     """As of an option that an old Ray does not know; else the run would wait for the cluster to find a place."""
     errors = SimpleNamespace(RayTaskError=OSError, RayActorError=OSError, RayError=OSError)
@@ -188,7 +214,8 @@ def test_a_defect_while_pictures_are_made_anew_is_heard(
     def borrow(wait: float) -> None:
         raise ZeroDivisionError("a defect")
 
-    captioner.decoders = SimpleNamespace(borrow=borrow, close=lambda: None)  # type: ignore[assignment]
+    captioner.decoders = Crew("decode worker", 0, lambda rescue: None)
+    monkeypatch.setattr(captioner.decoders, "borrow", borrow)
     item = Item(video="a.mp4", path=str(clips["constant"]))
     clip: Any = SimpleNamespace(blind=None, pictures=None, item=item, seen=Seen(id="0" * 32))
     captioner._homeless.append(_Job(ticket=1, clip=clip, prompt="what?", options=GenerationOptions()))

@@ -6,7 +6,8 @@ import re
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ RESCUE_SECONDS = 20.0
 LOST_SECONDS = 300.0
 """Without one for so long, the run ends."""
 CLOSE_SECONDS = 5.0
-"""What a thread gets to hear that its crew is closed."""
+"""What threads get to hear that their crew is closed."""
 MOST_DEATHS = 5
 """So many workers may die with a clip in hand before that is the clip's error."""
 
@@ -44,7 +45,8 @@ class Crew:
         self._last_seen = time.monotonic()
         self._rescuing = False
         self._refused: Exception | None = None
-        self._closed = threading.Event()
+        self.closed = threading.Event()
+        self._asking = 0
         self._threads: list[threading.Thread] = []
         for _ in range(size):
             self._raise_one()
@@ -85,11 +87,25 @@ class Crew:
             self._last_seen = time.monotonic()
         self._raise_one()
 
+    @contextmanager
+    def asked(self) -> Iterator[None]:
+        """Whoever asks its actors something does so in here, and no longer than until the crew is `closed`."""
+        with self._lock:
+            self._asking += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._asking -= 1
+                self._lock.notify_all()
+
     def close(self) -> None:
         """Raise nobody any more. Who still asked Ray for something after it has shut down would end the process."""
-        self._closed.set()
+        self.closed.set()
         for thread in self._threads:
             thread.join(CLOSE_SECONDS)
+        with self._lock:
+            self._lock.wait_for(lambda: not self._asking, CLOSE_SECONDS)
 
     def _raise_one(self, rescue: bool = False) -> None:
         thread = threading.Thread(target=self._muster, args=(rescue,), daemon=True, name=f"vidllm-{self._kind}")
@@ -100,7 +116,7 @@ class Crew:
         """Start an actor, wait until it lives, and again if it does not get that far."""
         import ray
 
-        while not self._closed.is_set():
+        while not self.closed.is_set():
             try:
                 actor = self._start(rescue)
                 told = self._ready(actor)
@@ -120,7 +136,7 @@ class Crew:
                     self._idle.append((actor, told))
                     self._lock.notify()
                 return None
-            self._closed.wait(1.0)
+            self.closed.wait(1.0)
         return None
 
     def _ready(self, actor: Any) -> Any:
@@ -128,7 +144,7 @@ class Crew:
         import ray
 
         ref = actor.ready.remote()
-        while not self._closed.is_set():
+        while not self.closed.is_set():
             try:
                 return ray.get(ref, timeout=LOOK_UP_SECONDS)
             except ray.exceptions.GetTimeoutError:
@@ -195,31 +211,39 @@ class FarDecoder:
         """The result of `begin`, on another actor when one dies with it. Raises VideoError when many do."""
         import ray
 
-        for _ in range(MOST_DEATHS):
-            one = self._borrow(item)
-            try:
-                result = self._wait(item, begin(one[0]))
-            except ray.exceptions.RayActorError:
-                self._crew.lost()
-            except ray.exceptions.ObjectLostError:  # a long clip's index stays with the node until it is fetched
-                self._crew.give_back(one)  # if it died, the next to ask it hears that
-            else:
-                self._crew.give_back(one)
-                return result
+        with self._crew.asked():
+            for _ in range(MOST_DEATHS):
+                one, lives = self._borrow(item), True
+                try:
+                    return self._wait(item, begin(one[0]))
+                except ray.exceptions.RayActorError:
+                    lives = False
+                except ray.exceptions.ObjectLostError:  # a long clip's index stays with the node until it is fetched
+                    pass  # if it died, the next to ask it hears that
+                finally:
+                    if lives:
+                        self._crew.give_back(one)
+                    else:
+                        self._crew.lost()
         raise VideoError(f"{item.video}: {MOST_DEATHS} decode workers of the cluster died with it; convert the clip")
 
     def _borrow(self, item: Item) -> tuple[Any, Any]:
-        while not self._stopped:
-            if (one := self._crew.borrow(LOOK_UP_SECONDS)) is not None:
-                return one
-        raise VideoError(f"{item.video}: the run was stopped")
+        one = None
+        while one is None:
+            self._check(item)
+            one = self._crew.borrow(LOOK_UP_SECONDS)
+        return one
 
     def _wait(self, item: Item, ref: Any) -> Any:
         import ray
 
-        while not self._stopped:
+        while True:
+            self._check(item)
             try:
                 return ray.get(ref, timeout=LOOK_UP_SECONDS)
             except ray.exceptions.GetTimeoutError:
                 continue
-        raise VideoError(f"{item.video}: the run was stopped")
+
+    def _check(self, item: Item) -> None:
+        if self._stopped or self._crew.closed.is_set():
+            raise VideoError(f"{item.video}: the run was stopped")
