@@ -4,11 +4,11 @@ Everything here runs on a tiny random model of the shipped kind; what the shippe
 benchmarks/world.py.
 """
 
-import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -26,13 +26,13 @@ from transformers import PreTrainedTokenizerFast as Tokenizer
 import vidllm
 from vidllm.builtin import recipe as recipes
 from vidllm.builtin import together
-from vidllm.builtin.align import AlignStage, Words, pose_waves, targets
+from vidllm.builtin.align import Words, pose_waves, targets
 from vidllm.builtin.collate import IGNORE, STRIDES, Batch, Collator, TrainingRows, change_code, slot_base
-from vidllm.builtin.language import AnswerStage, LanguageShape, answer_logits, calibrate, new_model, score, visual_table
+from vidllm.builtin.language import LanguageShape, answer_logits, calibrate, new_model, score, visual_table
 from vidllm.builtin.lean import Attention, hidden_states
 from vidllm.builtin.links import Link, Spot, a_second_earlier, aims, padded_links, spots
 from vidllm.builtin.rows import COARSE_STRIDE, FINE_STRIDE, Row, clip_rows, still_rows
-from vidllm.builtin.sharpen import Before, SharpenStage, cell_poses, least_squares
+from vidllm.builtin.sharpen import Before, cell_poses, least_squares
 from vidllm.builtin.stills import GRID, PATCH, Still, Stills, crowd, draw_still
 from vidllm.builtin.stills import NOTHING as UNLABELLED
 from vidllm.builtin.vision import VisionStage, normalise, vision_config
@@ -610,21 +610,19 @@ def test_tokens_are_held_where_they_would_have_been_had_the_pose_been_seen() -> 
 # ------------------------------------------------------------------------------------- the recipe, start to end
 
 
-def test_the_course_that_ships_is_a_config() -> None:
-    course = load_config(recipes.Recipe, Path(__file__).resolve().parents[1] / "configs" / "builtin.yaml")
-    assert course.images.stills
-    assert course.video.frozen_projector
+COURSE = Path(__file__).resolve().parents[1] / "configs" / "builtin.yaml"
+TOY = (
+    "threads=1", "tokenizer_clips=40", "vision.hidden_size=48", "vision.layers=2", "vision.batch=4", "vision.steps=2",
+    "language.hidden_size=48", "language.intermediate_size=64", "language.layers=2", "align.batch=4", "align.steps=2",
+    "sharpen.batch=2", "sharpen.held=1", "sharpen.steps=2",
+    *(f"{stage}.{said}" for stage in ("images", "video", "again")
+      for said in ("clips=1", "moments=1", "whole=1", "steps=2", "warmup=1", "check_clips=2")),
+)  # fmt: skip
+"""Said behind the course that ships: two steps of every stage, so that nothing is learnt."""
 
 
 def test_the_recipe_ends_in_a_model_that_answers(tmp_path: Path) -> None:
-    """Three steps of every stage: nothing is learnt, and everything a user needs comes out."""
-    stage = AnswerStage(clips=1, steps=3, warmup=1, check_clips=2)
-    settings = recipes.Recipe(
-        folder=str(tmp_path / "run"), threads=1, tokenizer_clips=40, vision=VISION, language=LANGUAGE,
-        align=AlignStage(batch=4, steps=3),
-        images=replace(stage, stills=True), sharpen=SharpenStage(batch=3, held=2, steps=2),
-        video=replace(stage, first_seed=100), again=replace(stage, first_seed=200),
-    )  # fmt: skip
+    settings = load_config(recipes.Recipe, COURSE, [*TOY, f"folder={tmp_path / 'run'}"])
     weights = recipes.run(settings)
     video = small_clip("layout", 0, tmp_path / "clip.mp4")
     model = vidllm.load(weights, cache=None)
@@ -634,36 +632,42 @@ def test_the_recipe_ends_in_a_model_that_answers(tmp_path: Path) -> None:
     assert answer.finish_reason in ("stop", "length", "repetition")
     assert {f.tokens for f in answer.frames} == {36, 4}
     picture = Image(np.zeros((96, 96, 3), np.uint8))
-    assert isinstance(model.ask(picture, "what is in the image?", max_new_tokens=4).text, str)
-    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("model.safetensors")}
-    recipes.run(settings)
-    kept = [path for path, written in before.items() if path.stat().st_mtime_ns == written]
-    stages = sorted(path.parent.parent.name for path in kept if path.parent.name == "model")
-    assert stages == ["again", "images", "sharp", "video"]
-    video, again, shipped = (
-        load_file(folder / "model.safetensors")["language_model.model.layers.0.mlp.up_proj.weight"]
-        for folder in (tmp_path / "run/video/model", tmp_path / "run/again/model", weights)
+    for made in (model, vidllm.load(tmp_path / "run" / "image", cache=None)):
+        assert isinstance(made.ask(picture, "what is in the image?", max_new_tokens=4).text, str)
+    images, video, again, shipped = (
+        load_file(tmp_path / "run" / name / "model.safetensors")["language_model.model.layers.0.mlp.up_proj.weight"]
+        for name in ("images", "video", "again", "weights")
     )
+    assert not images.equal(video)
     assert not video.equal(again)
     assert shipped.equal(((video + again) / 2).bfloat16())
 
 
+def test_the_recipe_goes_on_where_it_was_killed(tmp_path: Path) -> None:
+    """What stands there is not made again, what was half saved is, and the end is what it would have been."""
+    settings = load_config(recipes.Recipe, COURSE, [*TOY, f"folder={tmp_path}"])
+    recipes.run(settings)
+    made = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in tmp_path.rglob("*.safetensors")}
+    for name in ("video", "again", "weights", "image"):
+        shutil.rmtree(tmp_path / name)
+    (tmp_path / "sharp").rename(tmp_path / "sharp.part")
+    (tmp_path / "sharp.part" / "model.safetensors").write_bytes(b"half")
+    (tmp_path / "sharp.part" / "config.json").unlink()
+    recipes.run(settings)
+    assert {path for path, (written, _) in made.items() if path.stat().st_mtime_ns == written} == {
+        tmp_path / name / "model.safetensors" for name in ("vision", "aligned", "images")
+    }
+    assert all(path.read_bytes() == weights for path, (_, weights) in made.items())
+
+
 def test_two_processes_teach_one_model(tmp_path: Path) -> None:
     """`torchrun` starts two; the first does the early stages, both learn, each from its own clips, and end alike."""
-    stage = {"clips": 1, "steps": 2, "warmup": 1, "check_clips": 2}
-    settings = {
-        "folder": str(tmp_path / "run"), "threads": 1, "tokenizer_clips": 40, "vision": asdict(VISION),
-        "language": asdict(LANGUAGE), "align": {"batch": 4, "steps": 2}, "images": {**stage, "stills": True},
-        "sharpen": {"batch": 2, "held": 1, "steps": 2}, "video": {**stage, "first_seed": 100, "moments": 1, "whole": 1},
-        "again": {**stage, "first_seed": 200, "moments": 1, "whole": 1},
-    }  # fmt: skip
-    config = tmp_path / "two.yaml"
-    config.write_text(json.dumps(settings), encoding="utf-8")  # JSON is YAML
     command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "vidllm.builtin.recipe"]
-    ran = subprocess.run([sys.executable, *command, str(config)], capture_output=True, text=True, check=False)
+    words = [sys.executable, *command, str(COURSE), *TOY, f"folder={tmp_path}"]
+    ran = subprocess.run(words, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.count("unseen at the end") == 4, "the first process tells, once a stage"
-    assert vidllm.load(tmp_path / "run" / "weights", cache=None).spec.fit == "stretch"
+    assert vidllm.load(tmp_path / "weights", cache=None).spec.fit == "stretch"
 
 
 def _with_its_own(part: int, folder: Path) -> None:

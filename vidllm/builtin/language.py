@@ -10,7 +10,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import cast
 
 import torch
@@ -220,12 +219,11 @@ def answer_logits(
 
 
 def learn_to_answer(
-    stage: AnswerStage, model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, folder: Path
-) -> LlavaForConditionalGeneration:
-    """One stage from wherever the model stands, the vision tower frozen; what was learnt is told from time to time.
+    stage: AnswerStage, model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """One stage, in place, the vision tower frozen; what was learnt is told from time to time.
 
-    Processes that `torchrun` started learn together, each from its own clips; the first tells and saves. Until it is
-    done, what has been learnt lies under `folder`/model.part, then under `folder`/model.
+    Processes that `torchrun` started learn together, each from its own clips; the first tells.
     """
     torch.manual_seed(stage.first_seed)  # every process draws the same heads
     model.model.vision_tower.requires_grad_(False)
@@ -255,13 +253,9 @@ def learn_to_answer(
             told.clear()
         if time.monotonic() - checked > stage.check_minutes * 60:
             print(f"unseen at {minutes:.0f} min: {spoken(score(model, held_out))}", flush=True)
-            model.save_pretrained(folder / "model.part")
             checked = time.monotonic()
     if first:
         print(f"unseen at the end: {spoken(score(model, held_out))}", flush=True)
-        model.save_pretrained(folder / "model")
-    together.wait()
-    return model
 
 
 def optimizers_for(model: LlavaForConditionalGeneration, heads: nn.Module) -> tuple[torch.optim.Optimizer, ...]:

@@ -6,12 +6,20 @@ On two cores rather `torchrun --nproc_per_node 2 -m vidllm.builtin.recipe config
 import json
 import shutil
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import CLIPImageProcessor, CLIPVisionModel, LlavaForConditionalGeneration, PreTrainedTokenizerFast
+from transformers import (
+    CLIPImageProcessor,
+    CLIPVisionModel,
+    LlavaForConditionalGeneration,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 from vidllm.builtin import together
 from vidllm.builtin.align import AlignStage, align
@@ -67,9 +75,10 @@ class Recipe:
 
 
 def run(recipe: Recipe) -> Path:
-    """Run what is not there yet; the finished model's folder.
+    """Run what is not there yet; the finished model's folder, beside it `image`, that of the image model.
 
-    Where `torchrun` started several processes the first does the early stages, and all of them learn to answer.
+    A stage that was stopped begins anew, and learns the same again. Where `torchrun` started several processes the
+    first does the early stages, and all of them learn to answer.
     """
     torch.set_num_threads(recipe.threads)
     together.meet()
@@ -78,19 +87,33 @@ def run(recipe: Recipe) -> Path:
         _before_answers(recipe, folder)
     together.wait()
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer")
-    images, sharp, video, again = (folder / name / "model" for name in ("images", "sharp", "video", "again"))
-    if not images.exists():
-        learn_to_answer(recipe.images, _read(folder / "aligned"), tokenizer, images.parent)
-    if not sharp.exists():
-        sharpen(recipe.sharpen, _read(images), sharp.parent)
-    if not video.exists():
-        learn_to_answer(recipe.video, _read(sharp), tokenizer, video.parent)
-    if not again.exists():
-        learn_to_answer(recipe.again, _read(video), tokenizer, again.parent)
+    _taught(folder / "images", folder / "aligned", partial(learn_to_answer, recipe.images, tokenizer=tokenizer))
+    _taught(folder / "sharp", folder / "images", partial(sharpen, recipe.sharpen))
+    _taught(folder / "video", folder / "sharp", partial(learn_to_answer, recipe.video, tokenizer=tokenizer))
+    _taught(folder / "again", folder / "video", partial(learn_to_answer, recipe.again, tokenizer=tokenizer))
     if together.part() == 0:
-        export(mean(_read(video), _read(again)), tokenizer, folder / "weights")
+        export(_read(folder / "images"), tokenizer, folder / "image")
+        export(mean(_read(folder / "video"), _read(folder / "again")), tokenizer, folder / "weights")
     together.leave()
     return folder / "weights"
+
+
+def _taught(target: Path, before: Path, teach: Callable[[LlavaForConditionalGeneration], None]) -> None:
+    """All processes teach the model in `before`, and the first saves it as `target`, unless it is there."""
+    if target.exists():
+        return
+    model = _read(before)
+    teach(model)
+    if together.part() == 0:
+        _save(model, target)
+    together.wait()
+
+
+def _save(made: PreTrainedModel | PreTrainedTokenizerFast, target: Path) -> None:
+    """A folder that has its name only once it is whole: what is there is not made again."""
+    part = target.with_name(target.name + ".part")
+    made.save_pretrained(part)
+    part.rename(target)
 
 
 def _read(folder: Path) -> LlavaForConditionalGeneration:
@@ -112,15 +135,15 @@ def mean(
 def _before_answers(recipe: Recipe, folder: Path) -> None:
     """Tokenizer, vision tower, and a model whose projector speaks the words' embeddings."""
     if not (folder / "tokenizer").exists():
-        train_tokenizer(recipe.tokenizer_clips).save_pretrained(folder / "tokenizer")
+        _save(train_tokenizer(recipe.tokenizer_clips), folder / "tokenizer")
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer")
     if not (folder / "vision").exists():
-        train_vision(recipe.vision, folder)
+        _save(train_vision(recipe.vision), folder / "vision")
     if not (folder / "aligned").exists():
         model = new_model(recipe.language, CLIPVisionModel.from_pretrained(folder / "vision"), tokenizer)
         calibrate(model, held_out_batches(tokenizer, clips=6)[0].frames)
         align(recipe.align, model, tokenizer)
-        model.save_pretrained(folder / "aligned")
+        _save(model, folder / "aligned")
 
 
 def export(model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, target: Path) -> None:

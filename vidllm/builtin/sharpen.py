@@ -10,7 +10,6 @@ import copy
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import cast
 
 import torch
@@ -127,8 +126,8 @@ def cells_shown(present: Tensor) -> Tensor:
     return torch.cat([F.avg_pool2d(present[:, None], stride).flatten() > 0 for stride in STRIDES])
 
 
-def sharpen(stage: SharpenStage, model: LlavaForConditionalGeneration, folder: Path) -> LlavaForConditionalGeneration:
-    """Run the stage, in place, the language model frozen; save under `folder`/model, until then under model.part."""
+def sharpen(stage: SharpenStage, model: LlavaForConditionalGeneration) -> None:
+    """Run the stage, in place, the language model frozen."""
     torch.manual_seed(stage.seed)
     model.requires_grad_(True)
     cast(nn.Module, model.model.language_model).requires_grad_(False)
@@ -155,12 +154,8 @@ def sharpen(stage: SharpenStage, model: LlavaForConditionalGeneration, folder: P
             print(f"sharpen {step + 1} {minutes:.1f} min loss {loss.item():.3f}", flush=True)
             if step % 500 == 499:
                 print(f"unseen: {errors(model, heads, held_out)}", flush=True)
-                model.save_pretrained(folder / "model.part")
     if first:
         print(f"unseen at the end: {errors(model, heads, held_out)}", flush=True)
-        model.save_pretrained(folder / "model")
-    together.wait()
-    return model
 
 
 def sharpen_loss(

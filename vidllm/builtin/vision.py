@@ -8,7 +8,6 @@ within minutes. The heads are thrown away afterwards.
 import math
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -98,8 +97,8 @@ def dense_loss(heads: DenseHeads, features: Tensor, labels: tuple[Tensor, ...]) 
     return loss, report
 
 
-def train_vision(stage: VisionStage, folder: Path) -> CLIPVisionModel:
-    """Run stage 1 and save the tower under `folder`/vision; until it is done, what there is lies under vision.part."""
+def train_vision(stage: VisionStage) -> CLIPVisionModel:
+    """Run stage 1."""
     torch.manual_seed(stage.seed)
     tower = CLIPVisionModel(vision_config(stage))
     heads = DenseHeads(stage.hidden_size)
@@ -125,7 +124,4 @@ def train_vision(stage: VisionStage, folder: Path) -> CLIPVisionModel:
         if step % 25 == 0:
             said = " ".join(f"{k} {v:.3f}" for k, v in report.items())
             print(f"vision {step} {time.monotonic() - began:.0f}s loss {loss.item():.3f} {said}", flush=True)
-            if step % 500 == 0:
-                tower.save_pretrained(folder / "vision.part")
-    tower.save_pretrained(folder / "vision")
     return tower

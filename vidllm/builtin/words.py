@@ -13,6 +13,8 @@ from vidllm.world.generate import generator, make_script
 from vidllm.world.questions import clip_questions, moment_questions
 
 IMAGE, BOS, EOS, PAD = "<image>", "<s>", "</s>", "<pad>"
+SUBWORDS = 1200
+"""Of the vocabulary; clock times come on top."""
 SECONDS = 600
 """Clock times below this many seconds are one token each."""
 CHAT_TEMPLATE = (
@@ -34,13 +36,13 @@ def corpus(clips: int) -> Iterator[str]:
             yield f"USER: {asked.text} ASSISTANT: {asked.answer}"
 
 
-def train_tokenizer(clips: int = 1500, size: int = 1200) -> PreTrainedTokenizerFast:
+def train_tokenizer(clips: int) -> PreTrainedTokenizerFast:
     """The tokenizer from scratch, the same every time."""
     inner = Tokenizer(models.BPE())
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     inner.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=size,
+        vocab_size=SUBWORDS,
         special_tokens=[PAD, BOS, EOS, IMAGE],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,

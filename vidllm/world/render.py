@@ -37,7 +37,7 @@ def scene(script: Script, seconds: float, height: int, width: int) -> Plane:
 def expose(picture: Plane, script: Script, seconds: float) -> NDArray[np.uint8]:
     """A scene (H, W, 3) as a camera takes it at that moment: with grain, in whole grey levels."""
     if script.canvas.noise:
-        rng = np.random.default_rng([abs(hash_seed(script.seed)), round(seconds * 1000)])
+        rng = np.random.default_rng([hash_seed(script.seed), round(seconds * 1000)])
         picture = picture + rng.normal(0.0, script.canvas.noise, picture.shape).astype(np.float32)
     rounded: NDArray[np.uint8] = np.clip(picture + 0.5, 0, 255).astype(np.uint8)
     return rounded
