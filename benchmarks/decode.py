@@ -335,8 +335,10 @@ def main() -> None:
     facts = machine()
     contestants = {k: v for k, v in available(OURS | RIVALS).items() if k not in options.without}
     rows = []
+    if not (clips := chosen_clips(options.clips, options.only)):
+        sys.exit(f"{options.clips}: no such clips there")
     print(table([], list(contestants)))
-    for info in chosen_clips(options.clips, options.only):
+    for info in clips:
         for count in options.frames:
             rows.append(race(info, count, options.repeats, contestants))
             print(table(rows[-1:], list(contestants)).splitlines()[-1], flush=True)
