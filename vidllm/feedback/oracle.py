@@ -274,7 +274,6 @@ def _grade_word(words: Sequence[str]) -> Callable[[Truth, str, Script], Graded]:
 
 
 def _grade_first(truth: Truth, answer: str, _: Script) -> Graded:
-    assert truth.other is not None
     claims = read_claims(answer).claims
     right = bool(claims) and all(claim.fits(truth.events[0]) for claim in claims)
     return (MOST if right else LEAST), {}, f"true: {truth.events[0].sentence}"

@@ -27,7 +27,8 @@ class Truth:
 
     family: str
     events: tuple[Event, ...] = ()
-    """describe, timeline, span: all of them, in order. what, order: the one, or none when nothing happens."""
+    """describe, timeline, span: all of them, in order. what, order: the one, or none when nothing happens. first: the
+    earlier one."""
     also: tuple[Event, ...] = ()
     """what: an event so near that telling it is no mistake."""
     nothing_too: bool = False
@@ -37,8 +38,6 @@ class Truth:
     count: int | None = None
     word: str = ""
     """colour, shape, where, exists (and all else that is yes or no): the answer, in lower case."""
-    other: Event | None = None
-    """first: the one that comes later."""
 
 
 def find_truth(question: str, script: Script) -> Truth | None:
@@ -90,10 +89,6 @@ def _span(holes: Holes, script: Script) -> Truth | None:
     return Truth(family="span", events=tuple(e for e in script.events if e.start < end and e.end > start))
 
 
-def _describe(_: Holes, script: Script) -> Truth | None:
-    return Truth(family="describe", events=script.events)
-
-
 def _when(holes: Holes, script: Script) -> Truth | None:
     events = _named(holes.get("e") or holes["s"], script)
     return Truth(family="when", seconds=tuple(event.start for event in events)) if events else None
@@ -130,12 +125,7 @@ def _first(holes: Holes, script: Script) -> Truth | None:
     found = [_named(holes[name], script) for name in "ab"]
     if not all(len(events) == 1 for events in found):
         return None
-    one, two = sorted((events[0] for events in found), key=script.events.index)
-    return Truth(family="first", events=(one,), other=two)
-
-
-def _timeline(_: Holes, script: Script) -> Truth | None:
-    return Truth(family="timeline", events=script.events)
+    return Truth(family="first", events=(min((events[0] for events in found), key=script.events.index),))
 
 
 def _happens(holes: Holes, script: Script) -> Truth | None:
@@ -165,6 +155,10 @@ def _does(holes: Holes, script: Script) -> Truth | None:
     return Truth(family="span", events=events) if events else None
 
 
+def _all_events(family: str) -> Callable[[Holes, Script], Truth | None]:
+    return lambda _, script: Truth(family=family, events=script.events)
+
+
 def _end_of(index: int) -> Callable[[Holes, Script], Truth | None]:
     return lambda _, script: Truth(family="order", events=(script.events[index],)) if script.events else None
 
@@ -182,9 +176,9 @@ def _neighbour(step: int) -> Callable[[Holes, Script], Truth | None]:
 
 
 _PROGRAMS: dict[str, Callable[[Holes, Script], Truth | None]] = {
-    "what": _what, "span": _span, "describe": _describe, "when": _when, "count": _count, "colour": _colour,
-    "shape": _shape, "where": _where, "exists": _exists, "first": _first, "first event": _end_of(0),
-    "last event": _end_of(-1), "before": _neighbour(-1), "after": _neighbour(1), "timeline": _timeline,
+    "what": _what, "span": _span, "describe": _all_events("describe"), "when": _when, "count": _count,
+    "colour": _colour, "shape": _shape, "where": _where, "exists": _exists, "first": _first, "first event": _end_of(0),
+    "last event": _end_of(-1), "before": _neighbour(-1), "after": _neighbour(1), "timeline": _all_events("timeline"),
     "happens": _happens, "is before": _is_before, "events": _events, "left": _left, "does": _does,
 }  # fmt: skip
 
