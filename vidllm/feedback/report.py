@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -139,10 +140,10 @@ def _sign(number: float) -> int:
 
 
 def _correlation(both: Sequence[tuple[float, float]]) -> float | None:
-    ones, others = zip(*both, strict=True)
-    a, b = sum(ones) / len(ones), sum(others) / len(others)
-    spread = math.sqrt(sum((x - a) ** 2 for x in ones) * sum((y - b) ** 2 for y in others))
-    return sum((x - a) * (y - b) for x, y in both) / spread if spread > 1e-12 else None
+    try:
+        return statistics.correlation(*zip(*both, strict=True))
+    except statistics.StatisticsError:  # fewer than two, or all of them the same
+        return None
 
 
 def _histogram(every: Sequence[Scored]) -> dict[str, dict[int, int]]:
