@@ -356,11 +356,9 @@ def test_a_question_that_waits_for_the_judge_does_not_keep_a_run_from_stopping(w
             return super().poll(wait) if interrupts.asked else []
 
     class Sampler:
-        fingerprint = "model|float32"
-
         def sample(self, *asked: Any) -> Sampled:
             told = (Candidate(text=text, logp=-1.0, tokens=2) for text in ("Red.", "Blue."))
-            return Sampled(candidates=tuple(told), dropped={}, prompt="p")
+            return Sampled(candidates=tuple(told), dropped={}, model="model|float32")
 
     asked = read_questions(world, limit=3).asked
     work = Work(
@@ -474,7 +472,7 @@ def test_pairs_of_talks_and_several_media_are_read_as_they_were_asked(world: Pat
     pair = Pair(question=0, chosen=good, rejected=bad, chosen_score=5.0, rejected_score=1.0)
     asked = {one.id: one for one in read_questions(source).asked}
     told = [asked["two"], asked["talk/2"], asked["plain"]]
-    write_rows(output, [pair_row(o, pair, o.id, model="m", prompt="p", judge={}, output=output) for o in told])
+    write_rows(output, [pair_row(o, pair, o.id, model="m", judge={}, output=output) for o in told])
     read = read_pairs(output)
     assert not read.problems
     for row, one_asked in zip(read.rows, told, strict=True):
@@ -493,7 +491,7 @@ def test_a_clip_that_is_a_link_is_taught_under_the_name_it_was_asked_by(world: P
     good, bad = Candidate(text="yes", logp=-1.0, tokens=2), Candidate(text="no", logp=-2.0, tokens=2)
     pair = Pair(question=0, chosen=good, rejected=bad, chosen_score=5.0, rejected_score=1.0)
     [asked] = read_questions(source).asked
-    write_rows(output, [pair_row(asked, pair, "a", model="m", prompt="p", judge={}, output=output)])
+    write_rows(output, [pair_row(asked, pair, "a", model="m", judge={}, output=output)])
     [row] = read_pairs(output).rows
     assert row.media == asked.media  # and so with its subtitles
 
@@ -503,7 +501,7 @@ def test_a_reference_measured_under_two_factors_is_left_to_the_trainer(world: Pa
     good = Candidate(text="yes", logp=-1.0, tokens=2, rope_factor=1.5)
     pair = Pair(question=0, chosen=good, rejected=Candidate(text="no", logp=-2.0, tokens=2), chosen_score=5.0,
                 rejected_score=1.0)  # fmt: skip
-    assert "reference" not in pair_row(asked, pair, "x", model="m", prompt="p", judge={}, output=tmp_path / "o.jsonl")
+    assert "reference" not in pair_row(asked, pair, "x", model="m", judge={}, output=tmp_path / "o.jsonl")
 
 
 def test_a_folder_is_asked_a_file_of_questions(world: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from vidllm.clip import PlanOptions, open_clip
 from vidllm.engine import generate, read
 from vidllm.feedback.candidates import SAMPLED, SamplingOptions
 from vidllm.feedback.perturb import perturb_messages
-from vidllm.feedback.sampler import Sampler, answer_ids, answer_logp, draw, prompt_digest, seed_of
+from vidllm.feedback.sampler import Sampler, answer_ids, answer_logp, draw, seed_of
 from vidllm.model.features import FeatureCache
 from vidllm.model.kv import KeyValues
 from vidllm.model.reader import TextReader
@@ -172,9 +172,3 @@ def test_what_is_said_of_a_changed_clip_is_measured_on_the_clip_as_it_is(model: 
     (said,) = [c for c in sampled.candidates if c.source == "blank"]
     assert said.logp == pytest.approx(plain_logp(model, messages, said.text), abs=1e-4)
     assert said.logp != pytest.approx(plain_logp(model, blank, said.text), abs=0.1)
-
-
-def test_a_digest_names_the_prompt(model: VideoModel, clip: Path) -> None:
-    prompts = [build_prompt(ask(model, clip, q), model.spec, model.lmm.tokenizer) for q in ("a?", "b?", "a?")]
-    one, other, again = map(prompt_digest, prompts)
-    assert one == again != other

@@ -74,5 +74,5 @@ class Sampled:
 
     candidates: tuple[Candidate, ...]
     dropped: dict[str, int]
-    prompt: str
-    """16 hex digits: what the log-probs are conditioned on; see `prompt_digest`."""
+    model: str
+    """Whose log-probs these are; see `Sampler.fingerprint`."""

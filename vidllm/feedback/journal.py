@@ -63,7 +63,7 @@ class Journal:
         if output.is_dir():
             raise OutputError(f"{output}: is a folder; name a file such as {output}/pairs.jsonl")
         self._file = LineFile(journal_of(output), name=output, lock=True)
-        self._sampled: dict[Slot, tuple[Sampled, str]] = {}
+        self._sampled: dict[Slot, Sampled] = {}
         self._opinions: dict[Slot, dict[str, Opinion]] = {}
         self._failed: dict[Slot, str] = {}
         try:
@@ -83,12 +83,7 @@ class Journal:
 
     def sampled(self, slot: Slot) -> Sampled | None:
         """The question's candidates, if it was asked."""
-        found = self._sampled.get(slot)
-        return None if found is None else found[0]
-
-    def model(self, slot: Slot) -> str:
-        """Whose log-probs the candidates have; see `Sampler.fingerprint`."""
-        return self._sampled[slot][1]
+        return self._sampled.get(slot)
 
     def opinion(self, slot: Slot, judge: str) -> Opinion | None:
         """What the judge of this fingerprint said of them, if it was asked."""
@@ -102,11 +97,11 @@ class Journal:
         """Why the question could not be asked."""
         return self._failed.get(slot)
 
-    def add_sampled(self, slot: Slot, asked: Asked, sampled: Sampled, model: str) -> None:
+    def add_sampled(self, slot: Slot, asked: Asked, sampled: Sampled) -> None:
         """Candidates are there."""
         told = {
             "id": asked.id, "question": asked.question, "media": [medium.path for medium in asked.media],
-            "model": model, "prompt": sampled.prompt, "candidates": [c.to_dict() for c in sampled.candidates],
+            "model": sampled.model, "candidates": [c.to_dict() for c in sampled.candidates],
             "dropped": sampled.dropped,
         }  # fmt: skip
         self._write("sampled", slot, told)
@@ -141,8 +136,7 @@ class Journal:
         slot = Slot(line["key"], line["stamp"], line["recipe"])
         if line["at"] == "sampled":
             candidates = tuple(Candidate(**fields) for fields in line["candidates"])
-            found = Sampled(candidates=candidates, dropped=dict(line["dropped"]), prompt=line["prompt"])
-            self._sampled[slot] = found, line["model"]
+            self._sampled[slot] = Sampled(candidates=candidates, dropped=dict(line["dropped"]), model=line["model"])
             self._opinions.pop(slot, None)  # said of other candidates
             self._failed.pop(slot, None)
         elif line["at"] == "judged":

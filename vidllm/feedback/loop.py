@@ -12,7 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from vidllm.errors import BudgetError, RowError, VideoError
 from vidllm.feedback.candidates import Sampled
@@ -24,26 +24,13 @@ from vidllm.feedback.twins import Twin
 from vidllm.train.ahead import Ahead
 
 if TYPE_CHECKING:
+    from vidllm.feedback.sampler import Sampler
     from vidllm.interrupts import Interrupts
     from vidllm.prompt import Message
 
 IDLE_SECONDS = 0.1
 AHEAD = 2
 """Questions whose clips are opened before they are asked."""
-
-
-class Samples(Protocol):
-    """What the loop asks of `sampler.Sampler`."""
-
-    @property
-    def fingerprint(self) -> str:
-        """What the log-probs are of."""
-
-    def sample(
-        self, messages: Sequence[Message], key: str, others: Sequence[tuple[str, Sequence[Message]]] = (),
-        twin: Callable[[str], Twin | None] | None = None,
-    ) -> Sampled:  # fmt: skip
-        """Candidates for the question the messages end with."""
 
 
 @dataclass
@@ -99,7 +86,7 @@ class Work:
     judge: Judge
     look: Callable[[Asked], Sequence[Message]]
     """Opens a question's clips; runs in a thread of its own."""
-    sampler: Callable[[], Samples]
+    sampler: Callable[[], Sampler]
     """Called when the first question has to be asked: a run that only judges loads no model."""
     changes: tuple[Change, ...] = ()
     twin: Callable[[Case], Twin | None] | None = None
@@ -115,7 +102,7 @@ class Run:
         self._work, self._journal, self._tell = work, journal, tell
         self._in_work: dict[int, int] = {}  # ticket -> number of its question
         self._tickets = 0
-        self._sampler: Samples | None = None
+        self._sampler: Sampler | None = None
         self.tally = Tally(total=len(work.questions))
 
     def go(self, interrupts: Interrupts) -> Tally:
@@ -188,7 +175,7 @@ class Run:
             self._journal.add_failed(slot, str(error))
             self.tally.failed += 1
             return None
-        self._journal.add_sampled(slot, asked, sampled, self._sampler.fingerprint)
+        self._journal.add_sampled(slot, asked, sampled)
         self.tally.sampled += 1
         self.tally.candidates += len(sampled.candidates)
         return sampled

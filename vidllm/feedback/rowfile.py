@@ -15,7 +15,7 @@ Row = dict[str, Any]
 
 
 def pair_row(
-    asked: Asked, pair: Pair, id: str, *, model: str, prompt: str, judge: Row, output: Path, look: str | None = None
+    asked: Asked, pair: Pair, id: str, *, model: str, judge: Row, output: Path, look: str | None = None
 ) -> Row:
     """The row of one pair: what is asked, the two answers, and where they and their scores come from.
 
@@ -26,7 +26,7 @@ def pair_row(
     if pair.chosen.rope_factor == pair.rejected.rope_factor:
         logps = {"chosen_logp": pair.chosen.logp, "rejected_logp": pair.rejected.logp}
         weights, _, dtype = model.partition("|")
-        row["reference"] = {"model": weights, "dtype": dtype, **logps, "prompt": prompt, "look": look}
+        row["reference"] = {"model": weights, "dtype": dtype, **logps, "look": look}
     scores = {"chosen": pair.chosen_score, "rejected": pair.rejected_score}
     return row | {"scores": scores, "judge": judge, "source": pair.rejected.source}
 

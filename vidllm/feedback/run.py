@@ -20,7 +20,7 @@ from vidllm.feedback.candidates import Sampled, SamplingOptions
 from vidllm.feedback.items import Asked, Questions, read_questions
 from vidllm.feedback.journal import Journal, Opinion, Slot, journal_of
 from vidllm.feedback.judge import Judge
-from vidllm.feedback.loop import Run, Samples, Tally, Work
+from vidllm.feedback.loop import Run, Tally, Work
 from vidllm.feedback.oracle import Oracle, judge_case
 from vidllm.feedback.pairs import Pair, PairOptions, Scored, make_pairs
 from vidllm.feedback.perturb import Change
@@ -41,6 +41,7 @@ from vidllm.video.guard import DEFAULT_LIMITS
 if TYPE_CHECKING:
     from vidllm.ask import VideoModel
     from vidllm.corpus.asking import HttpOptions
+    from vidllm.feedback.sampler import Sampler
     from vidllm.prompt import Message
 
 VERSION = 1
@@ -223,7 +224,7 @@ MOST_TOLD = 20
 def _work(asked: Sequence[Asked], judge: Judge, options: FeedbackOptions, folder: Path, load: Load | None) -> Work:
     recipe = recipe_digest(fingerprint(folder), options, native=read_spec(folder).kind == "native")
 
-    def sampler() -> Samples:
+    def sampler() -> Sampler:
         from vidllm.feedback.sampler import Sampler
 
         model = load() if load is not None else _load(options.model, options)
@@ -305,8 +306,7 @@ def _rows(
         name = asked.id + (f"#{count[number]}" if count[number] > 1 else "")
         judge = {"name": opinion.judge, "version": opinion.model or work.judge.fingerprint, "digest":
                  work.opinions[number]}  # fmt: skip
-        rows.append(pair_row(asked, pair, name, model=journal.model(slot), prompt=sampled.prompt, judge=judge,
-                             output=output, look=look))  # fmt: skip
+        rows.append(pair_row(asked, pair, name, model=sampled.model, judge=judge, output=output, look=look))
     return rows
 
 

@@ -78,7 +78,7 @@ class Sampler:
             both = [(text, twin(text)) for text, source in kept if source == SAMPLED]
             scored += [replace(self._score(messages, prompt, made.text, made.source), twin_of=text)
                        for text, made in both if made is not None]  # fmt: skip
-        return Sampled(candidates=tuple(scored), dropped=dropped, prompt=prompt_digest(prompt))
+        return Sampled(candidates=tuple(scored), dropped=dropped, model=self.fingerprint)
 
     def _prompt(self, messages: Sequence[Message]) -> Prompt:
         """The question, with room for a reply as when asking: what is left of it, unless somebody named its length."""
@@ -155,12 +155,6 @@ def _end_of_visuals(prompt: Prompt) -> int:
     """The index behind the last token that stands for a picture; 0 where there is none."""
     visual = {prompt.spec.image_token_id, prompt.spec.video_token_id}
     return max((i + 1 for i, token in enumerate(prompt.input_ids) if token in visual), default=0)
-
-
-def prompt_digest(prompt: Prompt) -> str:
-    """16 hex digits over a prompt's ids and the look behind its visuals: times (microseconds) and strides."""
-    looks = [(v.kind, v.stride, tuple(round(time * 1e6) for time in v.times)) for v in prompt.visuals]
-    return hashlib.blake2b(repr((prompt.input_ids, looks)).encode(), digest_size=8).hexdigest()
 
 
 # ----------------------------------------------------------------------------------------- drawing and measuring
