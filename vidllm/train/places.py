@@ -63,8 +63,8 @@ def place_media(row: Mapping[str, Any], turns: Sequence[RawTurn], folder: Folder
     wanted = [kind for turn in turns if not turn.own for kind in PLACEHOLDER.findall(turn.text)]
     if given["video"] and not given["image"] and wanted == ["image"] * len(given["video"]):
         given = {"video": [], "image": given["video"]}
-    _check_counts(row, wanted, {kind: len(media) for kind, media in given.items()})
     _check_spelling(row)
+    _check_counts(wanted, {kind: len(media) for kind, media in given.items()})
     waiting = {kind: list(media) for kind, media in given.items()}
     unsaid = [m for kind in _order(row) for m in waiting[kind] if kind not in wanted]
     if twice := [m.path for turn in turns for m in turn.own if m in unsaid]:
@@ -91,20 +91,13 @@ def _order(row: Mapping[str, Any]) -> list[Shown]:
     return sorted(KEYS, key=lambda kind: next((i for i, key in enumerate(row) if key in KEYS[kind]), len(row)))
 
 
-def _check_counts(row: Mapping[str, Any], wanted: Sequence[str], given: Mapping[Shown, int]) -> None:
+def _check_counts(wanted: Sequence[str], given: Mapping[Shown, int]) -> None:
     for kind, count in given.items():
         said = wanted.count(kind)
         if said and not count:
-            raise Bad(f"the text says <{kind}> and no {kind} is given", _hint(row, kind))
+            raise Bad(f"the text says <{kind}> and no {kind} is given", f'add "{kind}": a path')
         if said and said != count:
             raise Bad(f"the text says <{kind}> {said} times and {count} are given", "let the numbers agree")
-
-
-def _hint(row: Mapping[str, Any], kind: Shown) -> str:
-    known = ("id", "conversations", "messages", "prompt", *KEYS["video"], *KEYS["image"])
-    strange = [key for key in row if key not in known]
-    near = difflib.get_close_matches(kind, strange, n=1, cutoff=0.7)
-    return f"did you mean {kind!r} where it says {near[0]!r}?" if near else f'add "{kind}": a path'
 
 
 def _check_spelling(row: Mapping[str, Any]) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from itertools import count
@@ -23,6 +24,8 @@ from vidllm.errors import RowError
 from vidllm.train.places import Folder, RawTurn, check_absent, place_media
 from vidllm.train.row import Bad, Media, Origin, PairRow, Problem, ReadRows, Reference, Role, TrainRow, Turn
 
+_BETWEEN = re.compile(r"[, \t\r\n]*")
+"""What stands between the items of a list."""
 Json = Mapping[str, Any]
 Row = TypeVar("Row")
 
@@ -94,7 +97,7 @@ def _items(text: str) -> Iterator[tuple[int, str, Any]]:
     """The items of a JSON list, one by one, so that each knows its line."""
     decoder, at, line, seen = json.JSONDecoder(), text.index("[") + 1, 1, 0
     for number in count(1):
-        at = _skip(text, at, ", \t\r\n")
+        at = _BETWEEN.match(text, at).end()  # type: ignore[union-attr]  # it matches nothing, too
         line, seen = line + text.count("\n", seen, at), at
         if text.startswith("]", at):
             if text[at + 1 :].strip():
@@ -106,12 +109,6 @@ def _items(text: str) -> Iterator[tuple[int, str, Any]]:
             yield line, f"item {number}", Bad(f"no valid JSON ({error})", "mend it here; what follows was not read")
             return
         yield line, f"item {number}", value
-
-
-def _skip(text: str, at: int, letters: str) -> int:
-    while at < len(text) and text[at] in letters:
-        at += 1
-    return at
 
 
 def _id(value: Any) -> str:
