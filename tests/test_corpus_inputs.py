@@ -319,15 +319,20 @@ def test_json_lines_of_all_sorts(corpus: Path) -> None:
         '["a"]',
         '{"video": "b.mp4", "end": 0}',
         "[" * 99_999,
+        '{"id": NaN, "video": "sub/deep/d.mp4", "start": NaN, "end": 2, "caption": NaN, "question": NaN}',
         '{"video": {"path": "a.MKV", "bytes": null}, "question": "who?"}',
     ]
     (corpus / "clips" / "rows.jsonl").write_text("\n".join(rows))
     said: list[str] = []
     items = list(admit(["clips/rows.jsonl"], InputOptions(prompt_column="question", remark=said.append)))
     assert said == ["clips/rows.jsonl#1: has no question; such rows get the run's prompt"]
-    assert [item.video for item in items if item.problem is None] == ["clips/b.mp4", "clips/sub/c.webm", "clips/a.MKV"]
-    first = items[0].source
+    assert [item.video for item in items if item.problem is None] == [
+        "clips/b.mp4", "clips/sub/c.webm", "clips/sub/deep/d.mp4", "clips/a.MKV",
+    ]  # fmt: skip
+    first, empty = items[0].source, items[-2].source
     assert first is not None
+    assert empty is not None
+    assert (empty.id, empty.caption, items[-2].start, items[-2].end, items[-2].prompt) == (None, None, None, 2, None)
     assert (first.kind, first.index, first.id, first.caption) == ("jsonl", 0, "7", "old")
     assert (items[1].start, items[1].end, items[1].prompt) == (1.5, 3.0, None)
     assert items[-1].prompt == "who?"
@@ -409,9 +414,11 @@ def test_parquet_rows(corpus: Path) -> None:
     other = list(admit(["far.parquet"], InputOptions(column="clip")))
     assert [(item.video, item.start) for item in other[:2]] == [(item.video, item.start) for item in items[:2]]
     (corpus / "many.parquet").mkdir()
-    for name in ("part-2.parquet", "part-1.parquet", "_part-3.parquet"):
-        parquet.write_table(arrow.table({"video": [f"{name}.mp4"]}), corpus / "many.parquet" / name)
-    assert names("many.parquet") == ["many.parquet/part-1.parquet.mp4", "many.parquet/part-2.parquet.mp4"]
+    for name in ("2.parquet", "1.parquet", "_3.parquet", "lang=en/1.parquet", "_temporary/4.parquet"):
+        touch(corpus / "many.parquet" / name)
+        parquet.write_table(arrow.table({"video": [f"{Path(name).name}.mp4"]}), corpus / "many.parquet" / name)
+    parts = ["1.parquet", "2.parquet", "lang=en/1.parquet"]
+    assert names("many.parquet") == names("many.parquet/") == [f"many.parquet/{part}.mp4" for part in parts]
     touch(corpus / "bad.parquet", b"PAR1 no")
     with pytest.raises(InputError, match="can not be read as Parquet"):
         list(admit(["bad.parquet"]))

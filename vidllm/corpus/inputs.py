@@ -182,7 +182,8 @@ def _read(source: str, options: InputOptions) -> Iterator[Item]:
                 yield from _found(path, _read(path, options))
     elif os.path.isdir(source) and source.rstrip(os.sep).endswith(".parquet"):
         own = options.is_own(source.rstrip(os.sep))
-        for part in [] if own else sorted(glob.glob(os.path.join(glob.escape(source), "[!_]*.parquet"))):
+        parts = [] if own else glob.glob(os.path.join(glob.escape(source), "**", "*.parquet"), recursive=True)
+        for part in sorted(part for part in parts if f"{os.sep}_" not in part.removeprefix(source.rstrip(os.sep))):
             yield from _parquet(part, options)
     elif os.path.isdir(source):
         yield from _folder(source, options)
@@ -332,6 +333,8 @@ class _Rows:
 
     def items(self, index: int, row: object) -> Iterator[Item]:
         """The row's item, or none."""
+        if isinstance(row, dict):
+            row = {name: value for name, value in row.items() if value == value}  # NaN is how pandas says nothing
         if isinstance(row, dict) and "conversations" in row and _named(row, self.options) is None:
             self.left_out += 1
             return
