@@ -18,10 +18,9 @@ from vidllm.model.families import load_tokenizer
 from vidllm.model.spec import ModelSpec
 from vidllm.prompt import Example, Message, build_prompt
 from vidllm.train.ahead import Ahead
-from vidllm.train.loading import load_example, open_turns
+from vidllm.train.loading import Shelf, load_example, open_turns
 from vidllm.train.looks import count_row, look_of, shown_in
 from vidllm.train.row import Media, Origin, TrainRow, Turn
-from vidllm.train.shelf import Shelf
 from vidllm.video.info import probe
 
 PLAN = PlanOptions(frames=5, rope_max=8.0, guard=None)

@@ -33,9 +33,8 @@ from vidllm.model.families import load_tokenizer, read_spec, resolve_model
 from vidllm.model.fingerprint import fingerprint
 from vidllm.model.resolve import ENVIRONMENT
 from vidllm.planning import PlanOptions
-from vidllm.train.loading import open_turns
+from vidllm.train.loading import Shelf, open_turns
 from vidllm.train.row import Media
-from vidllm.train.shelf import Shelf
 from vidllm.video.guard import DEFAULT_LIMITS
 
 if TYPE_CHECKING:

@@ -22,9 +22,9 @@ from vidllm.linefile import LineFile, not_writable
 from vidllm.model.chat import AnyTokenizer
 from vidllm.model.spec import ModelSpec
 from vidllm.train.files import shown_files, stamp
+from vidllm.train.loading import open_picture
 from vidllm.train.looks import Size, count_row
 from vidllm.train.row import AnyRow, Kind, Media, PairRow, Problem, TrainRow, advice, said_in
-from vidllm.train.shelf import open_picture
 from vidllm.video.guard import DEFAULT_LIMITS, Limits, probe_guarded, read_frames_guarded
 from vidllm.video.info import VideoInfo
 

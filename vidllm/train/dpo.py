@@ -26,6 +26,7 @@ from vidllm.prompt import Message
 from vidllm.train.cache import ClipCache
 from vidllm.train.check import Checked, Progress
 from vidllm.train.learner import Learner, LearnerOptions
+from vidllm.train.loading import Shelf
 from vidllm.train.looks import same_look
 from vidllm.train.loop import Trained, train
 from vidllm.train.losses import DPO, MPO, TERMS, PreferenceLoss, Term
@@ -45,7 +46,6 @@ from vidllm.train.reference import (
 )
 from vidllm.train.row import PairRow
 from vidllm.train.rows import read_pairs
-from vidllm.train.shelf import Shelf
 from vidllm.train.stage import (
     Base,
     NowAndThen,

@@ -1,17 +1,84 @@
-"""Rows -> examples: media opened on the one road of `clip`. No torch."""
+"""Rows -> examples: media opened on the one road of `clip`, a file once for the rows that show it. No torch."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
 
-from vidllm.clip import Clip, Known, PlanOptions, open_clips
-from vidllm.errors import RowError, VidllmError
+from vidllm.clip import Clip, ClipPlan, Known, PlanOptions, Recalled, open_clips, probe_video, read_planned
+from vidllm.errors import NotAVideo, RowError, VidllmError
 from vidllm.model.chat import AnyTokenizer
 from vidllm.model.spec import ModelSpec
 from vidllm.prompt import Example, Image, Message, build_example
+from vidllm.still import BROKEN, open_still
 from vidllm.train.looks import look_of
 from vidllm.train.row import TrainRow, Turn, advice
-from vidllm.train.shelf import Shelf
+from vidllm.video.decode import FrameSet
+from vidllm.video.guard import Limits
+from vidllm.video.info import VideoInfo
+
+Seen = tuple[str, tuple[float, ...], tuple[int, int] | None]
+"""A file, the moments asked for, and the size they were scaled to."""
+
+
+class Shelf:
+    """A `Known` that remembers what it had to read, for the few rows it lives for; `known` is asked first.
+
+    Used by one thread. What it hands out is shared: nobody may write into the pixels.
+    """
+
+    def __init__(self, known: Known | None = None) -> None:
+        self._known = known
+        self._infos: dict[str, VideoInfo] = {}
+        self._frames: dict[Seen, FrameSet] = {}
+        self._stills: dict[str, Image] = {}
+
+    def video(self, path: str, guard: Limits | None) -> VideoInfo:
+        """The clip, probed. Raises VideoError."""
+        if path not in self._infos:
+            self._infos[path] = probe_video(path, guard)
+        return self._infos[path]
+
+    def still(self, path: str) -> Image:
+        """The picture, open. Raises VideoError."""
+        if path not in self._stills:
+            self._stills[path] = open_picture(path)
+        return self._stills[path]
+
+    def recall(self, planned: ClipPlan, spec: ModelSpec, options: PlanOptions) -> Recalled:
+        """What is known of this look; its frames, if they are not, are read here. Raises VideoError."""
+        found = self._known.recall(planned, spec, options) if self._known is not None else Recalled()
+        if found.frames is not None:
+            return found
+        seen = (planned.info.path, planned.plan.times, planned.plan.frame_size)
+        if seen not in self._frames:
+            self._frames[seen] = read_planned(planned, options)
+        return replace(found, frames=self._frames[seen])
+
+
+MOVING = ("GIF", "PNG", "WEBP")
+"""What may hold an animation; of a photograph's previews or a TIFF's pages the first is the picture."""
+
+
+def open_picture(path: str) -> Image:
+    """As `open_still`, of a picture that stands still: of an animation all but the first would be lost without a word.
+
+    Raises VideoError.
+    """
+    picture = open_still(path)
+    if _moves(path):
+        raise NotAVideo(f"{path}: a picture that moves; name it under \"video\" (a WebP saved as GIF or mp4, which "
+                        "are read as one), or save one picture of it")  # fmt: skip
+    return picture
+
+
+def _moves(path: str) -> bool:
+    from PIL import Image as PIL
+
+    with suppress(*BROKEN), PIL.open(path) as opened:  # what is damaged behind the first picture is no second one
+        return opened.format in MOVING and bool(getattr(opened, "is_animated", False))
+    return False
 
 
 def load_example(

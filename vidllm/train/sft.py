@@ -20,7 +20,7 @@ from vidllm.train.batches import Step, Strategy, View, plan_steps, tokens_of
 from vidllm.train.cache import ClipCache
 from vidllm.train.check import Checked, Progress
 from vidllm.train.learner import Learner
-from vidllm.train.loading import load_example
+from vidllm.train.loading import Shelf, load_example
 from vidllm.train.looks import shown_in
 from vidllm.train.loop import Trained, train
 from vidllm.train.metrics import Record
@@ -28,7 +28,6 @@ from vidllm.train.row import Kind, TrainRow
 from vidllm.train.rows import read_rows
 from vidllm.train.saves import Identity
 from vidllm.train.sharing import Stem, plant
-from vidllm.train.shelf import Shelf
 from vidllm.train.show import show_batch
 from vidllm.train.stage import (
     Base,
