@@ -18,8 +18,7 @@ from vidllm.ask import VideoModel
 from vidllm.corpus.asking import HttpOptions
 from vidllm.corpus.local import LocalCaptioner
 from vidllm.errors import ConfigError, EngineError
-from vidllm.feedback.asked_judge import AskedJudge, Judging
-from vidllm.feedback.http_judge import open_http_judge
+from vidllm.feedback.asked_judge import AskedJudge, Judging, open_http_judge
 from vidllm.feedback.judge import Case, Judge, Judged, Verdict
 from vidllm.feedback.local_judge import open_local_judge
 from vidllm.feedback.rubric import compare_prompt, explanation_of, read_marks, read_winner, score_prompt

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from itertools import permutations
 from typing import TYPE_CHECKING, Literal
 
+from vidllm.clip import PlanOptions, open_clip
 from vidllm.errors import ConfigError, VidllmError
 from vidllm.feedback.judge import LEAST, MOST, Case, Judged, Verdict
 from vidllm.feedback.rubric import (
@@ -29,11 +30,13 @@ from vidllm.feedback.rubric import (
     score_prompt,
 )
 from vidllm.options import GenerationOptions
+from vidllm.video.guard import DEFAULT_LIMITS
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from vidllm.clip import Clip
+    from vidllm.corpus.asking import HttpOptions
     from vidllm.corpus.captioner import Captioner, Said
 
 Judging = Literal["scores", "compare"]
@@ -187,6 +190,25 @@ class AskedJudge:
         self._done.append(
             Judged(ticket=ticket, verdicts=verdicts, nonsense=sheet.nonsense, orders=orders, model=sheet.model)
         )
+
+
+def open_http_judge(
+    url: str, model: str | None = None, *, judging: Judging = "scores", watch: bool = False,
+    options: HttpOptions | None = None, remark: Callable[[str], None] = lambda line: None,
+) -> AskedJudge:  # fmt: skip
+    """The model of that name on the server at `url`, else the one it serves. `watch` sends it the clip's frames, too.
+
+    Raises ConfigError (no address, several models to choose from) or EngineError (nobody there, key refused).
+    """
+    from vidllm.corpus.http import HttpCaptioner  # brings an HTTP client, which other judges do without
+
+    captioner = HttpCaptioner.connect(url, model, options, remark=remark)
+
+    def look(video: Path, question: str, _: Sequence[str]) -> Clip:
+        """The clip as for its question: nobody knows how much room a server's model has for the prompts."""
+        return open_clip(video, question, captioner.spec, None, PlanOptions(guard=DEFAULT_LIMITS))
+
+    return AskedJudge(captioner, judging=judging, watch=look if watch else None, most_tokens=THOUGHT_TOKENS)
 
 
 def _trouble(said: Said, alone: bool) -> str:

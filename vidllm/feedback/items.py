@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vidllm.corpus.listing import files_below
 from vidllm.corpus.webdataset import VIDEO_SUFFIXES
@@ -24,6 +26,10 @@ from vidllm.train.files import shown_files, stamp
 from vidllm.train.places import PLACEHOLDER, Folder, check_absent, place_media
 from vidllm.train.row import Bad, Media, Origin, Problem, Turn
 from vidllm.train.rows import Json, check_order, one_of, read_each, turns_of, whole
+from vidllm.video.timecode import format_time
+
+if TYPE_CHECKING:
+    from vidllm.corpus.rows import CaptionRow
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,14 +249,16 @@ def _beside(clip: Path) -> list[tuple[str, str, str]]:
 # ------------------------------------------------------------------------------------------------------- evidence
 
 
+TELLING = ("ok", "duplicate")
+"""The statuses of rows that tell of their clip; a copy has its original's caption."""
+
+
 def _with_captions(found: Sequence[Asked], captions: Path) -> list[Asked]:
     """The questions with the captions of their clips as evidence; what a row brings stays where there is none.
 
     Raises RowError when the captions tell of none of the clips: nobody names them to no end.
     """
-    from vidllm.feedback.evidence import read_evidence
-
-    told = read_evidence(captions)
+    told = _read_evidence(captions)
     evidence = [_evidence(one.media, told) for one in found]
     if found and not any(evidence):
         raise RowError(f"{captions}: no good caption in it is of one of these clips; run this where the captions were "
@@ -261,3 +269,35 @@ def _with_captions(found: Sequence[Asked], captions: Path) -> list[Asked]:
 def _evidence(media: Sequence[Media], told: Mapping[Path, str]) -> str | None:
     texts = [told[path] for path in (Path(medium.path).resolve() for medium in media) if path in told]
     return "\n".join(texts) or None
+
+
+def _read_evidence(captions: Path) -> dict[Path, str]:
+    """Resolved path of a clip -> what the run says of it: its last caption, or those of its parts (--split, --from),
+    each with its time, in their order: a part is not the clip. Raises InputError when there is no such output."""
+    from vidllm.corpus.reading import standing_rows
+
+    rows: dict[Path, list[CaptionRow]] = {}
+    for row in standing_rows(captions):
+        if row.status in TELLING:
+            rows.setdefault(_clip_of(row, captions), []).append(row)
+    return {clip: _told(several) for clip, several in rows.items()}
+
+
+def _clip_of(row: CaptionRow, captions: Path) -> Path:
+    """Where its clip lies: the run may have been in this folder, or beside its output."""
+    places = (Path(row.video), captions.parent / row.video)
+    return next((place for place in places if os.path.isfile(place)), places[0]).resolve()
+
+
+def _told(rows: Sequence[CaptionRow]) -> str:
+    whole = [row for row in rows if row.start is None and row.end is None]
+    if whole:
+        return whole[-1].caption
+    cut = [row for row in rows if row.recipe == rows[-1].recipe]
+    return "\n".join(f"{_span(row)}: {row.caption}" for row in sorted(cut, key=lambda row: row.start or 0.0))
+
+
+def _span(row: CaptionRow) -> str:
+    """ "From 0:05 to 0:10", or "From 0:05 on"."""
+    start = f"From {format_time(row.start or 0.0)}"
+    return f"{start} on" if row.end is None else f"{start} to {format_time(row.end)}"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from vidllm.corpus.recipe import NOT_SHAPING
 from vidllm.errors import ConfigError, OutputError, RowError
-from vidllm.feedback.asked_judge import Judging
+from vidllm.feedback.asked_judge import Judging, open_http_judge
 from vidllm.feedback.candidates import Sampled, SamplingOptions
 from vidllm.feedback.items import Asked, Questions, read_questions
 from vidllm.feedback.journal import Journal, Opinion, Slot, journal_of
@@ -167,8 +167,6 @@ def open_judge(
     if options.judge == "oracle":
         return Oracle()
     if "://" in options.judge:
-        from vidllm.feedback.http_judge import open_http_judge
-
         return open_http_judge(
             options.judge, options.judge_model, judging=options.judging, watch=options.watch, options=options.patience,
             remark=remark,
