@@ -173,7 +173,7 @@ def trl_row(contest: Contest, config: DpoConfig, number: int, folder: Path) -> d
     """The pair as TRL takes it: pictures, and texts that its tokenizer turns into the very same ids."""
     from PIL import Image
 
-    from vidllm.train.preference_task import load_pair
+    from vidllm.train.dpo import load_pair
 
     tokenizer = contest.base.tokenizer
     pair = load_pair(contest.rows[number], contest.base.spec, tokenizer, config.plan)
@@ -204,7 +204,7 @@ def trl_row(contest: Contest, config: DpoConfig, number: int, folder: Path) -> d
 
 def run_vidllm(case: Case, dtype: Dtype, device: str | None) -> Ran:
     """Two epochs through `vidllm dpo`, all caches empty at first."""
-    from vidllm.train import dpo, preference_task  # noqa: F401 - what both sides import is no part of their memory
+    from vidllm.train import dpo  # before its memory is looked at: what both sides import is no part of it
     from vidllm.train.loop import train
 
     start = memory_mib()

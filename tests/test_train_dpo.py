@@ -21,14 +21,13 @@ from tests import tiny_models
 from vidllm.clip import ClipPlan, PlanOptions, read_planned
 from vidllm.config import load_config
 from vidllm.errors import CheckpointError, ConfigError, RowError
-from vidllm.train import shelf
-from vidllm.train.dpo import DpoConfig, describe, make_task, read_contest, run_dpo, settle_reference
-from vidllm.train.losses import PreferenceLoss
+from vidllm.train import loading
+from vidllm.train.dpo import DpoConfig, PreferenceTask, describe, make_task, read_contest, run_dpo, settle_reference
+from vidllm.train.losses import FALLS, WINDOW, Falling, PreferenceLoss
 from vidllm.train.metrics import Record
 from vidllm.train.mixture import Source
 from vidllm.train.pairs import PairMicro
 from vidllm.train.parts import Lora, Parts
-from vidllm.train.preference_task import FALLS, WINDOW, Falling, PreferenceTask
 from vidllm.train.reference import References, RefLogps, reference_key
 from vidllm.train.rows import read_pairs
 from vidllm.train.task import Micro
@@ -298,7 +297,7 @@ def test_a_clip_is_read_once_for_the_pairs_about_it(config: DpoConfig, monkeypat
         read.append(Path(planned.info.path).name)
         return read_planned(planned, options)
 
-    monkeypatch.setattr(shelf, "read_planned", reading)
+    monkeypatch.setattr(loading, "read_planned", reading)
     task = task_of(replace(config, policy="uniform", feature_cache=False, reference_cache=False))
     assert len(task.prepare(ALL).pairs) == 5
     assert read == ["constant.mp4", "variable.mkv"]

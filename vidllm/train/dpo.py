@@ -10,48 +10,63 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
+import torch
 from accelerate.utils import gather_object
+from torch import Tensor, nn
 
 from vidllm.caches import cache_folder
-from vidllm.clip import PlanOptions
-from vidllm.errors import ConfigError, RowError
+from vidllm.clip import Known, PlanOptions
+from vidllm.errors import ConfigError, RowError, VidllmError
 from vidllm.model.chat import AnyTokenizer, count_text_tokens
 from vidllm.model.spec import ModelSpec
 from vidllm.prompt import Message
+from vidllm.train.ahead import Ahead
 from vidllm.train.cache import ClipCache
 from vidllm.train.check import Checked, Progress
 from vidllm.train.learner import Learner, LearnerOptions
-from vidllm.train.loading import Shelf
+from vidllm.train.loading import Shelf, open_turns
 from vidllm.train.looks import same_look
 from vidllm.train.loop import Trained, train
-from vidllm.train.losses import DPO, MPO, TERMS, PreferenceLoss, Term
-from vidllm.train.pairs import Pair, PairSize, build_pair, forest_tokens, plan_pairs
+from vidllm.train.losses import DPO, MPO, TERMS, Falling, PairLogps, PreferenceLoss, RewardShift, Term
+from vidllm.train.metrics import Record
+from vidllm.train.pairs import (
+    Pair,
+    PairBatch,
+    PairMicro,
+    PairSize,
+    build_pair,
+    forest_tokens,
+    lay_out_pairs,
+    plan_pairs,
+)
 from vidllm.train.parts import Extra, Parts
-from vidllm.train.preference_task import Falling, PreferenceTask, load_pair
 from vidllm.train.reference import (
     Found,
     References,
     RefLogps,
     find_reference,
-    in_other_numbers,
     of_another_model,
     reference_key,
-    under_another_look,
+    remarks,
     usable_records,
 )
-from vidllm.train.row import PairRow
+from vidllm.train.row import PairRow, advice
 from vidllm.train.rows import read_pairs
+from vidllm.train.saves import Identity
+from vidllm.train.show import show_batch
 from vidllm.train.stage import (
     Base,
     NowAndThen,
     StageConfig,
     check_rows,
     deliver,
+    identity,
     keep_config,
     load_learner,
     on_first,
@@ -59,7 +74,7 @@ from vidllm.train.stage import (
     processes,
     voice,
 )
-from vidllm.train.task import Micro, Step, Watch
+from vidllm.train.task import Micro, Part, Step, Watch
 
 PRESETS: Mapping[str, Mapping[Term, float]] = MappingProxyType({"dpo": DPO, "mpo": MPO})
 
@@ -138,6 +153,22 @@ class Contest:
         return [load_pair(row, base.spec, base.tokenizer, config.plan, known=shelf) for row in rows]
 
 
+def load_pair(
+    row: PairRow, spec: ModelSpec, tokenizer: AnyTokenizer, plan: PlanOptions, *, known: Known | None = None
+) -> Pair:
+    """A row with its media open, once for both answers. Clips that `known` recalls are not decoded.
+
+    Raises:
+        RowError: a medium can not be read any more, or the pair does not fit; the line names file and line.
+    """
+    answers = (row.chosen, row.rejected)
+    try:
+        messages = open_turns(row.prompt, spec, tokenizer, plan, answers=answers, known=known)
+        return build_pair(messages, *answers, spec, tokenizer, rope_max=plan.rope_max)
+    except VidllmError as error:
+        raise RowError(f"{row.origin}: {advice(error)}") from error
+
+
 def read_contest(
     config: DpoConfig,
     say: Callable[[str], None],
@@ -169,6 +200,133 @@ def size_pair(row: PairRow, length: int, spec: ModelSpec, tokenizer: AnyTokenize
     rest = text.prompt + max(text.chosen, text.rejected) - count_text_tokens(question, spec, tokenizer)
     group = same_look(row, question, plan, rest=rest, length=length, spec=spec)
     return replace(text, prompt=prompt, shown=prompt - text.prompt, group=group)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Material:
+    """A micro-batch of pairs, laid out; `numbers` are their rows."""
+
+    numbers: Micro
+    pairs: PairBatch
+
+
+@dataclass(eq=False)
+class PreferenceTask:
+    """What the loop needs to know of DPO. `learner` is the bare one, whatever the loop wraps it in."""
+
+    config: DpoConfig
+    contest: Contest
+    learner: Learner
+    cache: ClipCache | None = None
+    references: Mapping[int, RefLogps] | None = None
+    """Of every row. None: `live` is asked in every step."""
+    live: Learner | None = None
+    """Who is asked: a frozen second model, or None for the learner without its adapter."""
+    shift: RewardShift = field(default_factory=RewardShift)
+    falling: Falling = field(default_factory=Falling)
+
+    def identity(self) -> Identity:
+        """Model, pairs and settings."""
+        return identity(self.config, self.contest.base, "pairs", self.contest.checked)
+
+    def steps(self, epoch: int) -> tuple[Step, ...]:
+        """As the contest plans them."""
+        return self.contest.steps(self.config, epoch)
+
+    def name(self, number: int) -> str:
+        """File, line, id."""
+        return str(self.contest.rows[number].origin)
+
+    def prepare(self, numbers: Micro) -> Material:
+        """A micro-batch, read and laid out."""
+        pairs = lay_out_pairs(self.contest.load(self.config, numbers, self.cache), sharing=self.config.sharing)
+        return Material(numbers=numbers, pairs=pairs)
+
+    def loss(self, model: nn.Module, material: Material) -> Part:
+        """The loss of a micro-batch, summed over its pairs."""
+        pairs, preference = self._furnished(material.pairs), self.config.preference
+        told = self._told(model(pairs.batch), pairs, material.numbers)
+        count = len(pairs)
+        metrics = {name: (mean * count, count) for name, mean in preference.metrics(told).items()}
+        loss = preference(told, self.shift.mean) * count
+        return Part(loss=loss, weight=count, tokens=pairs.batch.length, metrics=metrics)
+
+    def after(self, record: Record) -> str | None:
+        """The mean reward moves on after a step, so that a step's loss is one however it is cut; trends are watched."""
+        mean = (record["rewards/chosen"] + record["rewards/rejected"]) / 2
+        self.shift.add(mean, 2 * int(record["weight"]))
+        return self.falling.hear(record["rewards/chosen"] / self.config.beta)
+
+    def state(self) -> dict[str, Any]:
+        """The running mean of rewards, what was seen of the chosen answers, and the reference held against."""
+        known = self.references or {}
+        reference = [(known[number].chosen, known[number].rejected) for number in sorted(known)]
+        return {"shift": asdict(self.shift), "falling": asdict(self.falling), "reference": reference}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state` was taken, against the very reference of then: one that was found anew, or that rows have
+        lost since, agrees with it to rounding only.
+        """
+        self.shift = RewardShift(**state["shift"])
+        self.falling = Falling(**state["falling"])
+        if self.references is not None:
+            self.references = {number: RefLogps(*logps) for number, logps in enumerate(state["reference"])}
+
+    # ------------------------------------------------------------------------------------------------- the reference
+
+    @torch.no_grad()
+    def scores(
+        self, numbers: Sequence[int], heard: Callable[[Mapping[int, RefLogps]], None], *, threads: int,
+        share: tuple[int, int] = (0, 1),
+    ) -> dict[int, RefLogps]:  # fmt: skip
+        """What the learner as it stands gives these pairs. `share` = (i, n): every n-th micro-batch, from the i-th.
+
+        `heard` gets each micro-batch's as they come. Micro-batches are those of all pairs, whichever are asked for: a
+        pair's last bits are the same when a pass goes on that was killed half-way.
+        """
+        wanted, everything = set(numbers), replace(self.config, batch=len(self.contest.rows), seed=0)
+        [step] = self.contest.steps(everything, 0)
+        micros = [micro for micro in step if wanted & set(micro)]
+        found: dict[int, RefLogps] = {}
+        with Ahead(micros[share[0] :: share[1]], self.prepare, workers=threads, ahead=2 * threads) as materials:
+            for material in materials:
+                scored = {n: logps for n, logps in self._scored(material).items() if n in wanted}
+                heard(scored)
+                found |= scored
+        return found
+
+    def _scored(self, material: Material) -> dict[int, RefLogps]:
+        pairs = self._furnished(material.pairs)
+        chosen, rejected = (logps.tolist() for logps in pairs.summed(self.learner(pairs.batch)))
+        return {n: RefLogps(c, r) for n, c, r in zip(material.numbers, chosen, rejected, strict=True)}
+
+    def _told(self, logps: Tensor, pairs: PairBatch, numbers: Micro) -> PairLogps:
+        chosen, rejected = pairs.summed(logps)
+        ref_chosen, ref_rejected = self._reference(pairs, numbers, chosen)
+        chosen_tokens, rejected_tokens = pairs.tokens
+        return PairLogps(
+            chosen=chosen, rejected=rejected, ref_chosen=ref_chosen, ref_rejected=ref_rejected,
+            chosen_tokens=chosen_tokens.to(chosen.device), rejected_tokens=rejected_tokens.to(chosen.device),
+            step_chosen_tokens=numbers.step_chosen_tokens if isinstance(numbers, PairMicro) else None,
+        )  # fmt: skip
+
+    def _reference(self, pairs: PairBatch, numbers: Micro, like: Tensor) -> tuple[Tensor, Tensor]:
+        if self.references is None:
+            return self._asked(pairs)
+        known = [self.references[number] for number in numbers]
+        return like.new_tensor([k.chosen for k in known]), like.new_tensor([k.rejected for k in known])
+
+    @torch.no_grad()
+    def _asked(self, pairs: PairBatch) -> tuple[Tensor, Tensor]:
+        """The reference as it is now: nothing of it was kept."""
+        bare: AbstractContextManager[None] = nullcontext() if self.live is not None else self.learner.reference()
+        with bare:
+            return pairs.summed((self.live or self.learner)(pairs.batch))
+
+    def _furnished(self, pairs: PairBatch) -> PairBatch:
+        if self.cache is None:
+            return pairs
+        return replace(pairs, batch=self.cache.furnish(pairs.batch, self.learner.features))
 
 
 def run_dpo(config: DpoConfig, watch: Watch) -> Trained:
@@ -228,12 +386,8 @@ def _known(
     keys = on_first(config, lambda: [reference_key(row, config.plan, shaping) for row in contest.rows])
     file = References(_reference_file(config, contest.base))
     told, done = NowAndThen(say, "reference: pair"), 0
-    other = in_other_numbers(contest.rows, contest.base.fingerprint, config.dtype, config.plan.look)
-    for numbers, count in other.items():
-        say(f"{count:,} rows hold log-probs of this model in {numbers}; dtype={numbers} takes them as they are")
-    if strange := under_another_look(contest.rows, contest.base.fingerprint, config.plan.look):
-        say(f"{strange:,} rows hold answers and log-probs of this model under another look at their clips; say frames, "
-            "policy and the like as `vidllm feedback` was told, and they are taken as they are")  # fmt: skip
+    for line in remarks(contest.rows, contest.base.fingerprint, config.dtype, config.plan.look):
+        say(line)
 
     def compute(numbers: Sequence[int], keep: bool) -> Mapping[int, RefLogps]:
         def heard(scored: Mapping[int, RefLogps]) -> None:
@@ -299,8 +453,6 @@ def describe(config: DpoConfig, contest: Contest) -> list[str]:
 
 def shown_batch(config: DpoConfig, contest: Contest, *, colour: bool) -> str:
     """The first micro-batch of the first step as a person can read it, answer by answer, what is learnt set apart."""
-    from vidllm.train.show import show_batch
-
     pairs = contest.load(config, contest.steps(config, 0)[0][0])
     examples = [example for pair in pairs for example in (pair.chosen, pair.rejected)]
     return show_batch(examples, contest.base.tokenizer, colour=colour)

@@ -10,7 +10,8 @@ lists of weights and not other programs.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import pairwise
 from types import MappingProxyType
 from typing import Literal
 
@@ -106,6 +107,49 @@ class RewardShift:
         self.count += count
         self.mean += count * (mean - self.mean) / self.count
         return self.mean
+
+
+WINDOW = 10
+"""Optimizer steps whose mean is one point of a trend, in a run that is long enough."""
+FALLS = 3
+"""Windows in a row that must each be below the one before."""
+FALLEN_NATS = 1.0
+"""How far below the reference the chosen answers must be on average."""
+
+
+@dataclass
+class Falling:
+    """Likelihood displacement: chosen answers grow less likely while the margin still grows. Said once. Plain values,
+    part of a checkpoint."""
+
+    size: int = WINDOW
+    window: list[float] = field(default_factory=list)
+    means: list[float] = field(default_factory=list)
+    """Of the last windows."""
+    said: bool = False
+
+    @classmethod
+    def over(cls, steps: int) -> Falling:
+        """For a run of so many steps: in a short one the windows are so small that half of it can tell a trend."""
+        return cls(min(WINDOW, max(1, steps // 2 // (FALLS + 1))))
+
+    def hear(self, log_ratio: float) -> str | None:
+        """Take a step's mean log-ratio of the chosen answers, in nats; a warning when it has been falling."""
+        self.window.append(log_ratio)
+        if len(self.window) < self.size:
+            return None
+        self.means = [*self.means[-FALLS:], sum(self.window) / self.size]
+        self.window = []
+        steadily = len(self.means) > FALLS and all(later < before for before, later in pairwise(self.means))
+        if self.said or not steadily or self.means[-1] > -FALLEN_NATS:
+            return None
+        self.said = True
+        steps, fallen = FALLS * self.size, -self.means[-1]
+        return (
+            f"logps/chosen has been falling for {steps} steps: chosen answers are now {fallen:.1f} nats less likely "
+            "than to the reference (likelihood displacement); give `anchor` or `sft` a weight in `loss`, raise beta, "
+            "or stop earlier"
+        )
 
 
 def _sigmoid(loss: PreferenceLoss, pairs: PairLogps, _: float) -> Tensor:

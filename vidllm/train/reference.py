@@ -169,19 +169,18 @@ def _believed(
     return {}
 
 
-def in_other_numbers(rows: Sequence[PairRow], fingerprint: str, dtype: str, look: str) -> dict[str, int]:
-    """How many rows recorded this very model, of clips shown like this, in other numbers than `dtype`; by those."""
-    records = [row.reference for row in rows if row.reference is not None]
-    return dict(Counter(
-        record.dtype for record in records
-        if record.dtype not in (None, dtype) and record.is_of(fingerprint, record.dtype, look)
-    ))  # fmt: skip
-
-
-def under_another_look(rows: Sequence[PairRow], fingerprint: str, look: str) -> int:
-    """How many rows recorded this very model of clips that were shown otherwise."""
-    records = [row.reference for row in rows if row.reference is not None]
-    return sum(record.model == fingerprint and record.look not in (None, look) for record in records)
+def remarks(rows: Sequence[PairRow], fingerprint: str, dtype: str, look: str) -> list[str]:
+    """What rows recorded from this very model and can not be taken from them as they are, and what to say so that it
+    can, a line each."""
+    records = [row.reference for row in rows if row.reference is not None and row.reference.model == fingerprint]
+    numbers = Counter(r.dtype for r in records if r.dtype not in (None, dtype) and r.look in (None, look))
+    strange = sum(record.look not in (None, look) for record in records)
+    return [
+        *(f"{count:,} rows hold log-probs of this model in {other}; dtype={other} takes them as they are"
+          for other, count in numbers.items()),
+        *([f"{strange:,} rows hold answers and log-probs of this model under another look at their clips; say frames, "
+           "policy and the like as `vidllm feedback` was told, and they are taken as they are"] if strange else []),
+    ]  # fmt: skip
 
 
 def of_another_model(rows: Sequence[PairRow], fingerprint: str) -> int:
