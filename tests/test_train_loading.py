@@ -17,7 +17,7 @@ from vidllm.errors import BudgetError, RowError
 from vidllm.model.families import load_tokenizer
 from vidllm.model.spec import ModelSpec
 from vidllm.prompt import Example, Message, build_prompt
-from vidllm.train.ahead import Ahead
+from vidllm.train.ahead import made_ahead
 from vidllm.train.loading import Shelf, load_example, open_turns
 from vidllm.train.looks import count_row, look_of, shown_in
 from vidllm.train.row import Media, Origin, TrainRow, Turn
@@ -188,7 +188,7 @@ def test_portions_made_ahead_by_several_threads_are_those_made_in_turn(clips: di
         return [load_example(rows[n], spec, load_tokenizer(spec.folder), PLAN, known=shelf) for n in numbers]
 
     plain = [opened(portion) for portion in portions]
-    with Ahead(portions, opened, workers=3, ahead=4) as ahead:
+    with made_ahead(portions, opened, workers=3, ahead=4) as ahead:
         for expected, made in zip(plain, ahead, strict=True):
             assert [e.prompt.input_ids for e in made] == [e.prompt.input_ids for e in expected]
             assert all(

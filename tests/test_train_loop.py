@@ -20,7 +20,7 @@ import torch
 
 from tests.train_task import Listener, Network, Parity, run
 from vidllm.errors import CheckpointError, ConfigError, NotFinite, OutputError, TrainError
-from vidllm.train.ahead import Ahead
+from vidllm.train.ahead import made_ahead
 from vidllm.train.loop import LoopOptions, on_cpu
 from vidllm.train.metrics import Metrics, read_metrics, smoothed
 from vidllm.train.optim import OptimOptions, make_optimizer, rate_share, set_rates
@@ -400,7 +400,7 @@ def test_what_is_made_ahead_comes_in_order_and_is_bounded(workers: int) -> None:
             asked.append(number)
             yield number
 
-    with Ahead(items(), lambda number: number * number, workers=workers, ahead=4) as made:
+    with made_ahead(items(), lambda number: number * number, workers=workers, ahead=4) as made:
         for number in range(10):
             assert next(made) == number * number
             assert len(asked) <= number + (4 if workers else 1)

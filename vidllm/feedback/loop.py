@@ -1,6 +1,6 @@
 """The feedback loop: open -> sample -> judge, a line in the journal after each, and pairs from all of it at the end.
 
-    questions --Ahead: clips opened--> Sampler --journal--> Judge --journal--> pairs.jsonl, pairs.report.json
+    questions --ahead: clips opened--> Sampler --journal--> Judge --journal--> pairs.jsonl, pairs.report.json
                                           ^ a killed run goes on here     ^ or here
 
 One thread samples and hears the judge; a server judges what was sampled before, meanwhile. Whatever ends the run, what
@@ -21,7 +21,7 @@ from vidllm.feedback.journal import Journal, Slot
 from vidllm.feedback.judge import Case, Judge, Judged
 from vidllm.feedback.perturb import Change, perturb_messages
 from vidllm.feedback.twins import Twin
-from vidllm.train.ahead import Ahead
+from vidllm.train.ahead import made_ahead
 
 if TYPE_CHECKING:
     from vidllm.feedback.sampler import Sampler
@@ -110,7 +110,7 @@ class Run:
         todo = [number for number in range(len(self._work.questions)) if not self._is_done(number)]
         self.tally.before = self.tally.total - len(todo)
         fresh = [number for number in todo if self._journal.sampled(self._work.slots[number]) is None]
-        with Ahead(fresh, self._open, workers=1, ahead=AHEAD) as opened:
+        with made_ahead(fresh, self._open, workers=1, ahead=AHEAD) as opened:
             for number in todo:
                 if interrupts.asked:
                     break

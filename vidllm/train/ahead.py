@@ -5,46 +5,34 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from types import TracebackType
-from typing import Generic, Self, TypeVar
+from contextlib import contextmanager
+from itertools import islice
+from typing import TypeVar
 
 T = TypeVar("T")
 M = TypeVar("M")
 
 
-class Ahead(Generic[T, M]):
+@contextmanager
+def made_ahead(items: Iterable[T], make: Callable[[T], M], *, workers: int, ahead: int) -> Iterator[Iterator[M]]:
     """`make(item)` for every item in order, `workers` threads making up to `ahead` of them before they are asked for.
 
     0 workers make each when it is asked for. Leaving the `with` block forgets what was begun.
     """
+    if not workers:
+        yield map(make, items)
+        return
+    threads = ThreadPoolExecutor(workers, thread_name_prefix="ahead")
+    try:
+        yield _made(threads, iter(items), make, max(ahead, workers))
+    finally:
+        threads.shutdown(wait=True, cancel_futures=True)
 
-    def __init__(self, items: Iterable[T], make: Callable[[T], M], *, workers: int, ahead: int) -> None:
-        self._items, self._make = iter(items), make
-        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="ahead") if workers else None
-        self._ahead = max(ahead, workers)
-        self._made: deque[Future[M]] = deque()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __iter__(self) -> Iterator[M]:
-        return self
-
-    def __next__(self) -> M:
-        if self._threads is None:
-            return self._make(next(self._items))
-        while len(self._made) < self._ahead:
-            try:
-                item = next(self._items)
-            except StopIteration:
-                break
-            self._made.append(self._threads.submit(self._make, item))
-        if not self._made:
-            raise StopIteration
-        return self._made.popleft().result()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._threads is not None:
-            self._threads.shutdown(wait=True, cancel_futures=True)
+def _made(threads: ThreadPoolExecutor, items: Iterator[T], make: Callable[[T], M], ahead: int) -> Iterator[M]:
+    made: deque[Future[M]] = deque()
+    while True:
+        made.extend(threads.submit(make, item) for item in islice(items, ahead - len(made)))
+        if not made:
+            return
+        yield made.popleft().result()

@@ -26,7 +26,7 @@ from vidllm.errors import ConfigError, RowError, VidllmError
 from vidllm.model.chat import AnyTokenizer, count_text_tokens
 from vidllm.model.spec import ModelSpec
 from vidllm.prompt import Message
-from vidllm.train.ahead import Ahead
+from vidllm.train.ahead import made_ahead
 from vidllm.train.cache import ClipCache
 from vidllm.train.check import Checked, Progress
 from vidllm.train.learner import Learner, LearnerOptions
@@ -288,7 +288,7 @@ class PreferenceTask:
         [step] = self.contest.steps(everything, 0)
         micros = [micro for micro in step if wanted & set(micro)]
         found: dict[int, RefLogps] = {}
-        with Ahead(micros[share[0] :: share[1]], self.prepare, workers=threads, ahead=2 * threads) as materials:
+        with made_ahead(micros[share[0] :: share[1]], self.prepare, workers=threads, ahead=2 * threads) as materials:
             for material in materials:
                 scored = {n: logps for n, logps in self._scored(material).items() if n in wanted}
                 heard(scored)

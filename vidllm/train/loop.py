@@ -36,7 +36,7 @@ from torch import Tensor, nn
 
 from vidllm.errors import CheckpointError, ConfigError, NotFinite, TrainError
 from vidllm.interrupts import Interrupts
-from vidllm.train.ahead import Ahead
+from vidllm.train.ahead import made_ahead
 from vidllm.train.metrics import Metrics, board_writer
 from vidllm.train.optim import OptimOptions, make_optimizer, rate_share, set_rates
 from vidllm.train.saves import Saved, Saves, differences
@@ -201,7 +201,7 @@ class _Run:
             self._watch.begin(start, self._course.total)
         micros = (micro for at in self._course.after(start) for micro, _ in self._share(at.step))
         options = self._options
-        with Ahead(micros, self._task.prepare, workers=options.workers, ahead=options.ahead) as materials:
+        with made_ahead(micros, self._task.prepare, workers=options.workers, ahead=options.ahead) as materials:
             for at in self._course.after(start):
                 if interrupted := self._asked(interrupts):
                     break
