@@ -76,7 +76,7 @@ def plan(
         write_json(planned.to_dict())
     else:
         write("\n".join(_lines(planned)) + "\n")
-    for remark in planned.plan.notes:
+    for remark in planned.notes:
         note(f"note: {remark}")
 
 
@@ -92,19 +92,18 @@ def _spec(model: str | None, grid: PatchGrid | None, context: int | None) -> Mod
     return bare_spec(grid.rows, grid.cols, context or 4096)
 
 
-def _lines(planned: Plan) -> list[str]:
+def _lines(plan: Plan) -> list[str]:
     """The plan as a person reads it: the clip, the frames by cost, the sum."""
-    plan = planned.plan
     costs = Counter((frame.stride, frame.tokens) for frame in plan.frames if frame.tokens)
     many = "" if costs.total() == len(plan.frames) else " groups"  # of frames that share their tokens
     sizes = ", ".join(f"{n}{many} x {tokens} (stride {stride})" for (stride, tokens), n in sorted(costs.items()))
     stretched = f" = {plan.context} x RoPE {plan.rope_factor:g}" if plan.rope_factor > 1 else ""
     room = math.floor(plan.context * plan.rope_factor + 1e-9)  # 1000 x 1.001 is a rounding short of 1001
     return [
-        _about(planned),
+        _about(plan),
         f"policy  {plan.policy}, reader {plan.reader or 'pillow'}",
-        f"look    {_look(planned)}",
-        f"frames  {len(plan.frames)}{_times(planned)}",
+        f"look    {_look(plan)}",
+        f"frames  {len(plan.frames)}{_times(plan)}",
         f"video   {plan.video_tokens:>6} tokens: {sizes}",
         f"text    {plan.text_tokens:>6}",
         f"answer  {plan.max_new_tokens:>6}",
@@ -112,11 +111,11 @@ def _lines(planned: Plan) -> list[str]:
     ]
 
 
-def _about(planned: Plan) -> str:
+def _about(plan: Plan) -> str:
     from vidllm.video.timecode import format_time
 
-    video = planned.video
-    if planned.info is None:
+    video = plan.video
+    if plan.info is None:
         return f"{video.path}: a picture, {video.width}x{video.height}"
     return (
         f"{video.path}: {format_time(video.duration, decimals=1)}, {video.width}x{video.height}, {video.fps:.4g} fps, "
@@ -124,18 +123,17 @@ def _about(planned: Plan) -> str:
     )
 
 
-def _look(planned: Plan) -> str:
+def _look(plan: Plan) -> str:
     """How a frame becomes the model's: its size, how it meets the tile, whether it is the very frame of its time."""
-    plan, tiles = planned.plan, planned.tiles
-    cut = f"cut into {tiles[0]} x {tiles[1]} tiles" if tiles else ""
+    cut = f"cut into {plan.tiles[0]} x {plan.tiles[1]} tiles" if plan.tiles else ""
     size = f"{plan.frame_size[1]}x{plan.frame_size[0]} px" if plan.frame_size else ""
     fit = f"fit {plan.fit}" if plan.fit else ""
     snap = f"key frames within {plan.tolerance:.3g} s stand in" if plan.tolerance else ""
     return ", ".join(filter(None, (cut, size, fit, snap))) or "as it is"
 
 
-def _times(planned: Plan) -> str:
+def _times(plan: Plan) -> str:
     from vidllm.video.timecode import format_time
 
-    times = [format_time(frame.time, decimals=1) for frame in planned.frames if frame.time is not None]
+    times = [format_time(time, decimals=1) for time in plan.times]
     return " ".join(["", "at", *times]) if times else ""

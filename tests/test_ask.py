@@ -128,10 +128,10 @@ def test_a_question_in_chinese(model: VideoModel, clip: Path) -> None:
 def test_the_plan_is_what_is_shown(model: VideoModel, clip: Path, tiny: Callable[[str], Path]) -> None:
     planned = vidllm.plan(clip, "what happens at 0:10?", model=tiny("llava"), max_new_tokens=4)
     shown = model.ask(clip, "what happens at 0:10?", max_new_tokens=4)
-    assert [frame.tokens for frame in planned.plan.frames] == [frame.tokens for frame in shown.frames]
-    assert [frame.time for frame in planned.plan.frames] == pytest.approx([f.time for f in shown.frames], abs=1e-6)
-    assert planned.plan.video_tokens == shown.usage.video_tokens
-    assert planned.plan.text_tokens == shown.usage.text_tokens
+    assert [frame.tokens for frame in planned.frames] == [frame.tokens for frame in shown.frames]
+    assert [frame.time for frame in planned.frames] == pytest.approx([f.time for f in shown.frames], abs=1e-6)
+    assert planned.video_tokens == shown.usage.video_tokens
+    assert planned.text_tokens == shown.usage.text_tokens
 
 
 def test_times_an_answer_names_are_tied_to_frames_that_were_seen(model: VideoModel, clip: Path) -> None:

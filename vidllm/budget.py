@@ -129,10 +129,11 @@ def fitted_size(height: int, width: int, unit: int, min_pixels: int, max_pixels:
 class PlannedFrame:
     """One moment the model will see: seconds on the viewer's clock, pooling stride (1 for native), tokens it costs.
 
+    A picture is a frame without a time.
     In a native family a group of frames shares one lot of tokens: the group's first frame carries them, the others 0.
     """
 
-    time: float
+    time: float | None
     stride: int
     tokens: int
 
@@ -143,7 +144,9 @@ class TokenPlan:
 
     `frames` is sorted by time. `text_tokens` is everything that is no visual token: template, question, timestamps,
     subtitles and `reserve`. `frame_size` (height, width) in pixels is what the decoder is asked for (None: as it is).
-    `tolerance` is how far, in seconds, a key frame may stand in for a requested time.
+    `tolerance` is how far, in seconds, a key frame may stand in for a requested time; `fit` is how a frame meets the
+    model's square, None where it meets none (a picture in tiles, a native family's); `notes` are wishes that can not
+    be met.
     """
 
     frames: tuple[PlannedFrame, ...]
@@ -160,7 +163,7 @@ class TokenPlan:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if any(b.time < a.time for a, b in pairwise(self.frames)):
+        if any(b < a for a, b in pairwise(self.times)):
             raise ValueError(f"planned frames are out of order: {self.times}")
         if sum(f.tokens for f in self.frames) != self.video_tokens:
             raise ValueError(f"frames hold {sum(f.tokens for f in self.frames)} tokens, not {self.video_tokens}")
@@ -176,7 +179,7 @@ class TokenPlan:
     @property
     def times(self) -> tuple[float, ...]:
         """Seconds of every frame, in order: what the decoder is asked for."""
-        return tuple(frame.time for frame in self.frames)
+        return tuple(frame.time for frame in self.frames if frame.time is not None)
 
     def to_dict(self) -> dict[str, Any]:
         """Plan JSON without its `video` part."""

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from vidllm.advice import Wish, ways_out
-from vidllm.budget import Fit, PlannedFrame, Policy, TokenPlan, plan_tokens
+from vidllm.budget import PlannedFrame, TokenPlan, plan_tokens
 from vidllm.checks import check_text
 from vidllm.clip import plan_video
 from vidllm.errors import BudgetError
@@ -52,21 +52,10 @@ class SeenVideo:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FramePlan:
-    """One frame the model would see: its time in seconds (None for a picture), pooling stride, tokens it costs."""
-
-    time: float | None
-    stride: int
-    tokens: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
+class Plan(TokenPlan):
     """A look at a video or a picture, planned and not yet taken; `to_dict` is the Plan JSON, its keys are here too."""
 
     video: SeenVideo
-    plan: TokenPlan
-    """The sum itself; what it means is said there."""
     info: VideoInfo | None = None
     """The clip's packet index; None for a picture."""
     focus: Focus | None = None
@@ -76,78 +65,9 @@ class Plan:
     tiles: tuple[int, int] | None = None
     """(rows, cols) of tiles that a picture is cut into; None for a video, and for a picture that is not cut."""
 
-    @property
-    def frames(self) -> tuple[FramePlan, ...]:
-        """Every frame, in order."""
-        return tuple(
-            FramePlan(time=frame.time if self.info else None, stride=frame.stride, tokens=frame.tokens)
-            for frame in self.plan.frames
-        )
-
-    @property
-    def video_tokens(self) -> int:
-        """Visual tokens."""
-        return self.plan.video_tokens
-
-    @property
-    def text_tokens(self) -> int:
-        """Tokens of everything that is no visual token."""
-        return self.plan.text_tokens
-
-    @property
-    def max_new_tokens(self) -> int:
-        """Room kept for the reply."""
-        return self.plan.max_new_tokens
-
-    @property
-    def total(self) -> int:
-        """Tokens of prompt and reply together."""
-        return self.plan.total
-
-    @property
-    def context(self) -> int:
-        """The model's own."""
-        return self.plan.context
-
-    @property
-    def rope_factor(self) -> float:
-        """How far positions are stretched."""
-        return self.plan.rope_factor
-
-    @property
-    def policy(self) -> Policy:
-        """Who chose the frames."""
-        return self.plan.policy
-
-    @property
-    def fit(self) -> Fit | None:
-        """How a frame meets the model's square; None where it meets none: a picture in tiles, a native family's."""
-        return self.plan.fit
-
-    @property
-    def tolerance(self) -> float:
-        """Seconds by which a key frame may stand in for a moment."""
-        return self.plan.tolerance
-
-    @property
-    def frame_size(self) -> tuple[int, int] | None:
-        """(height, width) in pixels that frames are decoded to; None: as they are."""
-        return self.plan.frame_size
-
-    @property
-    def reader(self) -> str:
-        """Who is to decode; "" for a picture."""
-        return self.plan.reader
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What a user should know: wishes that can not be met."""
-        return self.plan.notes
-
     def to_dict(self) -> dict[str, Any]:
         """Plan JSON."""
-        frames = [dataclasses.asdict(frame) for frame in self.frames]
-        return {"video": dataclasses.asdict(self.video), **self.plan.to_dict(), "frames": frames}
+        return {"video": dataclasses.asdict(self.video), **super().to_dict()}
 
 
 def plan_source(
@@ -168,11 +88,11 @@ def plan_source(
     if isinstance(medium, Image):
         video = SeenVideo.of(name, medium)
         tiles = still_tiles(video.height, video.width, spec, single=True)
-        plan = _plan_still(medium, question, spec, tokenizer, options)
-        return Plan(video=video, plan=plan if tiles is None else replace(plan, fit=None), tiles=tiles)
+        plan = _plan_still(medium, tiles is not None, question, spec, tokenizer, options)
+        return Plan(**vars(plan), video=video, tiles=tiles)
     planned = plan_video(medium, question, spec, tokenizer, options)
     return Plan(
-        video=SeenVideo.of(name, planned.info), plan=planned.plan, info=planned.info, focus=planned.focus,
+        **vars(planned.plan), video=SeenVideo.of(name, planned.info), info=planned.info, focus=planned.focus,
         subtitles=planned.subtitles,
     )  # fmt: skip
 
@@ -184,7 +104,7 @@ def tokens_of_stills(stills: Sequence[Image], spec: ModelSpec) -> int:
 
 
 def _plan_still(
-    still: Image, question: str, spec: ModelSpec, tokenizer: AnyTokenizer | None, options: PlanOptions
+    still: Image, is_cut: bool, question: str, spec: ModelSpec, tokenizer: AnyTokenizer | None, options: PlanOptions
 ) -> TokenPlan:
     """The sum of a prompt of one picture, as `build_prompt` makes it."""
     visual = tokens_of_stills((still,), spec)
@@ -198,9 +118,9 @@ def _plan_still(
 
     wish = Wish(question=question, spec=spec, options=options)
     text, room = count(wish), room_of(spec, options)
-    fit = None if spec.kind == "native" else spec.fit
+    fit = None if is_cut or spec.kind == "native" else spec.fit
     try:
-        frame = PlannedFrame(0.0, 1, visual)
+        frame = PlannedFrame(None, 1, visual)
         return plan_tokens((frame,), text_tokens=text, room=room, fit=fit, reader="", notes=still_notes(options))
     except BudgetError as error:
         line = over_line(visual, text, room.least_reply, room)
