@@ -82,7 +82,7 @@ def along(network: Any, batch: Batch) -> Tensor:
         inputs_embeds=network.get_input_embeddings()(ids), position_ids=batch.forest.positions(), use_cache=False,
         attention_mask=torch.zeros(1, 1, 1, 1), **{TREE: TreeAttention(batch.forest)},
     ).last_hidden_state[0]  # fmt: skip
-    targets = batch.targets()
+    targets = batch.targets
     return answer_logps(hidden[targets.predictors], network.lm_head.weight, targets.ids)
 
 

@@ -103,7 +103,7 @@ def in_one_pass(network: Any, batch: Batch) -> Tensor:
         inputs_embeds=network.get_input_embeddings()(ids), position_ids=batch.forest.positions(),
         attention_mask=torch.zeros(1, 1, 1, 1), use_cache=False, **{TREE: TreeAttention(batch.forest)},
     ).last_hidden_state[0]  # fmt: skip
-    targets = batch.targets()
+    targets = batch.targets
     logps = network.lm_head(hidden[targets.predictors]).log_softmax(-1)
     return logps.gather(1, targets.ids[:, None])[:, 0]
 
@@ -174,7 +174,7 @@ def test_a_sibling_never_sees_another() -> None:
         pieces[changed] = new
         after = in_one_pass(network, Batch(pieces=tuple(pieces)))
         for other in range(len(pieces)):
-            mine = batch.owner == other
+            mine = batch.targets.owners == other
             related = other == changed or changed in batch.forest.ancestors(other)
             assert related or torch.equal(before[mine], after[mine])
 
@@ -220,7 +220,7 @@ def test_targets_and_who_predicts_them() -> None:
     """prompt 10 11 12, answers 20 21 and 30: the prompt's last position predicts the first token of both."""
     prompt = Piece(ids=(10, 11, 12), trained=(False, False, True))
     answers = [Piece(ids=(20, 21), trained=(True, True), parent=0), Piece(ids=(30,), trained=(True,), parent=0)]
-    targets = Batch(pieces=(prompt, *answers)).targets()
+    targets = Batch(pieces=(prompt, *answers)).targets
     assert targets.predictors.tolist() == [1, 2, 3, 2]
     assert targets.ids.tolist() == [12, 20, 21, 30]
     assert targets.owners.tolist() == [0, 1, 1, 2]

@@ -83,17 +83,9 @@ class Batch:
         """Tokens, visual ones included."""
         return sum(len(piece.ids) for piece in self.pieces)
 
-    @property
-    def owner(self) -> Tensor:
-        """For each target the number of its piece, (N,)."""
-        return self.targets().owners
-
+    @cached_property
     def targets(self) -> Targets:
         """All ids to predict, and where each is predicted."""
-        return self._targets
-
-    @cached_property
-    def _targets(self) -> Targets:
         rows = [row for number in range(len(self.pieces)) for row in self._targets_of(number)]
         table = torch.tensor(rows, dtype=torch.int64).view(-1, 3)
         return Targets(*table.unbind(dim=1))

@@ -129,10 +129,10 @@ class Learner(nn.Module):
         return self.lmm.device
 
     def forward(self, batch: Batch) -> Tensor:
-        """Log-probs (N,) float32 of all targets, in the order of `batch.targets()`."""
+        """Log-probs (N,) float32 of all targets, in the order of `batch.targets`."""
         with self._numbers():
             hidden = self._read(batch, self._tokens(batch.pieces))
-            targets = batch.targets()
+            targets = batch.targets
             places, ids = targets.predictors.to(self.device), targets.ids.to(self.device)
             if not self.options.head_only:
                 return self.lmm.head(hidden).float().log_softmax(dim=-1)[places, ids]  # type: ignore[no-any-return]

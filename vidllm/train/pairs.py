@@ -97,13 +97,13 @@ class PairBatch:
 
     def summed(self, logps: Tensor) -> tuple[Tensor, Tensor]:
         """Log-probs (T,) of all targets -> each (N,): of the chosen and of the rejected answers."""
-        total = logps.new_zeros(len(self.batch.pieces)).index_add(0, self.batch.owner.to(logps.device), logps)
+        total = logps.new_zeros(len(self.batch.pieces)).index_add(0, self.batch.targets.owners.to(logps.device), logps)
         return self._by_pair(total)
 
     @property
     def tokens(self) -> tuple[Tensor, Tensor]:
         """How many tokens each (N,) chosen and rejected answer has, the token that ends it included."""
-        return self._by_pair(torch.bincount(self.batch.owner, minlength=len(self.batch.pieces)))
+        return self._by_pair(torch.bincount(self.batch.targets.owners, minlength=len(self.batch.pieces)))
 
     def _by_pair(self, of_pieces: Tensor) -> tuple[Tensor, Tensor]:
         places = torch.tensor(self.answers, device=of_pieces.device)

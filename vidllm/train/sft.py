@@ -147,7 +147,7 @@ class SftTask:
         if self.cache is not None:
             batch = self.cache.furnish(batch, self.learner.features)
         losses = -model(batch)
-        by_kind = _by_kind(losses.detach(), batch.owner, material.kinds)
+        by_kind = _by_kind(losses.detach(), batch.targets.owners, material.kinds)
         return Part(loss=losses.sum(), weight=len(losses), tokens=batch.length, metrics=by_kind)
 
     def name(self, number: int) -> str:
