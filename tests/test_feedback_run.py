@@ -677,7 +677,7 @@ def test_half_a_character_is_kept_as_a_server_said_it(tmp_path: Path) -> None:
     with Journal(output) as journal:
         journal.add_judged(slot, "j", Oracle(), Judged(ticket=1, verdicts=(said,)))
     with Journal(output) as journal:
-        assert journal.opinions(slot)["j"].verdicts == (said,)
+        assert journal.opinions[slot]["j"].verdicts == (said,)
     write_rows(output, [{"video": "\udcff.mp4"}])  # how Python reads a name that is no UTF-8
     assert json.loads(output.read_bytes()) == {"video": "\udcff.mp4"}
 

@@ -63,9 +63,12 @@ class Journal:
         if output.is_dir():
             raise OutputError(f"{output}: is a folder; name a file such as {output}/pairs.jsonl")
         self._file = LineFile(journal_of(output), name=output, lock=True)
-        self._sampled: dict[Slot, Sampled] = {}
-        self._opinions: dict[Slot, dict[str, Opinion]] = {}
-        self._failed: dict[Slot, str] = {}
+        self.sampled: dict[Slot, Sampled] = {}
+        """The candidates of every question that was asked."""
+        self.opinions: dict[Slot, dict[str, Opinion]] = {}
+        """What judges said of them, by fingerprint; none where nobody was asked."""
+        self.failed: dict[Slot, str] = {}
+        """Why a question could not be asked."""
         try:
             for place, line in self._file.lines():
                 self._read(line, journal_of(output), place)
@@ -80,22 +83,6 @@ class Journal:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._file.close()
-
-    def sampled(self, slot: Slot) -> Sampled | None:
-        """The question's candidates, if it was asked."""
-        return self._sampled.get(slot)
-
-    def opinion(self, slot: Slot, judge: str) -> Opinion | None:
-        """What the judge of this fingerprint said of them, if it was asked."""
-        return self._opinions.get(slot, {}).get(judge)
-
-    def opinions(self, slot: Slot) -> Mapping[str, Opinion]:
-        """Every judge's opinion, by fingerprint."""
-        return self._opinions.get(slot, {})
-
-    def error(self, slot: Slot) -> str | None:
-        """Why the question could not be asked."""
-        return self._failed.get(slot)
 
     def add_sampled(self, slot: Slot, asked: Asked, sampled: Sampled) -> None:
         """Candidates are there."""
@@ -136,16 +123,16 @@ class Journal:
         slot = Slot(line["key"], line["stamp"], line["recipe"])
         if line["at"] == "sampled":
             candidates = tuple(Candidate(**fields) for fields in line["candidates"])
-            self._sampled[slot] = Sampled(candidates=candidates, dropped=dict(line["dropped"]), model=line["model"])
-            self._opinions.pop(slot, None)  # said of other candidates
-            self._failed.pop(slot, None)
+            self.sampled[slot] = Sampled(candidates=candidates, dropped=dict(line["dropped"]), model=line["model"])
+            self.opinions[slot] = {}  # what was said is of other candidates
+            self.failed.pop(slot, None)
         elif line["at"] == "judged":
-            self._opinions.setdefault(slot, {})[line["judge"]] = Opinion(
+            self.opinions.setdefault(slot, {})[line["judge"]] = Opinion(
                 verdicts=tuple(Verdict.from_dict(verdict) for verdict in line["verdicts"]), judge=line["name"],
                 model=line["model"], way=line.get("way", ""), nonsense=line["nonsense"],
                 orders=(line["orders"][0], line["orders"][1]),
             )  # fmt: skip
         elif line["at"] == "failed":
-            self._failed[slot] = line["error"]
+            self.failed[slot] = line["error"]
         else:
             raise ValueError(line["at"])

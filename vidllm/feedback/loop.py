@@ -109,7 +109,7 @@ class Run:
         """Ask and judge until nothing is left, or `interrupts` asks to stop. Raises what ends a run."""
         todo = [number for number in range(len(self._work.questions)) if not self._is_done(number)]
         self.tally.before = self.tally.total - len(todo)
-        fresh = [number for number in todo if self._journal.sampled(self._work.slots[number]) is None]
+        fresh = [number for number in todo if self._work.slots[number] not in self._journal.sampled]
         with made_ahead(fresh, self._open, workers=1, ahead=AHEAD) as opened:
             for number in todo:
                 if interrupts.asked:
@@ -123,14 +123,13 @@ class Run:
 
     def _is_done(self, number: int) -> bool:
         slot = self._work.slots[number]
-        if self._journal.error(slot) is not None:
+        if slot in self._journal.failed:
             return not self._work.retry_errors
-        sampled = self._journal.sampled(slot)
-        if sampled is None:
+        if slot not in self._journal.sampled:
             return False
-        opinion = self._journal.opinion(slot, self._work.opinions[number])
+        opinion = self._journal.opinions[slot].get(self._work.opinions[number])
         if opinion is None:
-            return len(sampled.candidates) < 2
+            return len(self._journal.sampled[slot].candidates) < 2
         return not (self._work.retry_errors and any(verdict.failed for verdict in opinion.verdicts))
 
     def _open(self, number: int) -> Sequence[Message] | str:
@@ -143,10 +142,7 @@ class Run:
     def _settle(self, number: int, opened: Iterator[Sequence[Message] | str], interrupts: Interrupts) -> None:
         """Ask the question, unless its candidates are there, and hand them to the judge when it has room, unless the
         run is to stop: a judge that hangs never has."""
-        slot = self._work.slots[number]
-        sampled = self._journal.sampled(slot)
-        if sampled is None:
-            sampled = self._ask(number, next(opened))
+        sampled = self._journal.sampled.get(self._work.slots[number]) or self._ask(number, next(opened))
         if sampled is None:
             return
         if len(sampled.candidates) < 2:

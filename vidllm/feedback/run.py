@@ -298,12 +298,11 @@ def _rows(
         number = judged.numbers[pair.question]
         count[number] = count.get(number, 0) + 1
         slot, asked = work.slots[number], work.questions[number]
-        sampled, opinion = journal.sampled(slot), judged.opinions[pair.question]
-        assert sampled is not None
+        model, opinion = journal.sampled[slot].model, judged.opinions[pair.question]
         name = asked.id + (f"#{count[number]}" if count[number] > 1 else "")
         judge = {"name": opinion.judge, "version": opinion.model or work.judge.fingerprint, "digest":
                  work.opinions[number]}  # fmt: skip
-        rows.append(pair_row(asked, pair, name, model=sampled.model, judge=judge, output=output, look=look))
+        rows.append(pair_row(asked, pair, name, model=model, judge=judge, output=output, look=look))
     return rows
 
 
@@ -325,11 +324,10 @@ class _Judged:
         """Gather what the journal holds of these questions."""
         judged = cls(numbers=[], scored=[], opinions=[], others={}, figures=Figures(), work=work)
         for number, slot in enumerate(work.slots):
-            sampled, error = journal.sampled(slot), journal.error(slot)
-            if sampled is not None:
-                judged._add(number, sampled, journal)
-            elif error is not None:
-                judged.figures.failed[_cause(error)] += 1
+            if slot in journal.sampled:
+                judged._add(number, journal.sampled[slot], journal)
+            elif slot in journal.failed:
+                judged.figures.failed[_cause(journal.failed[slot])] += 1
             else:
                 judged.figures.remaining += 1
         return judged
@@ -340,7 +338,7 @@ class _Judged:
         figures.asked += 1
         figures.candidates += len(sampled.candidates)
         figures.dropped.update(sampled.dropped)
-        opinion = journal.opinion(slot, key)
+        opinion = journal.opinions[slot].get(key)
         if opinion is None and len(sampled.candidates) >= 2:
             figures.remaining += 1
             return
@@ -348,7 +346,7 @@ class _Judged:
         figures.judged += 1
         figures.nonsense += opinion.nonsense
         figures.orders = (figures.orders[0] + opinion.orders[0], figures.orders[1] + opinion.orders[1])
-        for other in (other for mark, other in journal.opinions(slot).items() if mark != key):
+        for other in (other for mark, other in journal.opinions[slot].items() if mark != key):
             self.others.setdefault((other.judge, other.way), {})[len(self.scored)] = other
         self.numbers.append(number)
         self.opinions.append(opinion)
