@@ -39,19 +39,14 @@ def test_every_frame_is_drawn_at_the_same_size(count: int) -> None:
 def test_fine_frames_are_larger_and_framed(height: int, width: int) -> None:
     frames = coloured(6, height, width)
     fine = [False, True, True, False, False, False]
-    sheet = draw_sheet(frames, tokens=[9, 36, 36, 9, 9, 9], fine=fine)
+    sheet = draw_sheet(frames, tokens=[9, 36, 36, 9, 9, 9])
     shown = areas(sheet, frames)
     assert min(size for size, is_fine in zip(shown, fine, strict=True) if is_fine) > max(shown[3:])
     assert (np.asarray(sheet) == ACCENT).all(axis=2).sum() > 100
 
 
-def test_the_frames_with_more_tokens_are_fine_when_nobody_says() -> None:
-    frames = coloured(3)
-    assert np.array_equal(
-        np.asarray(draw_sheet(frames, tokens=[9, 36, 9])),
-        np.asarray(draw_sheet(frames, tokens=[9, 36, 9], fine=[False, True, False])),
-    )
-    plain = draw_sheet(frames, tokens=[9, 9, 9])
+def test_frames_of_one_size_in_tokens_are_not_framed() -> None:
+    plain = draw_sheet(coloured(3), tokens=[9, 9, 9])
     assert not (np.asarray(plain) == ACCENT).all(axis=2).any()
 
 
@@ -79,8 +74,6 @@ def test_very_many_frames_do_not_take_all_memory() -> None:
 def test_counts_must_agree() -> None:
     with pytest.raises(ValueError, match="3 frames, but 2 token sizes"):
         draw_sheet(coloured(3), tokens=[9, 9])
-    with pytest.raises(ValueError, match="1 fine flags"):
-        draw_sheet(coloured(3), fine=[True])
 
 
 @pytest.mark.parametrize("name", ["sheet.png", "sheet.JPG", "sheet.webp"])

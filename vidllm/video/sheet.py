@@ -52,19 +52,12 @@ class _Cell:
     fine: bool
 
 
-def save_sheet(
-    frames: FrameSet,
-    path: str | Path,
-    *,
-    tokens: Sequence[int] | None = None,
-    fine: Sequence[bool] | None = None,
-    title: str = "",
-) -> Path:
+def save_sheet(frames: FrameSet, path: str | Path, *, tokens: Sequence[int] | None = None, title: str = "") -> Path:
     """`draw_sheet` into a file, whole or not at all. Raises `VideoError` when it can not be written."""
     target = Path(path)
     if target.suffix.lower() not in SUFFIXES:
         raise VideoError(f"{path}: a contact sheet is a picture; name it with one of {', '.join(SUFFIXES)}")
-    sheet = draw_sheet(frames, tokens=tokens, fine=fine, title=title)
+    sheet = draw_sheet(frames, tokens=tokens, title=title)
     if max(sheet.size) > LARGEST_SIDE.get(target.suffix.lower(), max(sheet.size)):
         width, height = sheet.size
         raise VideoError(f"{path}: {width}x{height} pixels are more than such a file holds; name it .png")
@@ -79,23 +72,14 @@ def save_sheet(
     return target
 
 
-def draw_sheet(
-    frames: FrameSet,
-    *,
-    tokens: Sequence[int] | None = None,
-    fine: Sequence[bool] | None = None,
-    title: str = "",
-) -> Image.Image:
+def draw_sheet(frames: FrameSet, *, tokens: Sequence[int] | None = None, title: str = "") -> Image.Image:
     """An RGB picture of all `frames` in order.
 
-    `tokens` (N,) is each frame's size in visual tokens; `fine` (N,) says which frames are drawn larger and framed, by
-    default those with the most tokens when the sizes differ.
+    `tokens` (N,) is each frame's size in visual tokens; those with more than the fewest are fine: larger and framed.
     """
-    count = len(frames)
-    if (tokens is not None and len(tokens) != count) or (fine is not None and len(fine) != count):
-        raise ValueError(f"{count} frames, but {len(tokens or ())} token sizes and {len(fine or ())} fine flags")
-    if fine is None:
-        fine = [size > min(tokens) for size in tokens] if tokens else [False] * count
+    if tokens is not None and len(tokens) != len(frames):
+        raise ValueError(f"{len(frames)} frames, but {len(tokens)} token sizes")
+    fine = [size > min(tokens) for size in tokens] if tokens else [False] * len(frames)
     cells, width, height = _layout(frames, tokens, fine, MARGIN + (TITLE if title else 0))
     sheet = Image.new("RGB", (width, height), BACKGROUND)
     pen = ImageDraw.Draw(sheet)
@@ -149,11 +133,11 @@ def _scale(frames: FrameSet, fine: Sequence[bool]) -> float:
 
 def _times(frames: FrameSet) -> list[str]:
     """Whole seconds, or as many decimals as it takes to tell neighbours apart."""
-    for decimals in (0, 1):
+    for decimals in (0, 1, 2):
         shown = [format_time(t, decimals=decimals) for t in frames.pts_seconds]
         if len(set(shown)) == len(set(frames.pts_seconds.tolist())):
-            return shown
-    return [format_time(t, decimals=2) for t in frames.pts_seconds]
+            break
+    return shown
 
 
 def _write_under(pen: ImageDraw.ImageDraw, cell: _Cell) -> None:
