@@ -14,7 +14,7 @@ from __future__ import annotations  # PyAV's Packet is generic for the type chec
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 from itertools import repeat
 from threading import Event
@@ -300,33 +300,18 @@ def _fill(harvest: Harvest, row: int, found: _Found | None, *, until: int | None
 
 def _surviving_frames(info: VideoInfo) -> Iterator[_Found]:
     """All that decodes, in the order of presentation but for what damage delays."""
-    count = 0
-    tape = _Tape(info, threads=1)
-    try:
-        for frame in _frames_despite_errors(tape):
+    with closing(_Tape(info, threads=1)) as tape:
+        for count, frame in enumerate(_frames_despite_errors(tape)):
             numbered = int(info.pts[min(count, info.num_frames - 1)])
-            count += 1
             yield _Found(frame, frame.pts if info.has_true_pts and frame.pts is not None else numbered)
-    finally:
-        tape.close()
 
 
 def _frames_despite_errors(tape: _Tape) -> Iterator[VideoFrame]:
-    packet: VideoPacket | None
-    while (packet := _next_or_none(tape)) is not None:
-        yield from _decoded_or_nothing(tape, packet)
-    yield from _decoded_or_nothing(tape, None)
-
-
-def _next_or_none(tape: _Tape) -> VideoPacket | None:
-    try:
-        return tape.next()
-    except av.error.FFmpegError:
-        return None  # the demuxer gave up: what is behind is lost
-
-
-def _decoded_or_nothing(tape: _Tape, packet: VideoPacket | None) -> list[VideoFrame]:
-    try:
-        return tape.decoder.decode(packet)
-    except (av.error.FFmpegError, ValueError):
-        return []  # a broken packet; the wanted frames it held are reported as missing by their pts
+    while True:
+        packet: VideoPacket | None = None
+        with suppress(av.error.FFmpegError):  # else the demuxer gave up: what is behind is lost
+            packet = tape.next()
+        with suppress(av.error.FFmpegError, ValueError):  # a broken one; wanted frames it held are missed by their pts
+            yield from tape.decoder.decode(packet)
+        if packet is None:
+            return
