@@ -105,7 +105,7 @@ def test_pairs_are_right_by_the_script_and_rows_are_what_training_reads(
     assert len(rows.rows) == done.report.pairs > 0
     for row in rows.rows:
         script = Script.load(Path(row.media[0].path).with_suffix(".json"))
-        chosen, rejected = (grade(row.prompt[-1].text, text, script).score for text in (row.chosen, row.rejected))
+        chosen, rejected = (grade(row.turns[-1].text, text, script).score for text in (row.chosen, row.rejected))
         assert chosen is not None
         assert rejected is not None
         assert chosen - rejected >= 0.25
@@ -476,7 +476,7 @@ def test_pairs_of_talks_and_several_media_are_read_as_they_were_asked(world: Pat
     read = read_pairs(output)
     assert not read.problems
     for row, one_asked in zip(read.rows, told, strict=True):
-        assert [(t.role, t.text) for t in row.prompt] == [(t.role, t.text) for t in one_asked.turns]
+        assert [(t.role, t.text) for t in row.turns] == [(t.role, t.text) for t in one_asked.turns]
         assert [Path(m.path).name for m in row.media] == [Path(m.path).name for m in one_asked.media]
     assert asked["two"].case("x").video is None  # the oracle would not know which
     assert "script" in (Oracle().refuses(asked["two"].case("x")) or "")

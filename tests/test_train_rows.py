@@ -238,7 +238,7 @@ PAIR = {"id": "p", "video": "a.mp4", "prompt": "what happens?", "chosen": "It mo
 def test_a_pair(media: Path) -> None:
     noted = {"model": "ab", "chosen_logp": -1.5, "rejected_logp": -2}
     row = read_pairs(write(media, PAIR | {"reference": noted})).rows[0]
-    assert (row.chosen, row.rejected, row.prompt[0].text) == ("It moves.", "It stops.", "what happens?")
+    assert (row.chosen, row.rejected, row.turns[0].text) == ("It moves.", "It stops.", "what happens?")
     assert row.media == (Media(kind="video", path=str(media / "a.mp4")),)
     assert row.reference is not None
     assert (row.reference.model, row.reference.rejected_logp) == ("ab", -2.0)
@@ -249,7 +249,7 @@ def test_a_pairs_prompt_may_be_a_dialogue(media: Path) -> None:
     answer = [{"role": "assistant", "content": "It grows."}]
     other = [{"role": "assistant", "content": [{"type": "text", "text": "It shrinks."}]}]  # as TRL writes it
     row = read_pairs(write(media, PAIR | {"prompt": said, "chosen": answer, "rejected": other})).rows[0]
-    assert [turn.role for turn in row.prompt] == ["user", "assistant", "user"]
+    assert [turn.role for turn in row.turns] == ["user", "assistant", "user"]
     assert (row.chosen, row.rejected) == ("It grows.", "It shrinks.")
 
 

@@ -24,7 +24,7 @@ from vidllm.errors import ConfigError, RowError
 from vidllm.feedback.judge import Case
 from vidllm.train.files import shown_files, stamp
 from vidllm.train.places import PLACEHOLDER, Folder, check_absent, place_media
-from vidllm.train.row import Bad, Media, Origin, Problem, Turn
+from vidllm.train.row import Bad, Conversation, Media, Origin, Problem, Turn
 from vidllm.train.rows import Json, check_order, one_of, read_each, turns_of, whole
 from vidllm.video.timecode import format_time
 
@@ -33,12 +33,10 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class Asked(Conversation):
     """One question: `turns` end with it. Two with equal `key` are the same question about the same files."""
 
-    origin: Origin
     id: str
-    turns: tuple[Turn, ...]
     truth: str | None = None
     """The answer that the data set gives."""
     evidence: str | None = None
@@ -53,11 +51,6 @@ class Asked:
     def before(self) -> str:
         """What was said before the question, a line a turn."""
         return "\n".join(f"{turn.role.capitalize()}: {turn.text}" for turn in self.turns[:-1])
-
-    @property
-    def media(self) -> tuple[Media, ...]:
-        """All that is shown, in order."""
-        return tuple(medium for turn in self.turns for medium in turn.media)
 
     @property
     def key(self) -> str:

@@ -24,7 +24,7 @@ from vidllm.model.spec import ModelSpec
 from vidllm.train.files import shown_files, stamp
 from vidllm.train.loading import open_picture
 from vidllm.train.looks import Size, count_row
-from vidllm.train.row import AnyRow, Kind, Media, PairRow, Problem, TrainRow, advice, said_in
+from vidllm.train.row import AnyRow, Conversation, Kind, Media, Problem, advice
 from vidllm.video.guard import DEFAULT_LIMITS, Limits, probe_guarded, read_frames_guarded
 from vidllm.video.info import VideoInfo
 
@@ -100,13 +100,13 @@ def check(
     return _checked(rows, found, problems)
 
 
-def kind_of(row: TrainRow | PairRow) -> Kind:
+def kind_of(row: Conversation) -> Kind:
     """video where a row shows one, else image where it shows a picture, else text."""
     kinds = {medium.kind for medium in row.media}
     return "video" if "video" in kinds else "image" if kinds else "text"
 
 
-def _within(window: int | None, row: TrainRow | PairRow, found: int | Problem) -> int | Problem:
+def _within(window: int | None, row: Conversation, found: int | Problem) -> int | Problem:
     """The row's length, if it is within what rows of this model may have."""
     if window is None or isinstance(found, Problem) or found <= window:
         return found
@@ -125,7 +125,7 @@ def _checked(
     )  # fmt: skip
 
 
-def _by_media(rows: Sequence[TrainRow | PairRow]) -> list[list[int]]:
+def _by_media(rows: Sequence[Conversation]) -> list[list[int]]:
     """Row numbers, those of the same files together."""
     groups: dict[tuple[Media, ...], list[int]] = {}
     for number, row in enumerate(rows):
@@ -143,16 +143,15 @@ class _Checker:
         self._size = lru_cache(None)(_size)
         self._fault = lru_cache(None)(self._look_at)
 
-    def look(self, row: TrainRow | PairRow) -> int | Problem:
+    def look(self, row: Conversation) -> int | Problem:
         """The row's length in tokens, or why it can not be learnt from."""
-        turns, answers = said_in(row)
         for medium in row.media:
             if fault := self._fault(medium):
                 return Problem(origin=row.origin, what=fault, do="or leave the row out")
         try:
             videos = [self._info(m.path) for m in row.media if m.kind == "video"]
             stills = [self._size(m.path) for m in row.media if m.kind == "image"]
-            return count_row(turns, videos, stills, self._spec, self._tokenizer, self._plan, answers=answers)
+            return count_row(row.turns, videos, stills, self._spec, self._tokenizer, self._plan, answers=row.answers)
         except VidllmError as error:
             return Problem(origin=row.origin, what=advice(error), do=SHORTEN)
 
@@ -204,11 +203,11 @@ class _Lengths:
             self._file = LineFile(path)
             self._known = dict(filter(None, (_entry(line) for _, line in self._file.lines())))
 
-    def recall(self, row: TrainRow | PairRow) -> int:
+    def recall(self, row: Conversation) -> int:
         """The row's length, 0 when it is not known."""
         return self._known.get(self._key(row), 0) if self._known else 0
 
-    def keep(self, row: TrainRow | PairRow, tokens: int) -> None:
+    def keep(self, row: Conversation, tokens: int) -> None:
         """Remember a row's length. OutputError when the disk takes no more."""
         if self._file is not None and (key := self._key(row)) not in self._known:
             self._known[key] = tokens
@@ -220,11 +219,10 @@ class _Lengths:
         if self._file is not None:
             self._file.close()
 
-    def _key(self, row: TrainRow | PairRow) -> str:
+    def _key(self, row: Conversation) -> str:
         """Names the row by all that its length depends on."""
-        turns, answers = said_in(row)
-        told = [[turn.role, turn.text, [medium.kind for medium in turn.media]] for turn in turns]
-        words = json.dumps([told, answers])
+        told = [[turn.role, turn.text, [medium.kind for medium in turn.media]] for turn in row.turns]
+        words = json.dumps([told, row.answers])
         return _digest(self._salt, words, *map(self._stamp, row.media))
 
     def _stamp(self, medium: Media) -> str:

@@ -161,10 +161,9 @@ def load_pair(
     Raises:
         RowError: a medium can not be read any more, or the pair does not fit; the line names file and line.
     """
-    answers = (row.chosen, row.rejected)
     try:
-        messages = open_turns(row.prompt, spec, tokenizer, plan, answers=answers, known=known)
-        return build_pair(messages, *answers, spec, tokenizer, rope_max=plan.rope_max)
+        messages = open_turns(row.turns, spec, tokenizer, plan, answers=row.answers, known=known)
+        return build_pair(messages, row.chosen, row.rejected, spec, tokenizer, rope_max=plan.rope_max)
     except VidllmError as error:
         raise RowError(f"{row.origin}: {advice(error)}") from error
 
@@ -193,10 +192,10 @@ def read_contest(
 
 def size_pair(row: PairRow, length: int, spec: ModelSpec, tokenizer: AnyTokenizer, plan: PlanOptions) -> PairSize:
     """A pair of `length` tokens with its longer answer, taken apart; nothing is opened for it."""
-    words = [Message(turn.role, turn.text) for turn in row.prompt]
+    words = [Message(turn.role, turn.text) for turn in row.turns]
     text = PairSize.of(build_pair(words, row.chosen, row.rejected, spec, tokenizer, rope_max=plan.rope_max), "")
     prompt = max(length - max(text.chosen, text.rejected), text.prompt)
-    question = "\n".join(turn.text for turn in row.prompt if turn.role == "user")
+    question = "\n".join(turn.text for turn in row.turns if turn.role == "user")
     rest = text.prompt + max(text.chosen, text.rejected) - count_text_tokens(question, spec, tokenizer)
     group = same_look(row, question, plan, rest=rest, length=length, spec=spec)
     return replace(text, prompt=prompt, shown=prompt - text.prompt, group=group)

@@ -19,7 +19,7 @@ from vidllm.model.spec import ModelSpec
 from vidllm.planning import room_of
 from vidllm.prompt import still_tokens
 from vidllm.train.batches import View
-from vidllm.train.row import PairRow, TrainRow, Turn, said_in
+from vidllm.train.row import Conversation, TrainRow, Turn
 from vidllm.video.timecode import find_focus
 
 T = TypeVar("T")
@@ -78,7 +78,7 @@ def look_of(
 
 
 def same_look(
-    row: TrainRow | PairRow, question: str, plan: PlanOptions, *, rest: int, length: int, spec: ModelSpec
+    row: Conversation, question: str, plan: PlanOptions, *, rest: int, length: int, spec: ModelSpec
 ) -> Hashable:
     """Equal for rows that see the same frames at the same positions: those of the same media behind the same words,
     unless the times that the question names pick the frames, answers (`rest`, see `Look`) that are too long for a
@@ -86,7 +86,7 @@ def same_look(
 
     Answers press on frames only where room is short: a look that gave some up for them fills more than half of it.
     """
-    said = tuple((turn.role, turn.text, len(turn.media)) for turn in _before_the_last_shown(said_in(row)[0]))
+    said = tuple((turn.role, turn.text, len(turn.media)) for turn in _before_the_last_shown(row.turns))
     media = (said, *((medium.kind, medium.path) for medium in row.media)) if row.media else row.origin
     focused = plan.policy in ("auto", "focus") and find_focus(question, ANY_DURATION) is not None
     named = plan.frames is not None or plan.fps is not None

@@ -45,8 +45,8 @@ class Turn:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainRow:
-    """A conversation to learn: perhaps a system turn, then user and assistant by turns; the assistant ends it."""
+class Conversation:
+    """Perhaps a system turn, then user and assistant by turns."""
 
     origin: Origin
     turns: tuple[Turn, ...]
@@ -55,6 +55,15 @@ class TrainRow:
     def media(self) -> tuple[Media, ...]:
         """All that is shown, in order."""
         return tuple(medium for turn in self.turns for medium in turn.media)
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """Of which one follows the turns; none where they are all."""
+        return ()
+
+
+class TrainRow(Conversation):
+    """A conversation to learn; the assistant ends it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,27 +84,20 @@ class Reference:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PairRow:
-    """A prompt that ends with the user's turn, and a better and a worse answer to it."""
+class PairRow(Conversation):
+    """Turns that end with the user's, and a better and a worse answer to them."""
 
-    origin: Origin
-    prompt: tuple[Turn, ...]
     chosen: str
     rejected: str
     reference: Reference | None = None
 
     @property
-    def media(self) -> tuple[Media, ...]:
-        """All that is shown, in order."""
-        return tuple(medium for turn in self.prompt for medium in turn.media)
+    def answers(self) -> tuple[str, ...]:
+        """The better one and the worse."""
+        return self.chosen, self.rejected
 
 
-AnyRow = TypeVar("AnyRow", TrainRow, PairRow)
-
-
-def said_in(row: TrainRow | PairRow) -> tuple[tuple[Turn, ...], tuple[str, ...]]:
-    """The turns of a row, and the answers of which one follows them (none after a conversation)."""
-    return (row.turns, ()) if isinstance(row, TrainRow) else (row.prompt, (row.chosen, row.rejected))
+AnyRow = TypeVar("AnyRow", bound=Conversation)
 
 
 @dataclass(frozen=True, kw_only=True)

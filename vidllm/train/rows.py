@@ -141,7 +141,7 @@ def _pair_row(row: Json, origin: Origin, folder: Folder) -> PairRow:
     chosen, rejected = (_answer(row, key) for key in ("chosen", "rejected"))
     if chosen == rejected:
         raise Bad("chosen and rejected are the same", "leave the row out, it teaches nothing")
-    return PairRow(origin=origin, prompt=turns, chosen=chosen, rejected=rejected, reference=_reference(row))
+    return PairRow(origin=origin, turns=turns, chosen=chosen, rejected=rejected, reference=_reference(row))
 
 
 def one_of(row: Json, keys: tuple[str, ...]) -> str:

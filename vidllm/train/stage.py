@@ -42,7 +42,7 @@ from vidllm.train.learner import Learner, LearnerOptions, check_family, check_pa
 from vidllm.train.loop import LoopOptions, on_cpu
 from vidllm.train.mixture import Mixture, Read, Source, mixture_of, read_mixture
 from vidllm.train.parts import Extra, Lora, Parts
-from vidllm.train.row import AnyRow, Media, Turn, said_in
+from vidllm.train.row import AnyRow, Media, Turn
 from vidllm.train.saves import Identity
 from vidllm.video.decode import Reader
 from vidllm.video.guard import Limits, keep_workers
@@ -362,7 +362,7 @@ def identity(config: StageConfig, base: Base, noun: str, checked: Checked[AnyRow
     def plain(turn: Turn) -> tuple[object, ...]:
         return turn.role, turn.text, [(m.kind, numbers.setdefault(m, len(numbers))) for m in turn.media]
 
-    said = (([plain(turn) for turn in turns], answers) for turns, answers in map(said_in, checked.rows))
+    said = (([plain(turn) for turn in row.turns], row.answers) for row in checked.rows)
     media = [medium for row in checked.rows for medium in row.media]
     return {
         "model": base.fingerprint[:12], noun: _mark(len(checked.rows), noun, said), **config.settings(),
