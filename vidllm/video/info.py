@@ -138,11 +138,10 @@ def index_clip(path: str | Path, stream: int | None = None) -> VideoInfo:
 
 def _index(path: str | Path, container: InputContainer, number: int | None) -> VideoInfo:
     stream = pick_stream(container, path, number)
-    first = _FirstPicture(stream.codec_context)
-    log = _read_packets(container, stream, first)
+    log = _read_packets(container, stream)
     if not log.pts:
         raise NoFrames(f"{path}: a video header without one frame behind it; the file was cut short, copy it again")
-    return _build(str(path), container, stream, first, log)
+    return _build(str(path), container, stream, log)
 
 
 @dataclass
@@ -157,6 +156,8 @@ class _PacketLog:
     vops: list[str] = field(default_factory=list)  # of MPEG-4 part 2 alone
     access_ranks: list[int] = field(default_factory=list)
     last_duration: int = 0
+    picture: VideoFrame | None = None
+    """The first that decodes, for what only a frame knows: its real size, format and display matrix."""
 
     def add(self, packet: VideoPacket, codec: str, starts: AccessRule) -> None:
         """Note one packet."""
@@ -173,39 +174,22 @@ class _PacketLog:
         if codec == "mpeg4":
             self.vops.append(vops(memoryview(packet)))
 
-
-class _FirstPicture:
-    """The first frame that decodes, for what only a frame knows: its real size, format and display matrix."""
-
-    def __init__(self, context: VideoCodecContext) -> None:
-        context.thread_count = 1  # with more, the first frame comes late
-        self._context = context
-        self._tries_left = FIRST_FRAME_TRIES
-        self.frame: VideoFrame | None = None
-
-    def look_at(self, packet: VideoPacket) -> None:
-        """Try to get the picture from this packet alone."""
-        if self.frame is not None or not self._tries_left:
-            return
-        self._tries_left -= 1
-        if packet.is_discard:  # an edit list hides its picture, not what it tells of the others
-            packet = Packet(bytes(packet))  # type: ignore[assignment]
-        try:
-            frames = self._context.decode(packet) or self._context.decode(None)
-            self._context.flush_buffers()
-        except (av.error.FFmpegError, ValueError):
-            return  # a broken first packet is the reader's matter; a later one may tell
-        self.frame = frames[0] if frames else None
+    def decoding_times(self, pts: NDArray[np.int64]) -> NDArray[np.int64]:
+        """DTS in ticks, `pts` standing in where there is none."""
+        dts = np.array(self.dts, np.int64)
+        return np.where(dts == NO_TIME, pts, dts)
 
 
-def _read_packets(container: InputContainer, stream: VideoStream, first: _FirstPicture) -> _PacketLog:
+def _read_packets(container: InputContainer, stream: VideoStream) -> _PacketLog:
     """Demux the stream to its end; what stands after a demuxing error is lost, as it is for every player."""
     log = _PacketLog()
-    codec = codec_name(stream)
-    starts = access_rule(codec, stream.codec_context.extradata)
+    codec, context = codec_name(stream), stream.codec_context
+    context.thread_count = 1  # with more, the first frame comes late
+    starts = access_rule(codec, context.extradata)
     try:
         for packet in video_packets(container, stream):
-            first.look_at(packet)
+            if log.picture is None and len(log.pts) < FIRST_FRAME_TRIES:
+                log.picture = _picture_in(packet, context)
             log.add(packet, codec, starts)
     except av.error.FFmpegError:
         if not log.pts:
@@ -213,14 +197,24 @@ def _read_packets(container: InputContainer, stream: VideoStream, first: _FirstP
     return log
 
 
+def _picture_in(packet: VideoPacket, context: VideoCodecContext) -> VideoFrame | None:
+    """The picture of this packet alone, if it needs no other one."""
+    if packet.is_discard:  # an edit list hides its picture, not what it tells of the others
+        packet = Packet(bytes(packet))  # type: ignore[assignment]
+    try:
+        frames = context.decode(packet) or context.decode(None)
+        context.flush_buffers()
+    except (av.error.FFmpegError, ValueError):
+        return None  # a broken first packet is the reader's matter; a later one may tell
+    return frames[0] if frames else None
+
+
 def codec_name(stream: VideoStream) -> str:
     """The coded format ("av1"), not the decoder that happens to read it ("libdav1d")."""
     return stream.codec_context.codec.canonical_name
 
 
-def _build(
-    path: str, container: InputContainer, stream: VideoStream, first: _FirstPicture, log: _PacketLog
-) -> VideoInfo:
+def _build(path: str, container: InputContainer, stream: VideoStream, log: _PacketLog) -> VideoInfo:
     time_base = Fraction(stream.time_base or 0)
     raw, has_true_pts = _presentation_times(path, container, stream, log)
     leap = LEAP_SECONDS / float(time_base) if container.format.flags & CLOCKS_MAY_LEAP else math.inf
@@ -233,7 +227,7 @@ def _build(
             f"{path}: every frame is cut away by its edit list; re-encode it, or play it to see what it shows"
         )
     seconds = (pts[order] - pts[order[0]]) * float(time_base)
-    frame, context = first.frame, stream.codec_context
+    frame, context = log.picture, stream.codec_context
     orientation = orientation_of(frame) if frame is not None else Orientation()
     coded = (frame.width, frame.height) if frame is not None else (context.width, context.height)
     aspect = believable_aspect(stream.sample_aspect_ratio or context.sample_aspect_ratio)
@@ -279,10 +273,10 @@ def _presentation_times(
 
     Where one is missing, decoding times stand in (an AVI has no others); where these fail too, the header's rate.
     """
-    pts, dts = np.array(log.pts, np.int64), np.array(log.dts, np.int64)
+    pts = np.array(log.pts, np.int64)
     missing = (pts == NO_TIME).any()
     made_up = not missing and _are_made_up(pts, container, stream)
-    decoding = np.where(dts == NO_TIME, pts, dts)
+    decoding = log.decoding_times(pts)
     if missing:
         pts = decoding
     elif made_up:  # either may have lost some
@@ -315,8 +309,7 @@ def _ascend(pts: NDArray[np.int64]) -> bool:
 
 def _mended(pts: NDArray[np.int64], log: _PacketLog, leap: float) -> NDArray[np.int64]:
     """The viewer's PTS; `pts` itself where nothing is to be mended. `leap` as `continued` takes it."""
-    dts = np.array(log.dts, np.int64)
-    decoding = np.where(dts == NO_TIME, pts, dts)
+    decoding = log.decoding_times(pts)
     if is_packed(log.vops) and _ascend(pts):
         pts = unpacked(decoding, log.vops, np.array(log.sizes, np.int64))
     return continued(pts, decoding, leap)
@@ -374,9 +367,7 @@ def _access_points(container: InputContainer, pts: NDArray[np.int64], log: _Pack
     times, packets = np.unique(pts, return_counts=True)
     alone = ~np.isin(pts[ranks], times[packets > 1])  # a seek knows a packet by its time
     ranks = ranks[alone | (ranks == ranks[0])]
-    dts = np.array(log.dts, np.int64)
-    by_pts = "matroska" in container.format.name
-    seek = pts if by_pts else np.where(dts == NO_TIME, pts, dts)
+    seek = pts if "matroska" in container.format.name else log.decoding_times(pts)
     return np.stack([ranks, pts[ranks], seek[ranks]], axis=1)
 
 
