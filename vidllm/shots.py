@@ -70,12 +70,20 @@ def save_pictures(times: Sequence[float], folder: Path, read: Read) -> tuple[Sho
 
 
 def _save_all(times: Sequence[float], folder: Path, read: Read) -> tuple[Shot, ...]:
+    from PIL import Image
+
+    shots: list[Shot] = []
+    digits = max(len(str(len(times) - 1)), 3)  # as many for all: by name they stand in the order of time
     with tempfile.TemporaryDirectory(dir=folder, prefix=".vidllm-") as scratch:
-        shots: list[Shot] = []
-        digits = max(len(str(len(times) - 1)), 3)  # as many for all: by name they stand in the order of time
         for first in range(0, len(times), BATCH):
-            shots += _save_batch(read(times[first : first + BATCH]), Path(scratch), first, digits)
-        return tuple(Shot(shot.time, _move(shot.path, folder)) for shot in shots)
+            frames = read(times[first : first + BATCH])
+            for pixels, time in zip(frames.pixels, frames.pts_seconds.tolist(), strict=True):
+                name = f"{len(shots):0{digits}d}_{format_time(time, decimals=3).replace(':', '-')}.png"
+                Image.fromarray(pixels).save(Path(scratch, name), compress_level=1)
+                shots.append(Shot(time, folder / name))
+        for shot in shots:
+            os.replace(Path(scratch, shot.path.name), shot.path)
+    return tuple(shots)
 
 
 def save_shot_sheet(times: Sequence[float], path: Path, read: Read) -> tuple[Shot, ...]:
@@ -85,19 +93,3 @@ def save_shot_sheet(times: Sequence[float], path: Path, read: Read) -> tuple[Sho
     frames = read(times)
     save_sheet(frames, path)
     return tuple(Shot(float(time), path) for time in frames.pts_seconds)
-
-
-def _save_batch(frames: FrameSet, folder: Path, first: int, digits: int) -> list[Shot]:
-    from PIL import Image
-
-    shots = []
-    for number, (pixels, time) in enumerate(zip(frames.pixels, frames.pts_seconds, strict=True), start=first):
-        path = folder / f"{number:0{digits}d}_{format_time(float(time), decimals=3).replace(':', '-')}.png"
-        Image.fromarray(pixels).save(path, compress_level=1)
-        shots.append(Shot(float(time), path))
-    return shots
-
-
-def _move(path: Path, folder: Path) -> Path:
-    os.replace(path, folder / path.name)
-    return folder / path.name
