@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from transformers import (
-    CLIPImageProcessor,
+    CLIPImageProcessorPil,
     CLIPVisionModel,
     LlavaForConditionalGeneration,
     PreTrainedModel,
@@ -159,7 +159,7 @@ def export(model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerF
     model.bfloat16().save_pretrained(target)
     tokenizer.save_pretrained(target)
     size = {"height": IMAGE_SIDE, "width": IMAGE_SIDE}
-    processor = CLIPImageProcessor(
+    processor = CLIPImageProcessorPil(
         size=size, crop_size=size, do_center_crop=False, image_mean=[MEAN] * 3, image_std=[STD] * 3
     )
     processor.save_pretrained(target)
