@@ -74,9 +74,9 @@ def find_focus(question: str, duration: float, start: float = 0.0) -> Focus | No
     `[start, duration)`, in seconds. Times outside it are no focus (`outside_notes` says so), but one at most a second
     past the end means the end.
     """
-    from vidllm.video.timewords import find_spans
+    from vidllm.video.timewords import find_hits
 
-    hits = find_spans(question)
+    hits = find_hits(question)
     inside = [(span, hit.text) for hit in hits for span in _clip(hit.resolve(start, duration), start, duration)]
     if not inside:
         return None
@@ -89,20 +89,21 @@ def outside_notes(question: str, duration: float, start: float = 0.0, *, of: str
 
     `of` is what these are the bounds of.
     """
-    from vidllm.video.timewords import find_spans
+    from vidllm.video.timewords import find_hits
 
     return tuple(
         f'"{hit.text}" lies outside the {of} ({format_time(start)}-{format_time(duration)}); no focus on it'
-        for hit in find_spans(question)
+        for hit in find_hits(question)
         if not _clip(hit.resolve(start, duration), start, duration)
     )
 
 
 def find_times(text: str) -> tuple[TimeMention, ...]:
     """Every absolute time that `text` names, in the order it stands there; both ends of a range are mentions."""
-    from vidllm.video.timewords import find_mentions
+    from vidllm.video.timewords import find_hits
 
-    return tuple(TimeMention(text[start:end], start, end, seconds) for start, end, seconds in find_mentions(text))
+    places = sorted(place for hit in find_hits(text) for place in hit.mentions)
+    return tuple(TimeMention(text[start:end], start, end, seconds) for start, end, seconds in places)
 
 
 def _clip(span: tuple[float, float], start: float, end: float) -> list[tuple[float, float]]:

@@ -34,19 +34,19 @@ class Anchor(NamedTuple):
     def resolve(self, start: float, end: float) -> float:
         """Seconds on the source's clock, for a clip that is watched in `[start, end)`."""
         edge = min(max((end - start) * EDGE_SHARE, EDGE_LEAST), EDGE_MOST) * self.edges
-        match self.origin:
-            case "clock":
-                return self.value + edge
-            case "begin":
-                return start + self.value + edge
-            case "end":
-                return end - self.value + edge
-            case "share":
-                return start + self.value * (end - start) + edge
+        places = {
+            "clock": self.value,
+            "begin": start + self.value,
+            "end": end - self.value,
+            "share": start + self.value * (end - start),
+        }
+        return places[self.origin] + edge
 
 
 Meaning = tuple[Anchor, Anchor]
 """A range `[first, last)`, or a moment when both are one."""
+FIRST, LAST, MIDDLE = Anchor("begin", 0.0), Anchor("end", 0.0), Anchor("share", 0.5)
+BEGIN, END = (FIRST, FIRST._replace(edges=1.0)), (LAST._replace(edges=-1.0), LAST)
 
 
 class Reading:
@@ -111,6 +111,18 @@ def _at(origin: Origin, value: float) -> list[Meaning]:
     return [(Anchor(origin, value), Anchor(origin, value))]
 
 
+def always(*meanings: Meaning) -> Callable[[Reading], list[Meaning]]:
+    """What a rule means whose words are always the same."""
+    return lambda _: list(meanings)
+
+
+nothing = always()
+"""A time that hangs on something the words alone do not place."""
+begin, end, begin_and_end = always(BEGIN), always(END), always(BEGIN, END)
+middle = always((MIDDLE._replace(edges=-0.5), MIDDLE._replace(edges=0.5)))
+first_frame, last_frame, end_frames = always((FIRST, FIRST)), always((LAST, LAST)), always((FIRST, FIRST), (LAST, LAST))
+
+
 def moment(reading: Reading) -> list[Meaning]:
     return _at("clock", reading.seconds("a"))
 
@@ -150,11 +162,11 @@ def on_from(reading: Reading) -> list[Meaning]:
 
 
 def to_clip_end(reading: Reading) -> list[Meaning]:
-    return [(reading.clock("a"), Anchor("end", 0.0))]
+    return [(reading.clock("a"), LAST)]
 
 
 def from_clip_begin(reading: Reading) -> list[Meaning]:
-    return [(Anchor("begin", 0.0), reading.clock("a"))]
+    return [(FIRST, reading.clock("a"))]
 
 
 def one_side(reading: Reading) -> list[Meaning]:
@@ -194,8 +206,7 @@ def each_ordinal_han(reading: Reading) -> list[Meaning]:
 def ordinal_from_end(reading: Reading) -> list[Meaning]:
     """倒数第10秒, 倒数第二分钟."""
     first, last = _ordinal(reading.text("a"), reading.seconds("a"))
-    width = last.value - first.value
-    return [(Anchor("end", last.value), Anchor("end", last.value - width))]
+    return [(Anchor("end", last.value), Anchor("end", first.value))]
 
 
 def nth_before_end(reading: Reading) -> list[Meaning]:
@@ -211,18 +222,18 @@ def _ordinal(words: str, seconds: float) -> Meaning:
 
 
 def first(reading: Reading) -> list[Meaning]:
-    return [(Anchor("begin", 0.0), Anchor("begin", reading.seconds("a")))]
+    return [(FIRST, Anchor("begin", reading.seconds("a")))]
 
 
 def last(reading: Reading) -> list[Meaning]:
-    return [(Anchor("end", reading.seconds("a")), Anchor("end", 0.0))]
+    return [(Anchor("end", reading.seconds("a")), LAST)]
 
 
 def both_ends(reading: Reading) -> list[Meaning]:
     """The first and last 5 seconds; the first 10 and the last 5."""
     count = reading.text("n")
     width = amount_seconds(count, amount_unit(reading.text("a"))) if count else reading.seconds("a")
-    return [(Anchor("begin", 0.0), Anchor("begin", width)), *last(reading)]
+    return [(FIRST, Anchor("begin", width)), *last(reading)]
 
 
 def after_begin(reading: Reading) -> list[Meaning]:
@@ -231,40 +242,6 @@ def after_begin(reading: Reading) -> list[Meaning]:
 
 def before_end(reading: Reading) -> list[Meaning]:
     return _at("end", reading.seconds("a"))
-
-
-def nothing(_: Reading) -> list[Meaning]:
-    """A time that hangs on something the words alone do not place."""
-    return []
-
-
-def begin(_: Reading) -> list[Meaning]:
-    return [(Anchor("begin", 0.0), Anchor("begin", 0.0, 1.0))]
-
-
-def end(_: Reading) -> list[Meaning]:
-    return [(Anchor("end", 0.0, -1.0), Anchor("end", 0.0))]
-
-
-def begin_and_end(reading: Reading) -> list[Meaning]:
-    return begin(reading) + end(reading)
-
-
-def middle(_: Reading) -> list[Meaning]:
-    return [(Anchor("share", 0.5, -0.5), Anchor("share", 0.5, 0.5))]
-
-
-def first_frame(_: Reading) -> list[Meaning]:
-    return _at("begin", 0.0)
-
-
-def last_frame(_: Reading) -> list[Meaning]:
-    return _at("end", 0.0)
-
-
-def end_frames(reading: Reading) -> list[Meaning]:
-    """The first and last frame."""
-    return first_frame(reading) + last_frame(reading)
 
 
 def part(reading: Reading) -> list[Meaning]:

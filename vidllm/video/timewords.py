@@ -23,6 +23,8 @@ class Hit(NamedTuple):
     last: Anchor
     text: str
     place: int
+    mentions: tuple[tuple[int, int, float], ...]
+    """(first character, end, seconds) of every time on the clip's clock among them."""
 
     def resolve(self, start: float, end: float) -> tuple[float, float]:
         """The range in seconds, which may lie outside the clip."""
@@ -33,31 +35,21 @@ class Hit(NamedTuple):
 
 
 MARKS = CLOCK[0], ENGLISH[0], HAN[0]
-Found = tuple[Hit, tuple[tuple[int, int, float], ...]]
-
-
-def find_spans(text: str) -> list[Hit]:
-    """What `text` names, moments and ranges, in the order it stands there."""
-    return [hit for hit, _ in _read(text)]
-
-
-def find_mentions(text: str) -> list[tuple[int, int, float]]:
-    """(first character, end, seconds) of every time on the clip's clock that `text` names, in order."""
-    return sorted(place for _, places in _read(text) for place in places)
 
 
 @lru_cache(maxsize=8)  # a question is read for its focus and its notes, and again for everything that could be advised
-def _read(text: str) -> tuple[Found, ...]:
+def find_hits(text: str) -> tuple[Hit, ...]:
+    """What `text` names, moments and ranges, in the order it stands there."""
     words = fold(text)
     left = marked(_without(NOT_NUMBERS, words))
     if any(mark in left for mark in MARKS):
         left = _without(NOT_TIMES, left)
-    found: list[Found] = []
+    found: list[Hit] = []
     for rule in RULES:
         for match in list(_compiled(rule.pattern).finditer(left)) if _may_match(rule.pattern, left) else ():
             found.extend(_take(Reading(match, words), rule, text))
             left = left[: match.start()] + BLANK * len(match[0]) + left[match.end() :]
-    return tuple(sorted(found, key=lambda item: item[0].place))
+    return tuple(sorted(found, key=lambda hit: hit.place))
 
 
 def _without(patterns: tuple[str, ...], text: str) -> str:
@@ -68,15 +60,15 @@ def _without(patterns: tuple[str, ...], text: str) -> str:
     return text
 
 
-def _take(reading: Reading, rule: Rule, text: str) -> Iterator[Found]:
+def _take(reading: Reading, rule: Rule, text: str) -> Iterator[Hit]:
     places = tuple(reading.places())
     for i, (begin, last) in enumerate(rule.meaning(reading)):
         if reading.is_list:  # each item of a list is a moment in its own words
             first, end, _ = places[i]
-            yield Hit(begin, last, text[first:end], first), places[i : i + 1]
+            yield Hit(begin, last, text[first:end], first, places[i : i + 1])
         else:
             first, end = reading.match.span()
-            yield Hit(begin, last, text[first:end].strip(" ,.;?!，。？！"), first), places
+            yield Hit(begin, last, text[first:end].strip(" ,.;?!，。？！"), first, places)
 
 
 def _may_match(pattern: str, left: str) -> bool:
