@@ -153,12 +153,6 @@ def is_hidden(codec: str, packet: Packet) -> bool:
 def _vp9_hidden(data: Packet) -> bool:
     if data[-1] & 0xE0 == 0xC0:  # a superframe packs hidden frames together with a shown one
         return False
-    profile_3 = data[0] & 0x30 == 0x30  # has a reserved bit after the profile
-    first = data[0] >> (2 if profile_3 else 3)
-    show_existing, show_frame = first & 1, _vp9_show_frame(data[0], profile_3)
-    return not show_existing and not show_frame
-
-
-def _vp9_show_frame(head: int, profile_3: bool) -> int:
-    """Bits: marker 2, profile 2, (reserved), show_existing_frame, frame_type, show_frame, error_resilient."""
-    return head & 1 if profile_3 else (head >> 1) & 1
+    # bits: marker 2, profile 2, (of profile 3 a reserved one), show_existing_frame, frame_type, show_frame, ...
+    show_existing, show_frame = (0x04, 0x01) if data[0] & 0x30 == 0x30 else (0x08, 0x02)
+    return not data[0] & (show_existing | show_frame)
