@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from benchmarks.caption_resume import make, measure
 from tests.caption_rows import RECIPE, item_at, item_like, row_of
-from vidllm.corpus.caption import caption, dry_run
+from vidllm.corpus.caption import CaptionOptions, caption, dry_run
 from vidllm.corpus.dryrun import Done
 from vidllm.corpus.extras import Extras, check_extras
 from vidllm.corpus.http import server_spec
@@ -421,6 +421,18 @@ def test_a_name_that_can_be_no_output_is_told_before_anything_else(
         with pytest.raises(OutputError, match=said):
             begin("clip.mp4", name)
     assert [path.name for path in tmp_path.iterdir()] == ["clip.mp4"]
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "clip.mp4", "rows.parquet"])
+def test_what_holds_no_captions_is_told_before_a_model_is_looked_for(tmp_path: Path, name: str) -> None:
+    pytest.importorskip("pyarrow")
+    (tmp_path / "rows.parquet").mkdir()
+    for file in ("notes.txt", "clip.mp4", "rows.parquet/data.parquet"):
+        (tmp_path / file).write_bytes(b"mine")
+    options = CaptionOptions(model=tmp_path / "none")
+    for begin in (caption, dry_run):
+        with pytest.raises(OutputError, match=f"{name}: is there already and holds no captions"):
+            begin(str(tmp_path / "*.mp4"), tmp_path / name, options)
 
 
 def test_a_file_in_the_place_of_parts_is_told(tmp_path: Path) -> None:

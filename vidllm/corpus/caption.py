@@ -30,7 +30,7 @@ from vidllm.corpus.prompts import is_summary, read_prompt
 from vidllm.corpus.recipe import NOT_SHAPING, Recipe
 from vidllm.corpus.run import RETRIES, Run, RunOptions
 from vidllm.corpus.scenes import check_split
-from vidllm.corpus.stores import check_name
+from vidllm.corpus.stores import check_output
 from vidllm.corpus.workers import AHEAD_BYTES
 from vidllm.errors import ConfigError, InputError, VidllmError
 from vidllm.interrupts import Interrupts
@@ -273,7 +273,7 @@ def _items(
     inputs: str | Path | Sequence[str | Path], output: Path, options: CaptionOptions, remark: Callable[[str], None]
 ) -> Iterator[Item]:
     """The clips, the first found now: what is wrong with names or prompt is told before a model is loaded."""
-    check_name(output)
+    check_output(output)
     options.words  # noqa: B018  (what is wrong with it)
     named = _named(inputs)
     items = admit(named, options.inputs(output, remark))

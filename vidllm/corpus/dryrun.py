@@ -17,7 +17,6 @@ from vidllm.corpus.progress import Tally, duration
 from vidllm.corpus.reading import BadLine, written_rows
 from vidllm.corpus.rows import FAILED, CaptionRow
 from vidllm.corpus.run import Run, RunOptions
-from vidllm.corpus.stores import prepare
 from vidllm.corpus.summary import whole_of
 from vidllm.corpus.workers import DecodePool
 from vidllm.errors import OutputError
@@ -46,7 +45,7 @@ class Done:
     """
 
     def __init__(self, output: Path, recipe: Recipe, *, retry_errors: bool) -> None:
-        """None of it where there is no output. Raises OutputError where a run would."""
+        """None of it where there is no output. Raises OutputError for a line that is no row."""
         self._retry = retry_errors
         self._find_sidecar = find_sidecar_of_many if recipe.plan.get("subtitles") else None
         self._digest = lru_cache(MOST_OWN_RECIPES)(lambda prompt: recipe.asking(prompt).digest)
@@ -67,7 +66,6 @@ class Done:
         return any(self._told[known.place] == (seen.id, seen.subtitles) for known in rows)
 
     def _heads(self, output: Path) -> Iterator[tuple[Head, int]]:
-        prepare(output)
         for number, row in enumerate(written_rows(output)):
             if isinstance(row, BadLine):
                 place = f"{row.file}: line {row.line}"

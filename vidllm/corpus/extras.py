@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from vidllm.corpus.diff import recaption, write_diff
 from vidllm.corpus.sidefiles import Format, parse_formats, write_side_files
 from vidllm.corpus.sidefolder import SideFolder
-from vidllm.corpus.stores import DIFF_SUFFIX, check_name
+from vidllm.corpus.stores import DIFF_SUFFIX, check_output
 from vidllm.corpus.traces import DIFF, PAGE, head_of
 from vidllm.errors import ConfigError, OutputError
 from vidllm.linefile import check_regular, not_writable
@@ -43,7 +43,7 @@ class Extras:
 
 def check_extras(output: Path, extras: Extras) -> Iterator[str]:
     """Before the run: raise OutputError for files in the way, and tell where files go if not where one would look."""
-    check_name(output)
+    check_output(output)
     if extras.formats:
         folder = SideFolder.beside(output)
         folder.check([f".{format}" for format in extras.wanted_formats])

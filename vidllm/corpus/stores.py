@@ -103,21 +103,6 @@ def head_of(line: bytes) -> Head:
     return row.id, row.key, row.recipe, row.stamp, row.status
 
 
-def check_ours(path: Path) -> None:
-    """Raise OutputError if the file at `path` is something else than captions, before anything is done to it."""
-    if not path.is_file() or not path.stat().st_size:
-        return
-    try:
-        with open(path, "rb") as file:
-            line = file.readline(MOST_LINE_BYTES)
-        if not (_ID_AND_KEY.match(line) or _is_begun(line)):
-            head_of(line)
-    except ValueError as error:
-        raise OutputError(f"{path}: is there already and holds no captions; name another output") from error
-    except OSError as error:
-        raise not_writable(path, error) from error
-
-
 def _is_begun(line: bytes) -> bool:
     """Whether it can be the first line, half-written; rows of data sets begin as ours do, and are whole."""
     begins = line.startswith(_BEGIN) or _BEGIN.startswith(line)
@@ -129,7 +114,6 @@ class JsonLines:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        check_ours(path)
         self._file = LineFile(path)
         _part_of(path).unlink(missing_ok=True)  # of a run that was killed while it removed rows
 
@@ -290,11 +274,14 @@ class ParquetParts:
             raise OutputError(f"{path}: is no part of captions ({reason}); remove it and caption again") from error
 
 
-def check_name(path: Path) -> None:
-    """Raise OutputError for what no rows can be kept in, or has no folder; nothing is opened or made."""
+def check_output(path: Path) -> None:
+    """Raise OutputError for what no rows can be kept in, has no folder, or holds something else than captions; nothing
+    is made. ConfigError without pyarrow.
+    """
     if not (folder := _real(path).absolute().parent).is_dir():
         raise not_writable(path, FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), folder))
     if is_parquet(path):
+        need_parquet()
         if path.exists() and not path.is_dir():
             raise OutputError(f"{path}: is one file; Parquet output is a folder of parts, name another")
     elif path.is_dir():
@@ -303,29 +290,46 @@ def check_name(path: Path) -> None:
         raise OutputError(f"{path}: rows go into a file, not to a pipe or a device; name one, like captions.jsonl")
     elif path.suffix.lower() in OTHER_SUFFIXES and not path.exists():
         raise OutputError(f"{path}: an output is JSON lines or Parquet; name it {path.with_suffix('.jsonl').name}")
+    try:
+        is_ours = not path.exists() or (_holds_parts(path) if is_parquet(path) else _holds_lines(path))
+    except OSError as error:
+        raise not_writable(path, error) from error
+    if not is_ours:
+        raise OutputError(f"{path}: is there already and holds no captions; name another output")
+
+
+def _holds_parts(folder: Path) -> bool:
+    """Our manifest, or nothing but what may be parts of ours; hidden files are nobody's."""
+    names = (path for path in folder.iterdir() if not path.name.startswith(("_", ".")))
+    return manifest_of(folder).exists() or all(map(_is_part, names))
+
+
+def _holds_lines(file: Path) -> bool:
+    """Whether the first line is one of ours, whatever happened to it, or there is none."""
+    with open(file, "rb") as lines:
+        line = lines.readline(MOST_LINE_BYTES)
+    if not line or _ID_AND_KEY.match(line) or _is_begun(line):
+        return True
+    try:
+        head_of(line)
+    except ValueError:
+        return False
+    return True
 
 
 def prepare(path: Path) -> None:
-    """Make the folder of a Parquet output; refuse what is in the way. Raises OutputError."""
-    check_name(path)
-    if not is_parquet(path):
-        return check_ours(path)
-    need_parquet()
-    try:
-        if path.is_dir() and not manifest_of(path).exists() and any(map(_is_foreign, path.iterdir())):
-            raise OutputError(f"{path}: is there already and holds no captions; name another output")
-        _real(path).mkdir(exist_ok=True)
-    except OSError as error:
-        raise not_writable(path, error) from error
+    """Make the folder of a Parquet output, if nothing is in the way. Raises as `check_output`."""
+    check_output(path)
+    if is_parquet(path):
+        try:
+            _real(path).mkdir(exist_ok=True)
+        except OSError as error:
+            raise not_writable(path, error) from error
 
 
 def _is_part(path: Path) -> bool:
     """Whether a file is called as a part of ours is; other tools have other names for theirs."""
     return _PART.fullmatch(path.name) is not None
-
-
-def _is_foreign(path: Path) -> bool:
-    return not (_is_part(path) or path.name.startswith(("_", ".")))
 
 
 def open_store(path: Path) -> Store:
