@@ -20,12 +20,17 @@ from tests.conftest import write_clip
 from vidllm.corpus.identity import content_id
 from vidllm.corpus.inputs import admit
 from vidllm.corpus.item import Item
+from vidllm.corpus.ledger import Ledger
 from vidllm.corpus.looking import Look, Opened, Seen, clip_of
+from vidllm.corpus.output import Output
+from vidllm.corpus.recipe import Recipe
+from vidllm.corpus.rows import CaptionRow
 from vidllm.corpus.scenes import Cut
 from vidllm.corpus.scratch import PREFIX, Scratch, _clear_left
 from vidllm.corpus.workers import DecodePool, Decoder
 from vidllm.errors import NotAVideo, VideoError
 from vidllm.model.families import bare_spec
+from vidllm.options import GenerationOptions
 from vidllm.planning import PlanOptions
 from vidllm.video.guard import Limits
 from vidllm.video.info import probe
@@ -243,6 +248,32 @@ def test_a_long_clip_becomes_ranges_without_gaps(clip: Path) -> None:
 def test_a_clip_too_short_to_cut_stays_whole(clip: Path) -> None:
     [opened] = take_all(DecodePool(iter([item(clip)]), LOOK, split="fixed:1:00"))
     assert (opened.item.start, opened.item.end, opened.stamp) == (None, None, item(clip).stamp())
+
+
+def test_a_clip_that_has_its_row_as_a_whole_and_could_not_be_cut_is_cut_by_the_next_run(
+    clip: Path, tmp_path: Path
+) -> None:
+    """The row is of a run without a split; what failed may have been the decoder's process, or the time it had."""
+
+    class Crashing(Decoder):
+        def ranges(self, item: Item, split: str) -> tuple[tuple[float | None, float | None], ...]:
+            raise VideoError(f"{item.video}: the decoder crashed")
+
+    recipe = Recipe.of("m", LOOK.prompt, LOOK.options, GenerationOptions())
+    found = []
+    for decoder in (None, Crashing(LOOK), Decoder(LOOK)):
+        with Output.open(tmp_path / "out.jsonl", recipe) as output:
+            ledger = Ledger(output, LOOK)
+            split = None if decoder is None else "fixed:1s"
+            pool = DecodePool(
+                iter([item(clip)]), LOOK, skip=ledger.skip, wanted=ledger.wanted, split=split,
+                known_cut=ledger.known_cut, on_cut=ledger.cut, decoders=decoder and [decoder],
+            )  # fmt: skip
+            found.append(taken := take_all(pool))
+            for one in taken:
+                row = CaptionRow.of(one.item, id=one.id, recipe=recipe.digest, status="ok", stamp=one.stamp)
+                ledger.settle(replace(row, caption="a caption"))
+    assert [len(taken) for taken in found] == [1, 0, 4]
 
 
 def test_what_goes_wrong_with_the_items_is_raised_where_they_are_taken(clip: Path) -> None:

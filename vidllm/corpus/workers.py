@@ -282,10 +282,10 @@ class DecodePool:
             self._on_cut(item, cut)
             parts = [part for part in cut.parts(item) if not self._skip(part)]
         except VidllmError as error:
-            if not self._closed:  # else it was only the end of the run
+            # Closed, it was only the end of the run; and one that has its row as a whole is to be cut by the next run.
+            if not self._closed and not self._skip(item):
                 self._on_cut(item, Cut(self._split, stamp))
-                if not self._skip(item):
-                    self._refuse(item, status_of(error), str(error))
+                self._refuse(item, status_of(error), str(error))
         finally:
             with self._lock:
                 self._parts.extend(parts)
