@@ -579,9 +579,9 @@ def test_the_last_frame_is_that_of_the_range_watched(question: str) -> None:
 
 def test_a_question_is_read_once_however_many_plans_are_tried() -> None:
     """A pasted transcript of a megabyte was read anew for every way out of a plan that did not fit: minutes."""
-    timewords._read.cache_clear()
+    timewords.find_hits.cache_clear()
     question = "what happens at 0:30?"
     assert find_focus(question, 60.0) is not None
     assert outside_notes(question, 60.0) == ()
     assert len(find_times(question)) == 1
-    assert timewords._read.cache_info().misses == 1
+    assert timewords.find_hits.cache_info().misses == 1
