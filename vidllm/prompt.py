@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import TYPE_CHECKING, Literal, TypeVar
@@ -229,11 +229,13 @@ class _Filled:
 def _fill(messages: Sequence[Message], layout: Layout, spec: ModelSpec) -> _Filled:
     media = [medium for message in messages for medium in message.media]
     single = sum(isinstance(m, Image) for m in media) == 1
-    drafts = [_drafts(medium, spec, single) for medium in media]
-    runs = tuple(tokens for draft in drafts for tokens in draft.runs)
+    drafts = [draft for medium in media for draft in _drafts(medium, spec, single)]
+    runs = tuple(tokens for _, own in drafts for tokens in own)
     grown = accumulate((tokens - 1 for tokens in runs), initial=0)
     starts = [slot + more for slot, more in zip(layout.slots, grown, strict=False)]
-    return _Filled(_repeated(layout.ids, layout.slots, runs), tuple(_placed(drafts, starts)), runs)
+    firsts = accumulate((len(own) for _, own in drafts), initial=0)
+    visuals = tuple(replace(visual, position=starts[run]) for (visual, _), run in zip(drafts, firsts, strict=False))
+    return _Filled(_repeated(layout.ids, layout.slots, runs), visuals, runs)
 
 
 def _room_of(
@@ -270,28 +272,22 @@ def _shown(medium: Clip | Image) -> Shown:
     return Shown(kind="video", times=times, duration=medium.info.duration, subtitles=medium.subtitles)
 
 
-@dataclass(frozen=True)
-class _Draft:
-    """One medium's visuals, not yet placed: their runs of tokens (several in a native video), one list for each."""
-
-    visuals: tuple[Visual, ...]
-    runs: tuple[int, ...]
+_Draft = tuple[Visual, tuple[int, ...]]
+"""A visual that is not yet placed, and its runs of tokens: several in a native video."""
 
 
-def _drafts(medium: Clip | Image, spec: ModelSpec, single: bool) -> _Draft:
-    if isinstance(medium, Image):
-        visual = _image_visual(medium, spec, single)
-        return _Draft((visual,), (visual.tokens,))
-    if isinstance(spec.geometry, NativeGeometry):
-        return _native_video(medium, spec)
-    return _frames(medium, spec)
+def _drafts(medium: Clip | Image, spec: ModelSpec, single: bool) -> list[_Draft]:
+    if isinstance(medium, Clip) and isinstance(spec.geometry, NativeGeometry):
+        return [_native_video(medium, spec)]
+    visuals = _frames(medium, spec) if isinstance(medium, Clip) else [_image_visual(medium, spec, single)]
+    return [(visual, (visual.tokens,)) for visual in visuals]
 
 
-def _frames(clip: Clip, spec: ModelSpec) -> _Draft:
+def _frames(clip: Clip, spec: ModelSpec) -> list[Visual]:
     """One visual per frame, fitted to the tile."""
     squares = _squares(clip, spec)
     last = len(squares) - 1
-    visuals = tuple(
+    return [
         Visual(
             pixels=squares[i : i + 1], kind="frame", stride=frame.stride, tokens=frame.tokens, position=0,
             newline=_newline(spec.newline, i == last), times=(float(clip.frames.pts_seconds[i]),),
@@ -299,8 +295,7 @@ def _frames(clip: Clip, spec: ModelSpec) -> _Draft:
             features=clip.features[i] if clip.features else None,
         )
         for i, frame in enumerate(clip.plan.frames)
-    )  # fmt: skip
-    return _Draft(visuals, tuple(v.tokens for v in visuals))
+    ]  # fmt: skip
 
 
 def _squares(clip: Clip, spec: ModelSpec) -> NDArray[np.uint8]:
@@ -323,7 +318,7 @@ def _native_video(clip: Clip, spec: ModelSpec) -> _Draft:
         pixels=clip.frames.pixels, kind="video", stride=1, tokens=sum(groups), position=0, newline="none",
         times=tuple(float(t) for t in clip.frames.pts_seconds),
     )  # fmt: skip
-    return _Draft((visual,), (sum(groups),) if spec.one_run else groups)
+    return visual, (sum(groups),) if spec.one_run else groups
 
 
 def still_tokens(height: int, width: int, spec: ModelSpec, *, single: bool) -> int:
@@ -350,39 +345,27 @@ def _image_visual(image: Image, spec: ModelSpec, single: bool) -> Visual:
     """A still image: whole for native families, tiles where the family has them, else one square tile."""
     height, width = image.pixels.shape[:2]
     tokens = still_tokens(height, width, spec, single=single)
-    if isinstance(spec.geometry, NativeGeometry):
-        return _still(image, image.pixels[None], tokens)
     tiles = still_tiles(height, width, spec, single=single)
-    if tiles is not None:
+    newline: Newline = "frame" if spec.tiles_have_newlines else "none"
+    if isinstance(spec.geometry, NativeGeometry):
+        pixels = image.pixels[None]
+    elif tiles is not None:
         tiling = TILINGS[spec.image_cut]
-        visual = _still(image, tiling.cut(image.pixels, spec.image_size, tiles), tokens)
-        return replace(visual, grid=tiles, newline=tiling.newline)
-    fill = [255 * value for value in spec.image_mean]
-    fit = "pad" if spec.image_grids else spec.fit  # LLaVA-OneVision stretches frames and pads such pictures
-    square = fit_pixels(image.pixels[None], spec.image_size, fit, fill)
-    return replace(_still(image, square, tokens), newline="frame" if spec.tiles_have_newlines else "none")
-
-
-def _still(image: Image, pixels: NDArray[np.uint8], tokens: int) -> Visual:
-    height, width = image.pixels.shape[:2]
+        pixels, newline = tiling.cut(image.pixels, spec.image_size, tiles), tiling.newline
+    else:
+        fill = [255 * value for value in spec.image_mean]
+        fit = "pad" if spec.image_grids else spec.fit  # LLaVA-OneVision stretches frames and pads such pictures
+        pixels = fit_pixels(image.pixels[None], spec.image_size, fit, fill)
     return Visual(
-        pixels=pixels, kind="image", stride=1, tokens=tokens, position=0, newline="none", source_size=(height, width)
-    )
+        pixels=pixels, kind="image", stride=1, tokens=tokens, position=0, newline=newline, grid=tiles,
+        source_size=(height, width),
+    )  # fmt: skip
 
 
 def _repeated(values: Sequence[T], slots: Sequence[int], runs: Sequence[int]) -> tuple[T, ...]:
     """`values` with the one at every slot repeated as often as its run has tokens."""
     times = dict(zip(slots, runs, strict=True))
     return tuple(value for i, value in enumerate(values) for _ in range(times.get(i, 1)))
-
-
-def _placed(drafts: Sequence[_Draft], starts: Sequence[int]) -> Iterator[Visual]:
-    run = 0
-    for draft in drafts:
-        several = len(draft.visuals) == len(draft.runs)
-        for i, visual in enumerate(draft.visuals):
-            yield replace(visual, position=starts[run + i if several else run])
-        run += len(draft.runs)
 
 
 def check_question_fits(question: str, spec: ModelSpec, tokenizer: AnyTokenizer | None, options: PlanOptions) -> None:
