@@ -621,21 +621,27 @@ TOY = (
 """Said behind the course that ships: two steps of every stage, so that nothing is learnt."""
 
 
-def test_the_recipe_ends_in_a_model_that_answers(tmp_path: Path) -> None:
-    settings = load_config(recipes.Recipe, COURSE, [*TOY, f"folder={tmp_path / 'run'}"])
-    weights = recipes.run(settings)
+@pytest.fixture(scope="module")
+def course(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a course that ran from its beginning to its end."""
+    run = tmp_path_factory.mktemp("course") / "run"
+    assert recipes.run(load_config(recipes.Recipe, COURSE, [*TOY, f"folder={run}"])) == run / "weights"
+    return run
+
+
+def test_the_recipe_ends_in_a_model_that_answers(course: Path, tmp_path: Path) -> None:
     video = small_clip("layout", 0, tmp_path / "clip.mp4")
-    model = vidllm.load(weights, cache=None)
+    model = vidllm.load(course / "weights", cache=None)
     assert model.spec.fit == "stretch"
     answer = model.ask(video, "what happens at 0:05?", max_new_tokens=12)
     assert isinstance(answer.text, str)
     assert answer.finish_reason in ("stop", "length", "repetition")
     assert {f.tokens for f in answer.frames} == {36, 4}
     picture = Image(np.zeros((96, 96, 3), np.uint8))
-    for made in (model, vidllm.load(tmp_path / "run" / "image", cache=None)):
+    for made in (model, vidllm.load(course / "image", cache=None)):
         assert isinstance(made.ask(picture, "what is in the image?", max_new_tokens=4).text, str)
     images, video, again, shipped = (
-        load_file(tmp_path / "run" / name / "model.safetensors")["language_model.model.layers.0.mlp.up_proj.weight"]
+        load_file(course / name / "model.safetensors")["language_model.model.layers.0.mlp.up_proj.weight"]
         for name in ("images", "video", "again", "weights")
     )
     assert not images.equal(video)
@@ -643,17 +649,16 @@ def test_the_recipe_ends_in_a_model_that_answers(tmp_path: Path) -> None:
     assert shipped.equal(((video + again) / 2).bfloat16())
 
 
-def test_the_recipe_goes_on_where_it_was_killed(tmp_path: Path) -> None:
+def test_the_recipe_goes_on_where_it_was_killed(course: Path, tmp_path: Path) -> None:
     """What stands there is not made again, what was half saved is, and the end is what it would have been."""
-    settings = load_config(recipes.Recipe, COURSE, [*TOY, f"folder={tmp_path}"])
-    recipes.run(settings)
+    shutil.copytree(course, tmp_path, dirs_exist_ok=True)
     made = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in tmp_path.rglob("*.safetensors")}
     for name in ("video", "again", "weights", "image"):
         shutil.rmtree(tmp_path / name)
     (tmp_path / "sharp").rename(tmp_path / "sharp.part")
     (tmp_path / "sharp.part" / "model.safetensors").write_bytes(b"half")
     (tmp_path / "sharp.part" / "config.json").unlink()
-    recipes.run(settings)
+    recipes.run(load_config(recipes.Recipe, COURSE, [*TOY, f"folder={tmp_path}"]))
     assert {path for path, (written, _) in made.items() if path.stat().st_mtime_ns == written} == {
         tmp_path / name / "model.safetensors" for name in ("vision", "aligned", "images")
     }

@@ -19,7 +19,7 @@ from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
 from vidllm.builtin.collate import STRIDES
 from vidllm.builtin.stills import GRID, NOTHING, Stills
-from vidllm.builtin.vision import patch_features
+from vidllm.builtin.vision import patch_features, set_rate
 from vidllm.world.vocabulary import COLOURS, SHAPES
 
 PLACES = ("top", "bottom", "left", "right", "center")
@@ -94,8 +94,7 @@ def align(stage: AlignStage, model: LlavaForConditionalGeneration, tokenizer: Pr
         done = max(step / stage.steps, (time.monotonic() - began) / 60 / stage.minutes)
         if done >= 1:
             break
-        for group in optimizer.param_groups:
-            group["lr"] = stage.learning_rate * (0.02 + 0.98 * (1 + math.cos(math.pi * done)) / 2)
+        set_rate([optimizer], stage.learning_rate, 1, done)
         pixels, *labels = next(loader)
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
             features = patch_features(model.model.vision_tower, pixels)

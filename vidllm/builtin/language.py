@@ -32,7 +32,7 @@ from vidllm.builtin.lean import Trace, hidden_states
 from vidllm.builtin.links import HEADS
 from vidllm.builtin.rows import clip_rows, still_rows
 from vidllm.builtin.stills import GRID
-from vidllm.builtin.vision import patch_features
+from vidllm.builtin.vision import patch_features, set_rate
 from vidllm.builtin.words import IMAGE
 from vidllm.machine import cpu_multiplies_bf16
 from vidllm.world.vocabulary import ACTIONS, COLOURS, SHAPES
@@ -278,16 +278,6 @@ def optimizers_for(model: LlavaForConditionalGeneration, heads: nn.Module) -> tu
         torch.optim.Muon(matrices, adjust_lr_fn="match_rms_adamw", weight_decay=0.05),
         torch.optim.AdamW(groups, betas=(0.9, 0.98)),
     )
-
-
-def set_rate(optimizers: Sequence[torch.optim.Optimizer], top: float, warmth: float, done: float) -> float:
-    """The learning rate all take next: `top`, by how warm they are (0..1), and a cosine down to three hundredths when
-    `done` (0..1) is 1.
-    """
-    rate = top * warmth * (0.03 + 0.97 * (1 + math.cos(math.pi * done)) / 2)
-    for group in (group for optimizer in optimizers for group in optimizer.param_groups):
-        group["lr"] = rate
-    return rate
 
 
 def train_step(

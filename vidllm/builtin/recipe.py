@@ -54,31 +54,21 @@ class Recipe:
     threads: int = 2
     tokenizer_clips: int = 1500
     """Clips whose questions and answers the tokenizer is trained on."""
-    vision: VisionStage = field(default_factory=VisionStage)
+    vision: VisionStage
     language: LanguageShape = field(default_factory=LanguageShape)
-    align: AlignStage = field(default_factory=AlignStage)
-    images: AnswerStage = field(
-        default_factory=lambda: AnswerStage(stills=True, clips=32, minutes=12, learning_rate=2e-3, first_seed=1_000_000)
-    )
-    sharpen: SharpenStage = field(default_factory=SharpenStage)
-    video: AnswerStage = field(
-        default_factory=lambda: AnswerStage(
-            minutes=90, learning_rate=1.2e-3, frozen_projector=True, first_seed=2_000_000
-        )
-    )
-    again: AnswerStage = field(
-        default_factory=lambda: AnswerStage(
-            moments=3, whole=2, minutes=64, learning_rate=5e-4, frozen_projector=True, first_seed=3_000_000
-        )
-    )
+    align: AlignStage
+    images: AnswerStage
+    sharpen: SharpenStage
+    video: AnswerStage
+    again: AnswerStage
     """Video once more. What ships is the mean of the weights before and after: see `mean`."""
 
 
 def run(recipe: Recipe) -> Path:
     """Run what is not there yet; the finished model's folder, beside it `image`, that of the image model.
 
-    A stage that was stopped begins anew, and learns the same again. Where `torchrun` started several processes the
-    first does the early stages, and all of them learn to answer.
+    A stage that was stopped begins anew, and learns the same again where `steps` and not `minutes` end it. Where
+    `torchrun` started several processes the first does the early stages, and all of them learn to answer.
     """
     torch.set_num_threads(recipe.threads)
     together.meet()

@@ -20,9 +20,9 @@ from transformers import LlavaForConditionalGeneration
 from vidllm.builtin import together
 from vidllm.builtin.align import pose_waves
 from vidllm.builtin.collate import STRIDES, slot_base
-from vidllm.builtin.language import optimizers_for, projected, set_rate, take_step
+from vidllm.builtin.language import optimizers_for, projected, take_step
 from vidllm.builtin.stills import IMAGE_SIDE, NOTHING, Stills, crowd
-from vidllm.builtin.vision import patch_features
+from vidllm.builtin.vision import patch_features, set_rate
 from vidllm.world.vocabulary import COLOURS, SHAPES
 
 POSE_UNITS = (0.02, 0.02, 0.05)

@@ -7,6 +7,7 @@ within minutes. The heads are thrown away afterwards.
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -97,6 +98,16 @@ def dense_loss(heads: DenseHeads, features: Tensor, labels: tuple[Tensor, ...]) 
     return loss, report
 
 
+def set_rate(optimizers: Sequence[torch.optim.Optimizer], top: float, warmth: float, done: float) -> float:
+    """The learning rate all take next: `top`, by how warm they are (0..1), and a cosine down to three hundredths when
+    `done` (0..1) is 1.
+    """
+    rate = top * warmth * (0.03 + 0.97 * (1 + math.cos(math.pi * done)) / 2)
+    for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+        group["lr"] = rate
+    return rate
+
+
 def train_vision(stage: VisionStage) -> CLIPVisionModel:
     """Run stage 1."""
     torch.manual_seed(stage.seed)
@@ -110,9 +121,7 @@ def train_vision(stage: VisionStage) -> CLIPVisionModel:
         done = max(step / stage.steps, (time.monotonic() - began) / 60 / stage.minutes)
         if done >= 1:
             break
-        fade = 0.02 + 0.98 * (1 + math.cos(math.pi * done)) / 2
-        for group in optimizer.param_groups:
-            group["lr"] = stage.learning_rate * min(1, (step + 1) / 200) * fade
+        set_rate([optimizer], stage.learning_rate, min(1, (step + 1) / 200), done)
         pixels, *labels = next(loader)
         with torch.autocast("cpu", torch.bfloat16):
             features = patch_features(tower, pixels)
