@@ -64,7 +64,7 @@ def score(info: VideoInfo, pixels: NDArray[np.uint8], n: int) -> dict[str, float
     began = time.perf_counter()
     glances = Reads(None).glances(info, 0.0, float("inf"))
     glanced = time.perf_counter()
-    chosen = glances.seconds[covering(glances, n)] if n < len(glances) else change(info, n).times
+    chosen = glances.pts_seconds[covering(glances, n)] if n < len(glances) else change(info, n).times
     settled = time.perf_counter()
     read_frames(info, chosen, max_side=336)
     read = time.perf_counter()

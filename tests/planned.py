@@ -16,7 +16,7 @@ from vidllm.clip import Clip, PlanOptions, plan_video
 from vidllm.model.families import ModelSpec, load_tokenizer, read_spec
 from vidllm.prompt import Image, Message, Prompt, build_prompt
 from vidllm.video.decode import FrameSet
-from vidllm.video.glances import Glances, glance_times
+from vidllm.video.glances import glance_times
 from vidllm.video.info import VideoInfo
 from vidllm.video.thumbs import SIDE
 
@@ -50,11 +50,11 @@ def index_only(times: Sequence[float], *, size: tuple[int, int] = (360, 640), pa
     )  # fmt: skip
 
 
-def glances_at_index(info: VideoInfo, start: float, end: float) -> Glances:
+def glances_at_index(info: VideoInfo, start: float, end: float) -> FrameSet:
     """What a clip that is only its index shows at a glance: every frame another grey."""
     times = glance_times(info, start, end)
     greys = (info.index_at(times) * 37 % 256).astype(np.uint8)
-    return Glances(times, np.broadcast_to(greys[:, None, None, None], (len(times), SIDE, SIDE, 3)))
+    return FrameSet(np.broadcast_to(greys[:, None, None, None], (len(times), SIDE, SIDE, 3)), times, times, "pyav")
 
 
 MINUTE = index_only(np.arange(0, 60, 0.25))

@@ -19,7 +19,7 @@ from vidllm.reads import Reads
 from vidllm.shots import choose_moments
 from vidllm.video import glances as module
 from vidllm.video.decode import FrameSet, read_frames
-from vidllm.video.glances import EVENLY, MOST, Glances, covering, glance_times, glances_of
+from vidllm.video.glances import EVENLY, MOST, covering, glance_times, glances_of
 from vidllm.video.info import VideoInfo, probe
 from vidllm.video.sampling import change, uniform
 from vidllm.video.thumbs import SIDE
@@ -36,6 +36,10 @@ def scenes(path: Path, seconds: Sequence[float], greys: Sequence[int], *, gop: i
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(stream.encode())
     return probe(path)
+
+
+def glanced(seconds: np.ndarray, pixels: np.ndarray) -> FrameSet:
+    return FrameSet(pixels, seconds, seconds, "pyav")
 
 
 def grey_at(times: Sequence[float], seconds: Sequence[float], greys: Sequence[int]) -> set[int]:
@@ -71,7 +75,7 @@ def test_the_plan_and_the_guarded_plan_glance_alike(tmp_path: Path) -> None:
 def test_a_range_is_glanced_at_alone(tmp_path: Path) -> None:
     info = scenes(tmp_path / "clip.mp4", LENGTHS, GREYS)
     seen = Reads(None).glances(info, 11.0, 14.0)
-    assert (seen.seconds[0], seen.seconds[-1]) == (11.0, 13.9)
+    assert (seen.pts_seconds[0], seen.pts_seconds[-1]) == (11.0, 13.9)
     assert seen.pixels.shape == (30, SIDE, SIDE, 3)
 
 
@@ -119,7 +123,7 @@ def test_what_can_not_be_read_is_said(tmp_path: Path) -> None:
 def test_pictures_that_stood_in_count_once(tmp_path: Path) -> None:
     info = scenes(tmp_path / "clip.mp4", (1.0,), (50,))
     seen = glances_of(read_frames(info, [0.0, 0.04, 0.3, 0.3], size=(SIDE, SIDE)))
-    assert np.allclose(seen.seconds, [0.0, 0.3])
+    assert np.allclose(seen.pts_seconds, [0.0, 0.3])
     assert np.abs(seen.pixels.astype(int) - 50).max() < 4
 
 
@@ -127,7 +131,7 @@ def test_a_picture_that_stands_in_from_before_the_range_is_none_of_it() -> None:
     """Damage at the begin of a range is answered with what could be decoded before it."""
     seconds, pixels = np.asarray([2.0, 2.0, 5.0, 6.0]), np.zeros((4, SIDE, SIDE, 3), np.uint8)
     seen = glances_of(FrameSet(pixels, seconds, np.asarray([3.0, 4.0, 5.0, 6.0]), "pyav"))
-    assert seen.seconds.tolist() == [5.0, 6.0]
+    assert seen.pts_seconds.tolist() == [5.0, 6.0]
 
 
 @given(
@@ -138,7 +142,7 @@ def test_covering_gives_exactly_n_first_and_last(greys: list[int], n: int, gaps:
     seconds = np.cumsum(gaps)[: len(greys)]
     pixels = np.broadcast_to(np.asarray(greys, np.uint8)[:, None, None, None], (len(greys), SIDE, SIDE, 3))
     n = min(n, len(greys))
-    chosen = covering(Glances(seconds, pixels), n).tolist()
+    chosen = covering(glanced(seconds, pixels), n).tolist()
     assert len(set(chosen)) == n
     assert chosen == sorted(chosen)
     assert (chosen[0], chosen[-1]) == (0, len(greys) - 1)
@@ -148,11 +152,11 @@ def test_a_small_object_counts_as_much_as_a_scene() -> None:
     """A patch of 4x4 of 32x32 appears at one glance of sixty."""
     pixels = np.zeros((60, SIDE, SIDE, 3), np.uint8)
     pixels[37, 8:12, 20:24] = 255
-    assert 37 in covering(Glances(TEN_FPS[:60], pixels), 5)
+    assert 37 in covering(glanced(TEN_FPS[:60], pixels), 5)
 
 
 def test_a_still_clip_is_shown_from_end_to_end() -> None:
-    chosen = covering(Glances(TEN_FPS[:128], np.full((128, SIDE, SIDE, 3), 7, np.uint8)), 9)
+    chosen = covering(glanced(TEN_FPS[:128], np.full((128, SIDE, SIDE, 3), 7, np.uint8)), 9)
     assert np.diff(chosen).max() < 2.1 * 127 / 8
 
 

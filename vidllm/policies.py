@@ -66,7 +66,7 @@ class Look:
         if 2 < frames < self.available:
             glances = self.glance(self.info, self.start, self.end)
             if frames < len(glances):
-                chosen = glances.seconds[covering(glances, frames)].tolist()
+                chosen = glances.pts_seconds[covering(glances, frames)].tolist()
                 return SamplePlan(tuple(chosen), (False,) * frames, "change")
         return sampling.change(self.info, frames, self.start, self.end)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from vidllm.video.decode import FrameSet, Reader
 from vidllm.video.decode import read_frames as read_here
-from vidllm.video.glances import Glances, glance_times, glances_of
+from vidllm.video.glances import glance_times, glances_of
 from vidllm.video.info import VideoInfo, probe
 from vidllm.video.thumbs import SIDE
 
@@ -80,6 +80,6 @@ class Reads:
 
         return read_subtitles_guarded(info, start, end, self._guard)
 
-    def _glances(self, info: VideoInfo, start: float, end: float) -> Glances:
+    def _glances(self, info: VideoInfo, start: float, end: float) -> FrameSet:
         """It, small and at many moments. Raises what the reader raises."""
         return glances_of(read_shown(info, glance_times(info, start, end), self._guard, size=(SIDE, SIDE)))

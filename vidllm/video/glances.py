@@ -7,7 +7,7 @@ facility location, whose greedy answer is within 1 - 1/e of the best (Nemhauser,
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import TypeAlias
 
 import numpy as np
@@ -30,20 +30,9 @@ TIME_WEIGHT = 0.5
 """The two ends of the range are as unlike as so many middling pairs of glances: of like pictures the nearer in time
 stands in for another, and a clip that never changes is shown from end to end."""
 
-
-@dataclass(frozen=True, eq=False)
-class Glances:
-    """`pixels` (N, 32, 32, 3) uint8, on screen from `seconds` (N,) on, the viewer's clock, ascending and distinct."""
-
-    seconds: FloatArray
-    pixels: NDArray[np.uint8]
-
-    def __len__(self) -> int:
-        return len(self.seconds)
-
-
-Glance: TypeAlias = Callable[[VideoInfo, float, float], Glances]
-"""A clip and a range in seconds -> its glances: how they are read, and whether they are remembered, is the caller's."""
+Glance: TypeAlias = Callable[[VideoInfo, float, float], FrameSet]
+"""A clip and a range in seconds -> its glances, (N, 32, 32, 3), their times ascending and distinct: how they are read,
+and whether they are remembered, is the caller's."""
 
 
 def glance_times(info: VideoInfo, start: float = 0.0, end: float = float("inf")) -> FloatArray:
@@ -57,24 +46,26 @@ def glance_times(info: VideoInfo, start: float = 0.0, end: float = float("inf"))
     return np.unique(np.concatenate([pts[:1], some, pts[-1:]]))
 
 
-def glances_of(frames: FrameSet) -> Glances:
+def glances_of(frames: FrameSet) -> FrameSet:
     """From pictures of 32x32; those that stood in for others are counted once, and not where they lie before all that
     was asked for: of a damaged clip such a picture shows what is outside the range.
     """
     seconds, places = np.unique(frames.pts_seconds, return_index=True)
-    inside = seconds >= frames.requested_seconds.min()
-    return Glances(seconds[inside], frames.pixels[places[inside]])
+    kept = places[seconds >= frames.requested_seconds.min()]
+    pixels, pts, requested = frames.pixels[kept], frames.pts_seconds[kept], frames.requested_seconds[kept]
+    return replace(frames, pixels=pixels, pts_seconds=pts, requested_seconds=requested)
 
 
-def covering(glances: Glances, n: int) -> IndexArray:
+def covering(glances: FrameSet, n: int) -> IndexArray:
     """Numbers of `n` glances, ascending, that leave the others as little unlike their nearest as a greedy choice can.
 
     The first, the last and a uniform quarter of the `n` are among them whatever they show.
     """
     apart = _apart(glances)
-    lasting = np.gradient(glances.seconds)  # a glance stands for the time up to its neighbours
-    steps = np.linspace(glances.seconds[0], glances.seconds[-1], max(2, round(UNIFORM_FLOOR * n)))
-    chosen = list(dict.fromkeys(np.abs(glances.seconds - steps[:, None]).argmin(1).tolist()))
+    seconds = glances.pts_seconds
+    lasting = np.gradient(seconds)  # a glance stands for the time up to its neighbours
+    steps = np.linspace(seconds[0], seconds[-1], max(2, round(UNIFORM_FLOOR * n)))
+    chosen = list(dict.fromkeys(np.abs(seconds - steps[:, None]).argmin(1).tolist()))
     nearest = apart[:, chosen].min(1)
     while len(chosen) < n:
         left = lasting @ np.minimum(nearest[:, None], apart)
@@ -91,9 +82,9 @@ def unlike(pixels: NDArray[np.uint8], picture: NDArray[np.uint8]) -> FloatArray:
     return np.asarray(block_changes(picture, pixels).max(axis=1), np.float64)
 
 
-def _apart(glances: Glances) -> FloatArray:
+def _apart(glances: FrameSet) -> FloatArray:
     """How unlike any two glances are, (N, N): by what they show, and a little by when."""
     shown = np.stack([unlike(glances.pixels, picture) for picture in glances.pixels])
-    passed: FloatArray = np.abs(glances.seconds - glances.seconds[:, None])
+    passed: FloatArray = np.abs(glances.pts_seconds - glances.pts_seconds[:, None])
     middling = max(float(np.median(shown[np.triu_indices(len(glances), 1)])), 1.0)
     return np.asarray(shown + TIME_WEIGHT * middling * passed / passed.max())
