@@ -15,27 +15,20 @@ from torch import Tensor
 
 
 def scaled_positions(start: int, length: int, factor: float, device: torch.device | str | None = None) -> Tensor:
-    """Positions start .. start + length - 1 over `factor`, shape (1, length).
-
-    Integers for factor 1.0, so that an unscaled request is the model untouched; float32 otherwise.
-
-    Raises:
-        ValueError: the factor is below 1 (that would be a context smaller than the model's own).
-    """
-    _check(factor)
-    positions = torch.arange(start, start + length, device=device)[None]
-    return positions if factor == 1.0 else positions.float() / factor
+    """Positions start .. start + length - 1 over `factor`, shape (1, length); as `scaled_rows`."""
+    return scaled_rows(torch.arange(start, start + length, device=device)[None], (factor,))
 
 
 def scaled_rows(positions: Tensor, factors: Sequence[float]) -> Tensor:
-    """Rows of integer positions (B, L), each over its own factor; integers come back when every factor is 1.0."""
-    for factor in factors:
-        _check(factor)
+    """Rows of integer positions (B, L), each over its own factor.
+
+    Integers when every factor is 1.0, so that an unscaled request is the model untouched; float32 otherwise.
+
+    Raises:
+        ValueError: a factor is below 1 (that would be a context smaller than the model's own).
+    """
+    if min(factors) < 1.0:
+        raise ValueError(f"a RoPE factor is at least 1.0, not {min(factors)}")
     if all(factor == 1.0 for factor in factors):
         return positions
     return positions.float() / torch.tensor(factors, device=positions.device)[:, None]
-
-
-def _check(factor: float) -> None:
-    if factor < 1.0:
-        raise ValueError(f"a RoPE factor is at least 1.0, not {factor}")
