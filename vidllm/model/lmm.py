@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
@@ -95,28 +94,16 @@ class ComposableLMM(TextReader):
         own: Tensor | None = getattr(self.parts, "image_newline", None)
         return self.extras.newline if own is None and self.extras is not None else own
 
-    @torch.inference_mode()
-    def prepare(self, prompts: Sequence[Prompt], cache: FeatureCache | None = None) -> list[Ready]:
-        """Encode the visuals of several prompts together and put them in their places.
-
-        Raises:
-            ModelError: visual tokens and visual features differ in number (the message holds both), or the prompt has
-                newlines and the model none.
-        """
+    def _prepared(self, prompts: Sequence[Prompt], cache: FeatureCache | None) -> list[Ready]:
         self._check_newlines(prompts)
-        began = time.perf_counter()
         seen = self.see([prompt.visuals for prompt in prompts], cache)
-        made = [
-            self.embed_prompt(prompt, self._tokens_of(prompt.visuals, grids))
-            for prompt, (grids, _) in zip(prompts, seen, strict=True)
-        ]
-        share = (time.perf_counter() - began) / len(prompts)
         return [
             Ready(
-                embeddings=embeddings, positions=scaled_positions(0, prompt.length, prompt.rope_factor, self.device),
-                rope_factor=prompt.rope_factor, frames_encoded=count, encode_seconds=share,
+                embeddings=self.embed_prompt(prompt, self._tokens_of(prompt.visuals, grids)),
+                positions=scaled_positions(0, prompt.length, prompt.rope_factor, self.device),
+                rope_factor=prompt.rope_factor, frames_encoded=count,
             )
-            for prompt, embeddings, (_, count) in zip(prompts, made, seen, strict=True)
+            for prompt, (grids, count) in zip(prompts, seen, strict=True)
         ]  # fmt: skip
 
     def _check_newlines(self, prompts: Sequence[Prompt]) -> None:

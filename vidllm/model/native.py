@@ -9,7 +9,6 @@ torch because transformers' own video processors need torchvision, which vidllm 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -57,30 +56,20 @@ class NativeLMM(TextReader):
         self._encode = self._encode_smolvlm if smol else self._encode_qwen
         self._vision_key = vision_key(spec, fingerprint, network, like(model.vision_model if smol else model.visual))
 
-    @torch.inference_mode()
-    def prepare(self, prompts: Sequence[Prompt], cache: FeatureCache | None = None) -> list[Ready]:
-        """Encode the visuals of several prompts together and put them in their places.
-
-        Raises:
-            ModelError: visual tokens and visual features differ in number, or a RoPE factor was asked for.
-        """
+    def _prepared(self, prompts: Sequence[Prompt], cache: FeatureCache | None) -> list[Ready]:
         if any(prompt.rope_factor != 1.0 for prompt in prompts):
             raise ModelError(f"{self.spec.model_type} has rotary positions of three axes; a RoPE factor does not apply")
-        began = time.perf_counter()
         clips = [[group for visual in prompt.visuals for group in self._groups(visual)] for prompt in prompts]
         encoded = encode_clips(clips, self._encode, cache=cache, context=self._vision_key, chunk=self.chunk)
-        made = [
-            (*self._embed(prompt, features), *self._positions(prompt))
-            for prompt, (features, _) in zip(prompts, encoded, strict=True)
-        ]
-        share = (time.perf_counter() - began) / len(prompts)
-        return [
-            Ready(
-                embeddings=embeddings, deep=deep, positions=positions, position_offset=offset, encode_seconds=share,
-                frames_encoded=count * self.geometry.temporal_patch,
-            )
-            for (embeddings, deep, positions, offset), (_, count) in zip(made, encoded, strict=True)
-        ]  # fmt: skip
+        return [self._ready(prompt, *seen) for prompt, seen in zip(prompts, encoded, strict=True)]
+
+    def _ready(self, prompt: Prompt, features: Sequence[Tensor], groups_encoded: int) -> Ready:
+        embeddings, deep = self._embed(prompt, features)
+        positions, offset = self._positions(prompt)
+        return Ready(
+            embeddings=embeddings, deep=deep, positions=positions, position_offset=offset,
+            frames_encoded=groups_encoded * self.geometry.temporal_patch,
+        )
 
     def _groups(self, visual: Visual) -> list[NDArray[np.uint8]]:
         """The visual as (T, h, w, 3) each: T frames of a video, the last one repeated to fill; or T times an image."""

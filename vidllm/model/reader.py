@@ -124,22 +124,26 @@ class TextReader(ABC):
         """What it computes in."""
         return next(self.embed.parameters()).dtype
 
-    @abstractmethod
+    @torch.inference_mode()
     def prepare(self, prompts: Sequence[Prompt], cache: FeatureCache | None = None) -> list[Ready]:
         """Encode the visuals of several prompts together and put them in their places.
 
         Raises:
-            ModelError: a prompt and its features disagree.
+            ModelError: visual tokens and visual features differ in number (the message holds both), or the family
+                can not do what a prompt asks.
         """
+        began = time.perf_counter()
+        prepared = self._prepared(prompts, cache)
+        share = (time.perf_counter() - began) / len(prompts)
+        return [replace(ready, encode_seconds=share) for ready in prepared]
+
+    @abstractmethod
+    def _prepared(self, prompts: Sequence[Prompt], cache: FeatureCache | None) -> list[Ready]:
+        """What `prepare` makes, its seconds not yet shared out."""
 
     @torch.inference_mode()
     def prefill(self, prompt: Prompt, cache: FeatureCache | None = None) -> State:
-        """Encode the prompt's visuals, read all its tokens, and predict the one after the last.
-
-        Raises:
-            ModelError: visual tokens and visual features differ in number (the message holds both), or the family
-                can not do what the prompt asks.
-        """
+        """Encode the prompt's visuals, read all its tokens, and predict the one after the last; raises as `prepare`."""
         ready = self.prepare([prompt], cache)[0]
         began = time.perf_counter()
         kv = self.room(ready.length)
