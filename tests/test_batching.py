@@ -23,6 +23,7 @@ from vidllm.model.checkpoint import load_model
 from vidllm.model.features import FeatureCache
 from vidllm.model.lmm import ComposableLMM
 from vidllm.model.native import NativeLMM
+from vidllm.model.slots import Slots
 from vidllm.options import GenerationOptions
 from vidllm.prompt import Message, Prompt, build_prompt
 
@@ -199,6 +200,32 @@ def test_the_feature_cache_is_honoured(name: str, tiny: Tiny, tmp_path: Path) ->
     assert sum(finished.frames_encoded for finished in warm.values()) == 0
 
 
+def test_a_text_that_prompts_begin_with_is_read_once(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also when it is Qwen's and the clips behind it differ; another RoPE factor shares nothing."""
+    for name in ("llava", "qwen2_5_vl", "qwen3_vl"):
+        model = load(tiny(name))
+        system = Message("system", "You are a careful observer. " * 8)
+        start = model.tokenizer.encode(system.text, add_special_tokens=False).ids
+        work = []
+        for seed in range(4):
+            prompt = video_prompt(model, 2, seed)
+            visuals = tuple(replace(visual, position=visual.position + len(start)) for visual in prompt.visuals)
+            prompt = replace(prompt, input_ids=(*start, *prompt.input_ids), visuals=visuals)
+            work.append((prompt, GenerationOptions(max_new_tokens=10)))
+        if name == "llava":
+            work.append((replace(work[0][0], rope_factor=1.5), work[0][1]))
+        expected = one_by_one(model, work)
+        lengths = []
+        plain = model.read
+        with monkeypatch.context() as patched:
+            patched.setattr(model, "read", lambda *a, p=plain, n=lengths, **k: (n.append(a[0].shape[1]), p(*a, **k))[1])
+            assert said(run(Batcher(model, slots=2), work)) == expected
+        whole = [prompt.length for prompt, _ in work]
+        assert lengths[0] == whole[0]
+        assert all(read <= length - len(start) for read, length in zip(lengths[1:4], whole[1:4], strict=True)), name
+        assert lengths[4:] == whole[4:]
+
+
 # --------------------------------------------------------------------------------------------------------- failing
 
 
@@ -277,6 +304,45 @@ def test_a_prompt_that_never_fits_is_given_up_in_one_line(
     done = run(Batcher(model, slots=3), work)
     assert "out of memory" in str(done[1].error)
     assert [done[t].generated.token_ids for t in (0, 2, 3)] == [expected[t][0] for t in (0, 2, 3)]  # type: ignore[union-attr]
+
+
+def begun_alike(model: Any) -> list[tuple[Prompt, GenerationOptions]]:
+    """Three prompts that begin with the same 40 tokens of text."""
+    work = []
+    for seed in range(3):
+        prompt, start = video_prompt(model, 2, seed), tuple(range(5, 45))
+        visuals = tuple(replace(visual, position=visual.position + len(start)) for visual in prompt.visuals)
+        prompt = replace(prompt, input_ids=(*start, *prompt.input_ids), visuals=visuals)
+        work.append((prompt, GenerationOptions(max_new_tokens=6)))
+    return work
+
+
+def test_memory_that_ends_with_the_copy_of_a_start_begins_no_row_twice(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load(tiny("llava"))
+    work = begun_alike(model)
+    expected = one_by_one(model, work)
+    failures = starved(monkeypatch, Slots, "start", lambda slots, index, length: not failures)
+    batcher, told = Batcher(model, slots=3), []
+    for ticket, (prompt, options) in enumerate(work):
+        batcher.submit(ticket, prompt, options)
+    while batcher.waiting or batcher.running:
+        told += batcher.step()
+    assert failures
+    assert sorted(finished.ticket for finished in told) == [0, 1, 2]
+    assert said({finished.ticket: finished for finished in told}) == expected
+
+
+def test_rows_that_begin_again_without_memory_read_their_common_start_again(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load(tiny("llava"))
+    work = begun_alike(model)
+    expected = one_by_one(model, work)
+    failures = starved(monkeypatch, model, "step", lambda slots, tokens, *_: len(tokens) > 1)
+    assert said(run(Batcher(model, slots=3), work)) == expected
+    assert failures
 
 
 @pytest.mark.parametrize("method", ["prepare", "read"])

@@ -21,11 +21,11 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from vidllm.engine import Reply, Written, check_shown, greedy
+from vidllm.engine import Reply, Written, check_shown, common_length, greedy
 from vidllm.errors import ModelError
 from vidllm.model.memory import free_bytes, give_back, is_out_of_memory
 from vidllm.model.reader import Ready, TextReader
-from vidllm.model.slots import Slots
+from vidllm.model.slots import Slots, Start
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,6 +42,8 @@ MEMORY_SHARE = 0.5
 """Of the memory that is free, so much may be keys and values; the rest is for the sums and for the caller."""
 AHEAD = 8
 """Prompts whose visuals are encoded together when so many wait."""
+LEAST_SHARED = 32
+"""Tokens two prompts must begin with alike before the second copies them: reading fewer is no dearer than copying."""
 STEP_TOKENS = 64
 """Buffers hold a multiple of so many tokens: prompts that differ by a few need no new ones."""
 NO_MEMORY = "out of memory with nothing left to give up; use fewer --frames, a smaller model or another device"
@@ -74,6 +76,12 @@ class _Job:
     def tokens(self) -> int:
         """The most it will ever hold."""
         return self.prompt.length + self.options.max_new_tokens
+
+    @property
+    def leading_text(self) -> tuple[int, ...]:
+        """The ids before its first visual; of text alone, all but the last, whose reading begins the answer."""
+        ends = [visual.position for visual in self.prompt.visuals]
+        return self.prompt.input_ids[: min(ends, default=self.prompt.length - 1)]
 
 
 @dataclass(eq=False)
@@ -137,6 +145,7 @@ class Batcher:
         self._rows: list[_Row | None] = []  # row i of the buffers; None: its place is free
         self._alone: list[_Row] = []
         self._done: list[Finished] = []  # ended and not yet told
+        self._start: tuple[tuple[int, ...], float, Start] | None = None  # ids, RoPE factor and what was read of them
 
     @property
     def waiting(self) -> int:
@@ -247,10 +256,36 @@ class Batcher:
         assert self._reader is not None
         assert self._buffers is not None
         index = self._rows.index(None) if None in self._rows else len(self._rows)
+        start = self._shared_start(job)
+        rest = ready.rest(start.length) if start else ready
+        past = self._buffers.row(index, start)
         row = _Row(job, Reply(self._model, job.options), ready)
-        row.take(self._reader.read(ready.embeddings, self._buffers.row(index), ready.positions, **ready.deep))
+        row.take(self._reader.read(rest.embeddings, past, rest.positions, **rest.deep))
         self._rows[index : index + 1] = [row]
+        self._keep_start(job, index)
         return row
+
+    def _shared_start(self, job: _Job) -> Start | None:
+        """What was read before of the text this prompt begins with."""
+        if self._start is None or self._start[1] != job.prompt.rope_factor:
+            return None
+        shared = common_length(self._start[0], job.leading_text)
+        return self._start[2].first(shared) if shared >= LEAST_SHARED else None
+
+    def _keep_start(self, job: _Job, index: int) -> None:
+        """Remember the text this prompt begins with, if the one remembered is another and there is memory for it: the
+        row runs already, and must not begin a second time.
+        """
+        text = job.leading_text
+        known = self._start is not None and self._start[:2] == (text, job.prompt.rope_factor)
+        if len(text) < LEAST_SHARED or known or self._buffers is None:
+            return
+        self._start = None
+        try:
+            self._start = (text, job.prompt.rope_factor, self._buffers.start(index, len(text)))
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
 
     # --------------------------------------------------------------------------------------------------- memory
 
@@ -295,9 +330,9 @@ class Batcher:
         elif self.running:
             self._limit = self.running
         elif self._buffers is not None and self._buffers.rows > 1:  # nobody is in them, and one row is enough to begin
-            self._buffers = None
+            self._buffers = self._start = None
         else:
-            self._buffers = None
+            self._buffers = self._start = None
             job = self._ready.popleft()[0] if self._ready else self._waiting.popleft()
             self._done.append(Finished(ticket=job.ticket, error=NO_MEMORY))
 
@@ -313,7 +348,7 @@ class Batcher:
         self._limit = len(running) // 2
         for row in reversed(running):
             self._ready.appendleft((row.job, row.ready))
-        self._rows, self._alone, self._buffers = [], [], None
+        self._rows, self._alone, self._buffers, self._start = [], [], None, None
         give_back(self._model.device)
 
     # -------------------------------------------------------------------------------------------------- running

@@ -77,6 +77,12 @@ class Ready:
         """Tokens."""
         return self.embeddings.shape[1]
 
+    def rest(self, start: int) -> Ready:
+        """The same from token `start` on; nothing but text may stand before it."""
+        deep = {name: value[:, start:] if name == "visual_pos_masks" else value for name, value in self.deep.items()}
+        embeddings, positions = self.embeddings[:, start:], self.positions[..., start:]
+        return replace(self, embeddings=embeddings, positions=positions, deep=deep)
+
 
 def like(part: nn.Module) -> Tensor:
     """A tensor where and as `part` computes: its first weight, or an empty one where accelerate keeps the weights

@@ -84,6 +84,12 @@ class Slots:
         return Row(self, index)
 
     @torch.inference_mode()
+    def start(self, index: int, length: int) -> Start:
+        """A copy of the first `length` tokens of row `index`."""
+        pairs = [(layer.keys[index, :, :length], layer.values[index, :, :length]) for layer in self.layers]
+        return Start(tuple((keys.clone(), values.clone()) for keys, values in pairs))
+
+    @torch.inference_mode()
     def move(self, source: int, target: int) -> None:
         """Row `source` becomes row `target`, whose own tokens are given up."""
         length = self.lengths[source]
@@ -117,6 +123,10 @@ class Start:
     def length(self) -> int:
         """Tokens."""
         return self.layers[0][0].shape[1]
+
+    def first(self, length: int) -> Start:
+        """The first `length` tokens of it."""
+        return Start(tuple((keys[:, :length], values[:, :length]) for keys, values in self.layers))
 
 
 @dataclass(frozen=True, eq=False)
