@@ -15,7 +15,7 @@ import os
 import re
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -117,15 +117,6 @@ class _Task:
         return int(blake2b(self.id.encode("utf-8", "surrogatepass"), digest_size=4).hexdigest(), 16)
 
 
-@dataclass
-class _Work:
-    """What is wanted, and what became of the rest."""
-
-    tasks: list[_Task] = field(default_factory=list)
-    already: int = 0
-    left_out: Counter[str] = field(default_factory=Counter)
-
-
 def tutor(
     captions: Path, output: Path, captioner: Captioner, options: TutorOptions, *, media: Path | None = None,
     tell: Callable[[int, int], None] = lambda done, total: None,
@@ -145,17 +136,19 @@ def tutor(
     file = LineFile(output, lock=True)
     try:
         done = {_id_of(line, output) for _, line in file.lines()}
-        work = _work(told, output, done, options)
+        wanted = list(_tasks(told, output, options))
+        tasks = [task for task in wanted if task.id not in done]
 
         def keep(row: dict[str, Any]) -> None:
             file.append(json_line(row))
 
-        failed = _converse(work.tasks, captioner, options, keep, tell)
+        failed = _converse(tasks, captioner, options, keep, tell)
     finally:
         file.close()
     return Tutored(
-        written=len(work.tasks) - len(failed), already=work.already, left_out=work.left_out, failed=tuple(failed)
-    )
+        written=len(tasks) - len(failed), already=len(wanted) - len(tasks),
+        left_out=Counter(reason for _, reason, _ in told.values() if reason), failed=tuple(failed),
+    )  # fmt: skip
 
 
 def _id_of(line: bytes, output: Path) -> str:
@@ -208,20 +201,13 @@ Told = Mapping[str, tuple[Mapping[str, Any], str, Path]]
 """(row, why nothing can be asked about it, its clip) of every caption by id."""
 
 
-def _work(told: Told, output: Path, done: set[str], options: TutorOptions) -> _Work:
-    work = _Work()
-    for name, (row, reason, video) in told.items():
-        if reason:
-            work.left_out[reason] += 1
-            continue
+def _tasks(told: Told, output: Path, options: TutorOptions) -> Iterator[_Task]:
+    """Every row that can be made of these captions."""
+    usable = ((name, row["caption"].strip(), video) for name, (row, reason, video) in told.items() if not reason)
+    for name, caption, video in usable:
         for kind in dict.fromkeys(options.kinds):
-            if f"{name}/{kind}" in done:
-                work.already += 1
-                continue
-            caption = row["caption"].strip()
             prompt = PROMPTS[kind].format(caption=caption, count=options.questions)
-            work.tasks.append(_Task(f"{name}/{kind}", as_named_in(output, video), kind, caption, prompt))
-    return work
+            yield _Task(f"{name}/{kind}", as_named_in(output, video), kind, caption, prompt)
 
 
 def _by_name(captions: Path, media: Path | None) -> Told:
