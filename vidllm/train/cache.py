@@ -13,8 +13,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import astuple, dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import astuple, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,15 +47,6 @@ KNOWN_FILES = 65_536
 """Files whose digest a process remembers."""
 
 
-@dataclass
-class Tally:
-    """What a run asked the cache for: looks recalled and looks that had to be taken; visuals encoded."""
-
-    recalled: int = 0
-    missed: int = 0
-    encoded: int = 0
-
-
 @dataclass(frozen=True, eq=False)
 class ClipCache:
     """Looks that were taken, by key. `vision` names all that made their features; see `vision_key`. Thread-safe."""
@@ -64,7 +55,6 @@ class ClipCache:
     """What is kept: features as they leave the tower, or a frame's finished tokens."""
     vision: str
     files: TensorFiles
-    tally: Tally = field(default_factory=Tally)
 
     @classmethod
     def of(cls, learner: Learner, folder: Path | None = None, disk_gib: float = DISK_GIB) -> ClipCache | None:
@@ -84,11 +74,9 @@ class ClipCache:
         counts = [frame.tokens if self.stage == "tokens" else 1 for frame in planned.plan.frames]
         whole = {"features", "times"} <= set(kept) and len(kept["features"]) == sum(counts)
         if not whole or len(kept["times"]) != len(counts):
-            self.tally.missed += 1
             if kept:
                 self.files.drop(key)
             return Recalled(key=key)
-        self.tally.recalled += 1
         times = kept["times"].numpy()
         blank = np.zeros((len(times), 0, 0, 3), np.uint8)
         frames = FrameSet(blank, times, np.asarray(planned.plan.times, np.float64), READER)
@@ -101,10 +89,12 @@ class ClipCache:
         """
         visuals = {id(visual): visual for piece in batch.pieces for visual in piece.visuals}
         known = {name: visual.features for name, visual in visuals.items() if visual.features is not None}
-        known |= self._found({name: v for name, v in visuals.items() if name not in known and not v.key})
+        for name, visual in visuals.items():
+            if name not in known and not visual.key and "features" in (kept := self.files.get(self._key(visual))):
+                known[name] = kept["features"]
         for look in _looks([visual for name, visual in visuals.items() if name not in known]):
             known |= self._taken(look, encode)
-        return Batch(pieces=tuple(self._furnished(piece, known) for piece in batch.pieces))
+        return Batch(pieces=tuple(_furnished(piece, known) for piece in batch.pieces))
 
     def _taken(self, look: Sequence[Visual], encode: Encode) -> dict[int, Tensor]:
         """One look or still, encoded by itself: how many pictures share a matrix product shows in the last bits, and a
@@ -112,26 +102,22 @@ class ClipCache:
         frames = {_number(visual): visual for visual in look}  # in the plain layout a frame stands there twice
         tensors = [tensor.detach().cpu() for tensor in encode(list(frames.values()))]
         made = dict(zip(frames, tensors, strict=True))
-        self.tally.encoded += len(made)
         if not look[0].key:
-            self.files.put(self._pixel_key(look[0]), {"features": made[0]})
+            self.files.put(self._key(look[0]), {"features": made[0]})
         elif len(made) == int(look[0].key.split("/")[2]):  # a look is kept whole
             times = torch.tensor([visual.times[0] for visual in frames.values()], dtype=torch.float64)
             self.files.put(look[0].key.split("/")[0], {"features": torch.cat(tensors), "times": times})
         return {id(visual): made[_number(visual)] for visual in look}
 
-    def _found(self, visuals: dict[int, Visual]) -> dict[int, Tensor]:
-        """What is kept under the pixels of these."""
-        kept = {name: self.files.get(self._pixel_key(visual)) for name, visual in visuals.items()}
-        return {name: tensors["features"] for name, tensors in kept.items() if "features" in tensors}
-
-    def _furnished(self, piece: Piece, known: dict[int, Tensor]) -> Piece:
-        if not piece.visuals or piece.features is not None:
-            return piece
-        return replace(piece, features=tuple(known[id(visual)] for visual in piece.visuals))
-
-    def _pixel_key(self, visual: Visual) -> str:
+    def _key(self, visual: Visual) -> str:
+        """What a still picture is kept under, known by its pixels."""
         return visual_digest(visual, self.vision)
+
+
+def _furnished(piece: Piece, known: Mapping[int, Tensor]) -> Piece:
+    if not piece.visuals or piece.features is not None:
+        return piece
+    return replace(piece, features=tuple(known[id(visual)] for visual in piece.visuals))
 
 
 def _looks(visuals: Sequence[Visual]) -> list[list[Visual]]:
