@@ -179,6 +179,7 @@ def save_adapter(lmm: ComposableLMM, folder: Path, weights: Mapping[str, Tensor]
     Raises:
         CheckpointError, ConfigError: as `save_whole`.
     """
+    network: Any = lmm.network
     learned = _under(NETWORK, weights)
     low_rank = {
         adapter_files.PEFT_PREFIX + name.replace(f".{ADAPTER}.", "."): weight
@@ -189,7 +190,7 @@ def save_adapter(lmm: ComposableLMM, folder: Path, weights: Mapping[str, Tensor]
     check_place(folder, lmm.spec.folder, adapter=True)
     with _writing(folder) as part:
         _describe(lmm, part, read_json(lmm.spec.folder / "config.json") or {})
-        _peft_config(lmm.network).save_pretrained(part)
+        network.peft_config[ADAPTER].save_pretrained(part)
         save_file(_cast(low_rank), part / adapter_files.WEIGHTS_FILE, {"format": "pt"})
         if whole:
             save_file(_cast(whole), part / adapter_files.LEARNED_FILE, {"format": "pt"})
@@ -201,10 +202,6 @@ def save_adapter(lmm: ComposableLMM, folder: Path, weights: Mapping[str, Tensor]
 def _under(prefix: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Those of one of the learner's modules, by that module's names."""
     return {name.removeprefix(prefix): weight for name, weight in weights.items() if name.startswith(prefix)}
-
-
-def _peft_config(network: Any) -> Any:
-    return network.peft_config[ADAPTER]
 
 
 def stored_dtype(folder: Path) -> torch.dtype:
@@ -265,15 +262,11 @@ def _describe(lmm: ComposableLMM, part: Path, config: Mapping[str, Any]) -> None
         if path.suffix in DESCRIBING and not path.name.endswith(".index.json") and path.name not in ours:
             shutil.copyfile(path, part / path.name)
     (part / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    _describe_layout(lmm, part / "vidllm.json")
-
-
-def _describe_layout(lmm: ComposableLMM, path: Path) -> None:
-    """What rows were laid out with must be asked with: newlines in videos, earlier answers as the model said them."""
-    said = {**(read_json(path) or {}), "as_said": True}
-    if lmm.spec.newline != read_spec(lmm.spec.folder).newline:
+    # what rows were laid out with must be asked with: newlines in videos, earlier answers as the model said them
+    said = {**(read_json(part / "vidllm.json") or {}), "as_said": True}
+    if lmm.spec.newline != read_spec(source).newline:
         said["newline"] = lmm.spec.newline
-    path.write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
+    (part / "vidllm.json").write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
 
 
 @contextmanager

@@ -12,7 +12,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -368,12 +367,7 @@ def settle_reference(config: DpoConfig, contest: Contest, task: PreferenceTask, 
     if config.reference_cache:
         task.references = _known(config, contest, task, say)
     elif config.learning.whole:  # what the model was is not found by leaving an adapter out
-        task.live = _frozen(config, contest.base)
-
-
-def _frozen(config: DpoConfig, base: Base) -> Learner:
-    """A second copy of the model, which stays as it is."""
-    return load_learner(replace(config, gradient_checkpointing=False), base).requires_grad_(False)
+        task.live = load_learner(replace(config, gradient_checkpointing=False), contest.base).requires_grad_(False)
 
 
 def _known(
@@ -383,7 +377,7 @@ def _known(
     state = processes(config)
     shaping = f"{config.dtype}|{config.quantize}|{task.learner.device.type}|{config.extra}"
     keys = on_first(config, lambda: [reference_key(row, config.plan, shaping) for row in contest.rows])
-    file = References(_reference_file(config, contest.base))
+    file = References((config.cache_folder or cache_folder("references")) / f"{contest.base.fingerprint}.jsonl")
     told, done = NowAndThen(say, "reference: pair"), 0
     for line in remarks(contest.rows, contest.base.fingerprint, config.dtype, config.plan.look):
         say(line)
@@ -418,11 +412,6 @@ def _recorded(config: DpoConfig, contest: Contest) -> dict[int, RefLogps]:
     usable = usable_records(contest.rows, contest.base.fingerprint, config.dtype, config.plan.look)
     context = contest.base.spec.context
     return {n: logps for n, logps in usable.items() if contest.sizes[n].prompt + contest.sizes[n].answers <= context}
-
-
-def _reference_file(config: DpoConfig, base: Base) -> Path:
-    name = f"{base.fingerprint}.jsonl"
-    return cache_folder("references") / name if config.cache_folder is None else config.cache_folder / name
 
 
 def _check_finite(found: Found, contest: Contest) -> None:

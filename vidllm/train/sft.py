@@ -94,16 +94,13 @@ def read_lesson(
     """
     base = Base.of(config)
     checked = check_rows(config, base, read_rows, say, remember=remember, progress=progress)
-    return Lesson(base, checked, _together(config, base, checked))
-
-
-def _together(config: SftConfig, base: Base, checked: Checked[TrainRow]) -> tuple[View, ...] | None:
     if not (config.sharing and config.packing):
-        return None
-    return tuple(
+        return Lesson(base, checked)
+    together = tuple(
         shown_in(row, length, base.spec, base.tokenizer, config.plan)
         for row, length in zip(checked.rows, checked.lengths, strict=True)
     )
+    return Lesson(base, checked, together)
 
 
 @dataclass(frozen=True, eq=False)

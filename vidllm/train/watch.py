@@ -30,18 +30,12 @@ class Pace:
         self.first, self.total, self._clock, self._began = done, total, clock, clock()
         self._tokens = 0.0
 
-    def add(self, record: Record) -> None:
-        """Count a step."""
-        self._tokens += record["tokens"]
-
-    def eta_seconds(self, step: float) -> float:
-        """Until the last step, at the pace so far."""
-        return (self.total - step) * (self._clock() - self._began) / max(1, step - self.first)
-
     def line(self, record: Record) -> str:
-        """One step in one line."""
-        rate = self._tokens / max(1e-9, self._clock() - self._began)
-        left = self.eta_seconds(record["step"])
+        """Count a step, and tell of it in one line."""
+        self._tokens += record["tokens"]
+        seconds = self._clock() - self._began
+        rate = self._tokens / max(1e-9, seconds)
+        left = (self.total - record["step"]) * seconds / max(1, record["step"] - self.first)
         more = [f"{name} {record[name]:.3g}" for name in SHOWN if name in record]
         parts = [f"loss {record['loss']:.4f}", *more, f"{rate:,.0f} tokens/s", f"{record['peak_memory_gib']:.1f} GiB"]
         parts += [f"{format_time(round(left))} left"] if record["step"] < self.total else []
@@ -93,12 +87,12 @@ class TrainWatch:
     def step(self, record: Record) -> None:
         """Show a step, if it is time to."""
         assert self._pace is not None
-        self._pace.add(record)
+        line = self._pace.line(record)
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=record["step"], figures=self._pace.line(record))
+            self._bar.update(self._task, completed=record["step"], figures=line)
         elif self._clock() >= self._next or record["step"] == self._pace.total:
             self._next = self._clock() + PLAIN_SECONDS
-            self.say(f"step {int(record['step']):,} of {self._pace.total:,} · {self._pace.line(record)}")
+            self.say(f"step {int(record['step']):,} of {self._pace.total:,} · {line}")
 
 
 def _bar(stream: TextIO) -> Progress:
