@@ -1,7 +1,4 @@
-"""What looks like a time and is none: hours of the day, ratios, scores, verses, lengths of time.
-
-All of it is blanked out before the rules read on.
-"""
+"""What looks like a time and is none: hours of the day, ratios, scores, verses, lengths of time."""
 
 from vidllm.video.timephrases import AMOUNT, CLOCK, SPELLED
 
@@ -32,7 +29,6 @@ NOT_NUMBERS: tuple[str, ...] = (
     # from where its word begins: else a long one, such as a Chinese text, takes the square of its length
     r"(?<!\S)(?:\S+://\S+|\S+\.(?:mp4|mkv|mov|avi|webm|gif|m4v|srt|vtt)\b)",
     r"\b(?:the|early|late|mid|')[\s-]*(?:\d{2})?\d0'?s\b(?!\s*(?:mark|in\b|into\b|point|to\b|-|on\b|and\s+(?:the\s+)?\d+\s?s(?:ec\w*)?\s+marks?\b))|'\d0s\b|\b(?:19|20)\d0'?s\b",
-    r"(?:\d+|[一二三四五六七八九十]+)(?<!小)时(?:\d+|[零一二三四五六七八九十]+)分(?!零?(?:\d+|[一二三四五六七八九十]+)秒)",
     r"\d+\s*点\s*\d+\s*分(?:钟)?(?:\d+\s*秒)?|[一二两三四五六七八九十]+点[零一二三四五六七八九十]+分",
 )
 """Idioms, addresses, decades and hours of the day in Chinese: blanked out before numbers are read."""
@@ -93,8 +89,6 @@ NOT_TIMES: tuple[str, ...] = (
     rf"(?:持续了?|长达|时长|总长|全长|片长|频长|花了?|用[了时]?|耗时|每隔?|需要|等了?|超过|不到|至少|过了|共|内容长)(?:约|大约|大概|为|是|:)?\s*"
     rf"(?:\d+\s*[,和或到至~-]\s*)*{_ANY}(?:左右)?",
     rf"(?<![到放])了(?:大约|约|大概|将近|近|差不多|整整)?{AMOUNT}(?!的?(?:时候|时刻)|时|处)",  # 跑了30秒
-    # 30秒内, but not 前30秒内
-    rf"(?<![前后头初始场\ue001\ue002])(?<![前后始]的){AMOUNT}(?:之内|以内|内)",
     rf"{AMOUNT}(?:钟?的(?:视频|短片|片段|时间|电影|倒计时|长)|长|一次|左右的(?:视频|短片|片段))",
 )
 """What looks like a time and is none; blanked out before the rules read on."""
