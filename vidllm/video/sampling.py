@@ -111,8 +111,7 @@ def change(info: "VideoInfo", n: int, start: float = 0.0, end: float = float("in
     first = int(np.searchsorted(info.pts_seconds, pts[0]))
     inside = slice(first, first + len(pts))
     changes = packet_changes(info)
-    parts = [_share(changes.motion[inside] * ~changes.still[inside]), _share(changes.spikes[inside])]
-    moving = sum((part for part in parts if part is not None), start=np.zeros(len(pts)))
+    moving = _share(changes.motion[inside] * ~changes.still[inside]) + _share(changes.spikes[inside])
     elapsed = _running(np.diff(pts, prepend=pts[0]))
     mass = UNIFORM_FLOOR * elapsed + (1 - UNIFORM_FLOOR) * _running(moving) if moving.any() else elapsed
     wanted = np.searchsorted(mass, np.linspace(0, 1, n) - SAME_MOMENT).clip(0, len(pts) - 1)
@@ -207,10 +206,9 @@ def _stretch(mass: FloatArray, low: int, high: int) -> tuple[float, int, int, in
     return -float(mass[high - 1] - mass[max(low, 0)]), low - high, low, high
 
 
-def _share(values: FloatArray) -> FloatArray | None:
-    """`values` (frames,) as shares of their sum; None when all are 0."""
-    total = float(values[1:].sum())
-    return np.concatenate([[0.0], values[1:] / total]) if total > 0 else None
+def _share(values: FloatArray) -> FloatArray:
+    """`values` (frames,) as shares of their sum, the first of them being 0; all 0 where they are."""
+    return np.concatenate([[0.0], values[1:] / (values[1:].sum() or 1.0)])
 
 
 def _running(values: FloatArray) -> FloatArray:
