@@ -100,7 +100,7 @@ def fetch(
             error.close()
             if error.code != http.client.NOT_MODIFIED or known is None:
                 raise
-        except (urllib.error.URLError, TimeoutError, ConnectionError):
+        except urllib.error.URLError:
             if known is None:
                 raise
         with suppress(OSError):  # a folder of somebody else's is read all the same
@@ -299,7 +299,7 @@ def _as_one_line(shown: str, folder: Path) -> Iterator[None]:
     except urllib.error.HTTPError as error:
         reason = " ".join(str(error.reason).split())
         raise FetchError(f"{shown}: the server answered {error.code} {reason}; check the address") from error
-    except (TimeoutError, urllib.error.URLError, http.client.HTTPException, ConnectionError) as error:
+    except (urllib.error.URLError, http.client.HTTPException) as error:
         reason = " ".join(str(getattr(error, "reason", error) or type(error).__name__).split())
         raise FetchError(f"{shown}: could not be fetched ({reason}); check the address and the network") from error
     except ValueError as error:
