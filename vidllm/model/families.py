@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -175,9 +176,9 @@ _LLAVA_TOWER = {"model_type": "clip_vision_model", "image_size": 336, "patch_siz
 _ONEVISION_TOWER = {"model_type": "siglip_vision_model", "image_size": 384, "patch_size": 14, "num_hidden_layers": 26}
 
 
-def _composable(folder: Path, config: Json, tokenizer: Tokenizer, *, default_tower: Json, strategy: str,
-                layers: int | list[int], image_token: int) -> ModelSpec:
-    """What all LLaVA-shaped families share; the geometry pools by average and has no newline yet."""
+def _composable(folder: Path, config: Json, tokenizer: Tokenizer, *, default_tower: Json = _LLAVA_TOWER,
+                strategy: str = "default", layers: int | list[int] = -2, image_token: int = 32000) -> ModelSpec:
+    """What all LLaVA-shaped families share, LLaVA's own defaults; the geometry pools by average and has no newline."""
     vision = config.get("vision_config") or default_tower
     tower = str(vision.get("model_type", default_tower["model_type"]))
     if tower not in _TOWERS:
@@ -222,22 +223,11 @@ def _cls(folder: Path, has_cls: bool, strategy: str) -> Cls:
     return "drop" if strategy == "default" else "keep"
 
 
-def _llava(folder: Path, config: Json, tokenizer: Tokenizer) -> ModelSpec:
-    return _composable(folder, config, tokenizer, default_tower=_LLAVA_TOWER, strategy="default", layers=-2,
-                       image_token=32000)
-
-
-def _vipllava(folder: Path, config: Json, tokenizer: Tokenizer) -> ModelSpec:
-    return _composable(folder, config, tokenizer, default_tower=_LLAVA_TOWER, strategy="default",
-                       layers=[-2, -5, -8, -11, 6], image_token=32000)
-
-
 _NEXT_GRIDS = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
 
 
 def _llava_next(folder: Path, config: Json, tokenizer: Tokenizer, image_token: int = 32000) -> ModelSpec:
-    spec = _composable(folder, config, tokenizer, default_tower=_LLAVA_TOWER, strategy="default", layers=-2,
-                       image_token=image_token)
+    spec = _composable(folder, config, tokenizer, image_token=image_token)
     return replace(spec, image_grids=_grids(folder, config, _NEXT_GRIDS, spec.image_size))
 
 
@@ -290,7 +280,7 @@ def _internvl(folder: Path, config: Json, tokenizer: Tokenizer) -> ModelSpec:
     vision = {**_INTERNVL_TOWER, **(config.get("vision_config") or {})}
     squares = {key: _side(folder, vision[key]) for key in ("image_size", "patch_size")}
     spec = _composable(folder, {**config, "vision_config": {**vision, **squares}}, tokenizer,
-                       default_tower=_INTERNVL_TOWER, strategy="default", layers=-1, image_token=151667)
+                       default_tower=_INTERNVL_TOWER, layers=-1, image_token=151667)
     if not vision.get("use_mean_pooling", True):
         raise UnsupportedModel(f"{folder}: no adapter for a vision tower that normalises its last layer "
                                "(use_mean_pooling is false)")  # fmt: skip
@@ -325,7 +315,7 @@ _NATIVE_FRAME_TOKENS = 256
 _LEAST_FRAME_TOKENS = 4
 
 
-def _qwen(folder: Path, config: Json, tokenizer: Tokenizer, patch: int, positions: int = 32768) -> ModelSpec:
+def _qwen(folder: Path, config: Json, tokenizer: Tokenizer, *, patch: int = 14, positions: int = 32768) -> ModelSpec:
     vision, text = config.get("vision_config") or {}, config.get("text_config") or config
     image, video = _processor(folder, config, "image"), _processor(folder, config, "video")
     geometry = NativeGeometry(
@@ -365,15 +355,7 @@ def _pixel_bounds(settings: Json, unit: int, least: int, most: int) -> tuple[int
 
 def _qwen2_vl(folder: Path, config: Json, tokenizer: Tokenizer) -> ModelSpec:
     """Its positions count frames, not seconds, so the times are told in words."""
-    return replace(_qwen(folder, config, tokenizer, patch=14), stamp="sentence")
-
-
-def _qwen2_5_vl(folder: Path, config: Json, tokenizer: Tokenizer) -> ModelSpec:
-    return _qwen(folder, config, tokenizer, patch=14)
-
-
-def _qwen3_vl(folder: Path, config: Json, tokenizer: Tokenizer) -> ModelSpec:
-    return _qwen(folder, config, tokenizer, patch=16, positions=128000)
+    return replace(_qwen(folder, config, tokenizer), stamp="sentence")
 
 
 def _smolvlm(folder: Path, config: Json, tokenizer: Tokenizer) -> ModelSpec:
@@ -398,15 +380,16 @@ def _smolvlm(folder: Path, config: Json, tokenizer: Tokenizer) -> ModelSpec:
     )
 
 
+_qwen3_vl = partial(_qwen, patch=16, positions=128000)
 _READERS: dict[str, Callable[[Path, Json, Tokenizer], ModelSpec]] = {
-    "llava": _llava,
-    "vipllava": _vipllava,
+    "llava": _composable,
+    "vipllava": partial(_composable, layers=[-2, -5, -8, -11, 6]),
     "llava_next": _llava_next,
     "llava_next_video": _llava_next_video,
     "llava_onevision": _llava_onevision,
     "internvl": _internvl,
     "qwen2_vl": _qwen2_vl,
-    "qwen2_5_vl": _qwen2_5_vl,
+    "qwen2_5_vl": _qwen,
     "qwen3_vl": _qwen3_vl,
     "qwen3_vl_moe": _qwen3_vl,
     "smolvlm": _smolvlm,
