@@ -177,15 +177,8 @@ def _cached_tokenizer(path: Path, modified: int) -> Tokenizer:
 def stop_ids(folder: Path | str, tokenizer: Tokenizer) -> tuple[int, ...]:
     """Every token id that ends an answer: those of generation_config.json, else the tokenizer's end of sequence, else
     those config.json names."""
-    folder = Path(folder)
-    files = (folder / "generation_config.json", folder / "tokenizer_config.json", folder / "config.json")
-    return _stop_ids(folder, tokenizer, tuple(changed_at(path) for path in files))
-
-
-@lru_cache(maxsize=8)
-def _stop_ids(folder: Path, tokenizer: Tokenizer, changed: tuple[int, ...]) -> tuple[int, ...]:
     generation, texts, config = (
-        read_json(folder / name) or {} for name in ("generation_config.json", "tokenizer_config.json", "config.json")
+        known_json(Path(folder, f"{name}.json")) for name in ("generation_config", "tokenizer_config", "config")
     )
     text = texts.get("eos_token")
     text = text.get("content") if isinstance(text, dict) else text
@@ -200,12 +193,18 @@ def _stop_ids(folder: Path, tokenizer: Tokenizer, changed: tuple[int, ...]) -> t
     return ()
 
 
-def changed_at(path: Path) -> int:
-    """When the file was last written, in nanoseconds; 0 when there is none."""
+def known_json(path: Path) -> Json:
+    """`read_json` for what every turn of every row asks for: read again when the file changed; empty for no file."""
     try:
-        return path.stat().st_mtime_ns
+        changed = path.stat().st_mtime_ns
     except OSError:
-        return 0
+        changed = 0
+    return _known_json(path, changed)
+
+
+@lru_cache(maxsize=16)
+def _known_json(path: Path, changed: int) -> Json:
+    return read_json(path) or {}
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

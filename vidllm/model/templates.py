@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vidllm.errors import IncompleteModel
-from vidllm.model.spec import ModelSpec, changed_at, read_json
+from vidllm.model.spec import ModelSpec, known_json
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -18,19 +18,14 @@ if TYPE_CHECKING:
 
 def special_tokens(folder: Path) -> dict[str, str]:
     """bos_token, eos_token and their like from tokenizer_config.json, as chat templates name them."""
-    return dict(_special_tokens(folder, changed_at(folder / "tokenizer_config.json")))
-
-
-@lru_cache(maxsize=8)  # every turn of every row asks for them
-def _special_tokens(folder: Path, changed: int) -> dict[str, str]:
-    config = read_json(folder / "tokenizer_config.json") or {}
+    config = known_json(folder / "tokenizer_config.json")
     named = {key: value.get("content") if isinstance(value, dict) else value for key, value in config.items()}
     return {key: value for key, value in named.items() if key.endswith("_token") and isinstance(value, str)}
 
 
 def chat_template(spec: ModelSpec, *, video: bool) -> str:
     """The checkpoint's own jinja template, else its family's. `video`: whether the conversation shows one."""
-    own = _own_template(spec.folder, tuple(changed_at(spec.folder / name) for name in _TEMPLATE_FILES))
+    own = _own_template(spec.folder)
     # SmolVLM checkpoints were published with templates that know no video; its processor, too, then takes its own.
     if own is not None and not (video and spec.model_type == "smolvlm"):
         return own
@@ -39,19 +34,15 @@ def chat_template(spec: ModelSpec, *, video: bool) -> str:
     return _TEXT_TEMPLATES.get(spec.text_type, _VICUNA)
 
 
-_TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json", "processor_config.json", "tokenizer_config.json")
-
-
-@lru_cache(maxsize=8)
-def _own_template(folder: Path, changed: tuple[int, ...]) -> str | None:
-    jinja, *others = (folder / name for name in _TEMPLATE_FILES)
+def _own_template(folder: Path) -> str | None:
+    jinja = folder / "chat_template.jinja"
     if os.path.lexists(jinja):
         try:
             return jinja.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise IncompleteModel(f"{jinja}: no readable chat template ({error}); download the model again") from error
-    for path in others:
-        template = (read_json(path) or {}).get("chat_template")
+    for name in ("chat_template.json", "processor_config.json", "tokenizer_config.json"):
+        template = known_json(folder / name).get("chat_template")
         if isinstance(template, list):  # several named ones
             named = {one.get("name"): one.get("template") for one in template if isinstance(one, dict)}
             template = named.get("default")
