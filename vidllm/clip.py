@@ -44,19 +44,14 @@ class ClipPlan:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Clip:
+class Clip(ClipPlan):
     """A video as planned and really seen. `frames.pts_seconds[i]` is the true time of `plan.frames[i]`.
 
     `frames.pixels` is uint8 (N, H, W, 3) at `plan.frame_size`: scaled for the tile, not yet padded or cropped (`prompt`
-    does that), so that a person can be shown what the model saw. `subtitles` are lines within the range.
+    does that), so that a person can be shown what the model saw.
     """
 
-    info: VideoInfo
-    plan: TokenPlan
     frames: FrameSet
-    focus: Focus | None
-    subtitles: tuple[str, ...] = ()
-    probe_seconds: float = 0.0
     decode_seconds: float = 0.0
     key: str = ""
     """Names this look at this file for `Known`; empty where nobody was asked."""
@@ -127,11 +122,10 @@ def _opened(planned: ClipPlan, planner: Planner, known: Known | None) -> Clip:
     recalled = known.recall(planned, planner.spec, planner.options) if known is not None else Recalled()
     frames = recalled.frames if recalled.frames is not None else read_planned(planned, planner.options)
     decode_seconds = time.perf_counter() - began
+    seen = replace(planned, plan=planner.seen(planned.plan, frames))
     return Clip(
-        info=planned.info, plan=planner.seen(planned.plan, frames), frames=frames, focus=planned.focus,
-        subtitles=planned.subtitles, probe_seconds=planned.probe_seconds, decode_seconds=decode_seconds,
-        key=recalled.key, features=recalled.features,
-    )  # fmt: skip
+        **vars(seen), frames=frames, decode_seconds=decode_seconds, key=recalled.key, features=recalled.features
+    )
 
 
 def _plan(
