@@ -206,16 +206,15 @@ ORDER = ("what", "what, when something does", "what, when nothing does", "when",
          "count", "where", "exists", "describe", "order", "first")  # fmt: skip
 
 
-def rows(video: Tally, one_frame: Tally, blind: Tally) -> list[report.Row]:
-    """A line for each family: right of asked, share with its interval, and what the two poorer looks score."""
+def rows(video: Tally, poorer: Mapping[str, Tally]) -> list[report.Row]:
+    """A line for each family: right of asked, share with its interval, and what poorer looks score."""
     lines: list[report.Row] = []
     for family in in_order(video):
         marks = video.marks[family]
         low, high = wilson(sum(marks), len(marks))
         lines.append({
             "family": family, "right": sum(marks), "asked": len(marks), "%": 100 * sum(marks) / len(marks),
-            "95 % from": low, "to": high, "one frame %": share(one_frame.marks[family]),
-            "blind %": share(blind.marks[family]),
+            "95 % from": low, "to": high, **{f"{look} %": share(tally.marks[family]) for look, tally in poorer.items()},
         })  # fmt: skip
     return lines
 
@@ -264,13 +263,14 @@ def notes(args: argparse.Namespace, clips: int, seconds: float, videos: Mapping[
     ]  # fmt: skip
 
 
-def notes_on_looks(video: Tally, one: Tally, blind: Tally) -> list[str]:
-    """What the two poorer looks are."""
-    return [
-        f"describe, F1 of the events told: {mean(video.f1)}; one frame {mean(one.f1)}; blind {mean(blind.f1)}.",
-        "One frame: the same questions with --frames 1 (the moment named, else the clip's middle). Blind: the same"
-        " prompt without frames.",
-    ]  # fmt: skip
+def notes_on_looks(looks: Mapping[str, Tally]) -> list[str]:
+    """How well each tells events, and what the two poorer ones are."""
+    f1 = "; ".join(f"{look} {mean(tally.f1)}".strip() for look, tally in looks.items())
+    told = [f"describe, F1 of the events told: {f1}."]
+    if len(looks) > 1:
+        told.append("One frame: the same questions with --frames 1 (the moment named, else the clip's middle). Blind:"
+                    " the same prompt without frames.")  # fmt: skip
+    return told
 
 
 def parse() -> argparse.Namespace:
@@ -306,16 +306,16 @@ def main() -> None:
     }
     videos = {name: Tally() for name in models}
     video, model = next(iter(videos.values())), next(iter(models.values()))
-    poorer = len(models) == 1 and not args.no_baselines
-    one_frame, blind = Tally(), Tally()
+    baselines = len(models) == 1 and not args.no_baselines
+    poorer = {"one frame": Tally(), "blind": Tally()} if baselines else {}
     with tempfile.TemporaryDirectory() as temporary:
         for path in drawn(args, args.keep or Path(temporary)):
             asked = chosen(path, args.moments)
             for name, asks in models.items():
                 ask_clip(asks, path, asked, videos[name], None)
             if poorer:
-                ask_clip(model, path, asked, one_frame, 1)
-                ask_blind(model, asked, blind)
+                ask_clip(model, path, asked, poorer["one frame"], 1)
+                ask_blind(model, asked, poorer["blind"])
             clips += 1
             if path.parent == Path(temporary):
                 path.unlink()
@@ -328,8 +328,8 @@ def main() -> None:
     if len(models) > 1:
         report.write(args.name, "What models know of the scripted world", side_by_side(videos), told)
     else:
-        told += notes_on_looks(video, one_frame, blind)
-        report.write(args.name, "What the model knows of the scripted world", rows(video, one_frame, blind), told)
+        told += notes_on_looks({"": video, **poorer})
+        report.write(args.name, "What the model knows of the scripted world", rows(video, poorer), told)
 
 
 if __name__ == "__main__":
