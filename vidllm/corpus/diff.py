@@ -20,7 +20,7 @@ import re
 import shutil
 import sys
 import tarfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -180,12 +180,8 @@ def _free_column(kind: str, file: str, tag: str) -> str:
     return f"{COLUMN}{taken + 1}"
 
 
-def _rows_of_lines(file: str) -> Iterator[dict[str, Any]]:
-    return (row for row in map(parsed, lines_of(file)) if isinstance(row, dict))
-
-
-def _rows_of_array(file: str) -> Iterator[dict[str, Any]]:
-    return (row for row in array_rows(file) if isinstance(row, dict))
+def _objects(rows: Iterable[object]) -> Iterator[dict[str, Any]]:
+    return (row for row in rows if isinstance(row, dict))
 
 
 def _names_in_tar(file: str) -> Iterator[dict[str, Any]]:
@@ -197,7 +193,8 @@ def _names_in_tar(file: str) -> Iterator[dict[str, Any]]:
 
 
 _NAMES: dict[str, Callable[[str], Iterator[dict[str, Any]]]] = {
-    "llava": _rows_of_array, "jsonl": _rows_of_lines, "parquet": parquet_rows, "webdataset": _names_in_tar,
+    "llava": lambda file: _objects(array_rows(file)), "jsonl": lambda file: _objects(map(parsed, lines_of(file))),
+    "parquet": parquet_rows, "webdataset": _names_in_tar,
 }  # fmt: skip
 
 

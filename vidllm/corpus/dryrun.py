@@ -56,9 +56,7 @@ class Done:
     def is_finished(self, item: Item) -> bool:
         """Whether it has its row, and neither its file nor the subtitles beside it have changed since."""
         known = self._index.by_key(item.key, self._digest(item.prompt))
-        if known is None or (self._retry and known.status in FAILED):
-            return False
-        return known.is_of(item, self._find_sidecar)
+        return known is not None and known.finishes(item, self._find_sidecar, retry_errors=self._retry)
 
     def has_caption(self, item: Item, seen: Seen) -> bool:
         """Whether its content has a caption, under whatever name."""

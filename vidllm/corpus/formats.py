@@ -77,7 +77,8 @@ def _objects(file: Any, text: str, path: str | Path, end: str = "") -> Iterator[
     decode = json.JSONDecoder().raw_decode
     count, at, more = 0, 0, True
     while True:
-        at = _skipped(text, at)
+        while at < len(text) and text[at] in " \t\r\n,":
+            at += 1
         if end and text.startswith(end, at):
             return
         try:
@@ -98,18 +99,12 @@ def _objects(file: Any, text: str, path: str | Path, end: str = "") -> Iterator[
         count, at = count + 1, after
 
 
-def _skipped(text: str, at: int) -> int:
-    while at < len(text) and text[at] in " \t\r\n,":
-        at += 1
-    return at
-
-
 def parquet_rows(path: str | Path) -> Iterator[dict[str, Any]]:
     """The file's rows as dicts, a few thousand in memory at once. Raises InputError, ConfigError without pyarrow."""
     parquet, arrow = need_parquet(), import_module("pyarrow")
     try:
         with parquet.ParquetFile(path) as file:
-            kept, number = kept_rows(file.schema_arrow), 0
+            kept, number = _kept_rows(file.schema_arrow), 0
             for batch in file.iter_batches(batch_size=1024):
                 for row in plain_rows(batch):
                     yield kept.get(number, row)
@@ -147,7 +142,7 @@ KEPT = b"vidllm_rows"
 
 
 def arrow_table(rows: Sequence[dict[str, Any]], schema: Any) -> Any:
-    """A table of `rows`, of which `kept_rows` gives back those that it can only hold with letters spelled out."""
+    """A table of `rows`; `parquet_rows` gives back whole those that it can only hold with letters spelled out."""
     arrow = import_module("pyarrow")
     try:
         return arrow.Table.from_pylist(rows, schema=schema)
@@ -157,7 +152,7 @@ def arrow_table(rows: Sequence[dict[str, Any]], schema: Any) -> Any:
         return arrow.Table.from_pylist(plain, schema=schema.with_metadata({KEPT: json.dumps(kept)}))
 
 
-def kept_rows(schema: Any) -> dict[int, dict[str, Any]]:
+def _kept_rows(schema: Any) -> dict[int, dict[str, Any]]:
     """The rows that `arrow_table` had to spell out, by number."""
     kept = json.loads((schema.metadata or {}).get(KEPT, b"{}"))
     return {int(number): row for number, row in kept.items()}

@@ -104,9 +104,9 @@ class Known:
     place: int
     """Where the store finds the row again."""
 
-    def is_of(self, item: Item, find_sidecar: Callable[[str], Path | None] | None) -> bool:
-        """Whether the clip's file, and the subtitles beside it, are as they were. Opens no clip."""
-        return self.stamp == int(item.stamp(find_sidecar), 16)
+    def finishes(self, item: Item, find_sidecar: Callable[[str], Path | None] | None, *, retry_errors: bool) -> bool:
+        """Whether nothing is left to do: its file and the subtitles beside it are as they were. Opens no clip."""
+        return not (retry_errors and self.status in FAILED) and self.stamp == int(item.stamp(find_sidecar), 16)
 
 
 Head = tuple[str, str, str, str, str]

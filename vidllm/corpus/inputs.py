@@ -426,12 +426,8 @@ def old_caption(row: dict[str, object]) -> str | None:
     for column in CAPTION_COLUMNS:
         if isinstance(value := row.get(column), str):
             return value
-    turns = row.get("conversations")
-    said = (
-        [turn.get("value") for turn in turns if isinstance(turn, dict) and turn.get("from") == "gpt"]
-        if isinstance(turns, list)
-        else []
-    )
+    turns = talk if isinstance(talk := row.get("conversations"), list) else []
+    said = [turn.get("value") for turn in turns if isinstance(turn, dict) and turn.get("from") == "gpt"]
     return str(said[-1]) if said else None
 
 

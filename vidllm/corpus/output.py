@@ -24,7 +24,7 @@ from vidllm.corpus.index import DigestMap, Known, RowIndex
 from vidllm.corpus.item import Item
 from vidllm.corpus.promises import Promises
 from vidllm.corpus.recipe import Recipe
-from vidllm.corpus.rows import FAILED, OWN, CaptionRow, Status
+from vidllm.corpus.rows import OWN, CaptionRow, Status
 from vidllm.corpus.scenes import Cut
 from vidllm.corpus.stores import Store, manifest_of, open_store, prepare
 from vidllm.errors import ConfigError, OutputError
@@ -146,9 +146,7 @@ class Output:
         since. Opens no clip.
         """
         known = self._index.by_key(item.key, recipe)
-        if known is None or (self._retry and known.status in FAILED):
-            return False
-        return known.is_of(item, self._find_sidecar)
+        return known is not None and known.finishes(item, self._find_sidecar, retry_errors=self._retry)
 
     def status_of(self, item: Item, recipe: str) -> Status | None:
         """How the item ended under this recipe, if it did."""

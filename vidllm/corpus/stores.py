@@ -18,7 +18,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
-from vidllm.corpus.formats import arrow_table, kept_rows, need_parquet, parsed
+from vidllm.corpus.formats import arrow_table, need_parquet, parquet_rows, parsed
 from vidllm.corpus.index import Head
 from vidllm.corpus.rows import STATUSES, CaptionRow, RowUsage
 from vidllm.errors import OutputError
@@ -173,7 +173,7 @@ class ParquetParts:
     def heads(self) -> Iterator[tuple[Head, int]]:
         """Only their columns are read."""
         for number in self._sealed():
-            columns = self._read(number, list(HEAD_NAMES)).to_pydict()
+            columns = self._heads_of(number)
             if len(columns) < len(HEAD_NAMES):
                 raise OutputError(f"{self._part_path(number)}: is no part of captions; name another output")
             for row, head in enumerate(zip(*(columns[name] for name in HEAD_NAMES), strict=True)):
@@ -195,7 +195,7 @@ class ParquetParts:
         if number == self._number and self._journal is not None:
             return CaptionRow.from_line(self._journal.line_at(self._places[row]))
         if self._cache[0] != number:
-            self._cache = (number, self._rows_of(number))
+            self._cache = (number, list(parquet_rows(self._part_path(number))))
         return CaptionRow.from_dict(self._cache[1][row])
 
     def drop(self, places: Iterable[int]) -> None:
@@ -206,8 +206,8 @@ class ParquetParts:
             gone.setdefault(place >> _PART_BITS, set()).add(place & (1 << _PART_BITS) - 1)
         self._cache = (0, [])
         for number, rows in gone.items():
-            kept = [fields for row, fields in enumerate(self._rows_of(number)) if row not in rows]
-            self._write(number, kept)
+            fields = enumerate(parquet_rows(self._part_path(number)))
+            self._write(number, [kept for row, kept in fields if row not in rows])
 
     def close(self) -> None:
         """What the journal holds becomes the last part."""
@@ -260,15 +260,10 @@ class ParquetParts:
             part.unlink(missing_ok=True)
             raise not_writable(target, error) from error
 
-    def _rows_of(self, number: int) -> list[dict[str, Any]]:
-        table = self._read(number)
-        kept = kept_rows(table.schema)
-        return [kept.get(row, fields) for row, fields in enumerate(table.to_pylist())]
-
-    def _read(self, number: int, columns: list[str] | None = None) -> Any:
+    def _heads_of(self, number: int) -> Any:
         path = self._part_path(number)
         try:
-            return self._parquet.ParquetFile(path).read(columns=columns)
+            return self._parquet.ParquetFile(path).read(columns=list(HEAD_NAMES)).to_pydict()
         except (OSError, import_module("pyarrow").ArrowException) as error:
             reason = " ".join(str(error).split())[:100]
             raise OutputError(f"{path}: is no part of captions ({reason}); remove it and caption again") from error
