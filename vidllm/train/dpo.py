@@ -391,7 +391,7 @@ def _known(
                 told(min(done, len(numbers)), len(numbers))
 
         mine = task.scores(numbers, heard, threads=config.workers, share=(state.process_index, state.num_processes))
-        return dict(gather_object(list(mine.items()))) if state.num_processes > 1 else mine
+        return dict(gather_object(list(mine.items())))
 
     found = find_reference(
         kept=on_first(config, lambda: {n: known for n, key in enumerate(keys) if (known := file.get(key))}),

@@ -260,9 +260,8 @@ class _Run:
         for part in parts:
             told += [("loss", part.loss.item(), part.weight), ("tokens", part.tokens, 1)]
             told += [(name, float(total), count) for name, (total, count) in part.metrics.items()]
-        everybody = gather_object(told) if self._world > 1 else told
         sums: dict[str, tuple[float, float]] = {"loss": (0.0, 0.0), "tokens": (0.0, 0.0)}
-        for name, total, count in everybody:
+        for name, total, count in gather_object(told):
             before = sums.get(name, (0.0, 0.0))
             sums[name] = (before[0] + total, before[1] + count)
         return sums
@@ -276,7 +275,7 @@ class _Run:
     def _refuse(self, at: _At, loss: float, norm: float) -> None:
         """End the run before the optimizer has seen this step. Raises NotFinite, with the rows named."""
         bad = self._culprits(at.step) if self._accelerator.distributed_type != DistributedType.FSDP else []
-        bad = sorted(set(gather_object(bad) if self._world > 1 else bad))
+        bad = sorted(set(gather_object(bad)))
         numbers = bad or [number for micro in at.step for number in micro]
         names = ", ".join(map(self._task.name, numbers[:5])) + (f" and {len(numbers) - 5} more" * (len(numbers) > 5))
         what = f"loss is {loss:g}" if not math.isfinite(loss) else f"gradient's norm is {norm:g}"
@@ -305,7 +304,7 @@ class _Run:
         contents = {
             "weights.pt": learnt(self._model),
             "optimizer.pt": memory(self._model, self._optimizer.optimizer),
-            "random.pt": gather_object([random_state()]) if self._world > 1 else [random_state()],
+            "random.pt": gather_object([random_state()]),
             "run.pt": {"epoch": at.epoch, "epochs": at.done, "made": self._made(), "task": dict(self._task.state())},
         }
         if metrics is not None:
@@ -316,10 +315,8 @@ class _Run:
 
     def _resume(self) -> int:
         """Go on from the newest whole checkpoint; the steps that are done."""
-        found: list[Saved | None] = [self._saves.newest() if self._main else None]
-        if self._world > 1:
-            broadcast_object_list(found)
-        saved = found[0]
+        saved: Saved | None
+        [saved] = broadcast_object_list([self._saves.newest() if self._main else None])
         if saved is None:
             return 0
         if differ := differences(saved.identity, self._identity):
@@ -343,8 +340,6 @@ class _Run:
 
     def _asked(self, interrupts: Interrupts) -> bool:
         """Whether any process was asked to stop."""
-        if self._world == 1:
-            return interrupts.asked
         return any(gather_object([interrupts.asked]))
 
     def _stopping(self) -> None:
