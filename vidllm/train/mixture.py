@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Callable, Container, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
@@ -94,27 +94,22 @@ def read_mixture(mixture: Mixture, seed: int, read: Read[AnyRow]) -> ReadRows[An
     taken: dict[Path, set[int]] = {}
     for source in mixture.sources:
         found = read(source.path, source.media)
-        places = sorted(range(len(found.rows) + len(found.problems)), key=lambda place: _line(found, place))
+        entries: list[AnyRow | Problem] = [*found.rows, *found.problems]
+        entries.sort(key=lambda entry: entry.origin.line)
         before = taken.setdefault(source.path.resolve(), set())  # one file may be named in two ways
-        drawn = draw(range(len(places)), source, seed, before)
+        drawn = draw(range(len(entries)), source, seed, before)
         if not drawn:
             raise ConfigError(
                 f"{source.path}: sampling {source.sampling} and weight {source.weight:g} take none of its "
-                f"{len(places)} rows; take more of them, or leave the source out"
+                f"{len(entries)} rows; take more of them, or leave the source out"
             )
         before.update(drawn)
-        for place in (places[number] for number in drawn):
-            if place < len(found.rows):
-                rows.append(found.rows[place])
+        for entry in (entries[number] for number in drawn):
+            if isinstance(entry, Problem):
+                problems[entry] = None
             else:
-                problems[found.problems[place - len(found.rows)]] = None
+                rows.append(entry)
     return ReadRows(rows=tuple(rows), problems=tuple(problems))
-
-
-def _line(found: ReadRows[AnyRow], place: int) -> int:
-    """Where in the file a row stands, or, counted on behind the rows, a problem."""
-    rows = len(found.rows)
-    return found.rows[place].origin.line if place < rows else found.problems[place - rows].origin.line
 
 
 def _share(sampling: str) -> tuple[str, float, bool] | None:
@@ -139,5 +134,4 @@ def _sample(rows: Sequence[int], sampling: str, taken: Container[int], *numbers:
 
 
 def _below(source: Source, folder: Path) -> Source:
-    media = None if source.media is None else folder / source.media
-    return Source(path=folder / source.path, media=media, sampling=source.sampling, weight=source.weight)
+    return replace(source, path=folder / source.path, media=None if source.media is None else folder / source.media)
