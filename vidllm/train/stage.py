@@ -9,9 +9,10 @@ from __future__ import annotations
 import dataclasses
 import gc
 import hashlib
+import json
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cache
@@ -297,16 +298,8 @@ def keep_config(config: StageConfig, name: str) -> None:
 
     if is_first(config):
         config.out.mkdir(parents=True, exist_ok=True)
-        write_whole(config.out / name, yaml.safe_dump(_plain(dataclasses.asdict(config)), sort_keys=False,
-                                                      allow_unicode=True))  # fmt: skip
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
-    return str(value) if isinstance(value, Path) else value
+        plain = json.loads(json.dumps(dataclasses.asdict(config), default=str))  # paths as texts, tuples as lists
+        write_whole(config.out / name, yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
 
 
 def leave() -> None:
