@@ -62,7 +62,7 @@ def frames(
         check_picture_name(output, video)
     from vidllm.errors import NotAVideo
     from vidllm.planning import PlanOptions
-    from vidllm.reads import read_shown
+    from vidllm.reads import read_frames
     from vidllm.shots import choose_moments, save_pictures, save_shot_sheet
     from vidllm.sources import local_file
     from vidllm.still import is_still
@@ -80,7 +80,7 @@ def frames(
 
         def read(times: Sequence[float]) -> FrameSet:
             progress(f"decoding {len(times)} of {len(plan)} frames")
-            seen = read_shown(info, times, None, max_side=side, reader=reader)
+            seen = read_frames(info, times, max_side=side, reader=reader)
             remarks.update(dict.fromkeys(seen.notes))
             return seen
 

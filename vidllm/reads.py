@@ -50,14 +50,14 @@ def read_frames(
 
 def read_shown(
     info: VideoInfo, times: Sequence[float] | NDArray[np.float64], guard: Limits | None, *,
-    max_side: int | None = None, size: tuple[int, int] | None = None, reader: Reader = "auto",
+    size: tuple[int, int] | None = None, reader: Reader = "auto",
 ) -> FrameSet:  # fmt: skip
     """`read_frames`, in a child with `guard`."""
     if guard is None:
-        return read_frames(info, times, max_side=max_side, size=size, reader=reader)
+        return read_frames(info, times, size=size, reader=reader)
     from vidllm.video.guard import read_frames_guarded
 
-    return read_frames_guarded(info, times, guard, max_side=max_side, size=size, reader=reader)
+    return read_frames_guarded(info, times, guard, size=size, reader=reader)
 
 
 class Reads:
