@@ -418,7 +418,9 @@ def test_parquet_rows(corpus: Path) -> None:
         touch(corpus / "many.parquet" / name)
         parquet.write_table(arrow.table({"video": [f"{Path(name).name}.mp4"]}), corpus / "many.parquet" / name)
     parts = ["1.parquet", "2.parquet", "lang=en/1.parquet"]
-    assert names("many.parquet") == names("many.parquet/") == [f"many.parquet/{part}.mp4" for part in parts]
+    (corpus / "sets.txt").write_text("many.parquet\n")
+    for name in ("many.parquet", "many.parquet/", "sets.txt"):
+        assert names(name) == [f"many.parquet/{part}.mp4" for part in parts]
     touch(corpus / "bad.parquet", b"PAR1 no")
     with pytest.raises(InputError, match="can not be read as Parquet"):
         list(admit(["bad.parquet"]))

@@ -179,16 +179,22 @@ def _read(source: str, options: InputOptions) -> Iterator[Item]:
     elif _is_glob(source):
         for path in _without_others(sorted(matching(source)), source, options):
             if not os.path.isdir(path) or not source.endswith("**"):
-                yield from _found(path, _read(path, options))
-    elif os.path.isdir(source) and source.rstrip(os.sep).endswith(".parquet"):
-        own = options.is_own(source.rstrip(os.sep))
-        parts = [] if own else glob.glob(os.path.join(glob.escape(source), "**", "*.parquet"), recursive=True)
-        for part in sorted(part for part in parts if f"{os.sep}_" not in part.removeprefix(source.rstrip(os.sep))):
-            yield from _parquet(part, options)
-    elif os.path.isdir(source):
-        yield from _folder(source, options)
+                yield from _found(path, _read_named(path, options))
     else:
-        yield from _file(source, options)
+        yield from _read_named(source, options)
+
+
+def _read_named(path: str, options: InputOptions) -> Iterator[Item]:
+    """A file or a folder; in a list, too."""
+    if os.path.isdir(path) and path.rstrip(os.sep).endswith(".parquet"):
+        own = options.is_own(path.rstrip(os.sep))
+        parts = [] if own else glob.glob(os.path.join(glob.escape(path), "**", "*.parquet"), recursive=True)
+        for part in sorted(part for part in parts if f"{os.sep}_" not in part.removeprefix(path.rstrip(os.sep))):
+            yield from _parquet(part, options)
+    elif os.path.isdir(path):
+        yield from _folder(path, options)
+    else:
+        yield from _file(path, options)
 
 
 def _without_others(paths: Sequence[str], source: str, options: InputOptions) -> Iterator[str]:
@@ -288,11 +294,6 @@ def _list(path: str, options: InputOptions) -> Iterator[Item]:
                 yield from _found(named, _read_named(named, options))
     rows.tell()
     left_out.tell()
-
-
-def _read_named(path: str, options: InputOptions) -> Iterator[Item]:
-    """A path from a list: a folder may stand there too, a pattern not."""
-    return _folder(path, options) if os.path.isdir(path) else _file(path, options)
 
 
 def _jsonl(path: str, options: InputOptions) -> Iterator[Item]:
