@@ -11,7 +11,7 @@ from .output import note
 if TYPE_CHECKING:
     from rich.status import Status
 
-    from vidllm.ask import Stage
+    from vidllm.sources import Stage
 
 STAGES: dict[Stage, str] = {
     "load": "loading the model",

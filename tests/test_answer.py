@@ -8,7 +8,8 @@ import json
 import numpy as np
 import pytest
 
-from vidllm.answer import Answer, SeenFrame, SeenVideo, Timing, Usage, cite
+from vidllm.answer import Answer, SeenFrame, Timing, Usage, cite
+from vidllm.planned import SeenVideo
 
 EVEN = [0.0, 4.0, 8.0, 12.0, 16.0]
 

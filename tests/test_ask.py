@@ -27,13 +27,14 @@ import vidllm
 from tests.conftest import write_clip
 from tests.planned import FAMILIES
 from vidllm.answer import Timing, report
-from vidllm.ask import AnswerStream, ChatSession, Stage, VideoModel, load
+from vidllm.ask import AnswerStream, ChatSession, VideoModel, load
 from vidllm.clip import Clip
 from vidllm.engine import Generated, generate, read, shared_prefix
 from vidllm.errors import BudgetError, ConfigError, LimitExceeded, ModelError, NotAVideo, VideoNotFound
 from vidllm.model.features import FeatureCache
 from vidllm.options import GenerationOptions
 from vidllm.prompt import Message, Prompt, build_prompt
+from vidllm.sources import Stage
 
 FPS, SECONDS = 10, 20
 

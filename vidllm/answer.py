@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from vidllm.clip import Clip
-from vidllm.planned import SeenVideo as SeenVideo
+from vidllm.planned import SeenVideo
 from vidllm.video.timecode import PAST_END_SECONDS, TimeMention, find_times
 
 if TYPE_CHECKING:

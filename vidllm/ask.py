@@ -28,10 +28,7 @@ from vidllm.options import AskOptions, check_question, split_options
 from vidllm.planned import Plan, plan_source, still_notes, tokens_of_stills
 from vidllm.planning import named_in_vain, range_of, room_of
 from vidllm.prompt import Image, Message, Prompt, Role, build_prompt, check_question_fits
-from vidllm.sources import Progress as Progress
-from vidllm.sources import Source as Source
-from vidllm.sources import Stage as Stage
-from vidllm.sources import name_of, open_source, sources_of, tell
+from vidllm.sources import Progress, Source, name_of, open_source, sources_of, tell
 from vidllm.video.timecode import find_focus
 
 if TYPE_CHECKING:

@@ -16,7 +16,6 @@ from vidllm.clip import Clip
 from vidllm.errors import BudgetError, ConfigError, Way
 from vidllm.model.anyres import TILINGS
 from vidllm.model.chat import AnyTokenizer, Layout, Shown, Turn, count_tokens, lay_out, lay_out_spoken
-from vidllm.model.chat import count_text_tokens as count_text_tokens
 from vidllm.planning import PlanOptions, room_of
 from vidllm.video.fit import fit_pixels
 
