@@ -292,7 +292,6 @@ def test_a_named_time_is_found(question: str, spans: list[Span]) -> None:
     assert focus is not None
     shown = [span[0] if span[0] == span[1] else span for span in focus.spans]
     assert shown == pytest.approx(spans) if not any(isinstance(s, tuple) for s in spans) else shown == spans
-    assert focus.text.split(", ")[0] in question
 
 
 NOT_NAMED = [
@@ -415,18 +414,18 @@ def test_a_time_outside_the_clip_is_no_focus_and_said() -> None:
     (note,) = outside_notes("what happens at 0:45?", 30.0)
     assert "0:45" in note
     assert "0:00-0:30" in note
-    assert find_focus("at 0:10 and 0:45", 30.0) == Focus(((10.0, 10.0),), "0:10")
+    assert find_focus("at 0:10 and 0:45", 30.0) == Focus(((10.0, 10.0),))
     assert find_focus("倒数第二分钟", 60.0) is None, "the last minute but one of a clip of one"
 
 
 def test_the_end_as_a_player_shows_it_is_the_end() -> None:
-    assert find_focus("at 0:30", 29.97) == Focus(((29.97, 29.97),), "0:30")
+    assert find_focus("at 0:30", 29.97) == Focus(((29.97, 29.97),))
 
 
 @pytest.mark.parametrize(("duration", "edge"), [(10.0, 2.0), (50.0, 5.0), (300.0, 10.0)])
 def test_an_end_of_the_clip_is_a_tenth_of_it_two_to_ten_seconds(duration: float, edge: float) -> None:
-    assert find_focus("what happens at the end?", duration) == Focus(((duration - edge, duration),), "at the end")
-    assert find_focus("what happens at the start?", duration) == Focus(((0.0, edge),), "at the start")
+    assert find_focus("what happens at the end?", duration) == Focus(((duration - edge, duration),))
+    assert find_focus("what happens at the start?", duration) == Focus(((0.0, edge),))
 
 
 def test_hours_and_a_half() -> None:
@@ -443,9 +442,9 @@ def test_a_range_over_the_end_is_cut() -> None:
 
 
 def test_relative_words_belong_to_the_watched_range_and_clocks_to_the_source() -> None:
-    assert find_focus("the first ten seconds", 120.0, start=60.0) == Focus(((60.0, 70.0),), "first ten seconds")
-    assert find_focus("the last ten seconds", 120.0, start=60.0) == Focus(((110.0, 120.0),), "last ten seconds")
-    assert find_focus("at 1:10", 120.0, start=60.0) == Focus(((70.0, 70.0),), "1:10")
+    assert find_focus("the first ten seconds", 120.0, start=60.0) == Focus(((60.0, 70.0),))
+    assert find_focus("the last ten seconds", 120.0, start=60.0) == Focus(((110.0, 120.0),))
+    assert find_focus("at 1:10", 120.0, start=60.0) == Focus(((70.0, 70.0),))
     assert find_focus("at 0:30", 120.0, start=60.0) is None
     assert find_focus("between 0:30 and 1:00", 120.0, start=60.0) is None
 

@@ -27,8 +27,6 @@ class Focus:
 
     spans: tuple[tuple[float, float], ...]
     """Half-open ranges in seconds, ascending; a moment T is `(T, T)`."""
-    text: str
-    """The words that named them, as written, joined by ", "."""
 
 
 @dataclass(frozen=True)
@@ -76,12 +74,9 @@ def find_focus(question: str, duration: float, start: float = 0.0) -> Focus | No
     """
     from vidllm.video.timewords import find_hits
 
-    hits = find_hits(question)
-    inside = [(span, hit.text) for hit in hits for span in _clip(hit.resolve(start, duration), start, duration)]
-    if not inside:
-        return None
-    spans = sorted({span for span, _ in inside})
-    return Focus(tuple(spans), ", ".join(dict.fromkeys(text for _, text in inside)))
+    found = (hit.resolve(start, duration) for hit in find_hits(question))
+    spans = {inside for span in found for inside in _clip(span, start, duration)}
+    return Focus(tuple(sorted(spans))) if spans else None
 
 
 def outside_notes(question: str, duration: float, start: float = 0.0, *, of: str = "clip") -> tuple[str, ...]:
