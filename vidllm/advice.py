@@ -5,13 +5,14 @@ names. More frames are more stamps; more context holds more subtitles, and leave
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
 from vidllm.budget import LEAST_REPLY_TOKENS, Geometry
-from vidllm.errors import Way
+from vidllm.errors import BudgetError, Way
 from vidllm.planning import PlanOptions, room_of
 
 if TYPE_CHECKING:
@@ -34,6 +35,15 @@ class Wish:
 
 Short = Callable[[Wish], int]
 """By how many tokens a wish does not fit; 0: it does."""
+
+
+def shortage(attempt: Callable[[], object]) -> int:
+    """By how many tokens what is attempted does not fit; 0: it does."""
+    try:
+        attempt()
+    except BudgetError as error:
+        return max(error.short, 1)
+    return 0
 
 
 def ways_out(wish: Wish, short: Short, *, frames: int = 0, videos: int = 1) -> tuple[Way, ...]:
@@ -67,12 +77,10 @@ def _fewer_frames(wish: Wish, short: Short, frames: int) -> Iterator[Way]:
     """As many as fit; only where their number was named, for else there are as few as can be."""
     if wish.options.frames is None and wish.options.fps is None:
         return
-    low, high = 0, min(frames, wish.options.frames or frames)  # so many fit, so many do not
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if short(_with(wish, frames=middle)) else (middle, high)
-    if low:
-        yield Way("frames", low)
+    most = min(frames, wish.options.frames or frames)  # so many do not fit
+    found = bisect_left(range(1, most), True, key=lambda count: short(_with(wish, frames=count)) > 0)
+    if found:
+        yield Way("frames", found)
 
 
 def _coarser(wish: Wish, short: Short) -> Iterator[Way]:
@@ -80,12 +88,10 @@ def _coarser(wish: Wish, short: Short) -> Iterator[Way]:
     geometry = wish.spec.geometry
     if not isinstance(geometry, Geometry):
         return
-    low, high = 0, min(geometry.rows, geometry.cols) + 1  # so coarse is too fine, so coarse is none
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if short(_with(wish, stride=middle)) else (low, middle)
-    if high <= min(geometry.rows, geometry.cols):
-        yield Way("stride", high)
+    strides = range(1, min(geometry.rows, geometry.cols) + 1)
+    found = bisect_left(strides, True, key=lambda stride: not short(_with(wish, stride=stride)))
+    if found < len(strides):
+        yield Way("stride", strides[found])
 
 
 def _shorter_reply(wish: Wish, short: Short, videos: int, tokens: int) -> Iterator[Way]:

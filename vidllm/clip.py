@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from vidllm.advice import Wish, ways_out
+from vidllm.advice import Wish, shortage, ways_out
 from vidllm.budget import LEAST_REPLY_TOKENS, REPLY_TOKENS, TokenPlan
 from vidllm.errors import BudgetError
 from vidllm.model.chat import AnyTokenizer
@@ -147,7 +147,8 @@ def _plan(
         raise BudgetError(
             error.line,
             lambda: ways_out(
-                wish, lambda w: _short(infos, w, tokenizer, reads), frames=frames, videos=len(infos)
+                wish, lambda w: shortage(lambda: _planned(infos, w, tokenizer, reads)), frames=frames,
+                videos=len(infos),
             ),
             error.short,
         ) from None
@@ -178,15 +179,6 @@ def _planned(
         return planned(replace(wish.options, max_new_tokens=REPLY_TOKENS))
     except BudgetError:
         return planned(replace(wish.options, max_new_tokens=LEAST_REPLY_TOKENS))
-
-
-def _short(infos: Sequence[VideoInfo], wish: Wish, tokenizer: AnyTokenizer | None, reads: Reads) -> int:
-    """Tokens that are missing for it; 0 when it fits."""
-    try:
-        _planned(infos, wish, tokenizer, reads)
-    except BudgetError as error:
-        return max(error.short, 1)
-    return 0
 
 
 def _shared(videos: int, spec: ModelSpec, options: PlanOptions) -> PlanOptions:

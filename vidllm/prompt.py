@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from vidllm.advice import Wish, ways_out
+from vidllm.advice import Wish, shortage, ways_out
 from vidllm.budget import NativeGeometry, Newline, Room, limit_line
 from vidllm.clip import Clip
 from vidllm.errors import BudgetError, ConfigError, Way
@@ -169,15 +169,11 @@ def _ways_out(
     *earlier, last = messages
 
     def short(wish: Wish, before: Sequence[Message] = earlier, last: Message = last) -> int:
-        try:
-            build_prompt(
-                [*before, replace(last, text=wish.question)], wish.spec, tokenizer, reply=reply,
-                max_new_tokens=wish.options.max_new_tokens, shrink=wish.options.max_new_tokens is None,
-                rope_max=wish.options.rope_max,
-            )  # fmt: skip
-        except BudgetError as error:
-            return max(error.short, 1)
-        return 0
+        return shortage(lambda: build_prompt(
+            [*before, replace(last, text=wish.question)], wish.spec, tokenizer, reply=reply,
+            max_new_tokens=wish.options.max_new_tokens, shrink=wish.options.max_new_tokens is None,
+            rope_max=wish.options.rope_max,
+        ))  # fmt: skip
 
     wish = Wish(question=last.text, spec=spec, options=options)
     ways = ways_out(wish, short)
