@@ -44,20 +44,20 @@ Quantize = Literal["int8", "int4"]
 DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
 """Ways to spread a model, as accelerate calls them; any other word is one device."""
 
-_NETWORKS: dict[str, tuple[str, str]] = {
-    "llava": ("llava.modeling_llava", "LlavaForConditionalGeneration"),
-    "vipllava": ("vipllava.modeling_vipllava", "VipLlavaForConditionalGeneration"),
-    "llava_next": ("llava_next.modeling_llava_next", "LlavaNextForConditionalGeneration"),
-    "llava_next_video": ("llava_next_video.modeling_llava_next_video", "LlavaNextVideoForConditionalGeneration"),
-    "llava_onevision": ("llava_onevision.modeling_llava_onevision", "LlavaOnevisionForConditionalGeneration"),
-    "internvl": ("internvl.modeling_internvl", "InternVLForConditionalGeneration"),
-    "qwen2_vl": ("qwen2_vl.modeling_qwen2_vl", "Qwen2VLForConditionalGeneration"),
-    "qwen2_5_vl": ("qwen2_5_vl.modeling_qwen2_5_vl", "Qwen2_5_VLForConditionalGeneration"),
-    "qwen3_vl": ("qwen3_vl.modeling_qwen3_vl", "Qwen3VLForConditionalGeneration"),
-    "qwen3_vl_moe": ("qwen3_vl_moe.modeling_qwen3_vl_moe", "Qwen3VLMoeForConditionalGeneration"),
-    "smolvlm": ("smolvlm.modeling_smolvlm", "SmolVLMForConditionalGeneration"),
+_NETWORKS: dict[str, str] = {
+    "llava": "LlavaForConditionalGeneration",
+    "vipllava": "VipLlavaForConditionalGeneration",
+    "llava_next": "LlavaNextForConditionalGeneration",
+    "llava_next_video": "LlavaNextVideoForConditionalGeneration",
+    "llava_onevision": "LlavaOnevisionForConditionalGeneration",
+    "internvl": "InternVLForConditionalGeneration",
+    "qwen2_vl": "Qwen2VLForConditionalGeneration",
+    "qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration",
+    "qwen3_vl": "Qwen3VLForConditionalGeneration",
+    "qwen3_vl_moe": "Qwen3VLMoeForConditionalGeneration",
+    "smolvlm": "SmolVLMForConditionalGeneration",
 }
-"""model_type -> where transformers keeps its class. Importing that module alone saves seconds over the Auto classes."""
+"""model_type -> transformers' class for it."""
 
 SDPA = {"attn_implementation": "sdpa"}
 """PyTorch's own attention, by transformers' name."""
@@ -284,11 +284,9 @@ def quiet() -> Iterator[None]:
 
 
 def _network_class(spec: ModelSpec) -> Any:
-    if spec.model_type not in _NETWORKS:
-        raise UnsupportedModel(f"{spec.folder}: no adapter for model_type {spec.model_type!r}; "
-                               f"supported: {', '.join(_NETWORKS)}")  # fmt: skip
-    module, name = _NETWORKS[spec.model_type]
-    return getattr(importlib.import_module(f"transformers.models.{module}"), name)
+    """From the module of its family: importing that alone saves seconds over the Auto classes."""
+    module = importlib.import_module(f"transformers.models.{spec.model_type}.modeling_{spec.model_type}")
+    return getattr(module, _NETWORKS[spec.model_type])
 
 
 def _check_files(folder: Path) -> None:
