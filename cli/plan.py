@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from vidllm.budget import Geometry
 
 from . import options
 from .output import note, write, write_json
@@ -19,25 +21,17 @@ if TYPE_CHECKING:
     from vidllm.planned import Plan
 
 
-@dataclass(frozen=True)
-class PatchGrid:
-    """What one frame is before pooling: rows x cols patches."""
-
-    rows: int
-    cols: int
-
-    @classmethod
-    def read(cls, text: str) -> PatchGrid:
-        """The grid that `24x24` means; a usage error for anything else."""
-        match = re.fullmatch(r"([1-9]\d{0,3})[x×]([1-9]\d{0,3})", text.strip())
-        if match is None:
-            raise typer.BadParameter(f"{text!r} is not a grid; write rows x columns, such as 24x24")
-        return cls(int(match[1]), int(match[2]))
+def _grid(text: str) -> Geometry:
+    """The grid that `24x24` means; a usage error for anything else."""
+    match = re.fullmatch(r"([1-9]\d{0,3})[x×]([1-9]\d{0,3})", text.strip())
+    if match is None:
+        raise typer.BadParameter(f"{text!r} is not a grid; write rows x columns, such as 24x24")
+    return Geometry(rows=int(match[1]), cols=int(match[2]))
 
 
 Grid = Annotated[
-    PatchGrid | None,
-    typer.Option("--grid", parser=PatchGrid.read, metavar="RxC", help="Plan for this patch grid instead of a model."),
+    Geometry | None,
+    typer.Option("--grid", parser=_grid, metavar="RxC", help="Plan for this patch grid instead of a model."),
 ]
 Context = Annotated[
     int | None,
@@ -80,7 +74,7 @@ def plan(
         note(f"note: {remark}")
 
 
-def _spec(model: str | None, grid: PatchGrid | None, context: int | None) -> ModelSpec:
+def _spec(model: str | None, grid: Geometry | None, context: int | None) -> ModelSpec:
     from vidllm.errors import ConfigError
     from vidllm.model.families import bare_spec, read_spec, resolve_model
 
