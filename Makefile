@@ -27,7 +27,7 @@ test: .venv/installed-dev
 	$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile
 
 bench: .venv/installed-dev
-	for table in $(filter-out benchmarks/report.py benchmarks/pillow.py, $(wildcard benchmarks/*.py)); do $(BIN)/python $$table || exit 1; done
+	for table in $(filter-out $(addprefix benchmarks/, report.py pillow.py caption_peers.py), $(wildcard benchmarks/*.py)); do $(BIN)/python $$table || exit 1; done
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -3,6 +3,7 @@
 On two cores rather `torchrun --nproc_per_node 2 -m vidllm.builtin.recipe configs/builtin.yaml threads=1` (`together`).
 """
 
+import argparse
 import json
 import shutil
 import sys
@@ -30,6 +31,7 @@ from vidllm.builtin.stills import IMAGE_SIDE
 from vidllm.builtin.vision import MEAN, STD, VisionStage, train_vision
 from vidllm.builtin.words import train_tokenizer
 from vidllm.config import load_config
+from vidllm.errors import ConfigError
 
 LAYOUT = {
     "fit": "stretch",
@@ -156,5 +158,18 @@ def export(model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerF
     (target / "vidllm.json").write_text(json.dumps(LAYOUT, indent=1) + "\n", encoding="utf-8")
 
 
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m vidllm.builtin.recipe", description=__doc__)
+    parser.add_argument("config", type=Path, help="such as configs/builtin.yaml")
+    parser.add_argument("overrides", nargs="*", default=[], metavar="key=value")
+    told = parser.parse_args()
+    try:
+        recipe = load_config(Recipe, told.config, told.overrides)
+    except ConfigError as error:
+        sys.exit(f"recipe: {error}")
+    print(run(recipe))
+
+
 if __name__ == "__main__":
-    print(run(load_config(Recipe, Path(sys.argv[1]), sys.argv[2:])))
+    main()
