@@ -129,7 +129,7 @@ class HttpCaptioner:
         while not self._remarks.empty():
             self._remark(self._remarks.get())
         try:
-            said.append(self._said.get(timeout=max(wait, 0.0)) if wait > 0 and self._waits else self._said.get_nowait())
+            said.append(self._said.get(self._running > 0 and self._over is None, wait))
             while True:
                 said.append(self._said.get_nowait())
         except queue.Empty:
@@ -138,10 +138,6 @@ class HttpCaptioner:
         if not said and self._over is not None:
             raise self._over
         return said
-
-    @property
-    def _waits(self) -> bool:
-        return self._running > 0 and self._over is None
 
     def room(self) -> int:
         """As many as may be under way, and a few whose pictures are made meanwhile."""

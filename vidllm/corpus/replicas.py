@@ -116,11 +116,6 @@ class _Replica:
         self.outbox.put(None)
         self.process.wait()
 
-    def end(self) -> str:
-        """Why it ended."""
-        self.kill()
-        return self.broke or status_name(self.process.returncode)
-
 
 class Replicas:
     """A `Captioner` over model processes at `places`; `remark` hears a line about the model, and of deaths."""
@@ -266,7 +261,8 @@ class Replicas:
     def _bury(self, one: _Replica) -> list[Said]:
         """A replica died: what it had in hand is asked again, another takes its place."""
         self._replicas.remove(one)
-        cause = one.end()
+        one.kill()
+        cause = one.broke or status_name(one.process.returncode)
         self._deaths += 1
         if one.capacity:
             self._places.append(one.place)

@@ -179,7 +179,7 @@ class DecodePool:
     ) -> None:
         self._items, self._look, self._split = items, look, split
         self._skip, self._wanted, self._known_cut, self._on_cut = skip, wanted, known_cut, on_cut
-        self._ahead_bytes, self._ahead = ahead_bytes, max(ahead, 1)
+        self._ahead_bytes, self._ahead = ahead_bytes, ahead
         self._lock = threading.Condition()
         self._feed = threading.Lock()
         self._parts: deque[Item] = deque()
@@ -188,7 +188,6 @@ class DecodePool:
         self._cutting = 0
         self._closed = False
         self._error: BaseException | None = None
-        workers = max(workers, 1)
         share = max(cores() // workers, 1)
         self._decoders: Sequence[Decoding] = decoders or [Decoder(look, cores=share) for _ in range(workers)]
         self._alive = len(self._decoders)
