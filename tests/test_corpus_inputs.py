@@ -112,6 +112,14 @@ def test_an_address_is_told_as_one(corpus: Path) -> None:
     }
 
 
+def test_a_file_address_is_a_path(corpus: Path) -> None:
+    url = (corpus / "clips" / "b.mp4").as_uri()
+    (corpus / "rows.jsonl").write_text(json.dumps({"video": url}))
+    (corpus / "all.txt").write_text(f"{url}\n")
+    for source in (url, "rows.jsonl", "all.txt"):
+        assert [(item.path, item.problem) for item in admit([source])] == [(str(corpus / "clips" / "b.mp4"), None)]
+
+
 @pytest.mark.parametrize(
     ("name", "said"),
     [

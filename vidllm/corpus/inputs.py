@@ -26,7 +26,7 @@ from vidllm.corpus.traces import is_output, is_trace
 from vidllm.corpus.webdataset import is_tar, tar_items
 from vidllm.errors import ConfigError, InputError, NotAVideo
 from vidllm.still import is_still
-from vidllm.video.address import is_url
+from vidllm.video.address import is_url, plain_path
 from vidllm.video.container import refuse_pipe
 from vidllm.video.timecode import parse_time
 
@@ -86,9 +86,10 @@ def admit(inputs: Sequence[str], options: InputOptions | None = None) -> Iterato
     options = options or InputOptions()
     if options.videos is not None and not os.path.isdir(options.videos):
         raise InputError(f"{options.videos}: no such folder; name the one that the paths in lists and rows begin in")
-    for source in inputs:
+    sources = [str(plain_path(source)) for source in inputs]
+    for source in sources:
         _check(source)
-    named = _without_others(inputs, "the inputs", options)
+    named = _without_others(sources, "the inputs", options)
     items = _once(_all(named, options), options)
     if options.shard is not None:
         number, count = options.shard
@@ -447,6 +448,7 @@ def _time(value: object) -> float | None:
 
 def _beside(file: str, path: str, options: InputOptions) -> str:
     """A path inside a list, from where this process stands."""
+    path = str(plain_path(path))
     if (file == "-" and options.videos is None) or is_url(path):
         return path
     whole = os.path.join(options.videos or os.path.dirname(file), path)
