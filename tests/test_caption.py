@@ -347,6 +347,23 @@ def test_what_was_cut_once_is_not_searched_for_cuts_again(
     assert verify(output).ok
 
 
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_a_failure_of_what_was_cut_later_does_not_stay(
+    world: Path, tmp_path: Path, model: vidllm.VideoModel, kind: str
+) -> None:
+    """The ranges stand for the video now: the run that made them said that all is well, and so must the rows."""
+    output, names = tmp_path / f"out.{kind}", tmp_path / "names.txt"
+    names.write_text("late.mp4\ngone.mp4\n")
+    options = CaptionOptions(split="fixed:5s", workers=1)
+    assert caption(names, output, options, model=model).counts == {"error": 2}
+    shutil.copy(sorted(world.glob("*.mp4"))[0], tmp_path / "late.mp4")
+    parts = caption(names, output, options, model=model).counts
+    found = verify(output)
+    assert found.ok
+    assert found.statuses == {**parts, "error": 1}
+    assert caption(names, output, options, model=model).counts.total() == 0
+
+
 def test_what_another_split_wrote_is_not_among_this_ones_captions(
     world: Path, tmp_path: Path, output: Path, model: vidllm.VideoModel
 ) -> None:

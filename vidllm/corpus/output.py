@@ -7,7 +7,8 @@
             output.add(row)                         safe from kill -9 when it returns
 
 A clip has one row per recipe. A row of a clip that has one already (it failed and was tried again, or the file has
-changed) stands for the one before, which readers pass over and the next opening or closing removes.
+changed) stands for the one before, which readers pass over and the next opening or closing removes. So does closing
+with the failure of a video that has been cut since, whose ranges stand for it.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from vidllm.corpus.index import DigestMap, Known, RowIndex
 from vidllm.corpus.item import Item
 from vidllm.corpus.promises import Promises
 from vidllm.corpus.recipe import Recipe
-from vidllm.corpus.rows import OWN, CaptionRow, Status
+from vidllm.corpus.rows import FAILED, OWN, CaptionRow, Status
 from vidllm.corpus.scenes import Cut
 from vidllm.corpus.stores import Store, manifest_of, open_store, prepare
 from vidllm.errors import ConfigError, OutputError
@@ -48,6 +49,8 @@ class Output:
         self._find_sidecar = find_sidecar_of_many if recipe.plan.get("subtitles") else None
         self._own_recipes: dict[str | None, str] = {}
         self._index = self._indexed()
+        self._outlived: set[int] = set()
+        """Places of failures of what was cut, or cut otherwise, since."""
         self._is_recipe_told = False
         self._cuts, self._splits = DigestMap(), DigestMap()
         """Where in the manifest the last cut of an item is told: under a recipe, and by a way to split."""
@@ -79,7 +82,7 @@ class Output:
     def close(self) -> None:
         """Remove rows that others stand for, write everything to disk and let the next run in."""
         try:
-            if replaced := self._index.superseded():
+            if replaced := self._outlived.union(self._index.superseded()):
                 self._store.drop(replaced)
             self._store.close()
         finally:
@@ -131,6 +134,9 @@ class Output:
     def _note_cut(self, told: dict[str, Any]) -> None:
         """Once: what the manifest told last of the item under this recipe is not told again."""
         place, line = self._cuts.find(told["cut"], told["recipe"]), json.dumps(told).encode()
+        before = {told["cut"]} if place is None else {told["cut"], *self._told_at(place)["parts"]}
+        rows = (self._index.by_key(key, told["recipe"]) for key in before.difference(told["parts"]))
+        self._outlived.update(known.place for known in rows if known is not None and known.status in FAILED)
         if place is None or self._manifest.line_at(place) != line:
             place = self._manifest.append(line + b"\n")
             self._cuts.add(told["cut"], told["recipe"], place)
