@@ -142,10 +142,7 @@ def warm_run(look: Look, works: Sequence[Work], folder: Path, replicas: Replicas
     output, options = fresh(folder), caption_options(look)
     seen = options.look(replicas)
     with Output.open(output, options.recipe(replicas)) as rows, Interrupts() as interrupts:
-        run = Run(
-            admit([str(write_list(works, folder))]), replicas, Ledger(rows, seen), seen, options.generation,
-            options.run_options(),
-        )  # fmt: skip
+        run = Run(admit([str(write_list(works, folder))]), replicas, Ledger(rows, seen), seen, options)
         assert run.go(interrupts).written == len(works)
     return captions_in(output, works)
 

@@ -684,4 +684,4 @@ def test_impossible_options_are_told_at_once(model: vidllm.VideoModel) -> None:
     for unheard in ({"engine": "ray"}, {"replicas": 2}, {"quantize": "int8"}):
         with pytest.raises(ConfigError, match=f"^{next(iter(unheard))} .*loaded already.*leave it out$"):
             open_engine(CaptionOptions(**unheard), model)  # type: ignore[arg-type]
-    assert CaptionOptions().run_options().ahead_bytes >= AHEAD_BYTES
+    assert CaptionOptions().ahead_bytes >= AHEAD_BYTES

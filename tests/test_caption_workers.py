@@ -264,7 +264,7 @@ def test_a_clip_that_has_its_row_as_a_whole_and_could_not_be_cut_is_cut_by_the_n
     for decoder in (None, Crashing(LOOK), Decoder(LOOK)):
         with Output.open(tmp_path / "out.jsonl", recipe) as output:
             ledger = Ledger(output, LOOK)
-            split = None if decoder is None else "fixed:1s"
+            split = "none" if decoder is None else "fixed:1s"
             pool = DecodePool(
                 iter([item(clip)]), LOOK, skip=ledger.skip, wanted=ledger.wanted, split=split,
                 known_cut=ledger.known_cut, on_cut=ledger.cut, decoders=decoder and [decoder],

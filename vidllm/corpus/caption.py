@@ -28,7 +28,7 @@ from vidllm.corpus.output import Output
 from vidllm.corpus.promises import Promises
 from vidllm.corpus.prompts import is_summary, read_prompt
 from vidllm.corpus.recipe import NOT_SHAPING, Recipe
-from vidllm.corpus.run import RETRIES, Run, RunOptions
+from vidllm.corpus.run import Run
 from vidllm.corpus.scenes import check_split
 from vidllm.corpus.stores import check_output
 from vidllm.corpus.workers import AHEAD_BYTES
@@ -95,7 +95,7 @@ class CaptionOptions:
     prompt_column: str | None = None
     """The data sets' column with a clip's own prompt; None: every clip gets the run's."""
     retry_errors: bool = False
-    retries: int = RETRIES
+    retries: int = 2
     """Tries after the first of a caption that is truncated, repetitive, empty or a refusal."""
     workers: int | None = None
     """Decode processes; None: one a core, at most 32."""
@@ -164,14 +164,10 @@ class CaptionOptions:
         """What shapes this run's captions."""
         return Recipe.of(captioner.fingerprint, self.words, self.plan, self.generation)
 
-    def run_options(self) -> RunOptions:
-        """The part that says how to go about it."""
-        ahead = min(max(free_memory_bytes() // 8, AHEAD_BYTES), MOST_AHEAD_BYTES)
-        return RunOptions(
-            workers=self.workers_now, ahead_bytes=ahead, retries=self.retries,
-            roomy=self.plan.max_new_tokens is None, split=None if self.split == "none" else self.split,
-            summarise=self.summarise,
-        )  # fmt: skip
+    @property
+    def ahead_bytes(self) -> int:
+        """Of frames decoded before the model has read them."""
+        return min(max(free_memory_bytes() // 8, AHEAD_BYTES), MOST_AHEAD_BYTES)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -262,9 +258,9 @@ def dry_run(
     items = _items(inputs, output, options, remark)
     engine = open_engine(options, model, remark)
     try:
-        look, run_options = options.look(engine.captioner), options.run_options()
+        look = options.look(engine.captioner)
         done = Done(output, options.recipe(engine.captioner), retry_errors=options.retry_errors)
-        return estimate(items, engine, look, options.generation, run_options, done, tell)
+        return estimate(items, engine, look, options, done, tell)
     finally:
         engine.captioner.close()
 
@@ -323,7 +319,7 @@ def _run(
             tell(tally)
 
         run = Run(
-            items, engine.captioner, ledger, look, options.generation, options.run_options(), tell=told,
+            items, engine.captioner, ledger, look, options, tell=told,
             decoders=engine.decoders() if engine.decoders else None,
         )  # fmt: skip
         try:

@@ -16,7 +16,7 @@ from vidllm.corpus.output import MOST_OWN_RECIPES
 from vidllm.corpus.progress import Tally, duration
 from vidllm.corpus.reading import BadLine, written_rows
 from vidllm.corpus.rows import FAILED, CaptionRow
-from vidllm.corpus.run import Run, RunOptions
+from vidllm.corpus.run import Run
 from vidllm.corpus.summary import whole_of
 from vidllm.corpus.workers import DecodePool
 from vidllm.errors import OutputError
@@ -26,13 +26,13 @@ from vidllm.video.subtitles import find_sidecar_of_many
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from vidllm.corpus.caption import CaptionOptions
     from vidllm.corpus.captioner import Engine
     from vidllm.corpus.index import Head
     from vidllm.corpus.item import Item
     from vidllm.corpus.looking import Look, Seen
     from vidllm.corpus.recipe import Recipe
     from vidllm.corpus.scenes import Cut
-    from vidllm.options import GenerationOptions
 
 SAMPLE = 16
 """Clips captioned to see how long one takes."""
@@ -125,15 +125,14 @@ def estimate(
     items: Iterator[Item],
     engine: Engine,
     look: Look,
-    generation: GenerationOptions,
-    options: RunOptions,
+    options: CaptionOptions,
     done: Done,
     tell: Callable[[Tally], None] = lambda tally: None,
 ) -> Estimate:
     """Look at every item that is not done, then caption the first few."""
     looking = _Looking(done, look, options.summarise)
     pool = DecodePool(
-        items, look, workers=options.workers, skip=looking.skip, wanted=looking.wanted, split=options.split,
+        items, look, workers=options.workers_now, skip=looking.skip, wanted=looking.wanted, split=options.split,
         on_cut=looking.cut, decoders=engine.decoders() if engine.decoders else None,
     )  # fmt: skip
     try:
@@ -144,11 +143,9 @@ def estimate(
     finally:
         pool.close()
     if looking.sample:
-        trial = replace(options, split=None, summarise=False)
+        trial = replace(options, split="none", summarise=False)
         decoders = engine.decoders() if engine.decoders else None
-        run = Run(
-            iter(looking.sample), engine.captioner, _Nowhere(), look, generation, trial, tell=tell, decoders=decoders
-        )
+        run = Run(iter(looking.sample), engine.captioner, _Nowhere(), look, trial, tell=tell, decoders=decoders)
         tally = run.go(Interrupts())  # hears no Ctrl-C, which ends a dry run at once
         looking.found.sampled = tally.written - sum(tally.counts[status] for status in FAILED)
         looking.found.sample_seconds = tally.seconds

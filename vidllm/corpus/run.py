@@ -20,10 +20,11 @@ from vidllm.corpus.prompts import PRESETS
 from vidllm.corpus.quality import RANK, Judgement, judge, next_sampling, unthought
 from vidllm.corpus.rows import FAILED, CaptionRow, RowFrame
 from vidllm.corpus.summary import Summaries
-from vidllm.corpus.workers import AHEAD_BYTES, DecodePool, Decoding
+from vidllm.corpus.workers import DecodePool, Decoding
 from vidllm.interrupts import Interrupts
 
 if TYPE_CHECKING:
+    from vidllm.corpus.caption import CaptionOptions
     from vidllm.corpus.captioner import Captioner, Said
     from vidllm.corpus.item import Item
     from vidllm.corpus.looking import Look, Opened, Seen
@@ -33,25 +34,6 @@ if TYPE_CHECKING:
 
 IDLE_SECONDS = 0.1
 """Longest wait for one thing before looking at the others."""
-RETRIES = 2
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunOptions:
-    """How a run goes about its work; nothing here changes a caption that needs no second try."""
-
-    workers: int = 1
-    """Decode processes."""
-    ahead_bytes: int = AHEAD_BYTES
-    """Of frames decoded before the model has read them."""
-    retries: int = RETRIES
-    """Tries after the first of a caption that is truncated, repetitive, empty or a refusal."""
-    roomy: bool = True
-    """The user set no length: a truncated caption may have twice the room."""
-    split: str | None = None
-    """How long videos are cut; None: not at all."""
-    summarise: bool = False
-    """Also a row for every split video, made from the captions of its parts."""
 
 
 class Books(Protocol):
@@ -99,22 +81,21 @@ class Run:
         captioner: Captioner,
         ledger: Books,
         look: Look,
-        generation: GenerationOptions,
-        options: RunOptions,
+        options: CaptionOptions,
         *,
         tell: Callable[[Tally], None] = lambda tally: None,
         decoders: Sequence[Decoding] | None = None,
     ) -> None:
         self._captioner, self._ledger, self._look = captioner, ledger, look
-        self._generation, self._options, self._tell = generation, options, tell
+        self._options, self._tell = options, tell
         self.tally = Tally()
         self._asked: dict[int, _Asked] = {}
         self._tickets = 0
         self._lock = threading.Lock()
         self._summaries = Summaries(ledger, look) if options.summarise else None
         self._pool = DecodePool(
-            items, look, workers=options.workers, ahead_bytes=options.ahead_bytes,
-            ahead=max(captioner.room(), 2 * options.workers), skip=ledger.skip, wanted=ledger.wanted,
+            items, look, workers=options.workers_now, ahead_bytes=options.ahead_bytes,
+            ahead=max(captioner.room(), 2 * options.workers_now), skip=ledger.skip, wanted=ledger.wanted,
             split=options.split, known_cut=ledger.known_cut, on_cut=self._cut, decoders=decoders,
         )  # fmt: skip
 
@@ -164,7 +145,7 @@ class Run:
                 self._ask(opened, self._look.prompt_of(opened.item))
 
     def _ask(self, opened: Opened, prompt: str, then: Callable[[str], None] | None = None) -> None:
-        self._submit(_Asked(opened=opened, prompt=prompt, options=self._generation, then=then))
+        self._submit(_Asked(opened=opened, prompt=prompt, options=self._options.generation, then=then))
 
     def _submit(self, asked: _Asked) -> None:
         self._tickets += 1
@@ -183,7 +164,8 @@ class Run:
             asked.best = judgement, said
         again = None
         if not said.error and asked.attempt <= self._options.retries:
-            again = next_sampling(self._generation, asked.attempt, judgement, roomy=self._options.roomy)
+            roomy = self._options.plan.max_new_tokens is None
+            again = next_sampling(self._options.generation, asked.attempt, judgement, roomy=roomy)
         if again is not None:
             asked.attempt, asked.options = asked.attempt + 1, again
             self._submit(asked)

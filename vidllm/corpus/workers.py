@@ -172,7 +172,7 @@ class DecodePool:
         ahead: int = 16,
         skip: Callable[[Item], bool] = lambda item: False,
         wanted: Callable[[Item, Seen], bool] = lambda item, seen: True,
-        split: str | None = None,
+        split: str = "none",
         known_cut: Callable[[Item, str, str], Cut | None] = lambda item, split, stamp: None,
         on_cut: Callable[[Item, Cut], None] = lambda item, cut: None,
         decoders: Sequence[Decoding] | None = None,
@@ -260,7 +260,7 @@ class DecodePool:
         return None
 
     def _cuts(self, item: Item) -> bool:
-        return self._split is not None and item.problem is None and item.start is None and item.end is None
+        return self._split != "none" and item.problem is None and item.start is None and item.end is None
 
     def _handle(self, decoder: Decoding, item: Item, is_cut: bool) -> None:
         if item.problem is not None:
@@ -272,7 +272,6 @@ class DecodePool:
 
     def _cut(self, decoder: Decoding, item: Item) -> None:
         """Put the ranges of a long clip before the next items; one that can not be cut gets its row as a whole."""
-        assert self._split is not None
         parts: list[Item] = []
         stamp = self._look.stamp_of(item)
         try:
