@@ -322,10 +322,7 @@ def _run(
             items, engine.captioner, ledger, look, options, tell=told,
             decoders=engine.decoders() if engine.decoders else None,
         )  # fmt: skip
-        try:
-            tally = run.go(interrupts)
-        finally:
-            ledger.close()
+        tally = run.go(interrupts)
         return CaptionReport(
             output=output, counts=tally.counts, causes=tally.causes, notes=tally.notes, standing=ledger.standing,
             skipped=ledger.skipped, seconds=tally.seconds, interrupted=interrupts.asked, recipe=recipe,

@@ -1,6 +1,6 @@
 """What a run would do and about how long it would take: everything is looked at, a few clips are captioned, for nobody.
 
-The time is measured, not guessed: the first clips really go through decoding and model, and nothing is written.
+The time is measured, not guessed: the first clips really go through decoding and model; their captions are thrown away.
 """
 
 from __future__ import annotations
@@ -9,13 +9,16 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from vidllm.corpus.index import RowIndex
-from vidllm.corpus.output import MOST_OWN_RECIPES
+from vidllm.corpus.ledger import Ledger
+from vidllm.corpus.output import MOST_OWN_RECIPES, Output
 from vidllm.corpus.progress import Tally, duration
 from vidllm.corpus.reading import BadLine, written_rows
-from vidllm.corpus.rows import FAILED, CaptionRow
+from vidllm.corpus.rows import FAILED
 from vidllm.corpus.run import Run
 from vidllm.corpus.summary import whole_of
 from vidllm.corpus.workers import DecodePool
@@ -24,8 +27,6 @@ from vidllm.interrupts import Interrupts
 from vidllm.video.subtitles import find_sidecar_of_many
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from vidllm.corpus.caption import CaptionOptions
     from vidllm.corpus.captioner import Engine
     from vidllm.corpus.index import Head
@@ -46,7 +47,7 @@ class Done:
 
     def __init__(self, output: Path, recipe: Recipe, *, retry_errors: bool) -> None:
         """None of it where there is no output. Raises OutputError for a line that is no row."""
-        self._retry = retry_errors
+        self.recipe, self._retry = recipe, retry_errors
         self._find_sidecar = find_sidecar_of_many if recipe.plan.get("subtitles") else None
         self._digest = lru_cache(MOST_OWN_RECIPES)(lambda prompt: recipe.asking(prompt).digest)
         self._told: list[tuple[str, str]] = []
@@ -143,13 +144,22 @@ def estimate(
     finally:
         pool.close()
     if looking.sample:
-        trial = replace(options, split="none", summarise=False)
-        decoders = engine.decoders() if engine.decoders else None
-        run = Run(iter(looking.sample), engine.captioner, _Nowhere(), look, trial, tell=tell, decoders=decoders)
-        tally = run.go(Interrupts())  # hears no Ctrl-C, which ends a dry run at once
+        tally = _tried(looking.sample, engine, look, options, done.recipe, tell)
         looking.found.sampled = tally.written - sum(tally.counts[status] for status in FAILED)
         looking.found.sample_seconds = tally.seconds
     return looking.found
+
+
+def _tried(
+    sample: Sequence[Item], engine: Engine, look: Look, options: CaptionOptions, recipe: Recipe,
+    tell: Callable[[Tally], None],
+) -> Tally:  # fmt: skip
+    """How captioning the sample went, into an output that is thrown away."""
+    options = replace(options, split="none", summarise=False)
+    decoders = engine.decoders() if engine.decoders else None
+    with TemporaryDirectory(prefix="vidllm-") as folder, Output.open(Path(folder, "trial.jsonl"), recipe) as rows:
+        run = Run(iter(sample), engine.captioner, Ledger(rows, look), look, options, tell=tell, decoders=decoders)
+        return run.go(Interrupts())  # hears no Ctrl-C, which ends a dry run at once
 
 
 class _Looking:
@@ -203,33 +213,3 @@ class _Looking:
             return True
         self._contents.add(content)
         return False
-
-
-class _Nowhere:
-    """A ledger that keeps nothing."""
-
-    skipped = 0
-
-    def digest(self, item: Item) -> str:
-        return "0" * 16
-
-    def skip(self, item: Item) -> bool:
-        return False
-
-    def known_cut(self, item: Item, split: str, stamp: str) -> Cut | None:
-        return None
-
-    def cut(self, item: Item, cut: Cut) -> None:
-        pass
-
-    def wanted(self, item: Item, seen: Seen) -> bool:
-        return True
-
-    def settle(self, row: CaptionRow) -> list[CaptionRow]:
-        return [row]
-
-    def take_found(self) -> list[CaptionRow]:
-        return []
-
-    def rows_of(self, items: Sequence[Item]) -> list[CaptionRow | None]:
-        return [None for _ in items]

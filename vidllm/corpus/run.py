@@ -13,7 +13,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from vidllm.corpus.progress import Tally
 from vidllm.corpus.prompts import PRESETS
@@ -27,35 +27,14 @@ if TYPE_CHECKING:
     from vidllm.corpus.caption import CaptionOptions
     from vidllm.corpus.captioner import Captioner, Said
     from vidllm.corpus.item import Item
-    from vidllm.corpus.looking import Look, Opened, Seen
+    from vidllm.corpus.ledger import Ledger
+    from vidllm.corpus.looking import Look, Opened
     from vidllm.corpus.rows import Status
     from vidllm.corpus.scenes import Cut
     from vidllm.options import GenerationOptions
 
 IDLE_SECONDS = 0.1
 """Longest wait for one thing before looking at the others."""
-
-
-class Books(Protocol):
-    """What the loop asks of `ledger.Ledger`; a dry run keeps other books."""
-
-    skipped: int
-
-    def digest(self, item: Item) -> str: ...
-
-    def skip(self, item: Item) -> bool: ...
-
-    def known_cut(self, item: Item, split: str, stamp: str) -> Cut | None: ...
-
-    def cut(self, item: Item, cut: Cut) -> None: ...
-
-    def wanted(self, item: Item, seen: Seen) -> bool: ...
-
-    def settle(self, row: CaptionRow) -> list[CaptionRow]: ...
-
-    def take_found(self) -> list[CaptionRow]: ...
-
-    def rows_of(self, items: Sequence[Item]) -> list[CaptionRow | None]: ...
 
 
 @dataclass(kw_only=True)
@@ -79,7 +58,7 @@ class Run:
         self,
         items: Iterator[Item],
         captioner: Captioner,
-        ledger: Books,
+        ledger: Ledger,
         look: Look,
         options: CaptionOptions,
         *,
@@ -117,6 +96,7 @@ class Run:
                 self._show()
         finally:
             self._pool.close()
+            self._ledger.close()
         return self.tally
 
     def _nothing_left(self) -> bool:

@@ -19,8 +19,8 @@ from vidllm.video.timecode import format_time
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from vidllm.corpus.ledger import Ledger
     from vidllm.corpus.rows import CaptionRow
-    from vidllm.corpus.run import Books
 
 PROMPT_SHARE = 0.5
 """Of the context, for the captions in one prompt; the rest is for the template and the answer."""
@@ -58,7 +58,7 @@ class _Level:
 class Summaries:
     """Expects the parts of split videos; `take_wishes` hands out what can be asked now, until nothing is left."""
 
-    def __init__(self, ledger: Books, look: Look) -> None:
+    def __init__(self, ledger: Ledger, look: Look) -> None:
         self._ledger, self._look = ledger, look
         self._expected: list[tuple[Item, tuple[Item, ...]]] = []
         self._levels: list[_Level] = []
