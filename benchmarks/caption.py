@@ -188,7 +188,7 @@ def decode_run(look: Look, works: Sequence[Work], folder: Path) -> None:
     seen = 0
     while seen < len(works):
         if (opened := pool.take(1.0)) is not None:
-            assert opened.clip is not None, opened.error
+            assert opened.clip is not None, opened.seen.error
             pool.release(opened)
             seen += 1
     pool.close()

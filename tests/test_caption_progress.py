@@ -211,7 +211,7 @@ def test_a_film_whose_parts_have_no_captions_has_a_cause() -> None:
     summaries = Summaries(Rows(["", ""]), Look(spec=bare_spec(4, 4, 512), prompt=""))
     summaries.expect(ITEM, [ITEM, ITEM])
     [wish] = summaries.take_wishes()
-    assert (wish.opened.status, wish.prompt) == ("error", "")
+    assert (wish.opened.seen.status, wish.prompt) == ("error", "")
 
 
 def test_a_summary_is_of_the_captions_as_they_are(tmp_path: Path) -> None:
@@ -236,7 +236,7 @@ def test_a_summary_is_of_the_captions_as_they_are(tmp_path: Path) -> None:
             summaries.expect(film, parts)
             wishes = summaries.take_wishes()
             for wish in wishes:
-                settle(wish.opened.item, wish.opened.id, "ok", "A film.")
+                settle(wish.opened.item, wish.opened.seen.id, "ok", "A film.")
             return wishes
 
     [refused] = asked("What is here?", "error", "I can not see it.")

@@ -122,8 +122,8 @@ def test_a_clip_that_kills_every_worker_costs_its_own_row(tmp_path: Path) -> Non
         for item in items:
             opened = pool.take(PATIENT_SECONDS)
             assert opened is not None
-            assert (opened.item, opened.status, opened.stamp) == (item, "error", look.stamp_of(item))
-            assert "workers of the cluster died" in str(opened.error)
+            assert (opened.item, opened.seen.status, opened.seen.stamp) == (item, "error", look.stamp_of(item))
+            assert "workers of the cluster died" in str(opened.seen.error)
     finally:
         pool.close()
 

@@ -84,7 +84,7 @@ def test_a_member_of_a_tar_is_told_by_its_own_name(decoder: Decoder, tmp_path: P
     [bad] = admit([str(tmp_path / "s.tar")])
     with pytest.raises(NotAVideo) as cut:
         decoder.ranges(bad, "fixed:1s")
-    for said in (str(cut.value), opened(decoder, bad).error):
+    for said in (str(cut.value), opened(decoder, bad).seen.error):
         assert said is not None
         assert said.startswith(f"{tmp_path / 's.tar'}!bad.mp4: not a readable video")
 
@@ -114,9 +114,9 @@ def test_a_clip_that_another_takes_the_place_of_gives_its_frames_to_nobody(clip:
 
     pool = DecodePool(iter([item(changing)]), LOOK, wanted=wanted)
     [one] = take_all(pool)
-    assert (one.clip, one.status, one.bytes, one.id) == (None, "error", 0, content_id(clip))
-    assert one.error == f"{changing}: was changed while it was read; run the same command again"
-    assert one.stamp != LOOK.stamp_of(item(changing)), "so the next run does it again"
+    assert (one.clip, one.seen.status, one.seen.id) == (None, "error", content_id(clip))
+    assert one.seen.error == f"{changing}: was changed while it was read; run the same command again"
+    assert one.seen.stamp != LOOK.stamp_of(item(changing)), "so the next run does it again"
 
 
 def test_what_a_killed_run_has_extracted_is_cleared_and_what_another_holds_is_not(
@@ -141,15 +141,15 @@ def test_a_worker_gives_the_frames_that_are_read_without_it(decoder: Decoder, cl
     assert np.array_equal(there.clip.frames.pixels, here.frames.pixels)
     assert np.array_equal(there.clip.frames.pts_seconds, here.frames.pts_seconds)
     assert there.clip.plan == here.plan
-    assert (there.id, there.status) == (content_id(clip, None, None), None)
-    assert there.bytes >= there.clip.frames.pixels.nbytes
+    assert (there.seen.id, there.seen.status) == (content_id(clip, None, None), None)
+    assert there.seen.bytes >= there.clip.frames.pixels.nbytes
 
 
 def test_a_range_keeps_the_sources_clock(decoder: Decoder, clip: Path) -> None:
     whole, part = opened(decoder, item(clip)), opened(decoder, item(clip, start=1.0, end=2.0))
     assert part.clip is not None
     assert 1.0 <= part.clip.frames.pts_seconds.min() <= part.clip.frames.pts_seconds.max() < 2.0
-    assert part.id != whole.id
+    assert part.seen.id != whole.seen.id
 
 
 def test_what_a_clip_costs_is_known_before_it_is_decoded(decoder: Decoder, clip: Path) -> None:
@@ -170,10 +170,10 @@ def test_bad_media_is_a_status_and_a_cause(
     if content is not None:
         path.write_bytes(content)
     bad = opened(decoder, item(path))
-    assert (bad.status, bad.clip) == (status, None)
-    assert bad.error is not None
-    assert cause in bad.error
-    assert "\n" not in bad.error
+    assert (bad.seen.status, bad.clip) == (status, None)
+    assert bad.seen.error is not None
+    assert cause in bad.seen.error
+    assert "\n" not in bad.seen.error
 
 
 @posix
@@ -182,9 +182,9 @@ def test_a_poison_clip_costs_its_own_time_limit_and_nothing_else(hanging: Path, 
     items = [item(clip, start=0.1 * n) for n in range(3)]
     pool = DecodePool(iter([items[0], item(hanging), *items[1:]]), look, workers=1)
     taken = take_all(pool)
-    assert sorted(opened.status or "" for opened in taken) == ["", "", "", "undecodable"]
-    [poison] = [opened for opened in taken if opened.status]
-    assert "5 s" in (poison.error or "")
+    assert sorted(opened.seen.status or "" for opened in taken) == ["", "", "", "undecodable"]
+    [poison] = [opened for opened in taken if opened.seen.status]
+    assert "5 s" in (poison.seen.error or "")
 
 
 @posix
@@ -221,7 +221,7 @@ def test_no_more_bytes_are_held_than_allowed(clip: Path) -> None:
 
 def test_a_clip_larger_than_all_that_is_allowed_goes_alone(clip: Path) -> None:
     pool = DecodePool(iter([item(clip), item(clip, start=1.0)]), LOOK, workers=2, ahead_bytes=1)
-    assert [opened.status for opened in take_all(pool)] == [None, None]
+    assert [opened.seen.status for opened in take_all(pool)] == [None, None]
 
 
 def test_what_is_not_wanted_is_never_decoded(clip: Path) -> None:
@@ -241,13 +241,13 @@ def test_a_long_clip_becomes_ranges_without_gaps(clip: Path) -> None:
     pool = DecodePool(iter([item(clip)]), LOOK, workers=2, split="fixed:1s", on_cut=lambda one, cut: cuts.append(cut))
     taken = sorted(take_all(pool), key=lambda opened: opened.item.start or 0)
     assert [(o.item.start, o.item.end) for o in taken] == [(0, 1), (1, 2), (2, 3), (3, 4)]
-    assert len({opened.id for opened in taken}) == 4
+    assert len({opened.seen.id for opened in taken}) == 4
     assert cuts == [Cut("fixed:1s", item(clip).stamp(), ((0, 1), (1, 2), (2, 3), (3, 4)))]
 
 
 def test_a_clip_too_short_to_cut_stays_whole(clip: Path) -> None:
     [opened] = take_all(DecodePool(iter([item(clip)]), LOOK, split="fixed:1:00"))
-    assert (opened.item.start, opened.item.end, opened.stamp) == (None, None, item(clip).stamp())
+    assert (opened.item.start, opened.item.end, opened.seen.stamp) == (None, None, item(clip).stamp())
 
 
 def test_a_clip_that_has_its_row_as_a_whole_and_could_not_be_cut_is_cut_by_the_next_run(
@@ -271,7 +271,7 @@ def test_a_clip_that_has_its_row_as_a_whole_and_could_not_be_cut_is_cut_by_the_n
             )  # fmt: skip
             found.append(taken := take_all(pool))
             for one in taken:
-                row = CaptionRow.of(one.item, id=one.id, recipe=recipe.digest, status="ok", stamp=one.stamp)
+                row = CaptionRow.of(one.item, id=one.seen.id, recipe=recipe.digest, status="ok", stamp=one.seen.stamp)
                 ledger.settle(replace(row, caption="a caption"))
     assert [len(taken) for taken in found] == [1, 0, 4]
 

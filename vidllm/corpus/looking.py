@@ -83,6 +83,7 @@ class Seen:
     status: Status | None = None
     """None: it can be opened."""
     error: str | None = None
+    """The cause, one line."""
 
 
 # What a worker sends back, beside the guard's own values.
@@ -91,21 +92,13 @@ wire.VALUES.update({kind.__name__: kind for kind in (Clip, Focus, PlannedFrame, 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Opened:
-    """A clip with its frames; or `status` and `error`, one line, when it gave none."""
+    """A clip with its frames; or none, and `seen` has the `status` and the cause."""
 
     item: Item
-    id: str
+    seen: Seen
     clip: Clip | None = None
-    status: Status | None = None
-    error: str | None = None
     seconds: float = 0.0
     """Spent on it by the worker."""
-    bytes: int = 0
-    """Held in memory until released."""
-    stamp: str = "0" * 16
-    """`Look.stamp_of` before the clip was opened."""
-    subtitles: str = ""
-    """As `Seen.subtitles`."""
     notes: tuple[str, ...] = ()
     """What its row has to say beside what the frames tell."""
 

@@ -211,7 +211,8 @@ class RayCaptioner:
             job.clip = opened.clip
             self._homeless.append(job)
         else:
-            self._said.append(Said(ticket=job.ticket, error=opened.error or "its pictures were lost with their node"))
+            cause = opened.seen.error or "its pictures were lost with their node"
+            self._said.append(Said(ticket=job.ticket, error=cause))
 
 
 def _one_line(error: Exception) -> str:

@@ -187,9 +187,7 @@ class FarDecoder:
         try:
             opened: Opened = self._call(item, begin)
         except VideoError as error:
-            return Opened(
-                item=item, id=seen.id, status="error", error=str(error), stamp=seen.stamp, subtitles=seen.subtitles
-            )
+            return Opened(item=item, seen=replace(seen, status="error", error=str(error)))
         if opened.clip is None:
             return opened
         return replace(opened, clip=FarClip(**vars(opened.clip), pictures=refs[1], item=item, seen=seen))

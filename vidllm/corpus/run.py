@@ -106,7 +106,7 @@ class Run:
         self._count(self._ledger.take_found())
         if self._summaries is not None:
             for wish in self._summaries.take_wishes():
-                if wish.opened.status is None:
+                if wish.opened.seen.status is None:
                     self._ask(wish.opened, wish.prompt, wish.then)
                 else:
                     self._fail(wish.opened)
@@ -167,14 +167,15 @@ class Run:
     def _fail(self, opened: Opened) -> None:
         """The row of a clip that gave no frames."""
         self._write(
-            opened, opened.status or "error", opened.error, prompt=self._look.prompt_of(opened.item),
+            opened, opened.seen.status or "error", opened.seen.error, prompt=self._look.prompt_of(opened.item),
             model=self._captioner.model, seconds=opened.seconds,
         )  # fmt: skip
 
     def _write(self, opened: Opened, status: Status, cause: str | None, **said: Any) -> None:
+        item, seen = opened.item, opened.seen
         row = CaptionRow.of(
-            opened.item, id=opened.id, recipe=self._ledger.digest(opened.item), status=status, stamp=opened.stamp,
-            error=cause, subtitles=opened.subtitles,
+            item, id=seen.id, recipe=self._ledger.digest(item), status=status, stamp=seen.stamp, error=cause,
+            subtitles=seen.subtitles,
         )  # fmt: skip
         self._count(self._ledger.settle(replace(row, engine=self._captioner.name, **said)), opened)
         self._pool.release(opened)

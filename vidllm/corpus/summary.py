@@ -100,9 +100,11 @@ class Summaries:
         notes, lost = level.notes, len(level.texts) - len(texts)
         if lost:
             notes = (*notes, f"{lost} of {len(level.texts)} parts are missing in it")
-        opened = Opened(item=level.item, id=level.id, stamp=self._look.stamp_of(level.item), notes=notes)
+        seen = Seen(id=level.id, stamp=self._look.stamp_of(level.item))
+        opened = Opened(item=level.item, seen=seen, notes=notes)
         if not texts:
-            return [Wish(replace(opened, status="error", error="none of its parts has a caption"), "")]
+            seen = replace(seen, status="error", error="none of its parts has a caption")
+            return [Wish(replace(opened, seen=seen), "")]
         groups = self._groups(texts)
         if len(groups) <= 1:
             return [Wish(opened, _prompt(texts))]

@@ -83,16 +83,13 @@ class Decoder:
     def open(self, item: Item, seen: Seen, seconds: float) -> Opened:
         """The frames of a clip that was looked at, within `seconds`."""
         began = time.perf_counter()
-        clip, status, error = None, seen.status, seen.error
-        if status is None:
+        clip = None
+        if seen.status is None:
             try:
                 clip = self._call("clip", item, max(seconds, LEAST_SECONDS))
-            except VidllmError as failure:
-                status, error = status_of(failure), str(failure)
-        return Opened(
-            item=item, id=seen.id, clip=clip, status=status, error=error, seconds=time.perf_counter() - began,
-            bytes=seen.bytes if clip else 0, stamp=seen.stamp, subtitles=seen.subtitles,
-        )  # fmt: skip
+            except VidllmError as error:
+                seen = replace(seen, status=status_of(error), error=str(error))
+        return Opened(item=item, seen=seen, clip=clip, seconds=time.perf_counter() - began)
 
     def ranges(self, item: Item, split: str) -> tuple[Range, ...]:
         """Where `split` cuts the clip, seconds on its own clock. Raises VidllmError."""
@@ -207,7 +204,8 @@ class DecodePool:
 
     def release(self, opened: Opened) -> None:
         """The model has read its frames: as many bytes may be decoded ahead again."""
-        self._give_back(opened.bytes)
+        if opened.clip is not None:
+            self._give_back(opened.seen.bytes)
 
     @property
     def finished(self) -> bool:
@@ -292,7 +290,7 @@ class DecodePool:
 
     def _refuse(self, item: Item, status: Status, error: str) -> None:
         stamp = self._look.stamp_of(item)
-        self._put(Opened(item=item, id=unread_id(item), status=status, error=error, stamp=stamp))
+        self._put(Opened(item=item, seen=Seen(id=unread_id(item), stamp=stamp, status=status, error=error)))
 
     def _open(self, decoder: Decoding, item: Item) -> None:
         began, stamp = time.perf_counter(), self._look.stamp_of(item)
@@ -303,9 +301,9 @@ class DecodePool:
         opened = decoder.open(item, seen, self._look.limits.seconds - looked)
         if opened.clip is not None and self._look.stamp_of(item) != stamp:  # perhaps no frames of what was looked at
             said = f"{item.video}: was changed while it was read; run the same command again"
-            opened = replace(opened, clip=None, status="error", error=said, bytes=0)
-        if opened.bytes != seen.bytes:
-            self._give_back(seen.bytes - opened.bytes)
+            opened = replace(opened, clip=None, seen=replace(seen, status="error", error=said))
+        if opened.clip is None:
+            self._give_back(seen.bytes)
         self._put(replace(opened, seconds=opened.seconds + looked))
 
     def _reserve(self, size: int) -> bool:
