@@ -10,7 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from vidllm.errors import OutputError
@@ -195,18 +195,26 @@ def write_whole(path: Path, text: str) -> None:
     """
     check_regular(path)
     target = Path(os.path.realpath(path))
-    partial = target.with_name(target.name + ".part")
+    with replacing(target, target.with_name(target.name + ".part"), name=path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def replacing(target: Path, part: Path, *, name: Path | None = None) -> Iterator[Path]:
+    """What the block writes at `part` takes `target`'s place behind it, on the disk and whole, or leaves no trace.
+
+    Raises OutputError, which calls the file `name`; None: as it is called.
+    """
     try:
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(target)
+        yield part
+        with open(part, "r+b") as written:
+            os.fsync(written.fileno())
+        os.replace(part, target)
     except OSError as error:
-        raise not_writable(path, error) from error
+        raise not_writable(name or target, error) from error
     finally:
         with suppress(OSError):  # it has taken the place, or never was
-            partial.unlink()
+            part.unlink()
 
 
 def check_regular(path: Path) -> None:

@@ -33,7 +33,7 @@ from vidllm.corpus.reading import any_row, standing_rows
 from vidllm.corpus.rows import FAILED, CaptionRow
 from vidllm.corpus.webdataset import DAMAGED, tar_items, text_of, walk
 from vidllm.errors import InputError, OutputError
-from vidllm.linefile import json_line, not_writable, write_whole
+from vidllm.linefile import json_line, not_writable, replacing, write_whole
 
 if sys.platform != "win32":
     import fcntl
@@ -137,15 +137,13 @@ def _lock(file: IO[bytes]) -> None:
 
 
 def _settle(part: Path, target: Path) -> None:
-    """The new file has the old one's rights, is on the disk, and takes its name."""
+    """The new file has the old one's rights and takes its name."""
     old = os.stat(target)
-    shutil.copymode(target, part)
-    if hasattr(os, "chown"):
-        with contextlib.suppress(OSError):  # only its owner and root may give it away
-            os.chown(part, old.st_uid, old.st_gid)
-    with open(part, "rb") as written:
-        os.fsync(written.fileno())
-    os.replace(part, target)
+    with replacing(target, part):
+        shutil.copymode(target, part)
+        if hasattr(os, "chown"):
+            with contextlib.suppress(OSError):  # only its owner and root may give it away
+                os.chown(part, old.st_uid, old.st_gid)
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from vidllm.corpus.formats import arrow_table, need_parquet, parquet_rows, parse
 from vidllm.corpus.index import Head
 from vidllm.corpus.rows import STATUSES, CaptionRow, RowUsage
 from vidllm.errors import OutputError
-from vidllm.linefile import LineFile, not_writable
+from vidllm.linefile import LineFile, not_writable, replacing
 
 PARQUET_SUFFIX = ".parquet"
 OTHER_SUFFIXES = frozenset({".json", ".csv", ".tsv", ".txt", ".srt", ".vtt", ".html", ".htm", ".diff", ".tar"})
@@ -139,17 +139,10 @@ class JsonLines:
     def drop(self, places: Iterable[int]) -> None:
         """A new file without them takes the name."""
         gone = set(places)
-        part = _part_of(self.path)
-        try:
+        with replacing(_real(self.path), _part_of(self.path), name=self.path) as part:
             with open(part, "wb") as new:
                 new.writelines(line + b"\n" for place, line in self._file.lines() if place not in gone)
-                new.flush()
-                os.fsync(new.fileno())
             shutil.copymode(self.path, part)
-            os.replace(part, _real(self.path))
-        except OSError as error:
-            part.unlink(missing_ok=True)
-            raise not_writable(self.path, error) from error
         self._file.reopen()
 
     def close(self) -> None:
@@ -249,16 +242,10 @@ class ParquetParts:
 
     def _write(self, number: int, rows: list[dict[str, Any]]) -> None:
         target = self._part_path(number)
-        part = target.with_name(f"_{target.name}.part")
         table = arrow_table(rows, self._schema)
-        try:
+        with replacing(target, target.with_name(f"_{target.name}.part")) as part:
             self._parquet.write_table(table, part, compression="zstd")
-            _sync(part)
-            os.replace(part, target)
-            _sync(self.path)
-        except OSError as error:
-            part.unlink(missing_ok=True)
-            raise not_writable(target, error) from error
+        _sync(self.path)
 
     def _heads_of(self, number: int) -> Any:
         path = self._part_path(number)
@@ -332,12 +319,16 @@ def open_store(path: Path) -> Store:
     return ParquetParts(path) if is_parquet(path) else JsonLines(path)
 
 
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
+def _sync(folder: Path) -> None:
+    """The new name of a part is on the disk, too: its journal goes next."""
     try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        raise not_writable(folder, error) from error
 
 
 def parquet_schema() -> Any:
