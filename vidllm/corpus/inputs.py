@@ -356,15 +356,22 @@ def _row(file: str, kind: SourceKind, index: int, row: object, options: InputOpt
     """The item of one row; a row that can not be understood is an item with a problem, by file and line."""
     place = f"{file}#{index + 1}"
     try:
-        fields = _fields(row, options)
+        if not isinstance(row, dict):
+            raise ValueError("no JSON object; mend or remove the row")
+        if (named := _named(row, options)) is None:
+            looked_for = options.column or ", ".join(PATH_COLUMNS)
+            raise ValueError(f"names no video (looked for {looked_for}); name the column")
+        start, end = _range(row)
     except ValueError as error:
         return Item(video=place, path=place, problem=f"{place}: {error}")
-    path = _beside(file, fields.path, options)
-    gone = f"no such file ({place}); name the folder of the videos"
+    path, id = _beside(file, named, options), row.get("id")
+    asked = str(row.get(options.prompt_column) or "") if options.prompt_column else ""
+    source = SourceRow(
+        kind=kind, file=file, index=index, id=None if id is None else str(id), caption=old_caption(row)
+    )
     return Item(
-        video=path, path=path, start=fields.start, end=fields.end, prompt=fields.prompt,
-        source=SourceRow(kind=kind, file=file, index=index, id=fields.id, caption=fields.caption),
-        problem=_problem(path, gone),
+        video=path, path=path, start=start, end=end, prompt=asked if asked.strip() else None, source=source,
+        problem=_problem(path, f"no such file ({place}); name the folder of the videos"),
     )  # fmt: skip
 
 
@@ -381,36 +388,6 @@ def _problem(path: str, gone: str) -> str | None:
     if is_still(path):
         return f"{path}: is a still picture, and captions are of videos; `vidllm ask` takes pictures"
     return None
-
-
-@dataclass(frozen=True)
-class _Fields:
-    """What a row says, checked."""
-
-    path: str
-    start: float | None
-    end: float | None
-    prompt: str | None
-    id: str | None
-    caption: str | None
-
-
-def _fields(row: object, options: InputOptions) -> _Fields:
-    """Raises ValueError saying what is wrong with the row."""
-    if not isinstance(row, dict):
-        raise ValueError("no JSON object; mend or remove the row")
-    path = _named(row, options)
-    if path is None:
-        raise ValueError(f"names no video (looked for {options.column or ', '.join(PATH_COLUMNS)}); name the column")
-    try:
-        start, end = _time(row.get("start")), _time(row.get("end"))
-    except ConfigError as error:
-        raise ValueError(f"start or end is no time ({error})") from error
-    if end is not None and not (start or 0.0) < end:
-        raise ValueError(f"the range {start or 0.0:g}-{end:g} is empty")
-    asked = str(row.get(options.prompt_column) or "") if options.prompt_column else ""
-    prompt, id = asked if asked.strip() else None, row.get("id")
-    return _Fields(path, start, end, prompt, None if id is None else str(id), old_caption(row))
 
 
 def _named(row: dict[str, object], options: InputOptions) -> str | None:
@@ -431,6 +408,17 @@ def old_caption(row: dict[str, object]) -> str | None:
     turns = talk if isinstance(talk := row.get("conversations"), list) else []
     said = [turn.get("value") for turn in turns if isinstance(turn, dict) and turn.get("from") == "gpt"]
     return str(said[-1]) if said else None
+
+
+def _range(row: dict[str, object]) -> tuple[float | None, float | None]:
+    """Seconds [start, end). Raises ValueError saying what is wrong with them."""
+    try:
+        start, end = _time(row.get("start")), _time(row.get("end"))
+    except ConfigError as error:
+        raise ValueError(f"start or end is no time ({error})") from error
+    if end is not None and not (start or 0.0) < end:
+        raise ValueError(f"the range {start or 0.0:g}-{end:g} is empty")
+    return start, end
 
 
 def _time(value: object) -> float | None:
