@@ -128,14 +128,8 @@ def test_everything_that_shapes_a_caption_is_in_the_recipe(other: Recipe) -> Non
 def test_clips_own_prompts_have_recipes_of_their_own_whatever_is_forgotten(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Threads that ask side by side clear what another has just found: here all of it, each time."""
-
-    class Forgetful(dict[str | None, str]):
-        def __setitem__(self, prompt: str | None, digest: str) -> None:
-            pass
-
+    monkeypatch.setattr("vidllm.corpus.recipe.MOST_OWN_RECIPES", 1)
     with Output.open(tmp_path / "out.jsonl", RECIPE) as output:
-        monkeypatch.setattr(output, "_own_recipes", Forgetful())
         found = {output.digest_of(replace(item_like(tmp_path, 1), prompt=f"{n}?")) for n in range(9)}
         assert len(found) == 9
         assert output.digest_of(item_like(tmp_path, 1)) == RECIPE.digest

@@ -8,14 +8,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from vidllm.corpus.index import RowIndex
 from vidllm.corpus.ledger import Ledger
-from vidllm.corpus.output import MOST_OWN_RECIPES, Output
+from vidllm.corpus.output import Output
 from vidllm.corpus.progress import Tally, duration
 from vidllm.corpus.reading import BadLine, written_rows
 from vidllm.corpus.rows import FAILED
@@ -49,7 +48,7 @@ class Done:
         """None of it where there is no output. Raises OutputError for a line that is no row."""
         self.recipe, self._retry = recipe, retry_errors
         self._find_sidecar = find_sidecar_of_many if recipe.plan.get("subtitles") else None
-        self._digest = lru_cache(MOST_OWN_RECIPES)(lambda prompt: recipe.asking(prompt).digest)
+        self._digest = recipe.digests()
         self._told: list[tuple[str, str]] = []
         """Every row's id and subtitles."""
         self._index = RowIndex.of(self._heads(output) if output.exists() else iter(()))

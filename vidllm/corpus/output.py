@@ -32,8 +32,6 @@ from vidllm.errors import ConfigError, OutputError
 from vidllm.linefile import LineFile
 from vidllm.video.subtitles import find_sidecar_of_many
 
-MOST_OWN_RECIPES = 1000
-"""Clips' own prompts whose recipes are remembered."""
 _ADMITTED = re.compile(rb'\{"key": "([0-9a-f]{32})", "recipe": "([0-9a-f]{16})", ')
 """How the line of a clip that was admitted begins."""
 _KEY, _RECIPE = re.compile("[0-9a-f]{32}"), re.compile("[0-9a-f]{16}")
@@ -47,7 +45,7 @@ class Output:
         self._recipe, self._store, self._manifest = recipe, store, manifest
         self._retry = retry_errors
         self._find_sidecar = find_sidecar_of_many if recipe.plan.get("subtitles") else None
-        self._own_recipes: dict[str | None, str] = {}
+        self._digest = recipe.digests()
         self._index = self._indexed()
         self._outlived: set[int] = set()
         """Places of failures of what was cut, or cut otherwise, since."""
@@ -90,11 +88,7 @@ class Output:
 
     def digest_of(self, item: Item) -> str:
         """The recipe of one item."""
-        if (known := self._own_recipes.get(item.prompt)) is None:  # several threads ask: what one finds another clears
-            if len(self._own_recipes) > MOST_OWN_RECIPES:
-                self._own_recipes.clear()
-            known = self._own_recipes[item.prompt] = self._recipe.asking(item.prompt).digest
-        return known
+        return self._digest(item.prompt)
 
     def admitted(self, item: Item) -> None:
         """Promise the item an end: `caption-verify` will look for it. Promised twice is promised once.

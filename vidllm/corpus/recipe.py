@@ -3,8 +3,9 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from vidllm.options import GenerationOptions
@@ -12,6 +13,9 @@ from vidllm.planning import PlanOptions
 
 VERSION = 1
 """Counted up when the same options come to mean another caption."""
+
+MOST_OWN_RECIPES = 1000
+"""Clips' own prompts whose recipes are remembered."""
 
 NOT_SHAPING = frozenset({"start", "end", "guard"})
 """Plan options that are no part of a recipe: the range is part of a clip's id, limits only say when to give up."""
@@ -37,6 +41,10 @@ class Recipe:
     def asking(self, prompt: str | None) -> "Recipe":
         """The same with a clip's own prompt; None leaves the run's."""
         return self if prompt is None or prompt == self.prompt else dataclasses.replace(self, prompt=prompt)
+
+    def digests(self) -> Callable[[str | None], str]:
+        """The digest under a clip's own prompt (None: the run's); a thousand are remembered. Threads may share it."""
+        return lru_cache(MOST_OWN_RECIPES)(lambda prompt: self.asking(prompt).digest)
 
     @property
     def digest(self) -> str:
