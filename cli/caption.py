@@ -109,39 +109,30 @@ DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Say how many clips, hours, frames and tokens, and about how long; write "
                        "nothing."),
 ]  # fmt: skip
+WISHES: options.Group = {
+    "prompt": (Prompt, None), "model": (options.Model, None), "batch": (Batch, None), "replicas": (Replicas, None),
+    "engine": (Engine, "local"), "address": (Address, None), "send": (Send, "images"),
+    "request_timeout": (options.RequestTimeout, options.REQUEST_SECONDS), "shard": (Shard, None),
+    "videos": (Videos, None), "column": (Column, None), "prompt_column": (PromptColumn, None),
+    "split": (Split, "none"), "summarise": (Summarise, False), "retry_errors": (RetryErrors, False),
+    "retries": (Retries, 2), "limit": (Limit, None), "workers": (Workers, None), "time_limit": (TimeLimit, 120.0),
+    "same_within": (SameWithin, 0),
+}  # fmt: skip
+"""As `CaptionOptions` calls them."""
 STOPPING = "vidllm: finishing the clips in flight; Ctrl-C again stops at once"
 
 
-@options.takes(look={**options.LOOK, **options.SAYING}, place=options.PLACE)
+@options.takes(wishes=WISHES, look={**options.LOOK, **options.SAYING}, place=options.PLACE)
 def caption(
     inputs: Inputs,
     output: Output,
-    prompt: Prompt = None,
-    model: options.Model = None,
-    batch: Batch = None,
-    replicas: Replicas = None,
-    engine: Engine = "local",
-    address: Address = None,
-    send: Send = "images",
-    request_timeout: options.RequestTimeout = options.REQUEST_SECONDS,
-    shard: Shard = None,
-    videos: Videos = None,
-    column: Column = None,
-    prompt_column: PromptColumn = None,
-    split: Split = "none",
-    summarise: Summarise = False,
+    wishes: options.Words = options.UNSAID,
     formats: Formats = None,
     in_place: InPlace = False,
     report: Report = None,
-    retry_errors: RetryErrors = False,
-    retries: Retries = 2,
-    limit: Limit = None,
     dry_run: DryRun = False,
     look: options.Words = options.UNSAID,
-    workers: Workers = None,
-    time_limit: TimeLimit = 120.0,
     place: options.Words = options.UNSAID,
-    same_within: SameWithin = 0,
 ) -> int:
     """Caption every clip of a corpus, and account for each: ok, truncated, repetitive, duplicate, undecodable or error.
 
@@ -162,20 +153,14 @@ def caption(
     from vidllm.options import split_options
 
     plan, generation = split_options(look)
-    wishes = CaptionOptions(
-        **place, prompt=prompt, model=model, engine=engine, address=address, send=send,
-        request_timeout=request_timeout, batch=batch, replicas=replicas,
-        same_within=same_within, plan=plan, generation=generation, split=split,
-        summarise=summarise, limit=limit, shard=shard, videos=videos, column=column, prompt_column=prompt_column,
-        retry_errors=retry_errors, retries=retries, workers=workers, time_limit=time_limit,
-    )  # fmt: skip
+    asked = CaptionOptions(**wishes, **place, plan=plan, generation=generation)
     extras = Extras(formats=formats, in_place=in_place, report=report)
     for told in check_extras(output, extras):
         note(told)
-    return _estimate(inputs, output, wishes) if dry_run else _caption(inputs, output, wishes, extras)
+    return _estimate(inputs, output, asked) if dry_run else _caption(inputs, output, asked, extras)
 
 
-def _caption(inputs: list[str], output: Path, wishes: CaptionOptions, extras: Extras) -> int:
+def _caption(inputs: list[str], output: Path, asked: CaptionOptions, extras: Extras) -> int:
     from vidllm.corpus.caption import caption as run
     from vidllm.corpus.extras import write_extras
     from vidllm.corpus.progress import ProgressLine
@@ -183,7 +168,7 @@ def _caption(inputs: list[str], output: Path, wishes: CaptionOptions, extras: Ex
     line = ProgressLine()
     try:
         done = run(
-            inputs, output, wishes, tell=line, on_interrupt=lambda: line.say(STOPPING), remark=line.say,
+            inputs, output, asked, tell=line, on_interrupt=lambda: line.say(STOPPING), remark=line.say,
         )  # fmt: skip
     except KeyboardInterrupt:
         line.clear()
@@ -215,12 +200,12 @@ def _remark(done: CaptionReport) -> None:
         note(f"no good caption: {done.failed:,} of {count_of(done.standing.total(), 'clip')}{again}")
 
 
-def _estimate(inputs: list[str], output: Path, wishes: CaptionOptions) -> int:
+def _estimate(inputs: list[str], output: Path, asked: CaptionOptions) -> int:
     from vidllm.corpus.caption import dry_run
     from vidllm.corpus.progress import ProgressLine
 
     line = ProgressLine()
-    found = dry_run(inputs, output, wishes, tell=line, remark=line.say)
+    found = dry_run(inputs, output, asked, tell=line, remark=line.say)
     line.clear()
     for told in found.lines():
         write(told + "\n")
