@@ -63,6 +63,7 @@ from caption_peers import (
 from vidllm.ask import VideoModel
 from vidllm.batching import Batcher
 from vidllm.corpus.caption import CaptionOptions, caption
+from vidllm.corpus.captioner import Engine
 from vidllm.corpus.inputs import admit
 from vidllm.corpus.ledger import Ledger
 from vidllm.corpus.local import LocalCaptioner
@@ -142,7 +143,7 @@ def warm_run(look: Look, works: Sequence[Work], folder: Path, replicas: Replicas
     output, options = fresh(folder), caption_options(look)
     seen = options.look(replicas)
     with Output.open(output, options.recipe(replicas)) as rows, Interrupts() as interrupts:
-        run = Run(admit([str(write_list(works, folder))]), replicas, Ledger(rows, seen), seen, options)
+        run = Run(admit([str(write_list(works, folder))]), Engine(replicas), Ledger(rows, seen), seen, options)
         assert run.go(interrupts).written == len(works)
     return captions_in(output, works)
 

@@ -318,11 +318,7 @@ def _run(
             tally.listed = count.clips
             tell(tally)
 
-        run = Run(
-            items, engine.captioner, ledger, look, options, tell=told,
-            decoders=engine.decoders() if engine.decoders else None,
-        )  # fmt: skip
-        tally = run.go(interrupts)
+        tally = Run(items, engine, ledger, look, options, tell=told).go(interrupts)
         return CaptionReport(
             output=output, counts=tally.counts, causes=tally.causes, notes=tally.notes, standing=ledger.standing,
             skipped=ledger.skipped, seconds=tally.seconds, interrupted=interrupts.asked, recipe=recipe,

@@ -67,9 +67,9 @@ class Captioner(Protocol):
 
 @dataclass(frozen=True)
 class Engine:
-    """Who answers; and who decodes, if not this machine's workers: `decoders` makes new ones each time."""
+    """Who answers; and who decodes: `decoders` makes new ones each time, None: this machine's workers."""
 
     captioner: Captioner
-    decoders: Callable[[], Sequence[Decoding]] | None = None
+    decoders: Callable[[], Sequence[Decoding] | None] = lambda: None
     patience_seconds: float = math.inf
     """How long what is in flight may take when the run is to stop: a model here works on, a server may hang."""

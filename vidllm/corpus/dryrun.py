@@ -133,7 +133,7 @@ def estimate(
     looking = _Looking(done, look, options.summarise)
     pool = DecodePool(
         items, look, workers=options.workers_now, skip=looking.skip, wanted=looking.wanted, split=options.split,
-        on_cut=looking.cut, decoders=engine.decoders() if engine.decoders else None,
+        on_cut=looking.cut, decoders=engine.decoders(),
     )  # fmt: skip
     try:
         while not pool.finished:
@@ -155,9 +155,8 @@ def _tried(
 ) -> Tally:  # fmt: skip
     """How captioning the sample went, into an output that is thrown away."""
     options = replace(options, split="none", summarise=False)
-    decoders = engine.decoders() if engine.decoders else None
     with TemporaryDirectory(prefix="vidllm-") as folder, Output.open(Path(folder, "trial.jsonl"), recipe) as rows:
-        run = Run(iter(sample), engine.captioner, Ledger(rows, look), look, options, tell=tell, decoders=decoders)
+        run = Run(iter(sample), engine, Ledger(rows, look), look, options, tell=tell)
         return run.go(Interrupts())  # hears no Ctrl-C, which ends a dry run at once
 
 

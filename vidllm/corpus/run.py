@@ -20,12 +20,12 @@ from vidllm.corpus.prompts import PRESETS
 from vidllm.corpus.quality import RANK, Judgement, judge, next_sampling, unthought
 from vidllm.corpus.rows import FAILED, CaptionRow, RowFrame
 from vidllm.corpus.summary import Summaries
-from vidllm.corpus.workers import DecodePool, Decoding
+from vidllm.corpus.workers import DecodePool
 from vidllm.interrupts import Interrupts
 
 if TYPE_CHECKING:
     from vidllm.corpus.caption import CaptionOptions
-    from vidllm.corpus.captioner import Captioner, Said
+    from vidllm.corpus.captioner import Engine, Said
     from vidllm.corpus.item import Item
     from vidllm.corpus.ledger import Ledger
     from vidllm.corpus.looking import Look, Opened
@@ -57,15 +57,14 @@ class Run:
     def __init__(
         self,
         items: Iterator[Item],
-        captioner: Captioner,
+        engine: Engine,
         ledger: Ledger,
         look: Look,
         options: CaptionOptions,
         *,
         tell: Callable[[Tally], None] = lambda tally: None,
-        decoders: Sequence[Decoding] | None = None,
     ) -> None:
-        self._captioner, self._ledger, self._look = captioner, ledger, look
+        self._captioner, self._ledger, self._look = engine.captioner, ledger, look
         self._options, self._tell = options, tell
         self.tally = Tally()
         self._asked: dict[int, _Asked] = {}
@@ -74,8 +73,8 @@ class Run:
         self._summaries = Summaries(ledger, look) if options.summarise else None
         self._pool = DecodePool(
             items, look, workers=options.workers_now, ahead_bytes=options.ahead_bytes,
-            ahead=max(captioner.room(), 2 * options.workers_now), skip=ledger.skip, wanted=ledger.wanted,
-            split=options.split, known_cut=ledger.known_cut, on_cut=self._cut, decoders=decoders,
+            ahead=max(engine.captioner.room(), 2 * options.workers_now), skip=ledger.skip, wanted=ledger.wanted,
+            split=options.split, known_cut=ledger.known_cut, on_cut=self._cut, decoders=engine.decoders(),
         )  # fmt: skip
 
     def go(self, interrupts: Interrupts) -> Tally:
