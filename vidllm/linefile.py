@@ -207,7 +207,8 @@ def replacing(target: Path, part: Path, *, name: Path | None = None) -> Iterator
     """
     try:
         yield part
-        with open(part, "r+b") as written:
+        # Windows flushes only for who may write; elsewhere the part may be read-only by now, as what it replaces
+        with open(part, "r+b" if sys.platform == "win32" else "rb") as written:
             os.fsync(written.fileno())
         os.replace(part, target)
     except OSError as error:
