@@ -402,7 +402,7 @@ def test_side_files_mirror_the_tree(tmp_path: Path) -> None:
         for row in rows:
             output.add(row)
     target = tmp_path / "side"
-    written = write_side_files(tmp_path / "out.jsonl", parse_formats("all"), SideFolder(target))
+    written = write_side_files(standing_rows(tmp_path / "out.jsonl"), parse_formats("all"), SideFolder(target))
     names = sorted(str(path.relative_to(target)) for path in written)
     assert names == sorted(
         f"{stem}.{kind}" for stem in ("sub/film", "a.mp4", "a.webm") for kind in ("srt", "vtt", "txt", "tsv", "json")
@@ -435,7 +435,7 @@ def test_clips_of_one_name_in_several_folders_have_files_of_their_own(
             item = Item(video=video, path=video, root=root)
             row = CaptionRow.of(item, id=item.key, recipe=RECIPE.digest, status="ok")
             output.add(replace(row, caption=f"Of {video}."))
-    written = write_side_files(tmp_path / "out.jsonl", ("txt",), SideFolder(tmp_path / "side"))
+    written = write_side_files(standing_rows(tmp_path / "out.jsonl"), ("txt",), SideFolder(tmp_path / "side"))
     said = {str(path.relative_to(tmp_path / "side")): path.read_text() for path in written}
     here = str(tmp_path.relative_to("/"))
     assert said == {
@@ -452,7 +452,7 @@ def test_a_clip_called_as_another_one_with_its_ending_has_files_of_its_own(tmp_p
         for video in videos:
             [row] = ranged(tmp_path, video, [(None, None, f"Of {video}.")])
             output.add(row)
-    written = write_side_files(tmp_path / "out.jsonl", ("txt",), SideFolder(tmp_path / "side"))
+    written = write_side_files(standing_rows(tmp_path / "out.jsonl"), ("txt",), SideFolder(tmp_path / "side"))
     assert sorted(path.read_text() for path in written) == sorted(f"Of {video}.\n" for video in videos)
 
 
@@ -462,7 +462,7 @@ def test_players_read_what_is_written(tmp_path: Path) -> None:
     with Output.open(tmp_path / "out.jsonl", RECIPE) as output:
         for row in ranged(tmp_path / "in", "a.mp4", [(1.0, 2.5, "Eins, zwei"), (2.5, 4.0, "大きい")]):
             output.add(row)
-    for path in write_side_files(tmp_path / "out.jsonl", ("srt", "vtt"), SideFolder(tmp_path)):
+    for path in write_side_files(standing_rows(tmp_path / "out.jsonl"), ("srt", "vtt"), SideFolder(tmp_path)):
         events = pysubs2.load(str(path))
         assert [(event.start, event.end, event.plaintext) for event in events] == [
             (1000, 2500, "Eins, zwei"), (2500, 4000, "大きい"),
@@ -483,7 +483,7 @@ def test_no_side_file_leaves_the_folder(tmp_path: Path) -> None:
     row = ranged(tmp_path / "in", "a.mp4", [(None, None, "One.")])[0]
     with Output.open(tmp_path / "out.jsonl", RECIPE) as output:
         output.add(replace(row, video="../../../etc/a.mp4", root="in"))
-    [path] = write_side_files(tmp_path / "out.jsonl", ("txt",), SideFolder(tmp_path / "side"))
+    [path] = write_side_files(standing_rows(tmp_path / "out.jsonl"), ("txt",), SideFolder(tmp_path / "side"))
     assert path.resolve().is_relative_to(tmp_path / "side")
 
 
@@ -536,7 +536,7 @@ def test_reports_replace_nothing_else(tmp_path: Path, monkeypatch: pytest.Monkey
     with pytest.raises(OutputError, match="vidllm did not write it"):
         list(check_extras(Path("out.jsonl"), extras))
     Path("out.diff").write_text("rows.jsonl: caption_v1, 2 captions, 0 as before\n")
-    write_report(empty_output(tmp_path / "out.jsonl"), Path("out.html"))
+    write_report("out.jsonl", standing_rows(empty_output(tmp_path / "out.jsonl")), Path("out.html"))
     assert list(check_extras(Path("out.jsonl"), extras)) == []
 
 
@@ -545,13 +545,13 @@ def test_a_report_in_the_place_of_a_pipe_is_told_before_the_run(tmp_path: Path) 
     with pytest.raises(OutputError, match=r"r.html: is a device or a pipe, no file"):
         list(check_extras(tmp_path / "out.jsonl", Extras(report=tmp_path / "r.html")))
     with pytest.raises(OutputError, match=r"r.html: is a device or a pipe, no file"):
-        write_report(empty_output(tmp_path / "out.jsonl"), tmp_path / "r.html")
+        write_report("out.jsonl", standing_rows(empty_output(tmp_path / "out.jsonl")), tmp_path / "r.html")
     assert (tmp_path / "r.html").is_fifo()
 
 
 def test_a_report_under_a_link_stands_where_that_leads(tmp_path: Path) -> None:
     (tmp_path / "r.html").symlink_to("real.html")
-    write_report(empty_output(tmp_path / "out.jsonl"), tmp_path / "r.html")
+    write_report("out.jsonl", standing_rows(empty_output(tmp_path / "out.jsonl")), tmp_path / "r.html")
     assert (tmp_path / "r.html").is_symlink()
     assert "0 clips" in (tmp_path / "real.html").read_text()
 
@@ -598,7 +598,7 @@ def test_llava_rows_keep_their_ids_and_get_a_column(clips: dict[str, Path], tmp_
     source.write_text(json.dumps(rows))
     caption_all(source, tmp_path / "out.jsonl")
     for _ in range(2):  # the same recipe renews its own column
-        [renewed] = recaption(tmp_path / "out.jsonl", RECIPE.digest)
+        [renewed] = recaption(standing_rows(tmp_path / "out.jsonl"), RECIPE.digest)
     assert renewed.column == "caption_v1"
     after = json.loads(source.read_text())
     assert [row["id"] for row in after] == [7, "img", 9]
@@ -615,9 +615,9 @@ def test_a_data_set_that_has_its_captions_is_not_touched(clips: dict[str, Path],
     """Or the clips of a tar would be looked at again by the next run, and by every one after it."""
     source = write_tar(tmp_path / "0.tar", {"a.mp4": clips["constant"].read_bytes(), "a.txt": b"old"})
     caption_all(source, tmp_path / "out.jsonl")
-    [first] = recaption(tmp_path / "out.jsonl", RECIPE.digest)
+    [first] = recaption(standing_rows(tmp_path / "out.jsonl"), RECIPE.digest)
     os.utime(source, (1, 1))
-    assert recaption(tmp_path / "out.jsonl", RECIPE.digest) == (first,)
+    assert recaption(standing_rows(tmp_path / "out.jsonl"), RECIPE.digest) == (first,)
     assert source.stat().st_mtime == 1
     assert [path.name for path in tmp_path.glob(".*")] == []
 
@@ -626,7 +626,7 @@ def test_a_tar_with_holes_is_whole_with_its_captions(tmp_path: Path) -> None:
     clips = {"a.mp4": b"first", "b.mp4": b"second" * 99}
     source = write_sparse_tar(tmp_path / "0.tar", clips)
     caption_all(source, tmp_path / "out.jsonl")
-    recaption(tmp_path / "out.jsonl", RECIPE.digest)
+    recaption(standing_rows(tmp_path / "out.jsonl"), RECIPE.digest)
     for item, data in zip(admit([str(source)]), clips.values(), strict=True):
         with opened_path(item) as extracted:
             assert extracted.read_bytes() == data + bytes(4000)
@@ -641,14 +641,14 @@ def test_a_packed_tar_stays_packed_and_of_the_same_captions_the_same(
     source = write_tar(tmp_path / name, {"a.mp4": clips["constant"].read_bytes()}, mode)
     caption_all(source, tmp_path / "out.jsonl")
     magic = source.read_bytes()[:3]
-    recaption(tmp_path / "out.jsonl", RECIPE.digest)
+    recaption(standing_rows(tmp_path / "out.jsonl"), RECIPE.digest)
     packed = source.read_bytes()
     assert packed[:3] == magic
     with tarfile.open(source) as tar:
         assert "a.caption_v1.txt" in tar.getnames()
     os.utime(source, (1, 1))
     monkeypatch.setattr("time.time", lambda: 1e9)  # gzip writes when it was packed
-    recaption(tmp_path / "out.jsonl", RECIPE.digest)
+    recaption(standing_rows(tmp_path / "out.jsonl"), RECIPE.digest)
     assert (source.read_bytes(), source.stat().st_mtime) == (packed, 1)
 
 
@@ -659,7 +659,7 @@ def test_a_link_called_as_a_recipe_is_none(clips: dict[str, Path], tmp_path: Pat
         link.type, link.linkname = tarfile.SYMTYPE, "nowhere.txt"
         tar.addfile(link)
     caption_all(source, tmp_path / "out.jsonl")
-    [renewed] = recaption(tmp_path / "out.jsonl", RECIPE.digest)
+    [renewed] = recaption(standing_rows(tmp_path / "out.jsonl"), RECIPE.digest)
     assert (renewed.column, renewed.problem) == ("caption_v2", None)
 
 
@@ -668,7 +668,7 @@ def test_another_recipe_is_the_next_version(clips: dict[str, Path], tmp_path: Pa
     first = {"video": str(clips["constant"]), "caption": "o", "caption_v3": "p", "caption_v3_recipe": "q"}
     source.write_text(json.dumps(first) + '\n  {"title":   "untouched"}\n')
     caption_all(source, tmp_path / "out.jsonl")
-    [renewed] = recaption(tmp_path / "out.jsonl", RECIPE.digest)
+    [renewed] = recaption(standing_rows(tmp_path / "out.jsonl"), RECIPE.digest)
     assert renewed.column == "caption_v4"
     one, two = source.read_text().splitlines()
     assert json.loads(one) == {**first, "caption_v4": "New 0.", "caption_v4_recipe": RECIPE.digest}
@@ -689,7 +689,7 @@ def test_parquet_keeps_its_columns(clips: dict[str, Path], tmp_path: Path, packe
     before = parquet.read_metadata(source).row_group(0).column(0).compression
     caption_all(source, tmp_path / "out.jsonl")
     for _ in range(2):
-        recaption(tmp_path / "out.jsonl", RECIPE.digest)
+        recaption(standing_rows(tmp_path / "out.jsonl"), RECIPE.digest)
     groups = [parquet.read_metadata(source).row_group(number) for number in range(2)]
     assert {group.column(n).compression for group in groups for n in range(5)} == {before}
     after = parquet.read_table(source)
@@ -709,9 +709,10 @@ def test_another_split_is_another_column_and_the_same_renews_only_its_rows(
         out = tmp_path / f"{source.name}.out.jsonl"
         first, second = caption_all(source, out)
         for item in (first, second):  # as two shards, one after the other
-            [renewed] = recaption(out, f"{RECIPE.digest} fixed:12s", lambda row, item=item: row.key == item.key)
+            mine = [row for row in standing_rows(out) if row.key == item.key]
+            [renewed] = recaption(mine, f"{RECIPE.digest} fixed:12s")
             assert (renewed.column, len(renewed.changes)) == ("caption_v1", 1)
-        [renewed] = recaption(out, RECIPE.digest)
+        [renewed] = recaption(standing_rows(out), RECIPE.digest)
         assert renewed.column == "caption_v2"
     assert all({"caption_v1", "caption_v2"} <= json.loads(line).keys() for line in rows.read_text().splitlines())
     with tarfile.open(tar) as file:
@@ -727,7 +728,7 @@ def test_a_tar_gets_members_and_keeps_the_others(clips: dict[str, Path], tmp_pat
     source = write_tar(tmp_path / "s.tar", members)
     keys = [item.key for item in caption_all(source, tmp_path / "out.jsonl")]
     for _ in range(2):
-        [renewed] = recaption(tmp_path / "out.jsonl", RECIPE.digest)
+        [renewed] = recaption(standing_rows(tmp_path / "out.jsonl"), RECIPE.digest)
     assert [(change.id, change.old, change.new) for change in renewed.changes] == [
         ("000", "old", "New 0."),
         ("001", None, "New 1."),
@@ -756,7 +757,7 @@ def test_every_clip_of_a_tar_gets_its_own_caption_once(clips: dict[str, Path], t
             tar.addfile(member, io.BytesIO(clip))
     caption_all(source, tmp_path / "out.jsonl")
     for _ in range(2):
-        recaption(tmp_path / "out.jsonl", RECIPE.digest)
+        recaption(standing_rows(tmp_path / "out.jsonl"), RECIPE.digest)
     with tarfile.open(source) as tar:
         found = [(m.name, tar.extractfile(m).read() if "v1." in m.name else b"") for m in tar if "recipe" not in m.name]  # type: ignore[union-attr]
     said = [("a", 0), ("b", 1), ("a", 2), ("c", 3), ("c.left", 4), ("d/e", 5)]
@@ -774,7 +775,7 @@ def test_two_shards_that_end_together_lose_no_caption(clips: dict[str, Path], tm
 
     def put(number: int) -> None:
         keys = {item.key for item in shards[number]}
-        recaption(outs[number], RECIPE.digest, lambda row: row.key in keys)
+        recaption([row for row in standing_rows(outs[number]) if row.key in keys], RECIPE.digest)
 
     threads = [threading.Thread(target=put, args=(number,)) for number in (0, 1)]
     for thread in threads:
@@ -794,7 +795,7 @@ def test_a_data_set_stays_what_it_was(clips: dict[str, Path], tmp_path: Path) ->
     real.chmod(0o600)
     name.symlink_to(real)
     caption_all(name, tmp_path / "out.jsonl", text="half \ud83d")
-    [renewed] = recaption(tmp_path / "out.jsonl", RECIPE.digest)
+    [renewed] = recaption(standing_rows(tmp_path / "out.jsonl"), RECIPE.digest)
     assert name.is_symlink()
     assert real.stat().st_mode & 0o777 == 0o600
     after = [json.loads(line) for line in real.read_text().splitlines()]
@@ -807,7 +808,7 @@ def test_half_a_character_goes_into_a_parquet_column(clips: dict[str, Path], tmp
     arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     parquet.write_table(arrow.table({"video": [str(clips["constant"]), None]}), tmp_path / "rows.parquet")
     caption_all(tmp_path / "rows.parquet", tmp_path / "out.jsonl", text="half \ud83d")
-    recaption(tmp_path / "out.jsonl", RECIPE.digest)
+    recaption(standing_rows(tmp_path / "out.jsonl"), RECIPE.digest)
     after = parquet.read_table(tmp_path / "rows.parquet")
     assert after.column("caption_v1").to_pylist() == ["half \\ud83d 0.", None]
 
@@ -821,7 +822,7 @@ def test_a_damaged_data_set_is_told_and_the_others_get_their_captions(clips: dic
     with Output.open(out, RECIPE) as output:
         for item in admit([str(tar), str(whole)]):
             output.add(replace(CaptionRow.of(item, id=item.key, recipe=RECIPE.digest, status="ok"), caption="New."))
-    broken, good = recaption(out, RECIPE.digest)
+    broken, good = recaption(standing_rows(out), RECIPE.digest)
     assert (broken.file, broken.changes) == (str(tar), ())
     assert "gets no captions (unexpected end of data)" in str(broken.problem)
     assert tar.read_bytes() == before
@@ -908,7 +909,7 @@ def test_the_page_needs_nothing_and_shows_everything(clips: dict[str, Path], tmp
             bad = item_of(tmp_path / f"{hostile.replace('/', '')}{number}.mp4")
             error = f"{bad.video}: ends after {number} s"
             output.add(CaptionRow.of(bad, id="0" * 32, recipe=RECIPE.digest, status="undecodable", error=error))
-    page = Page(write_report(out, tmp_path / "report.html").read_text())
+    page = Page(write_report("out.jsonl", standing_rows(out), tmp_path / "report.html").read_text())
     assert not any(tag in ("script", "link", "iframe", "object") for tag, _ in page.tags)
     pictures = [attributes["src"] or "" for tag, attributes in page.tags if tag == "img"]
     assert len(pictures) == 2
@@ -935,4 +936,5 @@ def test_a_clip_that_is_gone_is_told_on_the_page(clips: dict[str, Path], tmp_pat
     with Output.open(tmp_path / "out.jsonl", RECIPE) as output:
         output.add(seen_row(item_of(path)))
     path.unlink()
-    assert "no such file" in write_report(tmp_path / "out.jsonl", tmp_path / "r.html").read_text()
+    page = write_report("out.jsonl", standing_rows(tmp_path / "out.jsonl"), tmp_path / "r.html")
+    assert "no such file" in page.read_text()

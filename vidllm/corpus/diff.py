@@ -29,7 +29,6 @@ from typing import IO, Any
 from vidllm.corpus.formats import array_rows, is_array, lines_of, need_parquet, parquet_rows, parsed, plain_rows
 from vidllm.corpus.inputs import old_caption
 from vidllm.corpus.item import Item
-from vidllm.corpus.reading import any_row, standing_rows
 from vidllm.corpus.rows import FAILED, CaptionRow
 from vidllm.corpus.webdataset import DAMAGED, tar_items, text_of, walk
 from vidllm.errors import InputError, OutputError
@@ -67,22 +66,22 @@ Captions = Mapping[int, Mapping[str, str]]
 """By row (sample), then by video: a row has one, a tar's sample may have several."""
 
 
-def recaption(output: Path, tag: str, mine: Callable[[CaptionRow], bool] = any_row) -> tuple[Recaptioned, ...]:
-    """Put the good captions of `output` that are `mine` into the data sets that its clips came from.
+def recaption(rows: Iterable[CaptionRow], tag: str) -> tuple[Recaptioned, ...]:
+    """Put the good captions among `rows` into the data sets that their clips came from.
 
     A video with several ranges gets their captions in order, one a line. Captions whose `tag` stands there already
     renew their own column, and leave what it has for other rows; others get the next version. A file is changed whole
     or not at all; one that is damaged has its `problem` told, and the others go on. Raises OutputError.
     """
     found: dict[tuple[str, str], dict[int, dict[str, list[CaptionRow]]]] = {}
-    for row in standing_rows(output):
-        if row.source is not None and row.status not in FAILED and mine(row):
+    for row in rows:
+        if row.source is not None and row.status not in FAILED:
             place = (str(row.source["kind"]), str(row.source["file"]))
             videos = found.setdefault(place, {}).setdefault(int(row.source["index"]), {})
             videos.setdefault(row.video, []).append(row)
     return tuple(
-        _renew(kind, file, {index: _joined(videos) for index, videos in rows.items()}, tag)
-        for (kind, file), rows in found.items() if file != "-"
+        _renew(kind, file, {index: _joined(videos) for index, videos in clips.items()}, tag)
+        for (kind, file), clips in found.items() if file != "-"
     )  # fmt: skip
 
 

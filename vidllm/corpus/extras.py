@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vidllm.corpus.diff import recaption, write_diff
+from vidllm.corpus.reading import standing_rows
 from vidllm.corpus.sidefiles import Format, parse_formats, write_side_files
 from vidllm.corpus.sidefolder import SideFolder
 from vidllm.corpus.stores import DIFF_SUFFIX, check_output
@@ -78,12 +79,12 @@ def write_extras(done: CaptionReport, extras: Extras) -> Iterator[str]:
     problems: list[str] = []
     if extras.formats:
         folder = SideFolder.beside(done.output)
-        written = write_side_files(done.output, extras.wanted_formats, folder, done.saw)
+        written = write_side_files(filter(done.saw, standing_rows(done.output)), extras.wanted_formats, folder)
         yield f"{folder.path}: wrote {len(written):,} files ({', '.join(extras.wanted_formats)})"
         said = "is not written, its name is too long for the disk; rename the clip and run again"
         problems += [f"{path}: {said}" for path in folder.unnamed]
     if extras.in_place:
-        renewed = recaption(done.output, done.tag, done.saw)
+        renewed = recaption(filter(done.saw, standing_rows(done.output)), done.tag)
         changed = [file for file in renewed if file.problem is None]
         problems += [file.problem for file in renewed if file.problem is not None]
         if not renewed:
@@ -96,7 +97,7 @@ def write_extras(done: CaptionReport, extras: Extras) -> Iterator[str]:
     if extras.report is not None:
         from vidllm.corpus.report import write_report
 
-        write_report(done.output, extras.report, done.made)
+        write_report(str(done.output), filter(done.made, standing_rows(done.output)), extras.report)
         yield f"{extras.report}: the report"
     yield from problems[:-1]
     if problems:

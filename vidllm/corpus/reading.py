@@ -44,11 +44,6 @@ def _check_there(path: Path) -> None:
         raise InputError(f"{path}: is a folder; name the output, such as {path / 'captions.jsonl'}")
 
 
-def any_row(row: CaptionRow) -> bool:
-    """Yes: for readers that leave none out."""
-    return True
-
-
 def standing_rows(path: Path) -> Iterator[CaptionRow]:
     """The rows that stand: the last of every clip and recipe. Lines that are no rows are passed over."""
     index = RowIndex.of(

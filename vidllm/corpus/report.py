@@ -7,13 +7,12 @@ import html
 import io
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from heapq import nlargest
 from pathlib import Path
 
 from vidllm.corpus.prompts import SUMMARY, is_summary
-from vidllm.corpus.reading import any_row, standing_rows
 from vidllm.corpus.rows import STATUSES, CaptionRow
 from vidllm.corpus.verify import name_of, opened_row
 from vidllm.errors import VidllmError
@@ -71,22 +70,21 @@ def cause_of(row: CaptionRow) -> str:
     return re.sub(r"(?<!answered )(?<!\d)\d+(\.\d+)?", "N", text)
 
 
-def write_report(output: Path, target: Path, mine: Callable[[CaptionRow], bool] = any_row) -> Path:
-    """The page about the rows of `output` that are `mine` at `target`, whole or not at all.
+def write_report(title: str, rows: Iterable[CaptionRow], target: Path) -> Path:
+    """The page about `rows` at `target`, whole or not at all.
 
     Reads the frames of a dozen clips again, each in a child within half a minute; one that can not be read says so.
-    Raises InputError without an output, OutputError when the page can not be written.
+    Raises OutputError when the page can not be written.
     """
     tally = _Tally()
-    for row in standing_rows(output):
-        if mine(row):
-            tally.add(row)
-    write_whole(target, "".join(_page(output, tally)))
+    for row in rows:
+        tally.add(row)
+    write_whole(target, "".join(_page(title, tally)))
     return target
 
 
-def _page(output: Path, tally: _Tally) -> Iterator[str]:
-    name = _text(str(output))
+def _page(title: str, tally: _Tally) -> Iterator[str]:
+    name = _text(title)
     yield _HEAD.replace("TITLE", name)
     total = tally.statuses.total()
     good = tally.statuses["ok"] + tally.statuses["duplicate"]

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Literal, get_args
 
-from vidllm.corpus.reading import any_row, standing_rows
 from vidllm.corpus.rows import FAILED, CaptionRow
 from vidllm.corpus.sidefolder import SideFolder
 from vidllm.corpus.webdataset import TAR_SUFFIXES
@@ -43,10 +42,8 @@ def parse_formats(words: str) -> tuple[Format, ...]:
     return tuple(name for name in FORMATS if name in named)
 
 
-def write_side_files(
-    output: Path, formats: Sequence[Format], folder: SideFolder, mine: Callable[[CaptionRow], bool] = any_row
-) -> list[Path]:
-    """Write the good captions of `output` that are `mine` into `folder`; returns the files.
+def write_side_files(rows: Iterable[CaptionRow], formats: Sequence[Format], folder: SideFolder) -> list[Path]:
+    """Write the good captions among `rows` into `folder`; returns the files.
 
     A video named outside of any folder that was given lies at the top. Videos that would share a name lie in folders
     of their own: `cat/1.srt` and `dog/1.srt`; or keep their endings: `a.mp4.srt` and `a.mkv.srt`. Each file is whole or
@@ -54,8 +51,8 @@ def write_side_files(
     long. Raises OutputError.
     """
     videos: dict[tuple[str, str | None], list[Line]] = {}
-    for row in standing_rows(output):
-        if row.status not in FAILED and mine(row):
+    for row in rows:
+        if row.status not in FAILED:
             videos.setdefault((row.video, row.root), []).append(_line(row))
     files: dict[PurePath, set[Line]] = {}
     for video, name in _names(videos).items():
