@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, Literal
 from vidllm.corpus.captioner import Engine
 from vidllm.corpus.dryrun import Done, Estimate, estimate
 from vidllm.corpus.endpoint import REQUEST_SECONDS
+from vidllm.corpus.index import Promises
 from vidllm.corpus.inputs import InputOptions, admit, parse_shard
 from vidllm.corpus.ledger import Ledger
 from vidllm.corpus.looking import Look
 from vidllm.corpus.output import Output
-from vidllm.corpus.promises import Promises
 from vidllm.corpus.prompts import is_summary, read_prompt
 from vidllm.corpus.recipe import NOT_SHAPING, Recipe
 from vidllm.corpus.run import Run

@@ -1,4 +1,5 @@
-"""Which rows there are, in fifty bytes each: a million rows are known in a few seconds and eighty megabytes.
+"""Which rows there are, and who was promised one, in fifty bytes each: a million rows are known in a few seconds and
+eighty megabytes.
 
 Digests are kept whole, so a hit is never a coincidence; a mix of their first half and the recipe is sorted for finding.
 """
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vidllm.corpus.item import Item
-from vidllm.corpus.rows import FAILED, OWN, STATUSES, Status
+from vidllm.corpus.rows import FAILED, OWN, STATUSES, CaptionRow, Status
 
 MOST_FRESH = 1 << 16
 """Entries found through a dict until they are sorted in with the rest."""
@@ -186,3 +187,35 @@ class RowIndex:
 
 
 _NUMBER = {str(status): number for number, status in enumerate(STATUSES)}
+
+
+class Promises:
+    """(key, recipe) of clips, each once. `row in promises`: this run, not only an earlier one, admitted its clip."""
+
+    def __init__(self) -> None:
+        self._numbers = DigestMap()
+        self._now = bytearray()
+        """1 for those of this run, in the order promised."""
+
+    def load(self, key: str, recipe: str) -> None:
+        """One of an earlier run; known once all are `settle`d."""
+        self._numbers.load(key, recipe, len(self._now))
+        self._now.append(0)
+
+    def settle(self) -> None:
+        """All of the earlier runs are loaded."""
+        self._numbers.settle()
+
+    def promise(self, key: str, recipe: str) -> bool:
+        """One of this run; whether nobody promised it before."""
+        number = self._numbers.find(key, recipe)
+        if number is not None:
+            self._now[number] = 1
+            return False
+        self._numbers.add(key, recipe, len(self._now))
+        self._now.append(1)
+        return True
+
+    def __contains__(self, row: CaptionRow) -> bool:
+        number = self._numbers.find(row.key, row.recipe)
+        return number is not None and self._now[number] == 1

@@ -21,9 +21,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from vidllm.corpus.index import DigestMap, Known, RowIndex
+from vidllm.corpus.index import DigestMap, Known, Promises, RowIndex
 from vidllm.corpus.item import Item
-from vidllm.corpus.promises import Promises
 from vidllm.corpus.recipe import Recipe
 from vidllm.corpus.rows import FAILED, OWN, CaptionRow, Status
 from vidllm.corpus.scenes import Cut
