@@ -127,10 +127,11 @@ class Output:
     def _note_cut(self, told: dict[str, Any]) -> None:
         """Once: what the manifest told last of the item under this recipe is not told again."""
         place, line = self._cuts.find(told["cut"], told["recipe"]), json.dumps(told).encode()
-        before = {told["cut"]} if place is None else {told["cut"], *self._told_at(place)["parts"]}
-        rows = (self._index.by_key(key, told["recipe"]) for key in before.difference(told["parts"]))
+        last = b'{"parts": []}' if place is None else self._manifest.line_at(place)
+        before = {told["cut"], *json.loads(last)["parts"]}.difference(told["parts"])
+        rows = (self._index.by_key(key, told["recipe"]) for key in before)
         self._outlived.update(known.place for known in rows if known is not None and known.status in FAILED)
-        if place is None or self._manifest.line_at(place) != line:
+        if last != line:
             place = self._manifest.append(line + b"\n")
             self._cuts.add(told["cut"], told["recipe"], place)
             if "split" in told:
