@@ -15,8 +15,9 @@ from tests.planned import index_only, picture, spec_of
 from vidllm.advice import Wish
 from vidllm.clip import PlanOptions, open_clips, plan_clips, plan_video
 from vidllm.errors import BudgetError, VideoNotFound, Way
-from vidllm.model.chat import Shown, count_text_tokens
+from vidllm.model.chat import count_text_tokens
 from vidllm.model.families import bare_spec, load_tokenizer
+from vidllm.model.media import Shown
 from vidllm.planned import plan_source
 from vidllm.video.info import VideoInfo
 from vidllm.video.subtitles import Line, read_subtitles

@@ -12,8 +12,8 @@ import pytest
 from tests.planned import MINUTE, clip_of, picture, prompt_of, spec_of, tiny_folder
 from vidllm.budget import NativeGeometry
 from vidllm.errors import IncompleteModel
-from vidllm.model.chat import number_words, stamp_decimals
 from vidllm.model.families import read_spec
+from vidllm.model.media import number_words, stamp_decimals
 from vidllm.model.templates import chat_template
 from vidllm.prompt import Message, build_prompt
 

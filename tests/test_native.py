@@ -166,7 +166,7 @@ def test_uneven_times_reach_the_positions(tiny: Tiny) -> None:
     model = load(tiny("qwen2_5_vl"))
     frames = pictures(6, 56, 84)
     prompt = video_prompt(model, frames, [0.0, 0.5, 30.0, 30.5, 31.5, 60.0])
-    positions, _ = model._positions(prompt)
+    positions, _ = model.positions_of(prompt)
     first = prompt.visuals[0].position
     at = positions[0, 0, first : first + 18 : 6] - first
     assert at.tolist() == [0, 60, 63]

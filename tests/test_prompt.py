@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from tests.planned import COMPOSABLE, FAMILIES, MINUTE, clip_of, index_only, picture, prompt_of, spec_of
 from vidllm.budget import Geometry
 from vidllm.errors import BudgetError, ConfigError, IncompleteModel
-from vidllm.model.chat import Shown, count_text_tokens, time_sentence
+from vidllm.model.chat import count_text_tokens
 from vidllm.model.families import load_tokenizer
 from vidllm.model.lmm import normalised
+from vidllm.model.media import Shown, time_sentence
 from vidllm.prompt import Image, Message
 
 

@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Literal, Unpack
 from vidllm.answer import Answer, Timing, report
 from vidllm.clip import Clip, PlanOptions, open_clips
 from vidllm.errors import BudgetError, ConfigError
-from vidllm.model.chat import Shown, Turn, lay_out
+from vidllm.model.chat import Turn, lay_out
 from vidllm.model.families import ModelSpec, fetch_model, load_tokenizer, read_spec, resolve_model
+from vidllm.model.media import Shown
 from vidllm.model.resolve import ABOUT_BUILTIN, builtin_name, model_name
 from vidllm.options import AskOptions, check_question, split_options
 from vidllm.planned import Plan, plan_source, still_notes, tokens_of_stills

@@ -15,7 +15,8 @@ from vidllm.budget import PlannedFrame, TokenPlan, plan_tokens
 from vidllm.checks import check_text
 from vidllm.clip import plan_video
 from vidllm.errors import BudgetError
-from vidllm.model.chat import AnyTokenizer, Shown, count_text_tokens
+from vidllm.model.chat import AnyTokenizer, count_text_tokens
+from vidllm.model.media import Shown
 from vidllm.planning import PlanOptions, room_of
 from vidllm.prompt import Image, check_question_fits, over_line, still_tiles, still_tokens
 from vidllm.sources import Progress, Source, name_of, open_source

@@ -24,7 +24,8 @@ from vidllm.budget import (
 )
 from vidllm.checks import check_choice, check_number, check_switch, check_text, check_whole
 from vidllm.errors import ConfigError, NoFrames
-from vidllm.model.chat import AnyTokenizer, Shown, count_text_tokens, count_tokens
+from vidllm.model.chat import AnyTokenizer, count_text_tokens, count_tokens
+from vidllm.model.media import Shown
 from vidllm.policies import Chosen, Look
 from vidllm.video.decode import SNAPPED, FrameSet, Reader, snap_notes, snapped
 from vidllm.video.fit import decoded_size

@@ -15,7 +15,8 @@ from vidllm.budget import NativeGeometry, Newline, Room, limit_line
 from vidllm.clip import Clip
 from vidllm.errors import BudgetError, ConfigError, Way
 from vidllm.model.anyres import TILINGS
-from vidllm.model.chat import AnyTokenizer, Layout, Shown, Turn, count_tokens, lay_out, lay_out_spoken
+from vidllm.model.chat import AnyTokenizer, Layout, Turn, count_tokens, lay_out, lay_out_spoken
+from vidllm.model.media import Shown
 from vidllm.planning import PlanOptions, room_of
 from vidllm.video.fit import fit_pixels
 

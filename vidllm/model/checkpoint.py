@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from torch import nn
 
+    from vidllm.model.native import NativeLMM
+
 log = logging.getLogger("vidllm")
 
 Quantize = Literal["int8", "int4"]
@@ -392,13 +394,22 @@ def _quantization(quantize: Quantize, dtype: torch.dtype) -> Any:
 
 def _adapt(spec: ModelSpec, tokenizer: Tokenizer, network: nn.Module, mark: str) -> VideoLMM:
     if spec.kind == "native":
-        from vidllm.model.native import NativeLMM
-
-        return NativeLMM(spec, tokenizer, network, mark)
+        return _native_class(spec)(spec, tokenizer, network, mark)
     table = network.get_input_embeddings()  # type: ignore[operator]
     place = like(table)
     extras = load_extras(spec.folder, table.weight.shape[1], place.device, place.dtype)
     return ComposableLMM(spec, tokenizer, network, mark, extras=extras)
+
+
+def _native_class(spec: ModelSpec) -> type[NativeLMM]:
+    """Imported only where it is needed."""
+    if spec.model_type == "smolvlm":
+        from vidllm.model.smolvlm import SmolVLM
+
+        return SmolVLM
+    from vidllm.model.qwen import QwenVL
+
+    return QwenVL
 
 
 def _one_line(error: BaseException) -> str:

@@ -1,16 +1,14 @@
-"""NativeLMM: families that lay out frames themselves, Qwen2-VL, Qwen2.5-VL, Qwen3-VL and SmolVLM.
+"""NativeLMM: what families that lay out frames themselves have in common; `qwen` and `smolvlm` are two of them.
 
 `prompt` has made the ids their processors would make; here the pixels follow the same layout. It is done in plain
 torch because transformers' own video processors need torchvision, which vidllm does without.
-
-    Qwen      T frames -> one group of T x (2p x 2p) patches per token, merged 2x2; positions count time, rows, columns
-    SmolVLM   one frame -> a fixed square of patches, shuffled into few tokens; positions count tokens
 """
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -20,7 +18,7 @@ from vidllm.budget import NativeGeometry, fitted_size
 from vidllm.errors import ModelError
 from vidllm.model.encode import encode_clips
 from vidllm.model.features import FeatureCache
-from vidllm.model.lmm import normalised, vision_key
+from vidllm.model.lmm import vision_key
 from vidllm.model.reader import Ready, TextReader, check_counts, like
 
 if TYPE_CHECKING:
@@ -37,6 +35,10 @@ class NativeLMM(TextReader):
     `chunk` groups of frames go through the vision tower at a time.
     """
 
+    tower_name: ClassVar[str] = "visual"
+    language_name: ClassVar[str] = "language_model"
+    """What transformers' class calls them."""
+
     def __init__(
         self,
         spec: ModelSpec,
@@ -49,23 +51,30 @@ class NativeLMM(TextReader):
         assert isinstance(spec.geometry, NativeGeometry)
         self.geometry = spec.geometry
         model: Any = network.model
-        smol = spec.model_type == "smolvlm"
-        super().__init__(spec, tokenizer, network, model.text_model if smol else model.language_model, fingerprint)
+        super().__init__(spec, tokenizer, network, getattr(model, self.language_name), fingerprint)
         self.model = model
+        self.tower: nn.Module = getattr(model, self.tower_name)
         self.chunk = chunk
-        self._encode = self._encode_smolvlm if smol else self._encode_qwen
-        self._vision_key = vision_key(spec, fingerprint, network, like(model.vision_model if smol else model.visual))
+        self._vision_key = vision_key(spec, fingerprint, network, like(self.tower))
+
+    @abstractmethod
+    def encode_groups(self, groups: Tensor) -> Tensor:
+        """uint8 groups (N, T, h, w, 3) -> features (N, n, D), or (N, n, D * (1 + k)) with those of k deeper layers."""
+
+    def positions_of(self, prompt: Prompt) -> tuple[Tensor, int]:
+        """Position ids of the prompt, and how far the next token's position is from the number of tokens."""
+        return torch.arange(prompt.length, device=self.device)[None], 0
 
     def _prepared(self, prompts: Sequence[Prompt], cache: FeatureCache | None) -> list[Ready]:
         if any(prompt.rope_factor != 1.0 for prompt in prompts):
-            raise ModelError(f"{self.spec.model_type} has rotary positions of three axes; a RoPE factor does not apply")
+            raise ModelError(f"{self.spec.model_type} counts positions its own way; a RoPE factor does not apply")
         clips = [[group for visual in prompt.visuals for group in self._groups(visual)] for prompt in prompts]
-        encoded = encode_clips(clips, self._encode, cache=cache, context=self._vision_key, chunk=self.chunk)
+        encoded = encode_clips(clips, self.encode_groups, cache=cache, context=self._vision_key, chunk=self.chunk)
         return [self._ready(prompt, *seen) for prompt, seen in zip(prompts, encoded, strict=True)]
 
     def _ready(self, prompt: Prompt, features: Sequence[Tensor], groups_encoded: int) -> Ready:
         embeddings, deep = self._embed(prompt, features)
-        positions, offset = self._positions(prompt)
+        positions, offset = self.positions_of(prompt)
         return Ready(
             embeddings=embeddings, deep=deep, positions=positions, position_offset=offset,
             frames_encoded=groups_encoded * self.geometry.temporal_patch,
@@ -89,34 +98,6 @@ class NativeLMM(TextReader):
         kernel = Image.Resampling.LANCZOS if square else Image.Resampling.BICUBIC
         return np.asarray(Image.fromarray(pixels[0]).resize((cols, rows), kernel))[None]
 
-    def _encode_qwen(self, groups: Tensor) -> Tensor:
-        """Groups (N, T, h, w, 3) -> (N, n, D * (1 + k)): merged patches, then those of k deeper layers (Qwen3-VL)."""
-        patches, rows, cols = self._patches(groups)
-        grid = torch.tensor([[1, rows, cols]] * len(groups), device=patches.device)
-        seen = self.model.get_video_features(patches, grid, return_dict=True)
-        deeper = getattr(seen, "deepstack_features", None) or []
-        return torch.stack([torch.cat(layers, dim=-1) for layers in zip(seen.pooler_output, *deeper, strict=True)])
-
-    def _patches(self, groups: Tensor) -> tuple[Tensor, int, int]:
-        """(N, T, h, w, 3) -> patches (N * rows * cols, 3 * T * p * p), merged neighbours in a row; rows; cols."""
-        patch, merge = self.geometry.patch, self.geometry.merge
-        normal = normalised(groups, self.spec, like(self.model.visual))
-        count, frames, height, width, _ = normal.shape
-        rows, cols = height // patch, width // patch
-        if (rows % merge, cols % merge) != (0, 0) or (rows * patch, cols * patch) != (height, width):
-            raise ModelError(f"frames of {height}x{width} pixels are no multiple of {self.geometry.unit}")
-        cells = normal.view(count, frames, rows // merge, merge, patch, cols // merge, merge, patch, 3)
-        #               N  r/m c/m  m  m  3  T  p  p
-        ordered = cells.permute(0, 2, 5, 3, 6, 8, 1, 4, 7)
-        return ordered.reshape(count * rows * cols, 3 * frames * patch * patch), rows, cols
-
-    def _encode_smolvlm(self, groups: Tensor) -> Tensor:
-        """Frames (N, 1, S, S, 3) -> (N, n, D)."""
-        normal = normalised(groups[:, 0], self.spec, like(self.model.vision_model))
-        seen = self.model.get_image_features(normal.permute(0, 3, 1, 2)[None], return_dict=True)
-        tokens: Tensor = torch.cat(list(seen.pooler_output))
-        return tokens.view(len(groups), -1, tokens.shape[-1])
-
     def _embed(self, prompt: Prompt, features: Sequence[Tensor]) -> tuple[Tensor, dict[str, object]]:
         """Token embeddings (1, L, D) with features in their holes; and what Qwen3-VL adds in its first layers."""
         ids = torch.tensor([prompt.input_ids], device=self.device)
@@ -139,41 +120,3 @@ class NativeLMM(TextReader):
         """0 text, 1 image, 2 video, for every token id."""
         images, video_id = torch.eq(ids, self.spec.image_token_id).int(), self.spec.video_token_id
         return images if video_id is None else images + 2 * torch.eq(ids, video_id).int()
-
-    def _positions(self, prompt: Prompt) -> tuple[Tensor, int]:
-        """Position ids of the prompt, and how far the next token's position is from the number of tokens.
-
-        Qwen's numbering is the installed transformers' own, so that it changes when theirs does: since 5.0 the text
-        behind a long Qwen2.5-VL video stands within the video's span of time (behind it before, as in training).
-        Decoding goes on from the last token's position, as `generate` does and as reading the text at once would.
-        """
-        ids = torch.tensor([prompt.input_ids], device=self.device)
-        videos = [visual for visual in prompt.visuals if visual.kind == "video"]
-        images = [visual for visual in prompt.visuals if visual.kind == "image"]
-        if self.spec.model_type == "smolvlm" or not prompt.visuals:
-            return torch.arange(ids.shape[1], device=self.device)[None], 0
-        positions, _ = self.model.get_rope_index(
-            ids, self._kinds(ids), image_grid_thw=self._grids(images), video_grid_thw=self._grids(videos),
-            second_per_grid_ts=[self._seconds_per_group(visual) for visual in videos] or None,
-        )  # fmt: skip
-        return positions, int(positions[0, 0, -1]) + 1 - ids.shape[1]
-
-    def _grids(self, visuals: Sequence[Visual]) -> Tensor | None:
-        """(groups, rows, cols) in patches of each visual."""
-        sizes = [(self._group_count(v), *self._groups(v)[0].shape[1:3]) for v in visuals]
-        patch = self.geometry.patch
-        grids = [[count, height // patch, width // patch] for count, height, width in sizes]
-        return torch.tensor(grids, device=self.device) if grids else None
-
-    def _seconds_per_group(self, visual: Visual) -> Tensor:
-        """Seconds from the first group to group g, over g: (G,) float32. One number for evenly spaced frames.
-
-        The family multiplies it by g and by its positions per second and drops the fraction, so each group stands at
-        its true time, evenly spaced or not. Half a position is added behind what the time comes to, or a product that
-        should be whole would sometimes fall below it; a Mac's GPU has no wider numbers to save it.
-        """
-        rate = float(getattr(self.model.config.vision_config, "tokens_per_second", 1))
-        starts = np.array(visual.times[:: self.geometry.temporal_patch])
-        places = np.floor(rate * (starts - starts[0]) + 1e-6) + 0.5
-        steps = rate * np.arange(len(starts)).clip(min=1)
-        return torch.tensor(places / steps, dtype=torch.float32, device=self.device)

@@ -13,8 +13,9 @@ from typing import TypeVar
 from vidllm.budget import LEAST_REPLY_TOKENS, REPLY_TOKENS
 from vidllm.clip import ClipPlan, PlanOptions, Video, plan_clips
 from vidllm.errors import BudgetError
-from vidllm.model.chat import AnyTokenizer, Shown, count_text_tokens, lay_out_spoken
+from vidllm.model.chat import AnyTokenizer, count_text_tokens, lay_out_spoken
 from vidllm.model.chat import Turn as ChatTurn
+from vidllm.model.media import Shown
 from vidllm.model.spec import ModelSpec
 from vidllm.planning import room_of
 from vidllm.prompt import still_tokens

@@ -1,0 +1,97 @@
+"""config.json -> ModelSpec of families that lay out their frames themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vidllm.budget import NativeGeometry
+from vidllm.errors import IncompleteModel
+from vidllm.model.settings import context_of, normalisation, processor_settings, token_text, whole
+from vidllm.model.spec import CLIP_MEAN, CLIP_STD, Json, ModelSpec
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+_NATIVE_FRAME_TOKENS = 256
+"""Most tokens a native frame gets unless its processor allows fewer: Qwen's own ceiling (768) is for documents."""
+_LEAST_FRAME_TOKENS = 4
+
+
+def _qwen(folder: Path, config: Json, tokenizer: Tokenizer, *, patch: int = 14, positions: int = 32768) -> ModelSpec:
+    vision, text = config.get("vision_config") or {}, config.get("text_config") or config
+    image, video = processor_settings(folder, config, "image"), processor_settings(folder, config, "video")
+    geometry = NativeGeometry(
+        patch=whole(vision, "patch_size", patch), merge=whole(vision, "spatial_merge_size", 2),
+        temporal_patch=whole(vision, "temporal_patch_size", 2),
+    )
+    least, most = _pixel_bounds(image, geometry.unit, 4, 1280)
+    largest = min(_pixel_bounds(video or image, geometry.unit, 128, 768)[1], _NATIVE_FRAME_TOKENS * geometry.unit**2)
+    image_id, video_id = config.get("image_token_id", 151655), config.get("video_token_id", 151656)
+    mean, std = normalisation(image, CLIP_MEAN, CLIP_STD)
+    return ModelSpec(
+        folder=folder, model_type=config["model_type"], text_type=str(text.get("model_type", config["model_type"])),
+        kind="native", context=context_of(folder, {"max_position_embeddings": positions, **text}), rope_scalable=False,
+        geometry=replace(
+            geometry, min_pixels=_LEAST_FRAME_TOKENS * geometry.unit**2, max_pixels=largest, image_min_pixels=least,
+            image_max_pixels=most,
+        ),
+        image_token=token_text(folder, tokenizer, image_id), image_token_id=image_id,
+        video_token=token_text(folder, tokenizer, video_id), video_token_id=video_id,
+        patch_size=geometry.patch, vision_layers=(), fit="stretch", stamp="none", fine_stride=1, coarse_stride=1,
+        uniform_stride=1, image_mean=mean, image_std=std,
+    )
+
+
+def _pixel_bounds(settings: Json, unit: int, least: int, most: int) -> tuple[int, int]:
+    """(min, max) pixels of a picture under either spelling; `least` and `most` are the classes' defaults in tokens."""
+    size = settings.get("size") or {}
+    said = {
+        "min_pixels": settings.get("min_pixels") or size.get("shortest_edge") or least * unit**2,
+        "max_pixels": settings.get("max_pixels") or size.get("longest_edge") or most * unit**2,
+    }
+    lower, upper = whole(said, "min_pixels", 0), whole(said, "max_pixels", 0)
+    if lower > upper:
+        raise ValueError(f"min_pixels {lower} are over max_pixels {upper}")
+    return lower, upper
+
+
+def _qwen2_vl(folder: Path, config: Json, tokenizer: Tokenizer) -> ModelSpec:
+    """Its positions count frames, not seconds, so the times are told in words."""
+    return replace(_qwen(folder, config, tokenizer), stamp="sentence")
+
+
+def _smolvlm(folder: Path, config: Json, tokenizer: Tokenizer) -> ModelSpec:
+    vision, text = config.get("vision_config") or {}, config.get("text_config") or {}
+    settings = {**processor_settings(folder, config, "image"), **processor_settings(folder, config, "video")}
+    patch, merge = whole(vision, "patch_size", 32), whole(config, "scale_factor", 2)
+    side = whole(settings.get("max_image_size") or {}, "longest_edge", whole(vision, "image_size", 224))
+    if side // patch % merge:
+        raise IncompleteModel(
+            f"{folder}: frames of {side} px have {side // patch} patches a side, no multiple of scale factor {merge}; "
+            "save config and processor from the same model"
+        )
+    token_id = config.get("image_token_id", 128257)
+    mean, std = normalisation(settings, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    return ModelSpec(
+        folder=folder, model_type="smolvlm", text_type=str(text.get("model_type", "llama")), kind="native",
+        context=context_of(folder, text), rope_scalable=False,
+        geometry=NativeGeometry(patch=patch, merge=merge, square=side), image_size=side, patch_size=patch,
+        image_token=token_text(folder, tokenizer, token_id), image_token_id=token_id, vision_layers=(), fit="stretch",
+        stamp="none", fine_stride=1, coarse_stride=1, uniform_stride=1,
+        image_mean=mean, image_std=std,
+    )
+
+
+_qwen3_vl = partial(_qwen, patch=16, positions=128000)
+NATIVE: Mapping[str, Callable[[Path, Json, Tokenizer], ModelSpec]] = {
+    "qwen2_vl": _qwen2_vl,
+    "qwen2_5_vl": _qwen,
+    "qwen3_vl": _qwen3_vl,
+    "qwen3_vl_moe": _qwen3_vl,
+    "smolvlm": _smolvlm,
+}
+"""model_type -> who reads its configuration."""

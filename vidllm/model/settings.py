@@ -1,0 +1,85 @@
+"""What the JSON files of a checkpoint say of its parts, checked: processors, pixels, positions, visual tokens."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from vidllm.errors import IncompleteModel
+from vidllm.model.spec import Json, Mean, read_json
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+
+def processor_settings(folder: Path, config: Json, part: Literal["image", "video"]) -> Json:
+    """Settings of the image or video processor, from where transformers takes them: what it saves today stands in
+    processor_config.json, beside files that older releases left there."""
+    own = {"image": "preprocessor_config.json", "video": "video_preprocessor_config.json"}[part]
+    nested = (read_json(folder / "processor_config.json") or {}).get(f"{part}_processor")
+    settings = nested or read_json(folder / own)
+    if settings is None and part == "image":
+        raise IncompleteModel(
+            f"{folder}: no preprocessor_config.json; save the processor of the {config['model_type']} model there "
+            "(AutoProcessor.from_pretrained(...).save_pretrained(folder))"
+        )
+    return settings or {}
+
+
+def normalisation(settings: Json, mean: Mean, std: Mean) -> tuple[Mean, Mean]:
+    """(mean, std) of pixels between 0 and 1, whatever the processor scales pixels to and whether it normalises them."""
+    scale = 255 * settings.get("rescale_factor", 1 / 255) if settings.get("do_rescale", True) else 255.0
+    mean, std = _three(settings, "image_mean", mean), _three(settings, "image_std", std)
+    if not settings.get("do_normalize", True):
+        mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    scale = round(scale, 9)  # files print 1/255 with a rounding of their own
+    if not all(map(math.isfinite, mean)) or not all(0 < value < math.inf for value in std):
+        raise ValueError(f"image_mean {mean} and image_std {std} are to be numbers, the latter above 0")
+    return tuple(value / scale for value in mean), tuple(value / scale for value in std)  # type: ignore[return-value]
+
+
+def _three(settings: Json, key: str, default: Mean) -> Mean:
+    """A number for each colour; one alone is all three."""
+    said = settings.get(key) or default
+    red, green, blue = (said,) * 3 if isinstance(said, float | int) else said
+    return float(red), float(green), float(blue)
+
+
+def whole(values: Json, key: str, default: int) -> int:
+    """A size or a number of things: at least one."""
+    value = values.get(key, default)
+    if type(value) is not int or value < 1:  # true is an int to Python
+        raise ValueError(f"{key} is {value!r}, a whole number above 0 is needed")
+    return value
+
+
+_CONTEXTS = {
+    "llama": 2048, "mistral": 131072, "qwen2": 32768, "qwen3": 32768, "qwen3_moe": 32768, "gpt_oss": 131072,
+    "granite": 2048, "gemma": 8192, "gemma2": 8192, "phi": 2048, "phi3": 4096,
+}  # fmt: skip
+"""Positions of a text config that leaves them out: the default of that Hugging Face config class."""
+
+
+def context_of(folder: Path, text: Json) -> int:
+    """max_position_embeddings, stretched by a factor the checkpoint is configured with: always by a linear one; YaRN
+    stretches what it names as original, and whoever switches it on by hand leaves max_position_embeddings as it was."""
+    positions = text.get("max_position_embeddings", _CONTEXTS.get(str(text.get("model_type", "llama"))))
+    if type(positions) is not int or positions < 1:
+        raise IncompleteModel(f"{folder}: config.json names no max_position_embeddings; add it to its text_config")
+    rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
+    kind, factor = rope.get("rope_type", rope.get("type")), float(rope.get("factor") or 1.0)
+    if kind == "yarn":
+        return max(positions, int((rope.get("original_max_position_embeddings") or positions) * factor))
+    return int(positions * factor) if kind == "linear" else positions
+
+
+def token_text(folder: Path, tokenizer: Tokenizer, token_id: int) -> str:
+    """How a visual token is spelt, which is to be one added token."""
+    text = tokenizer.id_to_token(token_id)
+    if text is None or tokenizer.encode(text, add_special_tokens=False).ids != [token_id]:
+        raise IncompleteModel(
+            f"{folder}: config.json's visual token {token_id} is no added token of tokenizer.json; "
+            "save tokenizer and config from the same model"
+        )
+    return text
