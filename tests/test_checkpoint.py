@@ -42,6 +42,8 @@ def test_every_family_loads_without_torchvision(tiny: Tiny) -> None:
 def test_device_and_dtype_are_said(tiny: Tiny) -> None:
     model = load_model(tiny("llava"), device="cpu", dtype="float32")
     assert describe(model) == "llava, 0.1M parameters, cpu, float32"
+    small = load_model(builtin_folder(), device="cpu", dtype="float32")
+    assert describe(small) == "llava, 4.8M parameters, cpu, float32"  # a head that is the table counts once
 
 
 def test_the_default_dtype_follows_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -113,7 +113,7 @@ def describe(model: VideoLMM) -> str:
     """One line for a person: family, size, device and number format."""
     network: Any = model.network  # type: ignore[attr-defined]
     if isinstance(network, LightLlava):
-        count = sum(weight.numel() for weight in network.parameters())
+        count = sum({w.data_ptr(): w.numel() for w in network.parameters()}.values())  # a tied head is the table's
     else:
         count = network.num_parameters()  # which knows that numbers of 4 bits share a byte
     return f"{model.spec.model_type}, {count / 1e6:.1f}M parameters, {model.device}, {str(model.dtype)[6:]}"

@@ -86,7 +86,7 @@ def at_fps(
     if not fps > 0:
         raise ValueError(f"fps must be positive, got {fps}")
     pts = frames_in_range(pts_seconds, start, end)
-    if fps * (pts[-1] - pts[0]) > 2 * len(pts):  # asks for more than there is: every frame, without a huge grid
+    if pts[-1] - pts[0] > 2 * len(pts) / fps:  # asks for more than there is: every frame, without a huge grid
         chosen = np.arange(len(pts))
     else:
         ticks = np.arange(int((pts[-1] - pts[0]) * fps + SAME_MOMENT) + 1)
