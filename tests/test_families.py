@@ -62,7 +62,7 @@ def test_composable_families(family: str) -> None:
 
 @pytest.mark.parametrize(
     ("family", "unit", "group"),
-    [("qwen2_vl", 28, 2), ("qwen2_5_vl", 28, 2), ("qwen3_vl", 32, 2), ("smolvlm", 64, 1)],
+    [("qwen2_vl", 28, 2), ("qwen2_5_vl", 28, 2), ("qwen3_vl", 32, 2), ("smolvlm", 64, 1), ("glm4v", 28, 2)],
 )
 def test_native_families(family: str, unit: int, group: int) -> None:
     spec = read_spec(tiny_folder(family))
@@ -77,7 +77,8 @@ def test_tokens_are_those_of_the_tokenizer() -> None:
     for folder in map(tiny_folder, FAMILIES):
         spec = read_spec(folder)
         assert load_tokenizer(folder).token_to_id(spec.image_token) == spec.image_token_id
-        if spec.video_token is not None:
+        if spec.video_token_id is not None:
+            assert spec.video_token is not None
             assert load_tokenizer(folder).token_to_id(spec.video_token) == spec.video_token_id
 
 

@@ -1,4 +1,4 @@
-"""NativeLMM against transformers' own Qwen2.5-VL, Qwen3-VL and SmolVLM: same frames, same logits."""
+"""NativeLMM against transformers' own Qwen2.5-VL, Qwen3-VL, SmolVLM and GLM-4.1V: same frames, same logits."""
 
 import importlib.util
 import sys
@@ -26,8 +26,9 @@ from vidllm.prompt import Prompt, Visual
 Tiny = Callable[[str], Path]
 SIZES = {
     "qwen2_vl": (56, 84), "qwen2_5_vl": (56, 84), "qwen3_vl": (64, 96), "qwen3_vl_moe": (64, 96), "smolvlm": (128, 128),
+    "glm4v": (56, 84), "glm4v_moe": (56, 84), "glm46v": (84, 56),
 }  # fmt: skip
-TOKENS = {"qwen2_vl": 6, "qwen2_5_vl": 6, "qwen3_vl": 6, "qwen3_vl_moe": 6, "smolvlm": 4}
+TOKENS = {name: 4 if name == "smolvlm" else 6 for name in SIZES}
 """Of one group of frames of that size: (rows / merge) * (cols / merge)."""
 
 
@@ -43,8 +44,11 @@ def video_prompt(model: NativeLMM, frames: NDArray[np.uint8], times: Sequence[fl
     group, count = model.geometry.temporal_patch, TOKENS[model.spec.model_type]
     groups = -(-len(frames) // group)
     run = model.spec.image_token if name == "smolvlm" else f"<|vision_start|>{model.spec.video_token}<|vision_end|>"
-    marker = model.spec.image_token if name == "smolvlm" else model.spec.video_token or ""
-    if model.spec.one_run:
+    marker = model.spec.image_token if model.spec.video_token_id is None else model.spec.video_token or ""
+    if name.startswith("glm"):
+        run = f"<|begin_of_image|>{marker * count}<|end_of_image|>"
+        shown = "".join(f"{run}{int(t)}" for t in times[::group])
+    elif model.spec.one_run:
         shown = run.replace(marker, marker * count * groups)
     else:
         shown = "".join(f"<{t:.1f} seconds>" + run.replace(marker, marker * count) for t in times[::group])
@@ -81,7 +85,7 @@ def hf_inputs(model: NativeLMM, prompt: Prompt, frames: NDArray[np.uint8], secon
     if spec.model_type == "smolvlm":
         return {"input_ids": ids, "pixel_values": video}
     patches, *grid = qwen_layout().patchify(video, patch_size=spec.patch_size, merge_size=2, temporal_patch_size=2)
-    kinds = 2 * (ids == spec.video_token_id).int()
+    kinds = 2 * (ids == (spec.video_token_id or spec.image_token_id)).int()
     inputs = {"input_ids": ids, "pixel_values_videos": patches[0], "video_grid_thw": torch.tensor([grid]),
               "mm_token_type_ids": kinds}  # fmt: skip
     return inputs | ({"second_per_grid_ts": [seconds]} if spec.model_type == "qwen2_5_vl" else {})

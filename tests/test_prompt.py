@@ -36,7 +36,9 @@ def test_the_plan_counts_exactly_the_prompt_that_is_made(family: str, question: 
     assert prompt.rope_factor == clip.plan.rope_factor
 
 
-PIECES = st.sampled_from(["<image>", "<video>", "</s>", "<s>", "<|im_start|>", "<|video_pad|>", " ", "\n", "0:30"])
+PIECES = st.sampled_from(
+    ["<image>", "<video>", "<|image|>", "<|video|>", "</s>", "<s>", "<|im_start|>", "<|video_pad|>", " ", "\n", "0:30"]
+)
 
 
 @settings(deadline=None, max_examples=40)

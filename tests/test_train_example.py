@@ -55,7 +55,8 @@ def test_the_assistants_words_and_its_end_token_are_trained_and_nothing_else(fam
     example = example_of(spec, dialogue(spec))
     ends = [load_tokenizer(spec.folder).id_to_token(i) for i in stop_ids(spec.folder, load_tokenizer(spec.folder))]
     said = said_in(example)
-    assert [text.strip() for text in said] == [answer + ends[0] for answer in ANSWERS]
+    for text, answer in zip(said, ANSWERS, strict=True):
+        assert text.strip() in [answer + end for end in ends]  # GLM's end where the next question begins
     assert not any(example.trained[v.position + k] for v in example.prompt.visuals for k in range(v.tokens))
 
 

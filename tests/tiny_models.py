@@ -69,6 +69,29 @@ CHATML_INTERN = (
 )
 """As InternVL3 prints it."""
 
+GLM = (
+    "[gMASK]<sop>{% for msg in messages %}{% if msg.role == 'user' %}{{ '<|user|>\\n' }}"
+    "{% if msg.content is string %}{{ msg.content }}{% else %}{% for item in msg.content %}"
+    "{% if item.type == 'video' %}<|begin_of_video|><|video|><|end_of_video|>"
+    "{% elif item.type == 'image' %}<|begin_of_image|><|image|><|end_of_image|>"
+    "{% elif item.type == 'text' %}{{ item.text }}{% endif %}{% endfor %}{% endif %}"
+    "{% else %}{{ '<|' + msg.role + '|>\\n' }}{{ msg.content }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% endif %}"
+)
+"""As GLM-4.1V prints it: answers are texts, whatever is said before them."""
+
+GLM_THINKING = (
+    "[gMASK]<sop>{% macro told(content) %}{% if content is string %}{{ content }}{% else %}{% for item in content %}"
+    "{% if item.type == 'video' %}<|begin_of_video|><|video|><|end_of_video|>"
+    "{% elif item.type == 'image' %}<|begin_of_image|><|image|><|end_of_image|>"
+    "{% elif item.type == 'text' %}{{ item.text }}{% endif %}{% endfor %}{% endif %}{% endmacro %}"
+    "{% for m in messages %}{{ '<|' + m.role + '|>\\n' }}{% if m.role == 'assistant' %}"
+    "{{ '<think></think>\\n' + told(m.content).split('</think>')[-1].strip() }}"
+    "{% else %}{{ told(m.content) }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% endif %}"
+)
+"""As GLM-4.5V and GLM-4.6V print it: what was thought before earlier answers is left out."""
+
 SMOL = (
     "{{ '<|im_start|>' }}{% for message in messages %}{{ message['role'] | capitalize }}"
     "{% if message['content'][0]['type'] == 'text' %}{{ ': ' }}{% else %}{{ ':' }}{% endif %}"
@@ -395,6 +418,55 @@ def smolvlm(folder: Path) -> Path:
     return folder
 
 
+GLM_SPECIAL = (
+    "[gMASK]", "<sop>", "<|system|>", "<|user|>", "<|assistant|>", "<|begin_of_image|>", "<|end_of_image|>",
+    "<|begin_of_video|>", "<|end_of_video|>", "<|image|>", "<|video|>",
+)  # fmt: skip
+
+
+def glm4v(folder: Path) -> Path:
+    """GLM-4.1V: frames in pairs, each pair a picture with its second behind it."""
+    from transformers import Glm4vConfig, Glm4vForConditionalGeneration
+
+    return _glm(folder, Glm4vConfig, Glm4vForConditionalGeneration, "Glm4v", GLM)
+
+
+def glm4v_moe(folder: Path) -> Path:
+    """GLM-4.5V: GLM-4.1V with experts in its language model, but in the first layer."""
+    from transformers import Glm4vMoeConfig, Glm4vMoeForConditionalGeneration
+
+    classes = Glm4vMoeConfig, Glm4vMoeForConditionalGeneration, "Glm4v"
+    experts = {"n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+    return _glm(folder, *classes, GLM_THINKING, **experts)
+
+
+def glm46v(folder: Path) -> Path:
+    """GLM-4.6V: GLM-4.1V again, with tenths of seconds in words."""
+    from transformers import Glm46VConfig, Glm46VForConditionalGeneration
+
+    return _glm(folder, Glm46VConfig, Glm46VForConditionalGeneration, "Glm46V", GLM_THINKING)
+
+
+def _glm(folder: Path, config: type[Any], network: type[Any], named: str, template: str, **experts: int) -> Path:
+    tokenizer = make_tokenizer(GLM_SPECIAL, bos=None, eos="<|endoftext|>", pad="<|endoftext|>", template=template)
+    keys = ("image_start", "image_end", "video_start", "video_end", "image", "video")
+    made = tokenizer.convert_tokens_to_ids(list(GLM_SPECIAL[-len(keys) :]))
+    ids = {f"{key}_token_id": one for key, one in zip(keys, made, strict=True)}
+    text = _qwen_text(tokenizer, num_attention_heads=2, **experts)
+    text["rope_parameters"]["partial_rotary_factor"] = 0.5
+    text["eos_token_id"] = tokenizer.convert_tokens_to_ids(["<|endoftext|>", "<|user|>"])
+    vision = {"depth": 2, "hidden_size": 32, "intermediate_size": 64, "num_heads": 4, "out_hidden_size": 32,
+              "patch_size": 14, "image_size": 112}
+    _save(folder, network(config(text_config=text, vision_config=vision, **ids)), tokenizer)
+    shared = {"patch_size": 14, "temporal_patch_size": 2, "merge_size": 2, "image_mean": CLIP_MEAN,
+              "image_std": CLIP_STD, "processor_class": f"{named}Processor"}
+    for kind, prefix, most in (("image", "", 9633792), ("video", "video_", 47040000)):
+        own = {f"{kind}_processor_type": f"{named}{kind.title()}Processor", **shared,
+               "size": {"shortest_edge": 12544, "longest_edge": most}}
+        _write(folder, f"{prefix}preprocessor_config.json", own)
+    return folder
+
+
 def with_text(folder: Path, kind: str, **said: object) -> Path:
     """LLaVA-1.5 over a language model of this kind, with what is said of it."""
     from transformers import AutoConfig, LlavaConfig, LlavaForConditionalGeneration
@@ -425,7 +497,7 @@ FAMILIES: dict[str, Callable[[Path], Path]] = {
     build.__name__: build
     for build in (
         llava, vipllava, llava_next, llava_next_video, llava_onevision, internvl, qwen2_vl, qwen2_5_vl, qwen3_vl,
-        qwen3_vl_moe, smolvlm,
+        qwen3_vl_moe, smolvlm, glm4v, glm4v_moe, glm46v,
     )
 }
 

@@ -63,7 +63,8 @@ class NativeGeometry:
 
     Frames travel in groups of `temporal_patch` (the last one repeated to fill a group). Sides are multiples of
     `patch * merge` pixels, the area of one frame lies in [min_pixels, max_pixels]; or, with `square` > 0, every frame
-    and image is that many pixels wide and high. Still images have bounds of their own.
+    and image is that many pixels wide and high. Still images have bounds of their own; where a family `enlarges` them,
+    one thinner than `unit` is made as thick as that before its size is rounded.
     """
 
     patch: int
@@ -74,6 +75,7 @@ class NativeGeometry:
     image_min_pixels: int = 0
     image_max_pixels: int = 0
     square: int = 0
+    enlarges: bool = False
 
     @property
     def unit(self) -> int:
@@ -86,9 +88,16 @@ class NativeGeometry:
 
     def image_tokens(self, height: int, width: int) -> int:
         """Tokens of a still image that is height x width before the family's processor scales it."""
+        return self.tokens(*self.image_size(height, width))
+
+    def image_size(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) to which the family's processor scales a still image."""
         if self.square:
-            return self.tokens(self.square, self.square)
-        return self.tokens(*fitted_size(height, width, self.unit, self.image_min_pixels, self.image_max_pixels))
+            return self.square, self.square
+        if self.enlarges and min(height, width) < self.unit:
+            scale = self.unit / min(height, width)
+            height, width = int(height * scale), int(width * scale)
+        return fitted_size(height, width, self.unit, self.image_min_pixels, self.image_max_pixels)
 
     def groups(self, frames: int) -> int:
         """How many groups so many frames make."""

@@ -184,8 +184,7 @@ def _render_turns(turns: Sequence[Turn], spec: ModelSpec, tokenizer: Tokenizer, 
     template = chat_template(spec, video=any(m.kind == "video" for turn in turns for m in turn.media))
     names = {**special_tokens(spec.folder), "image_token": spec.image_token}
     reason = "it prints no placeholder for a picture"
-    forms = _FORMS if wanted else _forms_read(template, tuple(names.items()), spec)
-    for parts in forms:
+    for parts in _forms_read(template, tuple(names.items()), spec):
         messages = [{"role": t.role, "content": parts(t, text, spec)} for t, text in zip(turns, texts, strict=True)]
         try:
             rendered = render(template, messages, names, reply)
@@ -201,19 +200,23 @@ def _render_turns(turns: Sequence[Turn], spec: ModelSpec, tokenizer: Tokenizer, 
 
 @lru_cache(maxsize=8)
 def _forms_read(template: str, names: tuple[tuple[str, str], ...], spec: ModelSpec) -> tuple[_Form, ...]:
-    """The forms of content that a template understands, told by a turn with a picture: without one, a template that
-    wants texts (`content | trim`, as Llama 3's) would print a list of parts as Python writes it, and nobody would know.
+    """The forms of content that a template understands, told by a question with a picture and an answer: one that wants
+    texts (`content | trim`, as Llama 3's; GLM-4.1V's of answers) prints a list of parts as Python writes it, and nobody
+    would know.
     """
-    probe = Turn("user", "x", (Shown(kind="image"),))
+    probe = (Turn("user", "x", (Shown(kind="image"),)), Turn("assistant", "x"))
 
-    def prints_picture(form: _Form) -> bool:
+    def is_read(form: _Form) -> bool:
+        contents = [form(turn, turn.text, spec) for turn in probe]
+        messages = [{"role": turn.role, "content": said} for turn, said in zip(probe, contents, strict=True)]
         try:
-            told = render(template, [{"role": "user", "content": form(probe, "x", spec)}], dict(names), False)
+            told = render(template, messages, dict(names), False)
         except ValueError:
             return False
-        return told.count(spec.image_token) == 1
+        lists = [str(said) for said in contents if isinstance(said, list)]
+        return told.count(spec.image_token) == 1 and not any(said in told for said in lists)
 
-    return tuple(form for form in _FORMS if prints_picture(form)) or _FORMS
+    return tuple(form for form in _FORMS if is_read(form)) or _FORMS
 
 
 def _render_spoken(turns: Sequence[Turn], spec: ModelSpec, tokenizer: Tokenizer, reply: bool) -> str:
@@ -234,12 +237,16 @@ def _content_parts(turn: Turn, text: str, spec: ModelSpec) -> list[dict[str, str
     return [*({"type": kind} for kind in kinds), {"type": "text", "text": text}]
 
 
+def _question_parts(turn: Turn, text: str, spec: ModelSpec) -> list[dict[str, str]] | str:
+    return _content_parts(turn, text, spec) if turn.role == "user" else text
+
+
 def _content_string(turn: Turn, text: str, spec: ModelSpec) -> str:
     return "".join(f"{marker(m, spec)}\n" for m in turn.media) + text
 
 
 _Form: TypeAlias = Callable[[Turn, str, ModelSpec], "list[dict[str, str]] | str"]
-_FORMS: tuple[_Form, ...] = (_content_parts, _content_string)
+_FORMS: tuple[_Form, ...] = (_content_parts, _question_parts, _content_string)
 
 
 def _quietener(spec: ModelSpec, tokenizer: Tokenizer) -> Callable[[str], str]:

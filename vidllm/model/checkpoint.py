@@ -58,6 +58,9 @@ _NETWORKS: dict[str, str] = {
     "qwen3_vl": "Qwen3VLForConditionalGeneration",
     "qwen3_vl_moe": "Qwen3VLMoeForConditionalGeneration",
     "smolvlm": "SmolVLMForConditionalGeneration",
+    "glm4v": "Glm4vForConditionalGeneration",
+    "glm4v_moe": "Glm4vMoeForConditionalGeneration",
+    "glm46v": "Glm46VForConditionalGeneration",
 }
 """model_type -> transformers' class for it."""
 
@@ -407,6 +410,10 @@ def _native_class(spec: ModelSpec) -> type[NativeLMM]:
         from vidllm.model.smolvlm import SmolVLM
 
         return SmolVLM
+    if spec.model_type in ("glm4v", "glm4v_moe", "glm46v"):
+        from vidllm.model.glm import GlmV
+
+        return GlmV
     from vidllm.model.qwen import QwenVL
 
     return QwenVL

@@ -39,8 +39,8 @@ def medium_text(shown: Shown, spec: ModelSpec) -> str:
         return picture
     if spec.one_run:
         return marker(shown, spec)
-    if spec.model_type in ("qwen3_vl", "qwen3_vl_moe"):
-        return _qwen3_text(shown, spec)
+    if spec.group_text:
+        return _dated_groups(shown, spec)
     form = (spec.frame_text if spec.stamp == "interleaved" else spec.bare_frame_text).replace("{image}", picture)
     decimals = stamp_decimals(shown.times) if spec.stamp_decimals is None else spec.stamp_decimals
     frames = [
@@ -68,13 +68,16 @@ def time_sentence(shown: Shown) -> str:
     )
 
 
-def _qwen3_text(shown: Shown, spec: ModelSpec) -> str:
+def _dated_groups(shown: Shown, spec: ModelSpec) -> str:
     assert isinstance(spec.geometry, NativeGeometry)
+    tokens = {"image": spec.image_token, "video": spec.video_token}
     size = spec.geometry.temporal_patch
     groups = [shown.times[i : i + size] for i in range(0, len(shown.times), size)]
-    # A group short of a frame repeats the last one, so its time is the mean of first and last all the same.
-    times = [(group[0] + group[-1]) / 2 for group in groups]
-    return "".join(f"<{t:.1f} seconds><|vision_start|>{spec.video_token}<|vision_end|>" for t in times)
+    # A group short of a frame repeats the last one, so its middle is the mean of first and last all the same.
+    return "".join(
+        spec.group_text.format(first=group[0], second=int(group[0]), middle=(group[0] + group[-1]) / 2, **tokens)
+        for group in groups
+    )
 
 
 def _smolvlm_text(shown: Shown, spec: ModelSpec) -> str:

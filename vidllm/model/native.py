@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vidllm.budget import NativeGeometry, fitted_size
+from vidllm.budget import NativeGeometry
 from vidllm.errors import ModelError
 from vidllm.model.encode import encode_clips
 from vidllm.model.features import FeatureCache
@@ -91,12 +91,9 @@ class NativeLMM(TextReader):
         """A still image (1, H, W, 3) at the size the family's processor would give it."""
         from PIL import Image
 
-        height, width = pixels.shape[1:3]
-        geometry, square = self.geometry, self.geometry.square
-        bounds = (geometry.unit, geometry.image_min_pixels, geometry.image_max_pixels)
-        rows, cols = (square, square) if square else fitted_size(height, width, *bounds)
-        kernel = Image.Resampling.LANCZOS if square else Image.Resampling.BICUBIC
-        return np.asarray(Image.fromarray(pixels[0]).resize((cols, rows), kernel))[None]
+        height, width = self.geometry.image_size(*pixels.shape[1:3])
+        kernel = Image.Resampling.LANCZOS if self.geometry.square else Image.Resampling.BICUBIC
+        return np.asarray(Image.fromarray(pixels[0]).resize((width, height), kernel))[None]
 
     def _embed(self, prompt: Prompt, features: Sequence[Tensor]) -> tuple[Tensor, dict[str, object]]:
         """Token embeddings (1, L, D) with features in their holes; and what Qwen3-VL adds in its first layers."""

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING
 
 from vidllm.budget import NativeGeometry
 from vidllm.errors import IncompleteModel
-from vidllm.model.settings import context_of, normalisation, processor_settings, token_text, whole
+from vidllm.model.settings import (
+    context_of,
+    normalisation,
+    processor_class,
+    processor_settings,
+    token_text,
+    whole,
+)
 from vidllm.model.spec import CLIP_MEAN, CLIP_STD, Json, ModelSpec
 
 if TYPE_CHECKING:
@@ -64,6 +71,34 @@ def _qwen2_vl(folder: Path, config: Json, tokenizer: Tokenizer) -> ModelSpec:
     return replace(_qwen(folder, config, tokenizer), stamp="sentence")
 
 
+def _qwen3_vl(folder: Path, config: Json, tokenizer: Tokenizer) -> ModelSpec:
+    spec = _qwen(folder, config, tokenizer, patch=16, positions=128000)
+    return replace(spec, group_text="<{middle:.1f} seconds><|vision_start|>{video}<|vision_end|>")
+
+
+def _glm(
+    folder: Path, config: Json, tokenizer: Tokenizer, *, text_type: str = "glm4v_text", image_id: int = 151343
+) -> ModelSpec:
+    """A video's groups are pictures to it, each with its time behind it; bounds on pixels are a whole group's."""
+    text = {"model_type": text_type, **(config.get("text_config") or {})}
+    said = {"image_token_id": image_id, "video_token_id": image_id + 1, **config, "text_config": text}
+    positions = 65536 if text["model_type"] == "glm4v_moe_text" else 32768
+    spec = _qwen(folder, said, tokenizer, positions=positions)
+    geometry = spec.geometry
+    assert isinstance(geometry, NativeGeometry)
+    least, most = _pixel_bounds(processor_settings(folder, config, "image"), geometry.unit, 16, 15000)
+    named = processor_class(folder)  # GLM-4.6V has the classes of GLM-4.1V and GLM-4.5V, and a processor of its own
+    newer = named == "Glm46VProcessor" or (named is None and spec.model_type == "glm46v")
+    return replace(
+        spec, video_token_id=None,
+        group_text="<|begin_of_image|>{image}<|end_of_image|>" + ("{first:.1f} seconds" if newer else "{second}"),
+        geometry=replace(
+            geometry, enlarges=True, image_min_pixels=-(-least // geometry.temporal_patch),
+            image_max_pixels=most // geometry.temporal_patch,
+        ),
+    )  # fmt: skip
+
+
 def _smolvlm(folder: Path, config: Json, tokenizer: Tokenizer) -> ModelSpec:
     vision, text = config.get("vision_config") or {}, config.get("text_config") or {}
     settings = {**processor_settings(folder, config, "image"), **processor_settings(folder, config, "video")}
@@ -86,12 +121,14 @@ def _smolvlm(folder: Path, config: Json, tokenizer: Tokenizer) -> ModelSpec:
     )
 
 
-_qwen3_vl = partial(_qwen, patch=16, positions=128000)
 NATIVE: Mapping[str, Callable[[Path, Json, Tokenizer], ModelSpec]] = {
     "qwen2_vl": _qwen2_vl,
     "qwen2_5_vl": _qwen,
     "qwen3_vl": _qwen3_vl,
     "qwen3_vl_moe": _qwen3_vl,
     "smolvlm": _smolvlm,
+    "glm4v": _glm,
+    "glm4v_moe": partial(_glm, text_type="glm4v_moe_text", image_id=151363),
+    "glm46v": _glm,
 }
 """model_type -> who reads its configuration."""

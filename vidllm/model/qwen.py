@@ -52,16 +52,21 @@ class QwenVL(NativeLMM):
         behind a long Qwen2.5-VL video stands within the video's span of time (behind it before, as in training).
         Decoding goes on from the last token's position, as `generate` does and as reading the text at once would.
         """
-        ids = torch.tensor([prompt.input_ids], device=self.device)
-        videos = [visual for visual in prompt.visuals if visual.kind == "video"]
-        images = [visual for visual in prompt.visuals if visual.kind == "image"]
         if not prompt.visuals:
             return super().positions_of(prompt)
-        positions, _ = self.model.get_rope_index(
+        ids = torch.tensor([prompt.input_ids], device=self.device)
+        positions = self._places(ids, prompt.visuals)
+        return positions, int(positions[0, 0, -1]) + 1 - ids.shape[1]
+
+    def _places(self, ids: Tensor, visuals: Sequence[Visual]) -> Tensor:
+        """Time, row and column (3, 1, L) of all ids (1, L), as transformers counts them."""
+        videos = [visual for visual in visuals if visual.kind == "video"]
+        images = [visual for visual in visuals if visual.kind == "image"]
+        positions: Tensor = self.model.get_rope_index(
             ids, self._kinds(ids), image_grid_thw=self._grids(images), video_grid_thw=self._grids(videos),
             second_per_grid_ts=[self._seconds_per_group(visual) for visual in videos] or None,
-        )  # fmt: skip
-        return positions, int(positions[0, 0, -1]) + 1 - ids.shape[1]
+        )[0]  # fmt: skip
+        return positions
 
     def _grids(self, visuals: Sequence[Visual]) -> Tensor | None:
         """(groups, rows, cols) in patches of each visual."""

@@ -27,6 +27,13 @@ def processor_settings(folder: Path, config: Json, part: Literal["image", "video
     return settings or {}
 
 
+def processor_class(folder: Path) -> str | None:
+    """The class transformers takes for the whole processor, from the files it looks into; None where none names one."""
+    files = ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json")
+    said = ((read_json(folder / name) or {}).get("processor_class") for name in files)
+    return next(filter(None, said), None)
+
+
 def normalisation(settings: Json, mean: Mean, std: Mean) -> tuple[Mean, Mean]:
     """(mean, std) of pixels between 0 and 1, whatever the processor scales pixels to and whether it normalises them."""
     scale = 255 * settings.get("rescale_factor", 1 / 255) if settings.get("do_rescale", True) else 255.0

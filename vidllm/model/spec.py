@@ -54,6 +54,7 @@ class ModelSpec:
     video_token: str | None = None
     """Placeholder the family's chat template prints for a video, if it has its own."""
     video_token_id: int | None = None
+    """What every visual token of a video is, if it is not `image_token_id`."""
     image_size: int = 0
     """Side of the square the vision tower takes, pixels; 0 for Qwen, whose frames have any size."""
     patch_size: int = 14
@@ -80,6 +81,9 @@ class ModelSpec:
     """One frame without a stamp of its own; `{number}` counts from 1."""
     picture_text: str = "{image}"
     """One picture, still or frame; `{image}` is its visual tokens."""
+    group_text: str = ""
+    """One group of frames in a native family that dates each: `{first}` and `{middle}` are its times in seconds,
+    `{second}` the first without its fraction, `{image}` and `{video}` the tokens."""
     default_frames: int = 32
     """Most frames taken when the user names no number."""
     fine_stride: int = 2

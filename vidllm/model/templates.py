@@ -106,6 +106,11 @@ _START, _END, _REPLY = "<|im_start|>{{ m.role + '\\n' }}", "<|im_end|>{{ '\\n' }
 _CHATML = _family(_START, _PICTURE, _END, _REPLY)
 _QWEN_MEDIA = "<|vision_start|>{{ '<|image_pad|>' if c.type == 'image' else '<|video_pad|>' }}<|vision_end|>"
 _QWEN = _family(_START, _QWEN_MEDIA, _END, _REPLY)
+_GLM_MEDIA = (
+    "{{ '<|begin_of_image|><|image|><|end_of_image|>' if c.type == 'image' else"
+    " '<|begin_of_video|><|video|><|end_of_video|>' }}"
+)
+_GLM = "[gMASK]<sop>" + _family("<|{{ m.role }}|>{{ '\\n' }}", _GLM_MEDIA, "", "<|assistant|>{{ '\\n' }}")
 _SMOLVLM = "<|im_start|>" + _family(
     "{{ m.role | capitalize }}{{ ':' if m.content[0].type == 'image' else ': ' }}",
     "{{ '<' + c.type + '>' }}",
@@ -121,4 +126,7 @@ _FAMILY_TEMPLATES = {
     "qwen3_vl": _QWEN,
     "qwen3_vl_moe": _QWEN,
     "smolvlm": _SMOLVLM,
+    "glm4v": _GLM,
+    "glm4v_moe": _GLM,
+    "glm46v": _GLM,
 }
