@@ -39,7 +39,8 @@ def video_prompt(model: Any, frames: int, seed: int, factor: float = 1.0) -> Pro
     """A prompt about `frames` frames that no other seed shows."""
     if isinstance(model, NativeLMM):
         pixels = pictures(frames, *test_native.SIZES[model.spec.model_type], seed=seed)
-        return test_native.video_prompt(model, pixels, [4.0 * i for i in range(frames)])
+        prompt = test_native.video_prompt(model, pixels, [4.0 * i for i in range(frames)])
+        return replace(prompt, rope_factor=factor)
     side = model.spec.image_size
     strides = [2 + (seed + i) % 2 for i in range(frames)]
     return test_lmm.video_prompt(model, pictures(frames, side, side, seed=seed), strides, factor)
@@ -47,11 +48,10 @@ def video_prompt(model: Any, frames: int, seed: int, factor: float = 1.0) -> Pro
 
 def mixed_work(model: Any, count: int = 9) -> list[tuple[Prompt, GenerationOptions]]:
     """Prompts of one to five frames, several RoPE factors, replies of 1 to 40 tokens, one of text alone."""
-    native = isinstance(model, NativeLMM)
     lengths = [7, 40, 1, 23, 12, 33, 5, 18, 28]
     work = []
     for number in range(count):
-        factor = 1.0 if native else (1.0, 1.37, 2.0)[number % 3]
+        factor = (1.0, 1.37, 2.0)[number % 3] if model.spec.rope_scalable else 1.0
         prompt = video_prompt(model, 1 + number * 2 % 5, number, factor)
         work.append((prompt, GenerationOptions(max_new_tokens=lengths[number % 9])))
     words = model.tokenizer.encode("USER: what is a circle? ASSISTANT:", add_special_tokens=False).ids

@@ -79,6 +79,7 @@ def test_stamps_gain_decimals_only_when_frames_are_close(times: tuple[float, ...
             "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>?<|im_end|>\n<|im_start|>assistant\n",
         ),
         ("glm4v", "[gMASK]<sop><|user|>\n<|begin_of_image|><|image|><|end_of_image|>?<|assistant|>\n"),
+        ("pixtral", "[INST][IMG]?[/INST]"),
     ],
 )
 def test_a_checkpoint_without_template_gets_its_family_s(family: str, text: str, tmp_path: Path) -> None:

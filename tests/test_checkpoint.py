@@ -352,6 +352,7 @@ def test_parts_that_would_answer_in_tuples_are_asked_all_the_same(
         ("llava", ["vision_tower", "multi_modal_projector", "language_model"]),
         ("qwen2_5_vl", ["visual", "language_model"]),
         ("smolvlm", ["vision_model", "connector", "text_model"]),
+        ("pixtral", ["vision_tower", "multi_modal_projector", "language_model"]),
     ],
 )
 def test_a_model_that_hardly_fits_is_asked_all_the_same(

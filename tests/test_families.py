@@ -62,13 +62,16 @@ def test_composable_families(family: str) -> None:
 
 @pytest.mark.parametrize(
     ("family", "unit", "group"),
-    [("qwen2_vl", 28, 2), ("qwen2_5_vl", 28, 2), ("qwen3_vl", 32, 2), ("smolvlm", 64, 1), ("glm4v", 28, 2)],
-)
+    [
+        ("qwen2_vl", 28, 2), ("qwen2_5_vl", 28, 2), ("qwen3_vl", 32, 2), ("smolvlm", 64, 1), ("glm4v", 28, 2),
+        ("pixtral", 16, 1), ("mistral3", 28, 1),
+    ],
+)  # fmt: skip
 def test_native_families(family: str, unit: int, group: int) -> None:
-    spec = read_spec(tiny_folder(family))
+    spec, words = read_spec(tiny_folder(family)), family in ("pixtral", "mistral3")
     assert isinstance(spec.geometry, NativeGeometry)
-    assert (spec.kind, spec.rope_scalable) == ("native", False)
-    assert spec.stamp == ("sentence" if family == "qwen2_vl" else "none")  # the others tell times in their own way
+    assert (spec.kind, spec.rope_scalable) == ("native", words)
+    assert spec.stamp == ("interleaved" if words else "sentence" if family == "qwen2_vl" else "none")
     assert (spec.geometry.unit, spec.geometry.temporal_patch) == (unit, group)
     assert spec.geometry.max_pixels <= 256 * unit**2
 
@@ -250,8 +253,8 @@ def test_an_unknown_vision_family_names_the_known_ones(tmp_path: Path) -> None:
 
 
 def test_an_unknown_tower_names_the_known_ones(llava: Path) -> None:
-    edit(llava / "config.json", vision_config={"model_type": "pixtral", "image_size": 1024})
-    with pytest.raises(UnsupportedModel, match="vision tower 'pixtral'; supported are clip_vision_model"):
+    edit(llava / "config.json", vision_config={"model_type": "dinov2", "image_size": 1024})
+    with pytest.raises(UnsupportedModel, match="vision tower 'dinov2'; supported are clip_vision_model"):
         read_spec(llava)
 
 

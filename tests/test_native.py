@@ -1,8 +1,9 @@
-"""NativeLMM against transformers' own Qwen2.5-VL, Qwen3-VL, SmolVLM and GLM-4.1V: same frames, same logits."""
+"""NativeLMM against transformers' own classes of every family that lays out frames: same frames, same logits."""
 
 import importlib.util
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from itertools import pairwise
@@ -26,10 +27,10 @@ from vidllm.prompt import Prompt, Visual
 Tiny = Callable[[str], Path]
 SIZES = {
     "qwen2_vl": (56, 84), "qwen2_5_vl": (56, 84), "qwen3_vl": (64, 96), "qwen3_vl_moe": (64, 96), "smolvlm": (128, 128),
-    "glm4v": (56, 84), "glm4v_moe": (56, 84), "glm46v": (84, 56),
+    "glm4v": (56, 84), "glm4v_moe": (56, 84), "glm46v": (84, 56), "pixtral": (64, 96), "mistral3": (56, 84),
 }  # fmt: skip
-TOKENS = {name: 4 if name == "smolvlm" else 6 for name in SIZES}
-"""Of one group of frames of that size: (rows / merge) * (cols / merge)."""
+TOKENS = dict.fromkeys(SIZES, 6) | {"smolvlm": 4, "pixtral": 28, "mistral3": 8}
+"""Of one group of frames of that size: (rows / merge) * (cols / merge), with what ends the rows of a Pixtral's."""
 
 
 def load(folder: Path) -> NativeLMM:
@@ -41,13 +42,17 @@ def load(folder: Path) -> NativeLMM:
 def video_prompt(model: NativeLMM, frames: NDArray[np.uint8], times: Sequence[float]) -> Prompt:
     """The ids the family's processor makes: one run of placeholders, or one per group of frames behind its time."""
     name = model.spec.model_type
-    group, count = model.geometry.temporal_patch, TOKENS[model.spec.model_type]
+    group, count = model.geometry.temporal_patch, TOKENS[name]
     groups = -(-len(frames) // group)
     run = model.spec.image_token if name == "smolvlm" else f"<|vision_start|>{model.spec.video_token}<|vision_end|>"
     marker = model.spec.image_token if model.spec.video_token_id is None else model.spec.video_token or ""
     if name.startswith("glm"):
         run = f"<|begin_of_image|>{marker * count}<|end_of_image|>"
         shown = "".join(f"{run}{int(t)}" for t in times[::group])
+    elif model.spec.row_ends:
+        rows, cols = (side // model.geometry.unit for side in frames.shape[1:3])
+        picture = "[IMG_BREAK]".join(["[IMG]" * cols] * rows) + "[IMG_END]"
+        shown = "".join(f"[{t:.1f}] {picture}\n" for t in times)
     elif model.spec.one_run:
         shown = run.replace(marker, marker * count * groups)
     else:
@@ -59,18 +64,22 @@ def video_prompt(model: NativeLMM, frames: NDArray[np.uint8], times: Sequence[fl
     return prompt_for(model, ids, [visual])  # type: ignore[arg-type]
 
 
-@cache
-def qwen_layout() -> Any:
-    """transformers' own video processor for the sake of its `patchify`, which is plain torch.
-
-    Its module imports torchvision and its constructor asks for it: both are for resizing, which is not used here.
-    """
+@contextmanager
+def torchvision_by_name() -> Iterator[None]:
+    """Modules of transformers that import torchvision, to resize pictures as nothing here does, can be imported."""
     absent = "torchvision" not in sys.modules and importlib.util.find_spec("torchvision") is None
     names = [f"torchvision{part}" for part in ("", ".transforms", ".transforms.v2", ".transforms.v2.functional")]
     stand_in = {name: ModuleType(name) for name in names}
     for outer, inner in pairwise(names):
         setattr(stand_in[outer], inner.rsplit(".", 1)[1], stand_in[inner])
     with mock.patch.dict(sys.modules, stand_in if absent else {}):
+        yield
+
+
+@cache
+def qwen_layout() -> Any:
+    """transformers' own video processor for the sake of its `patchify`, which is plain torch."""
+    with torchvision_by_name():
         from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
 
         return object.__new__(Qwen2VLVideoProcessor)
@@ -84,6 +93,9 @@ def hf_inputs(model: NativeLMM, prompt: Prompt, frames: NDArray[np.uint8], secon
     video = normal.permute(0, 3, 1, 2)[None]
     if spec.model_type == "smolvlm":
         return {"input_ids": ids, "pixel_values": video}
+    if spec.row_ends:
+        sizes = torch.tensor([frames.shape[1:3]] * len(frames))
+        return {"input_ids": ids, "pixel_values": video[0], "image_sizes": sizes}
     patches, *grid = qwen_layout().patchify(video, patch_size=spec.patch_size, merge_size=2, temporal_patch_size=2)
     kinds = 2 * (ids == (spec.video_token_id or spec.image_token_id)).int()
     inputs = {"input_ids": ids, "pixel_values_videos": patches[0], "video_grid_thw": torch.tensor([grid]),

@@ -36,9 +36,10 @@ def test_the_plan_counts_exactly_the_prompt_that_is_made(family: str, question: 
     assert prompt.rope_factor == clip.plan.rope_factor
 
 
-PIECES = st.sampled_from(
-    ["<image>", "<video>", "<|image|>", "<|video|>", "</s>", "<s>", "<|im_start|>", "<|video_pad|>", " ", "\n", "0:30"]
-)
+PIECES = st.sampled_from([
+    "<image>", "<video>", "<|image|>", "<|video|>", "</s>", "<s>", "<|im_start|>", "<|video_pad|>", "[IMG]",
+    "[IMG_BREAK]", " ", "\n", "0:30",
+])  # fmt: skip
 
 
 @settings(deadline=None, max_examples=40)

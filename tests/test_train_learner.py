@@ -927,7 +927,7 @@ def test_extras_of_another_model_are_refused(tiny: Callable[[str], Path], tmp_pa
 # ------------------------------------------------------------------------------------------------------ what is refused
 
 
-@pytest.mark.parametrize("name", ["qwen2_5_vl", "smolvlm"])
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "smolvlm", "pixtral"])
 def test_native_families_are_one_line(name: str, tiny: Callable[[str], Path]) -> None:
     with pytest.raises(UnsupportedModel, match=f"{name} lays out its own frames"):
         learner_of(tiny(name))

@@ -101,6 +101,31 @@ SMOL = (
 )
 """As SmolVLM prints it."""
 
+PIXTRAL = (
+    "{% if messages[0]['role'] == 'system' %}{% set system, turns = messages[0]['content'], messages[1:] %}"
+    "{% else %}{% set system, turns = '', messages %}{% endif %}{{ bos_token }}{% for message in turns %}"
+    "{% if message['role'] == 'user' %}{{ '[INST]' }}{{ system + '\\n\\n' if loop.last and system else '' }}"
+    "{% if message['content'] is not string %}{% for part in message['content'] %}"
+    "{% if part['type'] == 'text' %}{{ part['content'] }}{% elif part['type'] == 'image' %}{{ '[IMG]' }}"
+    "{% else %}{{ raise_exception('Unrecognized content type!') }}{% endif %}{% endfor %}"
+    "{% else %}{{ message['content'] }}{% endif %}{{ '[/INST]' }}{% else %}{{ message['content'] + eos_token }}"
+    "{% endif %}{% endfor %}"
+)
+"""As Pixtral 12B printed it at first: texts stand in `content`, and an answer is a text and no list."""
+
+MISTRAL_3 = (
+    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{% set system = messages[0]['content'][0]['text'] %}"
+    "{% set turns = messages[1:] %}{% else %}{% set system = 'The current date is ' + strftime_now('%Y') + '.' %}"
+    "{% set turns = messages %}{% endif %}{{ '[SYSTEM_PROMPT]' + system + '[/SYSTEM_PROMPT]' }}"
+    "{% for message in turns %}{% if message['role'] == 'user' %}{{ '[INST]' }}{% if message['content'] is string %}"
+    "{{ message['content'] }}{% else %}{% for part in message['content'] %}"
+    "{% if part['type'] == 'text' %}{{ part['text'] }}{% elif part['type'] == 'image' %}{{ '[IMG]' }}"
+    "{% else %}{{ raise_exception('Only text and images are supported!') }}{% endif %}{% endfor %}{% endif %}"
+    "{{ '[/INST]' }}{% elif message['content'] is string %}{{ message['content'] + eos_token }}"
+    "{% else %}{{ message['content'][0]['text'] + eos_token }}{% endif %}{% endfor %}"
+)
+"""As Mistral Small 3.1 prints it, with a shorter speech of its own."""
+
 
 def make_tokenizer(
     special: Sequence[str], *, bos: str | None, eos: str, pad: str, template: str
@@ -467,6 +492,49 @@ def _glm(folder: Path, config: type[Any], network: type[Any], named: str, templa
     return folder
 
 
+PIXTRAL_SPECIAL = ("[INST]", "[/INST]", "[IMG]", "[IMG_BREAK]", "[IMG_END]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]")
+
+
+def _pixtral_like(
+    folder: Path, config: type[Any], network: type[Any], template: str, patch: int, merge: int, text: Any, **more: Any
+) -> Path:
+    """The families that see with Pixtral's tower: sides of at most 8 tokens, a word behind each of their rows."""
+    from transformers import PixtralImageProcessorPil, PixtralVisionConfig
+
+    tokenizer = make_tokenizer(PIXTRAL_SPECIAL, bos="<s>", eos="</s>", pad="<pad>", template=template)
+    written = config(
+        vision_config=PixtralVisionConfig(**VISION, image_size=8 * patch * merge, patch_size=patch),
+        text_config=_text(text, tokenizer, num_key_value_heads=2, head_dim=8, sliding_window=None),
+        image_token_index=tokenizer.convert_tokens_to_ids("[IMG]"), vision_feature_layer=-1, **more,
+    )  # fmt: skip
+    _save(folder, network(written), tokenizer)
+    images = PixtralImageProcessorPil(size={"longest_edge": 8 * patch * merge}, patch_size=patch)
+    images.save_pretrained(folder)
+    _write(folder, "processor_config.json", {
+        "processor_class": "PixtralProcessor", "patch_size": patch, "spatial_merge_size": merge, "image_token": "[IMG]",
+        "image_break_token": "[IMG_BREAK]", "image_end_token": "[IMG_END]",
+    })  # fmt: skip
+    return folder
+
+
+def pixtral(folder: Path) -> Path:
+    """Pixtral 12B: a LLaVA whose tower takes pictures of any size, 16-pixel patches."""
+    from transformers import LlavaConfig, LlavaForConditionalGeneration, MistralConfig
+
+    return _pixtral_like(
+        folder, LlavaConfig, LlavaForConditionalGeneration, PIXTRAL, 16, 1, MistralConfig, image_seq_length=1,
+        vision_feature_select_strategy="full",
+    )  # fmt: skip
+
+
+def mistral3(folder: Path) -> Path:
+    """Mistral Small 3.1: the same tower with 14-pixel patches, merged 2x2."""
+    from transformers import Mistral3Config, Mistral3ForConditionalGeneration, MistralConfig
+
+    classes = Mistral3Config, Mistral3ForConditionalGeneration
+    return _pixtral_like(folder, *classes, MISTRAL_3, 14, 2, MistralConfig, spatial_merge_size=2)
+
+
 def with_text(folder: Path, kind: str, **said: object) -> Path:
     """LLaVA-1.5 over a language model of this kind, with what is said of it."""
     from transformers import AutoConfig, LlavaConfig, LlavaForConditionalGeneration
@@ -497,7 +565,7 @@ FAMILIES: dict[str, Callable[[Path], Path]] = {
     build.__name__: build
     for build in (
         llava, vipllava, llava_next, llava_next_video, llava_onevision, internvl, qwen2_vl, qwen2_5_vl, qwen3_vl,
-        qwen3_vl_moe, smolvlm, glm4v, glm4v_moe, glm46v,
+        qwen3_vl_moe, smolvlm, glm4v, glm4v_moe, glm46v, pixtral, mistral3,
     )
 }
 

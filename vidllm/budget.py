@@ -64,7 +64,8 @@ class NativeGeometry:
     Frames travel in groups of `temporal_patch` (the last one repeated to fill a group). Sides are multiples of
     `patch * merge` pixels, the area of one frame lies in [min_pixels, max_pixels]; or, with `square` > 0, every frame
     and image is that many pixels wide and high. Still images have bounds of their own; where a family `enlarges` them,
-    one thinner than `unit` is made as thick as that before its size is rounded.
+    one thinner than `unit` is made as thick as that before its size is rounded; with `longest_edge` > 0 it is their
+    sides that are bounded, and those of frames too. `row_end` tokens stand behind every row.
     """
 
     patch: int
@@ -76,6 +77,8 @@ class NativeGeometry:
     image_max_pixels: int = 0
     square: int = 0
     enlarges: bool = False
+    longest_edge: int = 0
+    row_end: int = 0
 
     @property
     def unit(self) -> int:
@@ -84,7 +87,11 @@ class NativeGeometry:
 
     def tokens(self, height: int, width: int) -> int:
         """Tokens of one group of frames of this size (multiples of `unit`)."""
-        return (height // self.unit) * (width // self.unit)
+        return (height // self.unit) * self.row_tokens(width)
+
+    def row_tokens(self, width: int) -> int:
+        """Tokens of one row of a picture of this width, with what ends it."""
+        return width // self.unit + self.row_end
 
     def image_tokens(self, height: int, width: int) -> int:
         """Tokens of a still image that is height x width before the family's processor scales it."""
@@ -94,6 +101,8 @@ class NativeGeometry:
         """(height, width) to which the family's processor scales a still image."""
         if self.square:
             return self.square, self.square
+        if self.longest_edge:
+            return bounded_size(height, width, self.unit, self.longest_edge)
         if self.enlarges and min(height, width) < self.unit:
             scale = self.unit / min(height, width)
             height, width = int(height * scale), int(width * scale)
@@ -110,10 +119,12 @@ class NativeGeometry:
         """
         if self.square:
             return [(self.square, self.square)]
+        if self.longest_edge:
+            height, width = self.image_size(height, width)
         largest = fitted_size(height, width, self.unit, self.min_pixels, self.max_pixels)
-        sizes = [largest]
-        for tokens in range(self.tokens(*largest) - 1, max(self.min_pixels // self.unit**2, 1) - 1, -1):
-            size = fitted_size(height, width, self.unit, 0, tokens * self.unit**2)
+        sizes, area = [largest], self.unit**2
+        for cells in range(math.prod(largest) // area - 1, max(self.min_pixels // area, 1) - 1, -1):
+            size = fitted_size(height, width, self.unit, 0, cells * area)
             if self.tokens(*size) < self.tokens(*sizes[-1]):  # of a strip, fewer pixels may round to more tokens
                 sizes.append(size)
         return sizes
@@ -132,6 +143,18 @@ def fitted_size(height: int, width: int, unit: int, min_pixels: int, max_pixels:
         scale = math.sqrt(min_pixels / (height * width))
         rows, cols = (math.ceil(side * scale / unit) for side in (height, width))
     return rows * unit, cols * unit
+
+
+def bounded_size(height: int, width: int, unit: int, longest: int) -> tuple[int, int]:
+    """(height, width) in multiples of `unit` of a picture shrunk, the aspect kept, until no side is over `longest`.
+
+    The rounding is that of Pixtral's image processor: down to the bound, then up to the multiple. Of a strip so narrow
+    that nothing would be left of it (there the processor fails) one row is.
+    """
+    ratio = max(height / longest, width / longest)
+    if ratio > 1:
+        height, width = max(math.floor(height / ratio), 1), max(math.floor(width / ratio), 1)
+    return -(-height // unit) * unit, -(-width // unit) * unit
 
 
 @dataclass(frozen=True)

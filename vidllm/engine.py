@@ -115,8 +115,7 @@ def shared_prefix(past: Past, prompt: Prompt) -> int:
     if prompt.rope_factor != past.state.rope_factor or not past.state.alive or not _same_media(past.prompt, prompt):
         return 0
     shared = common_length(past.ids, prompt.input_ids[:-1])  # the last id is read again: its logits begin the answer
-    visual = {prompt.spec.image_token_id, prompt.spec.video_token_id}
-    return 0 if visual.intersection(prompt.input_ids[shared:]) else shared
+    return 0 if prompt.spec.visual_ids.intersection(prompt.input_ids[shared:]) else shared
 
 
 def common_length(one: Sequence[int], other: Sequence[int]) -> int:

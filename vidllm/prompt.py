@@ -88,7 +88,8 @@ class Visual:
 class Prompt:
     """What a model is fed. `input_ids` holds `spec.image_token_id` once for every visual token.
 
-    Native families: the ids their own processor would make (`spec.video_token_id` for video where they have one).
+    Native families: the ids their own processor would make (`spec.video_token_id` for video where they have one,
+    `spec.row_ends` among the visual tokens).
     """
 
     input_ids: tuple[int, ...]
@@ -231,7 +232,24 @@ def _fill(messages: Sequence[Message], layout: Layout, spec: ModelSpec) -> _Fill
     starts = [slot + more for slot, more in zip(layout.slots, grown, strict=False)]
     firsts = accumulate((len(own) for _, own in drafts), initial=0)
     visuals = tuple(replace(visual, position=starts[run]) for (visual, _), run in zip(drafts, firsts, strict=False))
-    return _Filled(_repeated(layout.ids, layout.slots, runs), visuals, runs)
+    ids = _repeated(layout.ids, layout.slots, runs)
+    return _Filled(_with_row_ends(ids, drafts, starts, spec) if spec.row_ends else ids, visuals, runs)
+
+
+def _with_row_ends(
+    ids: Sequence[int], drafts: Sequence[_Draft], starts: Sequence[int], spec: ModelSpec
+) -> tuple[int, ...]:
+    """`ids` with what ends every row, and every picture, in place of the visual token that stands there."""
+    geometry, (row_end, picture_end) = spec.geometry, spec.row_ends
+    assert isinstance(geometry, NativeGeometry)
+    ended, places = list(ids), iter(starts)
+    for visual, own in drafts:
+        height, width = visual.pixels.shape[1:3]
+        row = geometry.row_tokens(width if visual.kind == "video" else geometry.image_size(height, width)[1])
+        for tokens, start in zip(own, places, strict=False):
+            ended[start + row - 1 : start + tokens : row] = [row_end] * (tokens // row)
+            ended[start + tokens - 1] = picture_end
+    return tuple(ended)
 
 
 def _room_of(

@@ -153,7 +153,7 @@ def answer_ids(example: Example, prompt: Prompt) -> tuple[int, ...]:
 
 def _end_of_visuals(prompt: Prompt) -> int:
     """The index behind the last token that stands for a picture; 0 where there is none."""
-    visual = {prompt.spec.image_token_id, prompt.spec.video_token_id}
+    visual = prompt.spec.visual_ids
     return max((i + 1 for i, token in enumerate(prompt.input_ids) if token in visual), default=0)
 
 

@@ -234,7 +234,8 @@ def _render_spoken(turns: Sequence[Turn], spec: ModelSpec, tokenizer: Tokenizer,
 
 def _content_parts(turn: Turn, text: str, spec: ModelSpec) -> list[dict[str, str]]:
     kinds = ["image" if marker(m, spec) == spec.image_token else "video" for m in turn.media]
-    return [*({"type": kind} for kind in kinds), {"type": "text", "text": text}]
+    # Pixtral's first templates read `content` of a text, and print nothing, without a word, where there is none.
+    return [*({"type": kind} for kind in kinds), {"type": "text", "text": text, "content": text}]
 
 
 def _question_parts(turn: Turn, text: str, spec: ModelSpec) -> list[dict[str, str]] | str:
@@ -251,7 +252,8 @@ _FORMS: tuple[_Form, ...] = (_content_parts, _question_parts, _content_string)
 
 def _quietener(spec: ModelSpec, tokenizer: Tokenizer) -> Callable[[str], str]:
     """A special token written in someone's text is text: broken by a space, or it would act as what it names."""
-    named = (*_markers(spec), *filter(None, [spec.video_token]))  # they stand for pixels, special tokens or not
+    ends = [tokenizer.id_to_token(end) for end in spec.row_ends]
+    named = (*_markers(spec), *filter(None, [spec.video_token, *ends]))  # they stand for pixels, special or not
     pattern = _special_pattern(tokenizer, tokenizer.get_vocab_size(), named)
     return lambda text: pattern.sub(lambda match: f"{match[0][0]} {match[0][1:]}", text)
 

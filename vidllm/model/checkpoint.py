@@ -61,8 +61,12 @@ _NETWORKS: dict[str, str] = {
     "glm4v": "Glm4vForConditionalGeneration",
     "glm4v_moe": "Glm4vMoeForConditionalGeneration",
     "glm46v": "Glm46VForConditionalGeneration",
+    "pixtral": "LlavaForConditionalGeneration",
+    "mistral3": "Mistral3ForConditionalGeneration",
 }
 """model_type -> transformers' class for it."""
+_MODULES = {"pixtral": "llava"}
+"""Where it stands, if not in the module of that name."""
 
 SDPA = {"attn_implementation": "sdpa"}
 """PyTorch's own attention, by transformers' name."""
@@ -290,7 +294,8 @@ def quiet() -> Iterator[None]:
 
 def _network_class(spec: ModelSpec) -> Any:
     """From the module of its family: importing that alone saves seconds over the Auto classes."""
-    module = importlib.import_module(f"transformers.models.{spec.model_type}.modeling_{spec.model_type}")
+    name = _MODULES.get(spec.model_type, spec.model_type)
+    module = importlib.import_module(f"transformers.models.{name}.modeling_{name}")
     return getattr(module, _NETWORKS[spec.model_type])
 
 
@@ -338,8 +343,9 @@ def _check_report(folder: Path, report: Mapping[str, Any]) -> None:
         raise IncompleteModel(f"{folder}: {len(names)} weights are {what}, {names[0]} first; {_cure(folder)}")
 
 
-_LANGUAGE_LAYER = re.compile(r"(?<!encoder\.)\blayers\.(\d+)\.")
-"""Where a weight's name says in which layer of the language model it lies; a tower's are an encoder's layers."""
+_LANGUAGE_LAYER = re.compile(r"(?<!encoder\.)(?<!transformer\.)\blayers\.(\d+)\.")
+"""Where a weight's name says in which layer of the language model it lies; a tower's are an encoder's layers, Pixtral's
+a transformer's."""
 
 
 def _check_depth(folder: Path, unused: Iterable[str], depth: int) -> None:
@@ -414,6 +420,10 @@ def _native_class(spec: ModelSpec) -> type[NativeLMM]:
         from vidllm.model.glm import GlmV
 
         return GlmV
+    if spec.model_type in ("pixtral", "mistral3"):
+        from vidllm.model.pixtral import Pixtral
+
+        return Pixtral
     from vidllm.model.qwen import QwenVL
 
     return QwenVL

@@ -11,8 +11,16 @@ from typing import TYPE_CHECKING
 from vidllm.budget import Geometry
 from vidllm.errors import IncompleteModel, UnsupportedModel
 from vidllm.model.anyres import canvases
-from vidllm.model.settings import context_of, normalisation, processor_settings, token_text, whole
-from vidllm.model.spec import CLIP_MEAN, CLIP_STD, Cls, Json, ModelSpec
+from vidllm.model.settings import (
+    class_token,
+    context_of,
+    normalisation,
+    processor_settings,
+    token_text,
+    tower_layers,
+    whole,
+)
+from vidllm.model.spec import CLIP_MEAN, CLIP_STD, Json, ModelSpec
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -41,13 +49,6 @@ def _llava(folder: Path, config: Json, tokenizer: Tokenizer, *, default_tower: J
     text = config.get("text_config") or {}
     token_id = config.get("image_token_index", config.get("image_token_id", image_token))
     chosen = config.get("vision_feature_layer", config.get("vision_feature_layers", layers))
-    layers = [chosen] if isinstance(chosen, int) else [int(layer) for layer in chosen]
-    depth = whole(vision, "num_hidden_layers", _TOWER_LAYERS)
-    if any(not -depth - 1 <= layer <= depth for layer in layers):
-        raise IncompleteModel(
-            f"{folder}: config.json takes features from layer {layers} of a vision tower of {depth} layers; "
-            "download the model again"
-        )
     mean, std = normalisation(processor_settings(folder, config, "image"), CLIP_MEAN, CLIP_STD)
     return ModelSpec(
         folder=folder, model_type=config["model_type"], text_type=str(text.get("model_type", "llama")),
@@ -55,25 +56,10 @@ def _llava(folder: Path, config: Json, tokenizer: Tokenizer, *, default_tower: J
         context=context_of(folder, text), rope_scalable=True,
         image_token=token_text(folder, tokenizer, token_id), image_token_id=token_id,
         image_size=image_size, patch_size=patch_size,
-        cls=_cls(folder, has_cls, config.get("vision_feature_select_strategy", strategy)),
-        vision_layers=tuple(layers),
+        cls=class_token(folder, has_cls, config.get("vision_feature_select_strategy", strategy)),
+        vision_layers=tower_layers(folder, chosen, whole(vision, "num_hidden_layers", _TOWER_LAYERS)),
         image_mean=mean, image_std=std,
     )
-
-
-def _cls(folder: Path, has_cls: bool, strategy: str) -> Cls:
-    if strategy not in ("default", "full"):
-        raise IncompleteModel(
-            f"{folder}: vision_feature_select_strategy is {strategy!r} in config.json; it is default or full"
-        )
-    if not has_cls and strategy == "default":
-        raise IncompleteModel(
-            f"{folder}: config.json drops a class token its vision tower does not have; "
-            'set "vision_feature_select_strategy": "full"'
-        )
-    if not has_cls:
-        return "none"
-    return "drop" if strategy == "default" else "keep"
 
 
 _NEXT_GRIDS = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]

@@ -8,7 +8,9 @@ A folder may carry `vidllm.json`, whose keys are the fields of `spec.Overrides`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vidllm.budget import Geometry, Newline, Pooling
 from vidllm.errors import IncompleteModel, ModelNotFound, NotAVisionModel, UnsupportedModel
@@ -19,6 +21,9 @@ from vidllm.model.resolve import resolve_model as resolve_model
 from vidllm.model.spec import Json, override, read_json
 from vidllm.model.spec import ModelSpec as ModelSpec
 from vidllm.model.spec import load_tokenizer as load_tokenizer
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 _FAMILIES = {**COMPOSABLE, **NATIVE}
 
@@ -41,7 +46,7 @@ def read_spec(folder: Path) -> ModelSpec:
         )
     if config is None:
         raise ModelNotFound(f"{folder}: no config.json; give a Hugging Face model folder or a Hub id")
-    reader = _FAMILIES.get(str(config.get("model_type")))
+    reader = _reader_of(config)
     if reader is None:
         raise _refusal(folder, config)
     if not (folder / "tokenizer.json").is_file():
@@ -56,6 +61,12 @@ def read_spec(folder: Path) -> ModelSpec:
             f"{folder}: its JSON files are no {config['model_type']} configuration ({error}); download the model again"
         ) from error
     return override(spec, folder / "vidllm.json")
+
+
+def _reader_of(config: Json) -> Callable[[Path, Json, Tokenizer], ModelSpec] | None:
+    kind, vision = str(config.get("model_type")), config.get("vision_config")
+    tower = vision.get("model_type") if isinstance(vision, dict) else None
+    return _FAMILIES.get(f"{kind}/{tower}") or _FAMILIES.get(kind)
 
 
 def fetch_model(name: str | None) -> Path:

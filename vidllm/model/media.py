@@ -47,7 +47,7 @@ def medium_text(shown: Shown, spec: ModelSpec) -> str:
         form.replace("{time}", format_time(t, decimals=decimals)).replace("{number}", str(number))
         for number, t in enumerate(shown.times, 1)
     ]
-    return "".join(frames).removesuffix("\n")  # the template ends the medium's line
+    return "".join(frames).removesuffix("\n" if spec.media_end_lines else "")
 
 
 def stamp_decimals(times: Sequence[float]) -> int:

@@ -1,4 +1,4 @@
-"""NativeLMM: what families that lay out frames themselves have in common; `qwen` and `smolvlm` are two of them.
+"""NativeLMM: what families that lay out frames themselves have in common; `qwen`, `smolvlm` and `pixtral` are three.
 
 `prompt` has made the ids their processors would make; here the pixels follow the same layout. It is done in plain
 torch because transformers' own video processors need torchvision, which vidllm does without.
@@ -20,6 +20,7 @@ from vidllm.model.encode import encode_clips
 from vidllm.model.features import FeatureCache
 from vidllm.model.lmm import vision_key
 from vidllm.model.reader import Ready, TextReader, check_counts, like
+from vidllm.model.rope import scaled_positions
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -63,10 +64,10 @@ class NativeLMM(TextReader):
 
     def positions_of(self, prompt: Prompt) -> tuple[Tensor, int]:
         """Position ids of the prompt, and how far the next token's position is from the number of tokens."""
-        return torch.arange(prompt.length, device=self.device)[None], 0
+        return scaled_positions(0, prompt.length, prompt.rope_factor, self.device), 0
 
     def _prepared(self, prompts: Sequence[Prompt], cache: FeatureCache | None) -> list[Ready]:
-        if any(prompt.rope_factor != 1.0 for prompt in prompts):
+        if not self.spec.rope_scalable and any(prompt.rope_factor != 1.0 for prompt in prompts):
             raise ModelError(f"{self.spec.model_type} counts positions its own way; a RoPE factor does not apply")
         clips = [[group for visual in prompt.visuals for group in self._groups(visual)] for prompt in prompts]
         encoded = encode_clips(clips, self.encode_groups, cache=cache, context=self._vision_key, chunk=self.chunk)
@@ -77,7 +78,7 @@ class NativeLMM(TextReader):
         positions, offset = self.positions_of(prompt)
         return Ready(
             embeddings=embeddings, deep=deep, positions=positions, position_offset=offset,
-            frames_encoded=groups_encoded * self.geometry.temporal_patch,
+            rope_factor=prompt.rope_factor, frames_encoded=groups_encoded * self.geometry.temporal_patch,
         )
 
     def _groups(self, visual: Visual) -> list[NDArray[np.uint8]]:
@@ -98,7 +99,7 @@ class NativeLMM(TextReader):
     def _embed(self, prompt: Prompt, features: Sequence[Tensor]) -> tuple[Tensor, dict[str, object]]:
         """Token embeddings (1, L, D) with features in their holes; and what Qwen3-VL adds in its first layers."""
         ids = torch.tensor([prompt.input_ids], device=self.device)
-        holes = self._kinds(ids) > 0
+        holes = torch.isin(ids, torch.tensor(sorted(self.spec.visual_ids), device=self.device))
         made = iter(features)
         counts = [sum(len(next(made)) for _ in range(self._group_count(v))) for v in prompt.visuals]
         check_counts(prompt.visuals, counts, int(holes.sum()))
@@ -112,8 +113,3 @@ class NativeLMM(TextReader):
 
     def _group_count(self, visual: Visual) -> int:
         return self.geometry.groups(len(visual.pixels)) if visual.kind == "video" else 1
-
-    def _kinds(self, ids: Tensor) -> Tensor:
-        """0 text, 1 image, 2 video, for every token id."""
-        images, video_id = torch.eq(ids, self.spec.image_token_id).int(), self.spec.video_token_id
-        return images if video_id is None else images + 2 * torch.eq(ids, video_id).int()

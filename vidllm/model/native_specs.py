@@ -9,16 +9,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vidllm.budget import NativeGeometry
-from vidllm.errors import IncompleteModel
+from vidllm.errors import IncompleteModel, UnsupportedModel
 from vidllm.model.settings import (
+    class_token,
     context_of,
     normalisation,
     processor_class,
     processor_settings,
+    token_id_of,
     token_text,
+    tower_layers,
     whole,
 )
-from vidllm.model.spec import CLIP_MEAN, CLIP_STD, Json, ModelSpec
+from vidllm.model.spec import CLIP_MEAN, CLIP_STD, Json, ModelSpec, read_json
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -121,6 +124,55 @@ def _smolvlm(folder: Path, config: Json, tokenizer: Tokenizer) -> ModelSpec:
     )
 
 
+def _pixtral(
+    folder: Path, config: Json, tokenizer: Tokenizer, *, merge: int = 1, layers: int = -2, image_token: int = 32000
+) -> ModelSpec:
+    """Frames are pictures behind their times; what a LLaVA of this tower and Mistral 3 share, LLaVA's own defaults."""
+    vision, text = config["vision_config"], config.get("text_config") or {}
+    images, processor = processor_settings(folder, config, "image"), read_json(folder / "processor_config.json") or {}
+    patch, size = whole(vision, "patch_size", 16), images.get("size") or {"longest_edge": 1024}
+    unit = patch * merge
+    said = whole(processor, "patch_size", patch) * whole(processor, "spatial_merge_size", merge)
+    if said != unit:
+        raise IncompleteModel(
+            f"{folder}: a token is {said} px wide to the processor and {unit} to config.json; "
+            "save config and processor from the same model"
+        )
+    ends = [processor.get("image_break_token", "[IMG_BREAK]"), processor.get("image_end_token", "[IMG_END]")]
+    depth = whole(vision, "num_hidden_layers", 24)
+    token_id = config.get("image_token_index", config.get("image_token_id", image_token))
+    token = token_text(folder, tokenizer, token_id)
+    mean, std = normalisation(images, CLIP_MEAN, CLIP_STD)
+    return ModelSpec(
+        folder=folder, model_type=config["model_type"], text_type=str(text.get("model_type", "llama")), kind="native",
+        context=context_of(folder, text), rope_scalable=True,
+        geometry=NativeGeometry(
+            patch=patch, merge=merge, min_pixels=_LEAST_FRAME_TOKENS * unit**2,
+            max_pixels=_NATIVE_FRAME_TOKENS * unit**2, longest_edge=whole(size, "longest_edge", 0), row_end=1,
+        ),
+        image_token=token, image_token_id=token_id, video_token=token, video_token_id=token_id,
+        row_ends=tuple(token_id_of(folder, tokenizer, end) for end in ends), patch_size=patch,
+        vision_layers=tower_layers(folder, config.get("vision_feature_layer", layers), depth),
+        media_end_lines=False, fit="stretch", fine_stride=1, coarse_stride=1, uniform_stride=1,
+        image_mean=mean, image_std=std,
+    )
+
+
+def _llava_pixtral(folder: Path, config: Json, tokenizer: Tokenizer) -> ModelSpec:
+    class_token(folder, False, config.get("vision_feature_select_strategy", "default"))
+    return replace(_pixtral(folder, config, tokenizer), model_type="pixtral")
+
+
+def _mistral3(folder: Path, config: Json, tokenizer: Tokenizer) -> ModelSpec:
+    vision = config.get("vision_config") or {"patch_size": 14}
+    if (tower := vision.get("model_type", "pixtral")) != "pixtral":
+        raise UnsupportedModel(f"{folder}: no adapter for vision tower {tower!r} of a mistral3; supported is pixtral")
+    text = {"model_type": "mistral", **(config.get("text_config") or {})}
+    said = {**config, "vision_config": vision, "text_config": text}
+    merge = whole(config, "spatial_merge_size", 2)
+    return _pixtral(folder, said, tokenizer, merge=merge, layers=-1, image_token=10)
+
+
 NATIVE: Mapping[str, Callable[[Path, Json, Tokenizer], ModelSpec]] = {
     "qwen2_vl": _qwen2_vl,
     "qwen2_5_vl": _qwen,
@@ -130,5 +182,7 @@ NATIVE: Mapping[str, Callable[[Path, Json, Tokenizer], ModelSpec]] = {
     "glm4v": _glm,
     "glm4v_moe": partial(_glm, text_type="glm4v_moe_text", image_id=151363),
     "glm46v": _glm,
+    "llava/pixtral": _llava_pixtral,
+    "mistral3": _mistral3,
 }
-"""model_type -> who reads its configuration."""
+"""model_type, or model_type/tower where the tower makes it another family -> who reads its configuration."""

@@ -68,6 +68,11 @@ class QwenVL(NativeLMM):
         )[0]  # fmt: skip
         return positions
 
+    def _kinds(self, ids: Tensor) -> Tensor:
+        """0 text, 1 image, 2 video, for every token id."""
+        images, video_id = torch.eq(ids, self.spec.image_token_id).int(), self.spec.video_token_id
+        return images if video_id is None else images + 2 * torch.eq(ids, video_id).int()
+
     def _grids(self, visuals: Sequence[Visual]) -> Tensor | None:
         """(groups, rows, cols) in patches of each visual."""
         sizes = [(self._group_count(v), *self._groups(v)[0].shape[1:3]) for v in visuals]

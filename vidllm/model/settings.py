@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from vidllm.errors import IncompleteModel
-from vidllm.model.spec import Json, Mean, read_json
+from vidllm.model.spec import Cls, Json, Mean, read_json
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -61,9 +61,36 @@ def whole(values: Json, key: str, default: int) -> int:
     return value
 
 
+def tower_layers(folder: Path, chosen: int | list[int], depth: int) -> tuple[int, ...]:
+    """The hidden states that features are taken from, of a vision tower of so many layers."""
+    layers = [chosen] if isinstance(chosen, int) else [int(layer) for layer in chosen]
+    if any(not -depth - 1 <= layer <= depth for layer in layers):
+        raise IncompleteModel(
+            f"{folder}: config.json takes features from layer {layers} of a vision tower of {depth} layers; "
+            "download the model again"
+        )
+    return tuple(layers)
+
+
+def class_token(folder: Path, has_one: bool, strategy: str) -> Cls:
+    """What becomes of the tower's class token under this vision_feature_select_strategy."""
+    if strategy not in ("default", "full"):
+        raise IncompleteModel(
+            f"{folder}: vision_feature_select_strategy is {strategy!r} in config.json; it is default or full"
+        )
+    if not has_one and strategy == "default":
+        raise IncompleteModel(
+            f"{folder}: config.json drops a class token its vision tower does not have; "
+            'set "vision_feature_select_strategy": "full"'
+        )
+    if not has_one:
+        return "none"
+    return "drop" if strategy == "default" else "keep"
+
+
 _CONTEXTS = {
     "llama": 2048, "mistral": 131072, "qwen2": 32768, "qwen3": 32768, "qwen3_moe": 32768, "gpt_oss": 131072,
-    "granite": 2048, "gemma": 8192, "gemma2": 8192, "phi": 2048, "phi3": 4096,
+    "granite": 2048, "gemma": 8192, "gemma2": 8192, "phi": 2048, "phi3": 4096, "ministral3": 262144,
 }  # fmt: skip
 """Positions of a text config that leaves them out: the default of that Hugging Face config class."""
 
@@ -79,6 +106,15 @@ def context_of(folder: Path, text: Json) -> int:
     if kind == "yarn":
         return max(positions, int((rope.get("original_max_position_embeddings") or positions) * factor))
     return int(positions * factor) if kind == "linear" else positions
+
+
+def token_id_of(folder: Path, tokenizer: Tokenizer, token: str) -> int:
+    """The id of a token that a processor names."""
+    token_id = tokenizer.token_to_id(token)
+    if token_id is None:
+        raise IncompleteModel(f"{folder}: tokenizer.json has no {token!r}; save tokenizer and processor from the same "
+                              "model")  # fmt: skip
+    return token_id
 
 
 def token_text(folder: Path, tokenizer: Tokenizer, token_id: int) -> str:

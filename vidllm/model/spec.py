@@ -39,7 +39,7 @@ class ModelSpec:
     folder: Path
     """Where config.json, tokenizer.json and the weights lie."""
     model_type: str
-    """`model_type` of config.json, e.g. "llava"."""
+    """`model_type` of config.json, e.g. "llava"; "pixtral" of a LLaVA with that tower, which is another family."""
     text_type: str
     """`model_type` of its language model, e.g. "llama"."""
     kind: Kind
@@ -63,6 +63,8 @@ class ModelSpec:
     """Vision tower's class token: it has "none", it has one to "drop", or one that still images "keep"."""
     vision_layers: tuple[int, ...] = (-2,)
     """Indices into the tower's hidden states (vision_feature_layer); more than one are concatenated (VipLLaVA)."""
+    row_ends: tuple[int, ...] = ()
+    """Pixtral's ids behind every row of a picture's tokens, and behind the last one instead; none for others."""
     shuffle: int = 1
     """InternVL's pixel shuffle: so many patches a side stand side by side in one token's features."""
     pool_before_projector: bool = True
@@ -84,6 +86,8 @@ class ModelSpec:
     group_text: str = ""
     """One group of frames in a native family that dates each: `{first}` and `{middle}` are its times in seconds,
     `{second}` the first without its fraction, `{image}` and `{video}` the tokens."""
+    media_end_lines: bool = True
+    """Whether the chat template ends the line of every medium; if not, a video ends that of its last frame itself."""
     default_frames: int = 32
     """Most frames taken when the user names no number."""
     fine_stride: int = 2
@@ -105,6 +109,12 @@ class ModelSpec:
     def one_run(self) -> bool:
         """Whether all visual tokens of a video stand in one run, with nothing between its frames."""
         return self.model_type in ("qwen2_vl", "qwen2_5_vl")
+
+    @property
+    def visual_ids(self) -> frozenset[int]:
+        """Ids that stand for what is seen, what ends its rows included."""
+        ids = {self.image_token_id, self.video_token_id, *self.row_ends}
+        return frozenset(token for token in ids if token is not None)
 
     @property
     def tiles_have_newlines(self) -> bool:

@@ -117,6 +117,12 @@ _SMOLVLM = "<|im_start|>" + _family(
     "<end_of_utterance>{{ '\\n' }}",
     "Assistant:",
 )
+_PIXTRAL = _family(
+    "{% if m.role == 'user' %}[INST]{% endif %}",
+    "{{ image_token }}",
+    "{{ '[/INST]' if m.role == 'user' else eos_token if m.role == 'assistant' else '\\n\\n' }}",
+    "",
+)
 _TEXT_TEMPLATES = {"mistral": _INSTRUCT, "qwen2": _CHATML, "qwen3": _CHATML}
 """By language model, for checkpoints that bring no template; any other gets Vicuna's, as LLaVA-1.5 was trained."""
 _FAMILY_TEMPLATES = {
@@ -129,4 +135,6 @@ _FAMILY_TEMPLATES = {
     "glm4v": _GLM,
     "glm4v_moe": _GLM,
     "glm46v": _GLM,
+    "pixtral": _PIXTRAL,
+    "mistral3": _PIXTRAL,
 }
