@@ -20,7 +20,7 @@ from vidllm.video.glances import glance_times
 from vidllm.video.info import VideoInfo
 from vidllm.video.thumbs import SIDE
 
-COMPOSABLE = ("llava", "vipllava", "llava_next", "llava_next_video", "llava_onevision", "internvl")
+COMPOSABLE = ("llava", "vipllava", "llava_next", "llava_next_video", "llava_onevision", "internvl", "gemma3")
 FAMILIES = (*COMPOSABLE, "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "smolvlm", "glm4v", "pixtral", "mistral3")
 
 

@@ -67,7 +67,7 @@ def any_wish(rng: random.Random, family: str) -> Wish:
 
 @pytest.mark.usefixtures("index_glances")
 @pytest.mark.parametrize("videos", [1, 3])
-@pytest.mark.parametrize("family", ["llava", "llava_onevision", "internvl", "qwen3_vl"])
+@pytest.mark.parametrize("family", ["llava", "llava_onevision", "internvl", "gemma3", "qwen3_vl"])
 def test_every_way_out_leads_out(family: str, videos: int, tmp_path: Path) -> None:
     """With subtitles, of which more room shows more, and beside other videos, of which each has its share."""
     (tmp_path / "talk.srt").write_text(SRT)

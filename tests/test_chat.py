@@ -75,6 +75,11 @@ def test_stamps_gain_decimals_only_when_frames_are_close(times: tuple[float, ...
         ("llava_onevision", "<|im_start|>user\n<image>\n?<|im_end|>\n<|im_start|>assistant\n"),
         ("internvl", "<|im_start|>user\n<img><IMG_CONTEXT></img>\n?<|im_end|>\n<|im_start|>assistant\n"),
         (
+            "gemma3",
+            "<bos><start_of_turn>user\n\n\n<start_of_image><image_soft_token><end_of_image>\n\n?<end_of_turn>\n"
+            "<start_of_turn>model\n",
+        ),
+        (
             "qwen2_5_vl",
             "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>?<|im_end|>\n<|im_start|>assistant\n",
         ),

@@ -45,6 +45,7 @@ COMPOSABLE = {
     "llava_next_video": (8, "average", "none", "pad", "drop", (-2,), "sentence", True),
     "llava_onevision": (9, "bilinear", "one", "stretch", "none", (-1,), "sentence", False),
     "internvl": (4, "average", "none", "stretch", "drop", (-1,), "sentence", False),
+    "gemma3": (4, "average", "none", "stretch", "none", (), "interleaved", True),
 }  # fmt: skip
 
 
@@ -53,11 +54,12 @@ def test_composable_families(family: str) -> None:
     spec = read_spec(tiny_folder(family))
     rows, pooling, newline, fit, cls, layers, stamp, before = COMPOSABLE[family]
     assert spec.geometry == Geometry(rows=rows, cols=rows, pooling=pooling, newline=newline)
-    assert (spec.kind, spec.model_type, spec.rope_scalable, spec.context) == ("composable", family, True, 4096)
+    assert (spec.kind, spec.model_type, spec.context) == ("composable", family, 4096)
+    assert spec.rope_scalable == (family != "gemma3")
     assert (spec.fit, spec.cls, spec.stamp, spec.pool_before_projector) == (fit, cls, stamp, before)
     assert spec.vision_layers == layers
-    assert spec.image_token == ("<IMG_CONTEXT>" if family == "internvl" else "<image>")
-    assert spec.image_size == rows * spec.patch_size * spec.shuffle
+    assert spec.image_token == {"internvl": "<IMG_CONTEXT>", "gemma3": "<image_soft_token>"}.get(family, "<image>")
+    assert spec.image_size == rows * spec.patch_size * (2 if family == "gemma3" else spec.shuffle)
 
 
 @pytest.mark.parametrize(
@@ -122,7 +124,9 @@ def test_defaults_of_the_config_classes_stand_in_for_what_they_do_not_write(llav
     assert spec.geometry == Geometry(rows=24, cols=24)
 
 
-@pytest.mark.parametrize("kind", ["mistral", "qwen3", "qwen3_moe", "gpt_oss", "granite", "gemma2", "phi3"])
+@pytest.mark.parametrize(
+    "kind", ["mistral", "qwen3", "qwen3_moe", "gpt_oss", "granite", "gemma2", "gemma3_text", "phi3"]
+)
 def test_a_context_that_is_the_default_of_its_class_need_not_be_written(kind: str, llava: Path) -> None:
     """Older releases of transformers left out what equals the default."""
     from transformers import AutoConfig
@@ -326,6 +330,9 @@ def test_a_config_of_the_wrong_shape_is_one_line(llava: Path, changes: dict[str,
         ("llava_next_video", "config.json", {"spatial_pool_stride": 0}, "spatial_pool_stride is 0"),
         ("llava_next_video", "preprocessor_config.json", {"image_grid_pinpoints": [[-112, 112]]}, "no multiples"),
         ("internvl", "config.json", {"downsample_ratio": -0.5}, "no multiple of -2, by which"),
+        ("gemma3", "config.json", {"mm_tokens_per_image": 9}, "8 patches a side can not be averaged to .* 9;"),
+        ("gemma3", "config.json", {"mm_tokens_per_image": 12}, "8 patches a side can not be averaged to .* 12;"),
+        ("gemma3", "config.json", {"boi_token_index": 31999}, "visual token 31999 is no added token"),
         ("qwen3_vl", "config.json", {"vision_config": {"patch_size": 0.5}}, r"patch_size is 0\.5"),
         ("qwen2_5_vl", "config.json", {"vision_config": {"temporal_patch_size": 0}}, "temporal_patch_size is 0"),
         ("qwen3_vl", "video_preprocessor_config.json", {"size": {"longest_edge": -7}}, "max_pixels is -7"),

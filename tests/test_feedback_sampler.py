@@ -17,6 +17,7 @@ from vidllm.feedback.candidates import SAMPLED, SamplingOptions
 from vidllm.feedback.perturb import perturb_messages
 from vidllm.feedback.sampler import Sampler, answer_ids, answer_logp, draw, seed_of
 from vidllm.model.features import FeatureCache
+from vidllm.model.gemma import Gemma3
 from vidllm.model.kv import KeyValues
 from vidllm.model.reader import TextReader
 from vidllm.options import GenerationOptions
@@ -26,8 +27,8 @@ from vidllm.world.make import write_video
 
 BOLD = SamplingOptions(k=6, temperature=2.5)
 FAMILIES = (
-    "llava", "llava_next_video", "llava_onevision", "internvl", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "smolvlm",
-    "glm4v", "pixtral", "mistral3",
+    "llava", "llava_next_video", "llava_onevision", "internvl", "gemma3", "qwen2_vl", "qwen2_5_vl", "qwen3_vl",
+    "smolvlm", "glm4v", "pixtral", "mistral3",
 )  # fmt: skip
 
 
@@ -59,8 +60,11 @@ def plain_logp(model: VideoModel, messages: Sequence[Message], answer: str) -> f
     with torch.inference_mode():
         ready = lmm.prepare([example.prompt])[0]
         kv = KeyValues.empty(lmm.layers, ready.length)
+        deep = ready.deep
+        if isinstance(lmm, Gemma3):
+            deep = {"attention_mask": lmm._mask(deep["sight"], 0, ready.length)}
         hidden = lmm.language(inputs_embeds=ready.embeddings, position_ids=ready.positions, past_key_values=kv,
-                              use_cache=True, **ready.deep).last_hidden_state  # fmt: skip
+                              use_cache=True, **deep).last_hidden_state  # fmt: skip
         logps = torch.log_softmax(lmm.head(hidden[0]).double(), dim=-1)
     ids, trained = example.prompt.input_ids, example.trained
     last = max(i for i in range(len(ids)) if not trained[i] and any(trained[i:])) + 1

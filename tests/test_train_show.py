@@ -29,7 +29,8 @@ def shown(family: str, *, colour: bool) -> str:
 def test_what_is_learnt_stands_in_marks(family: str) -> None:
     page = shown(family, colour=False)
     marked = [words.strip() for words in re.findall("⟦(.*?)⟧", page, re.DOTALL)]
-    end = "<|im_end|>" if family in ("llava_onevision", "internvl") else "</s>"
+    ends = {"llava_onevision": "<|im_end|>", "internvl": "<|im_end|>", "gemma3": "<end_of_turn>"}
+    end = ends.get(family, "</s>")
     assert marked == [f"The red circle moves right.{end}", f"Nothing.{end}"] * 2
     assert page.count(" visual]") == 2 * 4
     assert "what happens?" in page

@@ -92,6 +92,26 @@ GLM_THINKING = (
 )
 """As GLM-4.5V and GLM-4.6V print it: what was thought before earlier answers is left out."""
 
+GEMMA = (
+    "{{ bos_token }}{%- if messages[0]['role'] == 'system' -%}"
+    "{%- set system = messages[0]['content'] if messages[0]['content'] is string"
+    " else messages[0]['content'][0]['text'] -%}"
+    "{%- set prefix = system + '\n\n' -%}{%- set turns = messages[1:] -%}"
+    "{%- else -%}{%- set prefix = '' -%}{%- set turns = messages -%}{%- endif -%}"
+    "{%- for message in turns -%}"
+    "{%- if (message['role'] == 'user') != (loop.index0 % 2 == 0) -%}"
+    "{{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}{%- endif -%}"
+    "{%- set role = 'model' if message['role'] == 'assistant' else message['role'] -%}"
+    "{{ '<start_of_turn>' + role + '\n' + (prefix if loop.first else '') }}"
+    "{%- if message['content'] is string -%}{{ message['content'] | trim }}"
+    "{%- else -%}{%- for part in message['content'] -%}"
+    "{%- if part['type'] == 'image' -%}{{ '<start_of_image>' }}"
+    "{%- elif part['type'] == 'text' -%}{{ part['text'] | trim }}{%- endif -%}{%- endfor -%}{%- endif -%}"
+    "{{ '<end_of_turn>\n' }}{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{ '<start_of_turn>model\n' }}{%- endif -%}"
+)
+"""As Gemma 3 prints it: a picture is one token here, its processor writes the rest."""
+
 SMOL = (
     "{{ '<|im_start|>' }}{% for message in messages %}{{ message['role'] | capitalize }}"
     "{% if message['content'][0]['type'] == 'text' %}{{ ': ' }}{% else %}{{ ':' }}{% endif %}"
@@ -329,6 +349,44 @@ def internvl(folder: Path) -> Path:
     return folder
 
 
+GEMMA_PICTURE = {"image_token": "<image_soft_token>", "boi_token": "<start_of_image>", "eoi_token": "<end_of_image>"}
+
+
+def gemma3(folder: Path) -> Path:
+    """Gemma 3: 8x8 SigLIP patches averaged to 4x4, pictures read both ways, layers with and without a window."""
+    from transformers import (
+        Gemma3Config,
+        Gemma3ForConditionalGeneration,
+        Gemma3ImageProcessorPil,
+        Gemma3Processor,
+        Gemma3TextConfig,
+        SiglipVisionConfig,
+    )
+
+    names = (*GEMMA_PICTURE.values(), "<start_of_turn>", "<eos>")
+    bare = make_tokenizer(names, bos="<bos>", eos="<end_of_turn>", pad="<pad>", template=GEMMA)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bare.backend_tokenizer, bos_token="<bos>", eos_token="<end_of_turn>", pad_token="<pad>",
+        extra_special_tokens=GEMMA_PICTURE, chat_template=GEMMA,
+    )  # fmt: skip
+    rope = {"full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 1e4}}  # fmt: skip
+    text = _text(
+        Gemma3TextConfig, tokenizer, num_key_value_heads=2, head_dim=8, query_pre_attn_scalar=8, rope_parameters=rope,
+        sliding_window=24, layer_types=["sliding_attention", "full_attention"],
+    )  # fmt: skip
+    vision = SiglipVisionConfig(**VISION, image_size=112, patch_size=14, vision_use_head=False)
+    ids = {f"{name[:3]}_token_index": tokenizer.convert_tokens_to_ids(GEMMA_PICTURE[name])
+           for name in ("boi_token", "eoi_token")}  # fmt: skip
+    config = Gemma3Config(
+        text_config=text, vision_config=vision, mm_tokens_per_image=16,
+        image_token_index=tokenizer.convert_tokens_to_ids("<image_soft_token>"), **ids,
+    )  # fmt: skip
+    side = {"size": {"height": 112, "width": 112}}
+    Gemma3Processor(Gemma3ImageProcessorPil(**side), tokenizer, GEMMA, image_seq_length=16).save_pretrained(folder)
+    return _save(folder, Gemma3ForConditionalGeneration(config), tokenizer)
+
+
 QWEN_SPECIAL = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
 
 
@@ -564,8 +622,8 @@ def edit(path: Path, **changes: Any) -> None:
 FAMILIES: dict[str, Callable[[Path], Path]] = {
     build.__name__: build
     for build in (
-        llava, vipllava, llava_next, llava_next_video, llava_onevision, internvl, qwen2_vl, qwen2_5_vl, qwen3_vl,
-        qwen3_vl_moe, smolvlm, glm4v, glm4v_moe, glm46v, pixtral, mistral3,
+        llava, vipllava, llava_next, llava_next_video, llava_onevision, internvl, gemma3, qwen2_vl, qwen2_5_vl,
+        qwen3_vl, qwen3_vl_moe, smolvlm, glm4v, glm4v_moe, glm46v, pixtral, mistral3,
     )
 }
 

@@ -316,7 +316,7 @@ def _squares(clip: Clip, spec: ModelSpec) -> NDArray[np.uint8]:
     if clip.features is not None:
         return clip.frames.pixels  # none: there is nothing left to fit
     fill = [255 * value for value in spec.image_mean]
-    return fit_pixels(clip.frames.pixels, spec.image_size, clip.plan.fit or spec.fit, fill)
+    return fit_pixels(clip.frames.pixels, spec.image_size, clip.plan.fit or spec.fit, fill, spec.resample)
 
 
 def _newline(mode: Newline, last: bool) -> Newline:
@@ -369,7 +369,7 @@ def _image_visual(image: Image, spec: ModelSpec, single: bool) -> Visual:
     else:
         fill = [255 * value for value in spec.image_mean]
         fit = "pad" if spec.image_grids else spec.fit  # LLaVA-OneVision stretches frames and pads such pictures
-        pixels = fit_pixels(image.pixels[None], spec.image_size, fit, fill)
+        pixels = fit_pixels(image.pixels[None], spec.image_size, fit, fill, spec.resample)
     return Visual(
         pixels=pixels, kind="image", stride=1, tokens=tokens, position=0, newline=newline, grid=tiles,
         source_size=(height, width),

@@ -163,7 +163,8 @@ def raw_tokenizer(tokenizer: AnyTokenizer) -> Tokenizer:
 
 
 def _markers(spec: ModelSpec) -> tuple[str, ...]:
-    return tuple(dict.fromkeys((spec.image_token, marker(Shown(kind="video"), spec))))
+    """What the template prints for a picture and for a video."""
+    return tuple(dict.fromkeys((marker(Shown(kind="image"), spec), marker(Shown(kind="video"), spec))))
 
 
 def _full_text(turn: Turn, spec: ModelSpec) -> str:
@@ -214,7 +215,7 @@ def _forms_read(template: str, names: tuple[tuple[str, str], ...], spec: ModelSp
         except ValueError:
             return False
         lists = [str(said) for said in contents if isinstance(said, list)]
-        return told.count(spec.image_token) == 1 and not any(said in told for said in lists)
+        return told.count(_markers(spec)[0]) == 1 and not any(said in told for said in lists)
 
     return tuple(form for form in _FORMS if is_read(form)) or _FORMS
 
@@ -233,7 +234,7 @@ def _render_spoken(turns: Sequence[Turn], spec: ModelSpec, tokenizer: Tokenizer,
 
 
 def _content_parts(turn: Turn, text: str, spec: ModelSpec) -> list[dict[str, str]]:
-    kinds = ["image" if marker(m, spec) == spec.image_token else "video" for m in turn.media]
+    kinds = ["image" if marker(m, spec) == _markers(spec)[0] else "video" for m in turn.media]
     # Pixtral's first templates read `content` of a text, and print nothing, without a word, where there is none.
     return [*({"type": kind} for kind in kinds), {"type": "text", "text": text, "content": text}]
 
@@ -253,7 +254,8 @@ _FORMS: tuple[_Form, ...] = (_content_parts, _question_parts, _content_string)
 def _quietener(spec: ModelSpec, tokenizer: Tokenizer) -> Callable[[str], str]:
     """A special token written in someone's text is text: broken by a space, or it would act as what it names."""
     ends = [tokenizer.id_to_token(end) for end in spec.row_ends]
-    named = (*_markers(spec), *filter(None, [spec.video_token, *ends]))  # they stand for pixels, special or not
+    # These stand for pixels, special or not.
+    named = (*_markers(spec), spec.image_token, *filter(None, [spec.video_token, *ends]))
     pattern = _special_pattern(tokenizer, tokenizer.get_vocab_size(), named)
     return lambda text: pattern.sub(lambda match: f"{match[0][0]} {match[0][1:]}", text)
 

@@ -27,6 +27,7 @@ from vidllm.model.extras import load_extras
 from vidllm.model.families import ModelSpec, load_tokenizer, read_spec
 from vidllm.model.fingerprint import ADAPTER_FILE
 from vidllm.model.fingerprint import fingerprint as fingerprint
+from vidllm.model.gemma import Gemma3
 from vidllm.model.light import LightLlava, fits, load_light
 from vidllm.model.lmm import ComposableLMM, VideoLMM
 from vidllm.model.memory import is_out_of_memory
@@ -53,6 +54,7 @@ _NETWORKS: dict[str, str] = {
     "llava_next_video": "LlavaNextVideoForConditionalGeneration",
     "llava_onevision": "LlavaOnevisionForConditionalGeneration",
     "internvl": "InternVLForConditionalGeneration",
+    "gemma3": "Gemma3ForConditionalGeneration",
     "qwen2_vl": "Qwen2VLForConditionalGeneration",
     "qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration",
     "qwen3_vl": "Qwen3VLForConditionalGeneration",
@@ -192,6 +194,8 @@ def _load_network(
             raise IncompleteModel(f"{spec.folder}: {_one_line(error)}; download the model again") from error
     if network is None:
         options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True}
+        if spec.two_way:
+            options |= SDPA  # another attention takes no table of what each token sees
         if device_map is not None or quantize is not None:
             options["device_map"] = device_map or {"": str(device)}
         if quantize is not None:
@@ -407,7 +411,8 @@ def _adapt(spec: ModelSpec, tokenizer: Tokenizer, network: nn.Module, mark: str)
     table = network.get_input_embeddings()  # type: ignore[operator]
     place = like(table)
     extras = load_extras(spec.folder, table.weight.shape[1], place.device, place.dtype)
-    return ComposableLMM(spec, tokenizer, network, mark, extras=extras)
+    kind = Gemma3 if spec.model_type == "gemma3" else ComposableLMM
+    return kind(spec, tokenizer, network, mark, extras=extras)
 
 
 def _native_class(spec: ModelSpec) -> type[NativeLMM]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -16,6 +17,7 @@ from vidllm.model.settings import (
     context_of,
     normalisation,
     processor_settings,
+    rope_kind,
     token_text,
     tower_layers,
     whole,
@@ -149,6 +151,34 @@ def _side(folder: Path, said: int | list[int]) -> int:
     return sides.pop()
 
 
+def _gemma3(folder: Path, config: Json, tokenizer: Tokenizer) -> ModelSpec:
+    """Patches averaged to mm_tokens_per_image, each picture on lines of its own. Its positions are not stretched: most
+    layers see a window and never far, and the others' own factor is in the checkpoint."""
+    text = {"model_type": "gemma3_text", **(config.get("text_config") or {})}
+    if (turning := rope_kind(text)) in ("dynamic", "longrope"):
+        raise UnsupportedModel(f"{folder}: no adapter for gemma3 with positions that are {turning}")
+    spec = _llava(folder, {**config, "text_config": text}, tokenizer,
+                  default_tower={"model_type": "siglip_vision_model"}, strategy="full", layers=-1, image_token=262144)
+    assert isinstance(spec.geometry, Geometry)
+    patches, tokens = spec.geometry.rows, whole(config, "mm_tokens_per_image", 256)
+    side = math.isqrt(tokens)
+    if side * side != tokens or patches % side:
+        raise IncompleteModel(
+            f"{folder}: {patches} patches a side can not be averaged to config.json's mm_tokens_per_image {tokens}; "
+            "download the model again"
+        )
+    begin, end = (token_text(folder, tokenizer, config.get(f"{name}_token_index", usual))
+                  for name, usual in (("boi", 255999), ("eoi", 256000)))  # fmt: skip
+    images = processor_settings(folder, config, "image")
+    mean, std = normalisation(images, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    return replace(
+        spec, geometry=replace(spec.geometry, rows=side, cols=side), vision_layers=(), rope_scalable=False,
+        two_way=True, fit="stretch", resample=whole(images, "resample", 2), image_mean=mean, image_std=std,
+        fine_stride=1, uniform_stride=1, coarse_stride=2, image_marker=begin,
+        picture_text=f"\n\n{begin}{{image}}{end}\n\n", frame_text="[{time}]{image}", media_end_lines=False,
+    )
+
+
 COMPOSABLE: Mapping[str, Callable[[Path, Json, Tokenizer], ModelSpec]] = {
     "llava": _llava,
     "vipllava": partial(_llava, layers=[-2, -5, -8, -11, 6]),
@@ -156,5 +186,6 @@ COMPOSABLE: Mapping[str, Callable[[Path, Json, Tokenizer], ModelSpec]] = {
     "llava_next_video": _llava_next_video,
     "llava_onevision": _llava_onevision,
     "internvl": _internvl,
+    "gemma3": _gemma3,
 }
 """model_type -> who reads its configuration."""

@@ -157,12 +157,11 @@ class ComposableLMM(TextReader):
     def _laid_out(self, visual: Visual, features: Tensor) -> Tensor:
         """Only a still image of one tile keeps a class token where the family keeps one; a grid has no place for it."""
         if visual.kind == "image" and visual.grid is None:
-            projected: Tensor = self.parts.multi_modal_projector(features)[0]
-            return lay_out(projected[:, None], self.newline, visual.newline)
+            return lay_out(self.project(features)[0][:, None], self.newline, visual.newline)
         patches = features[:, 1:] if self.spec.cls == "keep" else features
         if visual.grid is None or visual.source_size is None:
             return lay_out(self._pooled(patches, visual.stride)[0], self.newline, visual.newline)
-        tiles: Tensor = self.parts.multi_modal_projector(patches)
+        tiles = self.project(patches)
         if visual.newline == "none":  # the tiles follow one another
             return tiles.flatten(0, 1)
         return pack_tiles(tiles, visual.source_size, visual.grid, self.newline, self.spec.image_max_tiles)
@@ -173,10 +172,13 @@ class ComposableLMM(TextReader):
         assert isinstance(geometry, Geometry)
         if self.spec.pool_before_projector:
             pooled = pool(features, geometry.rows, geometry.cols, stride, geometry.pooling)
-            projected: Tensor = self.parts.multi_modal_projector(pooled.flatten(1, 2))
-            return projected.view(*pooled.shape[:3], -1)
-        projected = self.parts.multi_modal_projector(features)
-        return pool(projected, geometry.rows, geometry.cols, stride, geometry.pooling)
+            return self.project(pooled.flatten(1, 2)).view(*pooled.shape[:3], -1)
+        return pool(self.project(features), geometry.rows, geometry.cols, stride, geometry.pooling)
+
+    def project(self, features: Tensor) -> Tensor:
+        """Tower features (N, P, Dv) -> (N, P, D)."""
+        projected: Tensor = self.parts.multi_modal_projector(features)
+        return projected
 
     def tower_features(self, pixels: Tensor) -> Tensor:
         """Vision features (N, P, Dv) of uint8 pixels (N, S, S, 3); several layers stand side by side in Dv."""

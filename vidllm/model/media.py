@@ -117,5 +117,5 @@ def number_words(number: int) -> str:
 def marker(shown: Shown, spec: ModelSpec) -> str:
     """What the chat template prints for a medium. Composable models see a video as one image that becomes frames."""
     if shown.kind == "image" or spec.kind == "composable":
-        return spec.image_token
+        return spec.image_marker or spec.image_token
     return spec.video_token or "<video>"

@@ -15,7 +15,7 @@ from vidllm.errors import ModelError
 from vidllm.model.attention import NAME
 from vidllm.model.kv import KeyValues, Past, State, rewind, writable
 from vidllm.model.rope import scaled_positions, scaled_rows
-from vidllm.model.slots import Slots
+from vidllm.model.slots import Slots, Step
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -68,7 +68,7 @@ class Ready:
     position_offset: int = 0
     """As in `State`."""
     deep: Mapping[str, Any] = field(default_factory=dict)
-    """What goes to the language model as it is: vision features of deeper layers."""
+    """What else `read` is told: vision features of deeper layers, or how far tokens see."""
     frames_encoded: int = 0
     encode_seconds: float = 0.0
 
@@ -228,11 +228,15 @@ class TextReader(ABC):
         kv = slots.step(len(tokens), self.device)
         hidden = self.language(
             inputs_embeds=self.embed(ids), position_ids=scaled_rows(places[:, None], factors), past_key_values=kv,
-            attention_mask=kv.mask, use_cache=True,
+            attention_mask=self.step_mask(kv), use_cache=True,
         ).last_hidden_state  # fmt: skip
         logits: Tensor = self.head(hidden[:, -1]).float()
         slots.stepped(len(tokens))
         return logits
+
+    def step_mask(self, kv: Step) -> Tensor | dict[str, Tensor]:
+        """What each row of a step sees, for all layers or by their kind."""
+        return kv.mask
 
     @torch.inference_mode()
     def read(self, embeddings: Tensor, kv: Past, positions: Tensor, **deep: object) -> Tensor:

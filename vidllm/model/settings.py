@@ -90,9 +90,12 @@ def class_token(folder: Path, has_one: bool, strategy: str) -> Cls:
 
 _CONTEXTS = {
     "llama": 2048, "mistral": 131072, "qwen2": 32768, "qwen3": 32768, "qwen3_moe": 32768, "gpt_oss": 131072,
-    "granite": 2048, "gemma": 8192, "gemma2": 8192, "phi": 2048, "phi3": 4096, "ministral3": 262144,
+    "granite": 2048, "gemma": 8192, "gemma2": 8192, "gemma3_text": 131072, "phi": 2048, "phi3": 4096,
+    "ministral3": 262144,
 }  # fmt: skip
 """Positions of a text config that leaves them out: the default of that Hugging Face config class."""
+_STRETCHED = {"gemma3_text"}
+"""Whose max_position_embeddings counts its linear factor in."""
 
 
 def context_of(folder: Path, text: Json) -> int:
@@ -101,11 +104,23 @@ def context_of(folder: Path, text: Json) -> int:
     positions = text.get("max_position_embeddings", _CONTEXTS.get(str(text.get("model_type", "llama"))))
     if type(positions) is not int or positions < 1:
         raise IncompleteModel(f"{folder}: config.json names no max_position_embeddings; add it to its text_config")
-    rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
-    kind, factor = rope.get("rope_type", rope.get("type")), float(rope.get("factor") or 1.0)
+    rope, kind = rope_of(text), rope_kind(text)
+    factor = float(rope.get("factor") or 1.0)
     if kind == "yarn":
         return max(positions, int((rope.get("original_max_position_embeddings") or positions) * factor))
-    return int(positions * factor) if kind == "linear" else positions
+    return int(positions * factor) if kind == "linear" and text.get("model_type") not in _STRETCHED else positions
+
+
+def rope_of(text: Json) -> Json:
+    """How a language model's positions turn; where its layers differ, in those that see beyond a window."""
+    rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
+    return rope.get("full_attention") or rope
+
+
+def rope_kind(text: Json) -> str:
+    """Like "linear"; "default" where nothing is stretched."""
+    rope = rope_of(text)
+    return str(rope.get("rope_type", rope.get("type", "default")))
 
 
 def token_id_of(folder: Path, tokenizer: Tokenizer, token: str) -> int:

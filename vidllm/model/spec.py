@@ -51,6 +51,8 @@ class ModelSpec:
     image_token: str
     """Placeholder of every visual token, image or video frame (one added token of the tokenizer)."""
     image_token_id: int
+    image_marker: str | None = None
+    """What the family's chat template prints for a picture, if that is another token."""
     video_token: str | None = None
     """Placeholder the family's chat template prints for a video, if it has its own."""
     video_token_id: int | None = None
@@ -62,7 +64,8 @@ class ModelSpec:
     cls: Cls = "none"
     """Vision tower's class token: it has "none", it has one to "drop", or one that still images "keep"."""
     vision_layers: tuple[int, ...] = (-2,)
-    """Indices into the tower's hidden states (vision_feature_layer); more than one are concatenated (VipLLaVA)."""
+    """Indices into the tower's hidden states (vision_feature_layer); more than one are concatenated (VipLLaVA).
+    Empty: what the tower gives out at last."""
     row_ends: tuple[int, ...] = ()
     """Pixtral's ids behind every row of a picture's tokens, and behind the last one instead; none for others."""
     shuffle: int = 1
@@ -71,6 +74,8 @@ class ModelSpec:
     """Pool features before or after the projector."""
     fit: Fit = "pad"
     """How a frame that is not square meets the square tile."""
+    resample: int = 3
+    """The filter that scales it, by Pillow's number: 3 is bicubic, 2 bilinear."""
     image_mean: Mean = CLIP_MEAN
     image_std: Mean = CLIP_STD
     stamp: Stamp = "interleaved"
@@ -88,6 +93,8 @@ class ModelSpec:
     `{second}` the first without its fraction, `{image}` and `{video}` the tokens."""
     media_end_lines: bool = True
     """Whether the chat template ends the line of every medium; if not, a video ends that of its last frame itself."""
+    two_way: bool = False
+    """Whether the tokens of one picture see each other in both directions; all the rest is read from left to right."""
     default_frames: int = 32
     """Most frames taken when the user names no number."""
     fine_stride: int = 2

@@ -123,6 +123,13 @@ _PIXTRAL = _family(
     "{{ '[/INST]' if m.role == 'user' else eos_token if m.role == 'assistant' else '\\n\\n' }}",
     "",
 )
+_GEMMA = "{{ bos_token }}" + _family(
+    "{% if loop.first or loop.previtem.role != 'system' %}<start_of_turn>"  # what a system says begins the user's turn
+    "{{ ('model' if m.role == 'assistant' else 'user') + '\\n' }}{% endif %}",
+    "<start_of_image>",
+    "{{ '\\n\\n' if m.role == 'system' else '<end_of_turn>\\n' }}",
+    "<start_of_turn>model{{ '\\n' }}",
+)
 _TEXT_TEMPLATES = {"mistral": _INSTRUCT, "qwen2": _CHATML, "qwen3": _CHATML}
 """By language model, for checkpoints that bring no template; any other gets Vicuna's, as LLaVA-1.5 was trained."""
 _FAMILY_TEMPLATES = {
@@ -137,4 +144,5 @@ _FAMILY_TEMPLATES = {
     "glm46v": _GLM,
     "pixtral": _PIXTRAL,
     "mistral3": _PIXTRAL,
+    "gemma3": _GEMMA,
 }

@@ -289,17 +289,20 @@ def learned_spec(spec: ModelSpec, extra: Extra) -> ModelSpec:
 
 
 def check_family(spec: ModelSpec) -> None:
-    """Raise UnsupportedModel for a family that lays out its own frames; told by a model's small files alone."""
-    if spec.kind != "composable":
-        raise UnsupportedModel(f"{spec.folder}: {spec.model_type} lays out its own frames and can not be taught here; "
-                               "teach a LLaVA-like model")  # fmt: skip
+    """Raise UnsupportedModel for a family that can not be taught; told by a model's small files alone."""
+    if spec.kind == "composable" and not spec.two_way:  # a tree of answers is read from left to right
+        return
+    why = "reads pictures in both directions" if spec.two_way else "lays out its own frames"
+    raise UnsupportedModel(
+        f"{spec.folder}: {spec.model_type} {why} and can not be taught here; teach a LLaVA-like model"
+    )
 
 
 def check_parts(spec: ModelSpec, options: LearnerOptions) -> None:
     """Whether the model of `spec` (as `learned_spec` gives it) can be taught so, told before its weights are read.
 
     Raises:
-        UnsupportedModel: its family lays out its own frames.
+        UnsupportedModel: its family can not be taught.
         ConfigError: a part is to learn that it does not have.
     """
     check_family(spec)

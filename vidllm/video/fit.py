@@ -33,9 +33,10 @@ def inner_size(height: int, width: int, side: int, fit: Fit) -> tuple[int, int]:
 
 
 def fit_pixels(
-    pixels: NDArray[np.uint8], side: int, fit: Fit, fill: Sequence[float] = (0, 0, 0)
+    pixels: NDArray[np.uint8], side: int, fit: Fit, fill: Sequence[float] = (0, 0, 0), resample: int = 3
 ) -> NDArray[np.uint8]:
-    """Pictures uint8 (N, H, W, 3) -> (N, side, side, 3). `fill` is the border's colour, 0 to 255.
+    """Pictures uint8 (N, H, W, 3) -> (N, side, side, 3). `fill` is the border's colour, 0 to 255, and
+    `resample` Pillow's number of a filter (3: bicubic).
 
     Pictures that the decoder already scaled to `inner_size` are only padded or cropped, never resampled again.
     """
@@ -43,7 +44,7 @@ def fit_pixels(
         pixels = _middle(pixels, min(pixels.shape[1:3]))
     height, width = inner_size(pixels.shape[1], pixels.shape[2], side, fit)
     if (height, width) != pixels.shape[1:3]:
-        pixels = _scaled(pixels, height, width)
+        pixels = _scaled(pixels, height, width, resample)
     if fit == "crop":
         return np.ascontiguousarray(_middle(pixels, side))
     if (height, width) == (side, side):
@@ -64,8 +65,8 @@ def _middle(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
     return pixels[:, top : top + side, left : left + side]
 
 
-def _scaled(pixels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+def _scaled(pixels: NDArray[np.uint8], height: int, width: int, resample: int) -> NDArray[np.uint8]:
     from PIL import Image
 
-    pictures = (Image.fromarray(p).resize((width, height), Image.Resampling.BICUBIC) for p in pixels)
+    pictures = (Image.fromarray(p).resize((width, height), resample) for p in pixels)
     return np.stack([np.asarray(p) for p in pictures])

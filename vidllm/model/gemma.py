@@ -1,0 +1,96 @@
+"""Gemma 3: SigLIP's patches averaged to a grid of soft tokens, and each picture read in both directions.
+
+    64 x 64 patches -> average -> 16 x 16 (what is cached) -> a frame's own stride -> norm, projection -> tokens
+
+    full layers      everything before a token, and all of its own picture
+    sliding layers   the same, as far back as their window
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from vidllm.budget import Geometry
+from vidllm.model.lmm import ComposableLMM, normalised
+from vidllm.model.pooling import pool
+from vidllm.model.reader import Ready, like
+
+if TYPE_CHECKING:
+    from vidllm.model.features import FeatureCache
+    from vidllm.model.kv import Past
+    from vidllm.model.slots import Step
+    from vidllm.prompt import Prompt
+
+READ = 2048
+"""Tokens read at a time, all of a picture together: what each sees is a table of so many rows, however long it is."""
+
+
+class Gemma3(ComposableLMM):
+    """A picture's tokens see each other; what is read behind a prompt, a follow-up or a step, is text and sees back."""
+
+    @property
+    def window(self) -> int | None:
+        """Rows of any length share a step: `step_mask` says what their sliding layers see."""
+        return None
+
+    def tower_features(self, pixels: Tensor) -> Tensor:
+        """uint8 pixels (N, S, S, 3) -> (N, P, Dv): the tower's output, averaged as the projector would."""
+        assert isinstance(self.spec.geometry, Geometry)
+        normal = normalised(pixels, self.spec, like(self.parts.vision_tower))
+        patches = self.parts.vision_tower(normal.permute(0, 3, 1, 2)).last_hidden_state
+        side = math.isqrt(patches.shape[1])
+        return pool(patches, side, side, side // self.spec.geometry.rows, "average").flatten(1, 2)
+
+    def project(self, features: Tensor) -> Tensor:
+        """(N, P, Dv) -> (N, P, D) by the family's own projector, less its average, over a grid of any side."""
+        projector: Any = self.parts.multi_modal_projector
+        projector.avg_pool, projector.patches_per_image = nn.Identity(), math.isqrt(features.shape[1])
+        return super().project(features)
+
+    def _prepared(self, prompts: Sequence[Prompt], cache: FeatureCache | None) -> list[Ready]:
+        made = zip(prompts, super()._prepared(prompts, cache), strict=True)
+        return [replace(ready, deep={"sight": self._sight(prompt)}) for prompt, ready in made]
+
+    def _sight(self, prompt: Prompt) -> Tensor:
+        """(L,) the last token each sees: itself, or its picture's last."""
+        sight = torch.arange(prompt.length, device=self.device)
+        for visual in prompt.visuals:
+            end = visual.position + visual.tokens
+            sight[visual.position : end] = end - 1
+        return sight
+
+    @torch.inference_mode()
+    def read(self, embeddings: Tensor, kv: Past, positions: Tensor, **deep: object) -> Tensor:
+        """As `TextReader.read`; with the `sight` of a whole prompt, of which `kv` may hold the beginning."""
+        sight = deep.get("sight")
+        if not isinstance(sight, Tensor):
+            return super().read(embeddings, kv, positions)
+        logits, begun = torch.empty(0), kv.length
+        while (start := kv.length) < len(sight):
+            end = int(sight[min(start + READ, len(sight)) - 1]) + 1
+            here = slice(start - begun, end - begun)
+            logits = super().read(
+                embeddings[:, here], kv, positions[:, here], attention_mask=self._mask(sight[start:end], start, end)
+            )
+        return logits
+
+    def _mask(self, sight: Tensor, start: int, end: int) -> dict[str, Tensor]:
+        """What the tokens from `start` to `end` see of all before `end`, by kind of layer: (1, 1, end - start, end)."""
+        keys = torch.arange(end, device=sight.device)
+        seen = keys <= sight[:, None]
+        return self._by_kind(seen[None, None], keys, keys[start:, None])
+
+    def step_mask(self, kv: Step) -> dict[str, Tensor]:
+        """What each row of a step sees, by kind of layer."""
+        keys = torch.arange(kv.longest, device=kv.mask.device)
+        return self._by_kind(kv.mask, keys, kv.ends[:, None, None, None])
+
+    def _by_kind(self, seen: Tensor, keys: Tensor, queries: Tensor) -> dict[str, Tensor]:
+        window: int = self._config.sliding_window
+        return {"full_attention": seen, "sliding_attention": seen & (keys > queries - window)}
