@@ -257,7 +257,7 @@ class Batcher:
         assert self._buffers is not None
         index = self._rows.index(None) if None in self._rows else len(self._rows)
         start = self._shared_start(job)
-        rest = ready.rest(start.length) if start else ready
+        rest = ready.part(start.length) if start else ready
         past = self._buffers.row(index, start)
         row = _Row(job, Reply(self._model, job.options), ready)
         row.take(self._reader.read(rest.embeddings, past, rest.positions, **rest.deep))
@@ -274,11 +274,11 @@ class Batcher:
 
     def _keep_start(self, job: _Job, index: int) -> None:
         """Remember the text this prompt begins with, if the one remembered is another and there is memory for it: the
-        row runs already, and must not begin a second time.
+        row runs already, and must not begin a second time. What ran behind that text is gone by now.
         """
         text = job.leading_text
         known = self._start is not None and self._start[:2] == (text, job.prompt.rope_factor)
-        if len(text) < LEAST_SHARED or known or self._buffers is None:
+        if len(text) < LEAST_SHARED or known or self._buffers is None or self._buffers.running[index].parts:
             return
         self._start = None
         try:
@@ -310,7 +310,7 @@ class Batcher:
             return
         if not self._is_asked:
             room = self._share * free_bytes(self._model.device)
-            self._limit = max(1, min(self._limit, int(room / (buffers.token_bytes * buffers.capacity))))
+            self._limit = max(1, min(self._limit, int(room / buffers.row_bytes)))
         while buffers.rows < self._limit:
             try:
                 buffers.resize(self._limit, buffers.capacity)

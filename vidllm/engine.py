@@ -5,7 +5,8 @@
                       +------------------------ the next turn reads on from here ------------------------------+
 
 A new prompt that continues an old one (same media, same RoPE factor, same ids up to some point) is not read again:
-`read` rewinds the old state to where the two part and reads only what is new. So a follow-up pays for its question.
+`read` rewinds the old state to where the two part and reads only what is new. So a follow-up pays for its question; of
+a model that can go back to its pictures only (`model.running`), for what was said since, too.
 
 Nothing here knows files or frames. Shapes: V vocabulary.
 """
@@ -97,8 +98,10 @@ def read(model: VideoLMM, prompt: Prompt, *, cache: FeatureCache | None = None, 
     check_shown(prompt)
     shared = shared_prefix(past, prompt) if past is not None else 0
     with told_when_it_runs_out(NO_MEMORY):
-        if past is not None and shared:
-            state = model.extend(model.rewind(past.state, shared), prompt.input_ids[shared:])
+        begun = model.rewind(past.state, shared) if past is not None and shared else None
+        shared = begun.length if begun is not None else 0
+        if begun is not None and shared:
+            state = model.extend(begun, prompt.input_ids[shared:])
         else:
             state = model.prefill(prompt, cache)
     return Past(prompt, prompt.input_ids, state, shared)

@@ -110,6 +110,12 @@ class Prompt:
         """Tokens, visual ones included."""
         return len(self.input_ids)
 
+    @property
+    def end_of_visuals(self) -> int:
+        """The index behind the last token that stands for a picture; 0 where there is none."""
+        visual = self.spec.visual_ids
+        return max((i + 1 for i, token in enumerate(self.input_ids) if token in visual), default=0)
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Example:

@@ -25,7 +25,7 @@ from vidllm.model.kv import writable
 from vidllm.model.memory import free_bytes
 from vidllm.model.reader import TextReader
 from vidllm.model.rope import scaled_positions
-from vidllm.model.slots import Slots, Start
+from vidllm.model.slots import RUNNING_COPIES, Slots, Start
 from vidllm.prompt import Example, Message, Prompt, build_example, build_prompt
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ class Sampler:
 
         Where positions have three axes it is a token later: only behind text do all three say where the next stands.
         """
-        end = _end_of_visuals(prompt) or prompt.length - 1
+        end = prompt.end_of_visuals or prompt.length - 1
         return min(end + (prompt.spec.kind == "native"), prompt.length - 1)
 
     def _draw(self, prompt: Prompt, key: str, count: int) -> list[Written]:
@@ -149,12 +149,6 @@ def answer_ids(example: Example, prompt: Prompt) -> tuple[int, ...]:
                          "template prints a prompt otherwise once it is answered")  # fmt: skip
     rest = zip(example.prompt.input_ids[start:], example.trained[start:], strict=True)
     return tuple(token for token, trained in rest if trained)
-
-
-def _end_of_visuals(prompt: Prompt) -> int:
-    """The index behind the last token that stands for a picture; 0 where there is none."""
-    visual = prompt.spec.visual_ids
-    return max((i + 1 for i, token in enumerate(prompt.input_ids) if token in visual), default=0)
 
 
 # ----------------------------------------------------------------------------------------- drawing and measuring
@@ -200,8 +194,9 @@ def _rows_together(model: TextReader, state: State, options: Sequence[Generation
     longest = state.length + max(wish.max_new_tokens for wish in options)
     if not model.batches or (model.window is not None and longest > model.window):
         return 1
-    keys, values = state.kv.layers[0].first(1)
-    row_bytes = model.layers * longest * (keys.nbytes + values.nbytes)
+    first = state.kv.layers[model.layers[0]].first(1)
+    row_bytes = len(model.layers) * longest * sum(part.nbytes for part in first)
+    row_bytes += RUNNING_COPIES * state.running.nbytes
     return max(1, min(len(options), int(MEMORY_SHARE * free_bytes(model.device) / row_bytes)))
 
 
@@ -228,9 +223,10 @@ def _write_together(model: TextReader, state: State, replies: Sequence[Reply]) -
 def _filled_slots(model: TextReader, state: State, rows: int, room: int) -> Slots:
     """So many rows that all begin with what `state` has read."""
     slots = Slots(model.layers, rows, state.length + room, wide_bytes=model.wide_bytes)
-    start = Start(tuple((keys[0], values[0]) for keys, values in (la.first(state.length) for la in state.kv.layers)))
-    for layer, (keys, values) in zip(slots.layers, start.layers, strict=True):
-        layer.make(keys[None], values[None], rows, slots.capacity)
+    read = {number: layer.first(state.length) for number, layer in state.kv.layers.items()}
+    for number, (keys, values) in read.items():
+        slots.layers[number].make(keys, values, rows, slots.capacity)
+    start = Start({number: (keys[0], values[0]) for number, (keys, values) in read.items()}, state.running)
     for row in range(rows):
         slots.row(row, start)
     return slots

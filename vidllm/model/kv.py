@@ -1,4 +1,4 @@
-"""Keys and values of a running conversation, and the State that points into them.
+"""Keys and values of a conversation, what runs along beside them, and the State that points into them.
 
 A language model's cache grows by one token a step. Concatenating it each time copies everything that is already there;
 here each layer writes into a buffer with room to spare and shows a view of the part that is filled.
@@ -8,18 +8,22 @@ here each layer writes into a buffer with room to spare and shows a view of the 
 
 Several states may point into one buffer. Extending the tip writes behind it. Extending an older state (P) copies its
 prefix to a buffer of its own first, so no state's past is ever overwritten; to continue P without that copy, rewind to
-it, which gives up what came after.
+it, which gives up what came after. Layers of linear attention have no such buffer: each state holds what they kept at
+its point, see `running`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
+
+from vidllm.model.running import Running
 
 
 class GrowingLayer:
@@ -67,7 +71,12 @@ class GrowingLayer:
 
 
 class Past(Protocol):
-    """What a language model is given of the past: its attention layers `update` it, mask code asks the rest."""
+    """What a language model is given of the past: its attention layers `update` it, mask code asks for lengths, and
+    layers of linear attention get and update their states.
+    """
+
+    running: Running
+    """What such layers keep of what was read, so far."""
 
     @property
     def length(self) -> int:
@@ -88,40 +97,70 @@ class Past(Protocol):
         """(tokens visible to the next queries, offset of the first)."""
         return self.get_seq_length(layer_idx) + query_length, 0
 
+    def get_conv_state(self, layer_idx: int, state_idx: int = 0) -> Tensor | None:
+        """What the layer's convolution saw last, to be written to: reading one token moves it on in place."""
+        last = self.running.parts.get(("conv", layer_idx))
+        if last is not None:
+            last = self.running.parts["conv", layer_idx] = last.clone()
+        return last
+
+    def update_conv_state(self, inputs: Tensor, layer_idx: int, *, conv_kernel_size: int) -> Tensor:
+        """Keep the last of these inputs (B, width, L); all of them behind those kept before."""
+        last = self.running.parts.get(("conv", layer_idx))
+        seen = inputs if last is None else torch.cat([last, inputs], dim=-1)
+        self.running.parts["conv", layer_idx] = pad(seen, (conv_kernel_size - seen.shape[-1], 0))  # below 0 it cuts
+        return seen
+
+    def get_recurrent_state(self, layer_idx: int, state_idx: int = 0) -> Tensor | None:
+        """The layer's state behind all that was read."""
+        return self.running.parts.get(("recurrent", layer_idx))
+
+    def update_recurrent_state(self, state: Tensor, layer_idx: int) -> Tensor:
+        """Keep the layer's next state."""
+        self.running.parts["recurrent", layer_idx] = state
+        return state
+
+    def is_recording_past(self, layer_idx: int) -> bool:
+        """Whether states of before are kept, too: they are, by each `State`."""
+        return False
+
 
 class KeyValues(Past):
-    """Every layer's keys and values: what a transformers model takes as `past_key_values`.
+    """Keys and values of the layers that have them: what a transformers model takes as `past_key_values`.
 
     Its methods are the part of transformers' cache that models call; not inheriting from it keeps a second of imports
     away from those who need no transformers.
     """
 
-    def __init__(self, layers: Sequence[GrowingLayer]) -> None:
-        self.layers = list(layers)
+    def __init__(self, layers: Mapping[int, GrowingLayer]) -> None:
+        self.layers = dict(layers)
+        self.running = Running()  # of the read under way, which begins with that of its `State`
         self.cuts: list[int] = []
         """Every length this was ever rewound to; a state longer than a later cut has lost its past."""
 
     @classmethod
-    def empty(cls, num_layers: int, capacity: int, *, wide_bytes: int = 0) -> KeyValues:
-        """Nothing filled, room for `capacity` tokens before the first growth; float32 if all fits into `wide_bytes`."""
-        return cls([GrowingLayer(capacity, wide_bytes // num_layers) for _ in range(num_layers)])
+    def empty(cls, layers: Collection[int], capacity: int, *, wide_bytes: int = 0) -> KeyValues:
+        """Nothing filled of the layers with these numbers, room for `capacity` tokens before the first growth; float32
+        if all fits into `wide_bytes`.
+        """
+        return cls({number: GrowingLayer(capacity, wide_bytes // len(layers)) for number in layers})
 
     @property
     def length(self) -> int:
         """Tokens filled."""
-        return self.layers[0].length
+        return next(iter(self.layers.values())).length
 
     def fork(self, length: int) -> KeyValues:
         """The first `length` tokens in buffers of their own, with the same room behind them."""
-        twin = KeyValues([GrowingLayer(layer.capacity, layer.wide_bytes) for layer in self.layers])
-        for mine, other in zip(self.layers, twin.layers, strict=True):
-            other.append(*mine.first(length))
+        twin = KeyValues({n: GrowingLayer(layer.capacity, layer.wide_bytes) for n, layer in self.layers.items()})
+        for number, other in twin.layers.items():
+            other.append(*self.layers[number].first(length))
         return twin
 
     def rewind(self, length: int) -> None:
         """Give up everything behind the first `length` tokens, in place and without copying."""
         self.cuts.append(length)
-        for layer in self.layers:
+        for layer in self.layers.values():
             layer.length = length
 
     # Nothing is forgotten here: of a model with a sliding window, its own mask hides what is too old.
@@ -131,8 +170,20 @@ class KeyValues(Past):
         return self.layers[layer_idx].append(keys, values)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Tokens filled; some layers ask for their own while it is read into those before them."""
-        return self.layers[layer_idx].length
+        """Tokens filled; some layers ask for their own while it is read into those before them. Mask code asks for
+        those of the first layer, which may have none of its own.
+        """
+        return self.layers[layer_idx].length if layer_idx in self.layers else self.length
+
+
+@dataclass(frozen=True, eq=False)
+class Foothold:
+    """A point of a conversation that can be gone back to though its layers run along: behind its visuals, mostly."""
+
+    length: int
+    """Tokens before it."""
+    running: Running
+    """What those layers kept there."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,12 +211,16 @@ class State:
     """Embeddings (1, n, D) of all that was read, in order; none unless the model may have to read it again."""
     turned: bool = False
     """Whether it was read with the positions of a long text (`longrope`)."""
+    running: Running = field(default_factory=Running)
+    """What layers of linear attention keep at this point."""
+    foothold: Foothold | None = None
+    """Where going back into it leads; None where keys and values are all there is, which can be cut anywhere."""
     mark: int = field(default=0, repr=False)
     """How many cuts `kv` had seen when this state was made."""
 
     def grown(self, logits: Tensor, kv: KeyValues) -> State:
         """The state after more text in `kv`, which is this one's own or a copy of it."""
-        return replace(self, logits=logits, length=kv.length, kv=kv, mark=len(kv.cuts))
+        return replace(self, logits=logits, length=kv.length, kv=kv, running=kv.running, mark=len(kv.cuts))
 
     @property
     def alive(self) -> bool:
@@ -181,19 +236,29 @@ def writable(state: State) -> KeyValues:
     """
     if not state.alive:
         raise ValueError(f"this state of {state.length} tokens was given up when its conversation was rewound")
-    return state.kv if state.kv.length == state.length else state.kv.fork(state.length)
+    kv = state.kv if state.kv.length == state.length else state.kv.fork(state.length)
+    kv.running = state.running.copy()
+    return kv
 
 
 def rewind(state: State, length: int | None = None) -> State:
     """Make `state` (or its first `length` tokens) the tip again, giving up what came after; nothing is copied.
 
+    What runs can not be cut: going back into a state with a foothold leads there, to fewer tokens than `length`.
+
     Raises:
-        ValueError: the state was itself given up, or `length` lies beyond it.
+        ValueError: the state was itself given up, or `length` lies beyond it, or before its foothold.
     """
     length = state.length if length is None else length
-    if not state.alive or not 0 <= length <= state.length:
+    back = state.foothold
+    if not state.alive or not (back.length if back else 0) <= length <= state.length:
         raise ValueError(f"can not rewind a state of {state.length} tokens to {length}, alive: {state.alive}")
+    logits, running = state.logits, state.running
+    if length < state.length:
+        logits = torch.empty(0)
+        if back is not None:
+            length, running = back.length, back.running
     state.kv.rewind(length)
-    logits = state.logits if length == state.length else torch.empty(0)
     pieces = (torch.cat(state.pieces, dim=1)[:, :length],) if state.pieces else ()
-    return replace(state, logits=logits, length=length, pieces=pieces, mark=len(state.kv.cuts))
+    mark = len(state.kv.cuts)
+    return replace(state, logits=logits, length=length, running=running, pieces=pieces, mark=mark)

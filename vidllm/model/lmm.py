@@ -51,7 +51,7 @@ class VideoLMM(Protocol):
         """Read more text after `state`: one id is a decoding step, several are a follow-up turn."""
 
     def rewind(self, state: State, length: int | None = None) -> State:
-        """Go back to `state` (or into it) without copying, giving up what came after."""
+        """Go back to `state` (or into it, to `length` tokens or fewer) without copying, giving up what came after."""
 
 
 class Parts(Protocol):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from vidllm.errors import ModelError
 from vidllm.model.attention import NAME
-from vidllm.model.kv import KeyValues, Past, State, rewind, writable
+from vidllm.model.kv import Foothold, KeyValues, Past, State, rewind, writable
 from vidllm.model.rope import scaled_positions, scaled_rows
 from vidllm.model.slots import Slots, Step
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from vidllm.model.features import FeatureCache
     from vidllm.prompt import Prompt, Visual
 
+RUNNING_LAYERS = frozenset({"linear_attention"})
+"""Layers that keep a running state in place of keys and values, by transformers' names of kinds of layers."""
 REPLY_ROOM = 320
 """Tokens of KV buffer beyond the prompt taken at prefill: the default reply of 256 and a short follow-up."""
 
@@ -77,11 +79,11 @@ class Ready:
         """Tokens."""
         return self.embeddings.shape[1]
 
-    def rest(self, start: int) -> Ready:
-        """The same from token `start` on; nothing but text may stand before it."""
-        deep = {name: value[:, start:] if name == "visual_pos_masks" else value for name, value in self.deep.items()}
-        embeddings, positions = self.embeddings[:, start:], self.positions[..., start:]
-        return replace(self, embeddings=embeddings, positions=positions, deep=deep)
+    def part(self, start: int, end: int | None = None) -> Ready:
+        """The same from token `start` to `end`; nothing but text may be left out."""
+        cut = slice(start, end)
+        deep = {name: value[:, cut] if name == "visual_pos_masks" else value for name, value in self.deep.items()}
+        return replace(self, embeddings=self.embeddings[:, cut], positions=self.positions[..., cut], deep=deep)
 
 
 def like(part: nn.Module) -> Tensor:
@@ -116,8 +118,12 @@ class TextReader(ABC):
         self.fingerprint = fingerprint
         self.embed: nn.Module = network.get_input_embeddings()  # type: ignore[operator]
         self.head: nn.Module = network.lm_head  # type: ignore[assignment]
-        self.layers = len(language.layers)  # type: ignore[arg-type]
         self._config: Any = getattr(language, "config", None)
+        kinds = getattr(self._config, "layer_types", None) or [""] * len(language.layers)  # type: ignore[arg-type]
+        self.layers = tuple(number for number, kind in enumerate(kinds) if kind not in RUNNING_LAYERS)
+        """Numbers of those that keep keys and values."""
+        self.runs = len(self.layers) < len(kinds)
+        """Whether there are others, see `running`."""
         self.turning_length = turning_length(self._config)
 
     @property
@@ -153,13 +159,24 @@ class TextReader(ABC):
         ready = self.prepare([prompt], cache)[0]
         began = time.perf_counter()
         kv = self.room(ready.length)
-        logits = self.read(ready.embeddings, kv, ready.positions, **ready.deep)
+        logits, foothold = self._read_prompt(ready, kv, prompt.end_of_visuals)
         return State(
             logits, kv.length, kv, ready.rope_factor, ready.position_offset, encode_seconds=ready.encode_seconds,
             prefill_seconds=time.perf_counter() - began, frames_encoded=ready.frames_encoded,
             pieces=() if self.turning_length is None else (ready.embeddings,),
-            turned=self._turned(ready.length, ready.rope_factor),
+            turned=self._turned(ready.length, ready.rope_factor), running=kv.running, foothold=foothold,
         )  # fmt: skip
+
+    def _read_prompt(self, ready: Ready, kv: KeyValues, end_of_visuals: int) -> tuple[Tensor, Foothold | None]:
+        """Logits behind it. Where layers run it is read in two parts: later talk may go back to the end of visuals."""
+        if not self.runs:
+            return self.read(ready.embeddings, kv, ready.positions, **ready.deep), None
+        end = min(end_of_visuals, ready.length - 1)
+        shown, rest = ready.part(0, end), ready.part(end)
+        if end:
+            self.read(shown.embeddings, kv, shown.positions, **shown.deep)
+        foothold = Foothold(end, kv.running.copy())
+        return self.read(rest.embeddings, kv, rest.positions), foothold
 
     @torch.inference_mode()
     def extend(self, state: State, input_ids: Sequence[int]) -> State:
@@ -188,7 +205,9 @@ class TextReader(ABC):
         return self.turning_length is not None and (length - 1) / factor + 1 > self.turning_length
 
     def rewind(self, state: State, length: int | None = None) -> State:
-        """Go back to `state` (or to its first `length` tokens) without copying, giving up what came after."""
+        """Go back to `state` (or to its first `length` tokens) without copying, giving up what came after; see `kv` for
+        when the result is shorter than that.
+        """
         return rewind(state, length)
 
     def room(self, prompt_tokens: int) -> KeyValues:
@@ -231,7 +250,7 @@ class TextReader(ABC):
             attention_mask=self.step_mask(kv), use_cache=True,
         ).last_hidden_state  # fmt: skip
         logits: Tensor = self.head(hidden[:, -1]).float()
-        slots.stepped(len(tokens))
+        slots.stepped(kv)
         return logits
 
     def step_mask(self, kv: Step) -> Tensor | dict[str, Tensor]:

@@ -5,7 +5,8 @@
     row 2 | v v v v v v v v q a a a . . |
 
 Running rows are the first ones, without gaps: when one ends, the last takes its place. Concatenating a growing cache
-was the larger part of a decoding step; here a step copies one token a row.
+was the larger part of a decoding step; here a step copies one token a row. What layers of linear attention keep is one
+value a row, gathered for a step and taken apart behind it.
 
 Shapes: S rows, C capacity in tokens, h key heads, d their width (values may have another).
 """
@@ -13,13 +14,17 @@ Shapes: S rows, C capacity in tokens, h key heads, d their width (values may hav
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from vidllm.model.kv import Past
+from vidllm.model.running import Running
+
+RUNNING_COPIES = 3
+"""Of a row's running state in the middle of a step: as it was, gathered with those of others, and as it will be."""
 
 
 class SlotLayer:
@@ -56,19 +61,22 @@ class SlotLayer:
 
 
 class Slots:
-    """`rows` conversations of up to `capacity` tokens each. `lengths[i]` is what row i holds."""
+    """`rows` conversations of up to `capacity` tokens each, of the layers with these numbers. `lengths[i]` is what row
+    i holds, `running[i]` what runs beside it.
+    """
 
-    def __init__(self, layers: int, rows: int, capacity: int, *, wide_bytes: int = 0) -> None:
-        self.layers = [SlotLayer(wide_bytes // layers) for _ in range(layers)]
+    def __init__(self, layers: Collection[int], rows: int, capacity: int, *, wide_bytes: int = 0) -> None:
+        self.layers = {number: SlotLayer(wide_bytes // len(layers)) for number in layers}
         self.rows = rows
         self.capacity = capacity
         self.lengths: list[int] = [0] * rows
+        self.running: dict[int, Running] = {}
 
     @torch.inference_mode()
     def resize(self, rows: int, capacity: int) -> None:
         """Other buffers with the tokens that are there; an exception (no memory) leaves the smaller of both sizes."""
         self.rows, self.capacity = min(rows, self.rows), min(capacity, self.capacity)
-        for layer in self.layers:
+        for layer in self.layers.values():
             if layer.is_made:
                 layer.resize(rows, capacity)
         self.rows, self.capacity = rows, capacity
@@ -78,55 +86,69 @@ class Slots:
     def row(self, index: int, start: Start | None = None) -> Row:
         """Row `index` as a past of its own, emptied or beginning with `start`; what is read through it is kept."""
         self.lengths[index] = 0 if start is None else start.length
-        for layer, (keys, values) in zip(self.layers, start.layers if start else (), strict=start is not None):
+        for number, (keys, values) in start.layers.items() if start else ():
+            layer = self.layers[number]
             layer.keys[index, :, : keys.shape[1]] = keys
             layer.values[index, :, : values.shape[1]] = values
-        return Row(self, index)
+        running = self.running[index] = start.running.copy() if start else Running()
+        return Row(self, index, running)
 
     @torch.inference_mode()
     def start(self, index: int, length: int) -> Start:
-        """A copy of the first `length` tokens of row `index`."""
-        pairs = [(layer.keys[index, :, :length], layer.values[index, :, :length]) for layer in self.layers]
-        return Start(tuple((keys.clone(), values.clone()) for keys, values in pairs))
+        """A copy of the first `length` tokens of row `index`, beside which nothing runs."""
+        return Start({
+            number: (layer.keys[index, :, :length].clone(), layer.values[index, :, :length].clone())
+            for number, layer in self.layers.items()
+        })  # fmt: skip
 
     @torch.inference_mode()
     def move(self, source: int, target: int) -> None:
         """Row `source` becomes row `target`, whose own tokens are given up."""
         length = self.lengths[source]
-        for layer in self.layers:
+        for layer in self.layers.values():
             layer.keys[target, :, :length] = layer.keys[source, :, :length]
             layer.values[target, :, :length] = layer.values[source, :, :length]
         self.lengths[target] = length
+        self.running[target] = self.running.pop(source)
 
     def step(self, count: int, device: torch.device) -> Step:
         """The first `count` rows as the past of one more token each."""
-        return Step.of(self, self.lengths[:count], device)
+        running = Running.gathered([self.running[index] for index in range(count)])
+        return Step.of(self, self.lengths[:count], running, device)
 
-    def stepped(self, count: int) -> None:
+    def stepped(self, step: Step) -> None:
         """The token of that step stays: it is part of each row now."""
-        for index in range(count):
+        self.running = {index: step.running.row(index) for index in range(len(step.ends))}
+        for index in self.running:
             self.lengths[index] += 1
 
     @property
     def token_bytes(self) -> int:
         """Bytes of one token of one row, all layers; 0 before the first was written."""
-        return sum(layer.token_bytes for layer in self.layers if layer.is_made)
+        return sum(layer.token_bytes for layer in self.layers.values() if layer.is_made)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row: room for its tokens, and for what runs beside them."""
+        running = max((running.nbytes for running in self.running.values()), default=0)
+        return self.token_bytes * self.capacity + RUNNING_COPIES * running
 
 
 @dataclass(frozen=True, eq=False)
 class Start:
-    """What rows may begin with: (h, L, d) keys and values of each layer."""
+    """What rows may begin with: (h, L, d) keys and values of each layer, and what runs beside them."""
 
-    layers: tuple[tuple[Tensor, Tensor], ...]
+    layers: Mapping[int, tuple[Tensor, Tensor]]
+    running: Running = field(default_factory=Running)
 
     @property
     def length(self) -> int:
         """Tokens."""
-        return self.layers[0][0].shape[1]
+        return next(iter(self.layers.values()))[0].shape[1]
 
     def first(self, length: int) -> Start:
-        """The first `length` tokens of it."""
-        return Start(tuple((keys[:, :length], values[:, :length]) for keys, values in self.layers))
+        """The first `length` tokens of it, beside which nothing runs."""
+        return Start({n: (keys[:, :length], values[:, :length]) for n, (keys, values) in self.layers.items()})
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,6 +157,7 @@ class Row(Past):
 
     slots: Slots
     index: int
+    running: Running
 
     @property
     def length(self) -> int:
@@ -150,7 +173,7 @@ class Row(Past):
         end = start + keys.shape[2]
         layer.keys[here, :, start:end] = keys
         layer.values[here, :, start:end] = values
-        if layer_idx == len(slots.layers) - 1:
+        if layer_idx == max(slots.layers):
             slots.lengths[self.index] = end
         return layer.keys[here, :, :end], layer.values[here, :, :end]
 
@@ -159,10 +182,11 @@ class Row(Past):
 class Step(Past):
     """Several rows while each reads one token; what a language model takes as `past_key_values`.
 
-    Lengths count up afterwards, by `Slots.stepped`: a step that failed can be made again.
+    Lengths count up and states run on afterwards, by `Slots.stepped`: a step that failed can be made again.
     """
 
     slots: Slots
+    running: Running
     ends: Tensor
     """(n,) where each row's token is written."""
     longest: int
@@ -171,12 +195,12 @@ class Step(Past):
     """(n, 1, 1, longest): which tokens each row may see."""
 
     @classmethod
-    def of(cls, slots: Slots, lengths: Sequence[int], device: torch.device) -> Step:
+    def of(cls, slots: Slots, lengths: Sequence[int], running: Running, device: torch.device) -> Step:
         """One more token behind rows of these lengths."""
         ends = torch.tensor(lengths, device=device)
         longest = max(lengths) + 1
         mask = torch.arange(longest, device=device) <= ends[:, None]
-        return cls(slots, ends, longest, mask[:, None, None])
+        return cls(slots, running, ends, longest, mask[:, None, None])
 
     @property
     def length(self) -> int:

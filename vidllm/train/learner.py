@@ -145,8 +145,8 @@ class Learner(nn.Module):
             inputs_embeds=self._embed(batch, tokens), position_ids=batch.forest.positions(self.device),
             attention_mask=torch.zeros(NO_MASK, device=self.device), use_cache=False, **{TREE: along},
         ).last_hidden_state  # fmt: skip
-        if along.calls != self.lmm.layers:
-            other = self.lmm.layers - along.calls
+        if along.calls != len(self.lmm.layers):
+            other = len(self.lmm.layers) - along.calls
             raise UnsupportedModel(f"{self.spec.folder}: {other} of its layers do not attend by SDPA and would mix "
                                    "samples; teach a model whose config does not forbid it")  # fmt: skip
         return hidden[0]
