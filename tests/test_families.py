@@ -66,7 +66,7 @@ def test_composable_families(family: str) -> None:
     ("family", "unit", "group"),
     [
         ("qwen2_vl", 28, 2), ("qwen2_5_vl", 28, 2), ("qwen3_vl", 32, 2), ("smolvlm", 64, 1), ("glm4v", 28, 2),
-        ("pixtral", 16, 1), ("mistral3", 28, 1),
+        ("pixtral", 16, 1), ("mistral3", 28, 1), ("qwen3_5", 32, 2),
     ],
 )  # fmt: skip
 def test_native_families(family: str, unit: int, group: int) -> None:
@@ -136,7 +136,7 @@ def test_a_context_that_is_the_default_of_its_class_need_not_be_written(kind: st
     assert read_spec(llava).context == AutoConfig.for_model(kind).max_position_embeddings
 
 
-@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5", "qwen3_5_moe"])
 def test_a_qwen_that_does_not_write_its_context_has_that_of_its_class(family: str, tmp_path: Path) -> None:
     from transformers import AutoConfig
 

@@ -28,6 +28,7 @@ Tiny = Callable[[str], Path]
 SIZES = {
     "qwen2_vl": (56, 84), "qwen2_5_vl": (56, 84), "qwen3_vl": (64, 96), "qwen3_vl_moe": (64, 96), "smolvlm": (128, 128),
     "glm4v": (56, 84), "glm4v_moe": (56, 84), "glm46v": (84, 56), "pixtral": (64, 96), "mistral3": (56, 84),
+    "qwen3_5": (64, 96), "qwen3_5_moe": (64, 96),
 }  # fmt: skip
 TOKENS = dict.fromkeys(SIZES, 6) | {"smolvlm": 4, "pixtral": 28, "mistral3": 8}
 """Of one group of frames of that size: (rows / merge) * (cols / merge), with what ends the rows of a Pixtral's."""
@@ -149,7 +150,7 @@ def test_extend_equals_prefill_of_the_whole(name: str, tiny: Tiny) -> None:
     torch.testing.assert_close(again.logits, whole, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("name", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
+@pytest.mark.parametrize("name", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5", "qwen3_5_moe"])
 def test_still_image_equals_transformers(name: str, tiny: Tiny) -> None:
     """A picture of any size through the family's own image processor."""
     from transformers import Qwen2VLImageProcessorPil

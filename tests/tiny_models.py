@@ -60,6 +60,22 @@ CHATML_QWEN = (
 )
 """As Qwen2.5-VL and Qwen3-VL print it."""
 
+CHATML_QWEN3_5 = (
+    "{% set ns = namespace(asked=0) %}"
+    "{% for message in messages %}{% if message['role'] == 'user' %}"
+    "{% set ns.asked = loop.index0 %}{% endif %}{% endfor %}"
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' }}"
+    "{% if message['role'] == 'assistant' and loop.index0 > ns.asked %}{{ '<think>\\n\\n</think>\\n\\n' }}{% endif %}"
+    "{% if message['content'] is string %}{{ message['content'] | trim }}{% else %}{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}{{ '<|vision_start|><|image_pad|><|vision_end|>' }}"
+    "{% elif part['type'] == 'video' %}{{ '<|vision_start|><|video_pad|><|vision_end|>' }}"
+    "{% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}{{ '<|im_end|>\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}"
+    "{% if enable_thinking is defined and enable_thinking is false %}{{ '<think>\\n\\n</think>\\n\\n' }}"
+    "{% else %}{{ '<think>\\n' }}{% endif %}{% endif %}"
+)
+"""As Qwen3.5 prints it: an answer is begun with a thought, which an earlier answer is printed without."""
+
 CHATML_INTERN = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' }}"
     "{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for part in message['content'] %}"
@@ -397,7 +413,7 @@ def _qwen_ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
     return ids
 
 
-def _qwen_text(tokenizer: PreTrainedTokenizerFast, **more: int) -> dict[str, Any]:
+def _qwen_text(tokenizer: PreTrainedTokenizerFast, **more: object) -> dict[str, Any]:
     return {
         "vocab_size": len(tokenizer), **TEXT, "num_key_value_heads": 2, "max_position_embeddings": 4096,
         "rope_parameters": {"rope_type": "default", "mrope_section": [2, 1, 1], "rope_theta": 1e6},
@@ -455,6 +471,43 @@ def _qwen3(folder: Path, config: type[Any], network: type[Any], **experts: int) 
               "patch_size": 16, "num_position_embeddings": 64, "deepstack_visual_indexes": [0, 1]}
     text = _qwen_text(tokenizer, head_dim=8, **experts)
     _save(folder, network(config(text_config=text, vision_config=vision, **_qwen_ids(tokenizer))), tokenizer)
+    half = [0.5, 0.5, 0.5]
+    _qwen_processor(folder, "Qwen3VLProcessor", "Qwen3VLVideoProcessor", 16, half, half,
+                    {"size": {"shortest_edge": 4096, "longest_edge": 25165824}})  # fmt: skip
+    return folder
+
+
+def qwen3_5(folder: Path) -> Path:
+    """Qwen3.5: as Qwen3-VL without deep vision features; most layers of its language model keep a running state."""
+    from transformers import Qwen3_5Config, Qwen3_5ForConditionalGeneration
+
+    return _qwen3_5(folder, Qwen3_5Config, Qwen3_5ForConditionalGeneration)
+
+
+def qwen3_5_moe(folder: Path) -> Path:
+    """Qwen3.5 with experts in its language model."""
+    from transformers import Qwen3_5MoeConfig, Qwen3_5MoeForConditionalGeneration
+
+    return _qwen3_5(
+        folder, Qwen3_5MoeConfig, Qwen3_5MoeForConditionalGeneration, num_experts=4, num_experts_per_tok=2,
+        moe_intermediate_size=16, shared_expert_intermediate_size=16,
+    )  # fmt: skip
+
+
+def _qwen3_5(folder: Path, config: type[Any], network: type[Any], **experts: int) -> Path:
+    tokenizer = _qwen_tokenizer(CHATML_QWEN3_5, *QWEN_SPECIAL, "<think>", "</think>")
+    vision = {"depth": 3, "hidden_size": 32, "intermediate_size": 64, "num_heads": 4, "out_hidden_size": 32,
+              "patch_size": 16, "num_position_embeddings": 64}  # fmt: skip
+    layers = {"num_hidden_layers": 3, "layer_types": ["linear_attention", "full_attention", "linear_attention"]}
+    sums = {"linear_num_key_heads": 1, "linear_num_value_heads": 2, "linear_key_head_dim": 64,
+            "linear_value_head_dim": 32}  # fmt: skip
+    text = _qwen_text(tokenizer, head_dim=32, **layers, **sums, **experts)
+    text["rope_parameters"]["partial_rotary_factor"] = 0.25
+    made = network(config(text_config=text, vision_config=vision, **_qwen_ids(tokenizer)))
+    for name, weight in made.named_parameters():
+        if name.endswith("A_log"):  # a memory of some ten tokens; drawn by the class, it may be of less than one
+            torch.nn.init.constant_(weight, -2.0)
+    _save(folder, made, tokenizer)
     half = [0.5, 0.5, 0.5]
     _qwen_processor(folder, "Qwen3VLProcessor", "Qwen3VLVideoProcessor", 16, half, half,
                     {"size": {"shortest_edge": 4096, "longest_edge": 25165824}})  # fmt: skip
@@ -623,7 +676,7 @@ FAMILIES: dict[str, Callable[[Path], Path]] = {
     build.__name__: build
     for build in (
         llava, vipllava, llava_next, llava_next_video, llava_onevision, internvl, gemma3, qwen2_vl, qwen2_5_vl,
-        qwen3_vl, qwen3_vl_moe, smolvlm, glm4v, glm4v_moe, glm46v, pixtral, mistral3,
+        qwen3_vl, qwen3_vl_moe, qwen3_5, qwen3_5_moe, smolvlm, glm4v, glm4v_moe, glm46v, pixtral, mistral3,
     )
 }
 

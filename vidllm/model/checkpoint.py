@@ -31,7 +31,7 @@ from vidllm.model.gemma import Gemma3
 from vidllm.model.light import LightLlava, fits, load_light
 from vidllm.model.lmm import ComposableLMM, VideoLMM
 from vidllm.model.memory import is_out_of_memory
-from vidllm.model.reader import like
+from vidllm.model.reader import RUNNING_LAYERS, like
 from vidllm.model.spec import read_json
 from vidllm.model.spec import stop_ids as stop_ids
 
@@ -59,6 +59,8 @@ _NETWORKS: dict[str, str] = {
     "qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration",
     "qwen3_vl": "Qwen3VLForConditionalGeneration",
     "qwen3_vl_moe": "Qwen3VLMoeForConditionalGeneration",
+    "qwen3_5": "Qwen3_5ForConditionalGeneration",
+    "qwen3_5_moe": "Qwen3_5MoeForConditionalGeneration",
     "smolvlm": "SmolVLMForConditionalGeneration",
     "glm4v": "Glm4vForConditionalGeneration",
     "glm4v_moe": "Glm4vMoeForConditionalGeneration",
@@ -231,8 +233,11 @@ _ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
 
 def _check_language(spec: ModelSpec, language: Any) -> None:
     """Refuse a language model that can not be read on or stretched as `kv` and `rope` do it."""
-    others = sorted(set(getattr(language.config, "layer_types", None) or ()) - _ATTENTION)
-    if language._is_stateful or others:
+    kinds = set(getattr(language.config, "layer_types", None) or ())
+    # Composable models are taught, on trees of samples: a state would run from one branch into the next.
+    running = kinds & RUNNING_LAYERS if spec.kind == "native" and kinds & _ATTENTION else set()
+    others = sorted(kinds - _ATTENTION - running)
+    if others or (language._is_stateful and not running):
         raise UnsupportedModel(
             f"{spec.folder}: its language model {spec.text_type!r} keeps more of the past than keys and values "
             f"({others[0] if others else 'a state'}); only attention in all layers is supported"

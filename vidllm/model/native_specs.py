@@ -74,9 +74,14 @@ def _qwen2_vl(folder: Path, config: Json, tokenizer: Tokenizer) -> ModelSpec:
     return replace(_qwen(folder, config, tokenizer), stamp="sentence")
 
 
-def _qwen3_vl(folder: Path, config: Json, tokenizer: Tokenizer) -> ModelSpec:
-    spec = _qwen(folder, config, tokenizer, patch=16, positions=128000)
+def _qwen3_vl(folder: Path, config: Json, tokenizer: Tokenizer, *, positions: int = 128000) -> ModelSpec:
+    spec = _qwen(folder, config, tokenizer, patch=16, positions=positions)
     return replace(spec, group_text="<{middle:.1f} seconds><|vision_start|>{video}<|vision_end|>")
+
+
+def _qwen3_5(folder: Path, config: Json, tokenizer: Tokenizer) -> ModelSpec:
+    said = {"image_token_id": 248056, "video_token_id": 248057, **config}
+    return _qwen3_vl(folder, said, tokenizer, positions=32768)
 
 
 def _glm(
@@ -178,6 +183,8 @@ NATIVE: Mapping[str, Callable[[Path, Json, Tokenizer], ModelSpec]] = {
     "qwen2_5_vl": _qwen,
     "qwen3_vl": _qwen3_vl,
     "qwen3_vl_moe": _qwen3_vl,
+    "qwen3_5": _qwen3_5,
+    "qwen3_5_moe": _qwen3_5,
     "smolvlm": _smolvlm,
     "glm4v": _glm,
     "glm4v_moe": partial(_glm, text_type="glm4v_moe_text", image_id=151363),

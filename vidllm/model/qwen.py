@@ -1,4 +1,4 @@
-"""QwenVL: Qwen2-VL, Qwen2.5-VL and Qwen3-VL.
+"""QwenVL: Qwen2-VL, Qwen2.5-VL, Qwen3-VL and Qwen3.5.
 
 T frames -> one group of T x (2p x 2p) patches per token, merged 2x2; positions count time, rows, columns.
 """

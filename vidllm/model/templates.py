@@ -60,9 +60,10 @@ def render(template: str, messages: list[dict[str, Any]], tokens: dict[str, str]
     from jinja2 import TemplateError
 
     try:
-        # tools and documents as transformers says them, none: to `tools is not none` an unsaid word would be something
+        # tools and documents as transformers says them, none: to `tools is not none` an unsaid word would be something.
+        # A model that can think or not (Qwen3.5) answers at once: the reply's room is for what is asked.
         return _compiled(template).render(
-            messages=messages, tools=None, documents=None, add_generation_prompt=reply, **tokens
+            messages=messages, tools=None, documents=None, enable_thinking=False, add_generation_prompt=reply, **tokens
         )
     except (TemplateError, *_RAISED) as error:
         raise ValueError(" ".join(str(error).split())) from error
@@ -138,6 +139,8 @@ _FAMILY_TEMPLATES = {
     "qwen2_5_vl": _QWEN,
     "qwen3_vl": _QWEN,
     "qwen3_vl_moe": _QWEN,
+    "qwen3_5": _QWEN,
+    "qwen3_5_moe": _QWEN,
     "smolvlm": _SMOLVLM,
     "glm4v": _GLM,
     "glm4v_moe": _GLM,
