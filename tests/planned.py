@@ -21,7 +21,9 @@ from vidllm.video.info import VideoInfo
 from vidllm.video.thumbs import SIDE
 
 COMPOSABLE = ("llava", "vipllava", "llava_next", "llava_next_video", "llava_onevision", "internvl", "gemma3")
-FAMILIES = (*COMPOSABLE, "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5", "smolvlm", "glm4v", "pixtral", "mistral3")
+FAMILIES = (
+    *COMPOSABLE, "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5", "smolvlm", "idefics3", "glm4v", "pixtral", "mistral3",
+)  # fmt: skip
 
 
 @cache

@@ -85,6 +85,11 @@ def test_stamps_gain_decimals_only_when_frames_are_close(times: tuple[float, ...
         ),
         ("glm4v", "[gMASK]<sop><|user|>\n<|begin_of_image|><|image|><|end_of_image|>?<|assistant|>\n"),
         ("pixtral", "[INST][IMG]?[/INST]"),
+        (
+            "idefics3",
+            "<|im_start|>User:<fake_token_around_image><global-img><image><fake_token_around_image>?"
+            "<end_of_utterance>\nAssistant:",
+        ),
     ],
 )
 def test_a_checkpoint_without_template_gets_its_family_s(family: str, text: str, tmp_path: Path) -> None:

@@ -27,10 +27,10 @@ from vidllm.prompt import Prompt, Visual
 Tiny = Callable[[str], Path]
 SIZES = {
     "qwen2_vl": (56, 84), "qwen2_5_vl": (56, 84), "qwen3_vl": (64, 96), "qwen3_vl_moe": (64, 96), "smolvlm": (128, 128),
-    "glm4v": (56, 84), "glm4v_moe": (56, 84), "glm46v": (84, 56), "pixtral": (64, 96), "mistral3": (56, 84),
-    "qwen3_5": (64, 96), "qwen3_5_moe": (64, 96),
+    "idefics3": (128, 128), "glm4v": (56, 84), "glm4v_moe": (56, 84), "glm46v": (84, 56), "pixtral": (64, 96),
+    "mistral3": (56, 84), "qwen3_5": (64, 96), "qwen3_5_moe": (64, 96),
 }  # fmt: skip
-TOKENS = dict.fromkeys(SIZES, 6) | {"smolvlm": 4, "pixtral": 28, "mistral3": 8}
+TOKENS = dict.fromkeys(SIZES, 6) | {"smolvlm": 4, "idefics3": 4, "pixtral": 28, "mistral3": 8}
 """Of one group of frames of that size: (rows / merge) * (cols / merge), with what ends the rows of a Pixtral's."""
 
 
@@ -45,7 +45,7 @@ def video_prompt(model: NativeLMM, frames: NDArray[np.uint8], times: Sequence[fl
     name = model.spec.model_type
     group, count = model.geometry.temporal_patch, TOKENS[name]
     groups = -(-len(frames) // group)
-    run = model.spec.image_token if name == "smolvlm" else f"<|vision_start|>{model.spec.video_token}<|vision_end|>"
+    run = model.spec.image_token if model.geometry.square else f"<|vision_start|>{model.spec.video_token}<|vision_end|>"
     marker = model.spec.image_token if model.spec.video_token_id is None else model.spec.video_token or ""
     if name.startswith("glm"):
         run = f"<|begin_of_image|>{marker * count}<|end_of_image|>"
@@ -92,7 +92,7 @@ def hf_inputs(model: NativeLMM, prompt: Prompt, frames: NDArray[np.uint8], secon
     ids = torch.tensor([prompt.input_ids])
     normal = (torch.from_numpy(frames).float() / 255 - torch.tensor(spec.image_mean)) / torch.tensor(spec.image_std)
     video = normal.permute(0, 3, 1, 2)[None]
-    if spec.model_type == "smolvlm":
+    if model.geometry.square:
         return {"input_ids": ids, "pixel_values": video}
     if spec.row_ends:
         sizes = torch.tensor([frames.shape[1:3]] * len(frames))

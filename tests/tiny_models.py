@@ -135,7 +135,7 @@ SMOL = (
     "{% elif part['type'] == 'image' %}{{ '<image>' }}{% elif part['type'] == 'video' %}{{ '<video>' }}{% endif %}"
     "{% endfor %}{{ '<end_of_utterance>\\n' }}{% endfor %}{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
 )
-"""As SmolVLM prints it."""
+"""As SmolVLM and Idefics3 print it."""
 
 PIXTRAL = (
     "{% if messages[0]['role'] == 'system' %}{% set system, turns = messages[0]['content'], messages[1:] %}"
@@ -529,6 +529,20 @@ def smolvlm(folder: Path) -> Path:
     """SmolVLM: SigLIP-like tower, pixel shuffle, every frame a fixed number of tokens, times as text."""
     from transformers import SmolVLMConfig, SmolVLMForConditionalGeneration
 
+    return _idefics3_like(folder, "SmolVLM", SmolVLMConfig, SmolVLMForConditionalGeneration,
+                          {"video_sampling": {"max_frames": 64, "fps": 1, "video_size": {"longest_edge": 128}}})
+
+
+def idefics3(folder: Path) -> Path:
+    """Idefics3: as SmolVLM, which came from it, without a layout of videos."""
+    from transformers import Idefics3Config, Idefics3ForConditionalGeneration
+
+    return _idefics3_like(folder, "Idefics3", Idefics3Config, Idefics3ForConditionalGeneration, {})
+
+
+def _idefics3_like(
+    folder: Path, name: str, config: type[Any], network: type[Any], videos: dict[str, object]
+) -> Path:
     rows = [f"<row_{row}_col_{col}>" for row in range(1, 5) for col in range(1, 5)]
     names = ("<|im_start|>", "<fake_token_around_image>", "<image>", "<global-img>", "<video>", *rows)
     tokenizer = make_tokenizer(names, bos="<|im_start|>", eos="<end_of_utterance>", pad="<|endoftext|>", template=SMOL)
@@ -538,19 +552,18 @@ def smolvlm(folder: Path) -> Path:
         "bos_token_id": tokenizer.bos_token_id,
     }  # fmt: skip
     vision = {**VISION, "image_size": 128, "patch_size": 16}
-    config = SmolVLMConfig(text_config=text, vision_config=vision, scale_factor=4, pad_token_id=tokenizer.pad_token_id,
-                           image_token_id=tokenizer.convert_tokens_to_ids("<image>"))  # fmt: skip
-    _save(folder, SmolVLMForConditionalGeneration(config), tokenizer)
+    written = config(text_config=text, vision_config=vision, scale_factor=4, pad_token_id=tokenizer.pad_token_id,
+                     image_token_id=tokenizer.convert_tokens_to_ids("<image>"))  # fmt: skip
+    _save(folder, network(written), tokenizer)
     half = [0.5, 0.5, 0.5]
     image = {
-        "image_processor_type": "SmolVLMImageProcessor", "do_convert_rgb": True, "do_resize": True, "do_pad": True,
+        "image_processor_type": f"{name}ImageProcessor", "do_convert_rgb": True, "do_resize": True, "do_pad": True,
         "do_image_splitting": True, "do_normalize": True, "do_rescale": True, "rescale_factor": 1 / 255,
         "size": {"longest_edge": 512}, "max_image_size": {"longest_edge": 128}, "image_mean": half, "image_std": half,
-        "resample": 1, "processor_class": "SmolVLMProcessor",
-        "video_sampling": {"max_frames": 64, "fps": 1, "video_size": {"longest_edge": 128}},
+        "resample": 1, "processor_class": f"{name}Processor", **videos,
     }  # fmt: skip
     _write(folder, "preprocessor_config.json", image)
-    _write(folder, "processor_config.json", {"processor_class": "SmolVLMProcessor", "image_seq_len": 4})
+    _write(folder, "processor_config.json", {"processor_class": f"{name}Processor", "image_seq_len": 4})
     return folder
 
 
@@ -676,7 +689,7 @@ FAMILIES: dict[str, Callable[[Path], Path]] = {
     build.__name__: build
     for build in (
         llava, vipllava, llava_next, llava_next_video, llava_onevision, internvl, gemma3, qwen2_vl, qwen2_5_vl,
-        qwen3_vl, qwen3_vl_moe, qwen3_5, qwen3_5_moe, smolvlm, glm4v, glm4v_moe, glm46v, pixtral, mistral3,
+        qwen3_vl, qwen3_vl_moe, qwen3_5, qwen3_5_moe, smolvlm, idefics3, glm4v, glm4v_moe, glm46v, pixtral, mistral3,
     )
 }
 

@@ -65,7 +65,8 @@ class NativeGeometry:
     `patch * merge` pixels, the area of one frame lies in [min_pixels, max_pixels]; or, with `square` > 0, every frame
     and image is that many pixels wide and high. Still images have bounds of their own; where a family `enlarges` them,
     one thinner than `unit` is made as thick as that before its size is rounded; with `longest_edge` > 0 it is their
-    sides that are bounded, and those of frames too. `row_end` tokens stand behind every row.
+    sides that are bounded, and those of frames too; before one becomes a square its longer side is made `image_longest`
+    pixels, unless that is 0. `row_end` tokens stand behind every row.
     """
 
     patch: int
@@ -79,6 +80,7 @@ class NativeGeometry:
     enlarges: bool = False
     longest_edge: int = 0
     row_end: int = 0
+    image_longest: int = 0
 
     @property
     def unit(self) -> int:

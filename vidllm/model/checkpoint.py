@@ -62,6 +62,7 @@ _NETWORKS: dict[str, str] = {
     "qwen3_5": "Qwen3_5ForConditionalGeneration",
     "qwen3_5_moe": "Qwen3_5MoeForConditionalGeneration",
     "smolvlm": "SmolVLMForConditionalGeneration",
+    "idefics3": "Idefics3ForConditionalGeneration",
     "glm4v": "Glm4vForConditionalGeneration",
     "glm4v_moe": "Glm4vMoeForConditionalGeneration",
     "glm46v": "Glm46VForConditionalGeneration",
@@ -422,7 +423,7 @@ def _adapt(spec: ModelSpec, tokenizer: Tokenizer, network: nn.Module, mark: str)
 
 def _native_class(spec: ModelSpec) -> type[NativeLMM]:
     """Imported only where it is needed."""
-    if spec.model_type == "smolvlm":
+    if spec.model_type in ("smolvlm", "idefics3"):
         from vidllm.model.smolvlm import SmolVLM
 
         return SmolVLM

@@ -32,11 +32,11 @@ def runs_of(shown: Shown, spec: ModelSpec) -> int:
 
 def medium_text(shown: Shown, spec: ModelSpec) -> str:
     """What stands in the prompt for one medium: a placeholder per run, and the times as the family tells them."""
-    if spec.model_type == "smolvlm":
-        return _smolvlm_text(shown, spec)
     picture = spec.picture_text.replace("{image}", spec.image_token)
     if shown.kind == "image":
         return picture
+    if spec.model_type == "smolvlm":
+        return _smolvlm_text(shown, picture)
     if spec.one_run:
         return marker(shown, spec)
     if spec.group_text:
@@ -80,10 +80,7 @@ def _dated_groups(shown: Shown, spec: ModelSpec) -> str:
     )
 
 
-def _smolvlm_text(shown: Shown, spec: ModelSpec) -> str:
-    picture = f"<fake_token_around_image><global-img>{spec.image_token}<fake_token_around_image>"
-    if shown.kind == "image":
-        return picture
+def _smolvlm_text(shown: Shown, picture: str) -> str:
     frames = [f"\nFrame from {int(t // 60):02d}:{int(t % 60):02d}:{picture}" for t in shown.times]
     intro = (
         f"You are provided the following series of {number_words(len(shown.times))} frames from a "

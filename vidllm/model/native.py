@@ -93,8 +93,7 @@ class NativeLMM(TextReader):
         from PIL import Image
 
         height, width = self.geometry.image_size(*pixels.shape[1:3])
-        kernel = Image.Resampling.LANCZOS if self.geometry.square else Image.Resampling.BICUBIC
-        return np.asarray(Image.fromarray(pixels[0]).resize((width, height), kernel))[None]
+        return np.asarray(Image.fromarray(pixels[0]).resize((width, height), Image.Resampling.BICUBIC))[None]
 
     def _embed(self, prompt: Prompt, features: Sequence[Tensor]) -> tuple[Tensor, dict[str, object]]:
         """Token embeddings (1, L, D) with features in their holes; and what Qwen3-VL adds in its first layers."""

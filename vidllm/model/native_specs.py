@@ -107,11 +107,18 @@ def _glm(
     )  # fmt: skip
 
 
+_LONGEST_SIDE = 4096
+"""Idefics3's processor never makes a picture larger."""
+
+
 def _smolvlm(folder: Path, config: Json, tokenizer: Tokenizer) -> ModelSpec:
+    """Every frame and picture one square."""
     vision, text = config.get("vision_config") or {}, config.get("text_config") or {}
-    settings = {**processor_settings(folder, config, "image"), **processor_settings(folder, config, "video")}
+    image = processor_settings(folder, config, "image")
+    settings = {**image, **processor_settings(folder, config, "video")}
     patch, merge = whole(vision, "patch_size", 32), whole(config, "scale_factor", 2)
-    side = whole(settings.get("max_image_size") or {}, "longest_edge", whole(vision, "image_size", 224))
+    side = whole(settings.get("max_image_size") or {}, "longest_edge", 364)
+    longest = whole(image.get("size") or {}, "longest_edge", 4 * 364) if image.get("do_resize", True) else 0
     if side // patch % merge:
         raise IncompleteModel(
             f"{folder}: frames of {side} px have {side // patch} patches a side, no multiple of scale factor {merge}; "
@@ -120,12 +127,22 @@ def _smolvlm(folder: Path, config: Json, tokenizer: Tokenizer) -> ModelSpec:
     token_id = config.get("image_token_id", 128257)
     mean, std = normalisation(settings, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     return ModelSpec(
-        folder=folder, model_type="smolvlm", text_type=str(text.get("model_type", "llama")), kind="native",
+        folder=folder, model_type=config["model_type"], text_type=str(text.get("model_type", "llama")), kind="native",
         context=context_of(folder, text), rope_scalable=False,
-        geometry=NativeGeometry(patch=patch, merge=merge, square=side), image_size=side, patch_size=patch,
-        image_token=token_text(folder, tokenizer, token_id), image_token_id=token_id, vision_layers=(), fit="stretch",
-        stamp="none", fine_stride=1, coarse_stride=1, uniform_stride=1,
+        geometry=NativeGeometry(patch=patch, merge=merge, square=side, image_longest=min(longest, _LONGEST_SIDE)),
+        image_size=side, patch_size=patch, image_token=token_text(folder, tokenizer, token_id), image_token_id=token_id,
+        picture_text="<fake_token_around_image><global-img>{image}<fake_token_around_image>",
+        vision_layers=(), fit="stretch", stamp="none", fine_stride=1, coarse_stride=1, uniform_stride=1,
         image_mean=mean, image_std=std,
+    )
+
+
+def _idefics3(folder: Path, config: Json, tokenizer: Tokenizer) -> ModelSpec:
+    """As SmolVLM, which came from it, without its words for videos: a frame is a picture behind its time."""
+    spec = _smolvlm(folder, config, tokenizer)
+    return replace(
+        spec, stamp="interleaved", video_token=spec.image_token, video_token_id=spec.image_token_id,
+        media_end_lines=False,
     )
 
 
@@ -186,6 +203,7 @@ NATIVE: Mapping[str, Callable[[Path, Json, Tokenizer], ModelSpec]] = {
     "qwen3_5": _qwen3_5,
     "qwen3_5_moe": _qwen3_5,
     "smolvlm": _smolvlm,
+    "idefics3": _idefics3,
     "glm4v": _glm,
     "glm4v_moe": partial(_glm, text_type="glm4v_moe_text", image_id=151363),
     "glm46v": _glm,

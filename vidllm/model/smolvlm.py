@@ -1,13 +1,18 @@
-"""SmolVLM: a frame -> a fixed square of patches, shuffled into few tokens; positions count tokens."""
+"""SmolVLM and Idefics3: a frame -> a fixed square of patches, shuffled into few tokens; positions count tokens."""
 
 from __future__ import annotations
 
-import torch
+from typing import TYPE_CHECKING
+
+import numpy as np
 from torch import Tensor
 
 from vidllm.model.lmm import normalised
 from vidllm.model.native import NativeLMM
 from vidllm.model.reader import like
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 class SmolVLM(NativeLMM):
@@ -19,6 +24,23 @@ class SmolVLM(NativeLMM):
     def encode_groups(self, groups: Tensor) -> Tensor:
         """Frames (N, 1, S, S, 3) -> (N, n, D)."""
         normal = normalised(groups[:, 0], self.spec, like(self.tower))
-        seen = self.model.get_image_features(normal.permute(0, 3, 1, 2)[None], return_dict=True)
-        tokens: Tensor = torch.cat(list(seen.pooler_output))
-        return tokens.view(len(groups), -1, tokens.shape[-1])
+        tokens: Tensor = self.model.connector(self.tower(normal.permute(0, 3, 1, 2)).last_hidden_state)
+        return tokens
+
+    def _fitted(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """A still image (1, H, W, 3) as the family's processor makes one that it does not split: scaled, then square.
+        """
+        from PIL import Image
+
+        picture, square = Image.fromarray(pixels[0]), self.geometry.square
+        if longest := self.geometry.image_longest:
+            picture = picture.resize(scaled_size(*picture.size, longest), Image.Resampling.LANCZOS)
+        return np.asarray(picture.resize((square, square), Image.Resampling.LANCZOS))[None]
+
+
+def scaled_size(width: int, height: int, longest: int) -> tuple[int, int]:
+    """(width, height) with the longer side `longest` pixels and the other even, as near the aspect as may be."""
+    aspect = width / height
+    shorter = int(longest / aspect if aspect >= 1 else longest * aspect)
+    shorter = max(shorter + shorter % 2, 1)
+    return (longest, shorter) if aspect >= 1 else (shorter, longest)

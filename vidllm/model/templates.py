@@ -112,7 +112,7 @@ _GLM_MEDIA = (
     " '<|begin_of_video|><|video|><|end_of_video|>' }}"
 )
 _GLM = "[gMASK]<sop>" + _family("<|{{ m.role }}|>{{ '\\n' }}", _GLM_MEDIA, "", "<|assistant|>{{ '\\n' }}")
-_SMOLVLM = "<|im_start|>" + _family(
+_UTTERANCES = _family(
     "{{ m.role | capitalize }}{{ ':' if m.content[0].type == 'image' else ': ' }}",
     "{{ '<' + c.type + '>' }}",
     "<end_of_utterance>{{ '\\n' }}",
@@ -141,7 +141,8 @@ _FAMILY_TEMPLATES = {
     "qwen3_vl_moe": _QWEN,
     "qwen3_5": _QWEN,
     "qwen3_5_moe": _QWEN,
-    "smolvlm": _SMOLVLM,
+    "smolvlm": "<|im_start|>" + _UTTERANCES,
+    "idefics3": "{{ bos_token }}" + _UTTERANCES,
     "glm4v": _GLM,
     "glm4v_moe": _GLM,
     "glm46v": _GLM,
