@@ -20,7 +20,8 @@ from vidllm.video.glances import glance_times
 from vidllm.video.info import VideoInfo
 from vidllm.video.thumbs import SIDE
 
-COMPOSABLE = ("llava", "vipllava", "llava_next", "llava_next_video", "llava_onevision", "internvl", "gemma3")
+COMPOSABLE = ("llava", "vipllava", "llava_next", "llava_next_video", "llava_onevision", "internvl", "gemma3",
+              "aya_vision", "cohere2_vision")  # fmt: skip
 FAMILIES = (
     *COMPOSABLE, "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5", "smolvlm", "idefics3", "glm4v", "pixtral", "mistral3",
 )  # fmt: skip

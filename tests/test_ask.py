@@ -226,7 +226,7 @@ def test_a_picture_is_asked_like_a_video(model: VideoModel, picture: Path) -> No
 
 
 @pytest.mark.parametrize(
-    "family", ["llava", "llava_next", "llava_onevision", "internvl", "gemma3", "qwen2_5_vl", "glm4v"]
+    "family", ["llava", "llava_next", "llava_onevision", "internvl", "gemma3", "aya_vision", "qwen2_5_vl", "glm4v"]
 )
 def test_the_plan_of_a_picture_is_what_is_asked(family: str, tiny: Callable[[str], Path], picture: Path) -> None:
     planned = vidllm.plan(picture, "what colour is it?", model=tiny(family), max_new_tokens=2)

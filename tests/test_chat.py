@@ -86,6 +86,11 @@ def test_stamps_gain_decimals_only_when_frames_are_close(times: tuple[float, ...
         ("glm4v", "[gMASK]<sop><|user|>\n<|begin_of_image|><|image|><|end_of_image|>?<|assistant|>\n"),
         ("pixtral", "[INST][IMG]?[/INST]"),
         (
+            "aya_vision",
+            "<BOS_TOKEN><|START_OF_TURN_TOKEN|><|USER_TOKEN|><|START_OF_IMG|>TILE_GLOBAL<|IMG_PATCH|><|END_OF_IMG|>?"
+            "<|END_OF_TURN_TOKEN|><|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|><|START_RESPONSE|>",
+        ),
+        (
             "idefics3",
             "<|im_start|>User:<fake_token_around_image><global-img><image><fake_token_around_image>?"
             "<end_of_utterance>\nAssistant:",

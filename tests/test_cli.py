@@ -355,7 +355,7 @@ def test_plan_of_a_picture_is_that_of_a_picture(run: Run, tiny: Path) -> None:
     assert {key: planned[key] for key in ("video_tokens", "text_tokens")}.items() <= asked["usage"].items()
 
 
-@pytest.mark.parametrize("family", ["llava_next", "internvl"])
+@pytest.mark.parametrize("family", ["llava_next", "internvl", "cohere2_vision"])
 def test_plan_says_into_how_many_tiles_a_picture_is_cut(family: str, run: Run, tmp_path: Path) -> None:
     """Three times as wide as high: two tiles and more side by side."""
     Image.new("RGB", (330, 110), "red").save("wide.png")

@@ -46,6 +46,8 @@ COMPOSABLE = {
     "llava_onevision": (9, "bilinear", "one", "stretch", "none", (-1,), "sentence", False),
     "internvl": (4, "average", "none", "stretch", "drop", (-1,), "sentence", False),
     "gemma3": (4, "average", "none", "stretch", "none", (), "interleaved", True),
+    "aya_vision": (4, "average", "none", "stretch", "none", (-1,), "interleaved", False),
+    "cohere2_vision": (4, "average", "none", "stretch", "none", (), "interleaved", False),
 }  # fmt: skip
 
 
@@ -55,11 +57,15 @@ def test_composable_families(family: str) -> None:
     rows, pooling, newline, fit, cls, layers, stamp, before = COMPOSABLE[family]
     assert spec.geometry == Geometry(rows=rows, cols=rows, pooling=pooling, newline=newline)
     assert (spec.kind, spec.model_type, spec.context) == ("composable", family, 4096)
-    assert spec.rope_scalable == (family != "gemma3")
+    assert spec.rope_scalable == (family not in ("gemma3", "aya_vision", "cohere2_vision"))
     assert (spec.fit, spec.cls, spec.stamp, spec.pool_before_projector) == (fit, cls, stamp, before)
     assert spec.vision_layers == layers
-    assert spec.image_token == {"internvl": "<IMG_CONTEXT>", "gemma3": "<image_soft_token>"}.get(family, "<image>")
-    assert spec.image_size == rows * spec.patch_size * (2 if family == "gemma3" else spec.shuffle)
+    tokens = {"internvl": "<IMG_CONTEXT>", "gemma3": "<image_soft_token>", "aya_vision": "<|IMG_PATCH|>",
+              "cohere2_vision": "<|IMG_PATCH|>"}  # fmt: skip
+    assert spec.image_token == tokens.get(family, "<image>")
+    assert spec.projector_joins == (family in ("aya_vision", "cohere2_vision"))
+    joined = 2 if spec.projector_joins or family == "gemma3" else spec.shuffle
+    assert spec.image_size == rows * spec.patch_size * joined
 
 
 @pytest.mark.parametrize(

@@ -27,8 +27,8 @@ from vidllm.world.make import write_video
 
 BOLD = SamplingOptions(k=6, temperature=2.5)
 FAMILIES = (
-    "llava", "llava_next_video", "llava_onevision", "internvl", "gemma3", "qwen2_vl", "qwen2_5_vl", "qwen3_vl",
-    "qwen3_5", "smolvlm", "idefics3", "glm4v", "pixtral", "mistral3",
+    "llava", "llava_next_video", "llava_onevision", "internvl", "gemma3", "aya_vision", "cohere2_vision", "qwen2_vl",
+    "qwen2_5_vl", "qwen3_vl", "qwen3_5", "smolvlm", "idefics3", "glm4v", "pixtral", "mistral3",
 )  # fmt: skip
 
 

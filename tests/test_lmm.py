@@ -246,7 +246,9 @@ def test_newlines_a_model_has_none_of_are_one_line(tiny: Callable[[str], Path], 
         model.prefill(video_prompt(model, pictures(2, 112, 112), [2, 2]))
 
 
-@pytest.mark.parametrize("name", ["llava", "llava_next_video", "llava_onevision", "internvl", "gemma3"])
+@pytest.mark.parametrize(
+    "name", ["llava", "llava_next_video", "llava_onevision", "internvl", "gemma3", "cohere2_vision"]
+)
 def test_reversing_the_frames_changes_the_logits(name: str, tiny: Callable[[str], Path]) -> None:
     model = load(tiny(name))
     frames = pictures(4, model.spec.image_size, model.spec.image_size)
@@ -482,7 +484,7 @@ def test_a_cache_is_not_shared_between_devices(tiny: Callable[[str], Path]) -> N
     assert known[0] != known[1]
 
 
-@pytest.mark.parametrize("name", ["llava", "llava_onevision", "internvl", "gemma3"])
+@pytest.mark.parametrize("name", ["llava", "llava_onevision", "internvl", "gemma3", "cohere2_vision"])
 def test_wide_keys_change_no_more_than_rounding(
     name: str, tiny: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

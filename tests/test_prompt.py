@@ -18,7 +18,7 @@ from vidllm.model.chat import count_text_tokens
 from vidllm.model.families import load_tokenizer
 from vidllm.model.lmm import normalised
 from vidllm.model.media import Shown, time_sentence
-from vidllm.prompt import Image, Message
+from vidllm.prompt import Image, Message, shown_still
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -157,9 +157,9 @@ def test_several_videos_and_images_in_one_prompt(family: str) -> None:
     spec = spec_of(family)
     media = (clip_of(spec, frames=2), picture(100, 200), clip_of(spec, frames=4), picture(300, 120))
     prompt = prompt_of(spec, [Message("user", "compare", media)], rope_max=8)
-    kinds = ["frame"] * 2 + ["image"] + ["frame"] * 4 + ["image"] if spec.kind == "composable" else [
-        "video", "image", "video", "image"
-    ]  # fmt: skip
+    tiles = [shown_still(*size, spec).tiles for size in ((100, 200), (300, 120))]  # each with words before it
+    kinds = ["frame"] * 2 + ["image"] * tiles[0] + ["frame"] * 4 + ["image"] * tiles[1]
+    kinds = kinds if spec.kind == "composable" else ["video", "image", "video", "image"]
     assert [v.kind for v in prompt.visuals] == kinds
     assert [v.position for v in prompt.visuals] == sorted(v.position for v in prompt.visuals)
     assert prompt.video_tokens == sum(v.tokens for v in prompt.visuals)

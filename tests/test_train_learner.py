@@ -36,7 +36,8 @@ from vidllm.train.parts import Extra, Lora, Parts, part_of
 from vidllm_cli import main as command_line
 
 TOLERANCE = 1e-4
-COMPOSABLE = ("llava", "vipllava", "llava_next", "llava_next_video", "llava_onevision", "internvl")
+COMPOSABLE = ("llava", "vipllava", "llava_next", "llava_next_video", "llava_onevision", "internvl", "aya_vision",
+              "cohere2_vision")  # fmt: skip
 WHOLE = Parts(projector=1e-3, language_model=1e-3)
 ANSWER = " The red circle moves right."
 
@@ -358,7 +359,7 @@ def test_what_stays_loses_no_bit_where_sums_are_in_bf16(
     assert torch.equal(asked.newline, first.lmm.newline)
 
 
-@pytest.mark.parametrize("name", ["llava_next", "llava_onevision", "internvl", "vipllava"])
+@pytest.mark.parametrize("name", ["llava_next", "llava_onevision", "internvl", "vipllava", "cohere2_vision"])
 @pytest.mark.parametrize("learning", ["vision_tower", "projector", "language_model", "all"])
 def test_every_part_learns_in_bf16(name: str, learning: str, tiny: Callable[[str], Path]) -> None:
     """configs/video.yaml teaches all parts so: the tower's layers behind its features must bear what comes."""
@@ -517,7 +518,7 @@ def adapted(folder: Path, **more: Any) -> Learner:
     return taught(learner, small_batch(learner), steps=3)
 
 
-@pytest.mark.parametrize("name", ["llava", "llava_onevision", "internvl"])
+@pytest.mark.parametrize("name", ["llava", "llava_onevision", "internvl", "aya_vision"])
 def test_an_adapter_begins_as_nothing_and_is_its_own_reference(name: str, tiny: Callable[[str], Path]) -> None:
     learner = learner_of(tiny(name), parts=LOW_RANK, lora=Lora(r=4, alpha=8))
     batch = small_batch(learner)
@@ -549,7 +550,7 @@ def test_an_adapter_is_asked_as_it_learned(name: str, merge: bool, tiny: Callabl
 
 
 @needs_bitsandbytes
-@pytest.mark.parametrize("name", ["llava", "llava_onevision", "internvl"])
+@pytest.mark.parametrize("name", ["llava", "llava_onevision", "internvl", "aya_vision"])
 def test_an_adapter_learns_beside_matrices_of_4_bits(name: str, tiny: Callable[[str], Path], tmp_path: Path) -> None:
     """As it would beside the same numbers written out; it is put on the model's whole matrices, or beside those of
     4 bits again.

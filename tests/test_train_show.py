@@ -11,6 +11,11 @@ from vidllm.model.families import load_tokenizer
 from vidllm.prompt import Message, build_example
 from vidllm.train.show import show_batch
 
+ENDS = {
+    "llava_onevision": "<|im_end|>", "internvl": "<|im_end|>", "gemma3": "<end_of_turn>",
+    **dict.fromkeys(("aya_vision", "cohere2_vision"), "<|END_RESPONSE|><|END_OF_TURN_TOKEN|>"),
+}  # fmt: skip
+
 
 def shown(family: str, *, colour: bool) -> str:
     spec = spec_of(family)
@@ -29,8 +34,7 @@ def shown(family: str, *, colour: bool) -> str:
 def test_what_is_learnt_stands_in_marks(family: str) -> None:
     page = shown(family, colour=False)
     marked = [words.strip() for words in re.findall("⟦(.*?)⟧", page, re.DOTALL)]
-    ends = {"llava_onevision": "<|im_end|>", "internvl": "<|im_end|>", "gemma3": "<end_of_turn>"}
-    end = ends.get(family, "</s>")
+    end = ENDS.get(family, "</s>")
     assert marked == [f"The red circle moves right.{end}", f"Nothing.{end}"] * 2
     assert page.count(" visual]") == 2 * 4
     assert "what happens?" in page

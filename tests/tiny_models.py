@@ -128,6 +128,17 @@ GEMMA = (
 )
 """As Gemma 3 prints it: a picture is one token here, its processor writes the rest."""
 
+COHERE = (
+    "{{ bos_token }}{% for message in messages %}{{ '<|START_OF_TURN_TOKEN|>' }}"
+    "{{ '<|SYSTEM_TOKEN|>' if message['role'] == 'system' else '<|USER_TOKEN|>' if message['role'] == 'user' "
+    "else '<|CHATBOT_TOKEN|><|START_RESPONSE|>' }}"
+    "{% for part in message['content'] %}{% if part['type'] == 'image' %}{{ 'MARKER' }}{% else %}{{ part['text'] }}"
+    "{% endif %}{% endfor %}{{ '<|END_RESPONSE|>' if message['role'] == 'assistant' }}{{ '<|END_OF_TURN_TOKEN|>' }}"
+    "{% endfor %}{% if add_generation_prompt %}"
+    "{{ '<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|><|START_RESPONSE|>' }}{% endif %}"
+)
+"""As Aya Vision prints it around <image>, and Command A Vision around <|IMG_PATCH|>."""
+
 SMOL = (
     "{{ '<|im_start|>' }}{% for message in messages %}{{ message['role'] | capitalize }}"
     "{% if message['content'][0]['type'] == 'text' %}{{ ': ' }}{% else %}{{ ':' }}{% endif %}"
@@ -401,6 +412,55 @@ def gemma3(folder: Path) -> Path:
     side = {"size": {"height": 112, "width": 112}}
     Gemma3Processor(Gemma3ImageProcessorPil(**side), tokenizer, GEMMA, image_seq_length=16).save_pretrained(folder)
     return _save(folder, Gemma3ForConditionalGeneration(config), tokenizer)
+
+
+def _cohere(folder: Path, config: type[Any], network: type[Any], marker: str) -> Path:
+    """What Cohere's two have in common: SigLIP, 8x8 patches joined to 4x4 tokens in the projector, every other layer of
+    the language model with a window and rotary positions."""
+    from transformers import Cohere2Config, SiglipVisionConfig
+
+    turns = ("START_OF_TURN_TOKEN", "USER_TOKEN", "CHATBOT_TOKEN", "SYSTEM_TOKEN", "START_RESPONSE", "END_RESPONSE")
+    media = ("START_OF_IMG", "END_OF_IMG", "IMG_PATCH", "IMG_LINE_BREAK")
+    tokenizer = make_tokenizer(
+        [f"<|{name}|>" for name in (*turns, *media)], bos="<BOS_TOKEN>", eos="<|END_OF_TURN_TOKEN|>", pad="<PAD>",
+        template=COHERE.replace("MARKER", marker),
+    )  # fmt: skip
+    vision = SiglipVisionConfig(**VISION, image_size=112, patch_size=14, vision_use_head=False)
+    text = _text(Cohere2Config, tokenizer, num_key_value_heads=2, sliding_window_pattern=2)
+    patch = tokenizer.convert_tokens_to_ids("<|IMG_PATCH|>")
+    written = config(vision_config=vision, text_config=text, alignment_intermediate_size=64, image_token_id=patch)
+    return _save(folder, network(written), tokenizer)
+
+
+COHERE_TILES = {
+    "size": {"height": 112, "width": 112}, "max_patches": 6, "image_mean": [0.5] * 3, "image_std": [0.5] * 3,
+}  # fmt: skip
+
+
+def aya_vision(folder: Path) -> Path:
+    """Aya Vision: stretched tiles, each behind its name."""
+    from transformers import AyaVisionConfig, AyaVisionForConditionalGeneration, GotOcr2ImageProcessorPil
+
+    _cohere(folder, AyaVisionConfig, AyaVisionForConditionalGeneration, "<image>")
+    GotOcr2ImageProcessorPil(**COHERE_TILES).save_pretrained(folder)
+    words = {"patch_size": 28, "img_size": 112, "image_token": "<image>", "downsample_factor": 1}
+    _write(folder, "processor_config.json", {"processor_class": "AyaVisionProcessor", **words})
+    return folder
+
+
+def cohere2_vision(folder: Path) -> Path:
+    """Command A Vision: nameless tiles of the grid that covers a picture, a tower that normalises its end."""
+    from transformers import Cohere2VisionConfig, Cohere2VisionForConditionalGeneration
+
+    _cohere(folder, Cohere2VisionConfig, Cohere2VisionForConditionalGeneration, "<|IMG_PATCH|>")
+    words = {"boi_token": "<|START_OF_IMG|>", "eoi_token": "<|END_OF_IMG|>", "image_token": "<|IMG_PATCH|>",
+             "img_line_break_token": "<|IMG_LINE_BREAK|>"}  # fmt: skip
+    edit(folder / "tokenizer_config.json", extra_special_tokens=words)
+    _write(folder, "preprocessor_config.json", {
+        "image_processor_type": "Cohere2VisionImageProcessor", "processor_class": "Cohere2VisionProcessor",
+        "patch_size": 4, "crop_to_patches": True, "resample": 3, **COHERE_TILES,
+    })  # fmt: skip
+    return folder
 
 
 QWEN_SPECIAL = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
@@ -688,8 +748,9 @@ def edit(path: Path, **changes: Any) -> None:
 FAMILIES: dict[str, Callable[[Path], Path]] = {
     build.__name__: build
     for build in (
-        llava, vipllava, llava_next, llava_next_video, llava_onevision, internvl, gemma3, qwen2_vl, qwen2_5_vl,
-        qwen3_vl, qwen3_vl_moe, qwen3_5, qwen3_5_moe, smolvlm, idefics3, glm4v, glm4v_moe, glm46v, pixtral, mistral3,
+        llava, vipllava, llava_next, llava_next_video, llava_onevision, internvl, gemma3, aya_vision, cohere2_vision,
+        qwen2_vl, qwen2_5_vl, qwen3_vl, qwen3_vl_moe, qwen3_5, qwen3_5_moe, smolvlm, idefics3, glm4v, glm4v_moe, glm46v,
+        pixtral, mistral3,
     )
 }
 

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from vidllm.clip import Clip
 from vidllm.planned import SeenVideo
+from vidllm.prompt import Image, still_tokens
 from vidllm.video.timecode import PAST_END_SECONDS, TimeMention, find_times
 
 if TYPE_CHECKING:
     from vidllm.engine import FinishReason, Generated, Past
-    from vidllm.prompt import Image, Prompt
+    from vidllm.prompt import Prompt
 
 HOLE = 2.0
 """Frames further apart than this many average distances leave a hole: its middle was not looked at."""
@@ -150,13 +151,14 @@ def report(
 
 
 def _seen_frames(media: Sequence[Clip | Image], prompt: Prompt) -> Iterator[SeenFrame]:
-    stills = iter([visual.tokens for visual in prompt.visuals if visual.kind == "image"])
+    single = sum(isinstance(medium, Image) for medium in media) == 1
     for index, medium in enumerate(media):
         if isinstance(medium, Clip):
             for time, planned in zip(medium.frames.pts_seconds, medium.plan.frames, strict=True):
                 yield SeenFrame(time=float(time), tokens=planned.tokens, video=index)
         else:
-            yield SeenFrame(time=None, tokens=next(stills), video=index)
+            tokens = still_tokens(*medium.size, prompt.spec, single=single)
+            yield SeenFrame(time=None, tokens=tokens, video=index)
 
 
 def cite(text: str, seen: Sequence[Sequence[float]], durations: Sequence[float]) -> tuple[Cited, ...]:

@@ -23,12 +23,11 @@ from vidllm.clip import Clip, PlanOptions, open_clips
 from vidllm.errors import BudgetError, ConfigError
 from vidllm.model.chat import Turn, lay_out
 from vidllm.model.families import ModelSpec, fetch_model, load_tokenizer, read_spec, resolve_model
-from vidllm.model.media import Shown
 from vidllm.model.resolve import ABOUT_BUILTIN, builtin_name, model_name
 from vidllm.options import AskOptions, check_question, split_options
 from vidllm.planned import Plan, plan_source, still_notes, tokens_of_stills
 from vidllm.planning import named_in_vain, range_of, room_of
-from vidllm.prompt import Image, Message, Prompt, Role, build_prompt, check_question_fits
+from vidllm.prompt import Image, Message, Prompt, Role, build_prompt, check_question_fits, shown_still
 from vidllm.sources import Progress, Source, name_of, open_source, sources_of, tell
 from vidllm.video.timecode import find_focus
 
@@ -322,7 +321,8 @@ class ChatSession:
         said = [Turn(role, text) for turn in self._shown_turns for role, text in zip(ROLES, turn, strict=True)]
         asked = Turn("user", question)
         first, *rest = [*said, asked]
-        whole = lay_out([replace(first, media=(Shown(kind="image"),) * len(stills)), *rest], spec, tokenizer)
+        shown = tuple(shown_still(*still.size, spec) for still in stills)
+        whole = lay_out([replace(first, media=shown), *rest], spec, tokenizer)
         return whole.text_tokens - lay_out([asked], spec, tokenizer).text_tokens + tokens_of_stills(stills, spec)
 
     @property

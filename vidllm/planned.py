@@ -16,9 +16,8 @@ from vidllm.checks import check_text
 from vidllm.clip import plan_video
 from vidllm.errors import BudgetError
 from vidllm.model.chat import AnyTokenizer, count_text_tokens
-from vidllm.model.media import Shown
 from vidllm.planning import PlanOptions, room_of
-from vidllm.prompt import Image, check_question_fits, over_line, still_tiles, still_tokens
+from vidllm.prompt import Image, check_question_fits, over_line, shown_still, still_tiles, still_tokens
 from vidllm.sources import Progress, Source, name_of, open_source
 from vidllm.video.info import VideoInfo
 from vidllm.video.timecode import Focus
@@ -108,10 +107,10 @@ def _plan_still(
     still: Image, is_cut: bool, question: str, spec: ModelSpec, tokenizer: AnyTokenizer | None, options: PlanOptions
 ) -> TokenPlan:
     """The sum of a prompt of one picture, as `build_prompt` makes it."""
-    visual = tokens_of_stills((still,), spec)
+    visual, shown = tokens_of_stills((still,), spec), shown_still(*still.size, spec)
 
     def count(wish: Wish) -> int:
-        return options.reserve + count_text_tokens(wish.question, spec, tokenizer, Shown(kind="image"))
+        return options.reserve + count_text_tokens(wish.question, spec, tokenizer, shown)
 
     def short(wish: Wish) -> int:
         room = room_of(wish.spec, wish.options)

@@ -43,6 +43,12 @@ class Image:
         if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
             raise ConfigError(f"pixels must be uint8 (height, width, 3), in RGB, not {pixels.dtype} {pixels.shape}")
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        height, width = self.pixels.shape[:2]
+        return height, width
+
 
 @dataclass(frozen=True)
 class Message:
@@ -62,7 +68,7 @@ class Visual:
     A still image: the same with stride 1, or in tiles, `grid` = (gh, gw), `source_size` = (height, width) in pixels
     before any resizing. With AnyRes `pixels` (1 + gh * gw, S, S, 3) are the thumbnail, then the tiles row by row; its
     tokens: the thumbnail's, then the unpadded tile rows, each followed by a newline. InternVL's are the tiles, then
-    the thumbnail of more than one, `newline` "none".
+    the thumbnail of more than one, `newline` "none"; so are Cohere's, each a visual of its own: words stand between.
     Native families: a whole clip is one "video" of `pixels` (N, h, w, 3) at the planned size, an image keeps its own
     size; their tokens need not be contiguous.
     """
@@ -156,7 +162,7 @@ def build_prompt(
         BudgetError: the conversation does not fit; nothing is ever cut.
         IncompleteModel: the model's chat template or tokenizer loses a placeholder.
     """
-    layout = lay_out([_turn(m) for m in messages], spec, tokenizer, reply=reply)
+    layout = lay_out([_turn(m, spec) for m in messages], spec, tokenizer, reply=reply)
     filled = _fill(messages, layout, spec)
     room = _room_of(messages, spec, max_new_tokens, rope_max, shrink=shrink)
     room_left = room.reply_for(len(filled.ids))
@@ -210,7 +216,7 @@ def build_example(
     answers = [message.text for message in messages if message.role == "assistant"]
     if not answers or not all(answer.strip() for answer in answers):
         raise ConfigError(f"{'an empty answer' if answers else 'no answer'} to learn from; give every turn its words")
-    layout, spoken = lay_out_spoken([_turn(m) for m in messages], spec, tokenizer)
+    layout, spoken = lay_out_spoken([_turn(m, spec) for m in messages], spec, tokenizer)
     filled = _fill(messages, layout, spec)
     room = _room_of(messages, spec, None, rope_max)
     if len(filled.ids) > room.capacity:
@@ -281,13 +287,13 @@ def _prompt(
     )  # fmt: skip
 
 
-def _turn(message: Message) -> Turn:
-    return Turn(message.role, message.text, tuple(_shown(medium) for medium in message.media))
+def _turn(message: Message, spec: ModelSpec) -> Turn:
+    return Turn(message.role, message.text, tuple(_shown(medium, spec) for medium in message.media))
 
 
-def _shown(medium: Clip | Image) -> Shown:
+def _shown(medium: Clip | Image, spec: ModelSpec) -> Shown:
     if isinstance(medium, Image):
-        return Shown(kind="image")
+        return shown_still(*medium.size, spec)
     times = tuple(float(t) for t in medium.frames.pts_seconds)
     return Shown(kind="video", times=times, duration=medium.info.duration, subtitles=medium.subtitles)
 
@@ -299,7 +305,7 @@ _Draft = tuple[Visual, tuple[int, ...]]
 def _drafts(medium: Clip | Image, spec: ModelSpec, single: bool) -> list[_Draft]:
     if isinstance(medium, Clip) and isinstance(spec.geometry, NativeGeometry):
         return [_native_video(medium, spec)]
-    visuals = _frames(medium, spec) if isinstance(medium, Clip) else [_image_visual(medium, spec, single)]
+    visuals = _frames(medium, spec) if isinstance(medium, Clip) else _still_visuals(medium, spec, single)
     return [(visual, (visual.tokens,)) for visual in visuals]
 
 
@@ -352,6 +358,14 @@ def still_tokens(height: int, width: int, spec: ModelSpec, *, single: bool) -> i
     return geometry.rows * geometry.cols + spec.tiles_have_newlines + (spec.cls == "keep")
 
 
+def shown_still(height: int, width: int, spec: ModelSpec) -> Shown:
+    """A picture of so many pixels as its text knows it."""
+    grid = still_tiles(height, width, spec, single=True) if spec.tile_text else None
+    if grid is None:
+        return Shown(kind="image")
+    return Shown(kind="image", tiles=TILINGS[spec.image_cut].tokens((height, width), grid, 1, None))
+
+
 def still_tiles(height: int, width: int, spec: ModelSpec, *, single: bool) -> tuple[int, int] | None:
     """Tiles (rows, cols) that a picture of so many pixels is cut into; None where it is not. LLaVA-OneVision cuts one
     only when it is alone.
@@ -359,6 +373,15 @@ def still_tiles(height: int, width: int, spec: ModelSpec, *, single: bool) -> tu
     if not spec.image_grids or not (single or spec.model_type != "llava_onevision"):
         return None
     return TILINGS[spec.image_cut].grid((height, width), spec.image_size, spec.image_grids)
+
+
+def _still_visuals(image: Image, spec: ModelSpec, single: bool) -> list[Visual]:
+    """A still image, or each of its tiles where words stand between them."""
+    whole = _image_visual(image, spec, single)
+    if not spec.tile_text:
+        return [whole]
+    tokens = whole.tokens // len(whole.pixels)
+    return [replace(whole, pixels=tile[None], tokens=tokens, grid=None) for tile in whole.pixels]
 
 
 def _image_visual(image: Image, spec: ModelSpec, single: bool) -> Visual:

@@ -1,8 +1,10 @@
-"""Still images in tiles, LLaVA-NeXT's AnyRes and InternVL's: which a picture is cut into, how many tokens they become.
+"""Still images in tiles, LLaVA-NeXT's AnyRes, InternVL's and Command A's: which a picture is cut into, how many tokens
+they become.
 
     AnyRes      the thumbnail (whole picture, one tile), then the picture scaled into the best of the family's grids,
                 centred, cut; padding rows and columns cost no token
     InternVL    the picture stretched over the grid nearest to its aspect, cut; then, behind several, the thumbnail
+    Command A   as InternVL, over the grid that asks for the least scaling up, or else down
 
 Arithmetic first (no imports), pixels last (Pillow, loaded when used). Sizes are (height, width) everywhere.
 """
@@ -113,6 +115,19 @@ def canvas_grid(size: Size, tile: int, resolutions: Sequence[Size]) -> Size:
     return best
 
 
+def cover_grid(size: Size, tile: int, resolutions: Sequence[Size]) -> Size:
+    """(rows, cols) of tiles of `tile` pixels that a picture of `size` is stretched over.
+
+    The smallest that is no smaller than the picture at its own aspect; where none is, the one that shrinks it least.
+    Source: `get_optimal_tiled_canvas` of Command A Vision in transformers, which this must equal.
+    """
+    height, width = size
+    scales = [min(wide / width, tall / height) for tall, wide in resolutions]
+    covering = [scale for scale in scales if scale >= 1]
+    tall, wide = resolutions[scales.index(min(covering) if covering else max(scales))]
+    return tall // tile, wide // tile
+
+
 def canvas_tokens(size: Size, tiles: Size, base: int, max_tiles: int | None = None) -> int:
     """Tokens of a picture stretched over `tiles`, with its thumbnail; base x base of each, whatever its `size`."""
     count = math.prod(tiles)
@@ -147,4 +162,5 @@ class Tiling:
 TILINGS: dict[Cut, Tiling] = {
     "padded": Tiling(tile_grid, anyres_tokens, cut_tiles, "grid"),
     "stretched": Tiling(canvas_grid, canvas_tokens, cut_canvas, "none"),
+    "covered": Tiling(cover_grid, canvas_tokens, cut_canvas, "none"),
 }

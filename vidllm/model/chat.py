@@ -183,7 +183,7 @@ def _render_turns(turns: Sequence[Turn], spec: ModelSpec, tokenizer: Tokenizer, 
     texts = [quiet(_full_text(turn, spec)) for turn in turns]
     wanted = sum(len(turn.media) for turn in turns)
     template = chat_template(spec, video=any(m.kind == "video" for turn in turns for m in turn.media))
-    names = {**special_tokens(spec.folder), "image_token": spec.image_token}
+    names = {**special_tokens(spec.folder), "image_token": _markers(spec)[0]}
     reason = "it prints no placeholder for a picture"
     for parts in _forms_read(template, tuple(names.items()), spec):
         messages = [{"role": t.role, "content": parts(t, text, spec)} for t, text in zip(turns, texts, strict=True)]
@@ -227,8 +227,11 @@ def _render_spoken(turns: Sequence[Turn], spec: ModelSpec, tokenizer: Tokenizer,
         raise IncompleteModel(
             f"{spec.folder}: no token ends an answer; name its eos_token_id in generation_config.json"
         )
+    special = _special_pattern(tokenizer, tokenizer.get_vocab_size(), ())
     try:
-        return mark_spoken(turns, lambda some, asks: _render_turns(some, spec, tokenizer, asks), ends, reply=reply)
+        return mark_spoken(
+            turns, lambda some, asks: _render_turns(some, spec, tokenizer, asks), ends, special, reply=reply
+        )
     except ValueError as error:
         raise IncompleteModel(f"{spec.folder}: its chat template can not be taught ({error})") from error
 

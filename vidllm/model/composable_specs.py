@@ -18,11 +18,13 @@ from vidllm.model.settings import (
     normalisation,
     processor_settings,
     rope_kind,
+    token_id_of,
     token_text,
     tower_layers,
     whole,
 )
-from vidllm.model.spec import CLIP_MEAN, CLIP_STD, Json, ModelSpec
+from vidllm.model.spec import CLIP_MEAN, CLIP_STD, Json, ModelSpec, read_json
+from vidllm.model.templates import special_tokens
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -125,21 +127,29 @@ def _internvl(folder: Path, config: Json, tokenizer: Tokenizer) -> ModelSpec:
     if not vision.get("use_mean_pooling", True):
         raise UnsupportedModel(f"{folder}: no adapter for a vision tower that normalises its last layer "
                                "(use_mean_pooling is false)")  # fmt: skip
-    assert isinstance(spec.geometry, Geometry)
     shuffle = round(1 / config.get("downsample_ratio", 0.5))
-    if shuffle < 1 or spec.geometry.rows % shuffle:
-        raise IncompleteModel(
-            f"{folder}: {spec.geometry.rows} patches a side are no multiple of {shuffle}, by which config.json's "
-            "downsample_ratio joins them; download the model again"
-        )
-    side = spec.geometry.rows // shuffle
     images = processor_settings(folder, config, "image")
-    tiles = canvases(whole(images, "min_patches", 1), whole(images, "max_patches", 12))
+    least, most = whole(images, "min_patches", 1), whole(images, "max_patches", 12)
     return replace(
-        spec, geometry=replace(spec.geometry, rows=side, cols=side), shuffle=shuffle, pool_before_projector=False,
-        fit="stretch", fine_stride=1, uniform_stride=1, coarse_stride=2, stamp="sentence",
-        picture_text="<img>{image}</img>", bare_frame_text="Frame{number}: {image}\n", image_cut="stretched",
-        image_grids=tuple((rows * spec.image_size, cols * spec.image_size) for rows, cols in tiles),
+        _joined(spec, shuffle, "downsample_ratio", least, most), shuffle=shuffle, stamp="sentence",
+        picture_text="<img>{image}</img>", bare_frame_text="Frame{number}: {image}\n",
+    )
+
+
+def _joined(spec: ModelSpec, factor: int, key: str, least: int, most: int) -> ModelSpec:
+    """`spec` with factor x factor patches joined to one token, as `key` of config.json says, and pictures stretched
+    over `least` to `most` tiles."""
+    assert isinstance(spec.geometry, Geometry)
+    if factor < 1 or spec.geometry.rows % factor:
+        raise IncompleteModel(
+            f"{spec.folder}: {spec.geometry.rows} patches a side are no multiple of {factor}, by which config.json's "
+            f"{key} joins them; download the model again"
+        )
+    side = spec.geometry.rows // factor
+    return replace(
+        spec, geometry=replace(spec.geometry, rows=side, cols=side), pool_before_projector=False, fit="stretch",
+        fine_stride=1, uniform_stride=1, coarse_stride=2, image_cut="stretched",
+        image_grids=tuple((rows * spec.image_size, cols * spec.image_size) for rows, cols in canvases(least, most)),
     )
 
 
@@ -179,6 +189,58 @@ def _gemma3(folder: Path, config: Json, tokenizer: Tokenizer) -> ModelSpec:
     )
 
 
+_AYA_WORDS = {
+    "image_token": "<image>", "start_of_img_token": "<|START_OF_IMG|>", "end_of_img_token": "<|END_OF_IMG|>",
+    "tile_token": "TILE", "tile_global_token": "TILE_GLOBAL",
+}  # fmt: skip
+
+
+def _aya_vision(folder: Path, config: Json, tokenizer: Tokenizer) -> ModelSpec:
+    """Frames of one tile; pictures cut into stretched tiles, each behind its name."""
+    tower = {"image_size": 384, "patch_size": 14, "num_hidden_layers": 26}
+    images, said = processor_settings(folder, config, "image"), read_json(folder / "processor_config.json") or {}
+    spec = _cohere(folder, config, tokenizer, tower, whole(images, "min_patches", 1), whole(images, "max_patches", 12))
+    marker, start, end, tile, last = (str(said.get(name, word)) for name, word in _AYA_WORDS.items())
+    for token in (start, end):
+        token_id_of(folder, tokenizer, token)
+    return replace(
+        spec, image_marker=marker, tile_text=f"{tile}_{{number}}{{image}}",
+        picture_text=f"{start}{{tiles}}{last}{{image}}{end}",
+    )
+
+
+_COMMAND_WORDS = {
+    "boi_token": "<|START_OF_IMG|>", "img_line_break_token": "<|IMG_LINE_BREAK|>", "eoi_token": "<|END_OF_IMG|>"
+}  # fmt: skip
+
+
+def _cohere2_vision(folder: Path, config: Json, tokenizer: Tokenizer) -> ModelSpec:
+    """Command A Vision: as Aya Vision, with nameless tiles of another grid and a tower that normalises its end."""
+    tower = {"image_size": 512, "patch_size": 16, "num_hidden_layers": 27}
+    images, said = processor_settings(folder, config, "image"), special_tokens(folder)
+    most = whole(images, "max_patches", 12) if images.get("crop_to_patches", True) else 1
+    spec = _cohere(folder, config, tokenizer, tower, 1, most)
+    start, line, end = (said.get(name, word) for name, word in _COMMAND_WORDS.items())
+    for token in (start, line, end):
+        token_id_of(folder, tokenizer, token)
+    return replace(
+        spec, vision_layers=(), image_cut="covered", tile_text=f"{{image}}{line}",
+        picture_text=f"{start}{{tiles}}{{image}}{line}{end}",
+    )
+
+
+def _cohere(folder: Path, config: Json, tokenizer: Tokenizer, tower: Json, least: int, most: int) -> ModelSpec:
+    """What Cohere's two have in common: patches are joined in the projector."""
+    text = {"model_type": "cohere2", **(config.get("text_config") or {})}
+    spec = _llava(
+        folder, {**config, "text_config": text}, tokenizer, strategy="full", layers=-1, image_token=255036,
+        default_tower={"model_type": "siglip_vision_model", **tower},
+    )  # fmt: skip
+    joined = _joined(spec, whole(config, "downsample_factor", 2), "downsample_factor", least, most)
+    # Layers of cohere2 have rotary positions and a short window, or neither: there is nothing to stretch.
+    return replace(joined, rope_scalable=spec.text_type != "cohere2", media_end_lines=False)
+
+
 COMPOSABLE: Mapping[str, Callable[[Path, Json, Tokenizer], ModelSpec]] = {
     "llava": _llava,
     "vipllava": partial(_llava, layers=[-2, -5, -8, -11, 6]),
@@ -187,5 +249,7 @@ COMPOSABLE: Mapping[str, Callable[[Path, Json, Tokenizer], ModelSpec]] = {
     "llava_onevision": _llava_onevision,
     "internvl": _internvl,
     "gemma3": _gemma3,
+    "aya_vision": _aya_vision,
+    "cohere2_vision": _cohere2_vision,
 }
 """model_type -> who reads its configuration."""

@@ -176,16 +176,16 @@ class ComposableLMM(TextReader):
         return pool(self.project(features), geometry.rows, geometry.cols, stride, geometry.pooling)
 
     def project(self, features: Tensor) -> Tensor:
-        """Tower features (N, P, Dv) -> (N, P, D)."""
+        """Tower features (N, P, Dv) -> (N, n, D)."""
         projected: Tensor = self.parts.multi_modal_projector(features)
-        return projected
+        return projected.flatten(1, -2)  # Aya Vision's comes in rows and columns
 
     def tower_features(self, pixels: Tensor) -> Tensor:
         """Vision features (N, P, Dv) of uint8 pixels (N, S, S, 3); several layers stand side by side in Dv."""
         normal = normalised(pixels, self.spec, like(self.parts.vision_tower))
         layers = list(self.spec.vision_layers)
-        states = self.parts.vision_tower(normal.permute(0, 3, 1, 2), output_hidden_states=layers).hidden_states
-        features = torch.cat([states[layer] for layer in layers], dim=-1)
+        seen = self.parts.vision_tower(normal.permute(0, 3, 1, 2), output_hidden_states=layers)
+        features = torch.cat([seen.hidden_states[layer] for layer in layers] or [seen.last_hidden_state], dim=-1)
         return pixel_shuffle(features[:, 1:] if self.spec.cls == "drop" else features, self.spec.shuffle)
 
 

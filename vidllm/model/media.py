@@ -21,18 +21,21 @@ class Shown:
     times: tuple[float, ...] = ()
     duration: float = 0.0
     subtitles: tuple[str, ...] = ()
+    tiles: int = 1
+    """Of an image whose tiles have words between them: a placeholder for each."""
 
 
 def runs_of(shown: Shown, spec: ModelSpec) -> int:
-    """How many placeholders a medium has: one per frame, per native group, or (pictures, `one_run`) one in all."""
+    """How many placeholders a medium has: one per frame, tile, native group, or (`one_run`) one in all."""
     if shown.kind == "image" or spec.one_run:
-        return 1
+        return shown.tiles
     return spec.geometry.groups(len(shown.times)) if isinstance(spec.geometry, NativeGeometry) else len(shown.times)
 
 
 def medium_text(shown: Shown, spec: ModelSpec) -> str:
     """What stands in the prompt for one medium: a placeholder per run, and the times as the family tells them."""
-    picture = spec.picture_text.replace("{image}", spec.image_token)
+    tiles = "".join(spec.tile_text.replace("{number}", str(number)) for number in range(1, shown.tiles))
+    picture = spec.picture_text.replace("{tiles}", tiles).replace("{image}", spec.image_token)
     if shown.kind == "image":
         return picture
     if spec.model_type == "smolvlm":

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Kind = Literal["composable", "native"]
 Stamp = Literal["none", "interleaved", "sentence"]
 Cls = Literal["none", "drop", "keep"]
-Cut = Literal["padded", "stretched"]
+Cut = Literal["padded", "stretched", "covered"]
 Json = Mapping[str, Any]
 Mean = tuple[float, float, float]
 
@@ -69,7 +69,8 @@ class ModelSpec:
     row_ends: tuple[int, ...] = ()
     """Pixtral's ids behind every row of a picture's tokens, and behind the last one instead; none for others."""
     shuffle: int = 1
-    """InternVL's pixel shuffle: so many patches a side stand side by side in one token's features."""
+    """InternVL's pixel shuffle: so many patches a side stand side by side in one token's features. Others join them in
+    the projector."""
     pool_before_projector: bool = True
     """Pool features before or after the projector."""
     fit: Fit = "pad"
@@ -87,7 +88,10 @@ class ModelSpec:
     bare_frame_text: str = "{image}"
     """One frame without a stamp of its own; `{number}` counts from 1."""
     picture_text: str = "{image}"
-    """One picture, still or frame; `{image}` is its visual tokens."""
+    """One picture, still or frame; `{image}` is its visual tokens, `{tiles}` what stands before those of its last tile.
+    """
+    tile_text: str = ""
+    """One of `{tiles}`, counted by `{number}` from 1; empty: all tiles of a still picture are one run."""
     group_text: str = ""
     """One group of frames in a native family that dates each: `{first}` and `{middle}` are its times in seconds,
     `{second}` the first without its fraction, `{image}` and `{video}` the tokens."""
@@ -103,7 +107,8 @@ class ModelSpec:
     image_grids: tuple[tuple[int, int], ...] = ()
     """Resolutions (height, width) in pixels that a still image is cut into tiles from; empty: one square tile."""
     image_cut: Cut = "padded"
-    """How it meets the resolution: centred with its padding cut away (LLaVA-NeXT), or stretched to it (InternVL)."""
+    """How it meets the resolution: centred with its padding cut away (LLaVA-NeXT), stretched to that of its aspect
+    (InternVL), or to that which covers it with the least (Command A Vision)."""
     image_max_tiles: int | None = None
     """LLaVA-OneVision's anyres_max_N: shrink still-image features above N tiles' worth; None: never."""
     dialogue: bool = True
@@ -127,6 +132,12 @@ class ModelSpec:
     def tiles_have_newlines(self) -> bool:
         """Whether still images end with learned newlines: those whose tiles are joined to one picture do."""
         return bool(self.image_grids) and self.image_cut == "padded"
+
+    @property
+    def projector_joins(self) -> bool:
+        """Whether the projector makes one token of several patches, so that only what is behind it can be pooled."""
+        rows = self.geometry.rows if isinstance(self.geometry, Geometry) else 0
+        return not self.pool_before_projector and 0 < rows * self.shuffle < self.image_size // self.patch_size
 
     @property
     def newline(self) -> Newline:
@@ -250,6 +261,10 @@ def override(spec: ModelSpec, path: Path) -> ModelSpec:
     said = {key: value for key, value in said.items() if value is not None}
     vain = [key for key in OF_COMPOSABLE if key in said]
     if isinstance(spec.geometry, Geometry):
+        if said.get("pool_before_projector") and spec.projector_joins:
+            raise ConfigError(
+                f"{path}: pool_before_projector can not be set for {spec.model_type}, whose projector joins patches"
+            )
         grid = {key: said.pop(key) for key in ("pooling", "newline") if key in said}
         return replace(spec, **said, geometry=replace(spec.geometry, **grid))
     if vain:

@@ -10,6 +10,7 @@ the conversation that grew from it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -24,8 +25,11 @@ Render = Callable[[Sequence["Turn"], bool], str]
 """Turns, and whether the assistant is to begin a reply -> the template's text."""
 
 
-def mark_spoken(turns: Sequence[Turn], render: Render, ends: Sequence[str], *, reply: bool) -> str:
+def mark_spoken(
+    turns: Sequence[Turn], render: Render, ends: Sequence[str], special: re.Pattern[str], *, reply: bool
+) -> str:
     """The conversation's text with every answer between OPEN and CLOSE, its end token (one of `ends`) included.
+    `special` are tokens that may stand between the two.
 
     Raises:
         ValueError: the template prints a conversation otherwise than as its prompt continued.
@@ -42,7 +46,7 @@ def mark_spoken(turns: Sequence[Turn], render: Render, ends: Sequence[str], *, r
         begin, opening = _opening(marked[:number], whole, render)
         start, stop = whole.index(OPEN, begin), whole.index(CLOSE, begin)
         lead = whole[begin:start].removeprefix(opening) if whole[begin:start].startswith(opening) else ""
-        ending = _ending(whole[stop + 1 :], ends)
+        ending = _ending(whole[stop + 1 :], ends, special)
         said += whole[done:begin] + opening + OPEN + lead + whole[start + 1 : stop] + (ending or ends[0]) + CLOSE
         done = stop + 1 + len(ending)
     return said + whole[done:]
@@ -61,7 +65,8 @@ def _opening(before: Sequence[Turn], whole: str, render: Render) -> tuple[int, s
     return len(told), asked[len(told) :]
 
 
-def _ending(rest: str, ends: Sequence[str]) -> str:
-    """The end token that `rest` begins with, white space before it included; "" when the template prints none."""
-    gap = rest[: len(rest) - len(rest.lstrip())]
-    return next((gap + end for end in ends if rest[len(gap) :].startswith(end)), "")
+def _ending(rest: str, ends: Sequence[str], special: re.Pattern[str]) -> str:
+    """The end token that `rest` begins with, white space and tokens that close an answer (Cohere's <|END_RESPONSE|>)
+    before it included; "" when the template prints none."""
+    found = re.match(rf"(?:\s|{special.pattern})*?(?:{'|'.join(map(re.escape, ends))})", rest)
+    return found[0] if found else ""

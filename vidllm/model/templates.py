@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 def special_tokens(folder: Path) -> dict[str, str]:
     """bos_token, eos_token and their like from tokenizer_config.json, as chat templates name them."""
     config = known_json(folder / "tokenizer_config.json")
+    for own in ("extra_special_tokens", "model_specific_special_tokens"):  # one dictionary, by two releases' names
+        if isinstance(more := config.get(own), dict):
+            config = {**config, **more}
     named = {key: value.get("content") if isinstance(value, dict) else value for key, value in config.items()}
     return {key: value for key, value in named.items() if key.endswith("_token") and isinstance(value, str)}
 
@@ -118,6 +121,13 @@ _UTTERANCES = _family(
     "<end_of_utterance>{{ '\\n' }}",
     "Assistant:",
 )
+_COHERE = "{{ bos_token }}" + _family(
+    "<|START_OF_TURN_TOKEN|>{{ {'user': '<|USER_TOKEN|>', 'system': '<|SYSTEM_TOKEN|>'}[m.role]"
+    " if m.role != 'assistant' else '<|CHATBOT_TOKEN|><|START_RESPONSE|>' }}",
+    "{{ image_token }}",
+    "{% if m.role == 'assistant' %}<|END_RESPONSE|>{% endif %}<|END_OF_TURN_TOKEN|>",
+    "<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|><|START_RESPONSE|>",
+)
 _PIXTRAL = _family(
     "{% if m.role == 'user' %}[INST]{% endif %}",
     "{{ image_token }}",
@@ -143,6 +153,8 @@ _FAMILY_TEMPLATES = {
     "qwen3_5_moe": _QWEN,
     "smolvlm": "<|im_start|>" + _UTTERANCES,
     "idefics3": "{{ bos_token }}" + _UTTERANCES,
+    "aya_vision": _COHERE,
+    "cohere2_vision": _COHERE,
     "glm4v": _GLM,
     "glm4v_moe": _GLM,
     "glm46v": _GLM,

@@ -18,7 +18,7 @@ from vidllm.model.chat import Turn as ChatTurn
 from vidllm.model.media import Shown
 from vidllm.model.spec import ModelSpec
 from vidllm.planning import room_of
-from vidllm.prompt import still_tokens
+from vidllm.prompt import shown_still, still_tokens
 from vidllm.train.batches import View
 from vidllm.train.row import Conversation, TrainRow, Turn
 from vidllm.video.timecode import find_focus
@@ -26,7 +26,6 @@ from vidllm.video.timecode import find_focus
 T = TypeVar("T")
 Size = tuple[int, int]
 """Of a picture: (height, width) in pixels."""
-STILL = Shown(kind="image")
 NOTHING: Mapping[str, Sequence[Shown]] = {"image": (), "video": ()}
 ANY_DURATION = 1e6
 """Seconds: whether a question names a time does not depend on a clip's length."""
@@ -70,7 +69,8 @@ def look_of(
 ) -> Look:
     """The look of a conversation whose pictures have these sizes, in order. After it one of `answers` may be said."""
     question = "\n".join(turn.text for turn in turns if turn.role == "user")
-    text = _text_tokens(turns, answers, {"image": [STILL] * len(stills), "video": []}, spec, tokenizer)
+    shown = {"image": [shown_still(*size, spec) for size in stills], "video": []}
+    text = _text_tokens(turns, answers, shown, spec, tokenizer)
     single = len(stills) == 1
     return Look(
         question=question, rest=max(text - count_text_tokens(question, spec, tokenizer), 1),
@@ -129,7 +129,7 @@ def count_row(
     clips: tuple[ClipPlan, ...] = ()
     if videos:
         clips = look.within(plan, lambda options: plan_clips(videos, look.question, spec, tokenizer, options))
-    shown = {"image": [STILL] * len(stills), "video": [_shown(clip) for clip in clips]}
+    shown = {"image": [shown_still(*size, spec) for size in stills], "video": [_shown(clip) for clip in clips]}
     text = _text_tokens(turns, answers, shown, spec, tokenizer)
     visual = look.stills + sum(clip.plan.video_tokens for clip in clips)
     room = room_of(spec, plan)

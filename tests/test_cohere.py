@@ -1,0 +1,216 @@
+"""Aya Vision and Command A Vision, whose tiles have words between them: ids and logits are those of transformers."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from transformers import (
+    AutoModelForImageTextToText,
+    AutoTokenizer,
+    AyaVisionProcessor,
+    Cohere2VisionProcessor,
+    GotOcr2ImageProcessorPil,
+)
+
+from tests.conftest import write_clip
+from tests.planned import clip_of, prompt_of, spec_of, tiny_folder
+from tests.tiny_models import edit
+from vidllm.errors import ConfigError, IncompleteModel
+from vidllm.model.anyres import canvases, cover_grid
+from vidllm.model.checkpoint import load_model
+from vidllm.model.families import read_spec
+from vidllm.prompt import Image, Message, Prompt, shown_still
+
+FAMILIES = ("aya_vision", "cohere2_vision")
+PICTURE = {
+    "aya_vision": "<|START_OF_IMG|>TILE_GLOBAL<|IMG_PATCH|><|END_OF_IMG|>",
+    "cohere2_vision": "<|START_OF_IMG|><|IMG_PATCH|><|IMG_LINE_BREAK|><|END_OF_IMG|>",
+}
+MARKER = {"aya_vision": "<image>", "cohere2_vision": "<|IMG_PATCH|>"}
+QUESTION = "what happens at 0:30?"
+SIZES = [[(112, 112)], [(100, 320)], [(400, 130)], [(250, 250)], [(30, 40), (90, 400)]]
+"""One tile, a row, a column, a square of tiles, and two pictures in a prompt."""
+
+
+@cache
+def covering_canvas() -> Callable[..., tuple[int, int]]:
+    """Which canvas Command A Vision takes, by its own processor, whose module imports torchvision to resize with."""
+    absent = "torchvision" not in sys.modules and importlib.util.find_spec("torchvision") is None
+    names = [f"torchvision{part}" for part in ("", ".transforms", ".transforms.v2", ".transforms.v2.functional")]
+    stand_in = {name: ModuleType(name) for name in names}
+    for outer, inner in pairwise(names):
+        setattr(stand_in[outer], inner.rsplit(".", 1)[1], stand_in[inner])
+    with mock.patch.dict(sys.modules, stand_in if absent else {}):
+        from transformers.models.cohere2_vision.image_processing_cohere2_vision import get_optimal_tiled_canvas
+
+        return get_optimal_tiled_canvas  # type: ignore[no-any-return]
+
+
+@cache
+def processor(family: str) -> Any:
+    """The family's own. Command A Vision's resizes with Pillow here, as Aya Vision's, of which it is made."""
+    folder = tiny_folder(family)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    images = GotOcr2ImageProcessorPil.from_pretrained(folder, crop_to_patches=True)
+    if family == "aya_vision":
+        return AyaVisionProcessor(images, tokenizer, img_size=112)
+    return Cohere2VisionProcessor(images, tokenizer)
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    if request.param == "cohere2_vision":
+        module = "transformers.models.got_ocr2.image_processing_pil_got_ocr2"
+        monkeypatch.setattr(f"{module}.get_optimal_tiled_canvas", covering_canvas())
+    return str(request.param)
+
+
+def noise(height: int, width: int) -> NDArray[np.uint8]:
+    return np.random.default_rng(height).integers(0, 256, (height, width, 3)).astype(np.uint8)
+
+
+def assert_equal(prompt: Prompt, text: str, pictures: Sequence[NDArray[np.uint8]]) -> None:
+    """The prompt's ids are what the real processor makes of `text` with these pictures, and so are the logits."""
+    spec = prompt.spec
+    inputs = processor(spec.model_type)(text=text, images=list(pictures), add_special_tokens=False, return_tensors="pt")
+    assert list(prompt.input_ids) == inputs["input_ids"][0].tolist()
+    reference = AutoModelForImageTextToText.from_pretrained(spec.folder, dtype=torch.float32).eval()
+    with torch.no_grad():
+        expected = reference(input_ids=inputs["input_ids"], pixel_values=inputs["pixel_values"]).logits[0, -1]
+    model = load_model(spec.folder, device="cpu", dtype="float32")
+    torch.testing.assert_close(model.prefill(prompt).logits, expected, atol=1e-4, rtol=0)
+
+
+def asked(content: str) -> str:
+    return (
+        f"<BOS_TOKEN><|START_OF_TURN_TOKEN|><|USER_TOKEN|>{content}{QUESTION}<|END_OF_TURN_TOKEN|>"
+        "<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|><|START_RESPONSE|>"
+    )
+
+
+@pytest.mark.parametrize("sizes", SIZES)
+def test_still_images_equal_transformers(family: str, sizes: list[tuple[int, int]]) -> None:
+    pictures = [noise(*size) for size in sizes]
+    prompt = prompt_of(spec_of(family), [Message("user", QUESTION, tuple(map(Image, pictures)))])
+    assert_equal(prompt, asked(MARKER[family] * len(sizes)), pictures)
+
+
+def test_a_video_equals_transformers_own_pictures(family: str) -> None:
+    """Its frames as so many pictures, in a text that tells the time of each."""
+    spec = spec_of(family)
+    clip = clip_of(spec, QUESTION, frames=4, policy="uniform")
+    frames = [noise(112 + number, 112)[:112] for number in range(4)]
+    clip = replace(clip, frames=replace(clip.frames, pixels=np.stack(frames)))
+    prompt = prompt_of(spec, [Message("user", QUESTION, (clip,))])
+    times = [f"0:{int(t):02}" for t in clip.frames.pts_seconds]
+    text = asked("".join(f"[{time}] {MARKER[family]}\n" for time in times))
+    assert prompt.text == text.replace(MARKER[family], PICTURE[family])
+    assert_equal(prompt, text, frames)
+
+
+def test_words_stand_between_the_tiles(family: str) -> None:
+    """Each tile is one run of tokens, and pictures are encoded a tile at a time."""
+    spec = spec_of(family)
+    prompt = prompt_of(spec, [Message("user", QUESTION, (Image(noise(100, 320)),))])
+    assert shown_still(100, 320, spec).tiles == len(prompt.visuals) == 4
+    tiles = {
+        "aya_vision": "TILE_1<|IMG_PATCH|>TILE_2<|IMG_PATCH|>TILE_3<|IMG_PATCH|>TILE_GLOBAL<|IMG_PATCH|>",
+        "cohere2_vision": "<|IMG_PATCH|><|IMG_LINE_BREAK|>" * 4,
+    }
+    assert f"<|START_OF_IMG|>{tiles[family]}<|END_OF_IMG|>" in prompt.text
+    assert [visual.tokens for visual in prompt.visuals] == [16] * 4
+    for visual in prompt.visuals:
+        run = prompt.input_ids[visual.position : visual.position + visual.tokens]
+        assert set(run) == {spec.image_token_id}
+
+
+def test_a_prompt_beyond_the_window_equals_transformers(family: str, tmp_path: Path) -> None:
+    """Every other layer sees only the last tokens of it."""
+    folder = Path(shutil.copytree(tiny_folder(family), tmp_path / "model"))
+    edit(folder / "config.json", text_config={"sliding_window": 24})
+    prompt = prompt_of(read_spec(folder), [Message("user", QUESTION, (Image(noise(100, 320)),))])
+    assert_equal(prompt, asked(MARKER[family]), [noise(100, 320)])
+    model, ids = load_model(folder, device="cpu", dtype="float32"), [*range(40, 70)]
+    state = model.prefill(prompt)
+    whole = model.extend(state, ids)
+    for token in ids:
+        state = model.extend(state, [token])
+    torch.testing.assert_close(state.logits, whole.logits, atol=1e-5, rtol=0)
+
+
+def test_the_tokens_told_of_pictures_are_those_of_all_their_tiles(family: str, tmp_path: Path) -> None:
+    from vidllm.ask import load
+
+    write_clip(tmp_path / "clip.mp4", [0.0, 0.5, 1.0])
+    media = [Image(noise(100, 320)), tmp_path / "clip.mp4", Image(noise(60, 60))]
+    answer = load(tiny_folder(family), device="cpu", cache=None).ask(media, "what?", frames=2, max_new_tokens=2)
+    assert [frame.tokens for frame in answer.frames] == [64, 16, 16, 16]
+    assert sum(frame.tokens for frame in answer.frames) == answer.usage.video_tokens
+
+
+def test_frames_are_pooled_behind_the_projector(family: str) -> None:
+    spec = spec_of(family)
+    model = load_model(spec.folder, device="cpu", dtype="float32")
+    fine, coarse = (clip_of(spec, QUESTION, stride=stride) for stride in (1, 2))
+    assert [frame.tokens for frame in fine.plan.frames] == [16] * 6
+    assert [frame.tokens for frame in coarse.plan.frames] == [4] * 6
+    prompt = prompt_of(spec, [Message("user", QUESTION, (coarse,))])
+    assert model.prefill(prompt).length == len(prompt.input_ids)
+
+
+@given(st.integers(1, 4000), st.integers(1, 4000), st.integers(1, 12))
+def test_the_canvas_is_the_one_command_a_vision_takes(height: int, width: int, most: int) -> None:
+    resolutions = [(rows * 512, cols * 512) for rows, cols in canvases(1, most)]
+    rows, cols = cover_grid((height, width), 512, resolutions)
+    assert (cols, rows) == covering_canvas()((height, width), (512, 512), 1, most)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_a_config_leaves_out_is_what_its_classes_take(family: str, tmp_path: Path) -> None:
+    from transformers import AutoConfig
+
+    joined = {"aya_vision": 3, "cohere2_vision": None}[family]  # 2 does not divide the sides of Aya's default tower
+    folder = Path(shutil.copytree(tiny_folder(family), tmp_path / "model"))
+    edit(folder / "config.json", vision_config=None, text_config=None, downsample_factor=joined)
+    spec, config = read_spec(folder), AutoConfig.from_pretrained(folder)
+    vision, text = config.vision_config, config.text_config
+    assert (spec.image_size, spec.patch_size) == (vision.image_size, vision.patch_size)
+    assert (spec.context, spec.text_type) == (text.max_position_embeddings, text.model_type)
+    assert spec.geometry.rows == vision.image_size // vision.patch_size // config.downsample_factor  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("family", "file"), [("aya_vision", "processor_config.json"), ("cohere2_vision", "tokenizer_config.json")]
+)
+def test_words_that_are_no_tokens_are_one_line(family: str, file: str, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_folder(family), tmp_path / "model"))
+    edit(folder / file, start_of_img_token="<a>", extra_special_tokens={"boi_token": "<a>"})
+    with pytest.raises(IncompleteModel, match=r"tokenizer\.json has no '<a>'"):
+        read_spec(folder)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_patches_that_can_not_be_joined_are_one_line(family: str, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_folder(family), tmp_path / "model"))
+    (folder / "vidllm.json").write_text('{"pool_before_projector": true}')
+    with pytest.raises(ConfigError, match="pool_before_projector can not be set for"):
+        read_spec(folder)
+    edit(folder / "config.json", downsample_factor=3)
+    with pytest.raises(IncompleteModel, match="8 patches a side are no multiple of 3, by which"):
+        read_spec(folder)
