@@ -35,7 +35,8 @@ from vidllm.errors import ConfigError, IncompleteModel
 from vidllm.model.anyres import canvases, cover_grid
 from vidllm.model.checkpoint import load_model
 from vidllm.model.families import read_spec
-from vidllm.prompt import Image, Message, Prompt, shown_still
+from vidllm.model.stills import shown_still
+from vidllm.prompt import Image, Message, Prompt
 
 FAMILIES = ("aya_vision", "cohere2_vision")
 PICTURE = {

@@ -18,7 +18,8 @@ from vidllm.model.chat import count_text_tokens
 from vidllm.model.families import load_tokenizer
 from vidllm.model.lmm import normalised
 from vidllm.model.media import Shown, time_sentence
-from vidllm.prompt import Image, Message, shown_still
+from vidllm.model.stills import shown_still
+from vidllm.prompt import Image, Message
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from vidllm.clip import Clip
+from vidllm.model.stills import still_tokens
 from vidllm.planned import SeenVideo
-from vidllm.prompt import Image, still_tokens
+from vidllm.prompt import Image
 from vidllm.video.timecode import PAST_END_SECONDS, TimeMention, find_times
 
 if TYPE_CHECKING:

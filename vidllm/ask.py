@@ -24,10 +24,11 @@ from vidllm.errors import BudgetError, ConfigError
 from vidllm.model.chat import Turn, lay_out
 from vidllm.model.families import ModelSpec, fetch_model, load_tokenizer, read_spec, resolve_model
 from vidllm.model.resolve import ABOUT_BUILTIN, builtin_name, model_name
+from vidllm.model.stills import shown_still
 from vidllm.options import AskOptions, check_question, split_options
 from vidllm.planned import Plan, plan_source, still_notes, tokens_of_stills
 from vidllm.planning import named_in_vain, range_of, room_of
-from vidllm.prompt import Image, Message, Prompt, Role, build_prompt, check_question_fits, shown_still
+from vidllm.prompt import Image, Message, Prompt, Role, build_prompt, check_question_fits
 from vidllm.sources import Progress, Source, name_of, open_source, sources_of, tell
 from vidllm.video.timecode import find_focus
 

@@ -16,8 +16,9 @@ from vidllm.checks import check_text
 from vidllm.clip import plan_video
 from vidllm.errors import BudgetError
 from vidllm.model.chat import AnyTokenizer, count_text_tokens
+from vidllm.model.stills import shown_still, still_tiles, still_tokens
 from vidllm.planning import PlanOptions, room_of
-from vidllm.prompt import Image, check_question_fits, over_line, shown_still, still_tiles, still_tokens
+from vidllm.prompt import Image, check_question_fits, over_line
 from vidllm.sources import Progress, Source, name_of, open_source
 from vidllm.video.info import VideoInfo
 from vidllm.video.timecode import Focus

@@ -17,6 +17,7 @@ from vidllm.errors import BudgetError, ConfigError, Way
 from vidllm.model.anyres import TILINGS
 from vidllm.model.chat import AnyTokenizer, Layout, Turn, count_tokens, lay_out, lay_out_spoken
 from vidllm.model.media import Shown
+from vidllm.model.stills import shown_still, still_tiles, still_tokens
 from vidllm.planning import PlanOptions, room_of
 from vidllm.video.fit import fit_pixels
 
@@ -345,34 +346,6 @@ def _native_video(clip: Clip, spec: ModelSpec) -> _Draft:
         times=tuple(float(t) for t in clip.frames.pts_seconds),
     )  # fmt: skip
     return visual, (sum(groups),) if spec.one_run else groups
-
-
-def still_tokens(height: int, width: int, spec: ModelSpec, *, single: bool) -> int:
-    """Visual tokens of a picture of so many pixels; `single` when it is the prompt's only one."""
-    geometry = spec.geometry
-    if isinstance(geometry, NativeGeometry):
-        return geometry.image_tokens(height, width)
-    tiles = still_tiles(height, width, spec, single=single)
-    if tiles is not None:
-        return TILINGS[spec.image_cut].tokens((height, width), tiles, geometry.rows, spec.image_max_tiles)
-    return geometry.rows * geometry.cols + spec.tiles_have_newlines + (spec.cls == "keep")
-
-
-def shown_still(height: int, width: int, spec: ModelSpec) -> Shown:
-    """A picture of so many pixels as its text knows it."""
-    grid = still_tiles(height, width, spec, single=True) if spec.tile_text else None
-    if grid is None:
-        return Shown(kind="image")
-    return Shown(kind="image", tiles=TILINGS[spec.image_cut].tokens((height, width), grid, 1, None))
-
-
-def still_tiles(height: int, width: int, spec: ModelSpec, *, single: bool) -> tuple[int, int] | None:
-    """Tiles (rows, cols) that a picture of so many pixels is cut into; None where it is not. LLaVA-OneVision cuts one
-    only when it is alone.
-    """
-    if not spec.image_grids or not (single or spec.model_type != "llava_onevision"):
-        return None
-    return TILINGS[spec.image_cut].grid((height, width), spec.image_size, spec.image_grids)
 
 
 def _still_visuals(image: Image, spec: ModelSpec, single: bool) -> list[Visual]:

@@ -17,8 +17,8 @@ from vidllm.model.chat import AnyTokenizer, count_text_tokens, lay_out_spoken
 from vidllm.model.chat import Turn as ChatTurn
 from vidllm.model.media import Shown
 from vidllm.model.spec import ModelSpec
+from vidllm.model.stills import shown_still, still_tokens
 from vidllm.planning import room_of
-from vidllm.prompt import shown_still, still_tokens
 from vidllm.train.batches import View
 from vidllm.train.row import Conversation, TrainRow, Turn
 from vidllm.video.timecode import find_focus
