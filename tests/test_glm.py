@@ -148,7 +148,7 @@ def test_positions_of_pictures_among_videos_are_transformers_own() -> None:
         torch.tensor([ids]), torch.tensor(processor.create_mm_token_type_ids([ids])),
         image_grid_thw=grids[1::2], video_grid_thw=grids[::2],
     )  # fmt: skip
-    positions = model.positions_of(prompt)
+    positions = model.positions_of(prompt.input_ids, prompt.visuals)
     assert torch.equal(positions[0], expected)
     assert positions[1] == int(offset)
 

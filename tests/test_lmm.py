@@ -396,7 +396,7 @@ def test_a_sliding_window_hides_what_is_too_old(tmp_path: Path) -> None:
     state = model.extend(state, more[4:])
     features, _ = model.encode(prompt.visuals)
     whole = prompt_for(model, [*prompt.input_ids, *more], prompt.visuals)
-    embeddings = model.embed_prompt(whole, features)
+    embeddings, _ = model.embedded(whole.input_ids, whole.visuals, features)
     with torch.no_grad():
         expected = reference(model)(inputs_embeds=embeddings).logits[0, -1]
     torch.testing.assert_close(state.logits, expected, atol=TOLERANCE, rtol=0)

@@ -183,7 +183,7 @@ def test_uneven_times_reach_the_positions(tiny: Tiny) -> None:
     model = load(tiny("qwen2_5_vl"))
     frames = pictures(6, 56, 84)
     prompt = video_prompt(model, frames, [0.0, 0.5, 30.0, 30.5, 31.5, 60.0])
-    positions, _ = model.positions_of(prompt)
+    positions, _ = model.positions_of(prompt.input_ids, prompt.visuals)
     first = prompt.visuals[0].position
     at = positions[0, 0, first : first + 18 : 6] - first
     assert at.tolist() == [0, 60, 63]

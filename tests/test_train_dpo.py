@@ -173,7 +173,7 @@ def _by_transformers(task: PreferenceTask) -> Tensor:
     for pair in task.contest.load(task.config, ALL):
         for example, end in zip((pair.chosen, pair.rejected), pair.ends, strict=True):
             features, _ = task.learner.lmm.encode(example.prompt.visuals)
-            embeds = task.learner.lmm.embed_prompt(example.prompt, features)
+            embeds, _ = task.learner.lmm.embedded(example.prompt.input_ids, example.prompt.visuals, features)
             logits = task.learner.network(inputs_embeds=embeds).logits[0].log_softmax(dim=-1)
             ids = torch.tensor(example.prompt.input_ids)
             rows.append(logits[torch.arange(pair.start - 1, end - 1), ids[pair.start : end]].sum())

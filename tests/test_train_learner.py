@@ -20,6 +20,7 @@ from torch import Tensor
 from tests.conftest import ROOT, needs_bitsandbytes, write_clip
 from tests.packed import pack
 from tests.test_lmm import clip_pixels, image_prompt, load, pictures, reference, video_prompt
+from tests.tiny_models import edit
 from vidllm.clip import PlanOptions, open_clip
 from vidllm.config import load_config
 from vidllm.errors import CheckpointError, ConfigError, IncompleteModel, ModelNotFound, UnsupportedModel
@@ -308,9 +309,10 @@ def test_processes_wait_for_the_first_longer_than_for_each_other() -> None:
 
 
 @pytest.mark.slow
-def test_processes_of_which_one_sees_no_video(tiny: Callable[[str], Path]) -> None:
+@pytest.mark.parametrize("name", ["llava", "qwen3_vl"])
+def test_processes_of_which_one_sees_no_video(name: str, tiny: Callable[[str], Path]) -> None:
     """Nobody waits for ever, under DDP as under FSDP, and the gradients are those of one process."""
-    shares = [float(line) for line in two_processes(str(tiny("llava")))]
+    shares = [float(line) for line in two_processes(str(tiny(name)))]
     assert len(shares) == 4
     assert max(shares) < 1e-5
 
@@ -928,10 +930,17 @@ def test_extras_of_another_model_are_refused(tiny: Callable[[str], Path], tmp_pa
 # ------------------------------------------------------------------------------------------------------ what is refused
 
 
-@pytest.mark.parametrize("name", ["qwen2_5_vl", "smolvlm", "pixtral"])
-def test_native_families_are_one_line(name: str, tiny: Callable[[str], Path]) -> None:
-    with pytest.raises(UnsupportedModel, match=f"{name} lays out its own frames"):
-        learner_of(tiny(name))
+@pytest.mark.parametrize("name", ["qwen3_5", "llava"])
+def test_a_language_model_whose_layers_keep_a_state_is_one_line(
+    name: str, tiny: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Before its weights are read: it would run from one sample into the next, and no tree could branch off it."""
+    folder = Path(shutil.copytree(tiny(name), tmp_path / "out"))
+    if name == "llava":
+        edit(folder / "config.json", text_config={"layer_types": ["linear_attention", "full_attention"]})
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(UnsupportedModel, match=r"layers of linear_attention .* teach a model with attention in all"):
+        learner_of(folder)
 
 
 @pytest.mark.parametrize(

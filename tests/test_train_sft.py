@@ -434,15 +434,16 @@ def test_weights_are_fetched_only_of_a_model_that_can_be_taught(
     write: Write, tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
+    running = tiny_models.qwen3_5(tmp_path)
 
     def snapshot_download(name: str, *, revision: str | None, allow_patterns: list[str]) -> str:
         asked.extend(allow_patterns)
-        return str({"some/smolvlm": tiny_models.smolvlm(tmp_path), "some/llava": model}[name])
+        return str({"some/qwen3_5": running, "some/llava": model}[name])
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
     resolve._download.cache_clear()
-    with pytest.raises(UnsupportedModel, match="smolvlm lays out its own frames"):
-        Base.of(load_config(SftConfig, write(model="some/smolvlm")))
+    with pytest.raises(UnsupportedModel, match="layers of linear_attention"):
+        Base.of(load_config(SftConfig, write(model="some/qwen3_5")))
     assert asked
     assert "*.safetensors" not in asked
     Base.of(load_config(SftConfig, write(model="some/llava")))

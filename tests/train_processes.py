@@ -19,7 +19,10 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.distributed_c10d import _set_pg_timeout
 
+from tests.packed import pack
 from tests.test_train_learner import learner_of, small_batch
+from tests.test_train_native import shown, worded
+from vidllm.model.native import NativeLMM
 from vidllm.train.batch import Batch
 from vidllm.train.learner import Learner
 from vidllm.train.parts import Lora, Parts
@@ -63,11 +66,13 @@ def late() -> str:
 def difference(folder: Path, wrapper: str, options: dict[str, Any]) -> float:
     """How far the gradients of both together are from those of one that has it all."""
     learner, alone = learner_of(folder, **options), learner_of(folder, **options)
-    batch = small_batch(learner)
+    model = learner.lmm
+    native = isinstance(model, NativeLMM)
+    batch = pack([shown(model, " how many?", " two")[0], worded(model)[0]]) if native else small_batch(learner)
     (-alone(batch).sum()).backward()
     mine = Batch(pieces=batch.pieces[dist.get_rank() :][:1])
-    model = wrapped(learner, wrapper)  # held until the gradients are there: DDP sums them only while it lives
-    (-model(mine).sum() * dist.get_world_size()).backward()
+    held = wrapped(learner, wrapper)  # until the gradients are there: DDP sums them only while it lives
+    (-held(mine).sum() * dist.get_world_size()).backward()
     expected = {name: weight.grad for name, weight in alone.named_parameters() if weight.grad is not None}
     worst = 0.0
     for name, weight in learner.named_parameters():

@@ -56,7 +56,8 @@ class Clip(ClipPlan):
     key: str = ""
     """Names this look at this file for `Known`; empty where nobody was asked."""
     features: tuple[Tensor, ...] | None = None
-    """Each frame, encoded, where that is known; `frames.pixels` is then (N, 0, 0, 3)."""
+    """Each frame, or all of a native family's clip, encoded, where that is known; `frames.pixels` is then (N, 0, 0, 3),
+    or native nothing but a size."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -86,9 +86,9 @@ class Visual:
     grid: tuple[int, int] | None = None
     source_size: tuple[int, int] | None = None
     key: str = ""
-    """`Clip.key`/number of the frame/number of frames; empty where nothing is kept."""
+    """`Clip.key`/number of the visual/number of the clip's visuals; empty where nothing is kept."""
     features: Tensor | None = None
-    """As `Clip.features`, where they are known; `pixels` is then (1, 0, 0, 3)."""
+    """As `Clip.features`, where they are known; `pixels` is then (1, 0, 0, 3), a native video's nothing but a size."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -343,7 +343,8 @@ def _native_video(clip: Clip, spec: ModelSpec) -> _Draft:
     groups = tuple(frame.tokens for frame in clip.plan.frames if frame.tokens)
     visual = Visual(
         pixels=clip.frames.pixels, kind="video", stride=1, tokens=sum(groups), position=0, newline="none",
-        times=tuple(float(t) for t in clip.frames.pts_seconds),
+        times=tuple(float(t) for t in clip.frames.pts_seconds), key=f"{clip.key}/0/1" if clip.key else "",
+        features=clip.features[0] if clip.features else None,
     )  # fmt: skip
     return visual, (sum(groups),) if spec.one_run else groups
 

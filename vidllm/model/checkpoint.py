@@ -230,16 +230,16 @@ def _language(network: Any) -> nn.Module:
     return model.text_model if hasattr(model, "text_model") else model.language_model  # type: ignore[no-any-return]
 
 
-_ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
+ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
 """Layers whose past is keys and values, by transformers' names of kinds of layers."""
 
 
 def _check_language(spec: ModelSpec, language: Any) -> None:
     """Refuse a language model that can not be read on or stretched as `kv` and `rope` do it."""
     kinds = set(getattr(language.config, "layer_types", None) or ())
-    # Composable models are taught, on trees of samples: a state would run from one branch into the next.
-    running = kinds & RUNNING_LAYERS if spec.kind == "native" and kinds & _ATTENTION else set()
-    others = sorted(kinds - _ATTENTION - running)
+    # of composable models with a running state none was tried
+    running = kinds & RUNNING_LAYERS if spec.kind == "native" and kinds & ATTENTION else set()
+    others = sorted(kinds - ATTENTION - running)
     if others or (language._is_stateful and not running):
         raise UnsupportedModel(
             f"{spec.folder}: its language model {spec.text_type!r} keeps more of the past than keys and values "

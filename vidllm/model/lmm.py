@@ -18,8 +18,7 @@ from vidllm.errors import ModelError
 from vidllm.model.encode import encode_clips
 from vidllm.model.features import FeatureCache
 from vidllm.model.pooling import lay_out, pack_tiles, pixel_shuffle, pool
-from vidllm.model.reader import Ready, TextReader, check_counts, like
-from vidllm.model.rope import scaled_positions
+from vidllm.model.reader import Ready, Seen, TextReader, like
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -67,8 +66,10 @@ class ComposableLMM(TextReader):
 
     `chunk` frames go through the tower at a time, which bounds the memory of long clips. Frames that differ from the
     one encoded before them by at most `same_within` grey levels in every pixel share its features (0: only frames
-    that are equal, so that nothing changes). `extras` are learned parts the network's own class has no place for.
+    that are equal, so that nothing changes).
     """
+
+    projects = True
 
     def __init__(
         self,
@@ -96,15 +97,7 @@ class ComposableLMM(TextReader):
 
     def _prepared(self, prompts: Sequence[Prompt], cache: FeatureCache | None) -> list[Ready]:
         self._check_newlines(prompts)
-        seen = self.see([prompt.visuals for prompt in prompts], cache)
-        return [
-            Ready(
-                embeddings=self.embed_prompt(prompt, self._tokens_of(prompt.visuals, grids)),
-                positions=scaled_positions(0, prompt.length, prompt.rope_factor, self.device),
-                rope_factor=prompt.rope_factor, frames_encoded=count,
-            )
-            for prompt, (grids, count) in zip(prompts, seen, strict=True)
-        ]  # fmt: skip
+        return super()._prepared(prompts, cache)
 
     def _check_newlines(self, prompts: Sequence[Prompt]) -> None:
         if self.newline is None and any(visual.newline != "none" for prompt in prompts for visual in prompt.visuals):
@@ -116,15 +109,10 @@ class ComposableLMM(TextReader):
     def encode(self, visuals: Sequence[Visual], cache: FeatureCache | None = None) -> tuple[list[Tensor], int]:
         """Tokens (n, D) of each visual, and how many pictures really went through the tower."""
         [(grids, count)] = self.see([visuals], cache)
-        return self._tokens_of(visuals, grids), count
+        return self.tokens_of(visuals, grids), count
 
-    def _tokens_of(self, visuals: Sequence[Visual], grids: Sequence[Tensor]) -> list[Tensor]:
-        return [self.tokens(visual, grid) for visual, grid in zip(visuals, grids, strict=True)]
-
-    def see(
-        self, prompts: Sequence[Sequence[Visual]], cache: FeatureCache | None = None
-    ) -> list[tuple[list[Tensor], int]]:
-        """For each prompt the tower's features (T, P, Dv) of every visual, and how many pictures were encoded."""
+    def see(self, prompts: Sequence[Sequence[Visual]], cache: FeatureCache | None = None) -> list[Seen]:
+        """Features (T, P, Dv) of every visual: T pictures."""
         clips = [[picture for visual in visuals for picture in visual.pixels] for visuals in prompts]  # (S, S, 3) each
         encoded = encode_clips(
             clips, self.tower_features, cache=cache, context=self._vision_key, chunk=self.chunk,
@@ -136,16 +124,6 @@ class ComposableLMM(TextReader):
             rows = iter(features)
             grids.append(([torch.stack([next(rows).to(tower) for _ in v.pixels]) for v in visuals], count))
         return grids
-
-    def embed_prompt(self, prompt: Prompt, features: Sequence[Tensor]) -> Tensor:
-        """Token embeddings (1, L, D) with every visual's features (n, D) in the place its placeholders hold."""
-        ids = torch.tensor([prompt.input_ids], device=self.device)
-        holes = ids == self.spec.image_token_id
-        check_counts(prompt.visuals, [len(tokens) for tokens in features], int(holes.sum()))
-        embeddings: Tensor = self.embed(ids.masked_fill(holes, 0))  # a placeholder's id may lie beyond the table
-        for visual, tokens in zip(prompt.visuals, features, strict=True):
-            embeddings[0, visual.position : visual.position + visual.tokens] = tokens.to(embeddings)
-        return embeddings
 
     def tokens(self, visual: Visual, features: Tensor) -> Tensor:
         """The tower's features (T, P, Dv) of one visual -> its tokens (n, D), newlines and learned times included."""

@@ -19,8 +19,7 @@ from vidllm.errors import ModelError
 from vidllm.model.encode import encode_clips
 from vidllm.model.features import FeatureCache
 from vidllm.model.lmm import vision_key
-from vidllm.model.reader import Ready, TextReader, check_counts, like
-from vidllm.model.rope import scaled_positions
+from vidllm.model.reader import Ready, Seen, TextReader, like
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -36,6 +35,7 @@ class NativeLMM(TextReader):
     `chunk` groups of frames go through the vision tower at a time.
     """
 
+    projects = False
     tower_name: ClassVar[str] = "visual"
     language_name: ClassVar[str] = "language_model"
     """What transformers' class calls them."""
@@ -62,24 +62,26 @@ class NativeLMM(TextReader):
     def encode_groups(self, groups: Tensor) -> Tensor:
         """uint8 groups (N, T, h, w, 3) -> features (N, n, D), or (N, n, D * (1 + k)) with those of k deeper layers."""
 
-    def positions_of(self, prompt: Prompt) -> tuple[Tensor, int]:
-        """Position ids of the prompt, and how far the next token's position is from the number of tokens."""
-        return scaled_positions(0, prompt.length, prompt.rope_factor, self.device), 0
-
     def _prepared(self, prompts: Sequence[Prompt], cache: FeatureCache | None) -> list[Ready]:
         if not self.spec.rope_scalable and any(prompt.rope_factor != 1.0 for prompt in prompts):
             raise ModelError(f"{self.spec.model_type} counts positions its own way; a RoPE factor does not apply")
-        clips = [[group for visual in prompt.visuals for group in self._groups(visual)] for prompt in prompts]
-        encoded = encode_clips(clips, self.encode_groups, cache=cache, context=self._vision_key, chunk=self.chunk)
-        return [self._ready(prompt, *seen) for prompt, seen in zip(prompts, encoded, strict=True)]
+        return super()._prepared(prompts, cache)
 
-    def _ready(self, prompt: Prompt, features: Sequence[Tensor], groups_encoded: int) -> Ready:
-        embeddings, deep = self._embed(prompt, features)
-        positions, offset = self.positions_of(prompt)
-        return Ready(
-            embeddings=embeddings, deep=deep, positions=positions, position_offset=offset,
-            rope_factor=prompt.rope_factor, frames_encoded=groups_encoded * self.geometry.temporal_patch,
-        )
+    def see(self, prompts: Sequence[Sequence[Visual]], cache: FeatureCache | None = None) -> list[Seen]:
+        """Features (G, n, D) of every visual: G groups of frames."""
+        clips = [[group for visual in visuals for group in self._groups(visual)] for visuals in prompts]
+        encoded = encode_clips(clips, self.encode_groups, cache=cache, context=self._vision_key, chunk=self.chunk)
+        tower = like(self.tower)
+        seen = []
+        for visuals, (features, count) in zip(prompts, encoded, strict=True):
+            groups = iter(features)
+            grids = [torch.stack([next(groups).to(tower) for _ in range(self._group_count(v))]) for v in visuals]
+            seen.append((grids, count * self.geometry.temporal_patch))
+        return seen
+
+    def tokens(self, visual: Visual, features: Tensor) -> Tensor:
+        """The features (G, n, D) of one visual -> its tokens, one group after the other."""
+        return features.flatten(0, 1)
 
     def _groups(self, visual: Visual) -> list[NDArray[np.uint8]]:
         """The visual as (T, h, w, 3) each: T frames of a video, the last one repeated to fill; or T times an image."""
@@ -94,21 +96,6 @@ class NativeLMM(TextReader):
 
         height, width = self.geometry.image_size(*pixels.shape[1:3])
         return np.asarray(Image.fromarray(pixels[0]).resize((width, height), Image.Resampling.BICUBIC))[None]
-
-    def _embed(self, prompt: Prompt, features: Sequence[Tensor]) -> tuple[Tensor, dict[str, object]]:
-        """Token embeddings (1, L, D) with features in their holes; and what Qwen3-VL adds in its first layers."""
-        ids = torch.tensor([prompt.input_ids], device=self.device)
-        holes = torch.isin(ids, torch.tensor(sorted(self.spec.visual_ids), device=self.device))
-        made = iter(features)
-        counts = [sum(len(next(made)) for _ in range(self._group_count(v))) for v in prompt.visuals]
-        check_counts(prompt.visuals, counts, int(holes.sum()))
-        embeddings: Tensor = self.embed(ids.masked_fill(holes, 0))
-        if not features:
-            return embeddings, {}
-        width = embeddings.shape[-1]
-        first, *deeper = torch.split(torch.cat([part.to(embeddings) for part in features]), width, dim=-1)
-        embeddings[holes] = first
-        return embeddings, {"visual_pos_masks": holes, "deepstack_visual_embeds": deeper} if deeper else {}
 
     def _group_count(self, visual: Visual) -> int:
         return self.geometry.groups(len(visual.pixels)) if visual.kind == "video" else 1

@@ -6,6 +6,7 @@ Its tower stands in a LLaVA (Pixtral 12B), and in Mistral Small 3 and Ministral 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from vidllm.model.lmm import normalised
@@ -14,7 +15,7 @@ from vidllm.model.reader import like
 
 
 class Pixtral(NativeLMM):
-    """Frames and pictures of any size; what ends their rows stands among their features, as the prompt counts it."""
+    """Frames and pictures of any size; among their features is room for what ends the rows, as the prompt counts it."""
 
     tower_name = "vision_tower"
 
@@ -27,8 +28,5 @@ class Pixtral(NativeLMM):
         normal = normalised(groups[:, 0], self.spec, like(self.tower)).permute(0, 3, 1, 2)
         seen = [self.model.get_image_features(one[None], image_sizes=[size], return_dict=True) for one in normal]
         tokens = torch.stack([one.pooler_output[0] for one in seen])
-        count, rows = len(tokens), size[0] // self.geometry.unit
-        row_end, picture_end = self.spec.row_ends
-        ends: Tensor = self.embed(torch.tensor([row_end] * (rows - 1) + [picture_end], device=self.device))
-        grids = tokens.view(count, rows, -1, tokens.shape[-1])
-        return torch.cat([grids, ends.to(grids)[:, None].expand(count, -1, -1, -1)], dim=2).flatten(1, 2)
+        grids = tokens.view(len(tokens), size[0] // self.geometry.unit, -1, tokens.shape[-1])
+        return F.pad(grids, (0, 0, 0, 1)).flatten(1, 2)

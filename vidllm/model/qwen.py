@@ -18,7 +18,7 @@ from vidllm.model.native import NativeLMM
 from vidllm.model.reader import like
 
 if TYPE_CHECKING:
-    from vidllm.prompt import Prompt, Visual
+    from vidllm.prompt import Visual
 
 
 class QwenVL(NativeLMM):
@@ -45,18 +45,17 @@ class QwenVL(NativeLMM):
         ordered = cells.permute(0, 2, 5, 3, 6, 8, 1, 4, 7)
         return ordered.reshape(count * rows * cols, 3 * frames * patch * patch), rows, cols
 
-    def positions_of(self, prompt: Prompt) -> tuple[Tensor, int]:
-        """Position ids of the prompt, and how far the next token's position is from the number of tokens.
+    def positions_of(self, ids: Sequence[int], visuals: Sequence[Visual], factor: float = 1.0) -> tuple[Tensor, int]:
+        """Time, row and column (3, 1, L) of each, and how far the next token's are from the number of tokens.
 
         Qwen's numbering is the installed transformers' own, so that it changes when theirs does: since 5.0 the text
         behind a long Qwen2.5-VL video stands within the video's span of time (behind it before, as in training).
         Decoding goes on from the last token's position, as `generate` does and as reading the text at once would.
         """
-        if not prompt.visuals:
-            return super().positions_of(prompt)
-        ids = torch.tensor([prompt.input_ids], device=self.device)
-        positions = self._places(ids, prompt.visuals)
-        return positions, int(positions[0, 0, -1]) + 1 - ids.shape[1]
+        words = torch.tensor([ids], device=self.device)
+        plain = torch.arange(len(ids), device=self.device).expand(3, 1, -1)
+        positions = self._places(words, visuals) if visuals else plain
+        return positions, int(positions[0, 0, -1]) + 1 - len(ids)
 
     def _places(self, ids: Tensor, visuals: Sequence[Visual]) -> Tensor:
         """Time, row and column (3, 1, L) of all ids (1, L), as transformers counts them."""
@@ -75,10 +74,15 @@ class QwenVL(NativeLMM):
 
     def _grids(self, visuals: Sequence[Visual]) -> Tensor | None:
         """(groups, rows, cols) in patches of each visual."""
-        sizes = [(self._group_count(v), *self._groups(v)[0].shape[1:3]) for v in visuals]
+        sizes = [(self._group_count(v), *self._size(v)) for v in visuals]
         patch = self.geometry.patch
         grids = [[count, height // patch, width // patch] for count, height, width in sizes]
         return torch.tensor(grids, device=self.device) if grids else None
+
+    def _size(self, visual: Visual) -> tuple[int, int]:
+        """(height, width) at which the tower sees it."""
+        height, width = visual.pixels.shape[1:3]
+        return (height, width) if visual.kind == "video" else self.geometry.image_size(height, width)
 
     def _seconds_per_group(self, visual: Visual) -> Tensor:
         """Seconds from the first group to group g, over g: (G,) float32. One number for evenly spaced frames.

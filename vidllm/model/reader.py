@@ -1,4 +1,9 @@
-"""TextReader: the part every model shares, embeddings in, keys and values kept, the next token's logits out."""
+"""TextReader: the part every model shares, embeddings in, keys and values kept, the next token's logits out.
+
+Who asks and who teaches walk one road:
+
+    ids, visuals -> see -> tokens -> embedded -> language model, at `positions_of` the ids -> next token
+"""
 
 from __future__ import annotations
 
@@ -6,7 +11,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -20,9 +25,13 @@ from vidllm.model.slots import Slots, Step
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+    from vidllm.model.extras import Extras
     from vidllm.model.families import ModelSpec
     from vidllm.model.features import FeatureCache
     from vidllm.prompt import Prompt, Visual
+
+Seen = tuple[list[Tensor], int]
+"""The features of every visual of a prompt, and how many pictures went through the tower for them."""
 
 RUNNING_LAYERS = frozenset({"linear_attention"})
 """Layers that keep a running state in place of keys and values, by transformers' names of kinds of layers."""
@@ -103,6 +112,11 @@ class TextReader(ABC):
     `network` is the whole Hugging Face model, `language` the part of it that reads embeddings.
     """
 
+    projects: ClassVar[bool]
+    """Whether what the tower gives goes through the projector in `tokens`; if not, `see` gives what comes out of it."""
+    extras: Extras | None = None
+    """Learned parts that the network's own class has no place for."""
+
     def __init__(
         self,
         spec: ModelSpec,
@@ -149,9 +163,62 @@ class TextReader(ABC):
         share = (time.perf_counter() - began) / len(prompts)
         return [replace(ready, encode_seconds=share) for ready in prepared]
 
-    @abstractmethod
     def _prepared(self, prompts: Sequence[Prompt], cache: FeatureCache | None) -> list[Ready]:
         """What `prepare` makes, its seconds not yet shared out."""
+        seen = self.see([prompt.visuals for prompt in prompts], cache)
+        return [self._ready(prompt, *features) for prompt, features in zip(prompts, seen, strict=True)]
+
+    def _ready(self, prompt: Prompt, features: Sequence[Tensor], encoded: int) -> Ready:
+        ids, visuals = prompt.input_ids, prompt.visuals
+        embeddings, deep = self.embedded(ids, visuals, self.tokens_of(visuals, features))
+        positions, offset = self.positions_of(ids, visuals, prompt.rope_factor)
+        return Ready(
+            embeddings=embeddings, deep=deep, positions=positions, position_offset=offset,
+            rope_factor=prompt.rope_factor, frames_encoded=encoded,
+        )  # fmt: skip
+
+    @abstractmethod
+    def see(self, prompts: Sequence[Sequence[Visual]], cache: FeatureCache | None = None) -> list[Seen]:
+        """For each prompt what the tower gives of its visuals, equal pictures once."""
+
+    @abstractmethod
+    def tokens(self, visual: Visual, features: Tensor) -> Tensor:
+        """What `see` gave of one visual -> its tokens (n, D), or (n, D * (1 + k)) with those for k deeper layers."""
+
+    def tokens_of(self, visuals: Sequence[Visual], features: Sequence[Tensor]) -> list[Tensor]:
+        """As `tokens`, of several."""
+        return [self.tokens(visual, seen) for visual, seen in zip(visuals, features, strict=True)]
+
+    def embedded(
+        self, ids: Sequence[int], visuals: Sequence[Visual], tokens: Sequence[Tensor]
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Embeddings (1, L, D) of the ids, every visual's tokens in the places of its placeholders; and under the
+        language model's own keywords what it adds to them in its first layers (Qwen3-VL).
+
+        Raises:
+            ModelError: see `check_counts`.
+        """
+        words = torch.tensor([ids])  # on the CPU: counting them on a GPU would wait for it
+        shown, ends = (torch.isin(words, torch.tensor([*of])) for of in (self.spec.visual_ids, self.spec.row_ends))
+        check_counts(visuals, [len(own) for own in tokens], int(shown.sum()))
+        holes = shown & ~ends  # what ends a row is a word of the table, and learns with it
+        known = words.masked_fill(holes, 0)  # a placeholder's id may lie beyond the table
+        embeddings: Tensor = self.embed(known.to(self.device))
+        if not tokens:
+            return embeddings, {}
+        seen = torch.cat([own.to(embeddings) for own in tokens])
+        if self.spec.row_ends:
+            seen = seen[holes[shown].to(seen.device)]
+        first, *deeper = torch.split(seen, embeddings.shape[-1], dim=-1)
+        places = holes[0].nonzero()[:, 0].to(self.device)
+        deep = {"visual_pos_masks": holes.to(self.device), "deepstack_visual_embeds": deeper} if deeper else {}
+        return embeddings.index_copy(1, places, first[None]), deep
+
+    def positions_of(self, ids: Sequence[int], visuals: Sequence[Visual], factor: float = 1.0) -> tuple[Tensor, int]:
+        """Position ids (1, L), or (3, 1, L), of a text over its RoPE factor; and how far the position of the next token
+        is from the number of tokens. Those of a beginning are the same whatever follows it.
+        """
+        return scaled_positions(0, len(ids), factor, self.device), 0
 
     @torch.inference_mode()
     def prefill(self, prompt: Prompt, cache: FeatureCache | None = None) -> State:

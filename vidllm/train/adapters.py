@@ -33,11 +33,11 @@ from vidllm.model.families import read_spec
 from vidllm.model.fingerprint import ADAPTER_FILE, DESCRIBING, NAMES_A_PLACE, PEFT_FILE
 from vidllm.model.resolve import builtin_name
 from vidllm.model.spec import read_json
-from vidllm.train.parts import Lora
+from vidllm.train.parts import Lora, part_of
 from vidllm.train.saves import sync_folder
 
 if TYPE_CHECKING:
-    from vidllm.model.lmm import ComposableLMM
+    from vidllm.model.reader import TextReader
 
 ADAPTER = "default"
 """peft's name for the only adapter there is."""
@@ -62,8 +62,8 @@ def add_lora(network: nn.Module, lora: Lora, base: str) -> None:
     """
     from peft import LoraConfig, inject_adapter_in_model
 
-    _check_targets(lora, (name for name in _matrices(network) if ".language_model." in f".{name}"))
-    pattern = rf"(.*\.)?language_model\..*\.({'|'.join(map(re.escape, lora.targets))})"
+    _check_targets(lora, (name for name in _matrices(network) if part_of(name) == "language_model"))
+    pattern = rf"(.*\.)?(language_model|text_model)\..*\.({'|'.join(map(re.escape, lora.targets))})"
     name, _, commit = (base, "", "") if Path(base).is_absolute() else base.partition("@")
     config = LoraConfig(
         r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=pattern, bias="none",  # type: ignore[arg-type]
@@ -139,7 +139,7 @@ def check_place(folder: Path, model: Path, *, adapter: bool) -> None:
 
 
 def save_whole(
-    lmm: ComposableLMM, folder: Path, weights: Mapping[str, Tensor], learned: Set[str], dtype: torch.dtype | None = None
+    lmm: TextReader, folder: Path, weights: Mapping[str, Tensor], learned: Set[str], dtype: torch.dtype | None = None
 ) -> None:
     """Write a complete model; an adapter is added into its matrices.
 
@@ -173,7 +173,7 @@ def save_whole(
             lmm.extras.save(part, _cast(_under(EXTRAS, weights), dtype or torch.float32))
 
 
-def save_adapter(lmm: ComposableLMM, folder: Path, weights: Mapping[str, Tensor]) -> None:
+def save_adapter(lmm: TextReader, folder: Path, weights: Mapping[str, Tensor]) -> None:
     """Write what was learned (`weights`, by the learner's names; all extras) and where the base lies.
 
     Raises:
@@ -214,7 +214,7 @@ def stored_dtype(folder: Path) -> torch.dtype:
     return {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(str(name), torch.float32)
 
 
-def _as_they_came(lmm: ComposableLMM, weights: Mapping[str, Tensor], stored: torch.dtype) -> dict[str, Tensor]:
+def _as_they_came(lmm: TextReader, weights: Mapping[str, Tensor], stored: torch.dtype) -> dict[str, Tensor]:
     """The network's weights read again, where sums in bf16 have cost those that do not learn some of their bits."""
     if stored == torch.bfloat16 or all(weight.dtype != torch.bfloat16 for weight in weights.values()):
         return {}
@@ -254,7 +254,7 @@ def _cast(
     return {name: made[keys[name]] for name in weights}
 
 
-def _describe(lmm: ComposableLMM, part: Path, config: Mapping[str, Any]) -> None:
+def _describe(lmm: TextReader, part: Path, config: Mapping[str, Any]) -> None:
     """All that is not weights, as the model had it: another tool, or a later vidllm, must find nothing missing."""
     source = lmm.spec.folder
     ours = {*NAMES_A_PLACE, "config.json"}

@@ -21,13 +21,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vidllm.caches import cache_folder
 from vidllm.clip import ClipPlan, PlanOptions, Recalled
 from vidllm.errors import VideoNotFound
 from vidllm.model.features import MEBIBYTE, TensorFiles, pixel_digest
 from vidllm.train.batch import Batch, Piece, Stage
+from vidllm.train.parts import part_of
 from vidllm.video.decode import FrameSet
 
 if TYPE_CHECKING:
@@ -69,17 +70,19 @@ class ClipCache:
 
     def recall(self, planned: ClipPlan, spec: ModelSpec, options: PlanOptions) -> Recalled:
         """The look's key, and its frames without pixels where it was taken before (`clip.Known`)."""
-        key = look_key(planned, spec, options, self.vision)
+        key, plan = look_key(planned, spec, options, self.vision), planned.plan
         kept = self.files.get(key)
-        counts = [frame.tokens if self.stage == "tokens" else 1 for frame in planned.plan.frames]
+        counts, size = [frame.tokens if self.stage == "tokens" else 1 for frame in plan.frames], (0, 0)
+        if spec.kind == "native":  # a clip is one visual, and its positions follow its size
+            counts, size = [sum(counts)], plan.frame_size or size
         whole = {"features", "times"} <= set(kept) and len(kept["features"]) == sum(counts)
-        if not whole or len(kept["times"]) != len(counts):
+        if not whole or len(kept["times"]) != len(plan.frames):
             if kept:
                 self.files.drop(key)
             return Recalled(key=key)
         times = kept["times"].numpy()
-        blank = np.zeros((len(times), 0, 0, 3), np.uint8)
-        frames = FrameSet(blank, times, np.asarray(planned.plan.times, np.float64), READER)
+        blank = np.broadcast_to(np.uint8(0), (len(times), *size, 3))
+        frames = FrameSet(blank, times, np.asarray(plan.times, np.float64), READER)
         return Recalled(key=key, frames=frames, features=torch.split(kept["features"], counts))
 
     def furnish(self, batch: Batch, encode: Encode) -> Batch:
@@ -105,7 +108,7 @@ class ClipCache:
         if not look[0].key:
             self.files.put(self._key(look[0]), {"features": made[0]})
         elif len(made) == int(look[0].key.split("/")[2]):  # a look is kept whole
-            times = torch.tensor([visual.times[0] for visual in frames.values()], dtype=torch.float64)
+            times = torch.tensor([time for one in frames.values() for time in one.times], dtype=torch.float64)
             self.files.put(look[0].key.split("/")[0], {"features": torch.cat(tensors), "times": times})
         return {id(visual): made[_number(visual)] for visual in look}
 
@@ -160,16 +163,14 @@ def vision_key(learner: Learner, stage: Stage) -> str:
     numbers = (learner.options.dtype, learner.device.type)
     shaping = (stage, spec.vision_layers, spec.cls, spec.image_mean, spec.image_std, numbers, _built(lmm.network))
     digest = hashlib.blake2b(repr(shaping).encode(), digest_size=20)
-    parts: list[nn.Module] = [lmm.parts.vision_tower]
+    parts = {"vision_tower"}
     if stage == "tokens":
-        parts.append(lmm.parts.multi_modal_projector)
-        geometry = astuple(spec.geometry)
+        parts |= {"projector", "newline", "temporal"}
         seconds = lmm.extras.bucket_seconds if lmm.extras is not None else None
-        digest.update(repr((geometry, spec.pool_before_projector, spec.image_max_tiles, seconds)).encode())
-        _digest_tensors(digest, [] if lmm.newline is None else [("newline", lmm.newline)])
-        _digest_tensors(digest, lmm.extras.state_dict().items() if lmm.extras is not None else [])
-    for part in parts:
-        _digest_tensors(digest, part.state_dict().items())
+        told = (astuple(spec.geometry), spec.pool_before_projector, spec.image_max_tiles, seconds)
+        digest.update(repr(told).encode())
+    weights = learner.state_dict().items()
+    _digest_tensors(digest, ((name, weight) for name, weight in weights if part_of(name) in parts))
     return digest.hexdigest()
 
 

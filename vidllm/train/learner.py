@@ -13,17 +13,20 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+from transformers import AutoConfig
 
 from vidllm.budget import Geometry
 from vidllm.errors import ConfigError, UnsupportedModel
-from vidllm.model.checkpoint import choose_device, load_model
+from vidllm.model.checkpoint import ATTENTION, choose_device, load_model
 from vidllm.model.extras import Extras, has_extra, load_extras
 from vidllm.model.families import read_spec
 from vidllm.model.lmm import ComposableLMM
-from vidllm.model.reader import check_counts
+from vidllm.model.reader import TextReader
+from vidllm.prompt import Visual
 from vidllm.train.adapters import EXTRAS, add_lora, base_name, save_adapter, save_whole, stored_dtype, without_lora
 from vidllm.train.batch import Batch, Piece, Stage
 from vidllm.train.losses import answer_logps
@@ -32,10 +35,11 @@ from vidllm.train.tree import TREE, TreeAttention
 
 if TYPE_CHECKING:
     from vidllm.model.spec import ModelSpec
-    from vidllm.prompt import Visual
 
 NO_MASK = (1, 1, 1, 1)
 """Shape of the mask handed over in place of one: four dimensions tell transformers to build none of its own."""
+BLANK = 112
+"""Side, in pixels, of a picture of nothing for a tower that takes any size."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,12 +80,12 @@ class LearnerOptions:
 
 
 class Learner(nn.Module):
-    """A composable family, some of its parts learning. Dropout is off; `lmm` can be asked between steps after `eval()`.
+    """A model, some of its parts learning. Dropout is off; `lmm` can be asked between steps after `eval()`.
 
     Whatever wraps it for several processes must call `forward`: all gradients flow from there.
     """
 
-    def __init__(self, lmm: ComposableLMM, options: LearnerOptions) -> None:
+    def __init__(self, lmm: TextReader, options: LearnerOptions) -> None:
         super().__init__()
         self.lmm = lmm
         self.options = options
@@ -102,7 +106,7 @@ class Learner(nn.Module):
         """A checkpoint folder, on transformers' own class, ready to learn.
 
         Raises:
-            ModelError: as `load_model`; UnsupportedModel for a family that lays out its own frames.
+            ModelError: as `load_model`; UnsupportedModel for one that can not be taught.
             ConfigError: a part is to learn that the model does not have.
         """
         folder = Path(folder)
@@ -113,9 +117,10 @@ class Learner(nn.Module):
         number = stored_dtype(folder) if options.whole else options.dtype
         # packed weights stay where they were packed
         lmm = load_model(folder, place if options.quantize else "cpu", number, quantize=options.quantize, light=False)
-        assert isinstance(lmm, ComposableLMM)
-        lmm.spec = replace(spec, folder=lmm.spec.folder)
-        lmm.extras = _with_extra(lmm, options.extra)
+        assert isinstance(lmm, TextReader)
+        if isinstance(lmm, ComposableLMM):
+            lmm.spec = replace(spec, folder=lmm.spec.folder)
+            lmm.extras = _with_extra(lmm, options.extra)
         return cls(lmm, options).to(place)
 
     @property
@@ -141,9 +146,10 @@ class Learner(nn.Module):
     def _read(self, batch: Batch, tokens: Sequence[Sequence[Tensor]]) -> Tensor:
         """Hidden states (T, D) of the whole forest, read once."""
         along = TreeAttention(batch.forest, self.device)
+        embeddings, deep = self._embed(batch.pieces, tokens)
         hidden: Tensor = self.lmm.language(
-            inputs_embeds=self._embed(batch, tokens), position_ids=batch.forest.positions(self.device),
-            attention_mask=torch.zeros(NO_MASK, device=self.device), use_cache=False, **{TREE: along},
+            inputs_embeds=embeddings, position_ids=self._positions(batch.pieces), use_cache=False,
+            attention_mask=torch.zeros(NO_MASK, device=self.device), **deep, **{TREE: along},
         ).last_hidden_state  # fmt: skip
         if along.calls != len(self.lmm.layers):
             other = len(self.lmm.layers) - along.calls
@@ -151,26 +157,30 @@ class Learner(nn.Module):
                                    "samples; teach a model whose config does not forbid it")  # fmt: skip
         return hidden[0]
 
-    def _embed(self, batch: Batch, tokens: Sequence[Sequence[Tensor]]) -> Tensor:
-        """Embeddings (1, T, D), visual tokens in the places of their placeholders."""
-        ids = torch.tensor([token for piece in batch.pieces for token in piece.ids])
-        holes = ids == self.spec.image_token_id  # on the CPU: counting them on a GPU would wait for it
-        visuals = [visual for piece in batch.pieces for visual in piece.visuals]
-        flat = [visual for piece in tokens for visual in piece]
-        check_counts(visuals, [len(visual) for visual in flat], int(holes.sum()))
-        known = ids.masked_fill(holes, 0)  # a placeholder's id may lie beyond the table
-        embeddings: Tensor = self.lmm.embed(known.to(self.device))
-        if flat:
-            places = holes.nonzero()[:, 0].to(self.device)
-            embeddings = embeddings.index_copy(0, places, torch.cat(flat).to(embeddings))
-        return embeddings[None] + self._idle(batch.pieces).to(embeddings)
+    def _embed(self, pieces: Sequence[Piece], tokens: Sequence[Sequence[Tensor]]) -> tuple[Tensor, dict[str, Any]]:
+        """As `TextReader.embedded`, of all pieces."""
+        ids = [token for piece in pieces for token in piece.ids]
+        visuals = [visual for piece in pieces for visual in piece.visuals]
+        embeddings, deep = self.lmm.embedded(ids, visuals, [visual for piece in tokens for visual in piece])
+        return embeddings + self._idle(pieces).to(embeddings), deep
+
+    def _positions(self, pieces: Sequence[Piece]) -> Tensor:
+        """Rotary positions (1, T) or (3, 1, T): each piece's are those that it has behind all that stands above it."""
+        paths: list[tuple[tuple[int, ...], tuple[Visual, ...]]] = []
+        positions = []
+        for piece in pieces:
+            ids, visuals = paths[piece.parent] if piece.parent >= 0 else ((), ())
+            paths.append((ids + piece.ids, visuals + piece.visuals))
+            whole, _ = self.lmm.positions_of(*paths[-1], piece.rope_factor)
+            positions.append(whole[..., len(ids) :])
+        return torch.cat(positions, dim=-1)
 
     # ------------------------------------------------------------------------------------------------- what it sees
 
     @property
     def stage(self) -> Stage | None:
-        """How far a visual's features can be computed once for all: None while the tower learns."""
-        if self._learns("vision_tower"):
+        """How far a visual's features can be computed once for all: None while what makes them learns."""
+        if self._learns("vision_tower") or (self._learns("projector") and not self.lmm.projects):
             return None
         return "tower" if any(self._learns(part) for part in ("projector", "newline", "temporal")) else "tokens"
 
@@ -179,14 +189,12 @@ class Learner(nn.Module):
         """The features of a piece's visuals up to `stage`, where there is one, to be kept for later epochs."""
         with self._numbers():
             grids, _ = self.lmm.see([visuals])[0]
-            if self.stage == "tower":
-                return tuple(grids)
-            return tuple(self.lmm.tokens(visual, grid) for visual, grid in zip(visuals, grids, strict=True))
+            return tuple(grids if self.stage == "tower" else self.lmm.tokens_of(visuals, grids))
 
     def _tokens(self, pieces: Sequence[Piece]) -> list[list[Tensor]]:
         """The tokens (n, D) of every piece's visuals; what is not ready goes through the tower together."""
         fresh = [piece.visuals for piece in pieces if piece.features is None]
-        with nullcontext() if self._learns("vision_tower") else torch.no_grad():
+        with nullcontext() if self.stage is None else torch.no_grad():
             seen = iter(self.lmm.see(fresh) if any(fresh) else [([], 0)] * len(fresh))
         return [self._piece_tokens(piece, next(seen)[0] if piece.features is None else ()) for piece in pieces]
 
@@ -195,7 +203,7 @@ class Learner(nn.Module):
             grids = [feature.to(self.device) for feature in piece.features]
             if self.stage == "tokens":
                 return list(grids)
-        return [self.lmm.tokens(visual, grid) for visual, grid in zip(piece.visuals, grids, strict=True)]
+        return self.lmm.tokens_of(piece.visuals, grids)
 
     # ------------------------------------------------------------------------------------------------ what it learns
 
@@ -214,11 +222,13 @@ class Learner(nn.Module):
 
     def _beyond_the_features(self) -> set[nn.Parameter]:
         """The tower's weights behind the layer its features come from: nothing would ever teach them."""
-        tower = self.lmm.parts.vision_tower.requires_grad_(True)
-        side = self.spec.image_size
-        with torch.enable_grad():
-            features = self.lmm.tower_features(torch.zeros(1, side, side, 3, dtype=torch.uint8))
-        weights = list(tower.parameters())
+        side = self.spec.image_size or BLANK
+        blank = Visual(pixels=np.zeros((1, side, side, 3), np.uint8), kind="image", stride=1, tokens=0, position=0,
+                       newline="none")  # fmt: skip
+        weights = [weight for name, weight in self.named_parameters() if part_of(name) == "vision_tower"]
+        for weight in weights:
+            weight.requires_grad_(True)
+        [([features], _)] = self.lmm.see([[blank]])
         reached = torch.autograd.grad(features.sum(), weights, allow_unused=True)
         return {weight for weight, gradient in zip(weights, reached, strict=True) if gradient is None}
 
@@ -289,23 +299,28 @@ def learned_spec(spec: ModelSpec, extra: Extra) -> ModelSpec:
 
 
 def check_family(spec: ModelSpec) -> None:
-    """Raise UnsupportedModel for a family that can not be taught; told by a model's small files alone."""
-    if spec.kind == "composable" and not spec.two_way:  # a tree of answers is read from left to right
-        return
-    why = "reads pictures in both directions" if spec.two_way else "lays out its own frames"
-    raise UnsupportedModel(
-        f"{spec.folder}: {spec.model_type} {why} and can not be taught here; teach a LLaVA-like model"
-    )
+    """Raise UnsupportedModel for a model that can not be taught; told by its small files alone."""
+    if spec.two_way:  # a tree of answers is read from left to right
+        raise UnsupportedModel(f"{spec.folder}: {spec.model_type} reads pictures in both directions and can not be "
+                               "taught here; teach a model that reads them in one")  # fmt: skip
+    text = AutoConfig.from_pretrained(spec.folder).get_text_config()
+    if others := sorted(set(getattr(text, "layer_types", None) or ()) - ATTENTION):
+        raise UnsupportedModel(f"{spec.folder}: layers of {others[0]} in its language model carry a state from one "
+                               "sample into the next; teach a model with attention in all layers")  # fmt: skip
 
 
 def check_parts(spec: ModelSpec, options: LearnerOptions) -> None:
     """Whether the model of `spec` (as `learned_spec` gives it) can be taught so, told before its weights are read.
 
     Raises:
-        UnsupportedModel: its family can not be taught.
+        UnsupportedModel: it can not be taught at all.
         ConfigError: a part is to learn that it does not have.
     """
     check_family(spec)
+    wanted = {part for part in ("newline", "temporal") if getattr(options.parts, part)}
+    if spec.kind == "native" and (wanted or options.extra != Extra()):
+        raise ConfigError(f"{spec.folder}: {spec.model_type} lays out its own frames and has no newline or temporal "
+                          "part; leave these and `extra` out")  # fmt: skip
     own_newline = spec.tiles_have_newlines or spec.newline != "none"
     if options.parts.newline and not own_newline and not has_extra(spec.folder, "newline"):
         raise ConfigError(_no_part(spec, "newline"))

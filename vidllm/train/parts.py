@@ -7,6 +7,7 @@ The stages of the papers are such sets of rates; configs/ has them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
@@ -85,22 +86,24 @@ class Extra:
             raise ValueError("temporal_buckets must be at least 0 and bucket_seconds above 0")
 
 
+_WORDS: Mapping[str, Part] = {
+    "image_newline": "newline", "newline": "newline", "temporal": "temporal",
+    "multi_modal_projector": "projector", "merger": "projector", "deepstack_merger_list": "projector",
+    "connector": "projector", "vision_tower": "vision_tower", "visual": "vision_tower", "vision_model": "vision_tower",
+    "embed_tokens": "embeddings", "lm_head": "embeddings",
+    "language_model": "language_model", "text_model": "language_model",
+}  # fmt: skip
+"""What families call them; the first word that is in a parameter's name decides: a projector may stand in a tower."""
+
+
 def part_of(name: str) -> Part:
     """The part a parameter of the learner belongs to, by its full name.
 
     Raises:
         ConfigError: none of them; a family with a part nobody here knows.
     """
-    words = name.split(".")
-    if "image_newline" in words or "newline" in words:
-        return "newline"
-    if "temporal" in words:
-        return "temporal"
-    for part, word in (("vision_tower", "vision_tower"), ("projector", "multi_modal_projector")):
+    words = set(name.split("."))
+    for word, part in _WORDS.items():
         if word in words:
-            return part  # type: ignore[return-value]
-    if "embed_tokens" in words or "lm_head" in words:
-        return "embeddings"
-    if "language_model" in words:
-        return "language_model"
+            return part
     raise ConfigError(f"no part is known for the parameter {name!r}; the parts are {', '.join(PARTS)}")
