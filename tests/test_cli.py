@@ -687,7 +687,7 @@ def test_ask_puts_the_answer_and_nothing_else_on_stdout(run: Run, clips: dict[st
 OUT_OF_MEMORY = "[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory: you tried to get 9 TB."
 
 
-@pytest.mark.parametrize("place", ["load_light", "_network_class"])
+@pytest.mark.parametrize("place", ["load_light", "network_class"])
 def test_a_model_too_large_for_the_memory_is_not_to_be_downloaded_again(
     run: Run, clips: dict[str, Path], tiny: Path, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,11 +4,16 @@ import contextlib
 import io
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
+from vidllm.errors import UnsupportedModel
+from vidllm.model.composable_specs import COMPOSABLE
+from vidllm.model.families import read_spec
+from vidllm.model.native_specs import NATIVE
+from vidllm.train.learner import check_family
 from vidllm_cli.main import main
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -89,6 +94,17 @@ def test_every_config_named_is_there() -> None:
     named = set(re.findall(r"configs/\w+\.yaml", README))
     assert named >= {"configs/quick_sft.yaml", "configs/quick_dpo.yaml"}
     assert all((ROOT / name).is_file() for name in named)
+
+
+def test_the_table_of_models_names_every_family_and_who_is_taught(tiny: Callable[[str], Path]) -> None:
+    [section] = re.findall(r"^## Models\n(.*?)^## ", README, re.MULTILINE | re.DOTALL)
+    rows = [line.strip("| ").split(" | ") for line in section.splitlines() if "`" in line and line.startswith("| ")]
+    told = {name: taught == "yes" for *_, taught, names in rows[1:] for name in re.findall(r"`([^`]+)`", names)}
+    assert set(told) == {*COMPOSABLE, *NATIVE}
+    for name, taught in told.items():
+        spec = read_spec(tiny(name.rpartition("/")[2]))
+        with contextlib.nullcontext() if taught else pytest.raises(UnsupportedModel):
+            check_family(spec)
 
 
 def test_the_file_map_leaves_no_module_and_no_room_out() -> None:

@@ -23,13 +23,13 @@ from vidllm.errors import ConfigError, IncompleteModel, ModelNotFound, Unsupport
 from vidllm.machine import cpu_multiplies_bf16
 from vidllm.model.adapter import Base, base_folder, merge_adapter, read_base
 from vidllm.model.attention import attend_wide
+from vidllm.model.classes import network_class, reader_class
 from vidllm.model.extras import load_extras
 from vidllm.model.families import ModelSpec, load_tokenizer, read_spec
 from vidllm.model.fingerprint import ADAPTER_FILE
 from vidllm.model.fingerprint import fingerprint as fingerprint
-from vidllm.model.gemma import Gemma3
 from vidllm.model.light import LightLlava, fits, load_light
-from vidllm.model.lmm import ComposableLMM, VideoLMM
+from vidllm.model.lmm import VideoLMM
 from vidllm.model.memory import is_out_of_memory
 from vidllm.model.reader import RUNNING_LAYERS, like
 from vidllm.model.spec import read_json
@@ -39,41 +39,12 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from torch import nn
 
-    from vidllm.model.native import NativeLMM
 
 log = logging.getLogger("vidllm")
 
 Quantize = Literal["int8", "int4"]
 DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
 """Ways to spread a model, as accelerate calls them; any other word is one device."""
-
-_NETWORKS: dict[str, str] = {
-    "llava": "LlavaForConditionalGeneration",
-    "vipllava": "VipLlavaForConditionalGeneration",
-    "llava_next": "LlavaNextForConditionalGeneration",
-    "llava_next_video": "LlavaNextVideoForConditionalGeneration",
-    "llava_onevision": "LlavaOnevisionForConditionalGeneration",
-    "internvl": "InternVLForConditionalGeneration",
-    "gemma3": "Gemma3ForConditionalGeneration",
-    "aya_vision": "AyaVisionForConditionalGeneration",
-    "cohere2_vision": "Cohere2VisionForConditionalGeneration",
-    "qwen2_vl": "Qwen2VLForConditionalGeneration",
-    "qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration",
-    "qwen3_vl": "Qwen3VLForConditionalGeneration",
-    "qwen3_vl_moe": "Qwen3VLMoeForConditionalGeneration",
-    "qwen3_5": "Qwen3_5ForConditionalGeneration",
-    "qwen3_5_moe": "Qwen3_5MoeForConditionalGeneration",
-    "smolvlm": "SmolVLMForConditionalGeneration",
-    "idefics3": "Idefics3ForConditionalGeneration",
-    "glm4v": "Glm4vForConditionalGeneration",
-    "glm4v_moe": "Glm4vMoeForConditionalGeneration",
-    "glm46v": "Glm46VForConditionalGeneration",
-    "pixtral": "LlavaForConditionalGeneration",
-    "mistral3": "Mistral3ForConditionalGeneration",
-}
-"""model_type -> transformers' class for it."""
-_MODULES = {"pixtral": "llava"}
-"""Where it stands, if not in the module of that name."""
 
 SDPA = {"attn_implementation": "sdpa"}
 """PyTorch's own attention, by transformers' name."""
@@ -257,7 +228,7 @@ def _load_transformers(spec: ModelSpec, options: Mapping[str, Any]) -> nn.Module
     always = {"local_files_only": True, "output_loading_info": True, "ignore_mismatched_sizes": True}
     try:
         with quiet():
-            network, report = _network_class(spec).from_pretrained(spec.folder, **always, **options)
+            network, report = network_class(spec.model_type).from_pretrained(spec.folder, **always, **options)
     except ImportError as error:
         if "FlashAttention" in str(error) and not SDPA.keys() & options:
             log.warning("%s: asks for FlashAttention, which is not installed; PyTorch's own attention is used",
@@ -302,13 +273,6 @@ def quiet() -> Iterator[None]:
         hf_logging.set_verbosity(level)
         if bar:
             hf_logging.enable_progress_bar()
-
-
-def _network_class(spec: ModelSpec) -> Any:
-    """From the module of its family: importing that alone saves seconds over the Auto classes."""
-    name = _MODULES.get(spec.model_type, spec.model_type)
-    module = importlib.import_module(f"transformers.models.{name}.modeling_{name}")
-    return getattr(module, _NETWORKS[spec.model_type])
 
 
 def _check_files(folder: Path) -> None:
@@ -414,32 +378,13 @@ def _quantization(quantize: Quantize, dtype: torch.dtype) -> Any:
 
 
 def _adapt(spec: ModelSpec, tokenizer: Tokenizer, network: nn.Module, mark: str) -> VideoLMM:
+    reader = reader_class(spec.model_type)
     if spec.kind == "native":
-        return _native_class(spec)(spec, tokenizer, network, mark)
+        return reader(spec, tokenizer, network, mark)  # type: ignore[no-any-return]
     table = network.get_input_embeddings()  # type: ignore[operator]
     place = like(table)
     extras = load_extras(spec.folder, table.weight.shape[1], place.device, place.dtype)
-    kind = Gemma3 if spec.model_type == "gemma3" else ComposableLMM
-    return kind(spec, tokenizer, network, mark, extras=extras)
-
-
-def _native_class(spec: ModelSpec) -> type[NativeLMM]:
-    """Imported only where it is needed."""
-    if spec.model_type in ("smolvlm", "idefics3"):
-        from vidllm.model.smolvlm import SmolVLM
-
-        return SmolVLM
-    if spec.model_type in ("glm4v", "glm4v_moe", "glm46v"):
-        from vidllm.model.glm import GlmV
-
-        return GlmV
-    if spec.model_type in ("pixtral", "mistral3"):
-        from vidllm.model.pixtral import Pixtral
-
-        return Pixtral
-    from vidllm.model.qwen import QwenVL
-
-    return QwenVL
+    return reader(spec, tokenizer, network, mark, extras=extras)  # type: ignore[no-any-return]
 
 
 def _one_line(error: BaseException) -> str:
