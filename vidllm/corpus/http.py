@@ -126,14 +126,14 @@ class HttpCaptioner:
     def poll(self, wait: float) -> list[Said]:
         """What was answered. Raises EngineError, once, when the server is gone and all that was answered was given."""
         said: list[Said] = []
-        while not self._remarks.empty():
-            self._remark(self._remarks.get())
         try:
             said.append(self._said.get(self._running > 0 and self._over is None, wait))
             while True:
                 said.append(self._said.get_nowait())
         except queue.Empty:
             pass
+        while not self._remarks.empty():  # behind the answers: what was remarked of the last of them is told, too
+            self._remark(self._remarks.get())
         self._running -= len(said)
         if not said and self._over is not None:
             raise self._over
