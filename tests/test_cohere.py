@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
-from itertools import pairwise
 from pathlib import Path
-from types import ModuleType
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import pytest
@@ -30,6 +25,7 @@ from transformers import (
 
 from tests.conftest import write_clip
 from tests.planned import clip_of, prompt_of, spec_of, tiny_folder
+from tests.test_native import torchvision_by_name
 from tests.tiny_models import edit
 from vidllm.errors import ConfigError, IncompleteModel
 from vidllm.model.anyres import canvases, cover_grid
@@ -51,13 +47,8 @@ SIZES = [[(112, 112)], [(100, 320)], [(400, 130)], [(250, 250)], [(30, 40), (90,
 
 @cache
 def covering_canvas() -> Callable[..., tuple[int, int]]:
-    """Which canvas Command A Vision takes, by its own processor, whose module imports torchvision to resize with."""
-    absent = "torchvision" not in sys.modules and importlib.util.find_spec("torchvision") is None
-    names = [f"torchvision{part}" for part in ("", ".transforms", ".transforms.v2", ".transforms.v2.functional")]
-    stand_in = {name: ModuleType(name) for name in names}
-    for outer, inner in pairwise(names):
-        setattr(stand_in[outer], inner.rsplit(".", 1)[1], stand_in[inner])
-    with mock.patch.dict(sys.modules, stand_in if absent else {}):
+    """Which canvas Command A Vision takes, by its own processor."""
+    with torchvision_by_name():
         from transformers.models.cohere2_vision.image_processing_cohere2_vision import get_optimal_tiled_canvas
 
         return get_optimal_tiled_canvas  # type: ignore[no-any-return]
@@ -163,16 +154,6 @@ def test_the_tokens_told_of_pictures_are_those_of_all_their_tiles(family: str, t
     answer = load(tiny_folder(family), device="cpu", cache=None).ask(media, "what?", frames=2, max_new_tokens=2)
     assert [frame.tokens for frame in answer.frames] == [64, 16, 16, 16]
     assert sum(frame.tokens for frame in answer.frames) == answer.usage.video_tokens
-
-
-def test_frames_are_pooled_behind_the_projector(family: str) -> None:
-    spec = spec_of(family)
-    model = load_model(spec.folder, device="cpu", dtype="float32")
-    fine, coarse = (clip_of(spec, QUESTION, stride=stride) for stride in (1, 2))
-    assert [frame.tokens for frame in fine.plan.frames] == [16] * 6
-    assert [frame.tokens for frame in coarse.plan.frames] == [4] * 6
-    prompt = prompt_of(spec, [Message("user", QUESTION, (coarse,))])
-    assert model.prefill(prompt).length == len(prompt.input_ids)
 
 
 @given(st.integers(1, 4000), st.integers(1, 4000), st.integers(1, 12))

@@ -108,9 +108,10 @@ def test_times_are_told_beside_numbered_frames() -> None:
     assert "[0:00.0] <img><IMG_CONTEXT></img>\n[0:" in prompt.text
 
 
-def test_frames_are_pooled_like_any_other_familys() -> None:
-    """Four by four tokens a frame, and at stride 2 four."""
-    spec = spec_of("internvl")
+@pytest.mark.parametrize("family", ["internvl", "aya_vision", "cohere2_vision"])
+def test_frames_are_pooled_like_any_other_familys(family: str) -> None:
+    """Four by four tokens a frame, and at stride 2 four, whether the tower or the projector joins patches."""
+    spec = spec_of(family)
     model = load_model(spec.folder, device="cpu", dtype="float32")
     fine, coarse = (clip_of(spec, QUESTION, stride=stride) for stride in (1, 2))
     assert [frame.tokens for frame in fine.plan.frames] == [16] * 6
