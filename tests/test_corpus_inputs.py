@@ -484,6 +484,14 @@ def test_what_follows_damage_in_a_tar_is_not_left_out_in_silence(corpus: Path, b
     assert str(problem.problem).startswith(f"s.tar: the tar breaks off after {begin // 1024} samples (another tar or")
 
 
+def test_a_tar_that_was_cut_between_two_members_is_told(corpus: Path) -> None:
+    path = write_tar(corpus / "s.tar", {f"{n}.mp4": bytes([n + 1]) * 9 for n in range(4)})
+    path.write_bytes(path.read_bytes()[:2048])
+    *clips, problem = admit(["s.tar"])
+    assert [clip.member for clip in clips] == ["0.mp4", "1.mp4"]
+    assert str(problem.problem).startswith("s.tar: the tar breaks off after 2 samples (its end is missing")
+
+
 def test_a_tar_that_breaks_off_gives_what_it_has(corpus: Path) -> None:
     path = write_tar(corpus / "s.tar", {f"{n}.mp4": bytes(3000) for n in range(5)})
     path.write_bytes(path.read_bytes()[:8000])

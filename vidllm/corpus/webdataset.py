@@ -189,11 +189,15 @@ def walk(tar: tarfile.TarFile) -> Iterator[tuple[int, str | None, tarfile.TarInf
 
 def _check_end(tar: tarfile.TarFile) -> None:
     """Raise ReadError where `tarfile` saw no end, or another member follows: for it a damaged header ends a tar, and so
-    do the zeros of a half download or between two tars that `cat` made one file of.
+    do the zeros of a half download or between two tars that `cat` made one file of, and the end of a file that was cut
+    off between two members.
     """
     assert tar.fileobj is not None
     tar.fileobj.seek(tar.offset)
-    goes_on = bool(tar.fileobj.read(tarfile.BLOCKSIZE).strip(b"\0"))
+    end = tar.fileobj.read(tarfile.BLOCKSIZE)
+    if not end:
+        raise tarfile.ReadError("its end is missing, and perhaps more of it; fetch it again, or pack it anew")
+    goes_on = bool(end.strip(b"\0"))
     while not goes_on and (block := tar.fileobj.read(tarfile.BLOCKSIZE)):
         with contextlib.suppress(tarfile.HeaderError):  # what is no header is nobody's
             tarfile.TarInfo.frombuf(block, tar.encoding or "utf-8", tar.errors)

@@ -16,7 +16,6 @@ from functools import lru_cache
 from pathlib import Path
 
 import av.error
-import pysubs2
 from av.container import InputContainer
 from av.packet import Packet
 from av.subtitles.stream import SubtitleStream
@@ -192,6 +191,8 @@ def _decoded(packet: Packet[SubtitleStream]) -> Sequence[object]:
 
 
 def _dialogue(subtitle: AssSubtitle) -> str:
+    import pysubs2  # a plan without such a track need not wait for it
+
     event = pysubs2.SSAEvent(text=subtitle.dialogue.decode("utf-8", "replace"))
     return "" if event.is_drawing else event.plaintext  # a shape's outline is no word
 
