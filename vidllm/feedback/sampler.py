@@ -208,7 +208,7 @@ def _write_together(model: TextReader, state: State, replies: Sequence[Reply]) -
         logits = model.step(
             slots, [reply.token_ids[-1] for reply in running], [state.position_offset] * len(running),
             [state.rope_factor] * len(running),
-        )  # fmt: skip
+        ).cpu()  # the step's one wait for the device
         for reply, own in zip(running, logits, strict=True):
             reply.push(reply.choose(own))
         for index in reversed(range(len(running))):

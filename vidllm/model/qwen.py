@@ -52,10 +52,9 @@ class QwenVL(NativeLMM):
         behind a long Qwen2.5-VL video stands within the video's span of time (behind it before, as in training).
         Decoding goes on from the last token's position, as `generate` does and as reading the text at once would.
         """
-        words = torch.tensor([ids], device=self.device)
-        plain = torch.arange(len(ids), device=self.device).expand(3, 1, -1)
-        positions = self._places(words, visuals) if visuals else plain
-        return positions, int(positions[0, 0, -1]) + 1 - len(ids)
+        words = torch.tensor([ids])  # on the CPU: counting on a GPU would wait for it at every picture
+        positions = self._places(words, visuals) if visuals else torch.arange(len(ids)).expand(3, 1, -1)
+        return positions.to(self.device), int(positions[0, 0, -1]) + 1 - len(ids)
 
     def _places(self, ids: Tensor, visuals: Sequence[Visual]) -> Tensor:
         """Time, row and column (3, 1, L) of all ids (1, L), as transformers counts them."""
@@ -77,7 +76,7 @@ class QwenVL(NativeLMM):
         sizes = [(self._group_count(v), *self._size(v)) for v in visuals]
         patch = self.geometry.patch
         grids = [[count, height // patch, width // patch] for count, height, width in sizes]
-        return torch.tensor(grids, device=self.device) if grids else None
+        return torch.tensor(grids) if grids else None
 
     def _size(self, visual: Visual) -> tuple[int, int]:
         """(height, width) at which the tower sees it."""
@@ -95,4 +94,4 @@ class QwenVL(NativeLMM):
         starts = np.array(visual.times[:: self.geometry.temporal_patch])
         places = np.floor(rate * (starts - starts[0]) + 1e-6) + 0.5
         steps = rate * np.arange(len(starts)).clip(min=1)
-        return torch.tensor(places / steps, dtype=torch.float32, device=self.device)
+        return torch.tensor(places / steps, dtype=torch.float32)
