@@ -915,6 +915,20 @@ def test_doctor_is_not_content_without_a_library_that_answers(run: Run, monkeypa
     assert code == 1
 
 
+@pytest.mark.parametrize(("module", "mark"), [("torch", "+"), ("no_such_module", "-")])
+def test_doctor_looks_for_what_linear_attention_is_fast_by(
+    module: str, mark: str, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU; here one of which there are none."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    monkeypatch.setattr("vidllm.model.running.KERNELS", {module: "torch"})
+    code, out, _ = run("doctor")
+    assert f"\n{mark} linear layers torch " in out
+    assert ("pip install torch makes Qwen3.5 faster" in out) == (mark == "-")
+    assert code == 0
+
+
 def test_doctor_counts_the_caches(run: Run, tmp_path: Path) -> None:
     folder = tmp_path / "cache" / "videos"
     folder.mkdir(parents=True)

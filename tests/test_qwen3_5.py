@@ -21,6 +21,7 @@ from tests.tiny_models import edit, with_text
 from vidllm.batching import STEP_TOKENS, Batcher
 from vidllm.engine import read
 from vidllm.errors import NotAVisionModel, UnsupportedModel
+from vidllm.model import running
 from vidllm.model.checkpoint import load_model
 from vidllm.model.families import read_spec
 from vidllm.model.native import NativeLMM
@@ -198,10 +199,22 @@ def test_what_runs_beside_a_row_counts_as_its_memory(
     assert batcher.slots == 12
 
 
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+def test_it_is_said_where_a_gpu_lacks_its_kernels(
+    device: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running, "KERNELS", {"no_such_module": "no-such-package", "torch": "torch"})
+    with caplog.at_level("WARNING", logger="vidllm"):
+        running.note_slow_layers("qwen3_5", torch.device(device))
+    told = ["qwen3_5: its linear attention is computed in plain torch, slow on a GPU; in bfloat16 it is faster after "
+            "pip install no-such-package"]  # fmt: skip
+    assert caplog.messages == (told if device == "cuda" else [])
+
+
 # -------------------------------------------------------------------------------------------------------- refusals
 
 
-def test_a_model_that_is_taught_must_not_run(tmp_path: Path) -> None:
+def test_a_model_whose_frames_are_pooled_must_not_run(tmp_path: Path) -> None:
     layers = {"layer_types": ["linear_attention", "full_attention"]}
     with pytest.raises(UnsupportedModel, match=r"'qwen3_5_text' keeps more of the past .* \(linear_attention\)"):
         load_model(with_text(tmp_path, "qwen3_5_text", **layers), device="cpu", dtype="float32")

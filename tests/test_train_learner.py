@@ -309,7 +309,7 @@ def test_processes_wait_for_the_first_longer_than_for_each_other() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["llava", "qwen3_vl"])
+@pytest.mark.parametrize("name", ["llava", "qwen3_vl", "qwen3_5"])
 def test_processes_of_which_one_sees_no_video(name: str, tiny: Callable[[str], Path]) -> None:
     """Nobody waits for ever, under DDP as under FSDP, and the gradients are those of one process."""
     shares = [float(line) for line in two_processes(str(tiny(name)))]
@@ -930,14 +930,10 @@ def test_extras_of_another_model_are_refused(tiny: Callable[[str], Path], tmp_pa
 # ------------------------------------------------------------------------------------------------------ what is refused
 
 
-@pytest.mark.parametrize("name", ["qwen3_5", "llava"])
-def test_a_language_model_whose_layers_keep_a_state_is_one_line(
-    name: str, tiny: Callable[[str], Path], tmp_path: Path
-) -> None:
-    """Before its weights are read: it would run from one sample into the next, and no tree could branch off it."""
-    folder = Path(shutil.copytree(tiny(name), tmp_path / "out"))
-    if name == "llava":
-        edit(folder / "config.json", text_config={"layer_types": ["linear_attention", "full_attention"]})
+def test_a_language_model_whose_layers_keep_a_state_is_one_line(tiny: Callable[[str], Path], tmp_path: Path) -> None:
+    """Before its weights are read: of the families that pool none with such layers was tried."""
+    folder = Path(shutil.copytree(tiny("llava"), tmp_path / "out"))
+    edit(folder / "config.json", text_config={"layer_types": ["linear_attention", "full_attention"]})
     (folder / "model.safetensors").unlink()
     with pytest.raises(UnsupportedModel, match=r"layers of linear_attention .* teach a model with attention in all"):
         learner_of(folder)

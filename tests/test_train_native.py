@@ -42,11 +42,13 @@ from vidllm.train.sft import SftConfig, read_lesson
 from vidllm.train.sharing import Planted, Stem, plant
 
 Tiny = Callable[[str], Path]
-NATIVE = tuple(name for name in SIZES if not name.startswith("qwen3_5"))  # whose layers keep a running state
+NATIVE = tuple(SIZES)
 ALL = Parts(vision_tower=1e-4, projector=1e-3, language_model=1e-3)
 LOW_RANK = Parts(language_model=1e-3)
 MATRICES = ("q_proj", "k_proj", "v_proj", "o_proj")
 """What every family has: experts are no matrices that an adapter could be put beside."""
+LINEAR = ("in_proj_qkv", "in_proj_z", "in_proj_a", "in_proj_b", "out_proj")
+"""What layers of linear attention have in their place."""
 TOLERANCE = 1e-5
 Told = tuple[Example, dict[str, Any]]
 """A conversation, and what transformers' own class is given for it alone."""
@@ -73,7 +75,7 @@ def worded(model: NativeLMM) -> Told:
     return example, {"input_ids": torch.tensor([example.prompt.input_ids])}
 
 
-WITH_STILLS = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")
+WITH_STILLS = tuple(name for name in NATIVE if name.startswith("qwen"))
 
 
 def pictured(model: NativeLMM, tiny: Tiny) -> Told:
@@ -165,6 +167,25 @@ def test_what_is_read_together_is_as_if_alone(name: str, sharing: bool, tiny: Ti
     assert_alike(backward(learner.network, found), backward(network, expected))
 
 
+@pytest.mark.parametrize(("name", "targets"), [("qwen3_vl", MATRICES), ("qwen3_5", MATRICES + LINEAR)])
+def test_an_adapter_learns_together_as_from_each_alone(name: str, targets: tuple[str, ...], tiny: Tiny) -> None:
+    """Each alone through the same matrices, as transformers' own class reads it."""
+    learner = learner_of(tiny(name), parts=LOW_RANK, lora=Lora(r=4, alpha=8, targets=targets))
+    low_rank = {name: weight for name, weight in learner.network.named_parameters() if ".lora_" in name}
+    for weight in low_rank.values():
+        torch.nn.init.normal_(weight, std=0.1)
+    words = [(" how many?", " two"), (" which colour?", " red, at 0:30"), (" how many?", " there are three")]
+    told = [shown(learner.lmm, question, answer, count=12) for question, answer in words]
+    examples = [example for example, _ in told]
+    stems = [Stem(length=e.trained.index(True), ends=((e, len(e.trained)),)) for e in examples]
+    _, found = of_leaves(learner, plant(stems))
+    expected = [apart(learner.network, one) for one in told]
+    torch.testing.assert_close(torch.cat(found), torch.cat(expected), atol=TOLERANCE, rtol=0)
+    mine, theirs = (backward(learner.network, logps) for logps in (found, expected))
+    assert mine.keys() == low_rank.keys()
+    assert_alike(mine, theirs)
+
+
 @pytest.mark.parametrize("name", NATIVE)
 def test_a_pair_reads_its_prompt_once(name: str, tiny: Tiny) -> None:
     """Two pairs about one video: the video once, each prompt once, as four conversations alone."""
@@ -220,7 +241,7 @@ def test_an_example_is_learned_as_its_prompts_are_asked(name: str, clips: Mappin
 
 
 @pytest.mark.parametrize("part", ["vision_tower", "projector", "language_model", "embeddings"])
-@pytest.mark.parametrize("name", ["qwen2_vl", "qwen3_vl", "smolvlm"])
+@pytest.mark.parametrize("name", ["qwen2_vl", "qwen3_vl", "qwen3_5", "smolvlm"])
 def test_a_part_learns_alone_and_the_rest_stays_bit_for_bit(name: str, part: str, tiny: Tiny) -> None:
     """All of it: the projector's matrices for deeper layers, too."""
     learner = learner_of(tiny(name), parts=Parts(**{"embeddings": 0.0, part: 1e-3}))
@@ -235,7 +256,7 @@ def test_a_part_learns_alone_and_the_rest_stays_bit_for_bit(name: str, part: str
     assert learning == {name for name in before if part_of(name) == part}
 
 
-@pytest.mark.parametrize("name", ["qwen2_5_vl", "qwen3_vl", "smolvlm"])
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "qwen3_vl", "qwen3_5", "smolvlm"])
 def test_words_alone_give_every_part_a_gradient_of_zero(name: str, tiny: Tiny) -> None:
     learner = learner_of(tiny(name), parts=ALL)
     found = gradients(learner, pack([worded(learner.lmm)[0]]))
@@ -345,7 +366,7 @@ def asked_of_base(learner: Learner, folder: Path, example: Example) -> Tensor:
 
 
 @needs_bitsandbytes
-@pytest.mark.parametrize("name", ["qwen2_5_vl", "smolvlm"])
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "qwen3_5", "smolvlm"])
 def test_an_adapter_learns_beside_matrices_of_4_bits(name: str, tiny: Tiny, tmp_path: Path) -> None:
     learner = learner_of(tiny(name), parts=LOW_RANK, lora=Lora(r=4, alpha=8), quantize="int4")
     example = shown(learner.lmm, " how many?", " two of them")[0]
@@ -391,7 +412,7 @@ def write(tmp_path: Path, clips: Mapping[str, Path]) -> Callable[..., Path]:
     return make
 
 
-@pytest.mark.parametrize("name", ["qwen2_vl", "qwen3_vl", "smolvlm"])
+@pytest.mark.parametrize("name", ["qwen2_vl", "qwen3_vl", "qwen3_5", "smolvlm"])
 def test_a_row_that_was_learned_is_answered(
     name: str, write: Callable[..., Path], tiny: Tiny, tmp_path: Path, clips: Mapping[str, Path]
 ) -> None:
@@ -426,11 +447,12 @@ def test_rows_are_counted_as_they_are_laid_out(name: str, write: Callable[..., P
     assert " visual]" in out + err
 
 
+@pytest.mark.parametrize("name", ["qwen3_vl", "qwen3_5"])
 def test_an_interrupted_run_goes_on_to_the_bit(
-    write: Callable[..., Path], tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, write: Callable[..., Path], tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ctrl-C after step 2; the second half recalls the looks that the first half had to take."""
-    more = {"model": str(tiny("qwen3_vl")), "batch": 2}
+    more = {"model": str(tiny(name)), "batch": 2}
     whole = write("sft", out=str(tmp_path / "whole"), cache_folder=str(tmp_path / "other"), **more)
     assert vidllm("sft", whole)[0] == 0
     after = sft.SftTask.after
@@ -448,7 +470,7 @@ def test_an_interrupted_run_goes_on_to_the_bit(
     assert same(saved_weights(tmp_path / "out"), saved_weights(tmp_path / "whole"))
 
 
-@pytest.mark.parametrize("name", ["qwen2_5_vl", "qwen3_vl", "smolvlm"])
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "qwen3_vl", "qwen3_5", "smolvlm"])
 @pytest.mark.parametrize("lora", [None, {"r": 4, "targets": list(MATRICES)}], ids=["whole", "adapter"])
 def test_preferences_are_taught(
     name: str, lora: dict[str, Any] | None, write: Callable[..., Path], tiny: Tiny, tmp_path: Path

@@ -434,16 +434,18 @@ def test_weights_are_fetched_only_of_a_model_that_can_be_taught(
     write: Write, tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
-    running = tiny_models.qwen3_5(tmp_path)
+    running = Path(shutil.copytree(model, tmp_path / "running"))
+    layers = {"layer_types": ["linear_attention", "full_attention"]}
+    tiny_models.edit(running / "config.json", text_config=layers)
 
     def snapshot_download(name: str, *, revision: str | None, allow_patterns: list[str]) -> str:
         asked.extend(allow_patterns)
-        return str({"some/qwen3_5": running, "some/llava": model}[name])
+        return str({"some/running": running, "some/llava": model}[name])
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
     resolve._download.cache_clear()
     with pytest.raises(UnsupportedModel, match="layers of linear_attention"):
-        Base.of(load_config(SftConfig, write(model="some/qwen3_5")))
+        Base.of(load_config(SftConfig, write(model="some/running")))
     assert asked
     assert "*.safetensors" not in asked
     Base.of(load_config(SftConfig, write(model="some/llava")))

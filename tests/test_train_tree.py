@@ -11,6 +11,7 @@ from vidllm.model.attention import attend_wide
 from vidllm.model.rope import scaled_positions
 from vidllm.train import tree
 from vidllm.train.batch import Batch, Piece
+from vidllm.train.running import run_along_trees
 from vidllm.train.tree import TREE, Forest, Node, TreeAttention
 
 VOCABULARY = 60
@@ -45,7 +46,22 @@ def mistral() -> Any:
     ))  # fmt: skip
 
 
-MODELS = {"llama": llama, "qwen2": qwen2, "mistral": mistral}
+def qwen3_5() -> Any:
+    """Layers of linear attention around one that attends; they forget within some hundred tokens."""
+    from transformers import Qwen3_5ForCausalLM, Qwen3_5TextConfig
+
+    network = Qwen3_5ForCausalLM(Qwen3_5TextConfig(
+        vocab_size=VOCABULARY, hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=8, linear_num_key_heads=1, linear_num_value_heads=2, linear_key_head_dim=16,
+        linear_value_head_dim=16, layer_types=["linear_attention", "full_attention", "linear_attention"],
+        max_position_embeddings=4096,
+    ))  # fmt: skip
+    for number in (0, 2):
+        nn.init.constant_(network.model.layers[number].linear_attn.A_log, -4.0)
+    return network
+
+
+MODELS = {"llama": llama, "qwen2": qwen2, "mistral": mistral, "qwen3_5": qwen3_5}
 
 
 def ready(name: str) -> Any:
@@ -57,6 +73,7 @@ def ready(name: str) -> Any:
             if weight.dim() > 1:
                 weight.normal_(std=weight.shape[-1] ** -0.5)
     attend_wide(network.model)
+    run_along_trees(network.model)
     return network
 
 
@@ -86,6 +103,8 @@ CASES = {
     ),
     "breadth first": shape((-1, 30), (0, 8), (0, 4), (1, 5), (2, 7), (1, 6), (2, 3)),
     "three levels and a chain": shape((-1, 12), (0, 5), (1, 4), (2, 6), (2, 3), (0, 9)),
+    "longer than linear attention reads at a time": shape((-1, 150), (0, 70), (1, 66), (1, 1), (0, 140), (-1, 90)),
+    "one token between": shape((-1, 5), (0, 1), (1, 1), (2, 4), (1, 2)),
 }
 
 
@@ -161,9 +180,10 @@ def test_how_siblings_are_grouped_and_long_ones_cut_changes_nothing(
         torch.testing.assert_close(in_one_pass(network, batch), before, atol=TOLERANCE, rtol=0)
 
 
-def test_a_sibling_never_sees_another() -> None:
+@pytest.mark.parametrize("name", ["llama", "qwen3_5"])
+def test_a_sibling_never_sees_another(name: str) -> None:
     """Another text in one answer, or in another packed sample, leaves this one's log-probs as they are, bit for bit."""
-    network = ready("llama")
+    network = ready(name)
     batch = CASES["several prompts"]
     before = in_one_pass(network, batch)
     for changed in range(len(batch.pieces)):

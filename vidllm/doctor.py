@@ -144,7 +144,18 @@ def _devices() -> tuple[Finding, ...]:
         return (cpu, Finding("mps", "ok", "Apple GPU"))
     if not torch.cuda.is_available():
         return (cpu, Finding("cuda", "missing", "no NVIDIA GPU that torch can use", CURES["cuda"]))
-    return (cpu, *(_gpu(index) for index in range(torch.cuda.device_count())))
+    return (cpu, *(_gpu(index) for index in range(torch.cuda.device_count())), _linear_attention())
+
+
+def _linear_attention() -> Finding:
+    """What a GPU computes models with layers of linear attention by."""
+    from vidllm.model.running import KERNELS, absent_kernels
+
+    absent = absent_kernels()
+    if absent:
+        return Finding("linear layers", "missing", f"{', '.join(absent)} not installed",
+                       f"optional; pip install {' '.join(absent)} makes Qwen3.5 faster in bfloat16")  # fmt: skip
+    return Finding("linear layers", "ok", ", ".join(f"{name} {_version(name)}" for name in KERNELS.values()))
 
 
 def _gpu(index: int) -> Finding:

@@ -32,6 +32,7 @@ from vidllm.model.light import LightLlava, fits, load_light
 from vidllm.model.lmm import VideoLMM
 from vidllm.model.memory import is_out_of_memory
 from vidllm.model.reader import RUNNING_LAYERS, like
+from vidllm.model.running import note_slow_layers
 from vidllm.model.spec import read_json
 from vidllm.model.spec import stop_ids as stop_ids
 
@@ -91,6 +92,8 @@ def load_model(
     network = _load_network(spec, place, number, device_map, quantize, light)
     model = _adapt(spec, tokenizer, network, fingerprint(folder))
     log.info("model: %s", describe(model))
+    if getattr(model, "runs", False):
+        note_slow_layers(spec.model_type, place)
     return model
 
 
@@ -205,13 +208,18 @@ ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
 """Layers whose past is keys and values, by transformers' names of kinds of layers."""
 
 
+def unknown_layers(spec: ModelSpec, text: Any) -> list[str]:
+    """Kinds of layers in a language model of config `text` whose past is nothing that `kv` keeps."""
+    kinds = set(getattr(text, "layer_types", None) or ())
+    # of composable models with a running state none was tried
+    return sorted(kinds - ATTENTION - (RUNNING_LAYERS if spec.kind == "native" and kinds & ATTENTION else set()))
+
+
 def _check_language(spec: ModelSpec, language: Any) -> None:
     """Refuse a language model that can not be read on or stretched as `kv` and `rope` do it."""
-    kinds = set(getattr(language.config, "layer_types", None) or ())
-    # of composable models with a running state none was tried
-    running = kinds & RUNNING_LAYERS if spec.kind == "native" and kinds & ATTENTION else set()
-    others = sorted(kinds - ATTENTION - running)
-    if others or (language._is_stateful and not running):
+    others = unknown_layers(spec, language.config)
+    kinds = getattr(language.config, "layer_types", None) or ()
+    if others or (language._is_stateful and RUNNING_LAYERS.isdisjoint(kinds)):
         raise UnsupportedModel(
             f"{spec.folder}: its language model {spec.text_type!r} keeps more of the past than keys and values "
             f"({others[0] if others else 'a state'}); only attention in all layers is supported"

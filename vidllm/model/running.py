@@ -6,16 +6,34 @@ go back, what it was has to be kept. So it is handled as a value: a next state t
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+log = logging.getLogger("vidllm")
+
 Part = tuple[Literal["conv", "recurrent"], int]
 """What a layer keeps, and its number: what its convolution saw last (B, width, kernel), or the sum of all it read
 (B, heads, keys, values)."""
+KERNELS = {"fla": "flash-linear-attention", "causal_conv1d": "causal-conv1d"}
+"""Modules that transformers computes such layers with on a GPU where they are there, and the packages they come in."""
+
+
+def absent_kernels() -> list[str]:
+    """Packages without which it does so in plain torch: rightly and slowly."""
+    return [package for module, package in KERNELS.items() if find_spec(module) is None]
+
+
+def note_slow_layers(model_type: str, device: torch.device) -> None:
+    """Say so where such layers will be slow on this device, and what would help."""
+    if device.type == "cuda" and (absent := absent_kernels()):
+        log.warning("%s: its linear attention is computed in plain torch, slow on a GPU; in bfloat16 it is faster "
+                    "after pip install %s", model_type, " ".join(absent))  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,16 +21,18 @@ from transformers import AutoConfig
 
 from vidllm.budget import Geometry
 from vidllm.errors import ConfigError, UnsupportedModel
-from vidllm.model.checkpoint import ATTENTION, choose_device, load_model
+from vidllm.model.checkpoint import choose_device, load_model, unknown_layers
 from vidllm.model.extras import Extras, has_extra, load_extras
 from vidllm.model.families import read_spec
 from vidllm.model.lmm import ComposableLMM
 from vidllm.model.reader import TextReader
+from vidllm.model.running import note_slow_layers
 from vidllm.prompt import Visual
 from vidllm.train.adapters import EXTRAS, add_lora, base_name, save_adapter, save_whole, stored_dtype, without_lora
 from vidllm.train.batch import Batch, Piece, Stage
 from vidllm.train.losses import answer_logps
 from vidllm.train.parts import PARTS, Extra, Lora, Part, Parts, part_of
+from vidllm.train.running import run_along_trees
 from vidllm.train.tree import TREE, TreeAttention
 
 if TYPE_CHECKING:
@@ -94,6 +96,7 @@ class Learner(nn.Module):
             self.extras = lmm.extras
         self.rates = options.parts.rates(lora=options.lora is not None)
         _silence_dropout(self.network)
+        run_along_trees(lmm.language)
         if options.lora is not None:
             add_lora(self.network, options.lora, base_name(lmm.spec.folder))
         self._choose_what_learns()
@@ -118,6 +121,8 @@ class Learner(nn.Module):
         # packed weights stay where they were packed
         lmm = load_model(folder, place if options.quantize else "cpu", number, quantize=options.quantize, light=False)
         assert isinstance(lmm, TextReader)
+        if lmm.runs and not options.quantize:  # else it was said when it was loaded where it stays
+            note_slow_layers(spec.model_type, place)
         if isinstance(lmm, ComposableLMM):
             lmm.spec = replace(spec, folder=lmm.spec.folder)
             lmm.extras = _with_extra(lmm, options.extra)
@@ -151,8 +156,8 @@ class Learner(nn.Module):
             inputs_embeds=embeddings, position_ids=self._positions(batch.pieces), use_cache=False,
             attention_mask=torch.zeros(NO_MASK, device=self.device), **deep, **{TREE: along},
         ).last_hidden_state  # fmt: skip
-        if along.calls != len(self.lmm.layers):
-            other = len(self.lmm.layers) - along.calls
+        layers: Any = self.lmm.language.layers
+        if other := len(layers) - along.calls:
             raise UnsupportedModel(f"{self.spec.folder}: {other} of its layers do not attend by SDPA and would mix "
                                    "samples; teach a model whose config does not forbid it")  # fmt: skip
         return hidden[0]
@@ -304,7 +309,7 @@ def check_family(spec: ModelSpec) -> None:
         raise UnsupportedModel(f"{spec.folder}: {spec.model_type} reads pictures in both directions and can not be "
                                "taught here; teach a model that reads them in one")  # fmt: skip
     text = AutoConfig.from_pretrained(spec.folder).get_text_config()
-    if others := sorted(set(getattr(text, "layer_types", None) or ()) - ATTENTION):
+    if others := unknown_layers(spec, text):
         raise UnsupportedModel(f"{spec.folder}: layers of {others[0]} in its language model carry a state from one "
                                "sample into the next; teach a model with attention in all layers")  # fmt: skip
 

@@ -112,6 +112,7 @@ class TreeAttention:
     """
 
     def __init__(self, forest: Forest, device: torch.device | str | None = None) -> None:
+        self.forest = forest
         self.length = forest.length
         self.calls = 0
         """Layers that have looked along it: one that attends otherwise would let samples see each other."""

@@ -1,0 +1,75 @@
+"""Linear attention over trees: a node goes on with the state its parent ended with, a root with none.
+
+    sequence   | video       | question 1  | question 2  |
+    state      0 ──────────▶ s ──────────▶ .             |      what both questions learn goes back through s
+                             └─────────────────────────▶ .
+
+Such a layer knows the past by its state alone, see `vidllm.model.running`: no mask could part two samples. So each node
+is a call of transformers' own layer. Nodes that nothing continues share one, padded behind, where no token looks; of
+the others each has its own, for its last state must be that of its last token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vidllm.model.attention import TREE
+from vidllm.model.kv import KeyValues
+from vidllm.model.running import Running
+
+if TYPE_CHECKING:
+    from vidllm.train.tree import Forest, TreeAttention
+
+CHUNK = 64
+"""Tokens that such a layer computes at a time, and fills up with nothing by itself."""
+
+
+def run_along_trees(language: nn.Module) -> None:
+    """Let a language model's layers of linear attention, where it has any, run along what is handed over as `TREE`."""
+    layers: Any = language.layers
+    for layer in layers:
+        if hasattr(layer, "linear_attn"):
+            layer.linear_attn.forward = partial(_forward, layer.linear_attn.forward)
+
+
+def _forward(plain: Callable[..., Tensor], hidden_states: Tensor, **more: Any) -> Tensor:
+    tree: TreeAttention | None = more.pop(TREE, None)
+    if tree is None:
+        return plain(hidden_states, **more)
+    tree.calls += 1
+    return _run(plain, hidden_states, tree.forest)
+
+
+def _run(layer: Callable[..., Tensor], hidden: Tensor, forest: Forest) -> Tensor:
+    """(1, T, D) of a forest -> (1, T, D)."""
+    pieces = torch.split(hidden[0], [node.length for node in forest.nodes])
+    seen: dict[int, Tensor] = {}
+    ends = {-1: Running()}
+    for group, room in _groups(forest):
+        past = KeyValues({})  # of which such a layer takes what runs, and nothing else
+        past.running = Running.gathered([ends[forest.nodes[number].parent] for number in group])
+        padded = [F.pad(pieces[number], (0, 0, 0, room - len(pieces[number]))) for number in group]
+        read = layer(torch.stack(padded), cache_params=past)
+        seen |= {number: row[: len(pieces[number])] for number, row in zip(group, read, strict=True)}
+        ends[group[0]] = past.running  # asked for again only where it was read alone
+    return torch.cat([seen[number] for number in range(len(pieces))])[None]
+
+
+def _groups(forest: Forest) -> Iterator[tuple[list[int], int]]:
+    """Nodes that are read together, parents before children, and how many tokens of room each takes."""
+    parents = {node.parent for node in forest.nodes}
+    leaves: dict[tuple[bool, int], list[int]] = {}
+    for number, node in enumerate(forest.nodes):
+        if number in parents:
+            yield [number], node.length
+        else:
+            leaves.setdefault((node.parent < 0, -(-node.length // CHUNK)), []).append(number)
+    for group in leaves.values():
+        # a token alone would be read as in decoding, and what is fast at that has no gradient
+        yield group, max(2, *(forest.nodes[number].length for number in group))
