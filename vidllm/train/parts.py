@@ -59,7 +59,7 @@ class Lora:
     dropout: float = 0.0
     """Of the adapter's input, while it learns. Above 0, equal log-probs are not to be expected."""
     targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-    """Which matrices of each layer."""
+    """Which matrices of each layer; one of linear attention (Qwen3.5) has `in_proj_qkv`, `in_proj_z` and `out_proj`."""
 
     def __post_init__(self) -> None:
         if self.r < 1 or self.alpha <= 0:
