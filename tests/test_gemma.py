@@ -27,7 +27,6 @@ from vidllm.model.families import ModelSpec, read_spec
 from vidllm.model.gemma import Gemma3
 from vidllm.options import GenerationOptions
 from vidllm.prompt import Image, Message, Prompt
-from vidllm.train.learner import check_family
 from vidllm.video.timecode import format_time
 
 QUESTION = "what happens at 0:30?"
@@ -239,11 +238,6 @@ def test_its_language_model_alone_is_a_text_model(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(text))
     with pytest.raises(NotAVisionModel, match="'gemma3_text' is a text-only model"):
         read_spec(folder)
-
-
-def test_nobody_teaches_it() -> None:
-    with pytest.raises(UnsupportedModel, match="gemma3 reads pictures in both directions and can not be taught here"):
-        check_family(spec_of("gemma3"))
 
 
 def test_eyes_that_lie_on_disk_are_brought() -> None:

@@ -71,7 +71,8 @@ def image_prompt(model: ComposableLMM, ids: Sequence[int], image: NDArray[np.uin
     size = (image.shape[0], image.shape[1])
     side = spec.image_size // spec.patch_size
     if not spec.image_grids:
-        return prompt_for(model, ids, [Visual(pixels=image[None], kind="image", stride=1, tokens=side * side,
+        tokens = spec.geometry.frame_tokens([1])[0]  # type: ignore[union-attr]
+        return prompt_for(model, ids, [Visual(pixels=image[None], kind="image", stride=1, tokens=tokens,
                                               position=position, newline="none")])  # fmt: skip
     grid = tile_grid(size, spec.image_size, spec.image_grids)
     tokens = anyres_tokens(size, grid, side, spec.image_max_tiles)

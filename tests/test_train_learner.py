@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from tests import tiny_models
 from tests.conftest import ROOT, needs_bitsandbytes, write_clip
 from tests.packed import pack
 from tests.test_lmm import clip_pixels, image_prompt, load, pictures, reference, video_prompt
@@ -37,8 +38,8 @@ from vidllm.train.parts import Extra, Lora, Parts, part_of
 from vidllm_cli import main as command_line
 
 TOLERANCE = 1e-4
-COMPOSABLE = ("llava", "vipllava", "llava_next", "llava_next_video", "llava_onevision", "internvl", "aya_vision",
-              "cohere2_vision")  # fmt: skip
+COMPOSABLE = ("llava", "vipllava", "llava_next", "llava_next_video", "llava_onevision", "internvl", "gemma3",
+              "aya_vision", "cohere2_vision")  # fmt: skip
 WHOLE = Parts(projector=1e-3, language_model=1e-3)
 ANSWER = " The red circle moves right."
 
@@ -110,6 +111,33 @@ def test_an_example_is_learned_as_its_prompts_are_asked(name: str, tiny: Callabl
         assert prompt.rope_factor == example.prompt.rope_factor
         expected.append(asked(learner.lmm, prompt, answer))
     torch.testing.assert_close(found, torch.cat(expected), atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [("mistral", {}), ("cohere2", {"sliding_window_pattern": 2}),
+     ("qwen2", {"use_sliding_window": True, "max_window_layers": 1})],
+)  # fmt: skip
+def test_rows_beyond_the_window_of_its_layers(kind: str, said: Any, tmp_path: Path) -> None:
+    """All layers of Mistral see one, every other of Cohere's and Qwen's: two answers after one video as each alone."""
+    folder = tiny_models.with_text(tmp_path, kind, num_key_value_heads=2, sliding_window=24, **said)
+    model, learner = load(folder), learner_of(folder)
+    prompt = video_prompt(model, frames_of(model), [2, 4, 4, 2])
+    answers = [answer_ids(model), answer_ids(model, " Two.")]
+    pieces = [piece_with(prompt, []), *(Piece(ids=(*ids,), trained=(True,) * len(ids), parent=0) for ids in answers)]
+    found = learner(Batch(pieces=tuple(pieces))).detach()
+    expected = torch.cat([asked(model, prompt, ids) for ids in answers])
+    torch.testing.assert_close(found, expected, atol=TOLERANCE, rtol=0)
+
+
+def test_layers_that_do_not_tell_their_window_are_one_line(tmp_path: Path) -> None:
+    said = {"use_sliding_window": True, "max_window_layers": 1, "num_experts": 2, "num_experts_per_tok": 1}
+    folder = tiny_models.with_text(tmp_path, "qwen2_moe", num_key_value_heads=2, sliding_window=24, **said)
+    learner = learner_of(folder)
+    video, words = small_batch(learner).pieces
+    assert learner(Batch(pieces=(words,))).isfinite().all()
+    with pytest.raises(UnsupportedModel, match="its layers do not tell that they see 24 tokens, and a row has"):
+        learner(Batch(pieces=(video,)))
 
 
 @pytest.mark.parametrize("name", ["llava_next", "llava_next_video", "llava_onevision"])
@@ -309,7 +337,7 @@ def test_processes_wait_for_the_first_longer_than_for_each_other() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["llava", "qwen3_vl", "qwen3_5"])
+@pytest.mark.parametrize("name", ["llava", "gemma3", "qwen3_vl", "qwen3_5"])
 def test_processes_of_which_one_sees_no_video(name: str, tiny: Callable[[str], Path]) -> None:
     """Nobody waits for ever, under DDP as under FSDP, and the gradients are those of one process."""
     shares = [float(line) for line in two_processes(str(tiny(name)))]
@@ -361,7 +389,7 @@ def test_what_stays_loses_no_bit_where_sums_are_in_bf16(
     assert torch.equal(asked.newline, first.lmm.newline)
 
 
-@pytest.mark.parametrize("name", ["llava_next", "llava_onevision", "internvl", "vipllava", "cohere2_vision"])
+@pytest.mark.parametrize("name", ["llava_next", "llava_onevision", "internvl", "gemma3", "vipllava", "cohere2_vision"])
 @pytest.mark.parametrize("learning", ["vision_tower", "projector", "language_model", "all"])
 def test_every_part_learns_in_bf16(name: str, learning: str, tiny: Callable[[str], Path]) -> None:
     """configs/video.yaml teaches all parts so: the tower's layers behind its features must bear what comes."""
@@ -520,7 +548,7 @@ def adapted(folder: Path, **more: Any) -> Learner:
     return taught(learner, small_batch(learner), steps=3)
 
 
-@pytest.mark.parametrize("name", ["llava", "llava_onevision", "internvl", "aya_vision"])
+@pytest.mark.parametrize("name", ["llava", "llava_onevision", "internvl", "gemma3", "aya_vision"])
 def test_an_adapter_begins_as_nothing_and_is_its_own_reference(name: str, tiny: Callable[[str], Path]) -> None:
     learner = learner_of(tiny(name), parts=LOW_RANK, lora=Lora(r=4, alpha=8))
     batch = small_batch(learner)
@@ -536,7 +564,7 @@ def test_an_adapter_begins_as_nothing_and_is_its_own_reference(name: str, tiny: 
     assert {name for name, weight in learner.named_parameters() if weight.requires_grad} == trainable
 
 
-@pytest.mark.parametrize("name", ["llava", "llava_next_video", "llava_onevision", "internvl"])
+@pytest.mark.parametrize("name", ["llava", "llava_next_video", "llava_onevision", "internvl", "gemma3"])
 @pytest.mark.parametrize("merge", [False, True])
 def test_an_adapter_is_asked_as_it_learned(name: str, merge: bool, tiny: Callable[[str], Path], tmp_path: Path) -> None:
     """Low-rank matrices, and a projector that learned whole beside them."""
@@ -552,7 +580,7 @@ def test_an_adapter_is_asked_as_it_learned(name: str, merge: bool, tiny: Callabl
 
 
 @needs_bitsandbytes
-@pytest.mark.parametrize("name", ["llava", "llava_onevision", "internvl", "aya_vision"])
+@pytest.mark.parametrize("name", ["llava", "llava_onevision", "internvl", "gemma3", "aya_vision"])
 def test_an_adapter_learns_beside_matrices_of_4_bits(name: str, tiny: Callable[[str], Path], tmp_path: Path) -> None:
     """As it would beside the same numbers written out; it is put on the model's whole matrices, or beside those of
     4 bits again.

@@ -341,22 +341,21 @@ def test_bad_rows_end_it_before_the_first_step(write: Write, tmp_path: Path, row
     assert re.search(r"^bad +2$", err, re.MULTILINE)
 
 
-def test_a_model_that_looks_back_less_refuses_long_rows_before_its_weights_are_read(
+def test_a_model_whose_positions_turn_refuses_long_rows_before_its_weights_are_read(
     write: Write, tmp_path: Path, model: Path
 ) -> None:
-    """The folder's weights can not be read: the rows are refused all the same."""
-    config = json.loads((model / "config.json").read_text())
-    config["text_config"] |= {"model_type": "mistral", "sliding_window": 60}
-    bare = tmp_path / "mistral"
-    shutil.copytree(model, bare)
+    """The folder's weights can not be read: the rows are refused all the same. What layers see matters nothing."""
+    bare = Path(shutil.copytree(model, tmp_path / "mistral"))
     (bare / "model.safetensors").write_bytes(b"no weights")
-    (bare / "config.json").write_text(json.dumps(config))
+    turning = {"rope_type": "longrope", "original_max_position_embeddings": 60, "rope_theta": 1e4,
+               "short_factor": [1.0] * 4, "long_factor": [2.0] * 4}  # fmt: skip
+    said = {"model_type": "mistral", "sliding_window": 50}
+    tiny_models.edit(bare / "config.json", text_config={**said, "rope_parameters": turning})
     code, _, err = vidllm("sft", write(), f"model={bare}")
     assert code == 1
     told = err.splitlines()[-1]
     assert re.search(r"tokens, and 60 is the most that this model can be taught; .* and \d+ more: mend the rows", told)
-    config["text_config"]["sliding_window"] = None
-    (bare / "config.json").write_text(json.dumps(config))
+    tiny_models.edit(bare / "config.json", text_config={"rope_parameters": None})
     assert vidllm("sft", write(), f"model={bare}", "--dry-run")[0] == 0
 
 

@@ -61,7 +61,28 @@ def qwen3_5() -> Any:
     return network
 
 
-MODELS = {"llama": llama, "qwen2": qwen2, "mistral": mistral, "qwen3_5": qwen3_5}
+def windowed() -> Any:
+    """Mistral whose layers all see a window, shorter than most paths."""
+    network = mistral()
+    network.config.sliding_window = 13
+    return network
+
+
+def alternating() -> Any:
+    """Cohere 2: a window in one layer, everything, and no rotary positions, in the other."""
+    from transformers import Cohere2Config, Cohere2ForCausalLM
+
+    return Cohere2ForCausalLM(Cohere2Config(
+        vocab_size=VOCABULARY, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, sliding_window=9, layer_types=["sliding_attention", "full_attention"],
+        max_position_embeddings=4096, logit_scale=1.0,
+    ))  # fmt: skip
+
+
+MODELS = {
+    "llama": llama, "qwen2": qwen2, "mistral": mistral, "windowed": windowed, "alternating": alternating,
+    "qwen3_5": qwen3_5,
+}  # fmt: skip
 
 
 def ready(name: str) -> Any:
@@ -169,15 +190,54 @@ def test_a_forest_equals_its_paths_alone(name: str, case: str) -> None:
 
 
 @pytest.mark.parametrize(("siblings", "rows"), [(1, 4), (8, 5), (10_000, 10_000)])
+@pytest.mark.parametrize("name", ["qwen2", "alternating"])
 def test_how_siblings_are_grouped_and_long_ones_cut_changes_nothing(
-    siblings: int, rows: int, monkeypatch: pytest.MonkeyPatch
+    name: str, siblings: int, rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    network = ready("qwen2")
+    network = ready(name)
     usual = [in_one_pass(network, batch) for batch in CASES.values()]
     monkeypatch.setattr(tree, "SIBLING_TOKENS", siblings)
     monkeypatch.setattr(tree, "ROWS", rows)
     for before, batch in zip(usual, CASES.values(), strict=True):
         torch.testing.assert_close(in_one_pass(network, batch), before, atol=TOLERANCE, rtol=0)
+
+
+SHOWN = Forest((
+    Node(-1, 20, visuals=((1, 8), (12, 5))), Node(0, 30, visuals=((0, 6), (8, 7), (29, 1))), Node(1, 4),
+    Node(0, 9, visuals=((2, 7),)), Node(0, 5), Node(-1, 7), Node(-1, 6, visuals=((0, 6),)),
+))  # fmt: skip
+"""Pictures of several trees, in prompts and in what branches off them."""
+
+
+def seen_by(forest: Forest, window: int | None, *, two_way: bool) -> Tensor:
+    """(T, T) who sees whom, said of one path after the other."""
+    seen = torch.zeros(forest.length, forest.length, dtype=torch.bool)
+    for number, node in enumerate(forest.nodes):
+        path = [*forest.ancestors(number), number]
+        tokens = [forest.starts[i] + place for i in path for place in range(forest.nodes[i].length)]
+        starts = [(forest.starts[i] + at, length) for i in path for at, length in forest.nodes[i].visuals]
+        shown = [range(start, start + length) for start, length in starts]
+        for place in range(len(tokens) - node.length, len(tokens)):
+            for other, token in enumerate(tokens):
+                both = two_way and any(tokens[place] in run and token in run for run in shown)
+                near = window is None or place - other < window
+                seen[tokens[place], token] = near and (other <= place or both)
+    return seen
+
+
+@pytest.mark.parametrize("rows", [3, 10, 1024])
+@pytest.mark.parametrize("window", [None, 1, 6, 25, 500])
+@pytest.mark.parametrize("two_way", [False, True])
+def test_what_a_token_sees(two_way: bool, window: int | None, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures that are cut between two calls, too."""
+    monkeypatch.setattr(tree, "ROWS", rows)
+    draw = torch.Generator().manual_seed(2)
+    query, key, value = (torch.randn(1, heads, SHOWN.length, 8, generator=draw) for heads in (4, 2, 2))
+    expected = torch.nn.functional.scaled_dot_product_attention(
+        query, key, value, attn_mask=seen_by(SHOWN, window, two_way=two_way), enable_gqa=True
+    )
+    found = TreeAttention(SHOWN, two_way=two_way)(query, key, value, None, window)
+    torch.testing.assert_close(found, expected.transpose(1, 2), atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen3_5"])
@@ -204,8 +264,20 @@ def test_no_mask_is_as_long_as_the_sequence_squared() -> None:
     attention = TreeAttention(forest)
     query, key = torch.randn(1, 4, forest.length, 8), torch.randn(1, 2, forest.length, 8)
     attention(query, key, key, None)
-    masks = [mask for blocks in attention._trees for block in blocks for mask in block._masks.values()]
-    assert {tuple(mask.shape) for mask in masks} == {(2 * 1024, 4024), (2 * 476, 4500), (2 * 50, 3050)}
+    assert shapes_of(attention) == {(2 * 1024, 4024), (2 * 476, 4500), (2 * 50, 3050)}
+
+
+def test_no_mask_is_much_wider_than_its_window() -> None:
+    forest = Forest((Node(-1, 3000), Node(0, 1500), Node(0, 20), Node(0, 30)))
+    attention = TreeAttention(forest)
+    query, key = torch.randn(1, 4, forest.length, 8), torch.randn(1, 2, forest.length, 8)
+    attention(query, key, key, None, 100)
+    assert shapes_of(attention) == {(2 * 1024, 1024), (2 * 1024, 1123), (2 * 952, 1051), (2 * 476, 575), (2 * 50, 149)}
+
+
+def shapes_of(attention: TreeAttention) -> set[tuple[int, ...]]:
+    masks = (mask for blocks in attention._trees for block in blocks for _, mask in block._masks.values())
+    return {tuple(mask.shape) for mask in masks}
 
 
 @pytest.mark.parametrize(
@@ -217,6 +289,7 @@ def test_no_mask_is_as_long_as_the_sequence_squared() -> None:
         ((Node(-1, 3), Node(-1, 3), Node(0, 3)), "a tree that ended"),
         ((Node(-1, 3, 1.5), Node(0, 3)), "RoPE factor 1.0, its parent another"),
         ((Node(-1, 3, 0.5),), "at least 1.0"),
+        ((Node(-1, 3, visuals=((1, 3),)),), "node 0 has 3 tokens and a visual that is not among them"),
     ],
 )
 def test_what_is_no_forest(nodes: Sequence[Node], words: str) -> None:

@@ -33,9 +33,9 @@ def _attend(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **more: Any
 ) -> tuple[Tensor, None]:
     """(B, H, L, d) queries over (B, h, T, d) keys and values -> (B, L, H, d), in the query's dtype."""
-    tree: Callable[[Tensor, Tensor, Tensor, float | None], Tensor] | None = more.pop(TREE, None)
+    tree: Callable[[Tensor, Tensor, Tensor, float | None, int | None], Tensor] | None = more.pop(TREE, None)
     if tree is not None:
-        return tree(query, key, value, more.get("scaling")), None
+        return tree(query, key, value, more.get("scaling"), more.get("sliding_window") or None), None
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
     seen, _ = sdpa_attention_forward(module, query.to(key.dtype), key, value, attention_mask, **more)

@@ -43,13 +43,22 @@ def row_limit(config: Any) -> int | None:
     """Tokens up to which rows can go through the language model of this config together and none feels another; None:
     however long they are.
 
-    A longer one does not see all of itself (a sliding window, chunks), or its length turns the positions of every row
-    beside it: transformers stretches `longrope` and `dynamic` ones by the longest of a call.
+    A longer one does not see all of itself through a sliding window; for what else there is see `branch_limit`.
+    """
+    limits = (getattr(config, "sliding_window", None), branch_limit(config))
+    return min((limit for limit in limits if limit), default=None)
+
+
+def branch_limit(config: Any) -> int | None:
+    """The same where every layer is held to its own window, as along a tree.
+
+    A longer row does not see all of itself (chunks), or its length turns the positions of every row beside it:
+    transformers stretches `longrope` and `dynamic` ones by the longest of a call.
     """
     rope = getattr(config, "rope_parameters", None) or {}
     dynamic = getattr(config, "max_position_embeddings", None) if rope.get("rope_type") == "dynamic" else None
-    seen = (getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size"))
-    return min((limit for limit in (*seen, dynamic, turning_length(config)) if limit), default=None)
+    limits = (getattr(config, "attention_chunk_size", None), dynamic, turning_length(config))
+    return min((limit for limit in limits if limit), default=None)
 
 
 def turning_length(config: Any) -> int | None:

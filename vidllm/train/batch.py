@@ -71,12 +71,15 @@ class Batch:
 
     @cached_property
     def forest(self) -> Forest:
-        """The pieces as nodes.
+        """The pieces as nodes, each with the places of its visuals.
 
         Raises:
             ValueError: a piece is empty, or stands where its tree does not.
         """
-        return Forest(tuple(Node(p.parent, len(p.ids), p.rope_factor) for p in self.pieces))
+        return Forest(tuple(
+            Node(p.parent, len(p.ids), p.rope_factor, tuple((v.position, v.tokens) for v in p.visuals))
+            for p in self.pieces
+        ))  # fmt: skip
 
     @property
     def length(self) -> int:

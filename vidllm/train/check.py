@@ -73,7 +73,7 @@ def check(
     threads: int = 2, progress: Progress = lambda done, total: None,
 ) -> Checked[AnyRow]:  # fmt: skip
     """Look at every row: its files open (in a guarded child, where a frame in the middle and the last one are decoded),
-    and it fits the model's context as it will be loaded, and the `window` (`model.reader.row_limit`).
+    and it fits the model's context as it will be loaded, and the `window` (`model.reader.branch_limit`).
 
     `problems` found while reading are handed on before those found here. `cache` is a file, made if it is not there.
     Nothing is raised for a bad row; OutputError when the cache can not be written.

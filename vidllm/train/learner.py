@@ -150,17 +150,27 @@ class Learner(nn.Module):
 
     def _read(self, batch: Batch, tokens: Sequence[Sequence[Tensor]]) -> Tensor:
         """Hidden states (T, D) of the whole forest, read once."""
-        along = TreeAttention(batch.forest, self.device)
+        along = TreeAttention(batch.forest, self.device, two_way=self.spec.two_way)
         embeddings, deep = self._embed(batch.pieces, tokens)
         hidden: Tensor = self.lmm.language(
             inputs_embeds=embeddings, position_ids=self._positions(batch.pieces), use_cache=False,
             attention_mask=torch.zeros(NO_MASK, device=self.device), **deep, **{TREE: along},
         ).last_hidden_state  # fmt: skip
+        self._check_layers(along, batch.forest.depth)
+        return hidden[0]
+
+    def _check_layers(self, along: TreeAttention, longest: int) -> None:
+        """Stop where transformers' class did not ask `along` what its layers see."""
         layers: Any = self.lmm.language.layers
         if other := len(layers) - along.calls:
             raise UnsupportedModel(f"{self.spec.folder}: {other} of its layers do not attend by SDPA and would mix "
                                    "samples; teach a model whose config does not forbid it")  # fmt: skip
-        return hidden[0]
+        config: Any = self.lmm.language.config
+        window, kinds = getattr(config, "sliding_window", None), getattr(config, "layer_types", None)
+        windowed = along.calls if kinds is None else kinds.count("sliding_attention")
+        if window and longest > window and along.windowed != windowed:
+            raise UnsupportedModel(f"{self.spec.folder}: its layers do not tell that they see {window} tokens, and "
+                                   f"a row has {longest}; shorten the rows")  # fmt: skip
 
     def _embed(self, pieces: Sequence[Piece], tokens: Sequence[Sequence[Tensor]]) -> tuple[Tensor, dict[str, Any]]:
         """As `TextReader.embedded`, of all pieces."""
@@ -305,9 +315,6 @@ def learned_spec(spec: ModelSpec, extra: Extra) -> ModelSpec:
 
 def check_family(spec: ModelSpec) -> None:
     """Raise UnsupportedModel for a model that can not be taught; told by its small files alone."""
-    if spec.two_way:  # a tree of answers is read from left to right
-        raise UnsupportedModel(f"{spec.folder}: {spec.model_type} reads pictures in both directions and can not be "
-                               "taught here; teach a model that reads them in one")  # fmt: skip
     text = AutoConfig.from_pretrained(spec.folder).get_text_config()
     if others := unknown_layers(spec, text):
         raise UnsupportedModel(f"{spec.folder}: layers of {others[0]} in its language model carry a state from one "

@@ -33,7 +33,7 @@ from vidllm.errors import ConfigError, RowError
 from vidllm.linefile import write_whole
 from vidllm.model.checkpoint import check_quantize, fingerprint
 from vidllm.model.families import load_tokenizer, read_spec
-from vidllm.model.reader import row_limit
+from vidllm.model.reader import branch_limit
 from vidllm.model.resolve import resolve_model
 from vidllm.train.adapters import check_place, check_targets
 from vidllm.train.cache import DISK_GIB, ClipCache
@@ -194,7 +194,7 @@ class Base:
     tokenizer: Tokenizer
     fingerprint: str
     window: int | None = None
-    """Tokens that a row may have, where that is not the context: see `row_limit`."""
+    """Tokens that a row may have, where that is not the context: see `branch_limit`."""
 
     @classmethod
     def of(cls, config: StageConfig) -> Base:
@@ -210,7 +210,7 @@ class Base:
         if config.quantize is not None:
             check_quantize(config.quantize)
         marked = on_first(config, lambda: fingerprint(folder))
-        return cls(folder, spec, load_tokenizer(folder), marked, row_limit(text))
+        return cls(folder, spec, load_tokenizer(folder), marked, branch_limit(text))
 
 
 def on_first(config: StageConfig, make: Callable[[], T]) -> T:

@@ -5,8 +5,10 @@
                  parent -1         parent 0   parent 0     parent -1
 
 A node attends to all of its ancestors and causally to itself, and to nothing else; a child's positions go on where its
-parent's end. So every path from a root to a leaf is computed exactly as if it stood alone, while a shared prefix is
-computed once. Plain `scaled_dot_product_attention`: no kernel of its own, on a CPU as on CUDA, forward and backward.
+parent's end. Where a model reads pictures in both directions, the tokens of each see all of it; a layer with a window
+sees so many tokens of a path, its own the last. So every path from a root to a leaf is computed exactly as if it stood
+alone, while a shared prefix is computed once. Plain `scaled_dot_product_attention`: no kernel of its own, on a CPU as
+on CUDA, forward and backward.
 
     T tokens of the forest   A of a node's ancestors   R of nodes that are siblings   H heads, h of keys   d their width
 """
@@ -16,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
@@ -41,6 +43,8 @@ class Node:
     length: int
     rope_factor: float = 1.0
     """Linear scaling of its positions; a whole tree has one."""
+    visuals: tuple[Run, ...] = ()
+    """Which of its tokens each visual has; of a model that reads pictures in both directions that is one picture."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,8 @@ class Forest:
             raise ValueError(f"node {number} has {node.length} tokens; leave an empty one out")
         if node.rope_factor < 1.0:
             raise ValueError(f"node {number}: a RoPE factor is at least 1.0, not {node.rope_factor}")
+        if any(start < 0 or start + length > node.length for start, length in node.visuals):
+            raise ValueError(f"node {number} has {node.length} tokens and a visual that is not among them")
         if not -1 <= node.parent < number:
             raise ValueError(f"node {number} names node {node.parent} as its parent; parents come first, roots name -1")
         if node.parent >= 0 and self.roots[node.parent] != max(self.roots[:number]):
@@ -96,6 +102,11 @@ class Forest:
         parent = self.nodes[number].parent
         return () if parent < 0 else (*self.ancestors(parent), parent)
 
+    @property
+    def depth(self) -> int:
+        """Tokens of its longest path."""
+        return max(offset + node.length for offset, node in zip(self.offsets, self.nodes, strict=True))
+
     def positions(self, device: torch.device | str | None = None) -> Tensor:
         """Rotary positions (1, T), float32, over each tree's factor."""
         parts = [
@@ -108,35 +119,42 @@ class Forest:
 class TreeAttention:
     """What a forest's tokens see, ready to be called by every layer; hand it to the language model as `TREE`.
 
+    `two_way`: the tokens of a picture see each other, the later ones, too.
     A plain object on purpose: what wraps modules for several processes copies dataclasses that pass through it.
     """
 
-    def __init__(self, forest: Forest, device: torch.device | str | None = None) -> None:
+    def __init__(self, forest: Forest, device: torch.device | str | None = None, *, two_way: bool = False) -> None:
         self.forest = forest
         self.length = forest.length
         self.calls = 0
         """Layers that have looked along it: one that attends otherwise would let samples see each other."""
+        self.windowed = 0
+        """Those of them that saw a window."""
         firsts = [i for i, node in enumerate(forest.nodes) if node.parent < 0]
         bounds = [*firsts, len(forest.nodes)]
         trees = [range(a, b) for a, b in pairwise(bounds)]
         self._lengths = [sum(forest.nodes[i].length for i in tree) for tree in trees]
-        self._trees = [[_Block(forest, group, device) for group in _groups(forest, tree)] for tree in trees]
+        self._trees = [[_Block(forest, group, device, two_way) for group in _groups(forest, tree)] for tree in trees]
 
-    def __call__(self, query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:
-        """Queries (1, H, T, d) over keys and values (1, h, T, d) -> (1, T, H, d)."""
+    def __call__(
+        self, query: Tensor, key: Tensor, value: Tensor, scaling: float | None, window: int | None = None
+    ) -> Tensor:
+        """Queries (1, H, T, d) over keys and values (1, h, T, d) -> (1, T, H, d); each sees `window` of its path."""
         if query.shape[0] != 1 or query.shape[2] != self.length or key.shape[2] != self.length:
             raise ValueError(f"a forest of {self.length} tokens meets queries {tuple(query.shape)} and keys "
                              f"{tuple(key.shape)}; give all of it as one row, without a cache")  # fmt: skip
         self.calls += 1
+        self.windowed += window is not None
         parts = (torch.split(x, self._lengths, dim=2) for x in (query, key, value))
-        seen = [_attend_tree(blocks, q, k, v, scaling) for blocks, q, k, v in zip(self._trees, *parts, strict=True)]
+        trees = zip(self._trees, *parts, strict=True)
+        seen = [_attend_tree(blocks, q, k, v, scaling, window) for blocks, q, k, v in trees]
         return torch.cat(seen, dim=2).transpose(1, 2)
 
 
 class _Block:
     """Siblings that are looked after together: where their tokens stand in their tree, and those they may see."""
 
-    def __init__(self, forest: Forest, nodes: Sequence[int], device: torch.device | str | None) -> None:
+    def __init__(self, forest: Forest, nodes: Sequence[int], device: torch.device | str | None, two_way: bool) -> None:
         base = forest.starts[forest.roots[nodes[0]]]
         above = forest.ancestors(nodes[0])
         spans = [(forest.starts[i] - base, forest.nodes[i].length) for i in (*above, *nodes)]
@@ -144,31 +162,56 @@ class _Block:
         self.keys = _merged(spans)
         self.seen = sum(forest.nodes[i].length for i in above)
         self.lengths = [forest.nodes[i].length for i in nodes]
+        begins = zip(accumulate(self.lengths, initial=0), nodes, strict=False)
+        self.visuals = [(begin + at, n) for begin, i in begins for at, n in forest.nodes[i].visuals if two_way]
         self._device = device
-        self._masks: dict[tuple[int, int, int], Tensor] = {}
+        self._masks: dict[tuple[int, int, int, int | None], tuple[int, Tensor]] = {}
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, scaling: float | None, window: int | None) -> Tensor:
         """(1, H, R, d) over (1, h, A + R, d) -> (1, H, R, d)."""
-        if not self.seen and len(self.lengths) == 1:
+        if window is not None and window >= self.seen + max(self.lengths):
+            window = None  # nothing is further back
+        if not self.seen and len(self.lengths) == 1 and not self.visuals and window is None:
             return _causal(query, key, value, scaling)
         rows = sum(self.lengths)
         parts = []
         for start in range(0, rows, ROWS):
             stop = min(start + ROWS, rows)
-            mask = self._mask(start, stop, query.shape[1] // key.shape[1])
-            k, v = (x if stop == rows else x.narrow(2, 0, self.seen + stop) for x in (key, value))
-            q = query if (start, stop) == (0, rows) else query.narrow(2, start, stop - start)
-            parts.append(_masked(q, k, v, mask, scaling))
+            first, mask = self._mask(start, stop, query.shape[1] // key.shape[1], window)
+            k, v = (_take(x, [(first, mask.shape[1])]) for x in (key, value))
+            parts.append(_masked(_take(query, [(start, stop - start)]), k, v, mask, scaling))
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
 
-    def _mask(self, start: int, stop: int, repeat: int) -> Tensor:
-        """(repeat * rows, A + stop): all ancestors, and causally the node a row is of. Made once, for all layers."""
-        if (start, stop, repeat) not in self._masks:
-            node = torch.tensor([i for i, length in enumerate(self.lengths) for _ in range(length)])
-            own = (node[start:stop, None] == node[:stop]).tril(start)
-            mask = F.pad(own, (self.seen, 0), value=True)
-            self._masks[start, stop, repeat] = mask.repeat(repeat, 1).to(self._device)
-        return self._masks[start, stop, repeat]
+    def _mask(self, start: int, stop: int, repeat: int, window: int | None) -> tuple[int, Tensor]:
+        """The first of the K keys that are looked at, and (repeat * rows, K): which of them each row sees. Made once,
+        for all layers of a kind.
+        """
+        named = start, stop, repeat, window
+        if named not in self._masks:
+            first, seen = self._seen(start, stop, window)
+            self._masks[named] = first, seen.repeat(repeat, 1).to(self._device)
+        return self._masks[named]
+
+    def _seen(self, start: int, stop: int, window: int | None) -> tuple[int, Tensor]:
+        """(rows, K): all ancestors, and of the node a row is of what it may; no further back than the window."""
+        node = torch.tensor([i for i, length in enumerate(self.lengths) for _ in range(length)])
+        sight = self._sight()[start:stop]
+        keys = torch.arange(int(sight.max()) + 1)
+        own = (node[start:stop, None] == node[: len(keys)]) & (keys <= sight[:, None])
+        seen = F.pad(own, (self.seen, 0), value=True)
+        if window is None:
+            return 0, seen
+        places = torch.cat([torch.arange(self.seen), *(self.seen + torch.arange(n) for n in self.lengths)])
+        seen &= places[: seen.shape[1]] > places[self.seen + start : self.seen + stop, None] - window
+        first = int(seen.any(dim=0).nonzero()[0])
+        return first, seen[:, first:]
+
+    def _sight(self) -> Tensor:
+        """(R,) the last row each sees: itself, or its picture's last."""
+        sight = torch.arange(sum(self.lengths))
+        for start, length in self.visuals:
+            sight[start : start + length] = start + length - 1
+        return sight
 
 
 def _groups(forest: Forest, tree: range) -> Iterator[list[int]]:
@@ -197,11 +240,14 @@ def _merged(spans: Sequence[Run]) -> list[Run]:
     return runs
 
 
-def _attend_tree(blocks: Sequence[_Block], query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:
+def _attend_tree(
+    blocks: Sequence[_Block], query: Tensor, key: Tensor, value: Tensor, scaling: float | None, window: int | None
+) -> Tensor:
     """One tree: (1, H, t, d) over (1, h, t, d) -> (1, H, t, d)."""
     placed: list[tuple[int, Tensor]] = []
     for block in blocks:
-        seen = block.attend(_take(query, block.queries), _take(key, block.keys), _take(value, block.keys), scaling)
+        q, k, v = _take(query, block.queries), _take(key, block.keys), _take(value, block.keys)
+        seen = block.attend(q, k, v, scaling, window)
         pieces = torch.split(seen, [length for _, length in block.queries], dim=2)
         placed += [(start, piece) for (start, _), piece in zip(block.queries, pieces, strict=True)]
     placed.sort(key=lambda entry: entry[0])
