@@ -28,7 +28,7 @@ from vidllm.prompt import Message
 from vidllm.train.ahead import made_ahead
 from vidllm.train.cache import ClipCache
 from vidllm.train.check import Checked, Progress
-from vidllm.train.learner import Learner, LearnerOptions
+from vidllm.train.learner import Learner
 from vidllm.train.loading import Shelf, open_turns
 from vidllm.train.looks import same_look
 from vidllm.train.loop import Trained, train
@@ -98,8 +98,6 @@ class DpoConfig(StageConfig):
     """Most tokens that go through the model together, prompts and answers; a longer pair goes alone."""
     sharing: bool = True
     """A prompt runs once for both answers, a video once for all its pairs; false: each answer behind its own prompt."""
-    head_only: bool = True
-    """Logits of the answers' positions only; false: of all positions."""
     reference_cache: bool = True
     """Ask the reference once, before the first step, and keep what it says on disk; false: in every step again."""
 
@@ -119,11 +117,6 @@ class DpoConfig(StageConfig):
         if self.anchor:
             terms["anchor"] = self.anchor
         return PreferenceLoss(terms=terms, beta=self.beta, label_smoothing=self.label_smoothing)  # type: ignore[arg-type]
-
-    @property
-    def learning(self) -> LearnerOptions:
-        """What learns, and in which numbers."""
-        return replace(super().learning, head_only=self.head_only)
 
 
 @dataclass(frozen=True, eq=False)
@@ -366,7 +359,7 @@ def settle_reference(config: DpoConfig, contest: Contest, task: PreferenceTask, 
     """
     if config.reference_cache:
         task.references = _known(config, contest, task, say)
-    elif config.learning.whole:  # what the model was is not found by leaving an adapter out
+    elif config.whole:  # what the model was is not found by leaving an adapter out
         task.live = load_learner(replace(config, gradient_checkpointing=False), contest.base).requires_grad_(False)
 
 

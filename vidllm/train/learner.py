@@ -46,15 +46,18 @@ BLANK = 112
 
 @dataclass(frozen=True, kw_only=True)
 class LearnerOptions:
-    """What learns, and in which numbers."""
+    """What learns, and in which numbers. Raises ConfigError at birth."""
 
     parts: Parts = field(default_factory=Parts)
+    """The learning rate of every part; at 0 it stays as it is."""
     lora: Lora | None = None
+    """An adapter in place of the language model's matrices; its rate is parts.language_model."""
     extra: Extra = field(default_factory=Extra)
     dtype: Literal["float32", "bfloat16"] = "float32"
     """What sums are computed in. What learns is kept in float32 either way; what is frozen, in this."""
     quantize: Literal["int4"] | None = None
-    """The language model's own matrices in so few bits beneath their adapter (QLoRA, arXiv 2305.14314)."""
+    """Under `lora`: the language model's own matrices in so few bits while the adapter learns (QLoRA, arXiv
+    2305.14314), which is put on the whole ones when it is asked."""
     gradient_checkpointing: bool = False
     """Keep only what goes between layers and compute the rest again: less memory, a third more work."""
     head_only: bool = True

@@ -13,7 +13,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
@@ -42,7 +42,6 @@ from vidllm.train.files import files_mark
 from vidllm.train.learner import Learner, LearnerOptions, check_family, check_parts, learned_spec
 from vidllm.train.loop import LoopOptions, on_cpu
 from vidllm.train.mixture import Mixture, Read, Source, mixture_of, read_mixture
-from vidllm.train.parts import Extra, Lora, Parts
 from vidllm.train.row import AnyRow, Media, Turn
 from vidllm.train.saves import Identity
 from vidllm.video.decode import Reader
@@ -61,8 +60,9 @@ limit of some minutes is for the steps, where a process that is late is lost."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class StageConfig(LoopOptions):
-    """One stage of teaching: its loop and the rest. Impossible values raise ConfigError or ValueError at birth."""
+class StageConfig(LearnerOptions, LoopOptions):
+    """One stage of teaching: what learns, its loop and the rest. Impossible values raise ConfigError or ValueError at
+    birth."""
 
     model: str | None = None
     """Folder, Hugging Face id, or the name of a model that ships; null: $VIDLLM_MODEL, else the built-in one."""
@@ -89,11 +89,6 @@ class StageConfig(LoopOptions):
     time_limit: float = 120.0
     """Seconds one clip may take to be read."""
 
-    parts: Parts = field(default_factory=Parts)
-    """The learning rate of every part; at 0 it stays as it is."""
-    lora: Lora | None = None
-    """An adapter in place of the language model's matrices; its rate is parts.language_model."""
-    extra: Extra = field(default_factory=Extra)
     merge: bool = False
     """Save the adapter added into the weights, as a whole model, instead of beside its base."""
     blend: float = 1.0
@@ -102,12 +97,6 @@ class StageConfig(LoopOptions):
     save_dtype: Literal["float32", "bfloat16"] | None = None
     """Of a whole model's weights; null: what was learnt in float32, the rest as it came. A short run's small steps are
     rounded away by bfloat16."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """What sums are computed in; what learns is kept in float32 either way."""
-    quantize: Literal["int4"] | None = None
-    """Under `lora`: the language model's own matrices in 4 bits while the adapter learns (QLoRA), which is put on the
-    whole ones when it is asked."""
-    gradient_checkpointing: bool = False
 
     batch: int = 32
     """Rows to an optimizer step, on all processes together."""
@@ -121,6 +110,8 @@ class StageConfig(LoopOptions):
     """At most so many GiB of features; the looks used longest ago make room."""
 
     def __post_init__(self) -> None:
+        LearnerOptions.__post_init__(self)
+        LoopOptions.__post_init__(self)
         if self.batch < 1 or self.tokens < 1:
             raise ConfigError(f"batch is {self.batch} and tokens {self.tokens}; each must be at least 1")
         if not self.cache_gib > 0:
@@ -139,7 +130,6 @@ class StageConfig(LoopOptions):
         if self.data == ():
             raise ConfigError("data is empty; name at least one file of rows, for example data=rows.jsonl")
         _ = self.plan
-        super().__post_init__()
 
     @property
     def mixture(self) -> Mixture:
@@ -153,14 +143,6 @@ class StageConfig(LoopOptions):
             frames=self.frames, fps=self.fps, policy=self.policy, stride=self.stride, rope_max=self.rope_max,
             reader=self.reader, fit=self.fit, snap=self.snap, subtitles=self.subtitles,
             guard=Limits(seconds=self.time_limit),
-        )  # fmt: skip
-
-    @property
-    def learning(self) -> LearnerOptions:
-        """What learns, and in which numbers."""
-        return LearnerOptions(
-            parts=self.parts, lora=self.lora, extra=self.extra, dtype=self.dtype, quantize=self.quantize,
-            gradient_checkpointing=self.gradient_checkpointing,
         )  # fmt: skip
 
     def settings(self) -> Identity:
@@ -203,7 +185,7 @@ class Base:
         folder = on_first(config, lambda: resolve_model(config.model))  # gigabytes only of what can be taught
         check_place(config.out, folder, adapter=True)
         spec = learned_spec(read_spec(folder), config.extra)
-        check_parts(spec, config.learning)
+        check_parts(spec, config)
         text = AutoConfig.from_pretrained(folder).get_text_config()
         if config.lora is not None:
             check_targets(config.lora, text)
@@ -329,7 +311,7 @@ def is_left_alone(config: StageConfig) -> bool:
 
 def load_learner(config: StageConfig, base: Base) -> Learner:
     """The model with what is to be learnt, on this process's device."""
-    return Learner.load(base.folder, config.learning, str(processes(config).device))
+    return Learner.load(base.folder, config, str(processes(config).device))
 
 
 def open_cache(config: StageConfig, learner: Learner) -> ClipCache | None:
