@@ -353,6 +353,7 @@ def test_parts_that_would_answer_in_tuples_are_asked_all_the_same(
         ("qwen2_5_vl", ["visual", "language_model"]),
         ("smolvlm", ["vision_model", "connector", "text_model"]),
         ("pixtral", ["vision_tower", "multi_modal_projector", "language_model"]),
+        ("video_llama_3", ["vision_model", "projector", "language_model"]),
     ],
 )
 def test_a_model_that_hardly_fits_is_asked_all_the_same(

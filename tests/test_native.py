@@ -28,7 +28,7 @@ Tiny = Callable[[str], Path]
 SIZES = {
     "qwen2_vl": (56, 84), "qwen2_5_vl": (56, 84), "qwen3_vl": (64, 96), "qwen3_vl_moe": (64, 96), "smolvlm": (128, 128),
     "idefics3": (128, 128), "glm4v": (56, 84), "glm4v_moe": (56, 84), "glm46v": (84, 56), "pixtral": (64, 96),
-    "mistral3": (56, 84), "qwen3_5": (64, 96), "qwen3_5_moe": (64, 96),
+    "mistral3": (56, 84), "qwen3_5": (64, 96), "qwen3_5_moe": (64, 96), "video_llama_3": (56, 84),
 }  # fmt: skip
 TOKENS = dict.fromkeys(SIZES, 6) | {"smolvlm": 4, "idefics3": 4, "pixtral": 28, "mistral3": 8}
 """Of one group of frames of that size: (rows / merge) * (cols / merge), with what ends the rows of a Pixtral's."""
@@ -54,6 +54,8 @@ def video_prompt(model: NativeLMM, frames: NDArray[np.uint8], times: Sequence[fl
         rows, cols = (side // model.geometry.unit for side in frames.shape[1:3])
         picture = "[IMG_BREAK]".join(["[IMG]" * cols] * rows) + "[IMG_END]"
         shown = "".join(f"[{t:.1f}] {picture}\n" for t in times)
+    elif model.spec.group_joint:
+        shown = ",".join(f"Time {t:.1f}s:{marker * count}" for t in times)
     elif model.spec.one_run:
         shown = run.replace(marker, marker * count * groups)
     else:
@@ -97,10 +99,12 @@ def hf_inputs(model: NativeLMM, prompt: Prompt, frames: NDArray[np.uint8], secon
     if spec.row_ends:
         sizes = torch.tensor([frames.shape[1:3]] * len(frames))
         return {"input_ids": ids, "pixel_values": video[0], "image_sizes": sizes}
-    patches, *grid = qwen_layout().patchify(video, patch_size=spec.patch_size, merge_size=2, temporal_patch_size=2)
-    kinds = 2 * (ids == (spec.video_token_id or spec.image_token_id)).int()
-    inputs = {"input_ids": ids, "pixel_values_videos": patches[0], "video_grid_thw": torch.tensor([grid]),
-              "mm_token_type_ids": kinds}  # fmt: skip
+    depth = model.geometry.temporal_patch
+    patches, *grid = qwen_layout().patchify(video, patch_size=spec.patch_size, merge_size=2, temporal_patch_size=depth)
+    inputs = {"input_ids": ids, "pixel_values_videos": patches[0], "video_grid_thw": torch.tensor([grid])}
+    if spec.group_joint:
+        return inputs | {"video_merge_sizes": torch.tensor([2])}
+    inputs["mm_token_type_ids"] = 2 * (ids == (spec.video_token_id or spec.image_token_id)).int()
     return inputs | ({"second_per_grid_ts": [seconds]} if spec.model_type == "qwen2_5_vl" else {})
 
 

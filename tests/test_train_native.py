@@ -318,7 +318,8 @@ def test_a_look_is_neither_decoded_nor_encoded_twice(
     warm = later.furnish(pack([second]), never)  # type: ignore[arg-type]
     assert torch.equal(learner(warm), plain)
     assert calls == []
-    assert ClipCache.of(learner_of(tiny(name), parts=Parts(projector=1e-3)), tmp_path) is None
+    fresh = ClipCache.of(learner_of(tiny(name), parts=Parts(projector=1e-3)), tmp_path) is None
+    assert fresh == (not model.projects)
 
 
 # ------------------------------------------------------------------------------------------------------ saved and asked

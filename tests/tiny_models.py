@@ -85,6 +85,26 @@ CHATML_INTERN = (
 )
 """As InternVL3 prints it."""
 
+CHATML_LINES = (
+    "{%- set identifier = 'im' %}\n{% for message in messages %}\n"
+    "    {% if add_system_prompt and loop.first and message['role'] != 'system' %}\n"
+    "        {{- '<|im_start|>system\\nYou are VideoLLaMA3.<|im_end|>\\n' -}}\n    {% endif %}\n"
+    "    {{- '<|' + identifier + '_start|>' + message['role'] + '\\n' -}}\n"
+    "    {% if message['content'] is string %}\n        {{- message['content'] -}}\n    {% else %}\n"
+    "        {% for content in message['content'] %}\n"
+    "            {% if content is string %}\n                {{- content -}}\n"
+    "            {% elif content['type'] == 'text' or 'text' in content %}\n"
+    "                {{- content['text'] -}}\n"
+    "            {% elif content['type'] == 'image' or 'image' in content %}\n"
+    "                {{- image_token + '\\n' -}}\n"
+    "            {% elif content['type'] == 'video' or 'video' in content %}\n"
+    "                {{- video_token + '\\n' -}}\n"
+    "            {% endif %}\n        {% endfor %}\n    {% endif %}\n"
+    "    {{- '<|' + identifier + '_end|>' -}}\n    {{- '\\n' -}}\n{% endfor %}\n"
+    "{% if add_generation_prompt %}\n    {{- '<|im_start|>assistant\\n' -}}\n{% endif %}\n"
+)
+"""As VideoLLaMA 3 prints it, with a shorter speech of its own, which nobody asks for."""
+
 GLM = (
     "[gMASK]<sop>{% for msg in messages %}{% if msg.role == 'user' %}{{ '<|user|>\\n' }}"
     "{% if msg.content is string %}{{ msg.content }}{% else %}{% for item in msg.content %}"
@@ -585,6 +605,38 @@ def _qwen_processor(
     _write(folder, "video_preprocessor_config.json", {"video_processor_type": video, **shared, **pixels})
 
 
+def video_llama_3(folder: Path) -> Path:
+    """VideoLLaMA 3: 14-pixel patches of pictures of any size, those of a frame averaged 2x2 behind its time."""
+    from transformers import (
+        Qwen2Config,
+        VideoLlama3Config,
+        VideoLlama3ForConditionalGeneration,
+        VideoLlama3ImageProcessorPil,
+    )
+
+    tokens = {"image_token": "<|image_pad|>", "video_token": "<|video_pad|>"}
+    bare = _qwen_tokenizer(CHATML_LINES, *tokens.values())
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bare.backend_tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>",
+        extra_special_tokens=tokens, chat_template=CHATML_LINES,
+    )  # fmt: skip
+    image_id, video_id = tokenizer.convert_tokens_to_ids(list(tokens.values()))
+    config = VideoLlama3Config(
+        text_config=_text(Qwen2Config, tokenizer, num_key_value_heads=2).to_dict(),
+        vision_config={**VISION, "patch_size": 14}, image_token_id=image_id, video_token_id=video_id,
+    )  # fmt: skip
+    _save(folder, VideoLlama3ForConditionalGeneration(config), tokenizer)
+    half, named = [0.5, 0.5, 0.5], {"processor_class": "VideoLlama3Processor"}
+    VideoLlama3ImageProcessorPil(min_pixels=3136, max_pixels=16384 * 14**2).save_pretrained(folder)
+    edit(folder / "preprocessor_config.json", image_processor_type="VideoLlama3ImageProcessor", **named)
+    _write(folder, "video_preprocessor_config.json", {
+        "video_processor_type": "VideoLlama3VideoProcessor", "patch_size": 14, "temporal_patch_size": 1,
+        "merge_size": 2, "image_mean": half, "image_std": half, "use_token_compression": True,
+        "size": {"shortest_edge": 16 * 28**2, "longest_edge": 16384 * 28**2}, **named,
+    })  # fmt: skip
+    return folder
+
+
 def smolvlm(folder: Path) -> Path:
     """SmolVLM: SigLIP-like tower, pixel shuffle, every frame a fixed number of tokens, times as text."""
     from transformers import SmolVLMConfig, SmolVLMForConditionalGeneration
@@ -750,7 +802,7 @@ FAMILIES: dict[str, Callable[[Path], Path]] = {
     for build in (
         llava, vipllava, llava_next, llava_next_video, llava_onevision, internvl, gemma3, aya_vision, cohere2_vision,
         qwen2_vl, qwen2_5_vl, qwen3_vl, qwen3_vl_moe, qwen3_5, qwen3_5_moe, smolvlm, idefics3, glm4v, glm4v_moe, glm46v,
-        pixtral, mistral3,
+        pixtral, mistral3, video_llama_3,
     )
 }
 

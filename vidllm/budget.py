@@ -66,7 +66,8 @@ class NativeGeometry:
     and image is that many pixels wide and high. Still images have bounds of their own; where a family `enlarges` them,
     one thinner than `unit` is made as thick as that before its size is rounded; with `longest_edge` > 0 it is their
     sides that are bounded, and those of frames too; before one becomes a square its longer side is made `image_longest`
-    pixels, unless that is 0. `row_end` tokens stand behind every row.
+    pixels, unless that is 0. With `image_merge` > 0 their patches are merged by that instead. `row_end` tokens stand
+    behind every row. All frames of a video together have `video_pixels` at most, unless that is 0.
     """
 
     patch: int
@@ -81,11 +82,18 @@ class NativeGeometry:
     longest_edge: int = 0
     row_end: int = 0
     image_longest: int = 0
+    image_merge: int = 0
+    video_pixels: int = 0
 
     @property
     def unit(self) -> int:
         """Side in pixels of the square one token stands for."""
         return self.patch * self.merge
+
+    @property
+    def image_unit(self) -> int:
+        """The same of a still image."""
+        return self.patch * (self.image_merge or self.merge)
 
     def tokens(self, height: int, width: int) -> int:
         """Tokens of one group of frames of this size (multiples of `unit`)."""
@@ -97,25 +105,26 @@ class NativeGeometry:
 
     def image_tokens(self, height: int, width: int) -> int:
         """Tokens of a still image that is height x width before the family's processor scales it."""
-        return self.tokens(*self.image_size(height, width))
+        rows, cols = (side // self.image_unit for side in self.image_size(height, width))
+        return rows * (cols + self.row_end)
 
     def image_size(self, height: int, width: int) -> tuple[int, int]:
         """(height, width) to which the family's processor scales a still image."""
         if self.square:
             return self.square, self.square
         if self.longest_edge:
-            return bounded_size(height, width, self.unit, self.longest_edge)
-        if self.enlarges and min(height, width) < self.unit:
-            scale = self.unit / min(height, width)
+            return bounded_size(height, width, self.image_unit, self.longest_edge)
+        if self.enlarges and min(height, width) < self.image_unit:
+            scale = self.image_unit / min(height, width)
             height, width = int(height * scale), int(width * scale)
-        return fitted_size(height, width, self.unit, self.image_min_pixels, self.image_max_pixels)
+        return fitted_size(height, width, self.image_unit, self.image_min_pixels, self.image_max_pixels)
 
     def groups(self, frames: int) -> int:
         """How many groups so many frames make."""
         return -(-frames // self.temporal_patch)
 
-    def sizes(self, height: int, width: int) -> list[tuple[int, int]]:
-        """Sizes (height, width) a frame of this aspect may be given, from the largest to the smallest.
+    def sizes(self, height: int, width: int, frames: int = 1) -> list[tuple[int, int]]:
+        """Sizes (height, width) that so many frames of this aspect may be given, from the largest to the smallest.
 
         Never larger than the frame itself unless `min_pixels` asks for it: invented pixels cost real tokens.
         """
@@ -123,7 +132,8 @@ class NativeGeometry:
             return [(self.square, self.square)]
         if self.longest_edge:
             height, width = self.image_size(height, width)
-        largest = fitted_size(height, width, self.unit, self.min_pixels, self.max_pixels)
+        most = min(self.max_pixels, (self.video_pixels or math.inf) // frames)
+        largest = fitted_size(height, width, self.unit, self.min_pixels, most)
         sizes, area = [largest], self.unit**2
         for cells in range(math.prod(largest) // area - 1, max(self.min_pixels // area, 1) - 1, -1):
             size = fitted_size(height, width, self.unit, 0, cells * area)
@@ -132,12 +142,14 @@ class NativeGeometry:
         return sizes
 
 
-def fitted_size(height: int, width: int, unit: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
+def fitted_size(height: int, width: int, unit: int, min_pixels: int, max_pixels: float) -> tuple[int, int]:
     """(height, width) in multiples of `unit`, the aspect kept as well as may be, the area within the two bounds.
 
-    The rounding is that of Qwen's image processors (to the nearest multiple; down when over, up when under).
+    The rounding is that of Qwen's image processors (to the nearest multiple; down when over, up when under, as is what
+    is so thin that it rounds to nothing).
     """
-    rows, cols = max(round(height / unit), 1), max(round(width / unit), 1)
+    least = 0 if min_pixels else 1
+    rows, cols = max(round(height / unit), least), max(round(width / unit), least)
     if rows * cols * unit**2 > max_pixels:
         scale = math.sqrt(height * width / max_pixels)
         rows, cols = (max(1, math.floor(side / scale / unit)) for side in (height, width))

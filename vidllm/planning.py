@@ -160,7 +160,7 @@ class Planner:
     def _roomy(self, moments: SamplePlan) -> bool:
         """Whether these fit, at their smallest, beside the whole reply: no default costs the answer its room."""
         times, _ = self._shown(moments)
-        frames = self._frames(moments, times, self._sizes()[-1])
+        frames = self._frames(moments, times, self._sizes(len(times))[-1])
         text = self.count_text(times)
         return room_of(self.spec, self.options).fits(sum(frame.tokens for frame in frames) + text)
 
@@ -191,11 +191,11 @@ class Planner:
         chosen = np.where((inside[0] <= seconds[near]) & (seconds[near] <= inside[-1]), near, exact)
         return tuple(seconds[chosen].tolist()), snap_notes(exact, chosen)
 
-    def _sizes(self) -> list[tuple[int, int] | None]:
-        """Frame sizes (height, width) to try, best first; composable models have one, the tile's."""
+    def _sizes(self, frames: int) -> list[tuple[int, int] | None]:
+        """Sizes (height, width) of so many frames to try, best first; composable models have one, the tile's."""
         spec = self.spec
         if isinstance(spec.geometry, NativeGeometry):
-            return list(spec.geometry.sizes(self.info.height, self.info.width))
+            return list(spec.geometry.sizes(self.info.height, self.info.width, frames))
         if not spec.image_size:
             return [None]
         return [decoded_size(self.info.height, self.info.width, spec.image_size, self._fit)]
@@ -229,7 +229,7 @@ class Planner:
         """The plan of these moments with the largest frames that fit; composable frames have one size."""
         times, moved = self._shown(moments)
         text = self.count_text(times)
-        sizes = self._sizes()
+        sizes = self._sizes(len(times))
         room = room_of(self.spec, self.options)
         for size in sizes:
             frames = self._frames(moments, times, size)

@@ -26,6 +26,7 @@ _CLASSES = {
     "glm46v": ("glm46v.Glm46VForConditionalGeneration", "glm.GlmV"),
     "pixtral": ("llava.LlavaForConditionalGeneration", "pixtral.Pixtral"),
     "mistral3": ("mistral3.Mistral3ForConditionalGeneration", "pixtral.Pixtral"),
+    "video_llama_3": ("video_llama_3.VideoLlama3ForConditionalGeneration", "video_llama.VideoLlama3"),
     "smolvlm": ("smolvlm.SmolVLMForConditionalGeneration", "smolvlm.SmolVLM"),
     "idefics3": ("idefics3.Idefics3ForConditionalGeneration", "smolvlm.SmolVLM"),
 }

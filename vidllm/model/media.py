@@ -77,7 +77,7 @@ def _dated_groups(shown: Shown, spec: ModelSpec) -> str:
     size = spec.geometry.temporal_patch
     groups = [shown.times[i : i + size] for i in range(0, len(shown.times), size)]
     # A group short of a frame repeats the last one, so its middle is the mean of first and last all the same.
-    return "".join(
+    return spec.group_joint.join(
         spec.group_text.format(first=group[0], second=int(group[0]), middle=(group[0] + group[-1]) / 2, **tokens)
         for group in groups
     )

@@ -97,5 +97,10 @@ class NativeLMM(TextReader):
         height, width = self.geometry.image_size(*pixels.shape[1:3])
         return np.asarray(Image.fromarray(pixels[0]).resize((width, height), Image.Resampling.BICUBIC))[None]
 
+    def _size(self, visual: Visual) -> tuple[int, int]:
+        """(height, width) at which the tower sees it."""
+        height, width = visual.pixels.shape[1:3]
+        return (height, width) if visual.kind == "video" else self.geometry.image_size(height, width)
+
     def _group_count(self, visual: Visual) -> int:
         return self.geometry.groups(len(visual.pixels)) if visual.kind == "video" else 1

@@ -107,6 +107,37 @@ def _glm(
     )  # fmt: skip
 
 
+def _video_llama_3(folder: Path, config: Json, tokenizer: Tokenizer) -> ModelSpec:
+    """Every frame behind its time; a still picture keeps all of its patches. Its processor may leave out what hardly
+    changed between frames: how much that is nobody knows before there are pixels, so all of it is shown.
+    """
+    image = processor_settings(folder, config, "image")
+    video = processor_settings(folder, config, "video") or image
+    patch = whole(config.get("vision_config") or {}, "patch_size", 16)
+    cut = {(whole(part, "patch_size", 14), whole(part, "temporal_patch_size", 1)) for part in (image, video)}
+    if cut != {(patch, 1)}:
+        raise IncompleteModel(
+            f"{folder}: (pixels, frames) of a patch are {(patch, 1)} to config.json and {sorted(cut)} to the "
+            "processors; save config and processors from the same model"
+        )
+    text = {"model_type": "qwen2", **(config.get("text_config") or {})}
+    vision = {"patch_size": patch, "spatial_merge_size": whole(video, "merge_size", 2), "temporal_patch_size": 1}
+    spec = _qwen(folder, {**config, "text_config": text, "vision_config": vision}, tokenizer)
+    geometry = spec.geometry
+    assert isinstance(geometry, NativeGeometry)
+    least, most = _pixel_bounds(image, 28, 4, 1280)
+    mean, std = normalisation(image, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    return replace(
+        spec, group_text="Time {first:.1f}s:{video}", group_joint=",", rope_scalable=True, image_mean=mean,
+        image_std=std,
+        geometry=replace(
+            geometry, max_pixels=_NATIVE_FRAME_TOKENS * geometry.unit**2, image_min_pixels=least,
+            image_max_pixels=most, image_merge=whole(image, "merge_size", 1),
+            video_pixels=_pixel_bounds(video, 28, 128, 768)[1],
+        ),
+    )  # fmt: skip
+
+
 _LONGEST_SIDE = 4096
 """Idefics3's processor never makes a picture larger."""
 
@@ -202,6 +233,7 @@ NATIVE: Mapping[str, Callable[[Path, Json, Tokenizer], ModelSpec]] = {
     "qwen3_vl_moe": _qwen3_vl,
     "qwen3_5": _qwen3_5,
     "qwen3_5_moe": _qwen3_5,
+    "video_llama_3": _video_llama_3,
     "smolvlm": _smolvlm,
     "idefics3": _idefics3,
     "glm4v": _glm,

@@ -78,11 +78,6 @@ class QwenVL(NativeLMM):
         grids = [[count, height // patch, width // patch] for count, height, width in sizes]
         return torch.tensor(grids) if grids else None
 
-    def _size(self, visual: Visual) -> tuple[int, int]:
-        """(height, width) at which the tower sees it."""
-        height, width = visual.pixels.shape[1:3]
-        return (height, width) if visual.kind == "video" else self.geometry.image_size(height, width)
-
     def _seconds_per_group(self, visual: Visual) -> Tensor:
         """Seconds from the first group to group g, over g: (G,) float32. One number for evenly spaced frames.
 

@@ -95,6 +95,8 @@ class ModelSpec:
     group_text: str = ""
     """One group of frames in a native family that dates each: `{first}` and `{middle}` are its times in seconds,
     `{second}` the first without its fraction, `{image}` and `{video}` the tokens."""
+    group_joint: str = ""
+    """What stands between two of them."""
     media_end_lines: bool = True
     """Whether the chat template ends the line of every medium; if not, a video ends that of its last frame itself."""
     two_way: bool = False

@@ -89,7 +89,8 @@ class Extra:
 _WORDS: Mapping[str, Part] = {
     "image_newline": "newline", "newline": "newline", "temporal": "temporal",
     "multi_modal_projector": "projector", "merger": "projector", "deepstack_merger_list": "projector",
-    "connector": "projector", "vision_tower": "vision_tower", "visual": "vision_tower", "vision_model": "vision_tower",
+    "connector": "projector", "projector": "projector", "vision_tower": "vision_tower", "visual": "vision_tower",
+    "vision_model": "vision_tower",
     "embed_tokens": "embeddings", "lm_head": "embeddings",
     "language_model": "language_model", "text_model": "language_model",
 }  # fmt: skip
