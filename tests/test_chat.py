@@ -84,6 +84,10 @@ def test_stamps_gain_decimals_only_when_frames_are_close(times: tuple[float, ...
             "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>?<|im_end|>\n<|im_start|>assistant\n",
         ),
         ("video_llama_3", "<|im_start|>user\n<|image_pad|>\n?<|im_end|>\n<|im_start|>assistant\n"),
+        (
+            "lfm2_vl",
+            "<|startoftext|><|im_start|>user\n<|image_start|><image><|image_end|>?<|im_end|>\n<|im_start|>assistant\n",
+        ),
         ("glm4v", "[gMASK]<sop><|user|>\n<|begin_of_image|><|image|><|end_of_image|>?<|assistant|>\n"),
         ("pixtral", "[INST][IMG]?[/INST]"),
         (

@@ -73,13 +73,14 @@ def test_composable_families(family: str) -> None:
     [
         ("qwen2_vl", 28, 2), ("qwen2_5_vl", 28, 2), ("qwen3_vl", 32, 2), ("smolvlm", 64, 1), ("idefics3", 64, 1),
         ("glm4v", 28, 2), ("pixtral", 16, 1), ("mistral3", 28, 1), ("qwen3_5", 32, 2), ("video_llama_3", 28, 1),
+        ("lfm2_vl", 32, 1),
     ],
 )  # fmt: skip
 def test_native_families(family: str, unit: int, group: int) -> None:
     spec, words = read_spec(tiny_folder(family)), family in ("pixtral", "mistral3")
     assert isinstance(spec.geometry, NativeGeometry)
-    assert (spec.kind, spec.rope_scalable) == ("native", words or family == "video_llama_3")
-    told = {"qwen2_vl": "sentence", "idefics3": "interleaved"}
+    assert (spec.kind, spec.rope_scalable) == ("native", words or family in ("video_llama_3", "lfm2_vl"))
+    told = {"qwen2_vl": "sentence", "idefics3": "interleaved", "lfm2_vl": "interleaved"}
     assert spec.stamp == ("interleaved" if words else told.get(family, "none"))
     assert (spec.geometry.unit, spec.geometry.temporal_patch) == (unit, group)
     assert spec.geometry.max_pixels <= 256 * unit**2

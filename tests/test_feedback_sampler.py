@@ -29,7 +29,7 @@ BOLD = SamplingOptions(k=6, temperature=2.5)
 FAMILIES = (
     "llava", "llava_next_video", "llava_onevision", "internvl", "gemma3", "aya_vision", "cohere2_vision", "qwen2_vl",
     "qwen2_5_vl", "qwen3_vl", "qwen3_5", "smolvlm", "idefics3", "glm4v", "pixtral", "mistral3",
-    "video_llama_3",
+    "video_llama_3", "lfm2_vl",
 )  # fmt: skip
 
 

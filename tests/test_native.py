@@ -1,5 +1,6 @@
 """NativeLMM against transformers' own classes of every family that lays out frames: same frames, same logits."""
 
+import importlib
 import importlib.util
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -29,6 +30,7 @@ SIZES = {
     "qwen2_vl": (56, 84), "qwen2_5_vl": (56, 84), "qwen3_vl": (64, 96), "qwen3_vl_moe": (64, 96), "smolvlm": (128, 128),
     "idefics3": (128, 128), "glm4v": (56, 84), "glm4v_moe": (56, 84), "glm46v": (84, 56), "pixtral": (64, 96),
     "mistral3": (56, 84), "qwen3_5": (64, 96), "qwen3_5_moe": (64, 96), "video_llama_3": (56, 84),
+    "lfm2_vl": (64, 96),
 }  # fmt: skip
 TOKENS = dict.fromkeys(SIZES, 6) | {"smolvlm": 4, "idefics3": 4, "pixtral": 28, "mistral3": 8}
 """Of one group of frames of that size: (rows / merge) * (cols / merge), with what ends the rows of a Pixtral's."""
@@ -54,6 +56,8 @@ def video_prompt(model: NativeLMM, frames: NDArray[np.uint8], times: Sequence[fl
         rows, cols = (side // model.geometry.unit for side in frames.shape[1:3])
         picture = "[IMG_BREAK]".join(["[IMG]" * cols] * rows) + "[IMG_END]"
         shown = "".join(f"[{t:.1f}] {picture}\n" for t in times)
+    elif model.spec.uncut_pixels:
+        shown = "".join(f"[{t:.1f}] <|image_start|>{marker * count}<|image_end|>\n" for t in times)
     elif model.spec.group_joint:
         shown = ",".join(f"Time {t:.1f}s:{marker * count}" for t in times)
     elif model.spec.one_run:
@@ -88,6 +92,23 @@ def qwen_layout() -> Any:
         return object.__new__(Qwen2VLVideoProcessor)
 
 
+@cache
+def lfm_processing() -> Any:
+    """transformers' own module of LFM2-VL's image processor, which scales by torchvision and cuts in plain torch."""
+    with torchvision_by_name():
+        return importlib.import_module("transformers.models.lfm2_vl.image_processing_lfm2_vl")
+
+
+def lfm_pictures(normal: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Pictures (h, w, 3) in normalised pixels, cut and padded by transformers' own LFM2-VL."""
+    theirs = lfm_processing()
+    cut = [theirs.convert_image_to_patches(one.permute(2, 0, 1)[None], 16) for one in normal]
+    padded = [theirs.pad_along_first_dim(one, max(part.shape[1] for part in cut)) for one in cut]
+    shapes = [[one.shape[0] // 16, one.shape[1] // 16] for one in normal]
+    return {"pixel_values": torch.cat([one for one, _ in padded]), "spatial_shapes": torch.tensor(shapes),
+            "pixel_attention_mask": torch.stack([mask for _, mask in padded])}  # fmt: skip
+
+
 def hf_inputs(model: NativeLMM, prompt: Prompt, frames: NDArray[np.uint8], seconds: float) -> dict[str, Any]:
     """What transformers' processor would hand over: normalised as documented, laid out by its own `patchify`."""
     spec = model.spec
@@ -99,6 +120,8 @@ def hf_inputs(model: NativeLMM, prompt: Prompt, frames: NDArray[np.uint8], secon
     if spec.row_ends:
         sizes = torch.tensor([frames.shape[1:3]] * len(frames))
         return {"input_ids": ids, "pixel_values": video[0], "image_sizes": sizes}
+    if spec.uncut_pixels:
+        return {"input_ids": ids, **lfm_pictures(list(normal))}
     depth = model.geometry.temporal_patch
     patches, *grid = qwen_layout().patchify(video, patch_size=spec.patch_size, merge_size=2, temporal_patch_size=depth)
     inputs = {"input_ids": ids, "pixel_values_videos": patches[0], "video_grid_thw": torch.tensor([grid])}

@@ -159,8 +159,8 @@ def test_several_videos_and_images_in_one_prompt(family: str) -> None:
     media = (clip_of(spec, frames=2), picture(100, 200), clip_of(spec, frames=4), picture(300, 120))
     prompt = prompt_of(spec, [Message("user", "compare", media)], rope_max=8)
     tiles = [shown_still(*size, spec).tiles for size in ((100, 200), (300, 120))]  # each with words before it
-    kinds = ["frame"] * 2 + ["image"] * tiles[0] + ["frame"] * 4 + ["image"] * tiles[1]
-    kinds = kinds if spec.kind == "composable" else ["video", "image", "video", "image"]
+    clips = [["frame"] * 2, ["frame"] * 4] if spec.kind == "composable" else [["video"]] * 2
+    kinds = [*clips[0], *["image"] * tiles[0], *clips[1], *["image"] * tiles[1]]
     assert [v.kind for v in prompt.visuals] == kinds
     assert [v.position for v in prompt.visuals] == sorted(v.position for v in prompt.visuals)
     assert prompt.video_tokens == sum(v.tokens for v in prompt.visuals)

@@ -47,6 +47,8 @@ ALL = Parts(vision_tower=1e-4, projector=1e-3, language_model=1e-3)
 LOW_RANK = Parts(language_model=1e-3)
 MATRICES = ("q_proj", "k_proj", "v_proj", "o_proj")
 """What every family has: experts are no matrices that an adapter could be put beside."""
+LFM = ("q_proj", "k_proj", "v_proj", "out_proj", "in_proj", "w2")
+"""But LFM2-VL, whose names are its own, those of its convolutions among them."""
 LINEAR = ("in_proj_qkv", "in_proj_z", "in_proj_a", "in_proj_b", "out_proj")
 """What layers of linear attention have in their place."""
 TOLERANCE = 1e-5
@@ -167,7 +169,9 @@ def test_what_is_read_together_is_as_if_alone(name: str, sharing: bool, tiny: Ti
     assert_alike(backward(learner.network, found), backward(network, expected))
 
 
-@pytest.mark.parametrize(("name", "targets"), [("qwen3_vl", MATRICES), ("qwen3_5", MATRICES + LINEAR)])
+@pytest.mark.parametrize(
+    ("name", "targets"), [("qwen3_vl", MATRICES), ("qwen3_5", MATRICES + LINEAR), ("lfm2_vl", LFM)]
+)
 def test_an_adapter_learns_together_as_from_each_alone(name: str, targets: tuple[str, ...], tiny: Tiny) -> None:
     """Each alone through the same matrices, as transformers' own class reads it."""
     learner = learner_of(tiny(name), parts=LOW_RANK, lora=Lora(r=4, alpha=8, targets=targets))
@@ -252,7 +256,7 @@ def test_a_part_learns_alone_and_the_rest_stays_bit_for_bit(name: str, part: str
     assert learning == {name for name in before if part_of(name) == part}
 
 
-@pytest.mark.parametrize("name", ["qwen2_5_vl", "qwen3_vl", "qwen3_5", "smolvlm"])
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "qwen3_vl", "qwen3_5", "smolvlm", "video_llama_3", "lfm2_vl"])
 def test_words_alone_give_every_part_a_gradient_of_zero(name: str, tiny: Tiny) -> None:
     learner = learner_of(tiny(name), parts=ALL)
     found = gradients(learner, pack([worded(learner.lmm)[0]]))
@@ -337,7 +341,8 @@ def assert_asks_alike(learner: Learner, model: NativeLMM, example: Example, tole
 @pytest.mark.parametrize("merge", [None, False, True], ids=["whole", "adapter", "merged"])
 def test_a_saved_model_is_asked_as_it_learned(name: str, merge: bool | None, tiny: Tiny, tmp_path: Path) -> None:
     """Whole with its tower; an adapter with a projector that learned beside it; and that in one model."""
-    low_rank = {"parts": replace(LOW_RANK, projector=1e-3), "lora": Lora(r=4, alpha=8, targets=MATRICES)}
+    lora = Lora(r=4, alpha=8, targets=LFM if name == "lfm2_vl" else MATRICES)
+    low_rank = {"parts": replace(LOW_RANK, projector=1e-3), "lora": lora}
     learner = learner_of(tiny(name), **({"parts": ALL} if merge is None else low_rank))
     example = shown(learner.lmm, " how many?", " two of them")[0]
     before = learner(pack([example])).detach()
@@ -444,7 +449,7 @@ def test_rows_are_counted_as_they_are_laid_out(name: str, write: Callable[..., P
     assert " visual]" in out + err
 
 
-@pytest.mark.parametrize("name", ["qwen3_vl", "qwen3_5"])
+@pytest.mark.parametrize("name", ["qwen3_vl", "qwen3_5", "lfm2_vl"])
 def test_an_interrupted_run_goes_on_to_the_bit(
     name: str, write: Callable[..., Path], tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -467,8 +472,8 @@ def test_an_interrupted_run_goes_on_to_the_bit(
     assert same(saved_weights(tmp_path / "out"), saved_weights(tmp_path / "whole"))
 
 
-@pytest.mark.parametrize("name", ["qwen2_5_vl", "qwen3_vl", "qwen3_5", "smolvlm"])
-@pytest.mark.parametrize("lora", [None, {"r": 4, "targets": list(MATRICES)}], ids=["whole", "adapter"])
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "qwen3_vl", "qwen3_5", "smolvlm", "video_llama_3", "lfm2_vl"])
+@pytest.mark.parametrize("lora", [None, {"r": 4, "targets": ["q_proj", "k_proj", "v_proj"]}], ids=["whole", "adapter"])
 def test_preferences_are_taught(
     name: str, lora: dict[str, Any] | None, write: Callable[..., Path], tiny: Tiny, tmp_path: Path
 ) -> None:

@@ -61,6 +61,17 @@ def qwen3_5() -> Any:
     return network
 
 
+def lfm2() -> Any:
+    """Short convolutions around a layer that attends."""
+    from transformers import Lfm2Config, Lfm2ForCausalLM
+
+    return Lfm2ForCausalLM(Lfm2Config(
+        vocab_size=VOCABULARY, hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4,
+        num_key_value_heads=2, layer_types=["conv", "full_attention", "conv"], block_auto_adjust_ff_dim=False,
+        max_position_embeddings=4096,
+    ))  # fmt: skip
+
+
 def windowed() -> Any:
     """Mistral whose layers all see a window, shorter than most paths."""
     network = mistral()
@@ -81,7 +92,7 @@ def alternating() -> Any:
 
 MODELS = {
     "llama": llama, "qwen2": qwen2, "mistral": mistral, "windowed": windowed, "alternating": alternating,
-    "qwen3_5": qwen3_5,
+    "qwen3_5": qwen3_5, "lfm2": lfm2,
 }  # fmt: skip
 
 
@@ -240,7 +251,7 @@ def test_what_a_token_sees(two_way: bool, window: int | None, rows: int, monkeyp
     torch.testing.assert_close(found, expected.transpose(1, 2), atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("name", ["llama", "qwen3_5"])
+@pytest.mark.parametrize("name", ["llama", "qwen3_5", "lfm2"])
 def test_a_sibling_never_sees_another(name: str) -> None:
     """Another text in one answer, or in another packed sample, leaves this one's log-probs as they are, bit for bit."""
     network = ready(name)

@@ -168,6 +168,15 @@ SMOL = (
 )
 """As SmolVLM and Idefics3 print it."""
 
+LFM = (
+    "{{bos_token}}{% for message in messages %}{{'<|im_start|>' + message['role'] + '\\n'}}"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for content in message['content'] %}"
+    "{% if content['type'] == 'image' %}{{ '<image>' }}{% elif content['type'] == 'text' %}{{ content['text'] }}"
+    "{% endif %}{% endfor %}{% endif %}{{'<|im_end|>\\n'}}{% endfor %}"
+    "{% if add_generation_prompt %}{{'<|im_start|>assistant\\n' }}{% endif %}"
+)
+"""As LFM2-VL prints it."""
+
 PIXTRAL = (
     "{% if messages[0]['role'] == 'system' %}{% set system, turns = messages[0]['content'], messages[1:] %}"
     "{% else %}{% set system, turns = '', messages %}{% endif %}{{ bos_token }}{% for message in turns %}"
@@ -637,6 +646,38 @@ def video_llama_3(folder: Path) -> Path:
     return folder
 
 
+LFM_SPECIAL = (
+    "<|im_start|>", "<image>", "<|image_start|>", "<|image_end|>", "<|img_thumbnail|>",
+    *(f"<|img_row_{row}_col_{col}|>" for row in range(1, 5) for col in range(1, 5)),
+)  # fmt: skip
+
+
+def lfm2_vl(folder: Path) -> Path:
+    """LFM2-VL: SigLIP2 for pictures of any size, tiles of 4x4 tokens, short convolutions around attention."""
+    from transformers import Lfm2Config, Lfm2VlConfig, Lfm2VlForConditionalGeneration, Siglip2VisionConfig
+
+    tokenizer = make_tokenizer(LFM_SPECIAL, bos="<|startoftext|>", eos="<|im_end|>", pad="<|pad|>", template=LFM)
+    text = Lfm2Config(
+        **{**TEXT, "num_hidden_layers": 3}, num_key_value_heads=2, block_auto_adjust_ff_dim=False,
+        layer_types=["conv", "full_attention", "conv"], vocab_size=len(tokenizer), max_position_embeddings=4096,
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    config = Lfm2VlConfig(
+        text_config=text, downsample_factor=2, projector_hidden_size=32,
+        vision_config=Siglip2VisionConfig(**VISION, patch_size=16, num_patches=64, vision_use_head=False),
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+    )  # fmt: skip
+    _save(folder, Lfm2VlForConditionalGeneration(config), tokenizer)
+    half = [0.5, 0.5, 0.5]
+    _write(folder, "preprocessor_config.json", {
+        "image_processor_type": "Lfm2VlImageProcessorFast", "processor_class": "Lfm2VlProcessor", "resample": 2,
+        "do_image_splitting": True, "downsample_factor": 2, "encoder_patch_size": 16, "image_mean": half,
+        "image_std": half, "min_image_tokens": 4, "max_image_tokens": 16, "max_pixels_tolerance": 2.0, "min_tiles": 2,
+        "max_tiles": 4, "tile_size": 128, "use_thumbnail": True,
+    })  # fmt: skip
+    return folder
+
+
 def smolvlm(folder: Path) -> Path:
     """SmolVLM: SigLIP-like tower, pixel shuffle, every frame a fixed number of tokens, times as text."""
     from transformers import SmolVLMConfig, SmolVLMForConditionalGeneration
@@ -802,7 +843,7 @@ FAMILIES: dict[str, Callable[[Path], Path]] = {
     for build in (
         llava, vipllava, llava_next, llava_next_video, llava_onevision, internvl, gemma3, aya_vision, cohere2_vision,
         qwen2_vl, qwen2_5_vl, qwen3_vl, qwen3_vl_moe, qwen3_5, qwen3_5_moe, smolvlm, idefics3, glm4v, glm4v_moe, glm46v,
-        pixtral, mistral3, video_llama_3,
+        pixtral, mistral3, video_llama_3, lfm2_vl,
     )
 }
 

@@ -64,10 +64,11 @@ class NativeGeometry:
     Frames travel in groups of `temporal_patch` (the last one repeated to fill a group). Sides are multiples of
     `patch * merge` pixels, the area of one frame lies in [min_pixels, max_pixels]; or, with `square` > 0, every frame
     and image is that many pixels wide and high. Still images have bounds of their own; where a family `enlarges` them,
-    one thinner than `unit` is made as thick as that before its size is rounded; with `longest_edge` > 0 it is their
-    sides that are bounded, and those of frames too; before one becomes a square its longer side is made `image_longest`
-    pixels, unless that is 0. With `image_merge` > 0 their patches are merged by that instead. `row_end` tokens stand
-    behind every row. All frames of a video together have `video_pixels` at most, unless that is 0.
+    one thinner than `unit` is made as thick as that before its size is rounded, where it `thickens` them only its
+    thickness is; with `longest_edge` > 0 it is their sides that are bounded, and those of frames too; before one
+    becomes a square its longer side is made `image_longest` pixels, unless that is 0; with `image_merge` > 0 their
+    patches are merged by that instead. All frames of a video together have `video_pixels` at most, unless that is 0.
+    `row_end` tokens stand behind every row.
     """
 
     patch: int
@@ -79,6 +80,7 @@ class NativeGeometry:
     image_max_pixels: int = 0
     square: int = 0
     enlarges: bool = False
+    thickens: bool = False
     longest_edge: int = 0
     row_end: int = 0
     image_longest: int = 0
@@ -117,7 +119,13 @@ class NativeGeometry:
         if self.enlarges and min(height, width) < self.image_unit:
             scale = self.image_unit / min(height, width)
             height, width = int(height * scale), int(width * scale)
-        return fitted_size(height, width, self.image_unit, self.image_min_pixels, self.image_max_pixels)
+        bounds = self.image_min_pixels, self.image_max_pixels
+        return fitted_size(height, width, self.image_unit, *bounds, thickens=self.thickens)
+
+    def rounded_area(self, height: int, width: int) -> int:
+        """Pixels of a still image whose sides are rounded to whole tokens, of a thin one to a patch."""
+        rows, cols = (max(round(side / self.image_unit) * self.image_unit, self.patch) for side in (height, width))
+        return rows * cols
 
     def groups(self, frames: int) -> int:
         """How many groups so many frames make."""
@@ -133,7 +141,7 @@ class NativeGeometry:
         if self.longest_edge:
             height, width = self.image_size(height, width)
         most = min(self.max_pixels, (self.video_pixels or math.inf) // frames)
-        largest = fitted_size(height, width, self.unit, self.min_pixels, most)
+        largest = fitted_size(height, width, self.unit, self.min_pixels, most, thickens=self.thickens)
         sizes, area = [largest], self.unit**2
         for cells in range(math.prod(largest) // area - 1, max(self.min_pixels // area, 1) - 1, -1):
             size = fitted_size(height, width, self.unit, 0, cells * area)
@@ -142,13 +150,15 @@ class NativeGeometry:
         return sizes
 
 
-def fitted_size(height: int, width: int, unit: int, min_pixels: int, max_pixels: float) -> tuple[int, int]:
+def fitted_size(
+    height: int, width: int, unit: int, min_pixels: int, max_pixels: float, *, thickens: bool = False
+) -> tuple[int, int]:
     """(height, width) in multiples of `unit`, the aspect kept as well as may be, the area within the two bounds.
 
     The rounding is that of Qwen's image processors (to the nearest multiple; down when over, up when under, as is what
-    is so thin that it rounds to nothing).
+    is so thin that it rounds to nothing, unless that `thickens` first).
     """
-    least = 0 if min_pixels else 1
+    least = 1 if thickens or not min_pixels else 0
     rows, cols = max(round(height / unit), least), max(round(width / unit), least)
     if rows * cols * unit**2 > max_pixels:
         scale = math.sqrt(height * width / max_pixels)

@@ -14,7 +14,7 @@ from vidllm.advice import Wish, shortage, ways_out
 from vidllm.budget import NativeGeometry, Newline, Room, limit_line
 from vidllm.clip import Clip
 from vidllm.errors import BudgetError, ConfigError, Way
-from vidllm.model.anyres import TILINGS
+from vidllm.model.anyres import TILINGS, cut_bare
 from vidllm.model.chat import AnyTokenizer, Layout, Turn, count_tokens, lay_out, lay_out_spoken
 from vidllm.model.media import Shown
 from vidllm.model.stills import shown_still, still_tiles, still_tokens
@@ -70,8 +70,8 @@ class Visual:
     before any resizing. With AnyRes `pixels` (1 + gh * gw, S, S, 3) are the thumbnail, then the tiles row by row; its
     tokens: the thumbnail's, then the unpadded tile rows, each followed by a newline. InternVL's are the tiles, then
     the thumbnail of more than one, `newline` "none"; so are Cohere's, each a visual of its own: words stand between.
-    Native families: a whole clip is one "video" of `pixels` (N, h, w, 3) at the planned size, an image keeps its own
-    size; their tokens need not be contiguous.
+    Native families: a whole clip is one "video" of `pixels` (N, h, w, 3) at the planned size, an image, or each tile of
+    it, keeps its own size; their tokens need not be contiguous.
     """
 
     pixels: NDArray[np.uint8]
@@ -354,8 +354,22 @@ def _still_visuals(image: Image, spec: ModelSpec, single: bool) -> list[Visual]:
     whole = _image_visual(image, spec, single)
     if not spec.tile_text:
         return [whole]
+    if isinstance(spec.geometry, NativeGeometry):
+        return _native_tiles(image, whole, spec, spec.geometry)
     tokens = whole.tokens // len(whole.pixels)
     return [replace(whole, pixels=tile[None], tokens=tokens, grid=None) for tile in whole.pixels]
+
+
+def _native_tiles(image: Image, whole: Visual, spec: ModelSpec, geometry: NativeGeometry) -> list[Visual]:
+    """A still image in tiles of one size, and behind them, where the family has a thumbnail, whole as it would be
+    without them."""
+    if whole.grid is None:
+        return [whole]
+    side = spec.image_size
+    each = replace(whole, tokens=geometry.tokens(side, side), grid=None)
+    tiles = [replace(each, pixels=tile[None]) for tile in cut_bare(image.pixels, side, whole.grid, spec.resample)]
+    left = whole.tokens - sum(tile.tokens for tile in tiles)
+    return [*tiles, replace(whole, tokens=left, grid=None)] if left else tiles
 
 
 def _image_visual(image: Image, spec: ModelSpec, single: bool) -> Visual:

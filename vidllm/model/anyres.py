@@ -5,6 +5,7 @@ they become.
                 centred, cut; padding rows and columns cost no token
     InternVL    the picture stretched over the grid nearest to its aspect, cut; then, behind several, the thumbnail
     Command A   as InternVL, over the grid that asks for the least scaling up, or else down
+    bare        as InternVL, without a thumbnail
 
 Arithmetic first (no imports), pixels last (Pillow, loaded when used). Sizes are (height, width) everywhere.
 """
@@ -134,18 +135,27 @@ def canvas_tokens(size: Size, tiles: Size, base: int, max_tiles: int | None = No
     return base * base * (count + (count > 1))
 
 
-def cut_canvas(pixels: NDArray[np.uint8], tile: int, tiles: Size) -> NDArray[np.uint8]:
-    """uint8 (H, W, 3) -> (gh * gw [+ 1], tile, tile, 3): the tiles row by row, then the thumbnail of more than one."""
+def bare_tokens(size: Size, tiles: Size, base: int, max_tiles: int | None = None) -> int:
+    """As `canvas_tokens`, without a thumbnail."""
+    return base * base * math.prod(tiles)
+
+
+def cut_bare(pixels: NDArray[np.uint8], tile: int, tiles: Size, resample: int = 3) -> NDArray[np.uint8]:
+    """uint8 (H, W, 3) -> (gh * gw, tile, tile, 3): the tiles row by row, scaled by Pillow's filter of this number."""
     import numpy as np
     from PIL import Image
 
-    picture = Image.fromarray(pixels)
     rows, cols = tiles
-    canvas = np.asarray(picture.resize((cols * tile, rows * tile), Image.Resampling.BICUBIC))
-    cut = canvas.reshape(rows, tile, cols, tile, 3).swapaxes(1, 2).reshape(rows * cols, tile, tile, 3)
-    if len(cut) == 1:
-        return cut
-    return np.concatenate([cut, np.asarray(picture.resize((tile, tile), Image.Resampling.BICUBIC))[None]])
+    canvas = np.asarray(Image.fromarray(pixels).resize((cols * tile, rows * tile), Image.Resampling(resample)))
+    return canvas.reshape(rows, tile, cols, tile, 3).swapaxes(1, 2).reshape(rows * cols, tile, tile, 3)
+
+
+def cut_canvas(pixels: NDArray[np.uint8], tile: int, tiles: Size) -> NDArray[np.uint8]:
+    """uint8 (H, W, 3) -> (gh * gw [+ 1], tile, tile, 3): the tiles row by row, then the thumbnail of more than one."""
+    import numpy as np
+
+    cut = cut_bare(pixels, tile, tiles)
+    return cut if len(cut) == 1 else np.concatenate([cut, cut_bare(pixels, tile, (1, 1))])
 
 
 @dataclass(frozen=True)
@@ -163,4 +173,5 @@ TILINGS: dict[Cut, Tiling] = {
     "padded": Tiling(tile_grid, anyres_tokens, cut_tiles, "grid"),
     "stretched": Tiling(canvas_grid, canvas_tokens, cut_canvas, "none"),
     "covered": Tiling(cover_grid, canvas_tokens, cut_canvas, "none"),
+    "bare": Tiling(canvas_grid, bare_tokens, cut_bare, "none"),
 }

@@ -92,7 +92,7 @@ def load_model(
     network = _load_network(spec, place, number, device_map, quantize, light)
     model = _adapt(spec, tokenizer, network, fingerprint(folder))
     log.info("model: %s", describe(model))
-    if getattr(model, "runs", False):
+    if getattr(model, "sums", False):
         note_slow_layers(spec.model_type, place)
     return model
 

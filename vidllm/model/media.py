@@ -23,6 +23,8 @@ class Shown:
     subtitles: tuple[str, ...] = ()
     tiles: int = 1
     """Of an image whose tiles have words between them: a placeholder for each."""
+    cols: int = 1
+    """Of these in a row."""
 
 
 def runs_of(shown: Shown, spec: ModelSpec) -> int:
@@ -34,8 +36,7 @@ def runs_of(shown: Shown, spec: ModelSpec) -> int:
 
 def medium_text(shown: Shown, spec: ModelSpec) -> str:
     """What stands in the prompt for one medium: a placeholder per run, and the times as the family tells them."""
-    tiles = "".join(spec.tile_text.replace("{number}", str(number)) for number in range(1, shown.tiles))
-    picture = spec.picture_text.replace("{tiles}", tiles).replace("{image}", spec.image_token)
+    picture = spec.picture_text.replace("{tiles}", _tiles_text(shown, spec)).replace("{image}", spec.image_token)
     if shown.kind == "image":
         return picture
     if spec.model_type == "smolvlm":
@@ -51,6 +52,22 @@ def medium_text(shown: Shown, spec: ModelSpec) -> str:
         for number, t in enumerate(shown.times, 1)
     ]
     return "".join(frames).removesuffix("\n" if spec.media_end_lines else "")
+
+
+def _tiles_text(shown: Shown, spec: ModelSpec) -> str:
+    """What stands before the visual tokens of the last tile."""
+
+    def counted(text: str, number: int) -> str:
+        row, col = divmod(number - 1, shown.cols)
+        places = {"{number}": number, "{row}": row + 1, "{col}": col + 1}
+        for name, value in places.items():
+            text = text.replace(name, str(value))
+        return text
+
+    if shown.tiles == 1:
+        return ""
+    before = [counted(spec.tile_text, number) for number in range(1, shown.tiles)]
+    return "".join([*before, counted(spec.last_tile_text, shown.tiles)])
 
 
 def stamp_decimals(times: Sequence[float]) -> int:

@@ -95,7 +95,8 @@ class NativeLMM(TextReader):
         from PIL import Image
 
         height, width = self.geometry.image_size(*pixels.shape[1:3])
-        return np.asarray(Image.fromarray(pixels[0]).resize((width, height), Image.Resampling.BICUBIC))[None]
+        filter_ = Image.Resampling(self.spec.resample)
+        return np.asarray(Image.fromarray(pixels[0]).resize((width, height), filter_))[None]
 
     def _size(self, visual: Visual) -> tuple[int, int]:
         """(height, width) at which the tower sees it."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from vidllm.budget import NativeGeometry
 from vidllm.errors import IncompleteModel, UnsupportedModel
+from vidllm.model.anyres import canvases
 from vidllm.model.settings import (
     class_token,
     context_of,
@@ -138,6 +139,67 @@ def _video_llama_3(folder: Path, config: Json, tokenizer: Tokenizer) -> ModelSpe
     )  # fmt: skip
 
 
+_LFM_WORDS = ("<|image_start|>", "<|image_end|>", "<|img_thumbnail|>")
+
+
+def _lfm2_vl(folder: Path, config: Json, tokenizer: Tokenizer) -> ModelSpec:
+    """Frames are pictures behind their times; a still picture that is too large for one is cut into tiles."""
+    older = read_json(folder / "processor_config.json") or {}  # as Liquid AI's own code kept them
+    vision, images = config.get("vision_config") or {}, {**older, **processor_settings(folder, config, "image")}
+    if (tower := vision.get("model_type", "siglip2_vision_model")) != "siglip2_vision_model":
+        raise UnsupportedModel(
+            f"{folder}: no adapter for vision tower {tower!r} of an lfm2_vl; supported is siglip2_vision_model"
+        )
+    text = {"model_type": "lfm2", **(config.get("text_config") or {})}
+    patch, merge = whole(vision, "patch_size", 16), whole(config, "downsample_factor", 2)
+    said = whole(images, "encoder_patch_size", 16), whole(images, "downsample_factor", 2)
+    if said != (patch, merge):
+        raise IncompleteModel(
+            f"{folder}: (pixels, merged by) of a patch are {said} to the processor and {(patch, merge)} to "
+            "config.json; save config and processor from the same model"
+        )
+    area = (patch * merge) ** 2
+    least, most = (whole(images, f"{name}_image_tokens", usual) * area for name, usual in (("min", 64), ("max", 256)))
+    geometry = NativeGeometry(
+        patch=patch, merge=merge, min_pixels=_LEAST_FRAME_TOKENS * area, image_min_pixels=least, image_max_pixels=most,
+        max_pixels=min(most, _NATIVE_FRAME_TOKENS * area), thickens=True,
+    )  # fmt: skip
+    for word in _LFM_WORDS:
+        token_id_of(folder, tokenizer, word)
+    start, end, thumbnail = _LFM_WORDS
+    place, bare = "<|img_row_{row}_col_{col}|>", not images.get("use_thumbnail", True)
+    token_id = config.get("image_token_id", 396)
+    token = token_text(folder, tokenizer, token_id)
+    mean, std = normalisation(images, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    return ModelSpec(
+        folder=folder, model_type=config["model_type"], text_type=text["model_type"], kind="native",
+        context=context_of(folder, text), rope_scalable=True, geometry=geometry, image_token=token,
+        image_token_id=token_id, video_token=token, video_token_id=token_id, image_size=whole(images, "tile_size", 512),
+        image_cut="bare" if bare else "stretched", image_grids=_lfm_grids(folder, images, geometry),
+        uncut_pixels=most * images.get("max_pixels_tolerance", 2.0), tile_text=place + "{image}",
+        last_tile_text=place if bare else thumbnail, picture_text=f"{start}{{tiles}}{{image}}{end}", patch_size=patch,
+        vision_layers=(), media_end_lines=False, fit="stretch", fine_stride=1, coarse_stride=1, uniform_stride=1,
+        resample=whole(images, "resample", 2), image_mean=mean, image_std=std,
+    )  # fmt: skip
+
+
+def _lfm_grids(folder: Path, images: Json, geometry: NativeGeometry) -> tuple[tuple[int, int], ...]:
+    """Resolutions that a large picture is cut into tiles from; none where it is not. A tile is seen as a picture of its
+    size would be."""
+    side, least, most = (whole(images, *key) for key in (("tile_size", 512), ("min_tiles", 2), ("max_tiles", 10)))
+    if not images.get("do_image_splitting", True) or (least, most) == (1, 1):
+        return ()
+    grids = tuple((rows * side, cols * side) for rows, cols in canvases(least, most))
+    if not grids:
+        raise IncompleteModel(f"{folder}: its processor cuts pictures into {least} to {most} tiles; there are none")
+    if geometry.image_size(side, side) != (side, side):
+        raise UnsupportedModel(
+            f"{folder}: its processor cuts tiles of {side} px, and makes another size of a picture of that; make "
+            "tile_size fit min_image_tokens and max_image_tokens"
+        )
+    return grids
+
+
 _LONGEST_SIDE = 4096
 """Idefics3's processor never makes a picture larger."""
 
@@ -234,6 +296,7 @@ NATIVE: Mapping[str, Callable[[Path, Json, Tokenizer], ModelSpec]] = {
     "qwen3_5": _qwen3_5,
     "qwen3_5_moe": _qwen3_5,
     "video_llama_3": _video_llama_3,
+    "lfm2_vl": _lfm2_vl,
     "smolvlm": _smolvlm,
     "idefics3": _idefics3,
     "glm4v": _glm,

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 Seen = tuple[list[Tensor], int]
 """The features of every visual of a prompt, and how many pictures went through the tower for them."""
 
-RUNNING_LAYERS = frozenset({"linear_attention"})
+RUNNING_LAYERS = frozenset({"linear_attention", "conv"})
 """Layers that keep a running state in place of keys and values, by transformers' names of kinds of layers."""
 REPLY_ROOM = 320
 """Tokens of KV buffer beyond the prompt taken at prefill: the default reply of 256 and a short follow-up."""
@@ -147,6 +147,8 @@ class TextReader(ABC):
         """Numbers of those that keep keys and values."""
         self.runs = len(self.layers) < len(kinds)
         """Whether there are others, see `running`."""
+        self.sums = "linear_attention" in kinds
+        """Whether some of these keep the sum of all they read, which is slow without kernels of its own."""
         self.turning_length = turning_length(self._config)
 
     @property

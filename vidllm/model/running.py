@@ -1,4 +1,4 @@
-"""Running: what layers of linear attention keep of a conversation, in place of the keys and values of all its tokens.
+"""Running: what layers of linear attention, and short convolutions, keep of a conversation in place of all its tokens.
 
 Such a layer has one state that changes with every token. It can not be cut to fewer tokens, as keys and values can; to
 go back, what it was has to be kept. So it is handled as a value: a next state takes the place of the one before.

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Kind = Literal["composable", "native"]
 Stamp = Literal["none", "interleaved", "sentence"]
 Cls = Literal["none", "drop", "keep"]
-Cut = Literal["padded", "stretched", "covered"]
+Cut = Literal["padded", "stretched", "covered", "bare"]
 Json = Mapping[str, Any]
 Mean = tuple[float, float, float]
 
@@ -91,7 +91,10 @@ class ModelSpec:
     """One picture, still or frame; `{image}` is its visual tokens, `{tiles}` what stands before those of its last tile.
     """
     tile_text: str = ""
-    """One of `{tiles}`, counted by `{number}` from 1; empty: all tiles of a still picture are one run."""
+    """One of `{tiles}`, counted by `{number}` from 1, or by `{row}` and `{col}`; empty: all tiles of a picture are one
+    run."""
+    last_tile_text: str = ""
+    """What ends `{tiles}` where there are several, counted as they are."""
     group_text: str = ""
     """One group of frames in a native family that dates each: `{first}` and `{middle}` are its times in seconds,
     `{second}` the first without its fraction, `{image}` and `{video}` the tokens."""
@@ -110,7 +113,9 @@ class ModelSpec:
     """Resolutions (height, width) in pixels that a still image is cut into tiles from; empty: one square tile."""
     image_cut: Cut = "padded"
     """How it meets the resolution: centred with its padding cut away (LLaVA-NeXT), stretched to that of its aspect
-    (InternVL), or to that which covers it with the least (Command A Vision)."""
+    (InternVL), to that which covers it with the least (Command A Vision), or as InternVL's without a thumbnail."""
+    uncut_pixels: float = 0.0
+    """A still picture of no more pixels, its sides rounded to whole tokens, is not cut into tiles."""
     image_max_tiles: int | None = None
     """LLaVA-OneVision's anyres_max_N: shrink still-image features above N tiles' worth; None: never."""
     dialogue: bool = True

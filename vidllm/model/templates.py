@@ -111,6 +111,7 @@ _CHATML = _family(_START, _PICTURE, _END, _REPLY)
 _QWEN_MEDIA = "<|vision_start|>{{ '<|image_pad|>' if c.type == 'image' else '<|video_pad|>' }}<|vision_end|>"
 _QWEN = _family(_START, _QWEN_MEDIA, _END, _REPLY)
 _LINES = _family(_START, "{{ ('<|image_pad|>' if c.type == 'image' else '<|video_pad|>') + '\\n' }}", _END, _REPLY)
+_LFM = "{{ bos_token }}" + _family(_START, "{{ image_token }}", _END, _REPLY)
 _GLM_MEDIA = (
     "{{ '<|begin_of_image|><|image|><|end_of_image|>' if c.type == 'image' else"
     " '<|begin_of_video|><|video|><|end_of_video|>' }}"
@@ -153,6 +154,7 @@ _FAMILY_TEMPLATES = {
     "qwen3_5": _QWEN,
     "qwen3_5_moe": _QWEN,
     "video_llama_3": _LINES,
+    "lfm2_vl": _LFM,
     "smolvlm": "<|im_start|>" + _UTTERANCES,
     "idefics3": "{{ bos_token }}" + _UTTERANCES,
     "aya_vision": _COHERE,

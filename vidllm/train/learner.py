@@ -124,7 +124,7 @@ class Learner(nn.Module):
         # packed weights stay where they were packed
         lmm = load_model(folder, place if options.quantize else "cpu", number, quantize=options.quantize, light=False)
         assert isinstance(lmm, TextReader)
-        if lmm.runs and not options.quantize:  # else it was said when it was loaded where it stays
+        if lmm.sums and not options.quantize:  # else it was said when it was loaded where it stays
             note_slow_layers(spec.model_type, place)
         if isinstance(lmm, ComposableLMM):
             lmm.spec = replace(spec, folder=lmm.spec.folder)

@@ -1,4 +1,5 @@
-"""Linear attention over trees: a node goes on with the state its parent ended with, a root with none.
+"""Linear attention, and short convolutions, over trees: a node goes on with the state its parent ended with, a root
+with none.
 
     sequence   | video       | question 1  | question 2  |
     state      0 ──────────▶ s ──────────▶ .             |      what both questions learn goes back through s
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -30,23 +32,27 @@ CHUNK = 64
 """Tokens that such a layer computes at a time, and fills up with nothing by itself."""
 
 
+_PAST = {"linear_attn": "cache_params", "conv": "past_key_values"}
+"""What transformers calls such layers, and which of their arguments the past is."""
+
+
 def run_along_trees(language: nn.Module) -> None:
-    """Let a language model's layers of linear attention, where it has any, run along what is handed over as `TREE`."""
+    """Let a language model's layers that keep a state, where it has any, run along what is handed over as `TREE`."""
     layers: Any = language.layers
-    for layer in layers:
-        if hasattr(layer, "linear_attn"):
-            layer.linear_attn.forward = partial(_forward, layer.linear_attn.forward)
+    for layer, (name, past) in product(layers, _PAST.items()):
+        if (running := getattr(layer, name, None)) is not None:
+            running.forward = partial(_forward, running.forward, past)
 
 
-def _forward(plain: Callable[..., Tensor], hidden_states: Tensor, **more: Any) -> Tensor:
+def _forward(plain: Callable[..., Tensor], past: str, hidden_states: Tensor, **more: Any) -> Tensor:
     tree: TreeAttention | None = more.pop(TREE, None)
     if tree is None:
         return plain(hidden_states, **more)
     tree.calls += 1
-    return _run(plain, hidden_states, tree.forest)
+    return _run(lambda hidden, kept: plain(hidden, **{past: kept}), hidden_states, tree.forest)
 
 
-def _run(layer: Callable[..., Tensor], hidden: Tensor, forest: Forest) -> Tensor:
+def _run(layer: Callable[[Tensor, KeyValues], Tensor], hidden: Tensor, forest: Forest) -> Tensor:
     """(1, T, D) of a forest -> (1, T, D)."""
     pieces = torch.split(hidden[0], [node.length for node in forest.nodes])
     seen: dict[int, Tensor] = {}
@@ -55,7 +61,7 @@ def _run(layer: Callable[..., Tensor], hidden: Tensor, forest: Forest) -> Tensor
         past = KeyValues({})  # of which such a layer takes what runs, and nothing else
         past.running = Running.gathered([ends[forest.nodes[number].parent] for number in group])
         padded = [F.pad(pieces[number], (0, 0, 0, room - len(pieces[number]))) for number in group]
-        read = layer(torch.stack(padded), cache_params=past)
+        read = layer(torch.stack(padded), past)
         seen |= {number: row[: len(pieces[number])] for number, row in zip(group, read, strict=True)}
         ends[group[0]] = past.running  # asked for again only where it was read alone
     return torch.cat([seen[number] for number in range(len(pieces))])[None]

@@ -1,0 +1,30 @@
+"""LFM2-VL: pictures of any size up to that of a tile, 2 x 2 patches a token; most layers keep a running state."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from vidllm.model.lmm import normalised
+from vidllm.model.native import NativeLMM
+from vidllm.model.reader import like
+
+
+class Lfm2VL(NativeLMM):
+    """Frames are pictures; so are the tiles of a large one, and its thumbnail."""
+
+    tower_name = "vision_tower"
+
+    def encode_groups(self, groups: Tensor) -> Tensor:
+        """Pictures (N, 1, h, w, 3) -> (N, n, D)."""
+        patch = self.geometry.patch
+        normal = normalised(groups[:, 0], self.spec, like(self.tower))
+        rows, cols = (side // patch for side in groups.shape[2:4])
+        cells = normal.view(len(groups), rows, patch, cols, patch, 3).transpose(2, 3)
+        patches = cells.reshape(len(groups), rows * cols, -1)
+        seen = self.model.get_image_features(
+            patches, spatial_shapes=torch.tensor([[rows, cols]] * len(groups), device=patches.device),
+            pixel_attention_mask=torch.ones(patches.shape[:2], dtype=torch.int32, device=patches.device),
+            return_dict=True,
+        )  # fmt: skip
+        return torch.stack(list(seen.pooler_output))
