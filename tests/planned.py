@@ -24,7 +24,7 @@ COMPOSABLE = ("llava", "vipllava", "llava_next", "llava_next_video", "llava_onev
               "aya_vision", "cohere2_vision")  # fmt: skip
 FAMILIES = (
     *COMPOSABLE, "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5", "smolvlm", "idefics3", "glm4v", "pixtral", "mistral3",
-    "video_llama_3", "lfm2_vl",
+    "video_llama_3", "lfm2_vl", "gemma4",
 )  # fmt: skip
 
 

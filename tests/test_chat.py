@@ -90,6 +90,7 @@ def test_stamps_gain_decimals_only_when_frames_are_close(times: tuple[float, ...
         ),
         ("glm4v", "[gMASK]<sop><|user|>\n<|begin_of_image|><|image|><|end_of_image|>?<|assistant|>\n"),
         ("pixtral", "[INST][IMG]?[/INST]"),
+        ("gemma4", "<bos><|turn>user\n\n\n<|image><|image|><image|>\n\n?<turn|>\n<|turn>model\n"),
         (
             "aya_vision",
             "<BOS_TOKEN><|START_OF_TURN_TOKEN|><|USER_TOKEN|><|START_OF_IMG|>TILE_GLOBAL<|IMG_PATCH|><|END_OF_IMG|>?"

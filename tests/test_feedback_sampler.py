@@ -29,7 +29,7 @@ BOLD = SamplingOptions(k=6, temperature=2.5)
 FAMILIES = (
     "llava", "llava_next_video", "llava_onevision", "internvl", "gemma3", "aya_vision", "cohere2_vision", "qwen2_vl",
     "qwen2_5_vl", "qwen3_vl", "qwen3_5", "smolvlm", "idefics3", "glm4v", "pixtral", "mistral3",
-    "video_llama_3", "lfm2_vl",
+    "video_llama_3", "lfm2_vl", "gemma4",
 )  # fmt: skip
 
 
@@ -66,7 +66,7 @@ def plain_logp(model: VideoModel, messages: Sequence[Message], answer: str) -> f
             deep = {"attention_mask": lmm._mask(deep["sight"], 0, ready.length)}
         hidden = lmm.language(inputs_embeds=ready.embeddings, position_ids=ready.positions, past_key_values=kv,
                               use_cache=True, **deep).last_hidden_state  # fmt: skip
-        logps = torch.log_softmax(lmm.head(hidden[0]).double(), dim=-1)
+        logps = torch.log_softmax(lmm.logits(hidden[0]).double(), dim=-1)
     ids, trained = example.prompt.input_ids, example.trained
     last = max(i for i in range(len(ids)) if not trained[i] and any(trained[i:])) + 1
     return sum(float(logps[i - 1, ids[i]]) for i in range(last, len(ids)) if trained[i])

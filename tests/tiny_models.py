@@ -148,6 +148,27 @@ GEMMA = (
 )
 """As Gemma 3 prints it: a picture is one token here, its processor writes the rest."""
 
+GEMMA_4 = (
+    "{%- macro unthought(text) -%}{%- set kept = namespace(text='') -%}"
+    "{%- for part in text.split('<channel|>') -%}{%- set kept.text = kept.text + part.split('<|channel>')[0] -%}"
+    "{%- endfor -%}{{- kept.text | trim -}}{%- endmacro -%}{%- set turns = messages -%}{{ bos_token }}"
+    "{%- if (enable_thinking is defined and enable_thinking) or messages[0]['role'] == 'system' -%}"
+    "{{- '<|turn>system\n' -}}{%- if enable_thinking is defined and enable_thinking -%}{{- '<|think|>\n' -}}"
+    "{%- endif -%}{%- if messages[0]['role'] == 'system' -%}{{- messages[0]['content'] | trim -}}"
+    "{%- set turns = messages[1:] -%}{%- endif -%}{{- '<turn|>\n' -}}{%- endif -%}"
+    "{%- for message in turns -%}{%- set role = 'model' if message['role'] == 'assistant' else message['role'] -%}"
+    "{{- '<|turn>' + role + '\n' -}}{%- if message['content'] is string -%}"
+    "{{- unthought(message['content']) if role == 'model' else message['content'] | trim -}}"
+    "{%- else -%}{%- for item in message['content'] -%}{%- if item['type'] == 'text' -%}"
+    "{{- unthought(item['text']) if role == 'model' else item['text'] | trim -}}"
+    "{%- elif item['type'] in ['image', 'video'] -%}{{- '\n\n<|' + item['type'] + '|>\n\n' -}}{%- endif -%}"
+    "{%- endfor -%}{%- endif -%}{{- '<turn|>\n' -}}{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{- '<|turn>model\n' -}}"
+    "{%- if not enable_thinking | default(false) -%}{{- '<|channel>thought\n<channel|>' -}}{%- endif -%}{%- endif -%}"
+)
+"""As the larger ones of Gemma 4 print it: a thought is begun and ended before the answer. What was thought before
+earlier answers is left out."""
+
 COHERE = (
     "{{ bos_token }}{% for message in messages %}{{ '<|START_OF_TURN_TOKEN|>' }}"
     "{{ '<|SYSTEM_TOKEN|>' if message['role'] == 'system' else '<|USER_TOKEN|>' if message['role'] == 'user' "
@@ -233,8 +254,8 @@ def _noise(network: torch.nn.Module) -> torch.nn.Module:
 
 def _text(config: type[Any], tokenizer: PreTrainedTokenizerFast, **more: object) -> Any:
     return config(
-        vocab_size=len(tokenizer), **TEXT, max_position_embeddings=4096, bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, **more,
+        vocab_size=len(tokenizer), max_position_embeddings=4096, bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, **{**TEXT, **more},
     )  # fmt: skip
 
 
@@ -441,6 +462,85 @@ def gemma3(folder: Path) -> Path:
     side = {"size": {"height": 112, "width": 112}}
     Gemma3Processor(Gemma3ImageProcessorPil(**side), tokenizer, GEMMA, image_seq_length=16).save_pretrained(folder)
     return _save(folder, Gemma3ForConditionalGeneration(config), tokenizer)
+
+
+GEMMA_4_WORDS = {
+    "image_token": "<|image|>", "boi_token": "<|image>", "eoi_token": "<image|>", "audio_token": "<|audio|>",
+    "boa_token": "<|audio>", "eoa_token": "<audio|>", "sot_token": "<|turn>", "soc_token": "<|channel>",
+    "eoc_token": "<channel|>", "think_token": "<|think|>",
+}  # fmt: skip
+
+
+def gemma4(folder: Path) -> Path:
+    """Gemma 4 E2B: layers told of each token by a table of their own, the last two without keys of their own, ears."""
+    from transformers import Gemma4AudioConfig
+
+    shared = {"num_hidden_layers": 5, "num_kv_shared_layers": 2, "use_double_wide_mlp": True,
+              "hidden_size_per_layer_input": 8}  # fmt: skip
+    kinds = ["sliding_attention", "full_attention"]
+    audio = Gemma4AudioConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, output_proj_dims=16,
+                              subsampling_conv_channels=[4, 4])  # fmt: skip
+    return _gemma4(folder, "Gemma4", GEMMA_4_TOWER, audio, layer_types=[kinds[0], *kinds, *kinds], **shared)
+
+
+def gemma4_larger(folder: Path) -> Path:
+    """Gemma 4 26B-A4B: experts, values that are keys, pictures read both ways in layers with a window; it is deaf."""
+    experts = {"enable_moe_block": True, "num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 16}
+    values = {"attention_k_eq_v": True, "num_global_key_value_heads": 1, "hidden_size_per_layer_input": 0}
+    two_way = {"use_bidirectional_attention": "vision"}
+    return _gemma4(folder, "Gemma4", GEMMA_4_TOWER, None, **experts, **values, **two_way)
+
+
+def gemma4_unified(folder: Path) -> Path:
+    """Gemma 4 12B: 3x3 patches of a picture go into the projector as one, there is no tower."""
+    pixels = {"mm_embed_dim": 32, "mm_posemb_size": 70, "output_proj_dims": 32}
+    untied = {"tie_word_embeddings": False}  # or it would say one word for ever
+    return _gemma4(folder, "Gemma4Unified", pixels, None, **untied)
+
+
+GEMMA_4_TOWER = {
+    **VISION, "num_key_value_heads": 4, "head_dim": 8, "position_embedding_size": 256, "standardize": True,
+    "use_clipped_linears": True,
+}  # fmt: skip
+
+
+def _gemma4(folder: Path, named: str, vision: dict[str, Any], audio: Any, **text: Any) -> Path:
+    """3x3 patches of 4 px are a token, at most 70 of them a picture; layers with and without a window of 24."""
+    import transformers
+
+    config, network, text_config = (
+        getattr(transformers, f"{named}{part}") for part in ("Config", "ForConditionalGeneration", "TextConfig")
+    )
+    names = (*GEMMA_4_WORDS.values(), "<|video|>", "<eos>")
+    tokenizer = make_tokenizer(names, bos="<bos>", eos="<turn|>", pad="<pad>", template=GEMMA_4)
+    layers = ["full_attention", "sliding_attention", "sliding_attention", "full_attention"]
+    kinds = {"num_hidden_layers": len(layers), "layer_types": layers, "num_key_value_heads": 2, "sliding_window": 24}
+    table = {"vocab_size_per_layer_input": len(tokenizer)} if "hidden_size_per_layer_input" in text else {}
+    language = _text(
+        text_config, tokenizer, **{**kinds, **text}, **table, head_dim=8, global_head_dim=16,
+        final_logit_softcapping=8.0,
+    )  # fmt: skip
+    words = {**GEMMA_4_WORDS, "video_token": "<|video|>"}
+    marks = ("image_token", "video_token", "boi_token", "eoi_token", "boa_token", "audio_token")
+    ids = {f"{name}_id": tokenizer.convert_tokens_to_ids(words[name]) for name in marks}
+    grid = {"patch_size": 4, "pooling_kernel_size": 3}
+    made = network(config(
+        text_config=language, vision_config={**vision, **grid}, audio_config=audio,
+        eoa_token_index=tokenizer.convert_tokens_to_ids(words["eoa_token"]), **ids,
+        tie_word_embeddings=text.get("tie_word_embeddings", True),
+    ))  # fmt: skip
+    for name, weight in made.named_parameters():
+        if name.endswith("q_norm.weight"):  # nothing else scales its attention, which would look at one token alone
+            torch.nn.init.constant_(weight, 0.3)
+    _save(folder, made, tokenizer)
+    edit(folder / "tokenizer_config.json", extra_special_tokens=["<|video|>"], **GEMMA_4_WORDS)
+    both = {**grid, "max_soft_tokens": 70}
+    _write(folder, "processor_config.json", {
+        "processor_class": f"{named}Processor", "image_seq_length": 70,
+        "image_processor": {"image_processor_type": f"{named}ImageProcessor", **both},
+        "video_processor": {"video_processor_type": f"{named}VideoProcessor", **both},
+    })  # fmt: skip
+    return folder
 
 
 def _cohere(folder: Path, config: type[Any], network: type[Any], marker: str) -> Path:
@@ -843,7 +943,7 @@ FAMILIES: dict[str, Callable[[Path], Path]] = {
     for build in (
         llava, vipllava, llava_next, llava_next_video, llava_onevision, internvl, gemma3, aya_vision, cohere2_vision,
         qwen2_vl, qwen2_5_vl, qwen3_vl, qwen3_vl_moe, qwen3_5, qwen3_5_moe, smolvlm, idefics3, glm4v, glm4v_moe, glm46v,
-        pixtral, mistral3, video_llama_3, lfm2_vl,
+        pixtral, mistral3, video_llama_3, lfm2_vl, gemma4, gemma4_unified,
     )
 }
 

@@ -68,7 +68,8 @@ class NativeGeometry:
     thickness is; with `longest_edge` > 0 it is their sides that are bounded, and those of frames too; before one
     becomes a square its longer side is made `image_longest` pixels, unless that is 0; with `image_merge` > 0 their
     patches are merged by that instead. All frames of a video together have `video_pixels` at most, unless that is 0.
-    `row_end` tokens stand behind every row.
+    Where a family `fills` the area, small pictures and frames are enlarged to it. `row_end` tokens stand behind every
+    row.
     """
 
     patch: int
@@ -86,6 +87,7 @@ class NativeGeometry:
     image_longest: int = 0
     image_merge: int = 0
     video_pixels: int = 0
+    fills: bool = False
 
     @property
     def unit(self) -> int:
@@ -119,6 +121,8 @@ class NativeGeometry:
         if self.enlarges and min(height, width) < self.image_unit:
             scale = self.image_unit / min(height, width)
             height, width = int(height * scale), int(width * scale)
+        if self.fills:
+            return filled_size(height, width, self.image_unit, self.image_max_pixels)
         bounds = self.image_min_pixels, self.image_max_pixels
         return fitted_size(height, width, self.image_unit, *bounds, thickens=self.thickens)
 
@@ -134,7 +138,8 @@ class NativeGeometry:
     def sizes(self, height: int, width: int, frames: int = 1) -> list[tuple[int, int]]:
         """Sizes (height, width) that so many frames of this aspect may be given, from the largest to the smallest.
 
-        Never larger than the frame itself unless `min_pixels` asks for it: invented pixels cost real tokens.
+        Never larger than the frame itself unless `min_pixels` or the family asks for it: invented pixels cost real
+        tokens.
         """
         if self.square:
             return [(self.square, self.square)]
@@ -142,9 +147,13 @@ class NativeGeometry:
             height, width = self.image_size(height, width)
         most = min(self.max_pixels, (self.video_pixels or math.inf) // frames)
         largest = fitted_size(height, width, self.unit, self.min_pixels, most, thickens=self.thickens)
+        if self.fills:
+            largest = filled_size(height, width, self.unit, most)
         sizes, area = [largest], self.unit**2
         for cells in range(math.prod(largest) // area - 1, max(self.min_pixels // area, 1) - 1, -1):
             size = fitted_size(height, width, self.unit, 0, cells * area)
+            if self.fills:
+                size = filled_size(height, width, self.unit, cells * area)
             if self.tokens(*size) < self.tokens(*sizes[-1]):  # of a strip, fewer pixels may round to more tokens
                 sizes.append(size)
         return sizes
@@ -166,6 +175,19 @@ def fitted_size(
     elif rows * cols * unit**2 < min_pixels:
         scale = math.sqrt(min_pixels / (height * width))
         rows, cols = (math.ceil(side * scale / unit) for side in (height, width))
+    return rows * unit, cols * unit
+
+
+def filled_size(height: int, width: int, unit: int, max_pixels: float) -> tuple[int, int]:
+    """The largest (height, width) in multiples of `unit` that keeps the aspect and has at most so many pixels.
+
+    The rounding is that of Gemma 4's processors: down; a strip is one row or column as long as there is room for.
+    """
+    scale = math.sqrt(max_pixels / (height * width))
+    rows, cols = (math.floor(scale * side / unit) for side in (height, width))
+    if not rows or not cols:
+        longest = min(max(height, width) // min(height, width), int(max_pixels // unit**2))
+        rows, cols = (1, longest) if cols else (longest, 1)
     return rows * unit, cols * unit
 
 

@@ -250,9 +250,10 @@ def answer_logp(model: TextReader, state: State, ids: Sequence[int]) -> float:
                                      model.device)  # fmt: skip
         kv = writable(state)
         hidden: Tensor = model.language(
-            inputs_embeds=model.embed(targets[None, :-1]), position_ids=positions, past_key_values=kv, use_cache=True
-        ).last_hidden_state
+            inputs_embeds=model.embed(targets[None, :-1]), position_ids=positions, past_key_values=kv, use_cache=True,
+            **model.beside(targets[None, :-1]),
+        ).last_hidden_state  # fmt: skip
         kv.rewind(state.length)
-        logits.append(model.head(hidden[0]).float())
+        logits.append(model.logits(hidden[0]))
     found = torch.log_softmax(torch.cat(logits), dim=-1).gather(-1, targets[:, None])
     return float(found.sum())

@@ -202,20 +202,24 @@ def _render_turns(turns: Sequence[Turn], spec: ModelSpec, tokenizer: Tokenizer, 
 @lru_cache(maxsize=8)
 def _forms_read(template: str, names: tuple[tuple[str, str], ...], spec: ModelSpec) -> tuple[_Form, ...]:
     """The forms of content that a template understands, told by a question with a picture and an answer: one that wants
-    texts (`content | trim`, as Llama 3's; GLM-4.1V's of answers) prints a list of parts as Python writes it, and nobody
-    would know.
+    texts (`content | trim`, as Llama 3's; GLM-4.1V's of answers; Gemma 4's of a system) prints a list of parts as
+    Python writes it, and nobody would know.
     """
     probe = (Turn("user", "x", (Shown(kind="image"),)), Turn("assistant", "x"))
 
-    def is_read(form: _Form) -> bool:
-        contents = [form(turn, turn.text, spec) for turn in probe]
-        messages = [{"role": turn.role, "content": said} for turn, said in zip(probe, contents, strict=True)]
+    def told(form: _Form, *turns: Turn) -> str | None:
+        """What it prints, None where it refuses to, empty where it prints a list."""
+        contents = [form(turn, turn.text, spec) for turn in turns]
+        messages = [{"role": turn.role, "content": said} for turn, said in zip(turns, contents, strict=True)]
         try:
-            told = render(template, messages, dict(names), False)
+            text = render(template, messages, dict(names), False)
         except ValueError:
-            return False
-        lists = [str(said) for said in contents if isinstance(said, list)]
-        return told.count(_markers(spec)[0]) == 1 and not any(said in told for said in lists)
+            return None
+        return "" if any(str(said) in text for said in contents if isinstance(said, list)) else text
+
+    def is_read(form: _Form) -> bool:
+        asked = told(form, *probe) or ""
+        return asked.count(_markers(spec)[0]) == 1 and told(form, Turn("system", "x"), *probe) != ""
 
     return tuple(form for form in _FORMS if is_read(form)) or _FORMS
 

@@ -377,7 +377,8 @@ def _quantization(quantize: Quantize, dtype: torch.dtype) -> Any:
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)  # warns of each product of numbers
     config: Callable[..., Any] = BitsAndBytesConfig
     # Patterns match from the start of a module's full name, or its end.
-    whole = [r".*\.(vision_tower|multi_modal_projector|visual|vision_model|connector|projector)", "lm_head"]
+    parts = "vision_tower|multi_modal_projector|visual|vision_model|connector|projector"
+    whole = [rf".*\.({parts}|embed_vision|audio_tower|embed_audio|per_layer_model_projection)", "lm_head"]
     if quantize == "int8":
         return config(load_in_8bit=True, llm_int8_skip_modules=whole)
     return config(

@@ -15,6 +15,8 @@ _CLASSES = {
     "aya_vision": ("aya_vision.AyaVisionForConditionalGeneration", "lmm.ComposableLMM"),
     "cohere2_vision": ("cohere2_vision.Cohere2VisionForConditionalGeneration", "lmm.ComposableLMM"),
     "gemma3": ("gemma3.Gemma3ForConditionalGeneration", "gemma.Gemma3"),
+    "gemma4": ("gemma4.Gemma4ForConditionalGeneration", "gemma4.Gemma4"),
+    "gemma4_unified": ("gemma4_unified.Gemma4UnifiedForConditionalGeneration", "gemma4.Gemma4Unified"),
     "qwen2_vl": ("qwen2_vl.Qwen2VLForConditionalGeneration", "qwen.QwenVL"),
     "qwen2_5_vl": ("qwen2_5_vl.Qwen2_5_VLForConditionalGeneration", "qwen.QwenVL"),
     "qwen3_vl": ("qwen3_vl.Qwen3VLForConditionalGeneration", "qwen.QwenVL"),

@@ -4,6 +4,8 @@
 
     full layers      everything before a token, and all of its own picture
     sliding layers   the same, as far back as their window
+
+Gemma 4 reads pictures so in its sliding layers alone, see `gemma4`.
 """
 
 from __future__ import annotations
@@ -19,19 +21,19 @@ from torch import Tensor, nn
 from vidllm.budget import Geometry
 from vidllm.model.lmm import ComposableLMM, normalised
 from vidllm.model.pooling import pool
-from vidllm.model.reader import Ready, like
+from vidllm.model.reader import Ready, TextReader, like
 
 if TYPE_CHECKING:
     from vidllm.model.features import FeatureCache
     from vidllm.model.kv import Past
     from vidllm.model.slots import Step
-    from vidllm.prompt import Prompt
+    from vidllm.prompt import Prompt, Visual
 
 READ = 2048
 """Tokens read at a time, all of a picture together: what each sees is a table of so many rows, however long it is."""
 
 
-class Gemma3(ComposableLMM):
+class Windows(TextReader):
     """A picture's tokens see each other; what is read behind a prompt, a follow-up or a step, is text and sees back."""
 
     @property
@@ -39,45 +41,27 @@ class Gemma3(ComposableLMM):
         """Rows of any length share a step: `step_mask` says what their sliding layers see."""
         return None
 
-    def tower_features(self, pixels: Tensor) -> Tensor:
-        """uint8 pixels (N, S, S, 3) -> (N, P, Dv): the tower's output, averaged as the projector would."""
-        assert isinstance(self.spec.geometry, Geometry)
-        normal = normalised(pixels, self.spec, like(self.parts.vision_tower))
-        patches = self.parts.vision_tower(normal.permute(0, 3, 1, 2)).last_hidden_state
-        side = math.isqrt(patches.shape[1])
-        return pool(patches, side, side, side // self.spec.geometry.rows, "average").flatten(1, 2)
-
-    def project(self, features: Tensor) -> Tensor:
-        """(N, P, Dv) -> (N, P, D) by the family's own projector, less its average, over a grid of any side."""
-        projector: Any = self.parts.multi_modal_projector
-        projector.avg_pool, projector.patches_per_image = nn.Identity(), math.isqrt(features.shape[1])
-        return super().project(features)
-
     def _prepared(self, prompts: Sequence[Prompt], cache: FeatureCache | None) -> list[Ready]:
-        made = zip(prompts, super()._prepared(prompts, cache), strict=True)
-        return [replace(ready, deep={"sight": self._sight(prompt)}) for prompt, ready in made]
-
-    def _sight(self, prompt: Prompt) -> Tensor:
-        """(L,) the last token each sees: itself, or its picture's last."""
-        sight = torch.arange(prompt.length, device=self.device)
-        for visual in prompt.visuals:
-            end = visual.position + visual.tokens
-            sight[visual.position : end] = end - 1
-        return sight
+        made = super()._prepared(prompts, cache)
+        if not self.spec.two_way:
+            return made
+        seen = [last_seen(prompt.input_ids, prompt.visuals) for prompt in prompts]
+        sights = [torch.tensor(own, device=self.device) for own in seen]
+        return [replace(one, deep={**one.deep, "sight": own}) for one, own in zip(made, sights, strict=True)]
 
     @torch.inference_mode()
     def read(self, embeddings: Tensor, kv: Past, positions: Tensor, **deep: object) -> Tensor:
         """As `TextReader.read`; with the `sight` of a whole prompt, of which `kv` may hold the beginning."""
-        sight = deep.get("sight")
+        sight = deep.pop("sight", None)
         if not isinstance(sight, Tensor):
-            return super().read(embeddings, kv, positions)
+            return super().read(embeddings, kv, positions, **deep)
         logits, begun = torch.empty(0), kv.length
         while (start := kv.length) < len(sight):
             end = int(sight[min(start + READ, len(sight)) - 1]) + 1
             here = slice(start - begun, end - begun)
-            logits = super().read(
-                embeddings[:, here], kv, positions[:, here], attention_mask=self._mask(sight[start:end], start, end)
-            )
+            along = {name: value[:, here] if isinstance(value, Tensor) else value for name, value in deep.items()}
+            mask = self._mask(sight[start:end], start, end)
+            logits = super().read(embeddings[:, here], kv, positions[:, here], attention_mask=mask, **along)
         return logits
 
     def _mask(self, sight: Tensor, start: int, end: int) -> dict[str, Tensor]:
@@ -93,4 +77,43 @@ class Gemma3(ComposableLMM):
 
     def _by_kind(self, seen: Tensor, keys: Tensor, queries: Tensor) -> dict[str, Tensor]:
         window: int = self._config.sliding_window
-        return {"full_attention": seen, "sliding_attention": seen & (keys > queries - window)}
+        full = seen if self.spec.far_two_way else seen & (keys <= queries)
+        return {"full_attention": full, "sliding_attention": seen & (keys > queries - window)}
+
+
+def last_seen(ids: Sequence[int], visuals: Sequence[Visual]) -> list[int]:
+    """The last token each sees: itself, or its picture's last."""
+    seen = list(range(len(ids)))
+    for start, length in (run for visual in visuals for run in pictures(ids, visual)):
+        seen[start : start + length] = [start + length - 1] * length
+    return seen
+
+
+def pictures(ids: Sequence[int], visual: Visual) -> list[tuple[int, int]]:
+    """(start, length) of each run of a visual's tokens: words may stand between a native video's frames."""
+    start, count = visual.position, visual.tokens
+    if visual.kind != "video" or len({*ids[start : start + count]}) == 1:
+        return [(start, count)]
+    token = ids[start]
+    places = [place for place in range(start, len(ids)) if ids[place] == token][:count]
+    firsts = [place for place in places if place == start or ids[place - 1] != token]
+    ends = [place + 1 for place in places if place == places[-1] or ids[place + 1] != token]
+    return [(first, end - first) for first, end in zip(firsts, ends, strict=True)]
+
+
+class Gemma3(Windows, ComposableLMM):
+    """All layers read pictures in both directions."""
+
+    def tower_features(self, pixels: Tensor) -> Tensor:
+        """uint8 pixels (N, S, S, 3) -> (N, P, Dv): the tower's output, averaged as the projector would."""
+        assert isinstance(self.spec.geometry, Geometry)
+        normal = normalised(pixels, self.spec, like(self.parts.vision_tower))
+        patches = self.parts.vision_tower(normal.permute(0, 3, 1, 2)).last_hidden_state
+        side = math.isqrt(patches.shape[1])
+        return pool(patches, side, side, side // self.spec.geometry.rows, "average").flatten(1, 2)
+
+    def project(self, features: Tensor) -> Tensor:
+        """(N, P, Dv) -> (N, P, D) by the family's own projector, less its average, over a grid of any side."""
+        projector: Any = self.parts.multi_modal_projector
+        projector.avg_pool, projector.patches_per_image = nn.Identity(), math.isqrt(features.shape[1])
+        return super().project(features)

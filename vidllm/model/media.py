@@ -95,9 +95,15 @@ def _dated_groups(shown: Shown, spec: ModelSpec) -> str:
     groups = [shown.times[i : i + size] for i in range(0, len(shown.times), size)]
     # A group short of a frame repeats the last one, so its middle is the mean of first and last all the same.
     return spec.group_joint.join(
-        spec.group_text.format(first=group[0], second=int(group[0]), middle=(group[0] + group[-1]) / 2, **tokens)
+        spec.group_text.format(
+            first=group[0], second=int(group[0]), middle=(group[0] + group[-1]) / 2, clock=_clock(group[0]), **tokens
+        )
         for group in groups
-    )
+    )  # fmt: skip
+
+
+def _clock(seconds: float) -> str:
+    return f"{int(seconds // 60):02d}:{int(seconds % 60):02d}"
 
 
 def _smolvlm_text(shown: Shown, picture: str) -> str:

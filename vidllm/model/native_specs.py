@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from vidllm.budget import NativeGeometry
-from vidllm.errors import IncompleteModel, UnsupportedModel
+from vidllm.errors import IncompleteModel, NotAVisionModel, UnsupportedModel
 from vidllm.model.anyres import canvases
 from vidllm.model.settings import (
     class_token,
@@ -17,12 +18,14 @@ from vidllm.model.settings import (
     normalisation,
     processor_class,
     processor_settings,
+    rope_kind,
     token_id_of,
     token_text,
     tower_layers,
     whole,
 )
 from vidllm.model.spec import CLIP_MEAN, CLIP_STD, Json, ModelSpec, read_json
+from vidllm.model.templates import special_tokens
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -288,6 +291,61 @@ def _mistral3(folder: Path, config: Json, tokenizer: Tokenizer) -> ModelSpec:
     return _pixtral(folder, said, tokenizer, merge=merge, layers=-1, image_token=10)
 
 
+_SOFT_TOKENS = (70, 140, 280, 560, 1120)
+"""Most tokens of one of Gemma 4's pictures, of which its processors take no other."""
+
+
+def _gemma4(folder: Path, config: Json, tokenizer: Tokenizer, usual: Json = MappingProxyType({})) -> ModelSpec:
+    """Frames and pictures scaled to fill their tokens, a video's with the time before each. Its positions are not
+    stretched: most layers see a window and never far. `usual` is what its text_config leaves out."""
+    vision = config.get("vision_config")
+    text = {"model_type": "gemma4_text", **usual, **(config.get("text_config") or {})}
+    if vision is None:
+        raise NotAVisionModel(f"{folder}: a gemma4 whose config.json has no vision_config; give one that sees")
+    if (turning := rope_kind(text)) in ("dynamic", "longrope"):
+        raise UnsupportedModel(f"{folder}: no adapter for gemma4 with positions that are {turning}")
+    if (sight := text.get("use_bidirectional_attention")) not in (None, "vision"):
+        raise UnsupportedModel(f"{folder}: no adapter for a gemma4 that reads {sight!r} in both directions; its larger "
+                               "models read 'vision' so")  # fmt: skip
+    patch, merge = whole(vision, "patch_size", 16), whole(vision, "pooling_kernel_size", 3)
+    images, videos = (processor_settings(folder, config, part) for part in ("image", "video"))
+    most = [_soft_tokens(folder, said, patch, merge, usual) for said, usual in ((images, 280), (videos, 70))]
+    begin, end = (special_tokens(folder).get(name, word)
+                  for name, word in (("boi_token", "<|image>"), ("eoi_token", "<image|>")))  # fmt: skip
+    for token in (begin, end):
+        token_id_of(folder, tokenizer, token)
+    image_id, video_id = config.get("image_token_id", 258880), config.get("video_token_id", 258884)
+    mean, std = normalisation({"do_normalize": False, **images}, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    area = (patch * merge) ** 2
+    return ModelSpec(
+        folder=folder, model_type=config["model_type"], text_type=text["model_type"], kind="native",
+        context=context_of(folder, text), rope_scalable=False,
+        geometry=NativeGeometry(
+            patch=patch, merge=merge, fills=True, min_pixels=_LEAST_FRAME_TOKENS * area, max_pixels=most[1] * area,
+            image_max_pixels=most[0] * area,
+        ),
+        image_token=token_text(folder, tokenizer, image_id), image_token_id=image_id,
+        video_token=token_text(folder, tokenizer, video_id), video_token_id=video_id,
+        picture_text=f"{begin}{{image}}{end}", group_text=f"{{clock}} {begin}{{video}}{end}",
+        group_joint=" ",
+        two_way=sight is not None, far_two_way=False, patch_size=patch, vision_layers=(), fit="stretch", stamp="none",
+        fine_stride=1, coarse_stride=1, uniform_stride=1, image_mean=mean, image_std=std,
+    )
+
+
+def _soft_tokens(folder: Path, settings: Json, patch: int, merge: int, usual: int) -> int:
+    """Most tokens a picture gets of a processor whose tokens are to be as wide as config.json's."""
+    said = whole(settings, "patch_size", 16), whole(settings, "pooling_kernel_size", 3)
+    if said != (patch, merge):
+        raise IncompleteModel(
+            f"{folder}: a token is {said[1]} x {said[0]} px wide to a processor, {merge} x {patch} px to config.json; "
+            "save config and processor from the same model"
+        )
+    if (most := whole(settings, "max_soft_tokens", usual)) not in _SOFT_TOKENS:
+        raise ValueError(f"max_soft_tokens is {most}, one of {_SOFT_TOKENS} is needed")
+    return most
+
+
 NATIVE: Mapping[str, Callable[[Path, Json, Tokenizer], ModelSpec]] = {
     "qwen2_vl": _qwen2_vl,
     "qwen2_5_vl": _qwen,
@@ -302,6 +360,10 @@ NATIVE: Mapping[str, Callable[[Path, Json, Tokenizer], ModelSpec]] = {
     "glm4v": _glm,
     "glm4v_moe": partial(_glm, text_type="glm4v_moe_text", image_id=151363),
     "glm46v": _glm,
+    "gemma4": _gemma4,
+    "gemma4_unified": partial(
+        _gemma4, usual={"model_type": "gemma4_unified_text", "use_bidirectional_attention": "vision"}
+    ),
     "llava/pixtral": _llava_pixtral,
     "mistral3": _mistral3,
 }

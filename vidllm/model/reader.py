@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 Seen = tuple[list[Tensor], int]
 """The features of every visual of a prompt, and how many pictures went through the tower for them."""
 
+ALONG = frozenset({"visual_pos_masks", "per_layer_inputs"})
+"""What of `Ready.deep` has an entry for every token."""
 RUNNING_LAYERS = frozenset({"linear_attention", "conv"})
 """Layers that keep a running state in place of keys and values, by transformers' names of kinds of layers."""
 REPLY_ROOM = 320
@@ -100,7 +102,7 @@ class Ready:
     def part(self, start: int, end: int | None = None) -> Ready:
         """The same from token `start` to `end`; nothing but text may be left out."""
         cut = slice(start, end)
-        deep = {name: value[:, cut] if name == "visual_pos_masks" else value for name, value in self.deep.items()}
+        deep = {name: value[:, cut] if name in ALONG else value for name, value in self.deep.items()}
         return replace(self, embeddings=self.embeddings[:, cut], positions=self.positions[..., cut], deep=deep)
 
 
@@ -143,10 +145,11 @@ class TextReader(ABC):
         self.head: nn.Module = network.lm_head  # type: ignore[assignment]
         self._config: Any = getattr(language, "config", None)
         kinds = getattr(self._config, "layer_types", None) or [""] * len(language.layers)  # type: ignore[arg-type]
-        self.layers = tuple(number for number, kind in enumerate(kinds) if kind not in RUNNING_LAYERS)
+        own = len(kinds) - getattr(self._config, "num_kv_shared_layers", 0)  # the last ones look at those of others
+        self.layers = tuple(number for number, kind in enumerate(kinds[:own]) if kind not in RUNNING_LAYERS)
         """Numbers of those that keep keys and values."""
-        self.runs = len(self.layers) < len(kinds)
-        """Whether there are others, see `running`."""
+        self.runs = not RUNNING_LAYERS.isdisjoint(kinds)
+        """Whether some keep a running state, see `running`."""
         self.sums = "linear_attention" in kinds
         """Whether some of these keep the sum of all they read, which is slow without kernels of its own."""
         self.turning_length = turning_length(self._config)
@@ -213,17 +216,35 @@ class TextReader(ABC):
         shown, ends = (torch.isin(words, torch.tensor([*of])) for of in (self.spec.visual_ids, self.spec.row_ends))
         check_counts(visuals, [len(own) for own in tokens], int(shown.sum()))
         holes = shown & ~ends  # what ends a row is a word of the table, and learns with it
-        known = words.masked_fill(holes, 0)  # a placeholder's id may lie beyond the table
-        embeddings: Tensor = self.embed(known.to(self.device))
+        known = words.masked_fill(holes, self.blank).to(self.device)  # a placeholder's id may lie beyond the table
+        embeddings, beside = self.embed(known), self.beside(known)
         if not tokens:
-            return embeddings, {}
+            return embeddings, beside
         seen = torch.cat([own.to(embeddings) for own in tokens])
         if self.spec.row_ends:
             seen = seen[holes[shown].to(seen.device)]
         first, *deeper = torch.split(seen, embeddings.shape[-1], dim=-1)
         places = holes[0].nonzero()[:, 0].to(self.device)
         deep = {"visual_pos_masks": holes.to(self.device), "deepstack_visual_embeds": deeper} if deeper else {}
-        return embeddings.index_copy(1, places, first[None]), deep
+        return embeddings.index_copy(1, places, first[None]), deep | beside
+
+    @property
+    def blank(self) -> int:
+        """The id in place of a visual token's."""
+        return 0
+
+    def beside(self, ids: Tensor) -> dict[str, Any]:
+        """What the language model is told of ids (B, L) beside their embeddings, under its own keywords (Gemma 4)."""
+        return {}
+
+    @property
+    def cap(self) -> float | None:
+        """What no logit exceeds: as they come near it they are squeezed (Gemma 4)."""
+        return None
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Hidden states (.., D) -> float32 logits (.., V)."""
+        return capped(self.head(hidden).float(), self.cap)
 
     def positions_of(self, ids: Sequence[int], visuals: Sequence[Visual], factor: float = 1.0) -> tuple[Tensor, int]:
         """Position ids (1, L), or (3, 1, L), of a text over its RoPE factor; and how far the position of the next token
@@ -266,7 +287,8 @@ class TextReader(ABC):
         """
         if not input_ids:
             raise ValueError("extend needs at least one token id")
-        embeddings: Tensor = self.embed(torch.tensor([list(input_ids)], device=self.device))
+        ids = torch.tensor([list(input_ids)], device=self.device)
+        embeddings: Tensor = self.embed(ids)
         kv, start = writable(state), state.length + state.position_offset
         if state.pieces:
             state = replace(state, pieces=(*state.pieces, embeddings))
@@ -275,7 +297,7 @@ class TextReader(ABC):
             state, embeddings = replace(state, turned=turned), torch.cat(state.pieces, dim=1)
             kv, start = self.room(embeddings.shape[1]), 0
         positions = scaled_positions(start, embeddings.shape[1], state.rope_factor, self.device)
-        logits = self.read(embeddings, kv, positions)
+        logits = self.read(embeddings, kv, positions, **self.beside(ids))
         return state.grown(logits, kv)
 
     def _turned(self, length: int, factor: float) -> bool:
@@ -325,9 +347,9 @@ class TextReader(ABC):
         kv = slots.step(len(tokens), self.device)
         hidden = self.language(
             inputs_embeds=self.embed(ids), position_ids=scaled_rows(places[:, None], factors), past_key_values=kv,
-            attention_mask=self.step_mask(kv), use_cache=True,
+            attention_mask=self.step_mask(kv), use_cache=True, **self.beside(ids),
         ).last_hidden_state  # fmt: skip
-        logits: Tensor = self.head(hidden[:, -1]).float()
+        logits = self.logits(hidden[:, -1])
         slots.stepped(kv)
         return logits
 
@@ -345,8 +367,12 @@ class TextReader(ABC):
         hidden = self.language(
             inputs_embeds=embeddings, position_ids=positions, past_key_values=kv, use_cache=True, **deep
         ).last_hidden_state
-        logits: Tensor = self.head(hidden[0, -1])
-        return logits.float()
+        return self.logits(hidden[0, -1])
+
+
+def capped(logits: Tensor, cap: float | None) -> Tensor:
+    """Logits, none of which exceeds `cap`."""
+    return logits if cap is None else cap * torch.tanh(logits / cap)
 
 
 def check_counts(visuals: Sequence[Visual], made: Sequence[int], placeholders: int) -> None:

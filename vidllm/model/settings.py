@@ -91,6 +91,7 @@ def class_token(folder: Path, has_one: bool, strategy: str) -> Cls:
 _CONTEXTS = {
     "llama": 2048, "mistral": 131072, "qwen2": 32768, "qwen3": 32768, "qwen3_moe": 32768, "gpt_oss": 131072,
     "cohere": 8192, "cohere2": 8192, "granite": 2048, "gemma": 8192, "gemma2": 8192, "gemma3_text": 131072,
+    "gemma4_text": 131072, "gemma4_unified_text": 262144,
     "phi": 2048, "phi3": 4096, "ministral3": 262144, "lfm2": 128000,
 }  # fmt: skip
 """Positions of a text config that leaves them out: the default of that Hugging Face config class."""

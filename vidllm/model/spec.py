@@ -97,13 +97,15 @@ class ModelSpec:
     """What ends `{tiles}` where there are several, counted as they are."""
     group_text: str = ""
     """One group of frames in a native family that dates each: `{first}` and `{middle}` are its times in seconds,
-    `{second}` the first without its fraction, `{image}` and `{video}` the tokens."""
+    `{second}` the first without its fraction, `{clock}` that as mm:ss, `{image}` and `{video}` the tokens."""
     group_joint: str = ""
     """What stands between two of them."""
     media_end_lines: bool = True
     """Whether the chat template ends the line of every medium; if not, a video ends that of its last frame itself."""
     two_way: bool = False
     """Whether the tokens of one picture see each other in both directions; all the rest is read from left to right."""
+    far_two_way: bool = True
+    """Whether they do in layers without a window, too."""
     default_frames: int = 32
     """Most frames taken when the user names no number."""
     fine_stride: int = 2
@@ -208,6 +210,8 @@ def _cached_tokenizer(path: Path, modified: int) -> Tokenizer:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the Rust side raises bare Exception for anything it can not parse
         raise IncompleteModel(f"{path}: no readable tokenizer ({error}); save it again") from error
+    # Gemma 4's file holds it as a word like others, and its processor makes it one token then.
+    tokenizer.add_special_tokens([word for word in ("<|video|>",) if tokenizer.token_to_id(word) is not None])
     tokenizer.no_padding()  # whoever trained it may have left a length in the file; a prompt is never cut to it
     tokenizer.no_truncation()
     return tokenizer

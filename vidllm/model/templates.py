@@ -143,6 +143,12 @@ _GEMMA = "{{ bos_token }}" + _family(
     "{{ '\\n\\n' if m.role == 'system' else '<end_of_turn>\\n' }}",
     "<start_of_turn>model{{ '\\n' }}",
 )
+_GEMMA_4 = "{{ bos_token }}" + _family(
+    "<|turn>{{ ('model' if m.role == 'assistant' else m.role) + '\\n' }}",
+    "{{ '\\n\\n<|' + c.type + '|>\\n\\n' }}",
+    "<turn|>{{ '\\n' }}",
+    "<|turn>model{{ '\\n' }}",
+)
 _TEXT_TEMPLATES = {"mistral": _INSTRUCT, "qwen2": _CHATML, "qwen3": _CHATML}
 """By language model, for checkpoints that bring no template; any other gets Vicuna's, as LLaVA-1.5 was trained."""
 _FAMILY_TEMPLATES = {
@@ -165,4 +171,6 @@ _FAMILY_TEMPLATES = {
     "pixtral": _PIXTRAL,
     "mistral3": _PIXTRAL,
     "gemma3": _GEMMA,
+    "gemma4": _GEMMA_4,
+    "gemma4_unified": _GEMMA_4,
 }

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
+from vidllm.model.gemma import pictures
 from vidllm.train.tree import Forest, Node
 
 if TYPE_CHECKING:
@@ -71,13 +72,13 @@ class Batch:
 
     @cached_property
     def forest(self) -> Forest:
-        """The pieces as nodes, each with the places of its visuals.
+        """The pieces as nodes, each with the places of its pictures.
 
         Raises:
             ValueError: a piece is empty, or stands where its tree does not.
         """
         return Forest(tuple(
-            Node(p.parent, len(p.ids), p.rope_factor, tuple((v.position, v.tokens) for v in p.visuals))
+            Node(p.parent, len(p.ids), p.rope_factor, tuple(run for v in p.visuals for run in pictures(p.ids, v)))
             for p in self.pieces
         ))  # fmt: skip
 

@@ -148,12 +148,13 @@ class Learner(nn.Module):
             targets = batch.targets
             places, ids = targets.predictors.to(self.device), targets.ids.to(self.device)
             if not self.options.head_only:
-                return self.lmm.head(hidden).float().log_softmax(dim=-1)[places, ids]  # type: ignore[no-any-return]
-            return answer_logps(hidden[places], self.lmm.head.weight, ids)  # type: ignore[arg-type]
+                return self.lmm.logits(hidden).log_softmax(dim=-1)[places, ids]
+            return answer_logps(hidden[places], self.lmm.head.weight, ids, cap=self.lmm.cap)  # type: ignore[arg-type]
 
     def _read(self, batch: Batch, tokens: Sequence[Sequence[Tensor]]) -> Tensor:
         """Hidden states (T, D) of the whole forest, read once."""
-        along = TreeAttention(batch.forest, self.device, two_way=self.spec.two_way)
+        spec = self.spec
+        along = TreeAttention(batch.forest, self.device, two_way=spec.two_way, far=spec.far_two_way)
         embeddings, deep = self._embed(batch.pieces, tokens)
         hidden: Tensor = self.lmm.language(
             inputs_embeds=embeddings, position_ids=self._positions(batch.pieces), use_cache=False,
@@ -239,7 +240,9 @@ class Learner(nn.Module):
                 weight.data = weight.data.to(torch.float32 if wide else frozen)
 
     def _beyond_the_features(self) -> set[nn.Parameter]:
-        """The tower's weights behind the layer its features come from: nothing would ever teach them."""
+        """The tower's weights behind the layer its features come from: nothing would ever teach them. ConfigError where
+        there are no others.
+        """
         side = self.spec.image_size or BLANK
         blank = Visual(pixels=np.zeros((1, side, side, 3), np.uint8), kind="image", stride=1, tokens=0, position=0,
                        newline="none")  # fmt: skip
@@ -247,6 +250,8 @@ class Learner(nn.Module):
         for weight in weights:
             weight.requires_grad_(True)
         [([features], _)] = self.lmm.see([[blank]])
+        if not features.requires_grad:
+            raise ConfigError(_no_part(self.spec, "vision_tower"))
         reached = torch.autograd.grad(features.sum(), weights, allow_unused=True)
         return {weight for weight, gradient in zip(weights, reached, strict=True) if gradient is None}
 

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vidllm.errors import ConfigError
+from vidllm.model.reader import capped
 
 Term = Literal["sigmoid", "hinge", "ipo", "robust", "bco", "anchor", "sft"]
 
@@ -204,8 +205,10 @@ TERMS: dict[Term, Callable[[PreferenceLoss, PairLogps, float], Tensor]] = {
 }
 
 
-def answer_logps(hidden: Tensor, head: Tensor, targets: Tensor, *, chunk: int = 1024) -> Tensor:
-    """Log-probs (T,) float32 of `targets` (T,) after `hidden` (T, D), with the head's weight (V, D).
+def answer_logps(
+    hidden: Tensor, head: Tensor, targets: Tensor, *, chunk: int = 1024, cap: float | None = None
+) -> Tensor:
+    """Log-probs (T,) float32 of `targets` (T,) after `hidden` (T, D), with the head's weight (V, D) and logits' `cap`.
 
     Only positions that predict an answer's token come in: logits of a prompt are the larger part of what other trainers
     compute. `chunk` positions' logits, (chunk, V) float32, are held at a time, and are computed again for the gradient.
@@ -213,11 +216,11 @@ def answer_logps(hidden: Tensor, head: Tensor, targets: Tensor, *, chunk: int = 
     if not len(targets):
         return hidden.new_zeros(0, dtype=torch.float32)
     parts = [
-        torch.utils.checkpoint.checkpoint(_chunk_logps, h, head, t, use_reentrant=False)
+        torch.utils.checkpoint.checkpoint(_chunk_logps, h, head, t, cap, use_reentrant=False)
         for h, t in zip(torch.split(hidden, chunk), torch.split(targets, chunk), strict=True)
     ]
     return torch.cat(parts)
 
 
-def _chunk_logps(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
-    return -F.cross_entropy(F.linear(hidden, head).float(), targets, reduction="none")
+def _chunk_logps(hidden: Tensor, head: Tensor, targets: Tensor, cap: float | None) -> Tensor:
+    return -F.cross_entropy(capped(F.linear(hidden, head).float(), cap), targets, reduction="none")

@@ -89,9 +89,10 @@ class Extra:
 _WORDS: Mapping[str, Part] = {
     "image_newline": "newline", "newline": "newline", "temporal": "temporal",
     "multi_modal_projector": "projector", "merger": "projector", "deepstack_merger_list": "projector",
-    "connector": "projector", "projector": "projector", "vision_tower": "vision_tower", "visual": "vision_tower",
-    "vision_model": "vision_tower",
-    "embed_tokens": "embeddings", "lm_head": "embeddings",
+    "connector": "projector", "projector": "projector", "embed_vision": "projector",
+    "vision_tower": "vision_tower", "visual": "vision_tower", "vision_model": "vision_tower",
+    "audio_tower": "vision_tower", "embed_audio": "vision_tower",  # of its weights that nothing seen ever teaches
+    "embed_tokens": "embeddings", "embed_tokens_per_layer": "embeddings", "lm_head": "embeddings",
     "language_model": "language_model", "text_model": "language_model",
 }  # fmt: skip
 """What families call them; the first word that is in a parameter's name decides: a projector may stand in a tower."""

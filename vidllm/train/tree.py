@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -44,7 +45,7 @@ class Node:
     rope_factor: float = 1.0
     """Linear scaling of its positions; a whole tree has one."""
     visuals: tuple[Run, ...] = ()
-    """Which of its tokens each visual has; of a model that reads pictures in both directions that is one picture."""
+    """Which of its tokens each picture has."""
 
 
 @dataclass(frozen=True)
@@ -119,11 +120,14 @@ class Forest:
 class TreeAttention:
     """What a forest's tokens see, ready to be called by every layer; hand it to the language model as `TREE`.
 
-    `two_way`: the tokens of a picture see each other, the later ones, too.
+    `two_way`: the tokens of a picture see each other, the later ones, too; where it is not `far`, only in layers with a
+    window.
     A plain object on purpose: what wraps modules for several processes copies dataclasses that pass through it.
     """
 
-    def __init__(self, forest: Forest, device: torch.device | str | None = None, *, two_way: bool = False) -> None:
+    def __init__(
+        self, forest: Forest, device: torch.device | str | None = None, *, two_way: bool = False, far: bool = True
+    ) -> None:
         self.forest = forest
         self.length = forest.length
         self.calls = 0
@@ -134,6 +138,7 @@ class TreeAttention:
         bounds = [*firsts, len(forest.nodes)]
         trees = [range(a, b) for a, b in pairwise(bounds)]
         self._lengths = [sum(forest.nodes[i].length for i in tree) for tree in trees]
+        self._far = far
         self._trees = [[_Block(forest, group, device, two_way) for group in _groups(forest, tree)] for tree in trees]
 
     def __call__(
@@ -147,8 +152,18 @@ class TreeAttention:
         self.windowed += window is not None
         parts = (torch.split(x, self._lengths, dim=2) for x in (query, key, value))
         trees = zip(self._trees, *parts, strict=True)
-        seen = [_attend_tree(blocks, q, k, v, scaling, window) for blocks, q, k, v in trees]
+        look = _Look(scaling, window, self._far or window is not None)
+        seen = [_attend_tree(blocks, q, k, v, look) for blocks, q, k, v in trees]
         return torch.cat(seen, dim=2).transpose(1, 2)
+
+
+class _Look(NamedTuple):
+    """How one layer looks along a tree."""
+
+    scaling: float | None
+    window: int | None
+    two_way: bool
+    """Whether it reads pictures so, in a model that does."""
 
 
 class _Block:
@@ -165,37 +180,38 @@ class _Block:
         begins = zip(accumulate(self.lengths, initial=0), nodes, strict=False)
         self.visuals = [(begin + at, n) for begin, i in begins for at, n in forest.nodes[i].visuals if two_way]
         self._device = device
-        self._masks: dict[tuple[int, int, int, int | None], tuple[int, Tensor]] = {}
+        self._masks: dict[tuple[int, int, int, int | None, bool], tuple[int, Tensor]] = {}
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, scaling: float | None, window: int | None) -> Tensor:
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, look: _Look) -> Tensor:
         """(1, H, R, d) over (1, h, A + R, d) -> (1, H, R, d)."""
+        scaling, window, two_way = look.scaling, look.window, look.two_way and bool(self.visuals)
         if window is not None and window >= self.seen + max(self.lengths):
             window = None  # nothing is further back
-        if not self.seen and len(self.lengths) == 1 and not self.visuals and window is None:
+        if not self.seen and len(self.lengths) == 1 and not two_way and window is None:
             return _causal(query, key, value, scaling)
         rows = sum(self.lengths)
         parts = []
         for start in range(0, rows, ROWS):
             stop = min(start + ROWS, rows)
-            first, mask = self._mask(start, stop, query.shape[1] // key.shape[1], window)
+            first, mask = self._mask(start, stop, query.shape[1] // key.shape[1], window, two_way)
             k, v = (_take(x, [(first, mask.shape[1])]) for x in (key, value))
             parts.append(_masked(_take(query, [(start, stop - start)]), k, v, mask, scaling))
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
 
-    def _mask(self, start: int, stop: int, repeat: int, window: int | None) -> tuple[int, Tensor]:
+    def _mask(self, start: int, stop: int, repeat: int, window: int | None, two_way: bool) -> tuple[int, Tensor]:
         """The first of the K keys that are looked at, and (repeat * rows, K): which of them each row sees. Made once,
         for all layers of a kind.
         """
-        named = start, stop, repeat, window
+        named = start, stop, repeat, window, two_way
         if named not in self._masks:
-            first, seen = self._seen(start, stop, window)
+            first, seen = self._seen(start, stop, window, two_way)
             self._masks[named] = first, seen.repeat(repeat, 1).to(self._device)
         return self._masks[named]
 
-    def _seen(self, start: int, stop: int, window: int | None) -> tuple[int, Tensor]:
+    def _seen(self, start: int, stop: int, window: int | None, two_way: bool) -> tuple[int, Tensor]:
         """(rows, K): all ancestors, and of the node a row is of what it may; no further back than the window."""
         node = torch.tensor([i for i, length in enumerate(self.lengths) for _ in range(length)])
-        sight = self._sight()[start:stop]
+        sight = self._sight()[start:stop] if two_way else torch.arange(start, stop)
         keys = torch.arange(int(sight.max()) + 1)
         own = (node[start:stop, None] == node[: len(keys)]) & (keys <= sight[:, None])
         seen = F.pad(own, (self.seen, 0), value=True)
@@ -240,14 +256,12 @@ def _merged(spans: Sequence[Run]) -> list[Run]:
     return runs
 
 
-def _attend_tree(
-    blocks: Sequence[_Block], query: Tensor, key: Tensor, value: Tensor, scaling: float | None, window: int | None
-) -> Tensor:
+def _attend_tree(blocks: Sequence[_Block], query: Tensor, key: Tensor, value: Tensor, look: _Look) -> Tensor:
     """One tree: (1, H, t, d) over (1, h, t, d) -> (1, H, t, d)."""
     placed: list[tuple[int, Tensor]] = []
     for block in blocks:
         q, k, v = _take(query, block.queries), _take(key, block.keys), _take(value, block.keys)
-        seen = block.attend(q, k, v, scaling, window)
+        seen = block.attend(q, k, v, look)
         pieces = torch.split(seen, [length for _, length in block.queries], dim=2)
         placed += [(start, piece) for (start, _), piece in zip(block.queries, pieces, strict=True)]
     placed.sort(key=lambda entry: entry[0])

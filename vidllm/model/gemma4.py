@@ -1,0 +1,79 @@
+"""Gemma 4: a picture of any size -> its patches, averaged 3x3 in its tower if it has one; positions count tokens.
+
+    own layers       keep keys and values; those with a window read a picture in both directions, in the larger models
+    shared layers    the last ones of the smaller models: they look at what the last own layer of their kind keeps
+    every layer      may be told of each token a second time, by a table of its own
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from vidllm.model.gemma import Windows
+from vidllm.model.lmm import normalised
+from vidllm.model.native import NativeLMM
+from vidllm.model.reader import like
+
+if TYPE_CHECKING:
+    from vidllm.model.kv import Past
+
+
+class Gemma4(Windows, NativeLMM):
+    """Frames and pictures of any size, scaled to fill a number of tokens; what is heard is left out."""
+
+    tower_name = "vision_tower"
+
+    @property
+    def blank(self) -> int:
+        """Its tables tell of a picture's tokens as of padding."""
+        return self._config.pad_token_id or 0
+
+    @property
+    def cap(self) -> float | None:
+        """What no logit exceeds."""
+        most: float | None = self._config.final_logit_softcapping
+        return most
+
+    def beside(self, ids: Tensor) -> dict[str, Any]:
+        """Each id's entries (B, L, layers, width) in the tables of all layers, where there are such."""
+        if not getattr(self._config, "hidden_size_per_layer_input", 0):
+            return {}
+        language: Any = self.language
+        return {"per_layer_inputs": language.get_per_layer_inputs(ids)}
+
+    @torch.inference_mode()
+    def read(self, embeddings: Tensor, kv: Past, positions: Tensor, **deep: object) -> Tensor:
+        """As `Windows.read`. Shared layers keep nothing, so they are computed for the last token alone."""
+        return super().read(embeddings, kv, positions, logits_to_keep=1, **deep)
+
+    @property
+    def cell(self) -> int:
+        """Side of the squares that pictures are cut into, in pixels."""
+        return self.geometry.patch
+
+    def encode_groups(self, groups: Tensor) -> Tensor:
+        """Pictures (N, 1, h, w, 3) -> (N, n, D). What takes the pixels rounds them itself."""
+        exact = like(self.tower).new_empty(0, dtype=torch.float32)
+        normal, cell = normalised(groups[:, 0], self.spec, exact), self.cell
+        count, rows, cols = len(normal), normal.shape[1] // cell, normal.shape[2] // cell
+        cells = normal.view(count, rows, cell, cols, cell, 3).transpose(2, 3)
+        down, right = (torch.arange(side, device=exact.device) for side in (rows, cols))
+        places = torch.cartesian_prod(down, right).flip(-1)  # across before down
+        seen = self.model.get_image_features(
+            cells.reshape(count, rows * cols, -1), places.expand(count, -1, -1), return_dict=True
+        )
+        return torch.stack(seen.pooler_output)
+
+
+class Gemma4Unified(Gemma4):
+    """Gemma 4 12B has no tower: its projector takes the pixels of each token as they are."""
+
+    tower_name = "embed_vision"
+
+    @property
+    def cell(self) -> int:
+        """As wide as a token."""
+        return self.geometry.unit
