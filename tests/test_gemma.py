@@ -21,7 +21,7 @@ from tests.tiny_models import edit
 from vidllm.batching import Batcher
 from vidllm.engine import Written, generate, read
 from vidllm.errors import NotAVisionModel, UnsupportedModel
-from vidllm.model import gemma
+from vidllm.model import windows
 from vidllm.model.checkpoint import load_model
 from vidllm.model.families import ModelSpec, read_spec
 from vidllm.model.gemma import Gemma3
@@ -123,7 +123,7 @@ def test_pieces_of_a_prompt_end_behind_pictures(piece: int, monkeypatch: pytest.
     spec = spec_of("gemma3")
     prompt, model = noisy(spec, stride=1), model_of(spec.folder)
     whole = model.prefill(prompt).logits
-    monkeypatch.setattr(gemma, "READ", piece)
+    monkeypatch.setattr(windows, "READ", piece)
     state = model.prefill(prompt)
     assert state.length == prompt.length
     torch.testing.assert_close(state.logits, whole, atol=1e-5, rtol=0)

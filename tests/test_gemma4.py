@@ -30,7 +30,7 @@ from tests.test_train_native import assert_alike, backward, of_leaves, spoken
 from tests.tiny_models import edit, gemma4, gemma4_larger, gemma4_unified
 from vidllm.engine import generate, read
 from vidllm.errors import ConfigError, IncompleteModel, NotAVisionModel, UnsupportedModel
-from vidllm.model import gemma
+from vidllm.model import windows
 from vidllm.model.checkpoint import load_model
 from vidllm.model.families import ModelSpec, read_spec
 from vidllm.model.gemma4 import Gemma4
@@ -252,7 +252,7 @@ def test_pieces_of_a_prompt_end_behind_pictures(piece: int, larger: Path, monkey
     """Read little by little it is the prompt read at once."""
     prompt, model = noisy(read_spec(larger), frames=3), model_of(larger)
     whole = model.prefill(prompt).logits
-    monkeypatch.setattr(gemma, "READ", piece)
+    monkeypatch.setattr(windows, "READ", piece)
     state = model.prefill(prompt)
     assert state.length == prompt.length
     torch.testing.assert_close(state.logits, whole, atol=1e-5, rtol=0)

@@ -59,35 +59,39 @@ class Geometry:
 
 @dataclass(frozen=True, kw_only=True)
 class NativeGeometry:
-    """How a native family's own tower turns frames into tokens; the budget works through number and pixels.
-
-    Frames travel in groups of `temporal_patch` (the last one repeated to fill a group). Sides are multiples of
-    `patch * merge` pixels, the area of one frame lies in [min_pixels, max_pixels]; or, with `square` > 0, every frame
-    and image is that many pixels wide and high. Still images have bounds of their own; where a family `enlarges` them,
-    one thinner than `unit` is made as thick as that before its size is rounded, where it `thickens` them only its
-    thickness is; with `longest_edge` > 0 it is their sides that are bounded, and those of frames too; before one
-    becomes a square its longer side is made `image_longest` pixels, unless that is 0; with `image_merge` > 0 their
-    patches are merged by that instead. All frames of a video together have `video_pixels` at most, unless that is 0.
-    Where a family `fills` the area, small pictures and frames are enlarged to it. `row_end` tokens stand behind every
-    row.
+    """How a native family's own tower turns frames and still pictures into tokens; the budget works through their
+    number and pixels. Sides are multiples of `unit`; 0 is no bound, and nothing of its kind.
     """
 
     patch: int
     merge: int
+    """Patches a side that become one token."""
     temporal_patch: int = 1
+    """Frames that travel together, the last one repeated to fill a group."""
     min_pixels: int = 0
     max_pixels: int = 0
+    """Of one frame."""
+    video_pixels: int = 0
+    """Most of all frames of a video together."""
+    image_merge: int = 0
+    """As `merge`, of a still picture, where that differs."""
     image_min_pixels: int = 0
     image_max_pixels: int = 0
-    square: int = 0
-    enlarges: bool = False
-    thickens: bool = False
-    longest_edge: int = 0
-    row_end: int = 0
+    """Of a still picture."""
     image_longest: int = 0
-    image_merge: int = 0
-    video_pixels: int = 0
+    """What its longer side is made before it becomes a square."""
+    square: int = 0
+    """Width and height of every frame and picture, of any aspect."""
+    longest_edge: int = 0
+    """Most of a side, in place of bounds on the area."""
+    row_end: int = 0
+    """Tokens behind every row."""
     fills: bool = False
+    """Small pictures are enlarged to the most pixels there may be."""
+    enlarges: bool = False
+    """A picture thinner than a token is made as thick as one before its size is rounded ..."""
+    thickens: bool = False
+    """... or only its thickness is."""
 
     @property
     def unit(self) -> int:

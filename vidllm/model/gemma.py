@@ -1,104 +1,20 @@
 """Gemma 3: SigLIP's patches averaged to a grid of soft tokens, and each picture read in both directions.
 
     64 x 64 patches -> average -> 16 x 16 (what is cached) -> a frame's own stride -> norm, projection -> tokens
-
-    full layers      everything before a token, and all of its own picture
-    sliding layers   the same, as far back as their window
-
-Gemma 4 reads pictures so in its sliding layers alone, see `gemma4`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from vidllm.budget import Geometry
 from vidllm.model.lmm import ComposableLMM, normalised
 from vidllm.model.pooling import pool
-from vidllm.model.reader import Ready, TextReader, like
-
-if TYPE_CHECKING:
-    from vidllm.model.features import FeatureCache
-    from vidllm.model.kv import Past
-    from vidllm.model.slots import Step
-    from vidllm.prompt import Prompt, Visual
-
-READ = 2048
-"""Tokens read at a time, all of a picture together: what each sees is a table of so many rows, however long it is."""
-
-
-class Windows(TextReader):
-    """A picture's tokens see each other; what is read behind a prompt, a follow-up or a step, is text and sees back."""
-
-    @property
-    def window(self) -> int | None:
-        """Rows of any length share a step: `step_mask` says what their sliding layers see."""
-        return None
-
-    def _prepared(self, prompts: Sequence[Prompt], cache: FeatureCache | None) -> list[Ready]:
-        made = super()._prepared(prompts, cache)
-        if not self.spec.two_way:
-            return made
-        seen = [last_seen(prompt.input_ids, prompt.visuals) for prompt in prompts]
-        sights = [torch.tensor(own, device=self.device) for own in seen]
-        return [replace(one, deep={**one.deep, "sight": own}) for one, own in zip(made, sights, strict=True)]
-
-    @torch.inference_mode()
-    def read(self, embeddings: Tensor, kv: Past, positions: Tensor, **deep: object) -> Tensor:
-        """As `TextReader.read`; with the `sight` of a whole prompt, of which `kv` may hold the beginning."""
-        sight = deep.pop("sight", None)
-        if not isinstance(sight, Tensor):
-            return super().read(embeddings, kv, positions, **deep)
-        logits, begun = torch.empty(0), kv.length
-        while (start := kv.length) < len(sight):
-            end = int(sight[min(start + READ, len(sight)) - 1]) + 1
-            here = slice(start - begun, end - begun)
-            along = {name: value[:, here] if isinstance(value, Tensor) else value for name, value in deep.items()}
-            mask = self._mask(sight[start:end], start, end)
-            logits = super().read(embeddings[:, here], kv, positions[:, here], attention_mask=mask, **along)
-        return logits
-
-    def _mask(self, sight: Tensor, start: int, end: int) -> dict[str, Tensor]:
-        """What the tokens from `start` to `end` see of all before `end`, by kind of layer: (1, 1, end - start, end)."""
-        keys = torch.arange(end, device=sight.device)
-        seen = keys <= sight[:, None]
-        return self._by_kind(seen[None, None], keys, keys[start:, None])
-
-    def step_mask(self, kv: Step) -> dict[str, Tensor]:
-        """What each row of a step sees, by kind of layer."""
-        keys = torch.arange(kv.longest, device=kv.mask.device)
-        return self._by_kind(kv.mask, keys, kv.ends[:, None, None, None])
-
-    def _by_kind(self, seen: Tensor, keys: Tensor, queries: Tensor) -> dict[str, Tensor]:
-        window: int = self._config.sliding_window
-        full = seen if self.spec.far_two_way else seen & (keys <= queries)
-        return {"full_attention": full, "sliding_attention": seen & (keys > queries - window)}
-
-
-def last_seen(ids: Sequence[int], visuals: Sequence[Visual]) -> list[int]:
-    """The last token each sees: itself, or its picture's last."""
-    seen = list(range(len(ids)))
-    for start, length in (run for visual in visuals for run in pictures(ids, visual)):
-        seen[start : start + length] = [start + length - 1] * length
-    return seen
-
-
-def pictures(ids: Sequence[int], visual: Visual) -> list[tuple[int, int]]:
-    """(start, length) of each run of a visual's tokens: words may stand between a native video's frames."""
-    start, count = visual.position, visual.tokens
-    if visual.kind != "video" or len({*ids[start : start + count]}) == 1:
-        return [(start, count)]
-    token = ids[start]
-    places = [place for place in range(start, len(ids)) if ids[place] == token][:count]
-    firsts = [place for place in places if place == start or ids[place - 1] != token]
-    ends = [place + 1 for place in places if place == places[-1] or ids[place + 1] != token]
-    return [(first, end - first) for first, end in zip(firsts, ends, strict=True)]
+from vidllm.model.reader import like
+from vidllm.model.windows import Windows
 
 
 class Gemma3(Windows, ComposableLMM):

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from vidllm.model.gemma import Windows
 from vidllm.model.lmm import normalised
 from vidllm.model.native import NativeLMM
 from vidllm.model.reader import like
+from vidllm.model.windows import Windows
 
 if TYPE_CHECKING:
     from vidllm.model.kv import Past

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from vidllm.model.gemma import pictures
+from vidllm.model.windows import pictures
 from vidllm.train.tree import Forest, Node
 
 if TYPE_CHECKING:
