@@ -24,7 +24,7 @@ from vidllm.model.settings import (
     tower_layers,
     whole,
 )
-from vidllm.model.spec import CLIP_MEAN, CLIP_STD, Json, ModelSpec, read_json
+from vidllm.model.spec import CLIP_MEAN, CLIP_STD, Json, Mean, ModelSpec, read_json
 from vidllm.model.templates import special_tokens
 
 if TYPE_CHECKING:
@@ -44,20 +44,31 @@ def _qwen(folder: Path, config: Json, tokenizer: Tokenizer, *, patch: int = 14, 
     )
     least, most = _pixel_bounds(image, geometry.unit, 4, 1280)
     largest = min(_pixel_bounds(video or image, geometry.unit, 128, 768)[1], _NATIVE_FRAME_TOKENS * geometry.unit**2)
-    image_id, video_id = config.get("image_token_id", 151655), config.get("video_token_id", 151656)
-    mean, std = normalisation(image, CLIP_MEAN, CLIP_STD)
-    return ModelSpec(
-        folder=folder, model_type=config["model_type"], text_type=str(text.get("model_type", config["model_type"])),
-        kind="native", context=context_of(folder, {"max_position_embeddings": positions, **text}), rope_scalable=False,
-        geometry=replace(
-            geometry, min_pixels=_LEAST_FRAME_TOKENS * geometry.unit**2, max_pixels=largest, image_min_pixels=least,
-            image_max_pixels=most,
-        ),
-        image_token=token_text(folder, tokenizer, image_id), image_token_id=image_id,
-        video_token=token_text(folder, tokenizer, video_id), video_token_id=video_id,
-        patch_size=geometry.patch, vision_layers=(), fit="stretch", stamp="none", fine_stride=1, coarse_stride=1,
-        uniform_stride=1, image_mean=mean, image_std=std,
+    ids = config.get("image_token_id", 151655), config.get("video_token_id", 151656)
+    said = {"model_type": config["model_type"], "max_position_embeddings": positions, **text}
+    least_frame = _LEAST_FRAME_TOKENS * geometry.unit**2
+    geometry = replace(
+        geometry, min_pixels=least_frame, max_pixels=largest, image_min_pixels=least, image_max_pixels=most
     )
+    return _sized(folder, config, tokenizer, said, geometry, ids, normalisation(image, CLIP_MEAN, CLIP_STD))
+
+
+def _sized(
+    folder: Path, config: Json, tokenizer: Tokenizer, text: Json, geometry: NativeGeometry, ids: tuple[int, int | None],
+    pixels: tuple[Mean, Mean],
+) -> ModelSpec:  # fmt: skip
+    """What all of them have in common. `ids` are of a picture's tokens and of a video's, where it has such; `pixels` is
+    their mean and standard deviation.
+    """
+    image_id, video_id = ids
+    return ModelSpec(
+        folder=folder, model_type=config["model_type"], text_type=str(text.get("model_type", "llama")), kind="native",
+        context=context_of(folder, text), rope_scalable=False, geometry=geometry, patch_size=geometry.patch,
+        image_token=token_text(folder, tokenizer, image_id), image_token_id=image_id,
+        video_token=None if video_id is None else token_text(folder, tokenizer, video_id), video_token_id=video_id,
+        vision_layers=(), fit="stretch", stamp="none", fine_stride=1, coarse_stride=1, uniform_stride=1,
+        image_mean=pixels[0], image_std=pixels[1],
+    )  # fmt: skip
 
 
 def _pixel_bounds(settings: Json, unit: int, least: int, most: int) -> tuple[int, int]:
@@ -172,17 +183,13 @@ def _lfm2_vl(folder: Path, config: Json, tokenizer: Tokenizer) -> ModelSpec:
     start, end, thumbnail = _LFM_WORDS
     place, bare = "<|img_row_{row}_col_{col}|>", not images.get("use_thumbnail", True)
     token_id = config.get("image_token_id", 396)
-    token = token_text(folder, tokenizer, token_id)
-    mean, std = normalisation(images, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-    return ModelSpec(
-        folder=folder, model_type=config["model_type"], text_type=text["model_type"], kind="native",
-        context=context_of(folder, text), rope_scalable=True, geometry=geometry, image_token=token,
-        image_token_id=token_id, video_token=token, video_token_id=token_id, image_size=whole(images, "tile_size", 512),
-        image_cut="bare" if bare else "stretched", image_grids=_lfm_grids(folder, images, geometry),
-        uncut_pixels=most * images.get("max_pixels_tolerance", 2.0), tile_text=place + "{image}",
-        last_tile_text=place if bare else thumbnail, picture_text=f"{start}{{tiles}}{{image}}{end}", patch_size=patch,
-        vision_layers=(), media_end_lines=False, fit="stretch", fine_stride=1, coarse_stride=1, uniform_stride=1,
-        resample=whole(images, "resample", 2), image_mean=mean, image_std=std,
+    pixels = normalisation(images, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    return replace(
+        _sized(folder, config, tokenizer, text, geometry, (token_id, token_id), pixels), stamp="interleaved",
+        rope_scalable=True, image_size=whole(images, "tile_size", 512), image_cut="bare" if bare else "stretched",
+        image_grids=_lfm_grids(folder, images, geometry), uncut_pixels=most * images.get("max_pixels_tolerance", 2.0),
+        tile_text=place + "{image}", last_tile_text=place if bare else thumbnail, media_end_lines=False,
+        picture_text=f"{start}{{tiles}}{{image}}{end}", resample=whole(images, "resample", 2),
     )  # fmt: skip
 
 
@@ -220,16 +227,12 @@ def _smolvlm(folder: Path, config: Json, tokenizer: Tokenizer) -> ModelSpec:
             f"{folder}: frames of {side} px have {side // patch} patches a side, no multiple of scale factor {merge}; "
             "save config and processor from the same model"
         )
-    token_id = config.get("image_token_id", 128257)
-    mean, std = normalisation(settings, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-    return ModelSpec(
-        folder=folder, model_type=config["model_type"], text_type=str(text.get("model_type", "llama")), kind="native",
-        context=context_of(folder, text), rope_scalable=False,
-        geometry=NativeGeometry(patch=patch, merge=merge, square=side, image_longest=min(longest, _LONGEST_SIDE)),
-        image_size=side, patch_size=patch, image_token=token_text(folder, tokenizer, token_id), image_token_id=token_id,
+    ids = config.get("image_token_id", 128257), None
+    geometry = NativeGeometry(patch=patch, merge=merge, square=side, image_longest=min(longest, _LONGEST_SIDE))
+    pixels = normalisation(settings, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    return replace(
+        _sized(folder, config, tokenizer, text, geometry, ids, pixels), image_size=side,
         picture_text="<fake_token_around_image><global-img>{image}<fake_token_around_image>",
-        vision_layers=(), fit="stretch", stamp="none", fine_stride=1, coarse_stride=1, uniform_stride=1,
-        image_mean=mean, image_std=std,
     )
 
 
@@ -259,21 +262,16 @@ def _pixtral(
     ends = [processor.get("image_break_token", "[IMG_BREAK]"), processor.get("image_end_token", "[IMG_END]")]
     depth = whole(vision, "num_hidden_layers", 24)
     token_id = config.get("image_token_index", config.get("image_token_id", image_token))
-    token = token_text(folder, tokenizer, token_id)
-    mean, std = normalisation(images, CLIP_MEAN, CLIP_STD)
-    return ModelSpec(
-        folder=folder, model_type=config["model_type"], text_type=str(text.get("model_type", "llama")), kind="native",
-        context=context_of(folder, text), rope_scalable=True,
-        geometry=NativeGeometry(
-            patch=patch, merge=merge, min_pixels=_LEAST_FRAME_TOKENS * unit**2,
-            max_pixels=_NATIVE_FRAME_TOKENS * unit**2, longest_edge=whole(size, "longest_edge", 0), row_end=1,
-        ),
-        image_token=token, image_token_id=token_id, video_token=token, video_token_id=token_id,
-        row_ends=tuple(token_id_of(folder, tokenizer, end) for end in ends), patch_size=patch,
-        vision_layers=tower_layers(folder, config.get("vision_feature_layer", layers), depth),
-        media_end_lines=False, fit="stretch", fine_stride=1, coarse_stride=1, uniform_stride=1,
-        image_mean=mean, image_std=std,
-    )
+    geometry = NativeGeometry(
+        patch=patch, merge=merge, min_pixels=_LEAST_FRAME_TOKENS * unit**2, max_pixels=_NATIVE_FRAME_TOKENS * unit**2,
+        longest_edge=whole(size, "longest_edge", 0), row_end=1,
+    )  # fmt: skip
+    pixels = normalisation(images, CLIP_MEAN, CLIP_STD)
+    return replace(
+        _sized(folder, config, tokenizer, text, geometry, (token_id, token_id), pixels), stamp="interleaved",
+        rope_scalable=True, row_ends=tuple(token_id_of(folder, tokenizer, end) for end in ends),
+        vision_layers=tower_layers(folder, config.get("vision_feature_layer", layers), depth), media_end_lines=False,
+    )  # fmt: skip
 
 
 def _llava_pixtral(folder: Path, config: Json, tokenizer: Tokenizer) -> ModelSpec:
@@ -314,22 +312,15 @@ def _gemma4(folder: Path, config: Json, tokenizer: Tokenizer, usual: Json = Mapp
                   for name, word in (("boi_token", "<|image>"), ("eoi_token", "<image|>")))  # fmt: skip
     for token in (begin, end):
         token_id_of(folder, tokenizer, token)
-    image_id, video_id = config.get("image_token_id", 258880), config.get("video_token_id", 258884)
-    mean, std = normalisation({"do_normalize": False, **images}, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-    area = (patch * merge) ** 2
-    return ModelSpec(
-        folder=folder, model_type=config["model_type"], text_type=text["model_type"], kind="native",
-        context=context_of(folder, text), rope_scalable=False,
-        geometry=NativeGeometry(
-            patch=patch, merge=merge, fills=True, min_pixels=_LEAST_FRAME_TOKENS * area, max_pixels=most[1] * area,
-            image_max_pixels=most[0] * area,
-        ),
-        image_token=token_text(folder, tokenizer, image_id), image_token_id=image_id,
-        video_token=token_text(folder, tokenizer, video_id), video_token_id=video_id,
-        picture_text=f"{begin}{{image}}{end}", group_text=f"{{clock}} {begin}{{video}}{end}",
-        group_joint=" ",
-        two_way=sight is not None, far_two_way=False, patch_size=patch, vision_layers=(), fit="stretch", stamp="none",
-        fine_stride=1, coarse_stride=1, uniform_stride=1, image_mean=mean, image_std=std,
+    ids, area = (config.get("image_token_id", 258880), config.get("video_token_id", 258884)), (patch * merge) ** 2
+    geometry = NativeGeometry(
+        patch=patch, merge=merge, fills=True, min_pixels=_LEAST_FRAME_TOKENS * area, max_pixels=most[1] * area,
+        image_max_pixels=most[0] * area,
+    )  # fmt: skip
+    pixels = normalisation({"do_normalize": False, **images}, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    return replace(
+        _sized(folder, config, tokenizer, text, geometry, ids, pixels), picture_text=f"{begin}{{image}}{end}",
+        group_text=f"{{clock}} {begin}{{video}}{end}", group_joint=" ", two_way=sight is not None, far_two_way=False,
     )
 
 
