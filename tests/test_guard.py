@@ -39,6 +39,8 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", autouse=True)
 def _no_child_is_left() -> Iterator[None]:
+    """None from before either: one that has served elsewhere may be spent at any call."""
+    close_workers()
     yield
     close_workers()
     assert not [child for child in psutil.Process().children() if "guard_child" in " ".join(child.cmdline())]
