@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from vidllm.model.lmm import normalised
-from vidllm.model.native import NativeLMM
+from vidllm.model.native import NativeLMM, cells_of
 from vidllm.model.reader import like
 from vidllm.model.windows import Windows
 
@@ -57,14 +57,10 @@ class Gemma4(Windows, NativeLMM):
     def encode_groups(self, groups: Tensor) -> Tensor:
         """Pictures (N, 1, h, w, 3) -> (N, n, D). What takes the pixels rounds them itself."""
         exact = like(self.tower).new_empty(0, dtype=torch.float32)
-        normal, cell = normalised(groups[:, 0], self.spec, exact), self.cell
-        count, rows, cols = len(normal), normal.shape[1] // cell, normal.shape[2] // cell
-        cells = normal.view(count, rows, cell, cols, cell, 3).transpose(2, 3)
-        down, right = (torch.arange(side, device=exact.device) for side in (rows, cols))
+        cells = cells_of(normalised(groups[:, 0], self.spec, exact), self.cell).flatten(2)
+        down, right = (torch.arange(side // self.cell, device=exact.device) for side in groups.shape[2:4])
         places = torch.cartesian_prod(down, right).flip(-1)  # across before down
-        seen = self.model.get_image_features(
-            cells.reshape(count, rows * cols, -1), places.expand(count, -1, -1), return_dict=True
-        )
+        seen = self.model.get_image_features(cells, places.expand(len(cells), -1, -1), return_dict=True)
         return torch.stack(seen.pooler_output)
 
 

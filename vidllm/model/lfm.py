@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from vidllm.model.lmm import normalised
-from vidllm.model.native import NativeLMM
+from vidllm.model.native import NativeLMM, cells_of
 from vidllm.model.reader import like
 
 
@@ -18,12 +18,10 @@ class Lfm2VL(NativeLMM):
     def encode_groups(self, groups: Tensor) -> Tensor:
         """Pictures (N, 1, h, w, 3) -> (N, n, D)."""
         patch = self.geometry.patch
-        normal = normalised(groups[:, 0], self.spec, like(self.tower))
-        rows, cols = (side // patch for side in groups.shape[2:4])
-        cells = normal.view(len(groups), rows, patch, cols, patch, 3).transpose(2, 3)
-        patches = cells.reshape(len(groups), rows * cols, -1)
+        patches = cells_of(normalised(groups[:, 0], self.spec, like(self.tower)), patch).flatten(2)
+        size = [side // patch for side in groups.shape[2:4]]
         seen = self.model.get_image_features(
-            patches, spatial_shapes=torch.tensor([[rows, cols]] * len(groups), device=patches.device),
+            patches, spatial_shapes=torch.tensor([size] * len(groups), device=patches.device),
             pixel_attention_mask=torch.ones(patches.shape[:2], dtype=torch.int32, device=patches.device),
             return_dict=True,
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""NativeLMM: what families that lay out frames themselves have in common; `qwen`, `smolvlm` and `pixtral` are three.
+"""NativeLMM: what families that lay out frames themselves have in common; `qwen` and `gemma4` are two.
 
 `prompt` has made the ids their processors would make; here the pixels follow the same layout. It is done in plain
 torch because transformers' own video processors need torchvision, which vidllm does without.
@@ -27,6 +27,15 @@ if TYPE_CHECKING:
 
     from vidllm.model.families import ModelSpec
     from vidllm.prompt import Prompt, Visual
+
+
+def cells_of(pictures: Tensor, side: int) -> Tensor:
+    """Pictures (N, h, w, 3) -> the squares of so many pixels a side that they are made of (N, n, side, side, 3), row by
+    row.
+    """
+    count, height, width, _ = pictures.shape
+    cells = pictures.view(count, height // side, side, width // side, side, 3).transpose(2, 3)
+    return cells.reshape(count, -1, side, side, 3)
 
 
 class NativeLMM(TextReader):

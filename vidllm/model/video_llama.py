@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from vidllm.model.lmm import normalised
-from vidllm.model.native import NativeLMM
+from vidllm.model.native import NativeLMM, cells_of
 from vidllm.model.pooling import pool
 from vidllm.model.reader import like
 
@@ -25,9 +25,8 @@ class VideoLlama3(NativeLMM):
     def encode_groups(self, groups: Tensor) -> Tensor:
         """Pictures (N, 1, h, w, 3) -> (N, rows * cols, Dv), none merged."""
         patch = self.geometry.patch
-        normal = normalised(groups[:, 0], self.spec, like(self.tower))
+        cells = cells_of(normalised(groups[:, 0], self.spec, like(self.tower)), patch).movedim(-1, 2)
         rows, cols = (side // patch for side in groups.shape[2:4])
-        cells = normal.view(len(groups), rows, patch, cols, patch, 3).permute(0, 1, 3, 5, 2, 4)
         grid = torch.tensor([[len(groups), rows, cols]], device=cells.device)
         seen = self.tower(cells.reshape(-1, 3 * patch * patch), grid_thw=grid, merge_sizes=torch.ones_like(grid[:, 0]))
         features: Tensor = seen.last_hidden_state
