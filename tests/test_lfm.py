@@ -24,7 +24,7 @@ from transformers.models.lfm2_vl.processing_lfm2_vl import Lfm2VlProcessor
 import vidllm
 from tests.conftest import write_clip
 from tests.planned import clip_of, prompt_of, spec_of, tiny_folder
-from tests.test_native import lfm_pictures, lfm_processing, load, reference
+from tests.test_native import check_logits, lfm_pictures, lfm_processing, load
 from tests.tiny_models import edit
 from vidllm.budget import NativeGeometry
 from vidllm.clip import Clip
@@ -95,11 +95,7 @@ def check_against_transformers(
     ids = processor(folder).tokenizer(text, add_special_tokens=False)["input_ids"]
     assert list(prompt.input_ids) == ids
     inputs = {"input_ids": torch.tensor([ids]), **(lfm_pictures(shown) if shown else {})}
-    if factor > 1:
-        inputs["position_ids"] = torch.arange(prompt.length)[None] / prompt.rope_factor
-    with torch.no_grad():
-        expected = reference(model)(**inputs).logits[0, -1]
-    torch.testing.assert_close(model.prefill(prompt).logits, expected, atol=1e-4, rtol=0)
+    check_logits(model, prompt, inputs)
     return prompt
 
 

@@ -170,6 +170,15 @@ def reference(model: NativeLMM) -> Any:
     return type(model.network).from_pretrained(model.spec.folder, dtype=torch.float32).eval()
 
 
+def check_logits(model: Any, prompt: Prompt, inputs: dict[str, Any]) -> None:
+    """Behind the prompt, beside transformers' own of the inputs, whose positions are divided as the prompt's are."""
+    if prompt.rope_factor > 1:
+        inputs["position_ids"] = torch.arange(prompt.length)[None] / prompt.rope_factor
+    with torch.no_grad():
+        expected = reference(model)(**inputs).logits[0, -1]
+    torch.testing.assert_close(model.prefill(prompt).logits, expected, atol=1e-4, rtol=0)
+
+
 @pytest.mark.parametrize("count", [6, 5])
 @pytest.mark.parametrize("name", COMPARED)
 def test_video_equals_transformers(name: str, count: int, tiny: Tiny) -> None:

@@ -25,7 +25,7 @@ import vidllm
 from tests.conftest import write_clip
 from tests.packed import pack
 from tests.planned import clip_of, prompt_of, spec_of, tiny_folder
-from tests.test_native import load, reference, torchvision_by_name
+from tests.test_native import check_logits, load, reference, torchvision_by_name
 from tests.test_train_learner import gradients, learner_of, taught
 from tests.test_train_native import ALL, apart, assert_alike, backward, dialogue, look, of_leaves
 from tests.tiny_models import edit
@@ -124,11 +124,7 @@ def check_against_transformers(media: list[Medium], folder: Path | None = None, 
                        [Message("user", QUESTION, tuple(media))], rope_max=factor)  # fmt: skip
     inputs = inputs_of(media, asked(media))
     assert list(prompt.input_ids) == inputs["input_ids"][0].tolist()
-    if factor > 1:
-        inputs["position_ids"] = torch.arange(prompt.length)[None] / prompt.rope_factor
-    with torch.no_grad():
-        expected = reference(model)(**inputs).logits[0, -1]
-    torch.testing.assert_close(model.prefill(prompt).logits, expected, atol=1e-4, rtol=0)
+    check_logits(model, prompt, inputs)
     return prompt
 
 
