@@ -1,0 +1,111 @@
+"""Tiny random checkpoints of families that vidllm has no adapter for, complete as those of `tiny_models` are.
+
+    python -m tests.tiny_unlisted OUT            one folder per family under OUT
+
+What they prove is that a family runs by what its own processor and its own `get_image_features` say of it. So their
+ways of writing a picture differ as much as those of the real ones do; their towers and pictures are small and square.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import transformers
+from transformers import PreTrainedTokenizerFast
+
+from tests.tiny_models import SMOL, VISION, _save, _text, make_tokenizer
+
+CHATML = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' }}"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}{{ 'PICTURE' }}{% elif part['type'] == 'text' %}{{ part['text'] }}"
+    "{% endif %}{% endfor %}{% endif %}{{ '<|im_end|>\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+"""As many print it, each with a text of its own for a picture."""
+
+
+def _tokenizer(
+    template: str, *special: str, bos: str | None = None, eos: str = "<|im_end|>", **named: str
+) -> PreTrainedTokenizerFast:
+    """One that knows these special tokens, and those with a name also as its own attributes (`image_token`)."""
+    made = make_tokenizer([*special, *named.values()], bos=bos, eos=eos, pad="<pad>", template=template)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=made.backend_tokenizer, bos_token=bos, eos_token=eos, pad_token="<pad>",
+        extra_special_tokens=named, chat_template=template,
+    )  # fmt: skip
+
+
+def _chatml(picture: str, *special: str, **named: str) -> PreTrainedTokenizerFast:
+    return _tokenizer(CHATML.replace("PICTURE", picture), "<|im_start|>", *special, **named)
+
+
+def _processor(
+    folder: Path, processor: type[Any], images: Any, tokenizer: PreTrainedTokenizerFast, **more: object
+) -> None:
+    processor(images, tokenizer, chat_template=tokenizer.chat_template, **more).save_pretrained(folder)
+
+
+def _id(tokenizer: PreTrainedTokenizerFast, word: str) -> Any:
+    return tokenizer.convert_tokens_to_ids(word)
+
+
+def ovis2(folder: Path) -> Path:
+    """Ovis2: a picture is a mixture of a visual vocabulary's words, five more of which stand around it."""
+    marks = ("<IMG_START>", "<IMG_GRID>", "<IMG_COL>", "<IMG_ROW>", "<IMG_END>")
+    tokenizer = _chatml("<image>\\n", "<image>", "<IMG_ATOM>", *marks)
+    config = transformers.Ovis2Config(
+        text_config=_text(transformers.Qwen2Config, tokenizer, num_key_value_heads=2), hidden_size=32,
+        vision_config={**VISION, "image_size": 56, "patch_size": 7, "vocab_size": 64, "hidden_stride": 2},
+        vocab_size=len(tokenizer), image_token_id=_id(tokenizer, "<IMG_ATOM>"),
+        visual_indicator_token_ids=tokenizer.convert_tokens_to_ids(list(marks)),
+    )  # fmt: skip
+    images = transformers.Ovis2ImageProcessorPil(size={"height": 56, "width": 56}, crop_to_patches=True, max_patches=9)
+    _processor(folder, transformers.Ovis2Processor, images, tokenizer, image_seq_length=16)
+    return _save(folder, transformers.Ovis2ForConditionalGeneration(config), tokenizer)
+
+
+def aria(folder: Path) -> Path:
+    """Aria: a few learned queries look at a picture of 980 px, padded to a square; experts."""
+    tokenizer = _chatml("<fim_prefix><|img|><fim_suffix>", "<fim_prefix>", "<fim_suffix>", image_token="<|img|>")
+    experts = {"moe_num_experts": 4, "moe_topk": 2, "moe_num_shared_experts": 1}
+    config = transformers.AriaConfig(
+        text_config=_text(transformers.AriaTextConfig, tokenizer, num_key_value_heads=2, **experts),
+        vision_config=transformers.Idefics3VisionConfig(**VISION, image_size=980, patch_size=70),
+        projector_patch_to_query_dict={49: 8, 196: 16}, image_token_index=_id(tokenizer, "<|img|>"),
+    )  # fmt: skip
+    images = transformers.AriaImageProcessorPil()
+    _processor(folder, transformers.AriaProcessor, images, tokenizer, size_conversion={490: 8, 980: 16})
+    return _save(folder, transformers.AriaForConditionalGeneration(config), tokenizer)
+
+
+def idefics2(folder: Path) -> Path:
+    """Idefics2: pictures of any size behind a perceiver; between two pictures stands one mark, not two."""
+    template = SMOL.replace("{{ '<|im_start|>' }}", "")
+    tokenizer = _tokenizer(template, "<fake_token_around_image>", "<image>", bos="<s>", eos="<end_of_utterance>")
+    config = transformers.Idefics2Config(
+        text_config=_text(transformers.MistralConfig, tokenizer, num_key_value_heads=2, sliding_window=None),
+        vision_config={**VISION, "image_size": 112, "patch_size": 14}, image_token_id=_id(tokenizer, "<image>"),
+        perceiver_config={
+            "hidden_size": 32, "resampler_n_latents": 8, "resampler_depth": 1, "resampler_n_heads": 4,
+            "resampler_head_dim": 8, "num_key_value_heads": 2,
+        },
+    )  # fmt: skip
+    images = transformers.Idefics2ImageProcessorPil(size={"shortest_edge": 42, "longest_edge": 112})
+    _processor(folder, transformers.Idefics2Processor, images, tokenizer, image_seq_len=8)
+    return _save(folder, transformers.Idefics2ForConditionalGeneration(config), tokenizer)
+
+
+UNLISTED: dict[str, Callable[[Path], Path]] = {build.__name__: build for build in (ovis2, aria, idefics2)}
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: python -m tests.tiny_unlisted OUT")
+    for family, build in UNLISTED.items():
+        made = Path(sys.argv[1]) / family
+        made.mkdir(parents=True, exist_ok=True)
+        print(f"{family}: {build(made)}")
