@@ -28,6 +28,18 @@ CHATML = (
 """As many print it, each with a text of its own for a picture."""
 
 
+DEEPSEEK = (
+    "{% for message in messages %}{% if message['role'] == 'user' %}{{ 'User: ' }}"
+    "{% elif message['role'] == 'assistant' %}{{ 'Assistant: ' }}{% endif %}"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}{{ '<image_placeholder>' }}{% elif part['type'] == 'text' %}{{ part['text'] }}"
+    "{% endif %}{% if not loop.last %}{{ '\\n' }}{% endif %}{% endfor %}{% endif %}"
+    "{{ eos_token if message['role'] == 'assistant' else '\\n\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
+)
+"""As DeepSeek-VL and Janus print it."""
+
+
 def _tokenizer(
     template: str, *special: str, bos: str | None = None, eos: str = "<|im_end|>", **named: str
 ) -> PreTrainedTokenizerFast:
@@ -41,6 +53,11 @@ def _tokenizer(
 
 def _chatml(picture: str, *special: str, **named: str) -> PreTrainedTokenizerFast:
     return _tokenizer(CHATML.replace("PICTURE", picture), "<|im_start|>", *special, **named)
+
+
+def _deepseek(*special: str, **named: str) -> PreTrainedTokenizerFast:
+    begin, end = "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>"
+    return _tokenizer(DEEPSEEK, *special, bos=begin, eos=end, **named)
 
 
 def _processor(
@@ -99,7 +116,67 @@ def idefics2(folder: Path) -> Path:
     return _save(folder, transformers.Idefics2ForConditionalGeneration(config), tokenizer)
 
 
-UNLISTED: dict[str, Callable[[Path], Path]] = {build.__name__: build for build in (ovis2, aria, idefics2)}
+def deepseek_vl(folder: Path) -> Path:
+    """DeepSeek-VL: SigLIP and nothing around a picture's tokens."""
+    tokenizer = _deepseek("<image_placeholder>", image_token="<image_placeholder>")
+    vision = transformers.SiglipVisionConfig(**VISION, image_size=56, patch_size=14, vision_use_head=False)
+    config = transformers.DeepseekVLConfig(
+        text_config=_text(transformers.LlamaConfig, tokenizer), vision_config=vision,
+        image_token_id=_id(tokenizer, "<image_placeholder>"),
+    )  # fmt: skip
+    images = transformers.DeepseekVLImageProcessorPil(size={"height": 56, "width": 56})
+    _processor(folder, transformers.DeepseekVLProcessor, images, tokenizer, num_image_tokens=16)
+    return _save(folder, transformers.DeepseekVLForConditionalGeneration(config), tokenizer)
+
+
+def janus(folder: Path) -> Path:
+    """Janus: it can also draw, with a codebook that reading leaves alone."""
+    words = {"image_token": "<image_placeholder>", "boi_token": "<begin_of_image>", "eoi_token": "<end_of_image>"}
+    tokenizer = _deepseek("<image_placeholder>", **words)
+    seen = {"hidden_size": 32, "mlp_ratio": 2, "num_hidden_layers": 2, "num_attention_heads": 4, "image_size": 56,
+            "patch_size": 14, "projection_dim": 32, "num_image_tokens": 16}  # fmt: skip
+    drawn = {"base_channels": 32, "channel_multiplier": [1, 1], "num_res_blocks": 1, "latent_channels": 32,
+             "num_embeddings": 16, "projection_dim": 32, "image_token_embed_dim": 32}  # fmt: skip
+    config = transformers.JanusConfig(
+        text_config=_text(transformers.LlamaConfig, tokenizer), vision_config=seen, vq_config=drawn,
+        image_token_id=_id(tokenizer, "<image_placeholder>"),
+    )  # fmt: skip
+    images = transformers.JanusImageProcessorPil(size={"height": 56, "width": 56})
+    _processor(folder, transformers.JanusProcessor, images, tokenizer, num_image_tokens=16)
+    return _save(folder, transformers.JanusForConditionalGeneration(config), tokenizer)
+
+
+def qianfan_ocr(folder: Path) -> Path:
+    """Qianfan-OCR: InternVL's way of seeing; what the template writes for a picture is no token of a picture."""
+    words = {"start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>"}
+    tokenizer = _chatml("<image>\\n", "<image>", **words)
+    config = transformers.QianfanOCRConfig(
+        text_config=_text(transformers.Qwen3Config, tokenizer, num_key_value_heads=2, head_dim=8),
+        vision_config={**VISION, "image_size": 112, "patch_size": 14},
+        image_token_id=_id(tokenizer, "<IMG_CONTEXT>"), image_seq_length=16,
+    )  # fmt: skip
+    images = transformers.GotOcr2ImageProcessorPil(size={"height": 112, "width": 112}, max_patches=6)
+    _processor(folder, transformers.QianfanOCRProcessor, images, tokenizer, image_seq_length=16)
+    return _save(folder, transformers.QianfanOCRForConditionalGeneration(config), tokenizer)
+
+
+def lighton_ocr(folder: Path) -> Path:
+    """LightOnOCR: Pixtral's tower with patches merged 2x2, and none of its marks between rows."""
+    words = {"image_token": "<|image_pad|>", "image_break_token": "<|vision_pad|>", "image_end_token": "<|vision_end|>"}
+    tokenizer = _chatml("<|image_pad|>", **words)
+    config = transformers.LightOnOcrConfig(
+        text_config=_text(transformers.Qwen3Config, tokenizer, num_key_value_heads=2, head_dim=8),
+        vision_config=transformers.PixtralVisionConfig(**VISION, image_size=112, patch_size=14),
+        image_token_id=_id(tokenizer, "<|image_pad|>"),
+    )  # fmt: skip
+    images = transformers.PixtralImageProcessorPil(size={"longest_edge": 112}, patch_size=28)
+    _processor(folder, transformers.LightOnOcrProcessor, images, tokenizer, patch_size=14)
+    return _save(folder, transformers.LightOnOcrForConditionalGeneration(config), tokenizer)
+
+
+UNLISTED: dict[str, Callable[[Path], Path]] = {build.__name__: build for build in (
+        ovis2, aria, idefics2, deepseek_vl, janus, qianfan_ocr, lighton_ocr,
+    )}
 
 
 if __name__ == "__main__":
