@@ -39,6 +39,45 @@ DEEPSEEK = (
 )
 """As DeepSeek-VL and Janus print it."""
 
+PLAIN = (
+    "{% for message in messages %}{% if message['content'] is string %}{{ message['content'] }}{% else %}"
+    "{% for part in message['content'] %}{% if part['type'] == 'image' %}{{ '<image>' }}"
+    "{% elif part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}"
+    "{{ eos_token if message['role'] == 'assistant' }}{% endfor %}"
+)
+"""Of the ones that were taught no turns."""
+
+GRANITE = (
+    "{% for message in messages %}{{ '<|start_of_role|>' + message['role'] + '<|end_of_role|>' }}"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}{{ '<image>\\n' }}{% elif part['type'] == 'text' %}{{ part['text'] }}"
+    "{% endif %}{% endfor %}{% endif %}{{ '<|end_of_text|>\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|start_of_role|>assistant<|end_of_role|>' }}{% endif %}"
+)
+"""As Granite 4 Vision prints it."""
+
+PADDLE = (
+    "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'user' %}{{ 'User: ' }}"
+    "{% for part in message['content'] %}{% if part['type'] == 'image' %}"
+    "{{ '<|IMAGE_START|><|IMAGE_PLACEHOLDER|><|IMAGE_END|>' }}{% endif %}{% endfor %}"
+    "{% for part in message['content'] %}{% if part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}"
+    "{{ '\\n' }}{% elif message['role'] == 'assistant' %}{{ 'Assistant:\\n' }}"
+    "{% for part in message['content'] %}{{ part['text'] }}{% endfor %}{{ eos_token }}"
+    "{% elif message['role'] == 'system' %}{% for part in message['content'] %}{{ part['text'] + '\\n' }}{% endfor %}"
+    "{% endif %}{% endfor %}{% if add_generation_prompt %}{{ 'Assistant:\\n' }}{% endif %}"
+)
+"""As PaddleOCR-VL prints it: the pictures of a turn stand before its texts, whatever their order was."""
+
+LLAMA_3 = (
+    "{{ bos_token }}{% for message in messages %}"
+    "{{ '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n' }}"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}{{ '<|image|>' }}{% elif part['type'] == 'text' %}{{ part['text'] }}"
+    "{% endif %}{% endfor %}{% endif %}{{ '<|eot_id|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{% endif %}"
+)
+"""As Llama 3.2 Vision prints it."""
+
 
 def _tokenizer(
     template: str, *special: str, bos: str | None = None, eos: str = "<|im_end|>", **named: str
@@ -174,15 +213,129 @@ def lighton_ocr(folder: Path) -> Path:
     return _save(folder, transformers.LightOnOcrForConditionalGeneration(config), tokenizer)
 
 
-UNLISTED: dict[str, Callable[[Path], Path]] = {build.__name__: build for build in (
-        ovis2, aria, idefics2, deepseek_vl, janus, qianfan_ocr, lighton_ocr,
-    )}
+def paligemma(folder: Path) -> Path:
+    """PaliGemma: its whole prompt is read both ways, and begins behind its last picture."""
+    tokenizer = _tokenizer(PLAIN, bos="<bos>", eos="<eos>", image_token="<image>")
+    images = transformers.SiglipImageProcessorPil(size={"height": 56, "width": 56}, image_seq_length=16)
+    _processor(folder, transformers.PaliGemmaProcessor, images, tokenizer)  # which adds words to the tokenizer
+    vision = transformers.SiglipVisionConfig(**VISION, image_size=56, patch_size=14, vision_use_head=False)
+    config = transformers.PaliGemmaConfig(
+        text_config=_text(transformers.GemmaConfig, tokenizer, num_key_value_heads=2, head_dim=8),
+        vision_config=vision, projection_dim=32, hidden_size=32, vocab_size=len(tokenizer),
+        image_token_index=_id(tokenizer, "<image>"),
+    )  # fmt: skip
+    return _save(folder, transformers.PaliGemmaForConditionalGeneration(config), tokenizer)
+
+
+def granite4_vision(folder: Path) -> Path:
+    """Granite 4 Vision: LLaVA-NeXT's tiles; what is seen is added to the layers of the language model, one by one."""
+    tokenizer = _tokenizer(GRANITE, "<|start_of_role|>", "<|end_of_role|>", eos="<|end_of_text|>", image_token="<image>")
+    pinpoints = [[56, 112], [112, 56], [112, 112]]
+    text = _text(transformers.Granite4VisionTextConfig, tokenizer, num_hidden_layers=6, num_key_value_heads=2,
+                 attention_multiplier=0.125)  # fmt: skip
+    wide = {**VISION, "hidden_size": 64, "num_attention_heads": 4}
+    config = transformers.Granite4VisionConfig(
+        text_config=text, image_grid_pinpoints=pinpoints, image_token_index=_id(tokenizer, "<image>"),
+        vision_config=transformers.SiglipVisionConfig(**wide, image_size=56, patch_size=14, vision_use_head=False),
+        vision_feature_select_strategy="full", downsample_rate="1/2", deepstack_layer_map=[[1, 0], [2, 1]],
+        spatial_vision_layer=-1, spatial_target_layers=[2, 3, 4, 5],
+        qformer_config={"model_type": "blip_2_qformer", "num_hidden_layers": 1, "intermediate_size": 64,
+                        "cross_attention_frequency": 1, "vocab_size": 1},
+    )  # fmt: skip
+    side = {"size": {"shortest_edge": 56}, "crop_size": {"height": 56, "width": 56}}
+    images = transformers.LlavaNextImageProcessorPil(**side, image_grid_pinpoints=pinpoints)
+    how = {"patch_size": 14, "vision_feature_select_strategy": "full", "downsample_rate": "1/2"}
+    _processor(folder, transformers.Granite4VisionProcessor, images, tokenizer, **how)
+    return _save(folder, transformers.Granite4VisionForConditionalGeneration(config), tokenizer)
+
+
+def paddleocr_vl(folder: Path) -> Path:
+    """PaddleOCR-VL: pictures of any size stand before all texts; positions of three axes, told by kinds of tokens."""
+    marks = ("<|IMAGE_START|>", "<|IMAGE_END|>", "<|video_pad|>")
+    named = {"image_token": "<|IMAGE_PLACEHOLDER|>"}
+    tokenizer = _tokenizer(PADDLE, *marks, bos="<|begin_of_sentence|>", eos="</s>", **named)
+    start, end, video = tokenizer.convert_tokens_to_ids(list(marks))
+    rope = {"rope_type": "default", "mrope_section": [2, 1, 1], "rope_theta": 5e5}
+    config = transformers.PaddleOCRVLConfig(
+        text_config=_text(transformers.PaddleOCRTextConfig, tokenizer, num_key_value_heads=2, head_dim=8,
+                          rope_parameters=rope).to_dict(),
+        vision_config={**VISION, "image_size": 56, "patch_size": 14}, vision_start_token_id=start,
+        vision_end_token_id=end, video_token_id=video, image_token_id=_id(tokenizer, named["image_token"]),
+    )  # fmt: skip
+    images = transformers.PaddleOCRVLImageProcessorPil(size={"shortest_edge": 56**2, "longest_edge": 112**2})
+    _processor(folder, transformers.PaddleOCRVLProcessor, images, tokenizer)
+    return _save(folder, transformers.PaddleOCRVLForConditionalGeneration(config), tokenizer)
+
+
+def chameleon(folder: Path) -> Path:
+    """Chameleon: a picture is read as 16 words of a codebook that the language model knows by its own words."""
+    words = [f"IMGIMG{code}Z" for code in "ABCDEFGHIJ"]
+    tokenizer = _tokenizer(
+        PLAIN, *words, bos="<s>", eos="</s>", image_token="<image>", boi_token="<racm3:break>", eoi_token="<eoss>",
+        sep_token="<reserved08706>",
+    )  # fmt: skip
+    vocabulary = {word: _id(tokenizer, word) for word in ("<image>", *words)}
+    codes = {"resolution": 32, "base_channels": 32, "channel_multiplier": [1, 1, 1, 1], "num_res_blocks": 1,
+             "embed_dim": 8, "latent_channels": 8, "num_embeddings": len(words)}  # fmt: skip
+    config = _text(transformers.ChameleonConfig, tokenizer, num_key_value_heads=4, vq_config=codes,
+                   vocabulary_map=vocabulary)  # fmt: skip
+    images = transformers.ChameleonImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    transformers.ChameleonProcessor(images, tokenizer, image_seq_length=16).save_pretrained(folder)
+    return _save(folder, transformers.ChameleonForConditionalGeneration(config), tokenizer)
+
+
+def mllama(folder: Path) -> Path:
+    """Llama 3.2 Vision: a picture is one token; what is in it is asked for by layers of their own."""
+    marks = ("<|start_header_id|>", "<|end_header_id|>", "<|python_tag|>", "<|image|>")
+    tokenizer = _tokenizer(LLAMA_3, *marks, bos="<|begin_of_text|>", eos="<|eot_id|>")
+    text = _text(transformers.MllamaTextConfig, tokenizer, num_hidden_layers=3, num_key_value_heads=2,
+                 cross_attention_layers=[1])  # fmt: skip
+    text.vocab_size = _id(tokenizer, "<|image|>")  # its last word, and one that it can not say
+    seen = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "attention_heads": 4,
+            "num_global_layers": 1, "intermediate_layers_indices": [0, 1], "vision_output_dim": 96, "image_size": 56,
+            "patch_size": 14}  # fmt: skip
+    config = transformers.MllamaConfig(
+        text_config=text.to_dict(), vision_config=seen, image_token_index=_id(tokenizer, "<|image|>")
+    )
+    images = transformers.MllamaImageProcessorPil(size={"height": 56, "width": 56}, max_image_tiles=4)
+    _processor(folder, transformers.MllamaProcessor, images, tokenizer)
+    return _save(folder, transformers.MllamaForConditionalGeneration(config), tokenizer)
+
+
+def blip_2(folder: Path) -> Path:
+    """BLIP-2: one picture stands before all words, whatever its prompt says of pictures."""
+    tokenizer = _tokenizer(PLAIN.replace("<image>", ""), "<image>", bos="</s>", eos="</s>")
+    config = transformers.Blip2Config(
+        vision_config={**VISION, "image_size": 56, "patch_size": 14}, num_query_tokens=8,
+        qformer_config={**VISION, "num_hidden_layers": 2, "vocab_size": len(tokenizer)},
+        text_config=transformers.OPTConfig(
+            vocab_size=len(tokenizer), hidden_size=32, ffn_dim=64, num_hidden_layers=2, num_attention_heads=4,
+            word_embed_proj_dim=32, max_position_embeddings=512, bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+        ), image_token_index=_id(tokenizer, "<image>"),
+    )  # fmt: skip
+    images = transformers.BlipImageProcessorPil(size={"height": 56, "width": 56})
+    transformers.Blip2Processor(images, tokenizer, num_query_tokens=8).save_pretrained(folder)
+    return _save(folder, transformers.Blip2ForConditionalGeneration(config), tokenizer)
+
+
+UNLISTED: dict[str, Callable[[Path], Path]] = {
+    build.__name__: build
+    for build in (
+        ovis2, aria, idefics2, deepseek_vl, janus, qianfan_ocr, lighton_ocr, paligemma, granite4_vision, paddleocr_vl,
+        mllama,
+    )
+}
+"""Families whose processors print a conversation with pictures, and turn it into what their models take."""
+
+UNSPOKEN: dict[str, Callable[[Path], Path]] = {build.__name__: build for build in (chameleon, blip_2)}
+"""Families whose processors keep no chat template, whatever stands in their folders."""
 
 
 if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit("usage: python -m tests.tiny_unlisted OUT")
-    for family, build in UNLISTED.items():
+    for family, build in (UNLISTED | UNSPOKEN).items():
         made = Path(sys.argv[1]) / family
         made.mkdir(parents=True, exist_ok=True)
         print(f"{family}: {build(made)}")
