@@ -13,10 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 import transformers
 from transformers import PreTrainedTokenizerFast
 
-from tests.tiny_models import SMOL, VISION, _save, _text, make_tokenizer
+from tests.tiny_models import CLIP_MEAN, CLIP_STD, SMOL, VISION, _qwen_processor, _save, _text, make_tokenizer
 
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' }}"
@@ -68,6 +69,17 @@ PADDLE = (
 )
 """As PaddleOCR-VL prints it: the pictures of a turn stand before its texts, whatever their order was."""
 
+HUNYUAN = (
+    "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'system' %}"
+    "{{ message['content'] + '<｜hy_place▁holder▁no▁3｜>' }}{% else %}"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}"
+    "{{ '<｜hy_place▁holder▁no▁100｜><｜hy_place▁holder▁no▁102｜><｜hy_place▁holder▁no▁101｜>' }}"
+    "{% elif part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}"
+    "{{ '<｜hy_User｜>' if message['role'] == 'user' else eos_token }}{% endif %}{% endfor %}"
+)
+"""As HunyuanOCR prints it: a turn ends with the name of who said it."""
+
 LLAMA_3 = (
     "{{ bos_token }}{% for message in messages %}"
     "{{ '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n' }}"
@@ -105,6 +117,13 @@ def _processor(
     processor(images, tokenizer, chat_template=tokenizer.chat_template, **more).save_pretrained(folder)
 
 
+def _saved(folder: Path, network: type[Any], config: Any, tokenizer: PreTrainedTokenizerFast) -> Path:
+    """The same weights at every run: to some of those that a class draws, noise is only added."""
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        return _save(folder, network(config), tokenizer)
+
+
 def _id(tokenizer: PreTrainedTokenizerFast, word: str) -> Any:
     return tokenizer.convert_tokens_to_ids(word)
 
@@ -121,7 +140,7 @@ def ovis2(folder: Path) -> Path:
     )  # fmt: skip
     images = transformers.Ovis2ImageProcessorPil(size={"height": 56, "width": 56}, crop_to_patches=True, max_patches=9)
     _processor(folder, transformers.Ovis2Processor, images, tokenizer, image_seq_length=16)
-    return _save(folder, transformers.Ovis2ForConditionalGeneration(config), tokenizer)
+    return _saved(folder, transformers.Ovis2ForConditionalGeneration, config, tokenizer)
 
 
 def aria(folder: Path) -> Path:
@@ -135,7 +154,7 @@ def aria(folder: Path) -> Path:
     )  # fmt: skip
     images = transformers.AriaImageProcessorPil()
     _processor(folder, transformers.AriaProcessor, images, tokenizer, size_conversion={490: 8, 980: 16})
-    return _save(folder, transformers.AriaForConditionalGeneration(config), tokenizer)
+    return _saved(folder, transformers.AriaForConditionalGeneration, config, tokenizer)
 
 
 def idefics2(folder: Path) -> Path:
@@ -152,7 +171,7 @@ def idefics2(folder: Path) -> Path:
     )  # fmt: skip
     images = transformers.Idefics2ImageProcessorPil(size={"shortest_edge": 42, "longest_edge": 112})
     _processor(folder, transformers.Idefics2Processor, images, tokenizer, image_seq_len=8)
-    return _save(folder, transformers.Idefics2ForConditionalGeneration(config), tokenizer)
+    return _saved(folder, transformers.Idefics2ForConditionalGeneration, config, tokenizer)
 
 
 def deepseek_vl(folder: Path) -> Path:
@@ -165,7 +184,25 @@ def deepseek_vl(folder: Path) -> Path:
     )  # fmt: skip
     images = transformers.DeepseekVLImageProcessorPil(size={"height": 56, "width": 56})
     _processor(folder, transformers.DeepseekVLProcessor, images, tokenizer, num_image_tokens=16)
-    return _save(folder, transformers.DeepseekVLForConditionalGeneration(config), tokenizer)
+    return _saved(folder, transformers.DeepseekVLForConditionalGeneration, config, tokenizer)
+
+
+def deepseek_vl_hybrid(folder: Path) -> Path:
+    """DeepSeek-VL 7B: the tower of SAM looks at a larger copy of every picture."""
+    tokenizer = _deepseek("<image_placeholder>", image_token="<image_placeholder>")
+    larger = transformers.SamVisionConfig(
+        hidden_size=32, mlp_dim=64, num_hidden_layers=2, num_attention_heads=4, output_channels=8, image_size=112,
+        patch_size=14, window_size=3, global_attn_indexes=[1],
+    )  # fmt: skip
+    config = transformers.DeepseekVLHybridConfig(
+        text_config=_text(transformers.LlamaConfig, tokenizer), high_res_vision_config=larger,
+        vision_config=transformers.SiglipVisionConfig(**VISION, image_size=56, patch_size=14, vision_use_head=False),
+        image_token_id=_id(tokenizer, "<image_placeholder>"),
+    )  # fmt: skip
+    sizes = {"size": {"height": 56, "width": 56}, "high_res_size": {"height": 112, "width": 112}}
+    images = transformers.DeepseekVLHybridImageProcessorPil(**sizes)
+    _processor(folder, transformers.DeepseekVLHybridProcessor, images, tokenizer, num_image_tokens=16)
+    return _saved(folder, transformers.DeepseekVLHybridForConditionalGeneration, config, tokenizer)
 
 
 def janus(folder: Path) -> Path:
@@ -182,7 +219,7 @@ def janus(folder: Path) -> Path:
     )  # fmt: skip
     images = transformers.JanusImageProcessorPil(size={"height": 56, "width": 56})
     _processor(folder, transformers.JanusProcessor, images, tokenizer, num_image_tokens=16)
-    return _save(folder, transformers.JanusForConditionalGeneration(config), tokenizer)
+    return _saved(folder, transformers.JanusForConditionalGeneration, config, tokenizer)
 
 
 def qianfan_ocr(folder: Path) -> Path:
@@ -196,7 +233,7 @@ def qianfan_ocr(folder: Path) -> Path:
     )  # fmt: skip
     images = transformers.GotOcr2ImageProcessorPil(size={"height": 112, "width": 112}, max_patches=6)
     _processor(folder, transformers.QianfanOCRProcessor, images, tokenizer, image_seq_length=16)
-    return _save(folder, transformers.QianfanOCRForConditionalGeneration(config), tokenizer)
+    return _saved(folder, transformers.QianfanOCRForConditionalGeneration, config, tokenizer)
 
 
 def lighton_ocr(folder: Path) -> Path:
@@ -210,7 +247,7 @@ def lighton_ocr(folder: Path) -> Path:
     )  # fmt: skip
     images = transformers.PixtralImageProcessorPil(size={"longest_edge": 112}, patch_size=28)
     _processor(folder, transformers.LightOnOcrProcessor, images, tokenizer, patch_size=14)
-    return _save(folder, transformers.LightOnOcrForConditionalGeneration(config), tokenizer)
+    return _saved(folder, transformers.LightOnOcrForConditionalGeneration, config, tokenizer)
 
 
 def paligemma(folder: Path) -> Path:
@@ -224,16 +261,17 @@ def paligemma(folder: Path) -> Path:
         vision_config=vision, projection_dim=32, hidden_size=32, vocab_size=len(tokenizer),
         image_token_index=_id(tokenizer, "<image>"),
     )  # fmt: skip
-    return _save(folder, transformers.PaliGemmaForConditionalGeneration(config), tokenizer)
+    return _saved(folder, transformers.PaliGemmaForConditionalGeneration, config, tokenizer)
 
 
 def granite4_vision(folder: Path) -> Path:
     """Granite 4 Vision: LLaVA-NeXT's tiles; what is seen is added to the layers of the language model, one by one."""
-    tokenizer = _tokenizer(GRANITE, "<|start_of_role|>", "<|end_of_role|>", eos="<|end_of_text|>", image_token="<image>")
+    roles = ("<|start_of_role|>", "<|end_of_role|>")
+    tokenizer = _tokenizer(GRANITE, *roles, eos="<|end_of_text|>", image_token="<image>")
     pinpoints = [[56, 112], [112, 56], [112, 112]]
     text = _text(transformers.Granite4VisionTextConfig, tokenizer, num_hidden_layers=6, num_key_value_heads=2,
                  attention_multiplier=0.125)  # fmt: skip
-    wide = {**VISION, "hidden_size": 64, "num_attention_heads": 4}
+    wide = {**VISION, "hidden_size": 64}
     config = transformers.Granite4VisionConfig(
         text_config=text, image_grid_pinpoints=pinpoints, image_token_index=_id(tokenizer, "<image>"),
         vision_config=transformers.SiglipVisionConfig(**wide, image_size=56, patch_size=14, vision_use_head=False),
@@ -246,7 +284,7 @@ def granite4_vision(folder: Path) -> Path:
     images = transformers.LlavaNextImageProcessorPil(**side, image_grid_pinpoints=pinpoints)
     how = {"patch_size": 14, "vision_feature_select_strategy": "full", "downsample_rate": "1/2"}
     _processor(folder, transformers.Granite4VisionProcessor, images, tokenizer, **how)
-    return _save(folder, transformers.Granite4VisionForConditionalGeneration(config), tokenizer)
+    return _saved(folder, transformers.Granite4VisionForConditionalGeneration, config, tokenizer)
 
 
 def paddleocr_vl(folder: Path) -> Path:
@@ -264,7 +302,27 @@ def paddleocr_vl(folder: Path) -> Path:
     )  # fmt: skip
     images = transformers.PaddleOCRVLImageProcessorPil(size={"shortest_edge": 56**2, "longest_edge": 112**2})
     _processor(folder, transformers.PaddleOCRVLProcessor, images, tokenizer)
-    return _save(folder, transformers.PaddleOCRVLForConditionalGeneration(config), tokenizer)
+    return _saved(folder, transformers.PaddleOCRVLForConditionalGeneration, config, tokenizer)
+
+
+def hunyuan_vl(folder: Path) -> Path:
+    """HunyuanOCR: its projector writes the begin, the end and the line ends of a picture; positions of four axes."""
+    word = "<｜hy_place▁holder▁no▁{}｜>".format
+    named = {"image_start_token": word(100), "image_end_token": word(101), "image_token": word(102)}
+    ends = {"eos": "<｜hy_Assistant｜>", "bos": "<｜hy_begin▁of▁sentence｜>"}
+    tokenizer = _tokenizer(HUNYUAN, word(3), word(103), "<｜hy_User｜>", **ends, **named)
+    rope = {"rope_type": "dynamic", "alpha": 1000.0, "factor": 1.0, "mrope_section": [1, 1, 1, 1], "rope_theta": 1e4}
+    config = transformers.HunYuanVLConfig(
+        text_config=_text(transformers.HunYuanVLTextConfig, tokenizer, num_key_value_heads=2, head_dim=8,
+                          rope_parameters=rope).to_dict(),
+        vision_config={**VISION, "out_hidden_size": 32, "patch_size": 14, "max_image_size": 112},
+        image_token_id=_id(tokenizer, word(102)), im_start_id=_id(tokenizer, word(100)),
+        im_end_id=_id(tokenizer, word(101)), im_newline_id=_id(tokenizer, word(103)),
+    )  # fmt: skip
+    area = {"shortest_edge": 56**2, "longest_edge": 112**2}
+    images = transformers.HunYuanVLImageProcessorPil(size=area, patch_size=14)
+    _processor(folder, transformers.HunYuanVLProcessor, images, tokenizer)
+    return _saved(folder, transformers.HunYuanVLForConditionalGeneration, config, tokenizer)
 
 
 def chameleon(folder: Path) -> Path:
@@ -281,7 +339,7 @@ def chameleon(folder: Path) -> Path:
                    vocabulary_map=vocabulary)  # fmt: skip
     images = transformers.ChameleonImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
     transformers.ChameleonProcessor(images, tokenizer, image_seq_length=16).save_pretrained(folder)
-    return _save(folder, transformers.ChameleonForConditionalGeneration(config), tokenizer)
+    return _saved(folder, transformers.ChameleonForConditionalGeneration, config, tokenizer)
 
 
 def mllama(folder: Path) -> Path:
@@ -299,7 +357,7 @@ def mllama(folder: Path) -> Path:
     )
     images = transformers.MllamaImageProcessorPil(size={"height": 56, "width": 56}, max_image_tiles=4)
     _processor(folder, transformers.MllamaProcessor, images, tokenizer)
-    return _save(folder, transformers.MllamaForConditionalGeneration(config), tokenizer)
+    return _saved(folder, transformers.MllamaForConditionalGeneration, config, tokenizer)
 
 
 def blip_2(folder: Path) -> Path:
@@ -316,14 +374,31 @@ def blip_2(folder: Path) -> Path:
     )  # fmt: skip
     images = transformers.BlipImageProcessorPil(size={"height": 56, "width": 56})
     transformers.Blip2Processor(images, tokenizer, num_query_tokens=8).save_pretrained(folder)
-    return _save(folder, transformers.Blip2ForConditionalGeneration(config), tokenizer)
+    return _saved(folder, transformers.Blip2ForConditionalGeneration, config, tokenizer)
+
+
+def exaone4_5(folder: Path) -> Path:
+    """EXAONE 4.5: its processor is for videos as well, and that half of it is torchvision's."""
+    words = {"image_token": "<|image_pad|>", "video_token": "<|video_pad|>"}
+    tokenizer = _chatml("<vision><|image_pad|></vision>", "<vision>", "</vision>", **words)
+    vision = {"depth": 2, "hidden_size": 32, "intermediate_size": 64, "num_heads": 4, "num_key_value_heads": 2,
+              "out_hidden_size": 32, "patch_size": 14, "window_size": 56, "fullatt_block_indexes": [1]}
+    config = transformers.Exaone4_5_Config(
+        text_config=_text(transformers.Exaone4Config, tokenizer, num_key_value_heads=2, sliding_window=24,
+                          sliding_window_pattern=2),
+        vision_config=vision, **{f"{name}_id": _id(tokenizer, word) for name, word in words.items()},
+    )  # fmt: skip
+    _saved(folder, transformers.Exaone4_5_ForConditionalGeneration, config, tokenizer)
+    _qwen_processor(folder, "Exaone4_5_Processor", "Qwen2VLVideoProcessor", 14, CLIP_MEAN, CLIP_STD,
+                    {"size": {"shortest_edge": 56**2, "longest_edge": 112**2}})  # fmt: skip
+    return folder
 
 
 UNLISTED: dict[str, Callable[[Path], Path]] = {
     build.__name__: build
     for build in (
-        ovis2, aria, idefics2, deepseek_vl, janus, qianfan_ocr, lighton_ocr, paligemma, granite4_vision, paddleocr_vl,
-        mllama,
+        ovis2, aria, idefics2, deepseek_vl, deepseek_vl_hybrid, janus, qianfan_ocr, lighton_ocr, paligemma,
+        granite4_vision, paddleocr_vl, hunyuan_vl, mllama,
     )
 }
 """Families whose processors print a conversation with pictures, and turn it into what their models take."""
@@ -331,11 +406,14 @@ UNLISTED: dict[str, Callable[[Path], Path]] = {
 UNSPOKEN: dict[str, Callable[[Path], Path]] = {build.__name__: build for build in (chameleon, blip_2)}
 """Families whose processors keep no chat template, whatever stands in their folders."""
 
+UNLOADED: dict[str, Callable[[Path], Path]] = {build.__name__: build for build in (exaone4_5,)}
+"""Families whose processors load with torchvision alone."""
+
 
 if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit("usage: python -m tests.tiny_unlisted OUT")
-    for family, build in (UNLISTED | UNSPOKEN).items():
+    for family, build in (UNLISTED | UNSPOKEN | UNLOADED).items():
         made = Path(sys.argv[1]) / family
         made.mkdir(parents=True, exist_ok=True)
         print(f"{family}: {build(made)}")
