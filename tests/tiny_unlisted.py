@@ -28,7 +28,6 @@ CHATML = (
 )
 """As many print it, each with a text of its own for a picture."""
 
-
 DEEPSEEK = (
     "{% for message in messages %}{% if message['role'] == 'user' %}{{ 'User: ' }}"
     "{% elif message['role'] == 'assistant' %}{{ 'Assistant: ' }}{% endif %}"
@@ -38,7 +37,7 @@ DEEPSEEK = (
     "{{ eos_token if message['role'] == 'assistant' else '\\n\\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
 )
-"""As DeepSeek-VL and Janus print it."""
+"""In the manner of DeepSeek-VL and Janus: every part of a turn on a line of its own."""
 
 PLAIN = (
     "{% for message in messages %}{% if message['content'] is string %}{{ message['content'] }}{% else %}"
@@ -55,7 +54,7 @@ GRANITE = (
     "{% endif %}{% endfor %}{% endif %}{{ '<|end_of_text|>\\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|start_of_role|>assistant<|end_of_role|>' }}{% endif %}"
 )
-"""As Granite 4 Vision prints it."""
+"""In the manner of Granite 4 Vision."""
 
 PADDLE = (
     "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'user' %}{{ 'User: ' }}"
@@ -407,7 +406,7 @@ UNSPOKEN: dict[str, Callable[[Path], Path]] = {build.__name__: build for build i
 """Families whose processors keep no chat template, whatever stands in their folders."""
 
 UNLOADED: dict[str, Callable[[Path], Path]] = {build.__name__: build for build in (exaone4_5,)}
-"""Families whose processors load with torchvision alone."""
+"""Families whose processors do not load where torchvision is missing."""
 
 
 if __name__ == "__main__":
