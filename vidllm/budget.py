@@ -82,6 +82,11 @@ class NativeGeometry:
     """What its longer side is made before it becomes a square."""
     square: int = 0
     """Width and height of every frame and picture, of any aspect."""
+    squares: tuple[tuple[int, int], ...] = ()
+    """(side in pixels, tokens) of all that frames may be, of any aspect, the largest first, where no arithmetic tells;
+    still pictures are the first. One alone may be fitted by the family's own processor:"""
+    fits_itself: bool = False
+    """Frames and pictures keep their aspect, and the side is that of their longer one."""
     longest_edge: int = 0
     """Most of a side, in place of bounds on the area."""
     row_end: int = 0
@@ -105,6 +110,8 @@ class NativeGeometry:
 
     def tokens(self, height: int, width: int) -> int:
         """Tokens of one group of frames of this size (multiples of `unit`)."""
+        if self.squares:
+            return dict(self.squares)[max(height, width)]
         return (height // self.unit) * self.row_tokens(width)
 
     def row_tokens(self, width: int) -> int:
@@ -113,11 +120,15 @@ class NativeGeometry:
 
     def image_tokens(self, height: int, width: int) -> int:
         """Tokens of a still image that is height x width before the family's processor scales it."""
+        if self.squares:
+            return self.squares[0][1]
         rows, cols = (side // self.image_unit for side in self.image_size(height, width))
         return rows * (cols + self.row_end)
 
     def image_size(self, height: int, width: int) -> tuple[int, int]:
         """(height, width) to which the family's processor scales a still image."""
+        if self.squares:
+            return self.sizes(height, width)[0]
         if self.square:
             return self.square, self.square
         if self.longest_edge:
@@ -145,6 +156,12 @@ class NativeGeometry:
         Never larger than the frame itself unless `min_pixels` or the family asks for it: invented pixels cost real
         tokens.
         """
+        if self.fits_itself:
+            [(longest, _)] = self.squares
+            scale = longest / max(height, width)
+            return [(max(round(height * scale), 1), max(round(width * scale), 1))]
+        if self.squares:
+            return [(side, side) for side, _ in self.squares]
         if self.square:
             return [(self.square, self.square)]
         if self.longest_edge:

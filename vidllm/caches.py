@@ -9,9 +9,10 @@ import platformdirs
 
 from vidllm.errors import CacheError
 
-Kind = Literal["features", "videos", "clips", "references"]
+Kind = Literal["features", "videos", "clips", "references", "families"]
 """features: encoded frames, reused by the next question. videos: clips fetched from a URL. clips: looks at clips, as
-training takes them. references: what a frozen model thinks of the answers that another is trained on."""
+training takes them. references: what a frozen model thinks of the answers that another is trained on. families: what
+processors said of families without an adapter."""
 
 
 @dataclass(frozen=True)

@@ -114,7 +114,7 @@ def _with_media(rendered: str, turns: Sequence[Turn], spec: ModelSpec) -> str:
 
 def _ids(text: str, whole: str, spec: ModelSpec, tokenizer: Tokenizer) -> tuple[int, ...]:
     """Ids of `text`, a beginning of `whole`."""
-    return tuple(tokenizer.encode(text, add_special_tokens=not _begins_with_bos(whole, spec.folder)).ids)
+    return tuple(tokenizer.encode(text, add_special_tokens=not begins_with_bos(whole, spec.folder)).ids)
 
 
 def _encode(text: str, turns: Sequence[Turn], spec: ModelSpec, tokenizer: Tokenizer) -> Layout:
@@ -274,6 +274,7 @@ def _special_pattern(tokenizer: Tokenizer, size: int, markers: tuple[str, ...]) 
     return re.compile("|".join(re.escape(t) for t in sorted(special, key=len, reverse=True) if len(t) > 1))
 
 
-def _begins_with_bos(text: str, folder: Path) -> bool:
+def begins_with_bos(text: str, folder: Path) -> bool:
+    """Whether what the tokenizer would put before a text stands there already."""
     bos = special_tokens(folder).get("bos_token")
     return bool(bos) and text.startswith(str(bos))

@@ -9,9 +9,8 @@ from __future__ import annotations
 import importlib
 import logging
 import re
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,7 +22,7 @@ from vidllm.errors import ConfigError, IncompleteModel, ModelNotFound, Unsupport
 from vidllm.machine import cpu_multiplies_bf16
 from vidllm.model.adapter import Base, base_folder, merge_adapter, read_base
 from vidllm.model.attention import attend_wide
-from vidllm.model.classes import network_class, reader_class
+from vidllm.model.classes import is_listed, network_class, reader_class
 from vidllm.model.extras import load_extras
 from vidllm.model.families import ModelSpec, load_tokenizer, read_spec
 from vidllm.model.fingerprint import ADAPTER_FILE
@@ -31,7 +30,8 @@ from vidllm.model.fingerprint import fingerprint as fingerprint
 from vidllm.model.light import LightLlava, fits, load_light
 from vidllm.model.lmm import VideoLMM
 from vidllm.model.memory import is_out_of_memory
-from vidllm.model.reader import RUNNING_LAYERS, like
+from vidllm.model.quiet import one_line, quiet
+from vidllm.model.reader import RUNNING_LAYERS, language_of, like
 from vidllm.model.running import note_slow_layers
 from vidllm.model.spec import read_json
 from vidllm.model.spec import stop_ids as stop_ids
@@ -92,9 +92,17 @@ def load_model(
     network = _load_network(spec, place, number, device_map, quantize, light)
     model = _adapt(spec, tokenizer, network, fingerprint(folder))
     log.info("model: %s", describe(model))
+    if not is_listed(spec.model_type):
+        _prove(model)
     if getattr(model, "sums", False):
         note_slow_layers(spec.model_type, place)
     return model
+
+
+def _prove(model: Any) -> None:
+    from vidllm.model.proof import prove
+
+    prove(model)
 
 
 def describe(model: VideoLMM) -> str:
@@ -121,7 +129,7 @@ def choose_device(device: str | torch.device | None = None) -> torch.device:
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"device {device!r} is not usable here ({_one_line(error)}); try cpu") from error
+        raise ConfigError(f"device {device!r} is not usable here ({one_line(error)}); try cpu") from error
     return torch.device(device)
 
 
@@ -170,7 +178,7 @@ def _load_network(
         except _LOADING_ERRORS as error:
             if is_out_of_memory(error):
                 raise
-            raise IncompleteModel(f"{spec.folder}: {_one_line(error)}; download the model again") from error
+            raise IncompleteModel(f"{spec.folder}: {one_line(error)}; download the model again") from error
     if network is None:
         options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True}
         if spec.two_way:
@@ -180,7 +188,7 @@ def _load_network(
         if quantize is not None:
             options["quantization_config"] = _quantization(quantize, dtype)
         network = _load_transformers(spec, options)
-        attend_wide(_language(network))
+        attend_wide(language_of(network))
         if "device_map" not in options:
             network.to(device)
     network.eval()
@@ -196,12 +204,6 @@ def _checked_base(folder: Path, base: Base) -> Path:
             return place
     raise IncompleteModel(f"{folder}: an adapter of another model than {place} is now; name the right one as "
                           f'"base" in {ADAPTER_FILE}')  # fmt: skip
-
-
-def _language(network: Any) -> nn.Module:
-    """The part that reads embeddings: SmolVLM calls it by another name than the rest."""
-    model = network.model
-    return model.text_model if hasattr(model, "text_model") else model.language_model  # type: ignore[no-any-return]
 
 
 ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
@@ -243,9 +245,9 @@ def _load_transformers(spec: ModelSpec, options: Mapping[str, Any]) -> nn.Module
                         spec.folder)  # fmt: skip
             return _load_transformers(spec, {**options, **SDPA})
         if "quantization_config" in options:
-            raise ConfigError(f'{_one_line(error)}; quantize needs pip install -U "vidllm[quant]"') from error
+            raise ConfigError(f'{one_line(error)}; quantize needs pip install -U "vidllm[quant]"') from error
         # quantized by somebody, with a package of theirs
-        raise UnsupportedModel(f"{spec.folder}: {_one_line(error)}; or name the model as it was before it was "
+        raise UnsupportedModel(f"{spec.folder}: {one_line(error)}; or name the model as it was before it was "
                                "quantized") from error  # fmt: skip
     except _LOADING_ERRORS as error:
         if is_out_of_memory(error):
@@ -254,33 +256,15 @@ def _load_transformers(spec: ModelSpec, options: Mapping[str, Any]) -> nn.Module
             raise ConfigError(f"{spec.folder}: quantized weights lie all on GPUs or all on the CPU; name a device that "
                               "holds the whole model, or leave quantize out") from error  # fmt: skip
         cure = _cure(spec.folder, options.get("device_map"))
-        raise IncompleteModel(f"{spec.folder}: {_one_line(error)}; {cure}") from error
+        raise IncompleteModel(f"{spec.folder}: {one_line(error)}; {cure}") from error
     _check_report(spec.folder, report)
     for module in network.modules():
         if hasattr(module, "config"):
             module.config.return_dict = True  # what its parts return is read by name here, whatever its files prefer
-    language: Any = _language(network)
+    language: Any = language_of(network)
     _check_language(spec, language)
     _check_depth(spec.folder, report["unexpected_keys"], len(language.layers))
     return network  # type: ignore[no-any-return]
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """No tables of keys from transformers (what is wrong is said in one line), no bar where nobody watches."""
-    from transformers.utils import logging
-
-    hf_logging: Any = logging
-    level, bar = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled() and not sys.stderr.isatty()
-    hf_logging.set_verbosity_error()
-    if bar:
-        hf_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        hf_logging.set_verbosity(level)
-        if bar:
-            hf_logging.enable_progress_bar()
 
 
 def _check_files(folder: Path) -> None:
@@ -395,7 +379,3 @@ def _adapt(spec: ModelSpec, tokenizer: Tokenizer, network: nn.Module, mark: str)
     extras = load_extras(spec.folder, table.weight.shape[1], place.device, place.dtype)
     return reader(spec, tokenizer, network, mark, extras=extras)  # type: ignore[no-any-return]
 
-
-def _one_line(error: BaseException) -> str:
-    said = " ".join(str(error).split())[:300] or type(error).__name__
-    return f"{said} is not known here" if isinstance(error, KeyError) else said

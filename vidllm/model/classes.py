@@ -35,13 +35,20 @@ _CLASSES = {
 }
 
 
+def is_listed(model_type: str) -> bool:
+    """Whether there is an adapter for this family."""
+    return model_type in _CLASSES
+
+
 def network_class(model_type: str) -> Any:
     """transformers' own, from the module of its family: importing that alone saves seconds over the Auto classes."""
+    if not is_listed(model_type):
+        return importlib.import_module("transformers").AutoModelForImageTextToText
     module, _, name = _CLASSES[model_type][0].partition(".")
     return getattr(importlib.import_module(f"transformers.models.{module}.modeling_{module}"), name)
 
 
 def reader_class(model_type: str) -> Any:
     """A `ComposableLMM` or a `NativeLMM`."""
-    module, _, name = _CLASSES[model_type][1].partition(".")
+    module, _, name = _CLASSES.get(model_type, ("", "unlisted.Unlisted"))[1].partition(".")
     return getattr(importlib.import_module(f"vidllm.model.{module}"), name)

@@ -8,7 +8,8 @@ A folder may carry `vidllm.json`, whose keys are the fields of `spec.Overrides`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,9 +47,7 @@ def read_spec(folder: Path) -> ModelSpec:
         )
     if config is None:
         raise ModelNotFound(f"{folder}: no config.json; give a Hugging Face model folder or a Hub id")
-    reader = _reader_of(config)
-    if reader is None:
-        raise _refusal(folder, config)
+    reader = _reader_of(config) or _reader_of_unlisted(folder, config)
     if not (folder / "tokenizer.json").is_file():
         raise IncompleteModel(
             f"{folder}: no tokenizer.json; save the model's tokenizer there "
@@ -88,10 +87,35 @@ def bare_spec(
     )
 
 
-def _refusal(folder: Path, config: Json) -> NotAVisionModel | UnsupportedModel | IncompleteModel:
+def _reader_of_unlisted(folder: Path, config: Json) -> Callable[[Path, Json, Tokenizer], ModelSpec]:
+    """Who reads a checkpoint of a family without an adapter. Raises what it is told that can not be one."""
     kind = config.get("model_type")
     if kind is None:
-        return IncompleteModel(f"{folder}/config.json: names no model_type; give a Hugging Face model folder")
-    if any("vision" in key or "visual" in key or key == "image_token_id" for key in config):
-        return UnsupportedModel(f"{folder}: no adapter for family {kind!r}; supported are {', '.join(_FAMILIES)}")
-    return NotAVisionModel(f"{folder}: {kind!r} is a text-only model; give one that sees ({', '.join(_FAMILIES)})")
+        raise IncompleteModel(f"{folder}/config.json: names no model_type; give a Hugging Face model folder")
+    if not any("vision" in key or "visual" in key or key in _SEEING for key in config):
+        raise NotAVisionModel(f"{folder}: {kind!r} is a text-only model; give one that sees ({', '.join(_FAMILIES)})")
+    if not (folder / "tokenizer.json").is_file():  # which in a family that nobody knows is not what is to be mended
+        with _naming_families():
+            from vidllm.model.unlisted_specs import check_known
+
+            check_known(folder, str(kind))
+    return _unlisted
+
+
+_SEEING = ("image_token_id", "image_token_index")
+
+
+def _unlisted(folder: Path, config: Json, tokenizer: Tokenizer) -> ModelSpec:
+    """The spec of a family without an adapter, which transformers and its own processor are asked for."""
+    from vidllm.model.unlisted_specs import unlisted_spec
+
+    with _naming_families():
+        return unlisted_spec(folder, config, tokenizer)
+
+
+@contextmanager
+def _naming_families() -> Iterator[None]:
+    try:
+        yield
+    except UnsupportedModel as error:
+        raise UnsupportedModel(f"{error}; adapters are there for {', '.join(_FAMILIES)}") from error

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 class Gemma4(Windows, NativeLMM):
     """Frames and pictures of any size, scaled to fill a number of tokens; what is heard is left out."""
 
-    tower_name = "vision_tower"
-
     @property
     def blank(self) -> int:
         """Its tables tell of a picture's tokens as of padding."""
@@ -66,8 +64,6 @@ class Gemma4(Windows, NativeLMM):
 
 class Gemma4Unified(Gemma4):
     """Gemma 4 12B has no tower: its projector takes the pixels of each token as they are."""
-
-    tower_name = "embed_vision"
 
     @property
     def cell(self) -> int:

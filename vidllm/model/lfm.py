@@ -13,8 +13,6 @@ from vidllm.model.reader import like
 class Lfm2VL(NativeLMM):
     """Frames are pictures; so are the tiles of a large one, and its thumbnail."""
 
-    tower_name = "vision_tower"
-
     def encode_groups(self, groups: Tensor) -> Tensor:
         """Pictures (N, 1, h, w, 3) -> (N, n, D)."""
         patch = self.geometry.patch

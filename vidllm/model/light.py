@@ -144,6 +144,10 @@ class LightLlava(nn.Module):
         """The table of token embeddings."""
         return self.language_model.embed_tokens
 
+    def get_output_embeddings(self) -> nn.Module:
+        """The head."""
+        return self.lm_head
+
 
 @dataclass(frozen=True)
 class Seen:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from vidllm.errors import ModelError
 from vidllm.model.encode import encode_clips
 from vidllm.model.features import FeatureCache
 from vidllm.model.lmm import vision_key
-from vidllm.model.reader import Ready, Seen, TextReader, like
+from vidllm.model.reader import Ready, Seen, TextReader, language_of, like
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -45,9 +45,6 @@ class NativeLMM(TextReader):
     """
 
     projects = False
-    tower_name: ClassVar[str] = "visual"
-    language_name: ClassVar[str] = "language_model"
-    """What transformers' class calls them."""
 
     def __init__(
         self,
@@ -60,10 +57,9 @@ class NativeLMM(TextReader):
     ) -> None:
         assert isinstance(spec.geometry, NativeGeometry)
         self.geometry = spec.geometry
-        model: Any = network.model
-        super().__init__(spec, tokenizer, network, getattr(model, self.language_name), fingerprint)
-        self.model = model
-        self.tower: nn.Module = getattr(model, self.tower_name)
+        self.model: Any = network.base_model
+        super().__init__(spec, tokenizer, network, language_of(network), fingerprint)
+        self.tower: nn.Module = network.get_encoder(modality="image")  # type: ignore[operator]
         self.chunk = chunk
         self._vision_key = vision_key(spec, fingerprint, network, like(self.tower))
 

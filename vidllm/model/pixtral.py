@@ -17,8 +17,6 @@ from vidllm.model.reader import like
 class Pixtral(NativeLMM):
     """Frames and pictures of any size; among their features is room for what ends the rows, as the prompt counts it."""
 
-    tower_name = "vision_tower"
-
     def encode_groups(self, groups: Tensor) -> Tensor:
         """Pictures (N, 1, h, w, 3) -> (N, rows * (cols + 1), D).
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from vidllm.errors import ModelError
+from vidllm.errors import ModelError, UnsupportedModel
 from vidllm.model.attention import NAME
 from vidllm.model.kv import Foothold, KeyValues, Past, State, rewind, writable
 from vidllm.model.rope import scaled_positions, scaled_rows
@@ -117,6 +117,19 @@ def like(part: nn.Module) -> Tensor:
     return torch.empty(0, dtype=weight.dtype, device=hooked._hf_hook.execution_device)
 
 
+def language_of(network: nn.Module) -> nn.Module:
+    """The part of transformers' network that reads embeddings; in some it stands in a model with a head of its own.
+
+    Raises:
+        UnsupportedModel: it is not a stack of layers.
+    """
+    part: Any = network.get_decoder()  # type: ignore[operator]
+    part = part if hasattr(part, "layers") else part.get_decoder()
+    if not hasattr(part, "layers"):
+        raise UnsupportedModel(f"{type(network).__name__}: its language model is not made of layers that can be told")
+    return part  # type: ignore[no-any-return]
+
+
 class TextReader(ABC):
     """A network's language model with its embedding table and head; ComposableLMM and NativeLMM add the eyes.
 
@@ -142,7 +155,7 @@ class TextReader(ABC):
         self.language = language
         self.fingerprint = fingerprint
         self.embed: nn.Module = network.get_input_embeddings()  # type: ignore[operator]
-        self.head: nn.Module = network.lm_head  # type: ignore[assignment]
+        self.head: nn.Module = network.get_output_embeddings()  # type: ignore[operator]
         self._config: Any = getattr(language, "config", None)
         kinds = getattr(self._config, "layer_types", None) or [""] * len(language.layers)  # type: ignore[arg-type]
         own = len(kinds) - getattr(self._config, "num_kv_shared_layers", 0)  # the last ones look at those of others
@@ -212,9 +225,14 @@ class TextReader(ABC):
         Raises:
             ModelError: see `check_counts`.
         """
+        shown = torch.isin(torch.tensor(ids), torch.tensor([*self.spec.visual_ids]))
+        check_counts(visuals, [len(own) for own in tokens], int(shown.sum()))
+        return self.filled(ids, tokens)
+
+    def filled(self, ids: Sequence[int], tokens: Sequence[Tensor]) -> tuple[Tensor, dict[str, Any]]:
+        """As `embedded`, of as many tokens as there are placeholders."""
         words = torch.tensor([ids])  # on the CPU: counting them on a GPU would wait for it
         shown, ends = (torch.isin(words, torch.tensor([*of])) for of in (self.spec.visual_ids, self.spec.row_ends))
-        check_counts(visuals, [len(own) for own in tokens], int(shown.sum()))
         holes = shown & ~ends  # what ends a row is a word of the table, and learns with it
         known = words.masked_fill(holes, self.blank).to(self.device)  # a placeholder's id may lie beyond the table
         embeddings, beside = self.embed(known), self.beside(known)

@@ -18,9 +18,6 @@ if TYPE_CHECKING:
 class SmolVLM(NativeLMM):
     """Frames and pictures are squares of one size."""
 
-    tower_name = "vision_model"
-    language_name = "text_model"
-
     def encode_groups(self, groups: Tensor) -> Tensor:
         """Frames (N, 1, S, S, 3) -> (N, n, D)."""
         normal = normalised(groups[:, 0], self.spec, like(self.tower))

@@ -20,7 +20,6 @@ class VideoLlama3(NativeLMM):
     """What the tower gives of a picture is the same whether it is a frame or a still one: every patch of it."""
 
     projects = True
-    tower_name = "vision_model"
 
     def encode_groups(self, groups: Tensor) -> Tensor:
         """Pictures (N, 1, h, w, 3) -> (N, rows * cols, Dv), none merged."""

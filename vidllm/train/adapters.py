@@ -28,9 +28,10 @@ from vidllm.errors import CheckpointError, ConfigError
 from vidllm.model import adapter as adapter_files
 from vidllm.model import extras as extras_files
 from vidllm.model.adapter import bases
-from vidllm.model.checkpoint import load_model, quiet
+from vidllm.model.checkpoint import load_model
 from vidllm.model.families import read_spec
 from vidllm.model.fingerprint import ADAPTER_FILE, DESCRIBING, NAMES_A_PLACE, PEFT_FILE
+from vidllm.model.quiet import quiet
 from vidllm.model.resolve import builtin_name
 from vidllm.model.spec import read_json
 from vidllm.train.parts import Lora, part_of

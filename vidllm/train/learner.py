@@ -228,7 +228,7 @@ class Learner(nn.Module):
 
     def _choose_what_learns(self) -> None:
         frozen, low_rank = getattr(torch, self.options.dtype), self.options.lora is not None
-        idle = self._beyond_the_features() if self._learns("vision_tower") else set()
+        idle = self._beyond_the_features()
         for name, weight in self.named_parameters():
             part = part_of(name)
             adapted = low_rank and part == "language_model" and ".lora_" not in name
@@ -240,20 +240,27 @@ class Learner(nn.Module):
                 weight.data = weight.data.to(torch.float32 if wide else frozen)
 
     def _beyond_the_features(self) -> set[nn.Parameter]:
-        """The tower's weights behind the layer its features come from: nothing would ever teach them. ConfigError where
-        there are no others.
+        """Of what is to learn and makes the features, the weights that these do not come from, such as a tower's behind
+        the layer they are taken of: nothing would ever teach them. ConfigError where a part has no others.
         """
+        makers: list[Part] = ["vision_tower"] if self.lmm.projects else ["vision_tower", "projector"]
+        makers = [part for part in makers if self._learns(part)]
+        if not makers:
+            return set()
+        parts = {weight: part for name, weight in self.named_parameters() if (part := part_of(name)) in makers}
+        for weight in parts:
+            weight.requires_grad_(True)
         side = self.spec.image_size or BLANK
         blank = Visual(pixels=np.zeros((1, side, side, 3), np.uint8), kind="image", stride=1, tokens=0, position=0,
                        newline="none")  # fmt: skip
-        weights = [weight for name, weight in self.named_parameters() if part_of(name) == "vision_tower"]
-        for weight in weights:
-            weight.requires_grad_(True)
-        [([features], _)] = self.lmm.see([[blank]])
-        if not features.requires_grad:
-            raise ConfigError(_no_part(self.spec, "vision_tower"))
-        reached = torch.autograd.grad(features.sum(), weights, allow_unused=True)
-        return {weight for weight, gradient in zip(weights, reached, strict=True) if gradient is None}
+        with torch.enable_grad():
+            [([features], _)] = self.lmm.see([[blank]])
+            reached = torch.autograd.grad(features.sum(), [*parts], allow_unused=True) if features.requires_grad else ()
+        taught = {weight for weight, gradient in zip(parts, reached, strict=False) if gradient is not None}
+        for part in makers:
+            if part not in {parts[weight] for weight in taught}:
+                raise ConfigError(_no_part(self.spec, part))
+        return parts.keys() - taught
 
     def _learns(self, part: Part) -> bool:
         return self.rates[part] > 0

@@ -7,12 +7,12 @@ The stages of the papers are such sets of rates; configs/ has them.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
 from vidllm.budget import Newline
-from vidllm.errors import ConfigError
 
 Part = Literal["vision_tower", "projector", "newline", "temporal", "language_model", "embeddings"]
 PARTS: tuple[Part, ...] = get_args(Part)
@@ -98,14 +98,15 @@ _WORDS: Mapping[str, Part] = {
 """What families call them; the first word that is in a parameter's name decides: a projector may stand in a tower."""
 
 
-def part_of(name: str) -> Part:
-    """The part a parameter of the learner belongs to, by its full name.
+_TOWER = re.compile("(vision|visual|image).*(tower|model|encoder)")
+"""What most call theirs that are not named above."""
 
-    Raises:
-        ConfigError: none of them; a family with a part nobody here knows.
-    """
+
+def part_of(name: str) -> Part:
+    """The part a parameter of the learner belongs to, by its full name; what is none else stands between the tower and
+    the language model."""
     words = set(name.split("."))
     for word, part in _WORDS.items():
         if word in words:
             return part
-    raise ConfigError(f"no part is known for the parameter {name!r}; the parts are {', '.join(PARTS)}")
+    return "vision_tower" if any(_TOWER.fullmatch(word) for word in words) else "projector"

@@ -1,0 +1,105 @@
+"""A checkpoint's own processor, through transformers: words and pictures in, ids and pixels out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vidllm.errors import UnsupportedModel
+from vidllm.model.chat import begins_with_bos
+from vidllm.model.quiet import one_line, quiet
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from vidllm.model.chat import Layout
+    from vidllm.model.spec import ModelSpec
+
+
+def blank(count: int, height: int, width: int) -> NDArray[np.uint8]:
+    """Black pictures (count, height, width, 3)."""
+    return np.zeros((count, height, width, 3), np.uint8)
+
+
+class OwnProcessor:
+    """What a family without an adapter is read with.
+
+    Raises:
+        UnsupportedModel: transformers has none for this checkpoint, or it takes no pictures; so do all its methods when
+            it fails, whatever it raises: it may be of any family.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        from transformers import AutoProcessor
+
+        self.folder = folder
+        load: Callable[..., Any] = AutoProcessor.from_pretrained
+        self._processor = self._asked(load, folder, local_files_only=True, trust_remote_code=False)
+        self.marker = self._marker()
+        """What is written where a picture is to stand."""
+
+    def _marker(self) -> str:
+        named = (getattr(self._processor, name, None) for name in ("image_placeholder_token", "image_token"))
+        marker = next(filter(None, named), None)
+        if not isinstance(marker, str) or not hasattr(self._processor, "image_processor"):
+            raise UnsupportedModel(f"{self.folder}: its processor has no word for a picture")
+        return marker
+
+    @property
+    def name(self) -> str:
+        """The class that makes pixels of pictures: another one may round otherwise."""
+        return type(self._processor.image_processor).__name__
+
+    @property
+    def side(self) -> int | None:
+        """Of the square it makes of a picture, in pixels, where its settings name one."""
+        for settings in (getattr(self._processor.image_processor, name, None) for name in ("crop_size", "size")):
+            if isinstance(side := (settings or {}).get("height"), int):
+                return side
+        return None
+
+    def pictures(self, pixels: NDArray[np.uint8]) -> Any:
+        """What a network takes of uint8 pictures (N, h, w, 3), each a row of its own with nothing else in it."""
+        return self._read([self.marker] * len(pixels), [[one] for one in pixels], begins=False)
+
+    def prompt(self, layout: Layout, spec: ModelSpec, pixels: NDArray[np.uint8]) -> Any:
+        """What it takes of a conversation with these pictures in its slots."""
+        text = layout.text.replace(spec.image_token, self.marker)
+        return self._read([text], [list(pixels)], begins=not begins_with_bos(text, self.folder))
+
+    def _read(self, texts: list[str], rows: list[list[NDArray[np.uint8]]], *, begins: bool) -> Any:
+        """With `begins` the tokenizer puts what begins a text before each."""
+        from PIL import Image
+
+        images = [[Image.fromarray(one) for one in row] for row in rows]
+        return self._asked(
+            self._processor, text=texts, images=images, add_special_tokens=begins, return_tensors="pt"
+        )
+
+    def picture_ids(self, height: int, width: int) -> list[int]:
+        """The ids of a picture of so many pixels, with nothing around it."""
+        ids: list[int] = self.pictures(blank(1, height, width))["input_ids"][0].tolist()
+        return ids
+
+    def question_ids(self, side: int, question: str) -> list[int]:
+        """The ids of its chat template's turn that shows a square and asks, up to where the reply begins."""
+        from PIL import Image
+
+        picture = {"type": "image", "image": Image.fromarray(blank(1, side, side)[0])}
+        turn = {"role": "user", "content": [picture, {"type": "text", "text": question}]}
+        made = self._asked(
+            self._processor.apply_chat_template, [turn], add_generation_prompt=True, tokenize=True, return_dict=True,
+            return_tensors="pt", enable_thinking=False,
+        )  # fmt: skip
+        ids: list[int] = made["input_ids"][0].tolist()
+        return ids
+
+    def _asked(self, call: Callable[..., Any], *given: object, **options: object) -> Any:
+        try:
+            with quiet():
+                return call(*given, **options)
+        except Exception as error:
+            raise UnsupportedModel(f"{self.folder}: its own processor fails ({one_line(error)})") from error
