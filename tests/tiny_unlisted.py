@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,18 @@ import torch
 import transformers
 from transformers import PreTrainedTokenizerFast
 
-from tests.tiny_models import CLIP_MEAN, CLIP_STD, SMOL, VISION, _qwen_processor, _save, _text, make_tokenizer
+from tests.tiny_models import (
+    CLIP_MEAN,
+    CLIP_STD,
+    MISTRAL_3,
+    SMOL,
+    VICUNA,
+    VISION,
+    _qwen_processor,
+    _save,
+    _text,
+    make_tokenizer,
+)
 
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' }}"
@@ -543,6 +555,131 @@ def kimi_k25(folder: Path) -> Path:
     return _saved(folder, transformers.Kimi_K25ForConditionalGeneration, config, tokenizer)
 
 
+def molmo2(folder: Path) -> Path:
+    """Molmo 2: crops that overlap, each patch told by numbers into which token it goes; words behind the vocabulary."""
+    seen = ("<im_patch>", "<im_col>", "<im_start>", "<low_res_im_start>", "<frame_start>", "<im_end>", "<frame_end>",
+            "<im_low>")  # fmt: skip
+    words = {"image_token": "<|image|>", "video_token": "<|video|>"}
+    tokenizer = _chatml("<|image|>", *seen, **words)
+    text = _text(transformers.Molmo2TextConfig, tokenizer, num_key_value_heads=2, head_dim=8,
+                 additional_vocab_size=len(seen) + len(words))  # fmt: skip
+    text.vocab_size -= text.additional_vocab_size  # the last words, which it can not say
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 8}
+    between = {"hidden_size": 32, "intermediate_size": 64, "text_hidden_size": 32, "vision_feature_layer": [2, 1]}
+    ids = {"image_start_token_id": "<im_start>", "low_res_image_start_token_id": "<low_res_im_start>",
+           "image_end_token_id": "<im_end>", "image_patch_id": "<im_patch>", "frame_start_token_id": "<frame_start>",
+           "frame_end_token_id": "<frame_end>"}  # fmt: skip
+    config = transformers.Molmo2Config(
+        text_config=text, vision_config={**VISION, **heads, "image_size": [56, 56], "patch_size": 14},
+        adapter_config={**heads, **between}, **{name: _id(tokenizer, word) for name, word in ids.items()},
+    )  # fmt: skip
+    size = {"size": {"height": 56, "width": 56}, "patch_size": 14}
+    images = transformers.Molmo2ImageProcessor(**size, max_crops=4, overlap_margins=[1, 1])
+    _with_videos(folder, "Molmo2Processor", tokenizer, images, transformers.Molmo2VideoProcessor(**size))
+    return _saved(folder, transformers.Molmo2ForConditionalGeneration, config, tokenizer)
+
+
+def video_llava(folder: Path) -> Path:
+    """Video-LLaVA: a tower for pictures and another one for frames."""
+    words = {"image_token": "<image>", "video_token": "<video>"}
+    tokenizer = _tokenizer(VICUNA, bos="<s>", eos="</s>", **words)
+    config = transformers.VideoLlavaConfig(
+        text_config=_text(transformers.LlamaConfig, tokenizer), image_seq_length=16, video_seq_length=17,
+        vision_config=transformers.CLIPVisionConfig(**VISION, image_size=56, patch_size=14, projection_dim=32),
+        image_token_index=_id(tokenizer, "<image>"), video_token_index=_id(tokenizer, "<video>"),
+    )  # fmt: skip
+    size = {"size": {"shortest_edge": 56}, "crop_size": {"height": 56, "width": 56}}
+    parts = transformers.VideoLlavaImageProcessor(**size), transformers.VideoLlavaVideoProcessor(**size)
+    _with_videos(folder, "VideoLlavaProcessor", tokenizer, *parts)
+    return _saved(folder, transformers.VideoLlavaForConditionalGeneration, config, tokenizer)
+
+
+def step3p7(folder: Path) -> Path:
+    """Step 3.7: of a large picture a few windows, one after another, and behind them the whole."""
+    marks = ("<patch_start>", "<patch_end>", "<patch_newline>", "<im_start>", "<im_end>")
+    tokenizer = _chatml("<im_patch>", "<im_patch>", *marks)
+    text = _text(transformers.Step3p7TextConfig, tokenizer, num_hidden_layers=3, num_key_value_heads=2, head_dim=8,
+                 layer_types=["full_attention", "sliding_attention", "full_attention"], sliding_window=24,
+                 mlp_layer_types=["dense", "sparse", "sparse"], moe_intermediate_size=16, share_expert_dim=16,
+                 n_routed_experts=4, num_experts_per_tok=2)  # fmt: skip
+    config = transformers.Step3p7Config(
+        text_config=text, vision_config={**VISION, "image_size": 112, "patch_size": 14},
+        image_token_id=_id(tokenizer, "<im_patch>"),
+    )  # fmt: skip
+    images = transformers.Step3p7ImageProcessor(size={"height": 112, "width": 112}, patch_size=56, max_image_size=224)
+    _processor(folder, transformers.Step3p7Processor, images, tokenizer)
+    return _saved(folder, transformers.Step3p7ForConditionalGeneration, config, tokenizer)
+
+
+def mistral_large4(folder: Path) -> Path:
+    """Mistral Large 4: Pixtral's way of seeing before latent attention that picks the tokens it looks at."""
+    marks = ("[INST]", "[/INST]", "[IMG]", "[IMG_BREAK]", "[IMG_END]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]")
+    tokenizer = _tokenizer(MISTRAL_3, *marks, bos="<s>", eos="</s>")
+    latent = {"kv_lora_rank": 16, "q_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8}
+    picks = {"index_topk": 512, "index_head_dim": 16, "index_n_heads": 2}
+    text = _text(transformers.MistralLarge4TextConfig, tokenizer, num_key_value_heads=4, moe_intermediate_size=16,
+                 n_routed_experts=4, num_experts_per_tok=2, **latent, **picks)  # fmt: skip
+    config = transformers.MistralLarge4Config(
+        text_config=text, vision_config=transformers.PixtralVisionConfig(**VISION, image_size=112, patch_size=14),
+        image_token_index=_id(tokenizer, "[IMG]"),
+    )  # fmt: skip
+    images = transformers.PixtralImageProcessor(size={"longest_edge": 112}, patch_size=14)
+    _processor(folder, transformers.PixtralProcessor, images, tokenizer, patch_size=14, spatial_merge_size=2)
+    return _saved(folder, transformers.MistralLarge4ForConditionalGeneration, config, tokenizer)
+
+
+def nemotron_h_omni(folder: Path) -> Path:
+    """Nemotron Nano Omni: RADIO's tower, sums of Mamba beside attention; it could hear, too."""
+    words = {"image_token": "<image>", "video_token": "<video>", "audio_token": "<so_embedding>",
+             "image_start_token": "<img>", "image_end_token": "</img>"}  # fmt: skip
+    tokenizer = _chatml("<image>\\n", "<so_start>", "<so_end>", **words)
+    blocks = ["mamba", "full_attention", "mlp"]
+    text = _text(transformers.NemotronHConfig, tokenizer, num_key_value_heads=2, head_dim=8, layers_block_type=blocks,
+                 ssm_state_size=16, mamba_num_heads=8, mamba_head_dim=8, n_groups=2)  # fmt: skip
+    vision = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "mlp_ratio": 2.0, "image_size": 64,
+              "max_img_size": 128, "num_registers": 2, "video_temporal_patch_size": 2}  # fmt: skip
+    ids = {f"{name}_id": _id(tokenizer, words[name]) for name in ("image_token", "video_token", "audio_token")}
+    config = transformers.NemotronH_Omni_Reasoning_V3_Config(
+        text_config=text, vision_config=transformers.RadioConfig(**vision), projector_hidden_size=32,
+        vision_hidden_size=32, **ids,
+    )  # fmt: skip
+    images = transformers.NemotronH_Omni_Reasoning_V3ImageProcessor(min_num_patches=16, max_num_patches=64)
+    videos = transformers.NemotronH_Omni_Reasoning_V3VideoProcessor(
+        norm_mean=CLIP_MEAN, norm_std=CLIP_STD, video_target_num_patches=16
+    )
+    heard = transformers.ParakeetFeatureExtractor()
+    named = "NemotronH_Omni_Reasoning_V3Processor"
+    _with_videos(folder, named, tokenizer, images, videos, feature_extractor=heard)
+    return _saved(folder, transformers.NemotronH_Omni_Reasoning_V3, config, tokenizer)
+
+
+def muse_spark(folder: Path) -> Path:
+    """Muse Spark: windows in the tower, gated residuals and experts; it can hear, too."""
+    words = {"image_token": "<|patch|>", "image_start_token": "<|image_start|>", "image_end_token": "<|image_end|>",
+             "video_token": "<|video|>", "video_sep_token": "<|vid_frame_separator|>",
+             "video_start_token": "<|vid_start|>", "video_end_token": "<|vid_end|>", "audio_token": "<|audio|>",
+             "audio_start_token": "<|soft_audio_start|>", "audio_end_token": "<|soft_audio_end|>"}  # fmt: skip
+    template = LLAMA_3.replace("_header_id", "_header").replace("eot_id", "eot").replace("<|image|>", "<|patch|>")
+    turns = ("<|start_header|>", "<|end_header|>")
+    tokenizer = _tokenizer(template, *turns, bos="<|begin_of_text|>", eos="<|eot|>", **words)
+    text = _text(transformers.MuseSparkTextConfig, tokenizer, num_key_value_heads=2, head_dim=8, sliding_window=24,
+                 moe_intermediate_size=16, moe_hidden_size=32, num_local_experts=4, num_experts_per_tok=2,
+                 output_multiplier=1.0)  # fmt: skip
+    heard = {"patch_sizes": [4, 4], "hidden_sizes": [16, 32], "depths": [1, 1], "num_hidden_layers": 2,
+             "out_hidden_size": 32}  # fmt: skip
+    vision = {**VISION, "pos_emb_height": 4, "pos_emb_width": 4, "max_position_embeddings": 16}
+    ids = {f"{name}_id": _id(tokenizer, words[name]) for name in ("image_token", "video_token", "audio_token")}
+    config = transformers.MuseSparkConfig(
+        text_config=text, vision_config=vision, audio_config=heard, out_hidden_size=128, projector_hidden_size=32,
+        **ids,
+    )  # fmt: skip
+    images = transformers.MuseGlimmerImageProcessor(max_image_tokens=16)
+    videos = transformers.MuseGlimmerVideoProcessor(max_video_frame_tokens=4)
+    ears = transformers.MuseSparkFeatureExtractor(samples_per_token=16)
+    _with_videos(folder, "MuseSparkProcessor", tokenizer, images, videos, feature_extractor=ears)
+    return _saved(folder, transformers.MuseSparkForConditionalGeneration, config, tokenizer)
+
+
 UNLISTED: dict[str, Callable[[Path], Path]] = {
     build.__name__: build
     for build in (
@@ -556,8 +693,10 @@ UNSPOKEN: dict[str, Callable[[Path], Path]] = {build.__name__: build for build i
 """Families whose processors keep no chat template, whatever stands in their folders."""
 
 WANTING_TORCHVISION: dict[str, Callable[[Path], Path]] = {
-    build.__name__: build for build in (
-        exaone4_5, llama4, minicpmv4_6, hyperclovax_vision_v2, ernie4_5_vl_moe, lfm3_vl, kimi_k25,
+    build.__name__: build
+    for build in (
+        exaone4_5, llama4, minicpmv4_6, hyperclovax_vision_v2, ernie4_5_vl_moe, lfm3_vl, kimi_k25, molmo2,
+        video_llava, step3p7, mistral_large4, nemotron_h_omni, muse_spark,
     )
 }
 """Families whose processors do not load where torchvision is missing; but EXAONE 4.5's, they are not built there."""
@@ -566,7 +705,8 @@ WANTING_TORCHVISION: dict[str, Callable[[Path], Path]] = {
 if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit("usage: python -m tests.tiny_unlisted OUT")
-    for family, build in (UNLISTED | UNSPOKEN | WANTING_TORCHVISION).items():
+    buildable = UNLISTED | UNSPOKEN | (WANTING_TORCHVISION if find_spec("torchvision") else {})
+    for family, build in buildable.items():
         made = Path(sys.argv[1]) / family
         made.mkdir(parents=True, exist_ok=True)
         print(f"{family}: {build(made)}")
