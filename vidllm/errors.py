@@ -13,7 +13,7 @@
     ├── ModelError              a checkpoint can not be used
     │   ├── ModelNotFound       neither a folder nor a reachable Hub id
     │   ├── NotAVisionModel     a text-only checkpoint
-    │   ├── UnsupportedModel    a vision model whose family has no adapter
+    │   ├── UnsupportedModel    a vision model that can not be read as its family reads it
     │   └── IncompleteModel     weights, processor or tokenizer missing, or not matching the config
     ├── CacheError              a cache folder can not be written
     ├── TrainError              a training run can not begin, or must not go on
@@ -135,7 +135,7 @@ class NotAVisionModel(ModelError):
 
 
 class UnsupportedModel(ModelError):
-    """A vision model whose family has no adapter."""
+    """A vision model that can not be read as its family reads it."""
 
 
 class IncompleteModel(ModelError):

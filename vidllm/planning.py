@@ -241,8 +241,10 @@ class Planner:
         self, frames: Sequence[PlannedFrame], size: tuple[int, int] | None, tolerance: float, text: int,
         moved: tuple[str, ...],
     ) -> TokenPlan:  # fmt: skip
+        geometry = self.spec.geometry
+        fit = None if isinstance(geometry, NativeGeometry) and geometry.fits_itself else self._fit
         return plan_tokens(
-            frames, text_tokens=text, room=room_of(self.spec, self.options), policy=self.look.policy, fit=self._fit,
+            frames, text_tokens=text, room=room_of(self.spec, self.options), policy=self.look.policy, fit=fit,
             tolerance=tolerance, frame_size=size, reader=self.options.reader,
             notes=(*self.notes, *shortfall(self.look, self.options.frames, len(frames)), *moved),
         )  # fmt: skip

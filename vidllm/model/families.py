@@ -2,6 +2,7 @@
 
     composable_specs   vidllm owns the road from vision tower to language model: pooling, newlines, RoPE factor
     native_specs       the family lays out its frames; the budget works through number of frames and pixels
+    unlisted_specs     all others, through transformers and their own processors, whose words are kept
 
 A folder may carry `vidllm.json`, whose keys are the fields of `spec.Overrides`.
 """
@@ -35,7 +36,8 @@ def read_spec(folder: Path) -> ModelSpec:
     Raises:
         ModelNotFound: no such folder or no config.json in it.
         NotAVisionModel: a text-only checkpoint.
-        UnsupportedModel: a vision model of a family (or with a tower) that has no adapter.
+        UnsupportedModel: a vision model with a tower that has no adapter, or of a family without one whose own
+            processor can not be used either.
         IncompleteModel: tokenizer or processor files are missing, or contradict config.json.
         ConfigError: vidllm.json holds an unknown key or a value of the wrong type.
     """

@@ -124,7 +124,7 @@ def language_of(network: nn.Module) -> nn.Module:
         UnsupportedModel: it is not a stack of layers.
     """
     part: Any = network.get_decoder()  # type: ignore[operator]
-    part = part if hasattr(part, "layers") else part.get_decoder()
+    part = part if hasattr(part, "layers") else getattr(part, "model", part)
     if not hasattr(part, "layers"):
         raise UnsupportedModel(f"{type(network).__name__}: its language model is not made of layers that can be told")
     return part  # type: ignore[no-any-return]

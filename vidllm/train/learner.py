@@ -22,6 +22,7 @@ from transformers import AutoConfig
 from vidllm.budget import Geometry
 from vidllm.errors import ConfigError, UnsupportedModel
 from vidllm.model.checkpoint import choose_device, load_model, unknown_layers
+from vidllm.model.classes import is_listed
 from vidllm.model.extras import Extras, has_extra, load_extras
 from vidllm.model.families import read_spec
 from vidllm.model.lmm import ComposableLMM
@@ -32,6 +33,7 @@ from vidllm.train.adapters import EXTRAS, add_lora, base_name, save_adapter, sav
 from vidllm.train.batch import Batch, Piece, Stage
 from vidllm.train.losses import answer_logps
 from vidllm.train.parts import PARTS, Extra, Lora, Part, Parts, part_of
+from vidllm.train.proof import prove
 from vidllm.train.running import run_along_trees
 from vidllm.train.tree import TREE, TreeAttention
 
@@ -129,7 +131,10 @@ class Learner(nn.Module):
         if isinstance(lmm, ComposableLMM):
             lmm.spec = replace(spec, folder=lmm.spec.folder)
             lmm.extras = _with_extra(lmm, options.extra)
-        return cls(lmm, options).to(place)
+        learner = cls(lmm, options).to(place)
+        if not is_listed(spec.model_type):
+            prove(learner)
+        return learner
 
     @property
     def spec(self) -> ModelSpec:
@@ -143,7 +148,7 @@ class Learner(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """Log-probs (N,) float32 of all targets, in the order of `batch.targets`."""
-        with self._numbers():
+        with self.numbers():
             hidden = self._read(batch, self._tokens(batch.pieces))
             targets = batch.targets
             places, ids = targets.predictors.to(self.device), targets.ids.to(self.device)
@@ -206,7 +211,7 @@ class Learner(nn.Module):
     @torch.no_grad()
     def features(self, visuals: Sequence[Visual]) -> tuple[Tensor, ...]:
         """The features of a piece's visuals up to `stage`, where there is one, to be kept for later epochs."""
-        with self._numbers():
+        with self.numbers():
             grids, _ = self.lmm.see([visuals])[0]
             return tuple(grids if self.stage == "tower" else self.lmm.tokens_of(visuals, grids))
 
@@ -276,7 +281,7 @@ class Learner(nn.Module):
         weights = [p for n, p in self.named_parameters() if p.requires_grad and part_of(n) not in used]
         return torch.stack([0.0 * weight.sum() for weight in weights]).sum() if weights else torch.zeros(())
 
-    def _numbers(self) -> Any:
+    def numbers(self) -> Any:
         """Sums in bf16 where that was asked for; weights that learn stay in float32 beneath them."""
         if self.options.dtype == "float32":
             return nullcontext()
@@ -397,4 +402,4 @@ def _silence_dropout(network: nn.Module) -> None:
         if isinstance(module, nn.Dropout):
             module.p = 0.0
         own = vars(module)  # attention keeps its rate as a number, under one name or another
-        own.update({name: 0.0 for name, value in own.items() if "dropout" in name and isinstance(value, float)})
+        own.update({name: 0.0 for name, value in own.items() if "drop" in name and isinstance(value, float)})
