@@ -289,6 +289,13 @@ def test_actions_have_many_names(text: str, expected: str) -> None:
     assert [str(claim) for claim in read_claims(text).claims] == [expected]
 
 
+@pytest.mark.parametrize("words", ["cross, ", "star or ", "not ", "the ring is not moving ", "a ring grows then then"])
+def test_the_cost_of_a_text_grows_with_its_length(words: str) -> None:
+    """Each took the square of its length or the cube, minutes for all."""
+    reading = read_claims(words * (50_000 // len(words)) + " then then. The red circle moves right.")
+    assert str(reading.claims[-1]) == "red circle moves right"
+
+
 def test_what_claims_nothing_is_read_as_nothing() -> None:
     assert read_claims("Nothing happens.").says_nothing
     assert not read_claims("The red circle is at the left.").claims

@@ -571,6 +571,17 @@ def test_an_answer_that_is_but_an_amount_may_be_a_length() -> None:
     assert find_times("30 seconds.") == ()
 
 
+@pytest.mark.parametrize("words", ["30秒和", "第1、", "1", "半", "五", "at 30 s and ", "the first and the "])
+def test_the_cost_of_a_text_grows_with_its_length(words: str) -> None:
+    """Such texts took the square of their length, minutes for each; and what stands behind them is read as ever."""
+    text = words * (20_000 // len(words)) + "x. What happens between 0:30 and 0:40?"
+    assert [mention.seconds for mention in find_times(text)][-2:] == [30, 40]
+
+
+def test_a_number_without_end_is_no_time() -> None:
+    assert find_times(f"at {'1' * 400} seconds and at 0:30") == find_times(f"{' ' * 416}at 0:30")
+
+
 @pytest.mark.parametrize("question", ["the last frame", "最后一帧"])
 def test_the_last_frame_is_that_of_the_range_watched(question: str) -> None:
     focus = find_focus(question, 40.0, start=20.0)

@@ -7,6 +7,7 @@ claims are read: who they are true of is `oracle`'s business.
 from __future__ import annotations
 
 import re
+from bisect import bisect
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -18,7 +19,8 @@ _SHAPE = "|".join(SHAPES)
 _SUBJECT = rf"\b(?:(?P<colour>{_COLOUR})(?:[- ]coloured|[- ]colored)? )?(?P<shape>{_SHAPE})\b"
 _FILLER = r"(?:that|which|then|also|now|just|is|are|was|will|starts?|begins?|to|by|[a-z]+ly)\b"
 _BETWEEN = rf"(?:,? {_FILLER}){{0,4}},? "
-_ALSO = r"(?:,|/| and| or| then)+ ?"
+# Repeats have bounds: without, a text that only says "ring, ring, ring" or "then then" took the square of its length.
+_ALSO = r"(?:,|/| and| or| then){1,6} ?"
 _WAY = r"(?:left|right|up|down)(?:wards?)?"
 _ACTION = (
     r"(?:"
@@ -36,12 +38,13 @@ _ACTION = (
     r"|comes? into view|becomes? visible)"
     r")\b"
 )
-_OTHERS = rf"(?P<others>(?:\b(?:(?:{_COLOUR}) )?(?:{_SHAPE})(?:,|/|,? and|,? or) (?:an? |the )?)*)"
+_OTHERS = rf"(?P<others>(?:\b(?:(?:{_COLOUR}) )?(?:{_SHAPE})(?:,|/|,? and|,? or) (?:an? |the )?){{0,12}})"
 _EVENT = re.compile(rf"{_OTHERS}{_SUBJECT}(?P<doing>{_BETWEEN}{_ACTION})")
-_MORE = re.compile(rf"{_ALSO}(?:{_FILLER} )*{_ACTION}")
+_MORE = re.compile(rf"{_ALSO}(?:{_FILLER} ){{0,6}}{_ACTION}")
 """What else the same object does: " and then grows"."""
 _OBJECT = re.compile(_SUBJECT)
-_DENIED = re.compile(r"(?:\b(?:not|never|false)|n't)\b(?:(?!\b(?:and|but|then)\b)[^.!?;,。])*$")
+_TURN = re.compile(r"(?P<denies>\b(?:not|never|false)\b|n't\b)|\b(?:and|but|then)\b|[.!?;,。]")
+"""Where a denial begins, and what ends one."""
 _NOTHING = re.compile(r"\bnothing\b(?P<else> else)?|\bno (?:event|change|movement|motion|action)s?\b|没有")
 _SENTENCE = re.compile(r"[^.!?;。]+")
 _PLAIN = ("grows", "shrinks", "disappears", "appears")
@@ -97,7 +100,7 @@ def read_claims(text: str) -> Reading:
     sentences = [part for part in _SENTENCE.findall(words) if part.strip()]
     understood = sum(bool(_EVENT.search(part) or _NOTHING.search(part)) for part in sentences)
     claims = tuple(_claims(words))
-    nothing = [match for match in _NOTHING.finditer(words) if not _denied(words, match)]
+    nothing = _asserted(_NOTHING, words)
     return Reading(
         claims=claims, objects=tuple(_name(match) for match in _OBJECT.finditer(words)),
         says_nothing=bool(nothing) and not claims, torn=bool(claims) and any(not match["else"] for match in nothing),
@@ -117,18 +120,18 @@ def read_claim(phrase: str) -> Claim | None:
 
 def _claims(words: str) -> Iterator[Claim]:
     """In the order told; "the star or the ring grows", "the star grows or shrinks": either is told."""
-    for match in _EVENT.finditer(words):
-        if _denied(words, match):
-            continue
+    for match in _asserted(_EVENT, words):
         actions = list(_actions(words, match))
         alone = " or " not in match["others"] and re.search(r"s\b", match["doing"])  # "a star and a ring that grows"
         for subject in (*([] if alone else _OBJECT.finditer(match["others"])), match):
             yield from (Claim(subject["colour"], subject["shape"], action, into) for action, into in actions)
 
 
-def _denied(words: str, match: re.Match[str]) -> bool:
-    """Whether "it is not true that" or the like stands before it, in its clause."""
-    return _DENIED.search(words, 0, match.start()) is not None
+def _asserted(pattern: re.Pattern[str], words: str) -> list[re.Match[str]]:
+    """Where it matches, but for what has "it is not true that" or the like before it, in its clause."""
+    turns = [(0, False), *((turn.end(), bool(turn["denies"])) for turn in _TURN.finditer(words))]
+    matches = pattern.finditer(words)
+    return [match for match in matches if not turns[bisect(turns, (match.start(), True)) - 1][1]]
 
 
 def _actions(words: str, match: re.Match[str] | None) -> Iterator[tuple[str, str | None]]:

@@ -22,6 +22,7 @@ _BOOKS = (
 _NO_PREPOSITION = r"(?:\s+(?!at\b|from\b|around\b|between\b|near\b|before\b|after\b|until\b|in\b|on\b|and\b)\w+){0,3}"
 
 NOT_NUMBERS: tuple[str, ...] = (
+    r"\d{13,}",  # no time, and a float has no place for the longest
     r"\b(?:last|first)[\s-]minute\s+(?:goal|decision|change|winner|equali[sz]er|deal|shopping|save|rush|panic|penalty)\b",
     r"\b(?:second|third|next)[\s-]to[\s-](?:the[\s-])?last\b\s*\w*|\bpenultimate\s+\w+",
     r"^\s*(?:(?:just|wait|give\s+me)\s+)?(?:an?|one)\s+(?:second|sec|minute|min|moment)\b"  # "One second, what?"
@@ -29,9 +30,9 @@ NOT_NUMBERS: tuple[str, ...] = (
     # from where its word begins: else a long one, such as a Chinese text, takes the square of its length
     r"(?<!\S)(?:\S+://\S+|\S+\.(?:mp4|mkv|mov|avi|webm|gif|m4v|srt|vtt)\b)",
     r"\b(?:the|early|late|mid|')[\s-]*(?:\d{2})?\d0'?s\b(?!\s*(?:mark|in\b|into\b|point|to\b|-|on\b|and\s+(?:the\s+)?\d+\s?s(?:ec\w*)?\s+marks?\b))|'\d0s\b|\b(?:19|20)\d0'?s\b",
-    r"\d+\s*点\s*\d+\s*分(?:钟)?(?:\d+\s*秒)?|[一二两三四五六七八九十]+点[零一二三四五六七八九十]+分",
+    r"(?<!\d)\d+\s*点\s*\d+\s*分(?:钟)?(?:\d+\s*秒)?|(?<![一二两三四五六七八九十])[一二两三四五六七八九十]+点[零一二三四五六七八九十]+分",
 )
-"""Idioms, addresses, decades and hours of the day in Chinese: blanked out before numbers are read."""
+"""Idioms, addresses, decades, endless numbers and hours of the day in Chinese: blanked out before numbers are read."""
 
 NOT_TIMES: tuple[str, ...] = (
     # hours of the day

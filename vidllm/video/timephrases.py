@@ -35,7 +35,9 @@ _NUMBER = (
     rf"(?:{_FRACTION}|(?:\d+(?:\.\d+)?|{SPELLED})(?:[\s-]+and[\s-]+a[\s-]+half)?"
     r"|half(?:\s+(?:of\s+)?an?|[\s-]+(?=m|h))|an?|one\s+half)"
 )
-_HAN_NUMBER = r"(?:\d+(?:\.\d+)?|(?!.?[一二两兩三四五六七八九]{2})[零〇一二两兩三四五六七八九十百半]+)"  # 三五 is some
+_HAN_NUMBER = (  # 三五 is some; without a bound a text of 半 alone takes the square of its length
+    r"(?:\d+(?:\.\d+)?|(?!.?[一二两兩三四五六七八九]{2})[零〇一二两兩三四五六七八九十百半]{1,12})"
+)
 
 _H, _M, _S = r"(?:hours?|hrs?|h)", r"(?:minutes?|mins?)", r"(?:seconds?|secs?|s)"
 _STOP = r"(?![A-Za-z0-9_]|/(?!\d)|-(?:style|era|long|old))"
@@ -77,10 +79,10 @@ _CLOCK = (
 )
 
 BLANK = "\0"
-CLOCK = "\ue000++"
+CLOCK = "\ue000(?<!\ue000\ue000)\ue000*+"  # all of a run, from its first character
 """`0:30`, `1:02:03.5`, `00:01:02,500`: two digits of seconds (or `at 0:5`), so `16:9` and `3:2` are none."""
-ENGLISH, HAN = "\ue001++", "\ue002++"
-AMOUNT = "[\ue001\ue002]++"
+ENGLISH, HAN = "\ue001(?<!\ue001\ue001)\ue001*+", "\ue002(?<!\ue002\ue002)\ue002*+"
+AMOUNT = "[\ue001\ue002](?<![\ue001\ue002]{2})[\ue001\ue002]*+"
 """`30 seconds`, `1m20s`, `two and a half minutes`, `half a minute` (English); `1分20秒`, `半分钟` (Han)."""
 
 

@@ -45,14 +45,17 @@ _PICTURES = (
     rf"(?:(?:few|couple(?:\s+of)?|several)\s+)?(?:frames|scenes?|moments?|images|pictures|seconds)\b{_NOT_OF}{_NOT_THAT}"
 )
 _AND = r"\s*(?:,\s*and|,\s*or|,|and|or|&|/|vs\.?|versus|compared\s+(?:to|with))\s*(?:at\s+)?"
+_ITEMS = rf"(?:{_T}|{_N})(?:{_AND}(?:{_T}|{_N}))*"
+_NTHS = rf"{ORDINAL}(?:{_AND}(?:the\s+)?{ORDINAL})+"
 _VERSUS = r"\s*(?:,\s*and|,|and|or|&|/|with|to|vs\.?|versus|against)\s*(?:at\s+)?"
 _ALONE = r"(?:^\s*|(?<=happens )|(?<=happening )|(?<=happened ))"
 _LOOK = r"(?:(?<=describe )|(?<=explain )|(?<=summarize )|(?<=summarise )|(?<=watch ))"
 _ZH_AT = r"(?:处|时(?!长|间)|的时候|的地方|附近|那一刻|那一秒|这一刻|那里|的?画面|的?位置|发生|出现|看到|能看)"
 _ZH_MAYBE_AT = r"(?:左右|前后|[之以]?后|[之以]前|[他她它]们?正?在|有什么|是什么|是谁|分别|相比)"
-_ZH_NUM = rf"(?:{_NUM}|[一二三四五六七八九十]{{1,6}})"
+_ZH_NUM = rf"(?:(?<!\d){_NUM}|[一二三四五六七八九十]{{1,6}})"
 _ZH_AND = r"\s*(?:,|和|与|跟|及|以及|或|还是)\s*第?"
-_ZH_LIST = rf"(?P<many>(?:{_T}|{_ZH_NUM})(?:{_ZH_AND}(?:{_T}|{_ZH_NUM}))*{_ZH_AND}{HAN})"
+_ZH_ITEMS = rf"(?:{_T}|{_ZH_NUM})(?:{_ZH_AND}(?:{_T}|{_ZH_NUM}))*"
+_ZH_LIST = rf"(?P<many>{_ZH_ITEMS}{_ZH_AND}{HAN})"
 _ZH_HERE = (  # where 前5秒 is the clip's: 进球前5秒 hangs on a goal, 镜头5秒 is no 头5秒
     r"(?:^|(?<=[\s,.;:?!()\0A-Za-z在频片像画和与及看])|(?<=频的|片的|像的|画的|描述|总结|介绍|分析|解释|概括|一下|整个|请问|说说|说明|比较|对比))"
 )
@@ -62,9 +65,11 @@ _ZH_FROM = rf"(?:[从由在]第?|第|{_ZH_FREE}|(?={CLOCK})|(?=[^,?]{{2,20}}(?:�
 _ZH_CLIP = r"(?:视频|影片|短片|录像|片子|片段|动画)"
 _ZH_BEGIN, _ZH_END = r"(?:一|刚|最)?开始", r"(?:结束|结尾|片尾|末尾)"
 
-_LISTS = (  # before the ranges: "at 30 and 40 seconds" and "compare 0:10 to 0:30" are two moments each
+# Before the ranges: "at 30 and 40 seconds" and "compare 0:10 to 0:30" are two moments each. What only looks like a list
+# matches without `many` and is passed over as a whole: tried at each of its items it took the square of its length.
+_LISTS = (
     # what stands after "at" is when, never for how long, so bare numbers before the unit count too
-    Rule(rf"\bat\s+{_THE}(?P<many>(?:{_T}|{_N})(?:{_AND}(?:{_T}|{_N}))*{_AND}{_T}){_MARK}{_LONG}", means.moments),
+    Rule(rf"\bat\s+{_THE}(?:(?P<many>{_ITEMS}{_AND}{_T}){_MARK}{_LONG}|(?>{_ITEMS}))", means.moments),
     # "to" and "with" join what is compared; one amount alone only where the sentence stops
     Rule(
         rf"\b(?:compar\w+|contrast\w*)\s+{_THE}(?P<many>(?:{_T}|{_N})(?:{_VERSUS}(?:{_T}|{_N}))*{_VERSUS}{_T}"
@@ -75,15 +80,15 @@ _LISTS = (  # before the ranges: "at 30 and 40 seconds" and "compare 0:10 to 0:3
     Rule(rf"{_ALONE}(?P<many>{_T}(?:{_AND}(?:{_T}|{_NUM}))*{_AND}{_T}){_STOPS}", means.moments),
     Rule(rf"(?<!between )(?<![A-Za-z]){_SECONDS}\s+(?P<many>{_NUM}(?:{_AND}{_NUM})+){_NO_NOUN}", means.moments),
     Rule(
-        rf"(?<!between )(?<!from )\bthe\s+(?P<many>{ORDINAL}(?:{_AND}(?:the\s+)?{ORDINAL})+)\s+(?P<unit>seconds?)\b",
+        rf"(?<!between )(?<!from )\bthe\s+(?:(?P<many>{_NTHS})\s+(?P<unit>seconds?)\b|(?>{_NTHS}))",
         means.moments,
     ),
     Rule(rf"[从由在]?第?(?P<a>{_T}|{_ZH_NUM})\s*[和与跟]\s*第?(?P<b>{_T})之间", means.span),
     # 第1、2分钟: each minute lasts
-    Rule(rf"第{_ZH_LIST}", means.each_ordinal_han),
+    Rule(rf"第(?:{_ZH_LIST}|(?>{_ZH_ITEMS}))", means.each_ordinal_han),
     Rule(rf"在{_ZH_LIST}", means.moments),
-    Rule(rf"{_ZH_LIST}(?=\s*{_ZH_AT})", means.moments),
-    Rule(rf"{_ZH_FREE}{_ZH_LIST}(?=\s*(?:{_ZH_MAYBE_AT}|,|\?|$))", means.moments),
+    Rule(rf"{_ZH_LIST}(?=\s*{_ZH_AT})|(?>{_ZH_ITEMS})", means.moments),
+    Rule(rf"{_ZH_FREE}(?:{_ZH_LIST}(?=\s*(?:{_ZH_MAYBE_AT}|,|\?|$))|(?>{_ZH_ITEMS}))", means.moments),
 )
 _RANGES = (
     Rule(  # all of it

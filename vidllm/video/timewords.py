@@ -5,6 +5,7 @@ ratios, scores, verses, lengths of time. Then the rules run, each blanking out w
 moment wherever it stands; an amount like `30 seconds` only in words that make it one ("at", "mark", "in", "第").
 """
 
+import itertools
 import re
 from collections.abc import Iterator
 from functools import cache, lru_cache
@@ -46,9 +47,10 @@ def find_hits(text: str) -> tuple[Hit, ...]:
         left = _without(NOT_TIMES, left)
     found: list[Hit] = []
     for rule in RULES:
-        for match in list(_compiled(rule.pattern).finditer(left)) if _may_match(rule.pattern, left) else ():
-            found.extend(_take(Reading(match, words), rule, text))
-            left = left[: match.start()] + BLANK * len(match[0]) + left[match.end() :]
+        readings = [Reading(match, words) for match in _matches(rule.pattern, left)]
+        for reading in readings:
+            found.extend(_take(reading, rule, text))
+        left = _blanked(left, readings)
     return tuple(sorted(found, key=lambda hit: hit.place))
 
 
@@ -58,6 +60,20 @@ def _without(patterns: tuple[str, ...], text: str) -> str:
         if _may_match(pattern, text):
             text = _compiled(pattern).sub(lambda match: BLANK * len(match[0]), text)
     return text
+
+
+def _matches(pattern: str, text: str) -> Iterator[re.Match[str]]:
+    """Where a rule's pattern matches, but for what only looks like a list of moments."""
+    if _may_match(pattern, text):
+        found = _compiled(pattern).finditer(text)
+        yield from (match for match in found if match.groupdict("").get("many", "many"))
+
+
+def _blanked(text: str, readings: list[Reading]) -> str:
+    """`text` without what was read; places do not move."""
+    spans = [(0, 0), *(reading.match.span() for reading in readings)]
+    kept = itertools.pairwise([*spans, (len(text), len(text))])
+    return "".join(BLANK * (end - first) + text[end:until] for (first, end), (until, _) in kept)
 
 
 def _take(reading: Reading, rule: Rule, text: str) -> Iterator[Hit]:
