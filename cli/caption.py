@@ -166,9 +166,11 @@ def _caption(inputs: list[str], output: Path, asked: CaptionOptions, extras: Ext
     from vidllm.corpus.progress import ProgressLine
 
     line = ProgressLine()
+    others: set[tuple[str, str | None]] = set()
     try:
         done = run(
             inputs, output, asked, tell=line, on_interrupt=lambda: line.say(STOPPING), remark=line.say,
+            elsewhere=lambda item: others.add((item.video, item.root)) if extras.formats else None,
         )  # fmt: skip
     except KeyboardInterrupt:
         line.clear()
@@ -177,7 +179,7 @@ def _caption(inputs: list[str], output: Path, asked: CaptionOptions, extras: Ext
     line.clear()
     _remark(done)
     if not done.interrupted:
-        for told in write_extras(done, extras):
+        for told in write_extras(done, extras, others):
             note(told)
     return INTERRUPTED if done.interrupted else 1 if done.failed else 0
 

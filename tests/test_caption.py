@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import random
@@ -186,6 +187,20 @@ def test_side_files_replace_nothing_that_lies_beside_the_clips(
         assert run(clips, tmp_path / "clips.jsonl", "-f", "json,srt", *words) == 1
         assert "a.srt: vidllm did not write it, or it was changed" in capsys.readouterr().err
     assert len(rows_of(tmp_path / "clips.jsonl")) == 1  # told before a clip was captioned
+
+
+def test_two_shards_give_no_file_the_same_name(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("clips").mkdir()
+    names = ["clips/a.mkv", "clips/a.mov", "clips/a.mp4", "clips/a.webm", "clips/b.mp4"]
+    for source, name in zip(sorted(world.glob("*.mp4")), names, strict=False):
+        shutil.copy(source, name)
+    for shard in ("1", "2"):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO("\n".join(names).encode())))
+        assert main(["caption", "-", "-o", f"s{shard}.jsonl", "-f", "txt", "--shard", f"{shard}/2"]) == 0
+    files = [sorted(path.name for path in Path(f"s{shard}").glob("*.txt")) for shard in ("1", "2")]
+    assert all(files), "each shard has some"
+    assert sorted(files[0] + files[1]) == ["a.mkv.txt", "a.mov.txt", "a.mp4.txt", "a.webm.txt", "b.txt"]
 
 
 def subtitles_of(clip: Path, words: str) -> None:

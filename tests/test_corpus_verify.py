@@ -456,6 +456,26 @@ def test_a_clip_called_as_another_one_with_its_ending_has_files_of_its_own(tmp_p
     assert sorted(path.read_text() for path in written) == sorted(f"Of {video}.\n" for video in videos)
 
 
+def test_a_file_of_another_video_keeps_its_name(tmp_path: Path) -> None:
+    """Whatever run made it, from wherever it named the video; a video that was moved keeps its name."""
+    rows = {}
+    for name in ("a.mp4", "a.webm", "other/a.mp4"):
+        [rows[name]] = ranged(tmp_path / "in", name, [(None, None, f"Of {name}.")])
+
+    def names_of(row: CaptionRow) -> list[str]:
+        written = write_side_files([row], ("txt",), SideFolder.beside(tmp_path / "out.jsonl"))
+        return [str(path.relative_to(tmp_path / "out")) for path in written]
+
+    for _ in range(2):
+        assert names_of(rows["a.mp4"]) == ["a.txt"]
+        assert names_of(rows["a.webm"]) == ["a.webm.txt"]
+    assert names_of(replace(rows["a.mp4"], video=os.path.relpath(rows["a.mp4"].video), root=None)) == ["a.txt"]
+    other = rows["other/a.mp4"]
+    assert names_of(replace(other, root=None)) == ["a.mp4.txt"]
+    Path(rows["a.mp4"].video).unlink()
+    assert names_of(replace(other, root=str(tmp_path / "in/other"))) == ["a.txt"]
+
+
 def test_players_read_what_is_written(tmp_path: Path) -> None:
     import pysubs2
 

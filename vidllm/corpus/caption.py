@@ -220,20 +220,21 @@ def caption(
     tell: Callable[[Tally], None] = lambda tally: None,
     on_interrupt: Callable[[], None] = lambda: None,
     remark: Callable[[str], None] = lambda line: None,
+    elsewhere: Callable[[Item], None] = lambda item: None,
 ) -> CaptionReport:
     """Caption every clip of `inputs` (files, folders, globs, data sets, `-` for stdin) into `output`.
 
     `model` is one that is loaded already, and answers in this process; without it model processes of their own are
     started when there is a clip to caption. `tell` hears how far it is, many times a second, `remark` a line now and
-    then (about the model, what is odd in the inputs). Ctrl-C finishes the clips in flight (`on_interrupt` is called at
-    once), a second one raises KeyboardInterrupt, and so does a server that does not finish in time; either way the
-    output is whole and the next call goes on from there.
+    then (about the model, what is odd in the inputs), `elsewhere` of the clips of other shards. Ctrl-C finishes the
+    clips in flight (`on_interrupt` is called at once), a second one raises KeyboardInterrupt, and so does a server that
+    does not finish in time; either way the output is whole and the next call goes on from there.
 
     A clip's own failure is a row. Raises ConfigError, CorpusError or EngineError, and ModelError: before the first row
     where the model's files tell it, else when it is loaded, for the first clip with frames; rows written stay.
     """
     options, output = replace(options or CaptionOptions()), Path(output)  # another call reads its prompt anew
-    items = _items(inputs, output, options, remark)
+    items = _items(inputs, output, options, remark, elsewhere)
     engine = open_engine(options, model, remark)
     try:
         return _run(items, _Count(_named(inputs), output, options), output, options, engine, tell, on_interrupt)
@@ -266,13 +267,14 @@ def dry_run(
 
 
 def _items(
-    inputs: str | Path | Sequence[str | Path], output: Path, options: CaptionOptions, remark: Callable[[str], None]
-) -> Iterator[Item]:
+    inputs: str | Path | Sequence[str | Path], output: Path, options: CaptionOptions, remark: Callable[[str], None],
+    elsewhere: Callable[[Item], None] = lambda item: None,
+) -> Iterator[Item]:  # fmt: skip
     """The clips, the first found now: what is wrong with names or prompt is told before a model is loaded."""
     check_output(output)
     options.words  # noqa: B018  (what is wrong with it)
     named = _named(inputs)
-    items = admit(named, options.inputs(output, remark))
+    items = admit(named, replace(options.inputs(output, remark), elsewhere=elsewhere))
     first = next(items, None)
     if first is not None:
         return chain([first], items)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vidllm.corpus.diff import recaption, write_diff
 from vidllm.corpus.reading import standing_rows
-from vidllm.corpus.sidefiles import Format, parse_formats, write_side_files
+from vidllm.corpus.sidefiles import Format, Named, parse_formats, write_side_files
 from vidllm.corpus.sidefolder import SideFolder
 from vidllm.corpus.stores import DIFF_SUFFIX, check_output
 from vidllm.corpus.traces import DIFF, PAGE, head_of
@@ -72,14 +72,18 @@ def _check_ours(path: Path, begins: re.Pattern[bytes]) -> None:
         raise OutputError(f"{path}: is there already and vidllm did not write it; move it away, or name another output")
 
 
-def write_extras(done: CaptionReport, extras: Extras) -> Iterator[str]:
-    """Write them one after the other; says what was written, one line each. Raises InputError or OutputError; the
-    latter in the end where a side file has no name that the disk takes, or a data set could not get its captions.
+def write_extras(done: CaptionReport, extras: Extras, others: Collection[Named] = ()) -> Iterator[str]:
+    """Write them one after the other; says what was written, one line each. No file gets a name that belongs to one of
+    `others`, the videos of other shards.
+
+    Raises InputError or OutputError; the latter in the end where a side file has no name that the disk takes, or a data
+    set could not get its captions.
     """
     problems: list[str] = []
     if extras.formats:
         folder = SideFolder.beside(done.output)
-        written = write_side_files(filter(done.saw, standing_rows(done.output)), extras.wanted_formats, folder)
+        rows = filter(done.saw, standing_rows(done.output))
+        written = write_side_files(rows, extras.wanted_formats, folder, others)
         yield f"{folder.path}: wrote {len(written):,} files ({', '.join(extras.wanted_formats)})"
         said = "is not written, its name is too long for the disk; rename the clip and run again"
         problems += [f"{path}: {said}" for path in folder.unnamed]

@@ -51,6 +51,8 @@ class InputOptions:
     """The column with a clip's own prompt; None: every clip gets the run's."""
     output: Path | None = None
     """The run's own: `videos/*` finds it too when it lies there, and it is no data set of this run."""
+    elsewhere: Callable[[Item], None] = lambda item: None
+    """Hears of every clip that falls to another shard."""
     remark: Callable[[str], None] = lambda line: None
     """Hears what was left out and why, one line each."""
     lists: frozenset[str] = frozenset()
@@ -91,10 +93,7 @@ def admit(inputs: Sequence[str], options: InputOptions | None = None) -> Iterato
         _check(source)
     named = _without_others(sources, "the inputs", options)
     items = _once(_all(named, options), options)
-    if options.shard is not None:
-        number, count = options.shard
-        items = (item for item in items if in_shard(item.video, number, count))
-    return islice(items, options.limit)
+    return islice(items if options.shard is None else _share(items, *options.shard, options.elsewhere), options.limit)
 
 
 def _all(sources: Iterable[str], options: InputOptions) -> Iterator[Item]:
@@ -120,6 +119,14 @@ def _found(path: str, items: Iterator[Item]) -> Iterator[Item]:
 
 def _unreadable(path: str, error: InputError) -> Item:
     return Item(video=path, path=path, problem=str(error))
+
+
+def _share(items: Iterable[Item], number: int, count: int, elsewhere: Callable[[Item], None]) -> Iterator[Item]:
+    for item in items:
+        if in_shard(item.video, number, count):
+            yield item
+        else:
+            elsewhere(item)
 
 
 def in_shard(video: str, number: int, count: int) -> bool:

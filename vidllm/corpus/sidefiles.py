@@ -8,7 +8,7 @@ A video's ranges are the lines; a video without ranges is one line from 0:00 to 
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Literal, get_args
@@ -20,6 +20,8 @@ from vidllm.errors import ConfigError
 
 Format = Literal["srt", "vtt", "txt", "tsv", "json"]
 FORMATS: tuple[Format, ...] = get_args(Format)
+Named = tuple[str, str | None]
+"""A video as rows name it, and the folder that was given, if one was."""
 LEAST_SECONDS = 1.0
 """A line that would be shown for less is shown so long."""
 
@@ -42,28 +44,51 @@ def parse_formats(words: str) -> tuple[Format, ...]:
     return tuple(name for name in FORMATS if name in named)
 
 
-def write_side_files(rows: Iterable[CaptionRow], formats: Sequence[Format], folder: SideFolder) -> list[Path]:
+def write_side_files(
+    rows: Iterable[CaptionRow], formats: Sequence[Format], folder: SideFolder, others: Collection[Named] = ()
+) -> list[Path]:
     """Write the good captions among `rows` into `folder`; returns the files.
 
     A video named outside of any folder that was given lies at the top. Videos that would share a name lie in folders
-    of their own: `cat/1.srt` and `dog/1.srt`; or keep their endings: `a.mp4.srt` and `a.mkv.srt`. Each file is whole or
-    not there, and a file that vidllm did not write is never replaced. `folder.unnamed` are those whose names are too
-    long. Raises OutputError.
+    of their own: `cat/1.srt` and `dog/1.srt`; or keep their endings: `a.mp4.srt` and `a.mkv.srt`. So does one that
+    shares its name with `others`, which other shards caption, or with a file that another run made of another video.
+    Each file is whole or not there, and a file that vidllm did not write is never replaced. `folder.unnamed` are those
+    whose names are too long. Raises OutputError.
     """
-    videos: dict[tuple[str, str | None], list[Line]] = {}
+    videos: dict[Named, list[Line]] = {}
     for row in rows:
         if row.status not in FAILED:
             videos.setdefault((row.video, row.root), []).append(_line(row))
-    files: dict[PurePath, set[Line]] = {}
-    for video, name in _names(videos).items():
-        files.setdefault(name, set()).update(videos[video])  # one file may have been named in two ways
+    files: dict[PurePath, tuple[str, set[Line]]] = {}
+    names = _names([*videos, *others])
+    for named, lines in videos.items():
+        owner = _real(named[0])
+        free = (name for name in names[named] if not _is_anothers(folder, name, formats, owner))
+        name = next(free, names[named][-1])
+        files.setdefault(name, (owner, set()))[1].update(lines)  # one file may have been named in two ways
     written = []
-    for name, told in files.items():
-        lines = sorted(told, key=lambda line: (line.start, line.end, line.text))
+    for name, (owner, told) in files.items():
+        ordered = sorted(told, key=lambda line: (line.start, line.end, line.text))
         for format in formats:
-            file = folder.write(name.with_name(f"{name.name}.{format}"), _WRITERS[format](lines))
+            file = folder.write(_file(name, format), _WRITERS[format](ordered), owner)
             written += [file] if file is not None else []
     return written
+
+
+def _file(name: PurePath, format: Format) -> PurePath:
+    return name.with_name(f"{name.name}.{format}")
+
+
+def _is_anothers(folder: SideFolder, name: PurePath, formats: Sequence[Format], owner: str) -> bool:
+    """Whether a file of that name was made of another video, which is still there: moved ones keep their names."""
+    owners = {folder.owner(_file(name, format)) or owner for format in formats} - {owner}
+    return any(os.path.exists(_parted(other)[0]) for other in owners)
+
+
+def _real(video: str) -> str:
+    """The one name of a video, from wherever and however it was named."""
+    path, member = _parted(video)
+    return os.path.realpath(path) + member
 
 
 def _line(row: CaptionRow) -> Line:
@@ -72,9 +97,9 @@ def _line(row: CaptionRow) -> Line:
     return Line(start, max(last, start + LEAST_SECONDS), " ".join(row.caption.split()))
 
 
-def _names(videos: Iterable[tuple[str, str | None]]) -> dict[tuple[str, str | None], PurePath]:
-    """Where each video's files lie, without ending; a name that several share gets the video's own ending too, and so
-    does `a.mp4.mkv` beside an `a.mp4`, which may have to keep its own.
+def _names(videos: Iterable[Named]) -> dict[Named, tuple[PurePath, ...]]:
+    """Where each video's files may lie, without ending, the best name first; one that several share gets the video's
+    own ending too, and so does `a.mp4.mkv` beside an `a.mp4`, which may have to keep its own. The last is its alone.
     """
     places = _told_apart({(video, root): _place(video, root) for video, root in videos})
     shared: dict[PurePath, set[PurePath]] = {}
@@ -82,15 +107,19 @@ def _names(videos: Iterable[tuple[str, str | None]]) -> dict[tuple[str, str | No
         shared.setdefault(place.with_suffix(""), set()).add(place)
         shared.setdefault(place, set()).add(place)
     return {
-        name: place if len(shared[place.with_suffix("")]) > 1 else place.with_suffix("")
+        name: (
+            *([place.with_suffix("")] if len(shared[place.with_suffix("")]) == 1 else []),
+            place,
+            _place(name[0], os.path.abspath(os.sep)),
+        )
         for name, place in places.items()
     }
 
 
-def _told_apart(places: dict[tuple[str, str | None], PurePath]) -> dict[tuple[str, str | None], PurePath]:
+def _told_apart(places: dict[Named, PurePath]) -> dict[Named, PurePath]:
     """Videos of the same name in different folders get as much of their paths as differs; if need be, all of it."""
     for whole in (False, True):
-        groups: dict[PurePath, list[tuple[str, str | None]]] = {}
+        groups: dict[PurePath, list[Named]] = {}
         for name, place in places.items():
             groups.setdefault(place, []).append(name)
         for group in groups.values():
@@ -104,10 +133,16 @@ def _told_apart(places: dict[tuple[str, str | None], PurePath]) -> dict[tuple[st
 def _place(video: str, root: str | None) -> PurePath:
     """The video below the folder that was given, else its name alone; never above it, whatever the name says."""
     if root is None:
-        tar = _TAR.search(video)
-        root = os.path.dirname(video[: tar.end()] if tar else video)
+        root = os.path.dirname(_parted(video)[0])
     path = os.path.relpath(_below_tar(video), root or os.curdir)
     return PurePath(*(part for part in PurePath(path).parts if part not in ("..", os.sep)))
+
+
+def _parted(video: str) -> tuple[str, str]:
+    """The file that holds the video, and where in it: `!member.mp4` of a tar."""
+    tar = _TAR.search(video)
+    end = tar.end() - 1 if tar else len(video)
+    return video[:end], video[end:]
 
 
 def _below_tar(video: str) -> str:

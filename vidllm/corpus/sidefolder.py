@@ -1,7 +1,7 @@
 """The folder of an output's side files, and which files in it vidllm wrote: nothing else is ever replaced.
 
-    w1.jsonl   w1/ (the clips)   ->   w1.captions/.vidllm-files     one line a file: ["<digest>", "sub/a.srt"]
-    a.jsonl                      ->   a/.vidllm-files
+    w1.jsonl   w1/ (the clips)   ->   w1.captions/.vidllm-files
+    a.jsonl                      ->   a/.vidllm-files             a line a file: ["<digest>", "b.srt", "/clips/b.mp4"]
 """
 
 import errno
@@ -27,6 +27,8 @@ class SideFolder:
     path: Path
     _digests: dict[str, set[str]] = field(default_factory=dict)
     """Name below the folder -> digests of what was written under it. Several only where a run was killed."""
+    _owners: dict[str, str] = field(default_factory=dict)
+    """Name -> what the file was last made of; not of those that were written before the record told it."""
     unnamed: list[Path] = field(default_factory=list)
     """Files that could not be written: with an ending longer than the clip's own, their names are too long."""
 
@@ -40,7 +42,7 @@ class SideFolder:
         names = output.with_suffix(""), output.with_name(f"{output.stem}.captions")
         for path in names:
             if path != output and _is_free(path):
-                return cls(path, _read(path / RECORD))
+                return cls(path, *_read(path / RECORD))
         raise OutputError(
             f"{names[-1]}: is there already and vidllm did not make it, so no files are written into it; move it away, "
             "or name another output"
@@ -57,7 +59,11 @@ class SideFolder:
                         "away, or name another output"
                     )
 
-    def write(self, name: PurePath, text: str) -> Path | None:
+    def owner(self, name: PurePath) -> str | None:
+        """What the file `name` was made of, by whichever run; None where there is none, or nobody said."""
+        return self._owners.get(str(name))
+
+    def write(self, name: PurePath, text: str, owner: str = "") -> Path | None:
         """The file `name` below the folder, whole or not there; None, and it is `unnamed`, where its name is too long.
 
         Raises OutputError, too for a file not written here.
@@ -68,7 +74,7 @@ class SideFolder:
         part = path.with_name(PART)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._note(str(name), _digest(data))
+            self._note(str(name), _digest(data), owner)
             part.write_bytes(data)
             os.replace(part, path)
         except OSError as error:
@@ -85,13 +91,14 @@ class SideFolder:
         except OSError as error:
             raise not_writable(path, error) from error
 
-    def _note(self, name: str, digest: str) -> None:
+    def _note(self, name: str, digest: str, owner: str) -> None:
         """Before the file is there: a kill in between leaves one name too many, never a file nobody knows."""
         known = self._digests.setdefault(name, set())
-        if digest not in known:
+        if digest not in known or self._owners.get(name) != owner:
             known.add(digest)
+            self._owners[name] = owner
             with open(self.path / RECORD, "a", encoding="ascii") as record:
-                record.write("\n" + json.dumps([digest, name]))  # so that no line is glued to one that was cut off
+                record.write("\n" + json.dumps([digest, name, owner]))  # no line is glued to one that was cut off
 
 
 def _is_free(path: Path) -> bool:
@@ -103,22 +110,24 @@ def _is_free(path: Path) -> bool:
         return False
 
 
-def _read(record: Path) -> dict[str, set[str]]:
-    """What the record tells; a line that was cut off tells nothing, for its file was not written."""
+def _read(record: Path) -> tuple[dict[str, set[str]], dict[str, str]]:
+    """Digests and owners, as the record tells them; a line that was cut off tells nothing, its file was not written."""
     digests: dict[str, set[str]] = {}
+    owners: dict[str, str] = {}
     try:
         lines = record.read_text(encoding="ascii", errors="replace").splitlines()
     except FileNotFoundError:
-        return {}
+        return {}, {}
     except OSError as error:
         raise not_writable(record, error) from error
     for line in lines:
         try:
-            digest, name = json.loads(line)
+            digest, name, *owner = json.loads(line)
         except (ValueError, TypeError):
             continue
         digests.setdefault(str(name), set()).add(str(digest))
-    return digests
+        owners.update({str(name): str(owner[0])} if owner else {})
+    return digests, owners
 
 
 def _digest(data: bytes) -> str:
