@@ -39,6 +39,7 @@ from vidllm.builtin.vision import VisionStage, normalise, vision_config
 from vidllm.builtin.words import train_tokenizer
 from vidllm.clip import open_clip
 from vidllm.config import load_config
+from vidllm.errors import ConfigError
 from vidllm.model.checkpoint import load_model
 from vidllm.model.families import load_tokenizer, read_spec
 from vidllm.model.lmm import ComposableLMM
@@ -663,6 +664,27 @@ def test_the_recipe_goes_on_where_it_was_killed(course: Path, tmp_path: Path) ->
         tmp_path / name / "model.safetensors" for name in ("vision", "aligned", "images")
     }
     assert all(path.read_bytes() == weights for path, (_, weights) in made.items())
+
+
+def test_a_folder_that_other_settings_made_is_refused(course: Path, tmp_path: Path) -> None:
+    """A stage that is not there yet may be told otherwise; one that is, or what it was made from, may not."""
+    shutil.copytree(course, tmp_path, dirs_exist_ok=True)
+    for name in ("again", "vision"):
+        shutil.rmtree(tmp_path / name)
+    words = [str(COURSE), *TOY, f"folder={tmp_path}", "threads=2", "again.steps=1"]
+    said = r"aligned was made with vision.steps 2, now 3: put that back to go on, or give this run another `folder`$"
+    with pytest.raises(ConfigError, match=said):
+        recipes.run(load_config(recipes.Recipe, COURSE, [*words[1:], "vision.steps=3"]))
+    refused = subprocess.run(
+        [sys.executable, "-m", "vidllm.builtin.recipe", *words, "video.clips=2"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert refused.returncode == 1
+    assert refused.stderr.startswith(f"recipe: {tmp_path / 'video'} was made with video.clips 1, now 2: ")
+    assert refused.stderr.count("\n") == 1
+    (tmp_path / "images" / recipes.MADE_BY).unlink()  # as an earlier vidllm left it
+    recipes.run(load_config(recipes.Recipe, COURSE, words[1:]))
+    assert (tmp_path / "again").exists()
 
 
 def test_two_processes_teach_one_model(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from vidllm.builtin.vision import MEAN, STD, VisionStage, train_vision
 from vidllm.builtin.words import train_tokenizer
 from vidllm.config import load_config
 from vidllm.errors import ConfigError
+from vidllm.train.saves import Identity, differences
 
 LAYOUT = {
     "fit": "stretch",
@@ -66,23 +67,35 @@ class Recipe:
     """Video once more. What ships is the mean of the weights before and after: see `mean`."""
 
 
+STAGES = {
+    "tokenizer": ("tokenizer_clips",), "vision": ("vision",), "aligned": ("language", "align"), "images": ("images",),
+    "sharp": ("sharpen",), "video": ("video",), "again": ("again",),
+}  # fmt: skip
+"""The folders in the order they are made, each from those before it, and the settings that shape it besides."""
+MADE_BY = "recipe.json"
+"""In each of them: the settings it was made by, those of the folders before it included."""
+
+
 def run(recipe: Recipe) -> Path:
     """Run what is not there yet; the finished model's folder, beside it `image`, that of the image model.
 
     A stage that was stopped begins anew, and learns the same again where `steps` and not `minutes` end it. Where
-    `torchrun` started several processes the first does the early stages, and all of them learn to answer.
+    `torchrun` started several processes the first does the early stages, and all of them learn to answer. Raises
+    ConfigError where a folder was made by other settings.
     """
     torch.set_num_threads(recipe.threads)
-    together.meet()
     folder = Path(recipe.folder)
+    _check_made(recipe, folder)
+    together.meet()
     if together.part() == 0:
         _before_answers(recipe, folder)
     together.wait()
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer")
-    _taught(folder / "images", folder / "aligned", partial(learn_to_answer, recipe.images, tokenizer=tokenizer))
-    _taught(folder / "sharp", folder / "images", partial(sharpen, recipe.sharpen))
-    _taught(folder / "video", folder / "sharp", partial(learn_to_answer, recipe.video, tokenizer=tokenizer))
-    _taught(folder / "again", folder / "video", partial(learn_to_answer, recipe.again, tokenizer=tokenizer))
+    answer = partial(learn_to_answer, tokenizer=tokenizer)
+    _taught(recipe, folder / "images", folder / "aligned", lambda model: answer(recipe.images, model))
+    _taught(recipe, folder / "sharp", folder / "images", partial(sharpen, recipe.sharpen))
+    _taught(recipe, folder / "video", folder / "sharp", lambda model: answer(recipe.video, model))
+    _taught(recipe, folder / "again", folder / "video", lambda model: answer(recipe.again, model))
     if together.part() == 0:
         export(_read(folder / "images"), tokenizer, folder / "image")
         export(mean(_read(folder / "video"), _read(folder / "again")), tokenizer, folder / "weights")
@@ -90,21 +103,46 @@ def run(recipe: Recipe) -> Path:
     return folder / "weights"
 
 
-def _taught(target: Path, before: Path, teach: Callable[[LlavaForConditionalGeneration], None]) -> None:
+def made_by(recipe: Recipe, name: str) -> Identity:
+    """The settings that shape the folder `name`, as they are said on a command line."""
+    said: dict[str, Any] = {}
+    for stage in list(STAGES)[: list(STAGES).index(name) + 1]:
+        for key in STAGES[stage]:
+            value = getattr(recipe, key)
+            said |= {f"{key}.{part}": of for part, of in vars(value).items()} if is_dataclass(value) else {key: value}
+    return said
+
+
+def _check_made(recipe: Recipe, folder: Path) -> None:
+    """Raise ConfigError where what is there is not what this recipe makes; one that does not tell is believed."""
+    for name in STAGES:
+        if (told := folder / name / MADE_BY).exists():
+            kept = json.loads(told.read_text(encoding="utf-8"))
+            if differ := differences(kept, made_by(recipe, name)):
+                raise ConfigError(
+                    f"{folder / name} was made with {'; '.join(differ)}: put that back to go on, or give this run "
+                    "another `folder`"
+                )
+
+
+def _taught(
+    recipe: Recipe, target: Path, before: Path, teach: Callable[[LlavaForConditionalGeneration], None]
+) -> None:
     """All processes teach the model in `before`, and the first saves it as `target`, unless it is there."""
     if target.exists():
         return
     model = _read(before)
     teach(model)
     if together.part() == 0:
-        _save(model, target)
+        _save(recipe, model, target)
     together.wait()
 
 
-def _save(made: PreTrainedModel | PreTrainedTokenizerFast, target: Path) -> None:
+def _save(recipe: Recipe, made: PreTrainedModel | PreTrainedTokenizerFast, target: Path) -> None:
     """A folder that has its name only once it is whole: what is there is not made again."""
     part = target.with_name(target.name + ".part")
     made.save_pretrained(part)
+    (part / MADE_BY).write_text(json.dumps(made_by(recipe, target.name), indent=1) + "\n", encoding="utf-8")
     part.rename(target)
 
 
@@ -127,15 +165,15 @@ def mean(
 def _before_answers(recipe: Recipe, folder: Path) -> None:
     """Tokenizer, vision tower, and a model whose projector speaks the words' embeddings."""
     if not (folder / "tokenizer").exists():
-        _save(train_tokenizer(recipe.tokenizer_clips), folder / "tokenizer")
+        _save(recipe, train_tokenizer(recipe.tokenizer_clips), folder / "tokenizer")
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer")
     if not (folder / "vision").exists():
-        _save(train_vision(recipe.vision), folder / "vision")
+        _save(recipe, train_vision(recipe.vision), folder / "vision")
     if not (folder / "aligned").exists():
         model = new_model(recipe.language, CLIPVisionModel.from_pretrained(folder / "vision"), tokenizer)
         calibrate(model, held_out_batches(tokenizer, clips=6)[0].frames)
         align(recipe.align, model, tokenizer)
-        _save(model, folder / "aligned")
+        _save(recipe, model, folder / "aligned")
 
 
 def export(model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, target: Path) -> None:
@@ -165,10 +203,9 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", default=[], metavar="key=value")
     told = parser.parse_args()
     try:
-        recipe = load_config(Recipe, told.config, told.overrides)
+        print(run(load_config(Recipe, told.config, told.overrides)))
     except ConfigError as error:
         sys.exit(f"recipe: {error}")
-    print(run(recipe))
 
 
 if __name__ == "__main__":
