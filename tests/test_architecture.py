@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 FLOORS = (
     ("errors", "machine"),
-    ("config", "checks", "caches", "interrupts", "linefile", "video", "world"),
+    ("config", "checks", "caches", "interrupts", "jsonrows", "linefile", "video", "world"),
     ("budget", "policies"),
     ("clip", "planning", "reads", "advice", "model", "shots"),
     ("prompt", "still", "sources", "options", "planned"),

@@ -25,6 +25,7 @@ from vidllm.corpus.stores import own_files
 from vidllm.corpus.traces import is_output, is_trace
 from vidllm.corpus.webdataset import is_tar, tar_items
 from vidllm.errors import ConfigError, InputError, NotAVideo
+from vidllm.jsonrows import json_rows
 from vidllm.still import is_still
 from vidllm.video.address import is_url, plain_path
 from vidllm.video.container import refuse_pipe
@@ -305,7 +306,7 @@ def _list(path: str, options: InputOptions) -> Iterator[Item]:
 
 
 def _jsonl(path: str, options: InputOptions) -> Iterator[Item]:
-    rows = ((index, parsed(line)) for index, line in enumerate(lines_of(path)) if line.strip())
+    rows = ((number - 1, row) for number, row in json_rows(lines_of(path)))
     return _Rows(path, "jsonl", options).all(rows)
 
 
@@ -363,6 +364,8 @@ def _row(file: str, kind: SourceKind, index: int, row: object, options: InputOpt
     """The item of one row; a row that can not be understood is an item with a problem, by file and line."""
     place = f"{file}#{index + 1}"
     try:
+        if isinstance(row, Exception):
+            raise ValueError(f"no valid JSON line ({row}); mend or remove the row") from row
         if not isinstance(row, dict):
             raise ValueError("no JSON object; mend or remove the row")
         if (named := _named(row, options)) is None:

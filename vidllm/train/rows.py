@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, TypeGuard, TypeVar
 
 from vidllm.errors import RowError
+from vidllm.jsonrows import json_rows
 from vidllm.train.places import Folder, RawTurn, check_absent, place_media
 from vidllm.train.row import Bad, Media, Origin, PairRow, Problem, ReadRows, Reference, Role, TrainRow, Turn
 
@@ -81,16 +82,9 @@ def _values(path: Path) -> Iterator[tuple[int, str, Any]]:
 
 
 def _lines(text: str) -> Iterator[tuple[int, str, Any]]:
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            yield number, "", _parsed(line)
-
-
-def _parsed(line: str) -> Any:
-    try:
-        return json.loads(line)
-    except (ValueError, RecursionError) as error:
-        return Bad(f"no valid JSON ({error})", "write one whole JSON object on the line, or a list of them in the file")
+    do = "write one whole JSON object on the line, or a list of them in the file"
+    for number, value in json_rows(text.split("\n")):
+        yield number, "", Bad(f"no valid JSON line ({value})", do) if isinstance(value, Exception) else value
 
 
 def _items(text: str) -> Iterator[tuple[int, str, Any]]:
