@@ -310,6 +310,20 @@ def test_no_cluster_at_an_address_is_one_line(corpus: Path, tmp_path: Path) -> N
 
 
 @needs_ray
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_stopped_while_it_joins_a_cluster_it_says_so_in_one_line(corpus: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "vidllm_cli.main", "caption", str(corpus), "-o", str(tmp_path / "out.jsonl")]
+    with subprocess.Popen([*command, "--engine", "ray"], stderr=subprocess.PIPE, text=True, cwd=ROOT) as run:
+        while run.poll() is None and not Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text():
+            time.sleep(0.05)  # until Ray starts the cluster's processes
+        run.terminate()
+        _, said = run.communicate(timeout=PATIENT_SECONDS)
+    assert run.returncode == 130, said
+    assert said.startswith("stopped; every finished caption is in ")
+    assert said.count("\n") == 1
+
+
+@needs_ray
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_a_model_that_can_not_be_loaded_is_one_line(corpus: Path, cluster: Any, tmp_path: Path) -> None:

@@ -13,6 +13,22 @@ from typing import Any, Self
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
+def stop_at_sigterm() -> Callable[[], None]:
+    """SIGTERM stops what runs as Ctrl-C does, until what this returns is called.
+
+    Only in the main thread, and not where it is ignored.
+    """
+    before = signal.getsignal(signal.SIGTERM)
+    if threading.current_thread() is not threading.main_thread() or before is signal.SIG_IGN:
+        return lambda: None
+
+    def no_longer() -> None:
+        signal.signal(signal.SIGTERM, before)
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    return no_longer
+
+
 class Interrupts:
     """Within the `with` block the first SIGINT or SIGTERM sets `asked`, the second raises KeyboardInterrupt.
 

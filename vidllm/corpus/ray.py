@@ -27,6 +27,7 @@ from vidllm.corpus.captioner import Engine, Said
 from vidllm.corpus.ray_crew import LOOK_UP_SECONDS, LOST_SECONDS, MOST_DEATHS, Crew, FarDecoder
 from vidllm.corpus.ray_nodes import DecodeActor, FarClip, ModelActor, Told
 from vidllm.errors import ConfigError, EngineError, VidllmError
+from vidllm.interrupts import stop_at_sigterm
 from vidllm.model.resolve import ABOUT_BUILTIN, BUILTIN, model_name
 
 if TYPE_CHECKING:
@@ -263,15 +264,18 @@ def open_ray(options: CaptionOptions, remark: Callable[[str], None] = lambda lin
     """
     ray = _import_ray()
     mine = not ray.is_initialized()
-    if mine:
-        _join(options.address)
+    no_longer = stop_at_sigterm() if mine else lambda: None
 
     def leave() -> None:
         if mine:
             ray.shutdown()
+            no_longer()
 
     options = with_model(options)
     try:
+        if mine:
+            _join(options.address)
+            stop_at_sigterm()  # again: Ray has taken it for itself, to print a trace and exit
         engine = _engine(options, leave)
     except BaseException:
         leave()
@@ -340,6 +344,8 @@ def _join(address: str | None) -> None:
             # Ray itself goes on trying for many minutes
             socket.create_connection((place[1], int(place[2])), timeout=CONNECT_SECONDS).close()
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except SystemExit as error:  # what Ray makes of SIGTERM while it starts
+        raise KeyboardInterrupt from error
     except (OSError, OverflowError, RuntimeError, ValueError) as error:
         where = address or os.environ.get("RAY_ADDRESS") or "this machine"
         said = f"no Ray cluster at {where} ({_one_line(error)}); start one with `ray start`, or check --address"
