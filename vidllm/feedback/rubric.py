@@ -112,7 +112,7 @@ def _given(case: Case, watched: bool) -> dict[str, str]:
 
 def rubric_digest() -> str:
     """16 hex digits over the words asked and how replies are read: others are another judge."""
-    shaping = (SCORE, COMPARE, REMINDER, *(pattern.pattern for pattern in (_MARKED, _MARK, _BETTER, _WINNER)))
+    shaping = (SCORE, COMPARE, REMINDER, *(pattern.pattern for pattern in (_MARKED, _OVERALL, _MARK, _BETTER, _WINNER)))
     return hashlib.blake2b("\0".join(shaping).encode(), digest_size=8).hexdigest()
 
 
@@ -125,12 +125,18 @@ patterns' time grows with the square of it, and a server must not make the run h
 _FENCE = re.compile(r"^```\w*\s*|\s*```$")
 _OPEN, _CLOSED = r"[\s*_`\"'<(\[]*", r"[\s*_`\"'>)\]}|]*"
 """Markdown and brackets around a value."""
-_SAYS = r"[*_`\"']*\s*[:=|：]"
+_SAYS = r"(?:\s*[(\[]\s*(?:1\s*(?:-|–|to)|out\s+of|/)\s*5\s*[)\]])?[*_`\"']*\s*[:=|：]"
 _REASONS = r"[-–—,;:.(|]+\s*(?!(?:or|out|of|to)\b)[^\W\d]"
 """How words behind a value begin. A mark's have no figure in them: it might be a second mark, or the end of another
 scale; a winner's name nobody else."""
-_MARKED = re.compile(rf"\b({'|'.join(CRITERIA)}|score)(?:[^\w.,;!?]+score)?{_SAYS}(?=(.*\d.*))", re.I)
+_MARKED = re.compile(rf"\b({'|'.join(CRITERIA)}|score)(?:[^\w.,;!?]+(?:score|rating))?{_SAYS}(?=(.*\d.*))", re.I)
 """Who is marked, and the rest of the line: "Accuracy score: 4" is no score of the whole."""
+_OVERALL = re.compile(
+    r"^(?:[^\w\n]|[\d_])*(?:(?:my|the)\s+)?(?:(?:overall|final)(?:\s+(?:rating|grade|mark|verdict|quality|assessment"
+    rf"|evaluation|judge?ment|impression))?|rating|grade){_SAYS}(?={_OPEN}\d)(.*)",
+    re.I | re.M,
+)
+"""The score by another name, where its line begins: "Overall: 4", "**Final rating:** 4/5"; and the rest of the line."""
 _MARK = re.compile(
     rf"{_OPEN}([1-5](?:\.\d+)?)(?:\s*/\s*5(?:\.0)?|\s+out\s+of\s+5)?{_CLOSED}(?:[.,;!]?\s*|{_REASONS}[^\d\n]*)", re.I
 )
@@ -143,13 +149,15 @@ _WINNER = re.compile(
 def read_marks(reply: str) -> Marks | None:
     """The marks of a reply in the lines asked for, in markdown or as a JSON object; None for anything else.
 
-    A score outside 1..5 or on another scale ("3/10"), none, or two that differ are nonsense.
+    The score may go by another name ("Overall: 4"). One outside 1..5 or on another scale ("3/10"), none, or two that
+    differ are nonsense.
     """
     text = _stripped(reply)
     fields = _json_fields(text)
+    lines = text if fields is None else "\n".join(f"{_named(key)}: {value}" for key, value in fields.items())
     if fields is None:
         fields = _marks_in(text)
-    score = _mark(fields.get("score"))
+    score = _score(fields, [_mark(rest) for rest in _OVERALL.findall(lines)])
     if score is None:
         return None
     found = [(name, _mark(fields.get(name))) for name in CRITERIA]
@@ -198,12 +206,25 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return fields
 
 
+def _named(key: str) -> str:
+    """ "overall_score" as "overall": of a key it is the first word that tells."""
+    return re.sub(r"(?<=\w)[ _-]score$", "", key).replace("_", " ")
+
+
+def _score(fields: dict[str, Any], others: list[float | None]) -> float | None:
+    """The score, by its own name or else by others; None where what is said of it can not be read, or differs."""
+    if "score" not in fields:
+        return others[0] if len(set(others)) == 1 else None
+    score = _mark(fields["score"])
+    return score if not {*others} - {score, None} else None
+
+
 def _marks_in(text: str) -> dict[str, float | None]:
-    """The mark of each name, if every line that gives one can be read to its end and all agree."""
+    """The mark of each name; None unless every line that gives one can be read to its end and all agree."""
     found: dict[str, set[float | None]] = {}
     for name, rest in _MARKED.findall(text):
         found.setdefault(name.casefold(), set()).add(_mark(rest))
-    return {name: marks.pop() for name, marks in found.items() if len(marks) == 1}
+    return {name: marks.pop() if len(marks) == 1 else None for name, marks in found.items()}
 
 
 def _mark(value: Any) -> float | None:
