@@ -32,6 +32,7 @@ from vidllm.model.checkpoint import load_model
 from vidllm.model.native import NativeLMM
 from vidllm.prompt import Example, Image, Message, build_example, build_prompt
 from vidllm.train import sft
+from vidllm.train.adapters import check_targets, lora_layers
 from vidllm.train.batch import Batch
 from vidllm.train.cache import ClipCache
 from vidllm.train.dpo import DpoConfig
@@ -45,12 +46,6 @@ Tiny = Callable[[str], Path]
 NATIVE = tuple(COMPARED)  # the other one reads pictures in both directions
 ALL = Parts(vision_tower=1e-4, projector=1e-3, language_model=1e-3)
 LOW_RANK = Parts(language_model=1e-3)
-MATRICES = ("q_proj", "k_proj", "v_proj", "o_proj")
-"""What every family has: experts are no matrices that an adapter could be put beside."""
-LFM = ("q_proj", "k_proj", "v_proj", "out_proj", "in_proj", "w2")
-"""But LFM2-VL, whose names are its own, those of its convolutions among them."""
-LINEAR = ("in_proj_qkv", "in_proj_z", "in_proj_a", "in_proj_b", "out_proj")
-"""What layers of linear attention have in their place."""
 TOLERANCE = 1e-5
 Told = tuple[Example, dict[str, Any]]
 """A conversation, and what transformers' own class is given for it alone."""
@@ -169,12 +164,20 @@ def test_what_is_read_together_is_as_if_alone(name: str, sharing: bool, tiny: Ti
     assert_alike(backward(learner.network, found), backward(network, expected))
 
 
-@pytest.mark.parametrize(
-    ("name", "targets"), [("qwen3_vl", MATRICES), ("qwen3_5", MATRICES + LINEAR), ("lfm2_vl", LFM)]
-)
-def test_an_adapter_learns_together_as_from_each_alone(name: str, targets: tuple[str, ...], tiny: Tiny) -> None:
+@pytest.mark.parametrize("name", NATIVE)
+def test_an_adapter_is_put_beside_every_matrix_of_the_layers(name: str, tiny: Tiny) -> None:
+    """Of linear attention and convolutions, too; but not of the tower, the projector or the head."""
+    learner = learner_of(tiny(name), parts=LOW_RANK, lora=Lora(r=2))
+    matrices = {path for path, module in reference(learner.lmm).named_modules() if isinstance(module, torch.nn.Linear)}
+    layers = {path for path in matrices if part_of(path) == "language_model" and ".layers." in path}
+    assert set(lora_layers(learner.network)) == layers
+    check_targets(Lora(), learner.network.config.get_text_config())  # type: ignore[union-attr, operator]
+
+
+@pytest.mark.parametrize("name", ["qwen3_vl", "qwen3_5", "lfm2_vl"])
+def test_an_adapter_learns_together_as_from_each_alone(name: str, tiny: Tiny) -> None:
     """Each alone through the same matrices, as transformers' own class reads it."""
-    learner = learner_of(tiny(name), parts=LOW_RANK, lora=Lora(r=4, alpha=8, targets=targets))
+    learner = learner_of(tiny(name), parts=LOW_RANK, lora=Lora(r=4, alpha=8))
     low_rank = {name: weight for name, weight in learner.network.named_parameters() if ".lora_" in name}
     for weight in low_rank.values():
         torch.nn.init.normal_(weight, std=0.1)
@@ -342,8 +345,7 @@ def assert_asks_alike(learner: Learner, model: NativeLMM, example: Example, tole
 @pytest.mark.parametrize("merge", [None, False, True], ids=["whole", "adapter", "merged"])
 def test_a_saved_model_is_asked_as_it_learned(name: str, merge: bool | None, tiny: Tiny, tmp_path: Path) -> None:
     """Whole with its tower; an adapter with a projector that learned beside it; and that in one model."""
-    lora = Lora(r=4, alpha=8, targets=LFM if name == "lfm2_vl" else MATRICES)
-    low_rank = {"parts": replace(LOW_RANK, projector=1e-3), "lora": lora}
+    low_rank = {"parts": replace(LOW_RANK, projector=1e-3), "lora": Lora(r=4, alpha=8)}
     learner = learner_of(tiny(name), **({"parts": ALL} if merge is None else low_rank))
     example = shown(learner.lmm, " how many?", " two of them")[0]
     before = learner(pack([example])).detach()

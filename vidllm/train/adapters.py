@@ -63,16 +63,19 @@ def add_lora(network: nn.Module, lora: Lora, base: str) -> None:
     """
     from peft import LoraConfig, inject_adapter_in_model
 
-    _check_targets(lora, (name for name in _matrices(network) if part_of(name) == "language_model"))
-    pattern = rf"(.*\.)?(language_model|text_model)\..*\.({'|'.join(map(re.escape, lora.targets))})"
+    targets = _targets(lora, (name for name in _matrices(network) if part_of(name) == "language_model"))
+    pattern = rf"(.*\.)?(language_model|text_model)\..*\.({'|'.join(map(re.escape, targets))})"
     name, _, commit = (base, "", "") if Path(base).is_absolute() else base.partition("@")
     config = LoraConfig(
         r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=pattern, bias="none",  # type: ignore[arg-type]
         base_model_name_or_path=name, revision=commit or None,
     )  # fmt: skip
+    # in what has no config of its own: peft takes names of a mixture's matrices for those of its experts
+    holder: Any = nn.ModuleDict({"network": network})
     with torch.random.fork_rng(devices=[]):  # all runs, and all processes of one, begin alike; it is on the CPU still
         torch.default_generator.manual_seed(0)
-        inject_adapter_in_model(config, network, adapter_name=ADAPTER)
+        inject_adapter_in_model(config, holder, adapter_name=ADAPTER)
+    network.peft_config = holder.peft_config
 
 
 def check_targets(lora: Lora, text: PretrainedConfig) -> None:
@@ -83,14 +86,18 @@ def check_targets(lora: Lora, text: PretrainedConfig) -> None:
     """
     family: Any = AutoModel
     with torch.device("meta"):
-        _check_targets(lora, _matrices(family.from_config(text)))
+        _targets(lora, _matrices(family.from_config(text)))
 
 
-def _check_targets(lora: Lora, matrices: Iterable[str]) -> None:
+def _targets(lora: Lora, matrices: Iterable[str]) -> tuple[str, ...]:
+    """The last words of the names of what is adapted; by default of all matrices in layers."""
+    if lora.targets is None:
+        return tuple(sorted({name.rpartition(".")[2] for name in matrices if "layers" in name.split(".")}))
     known = {name.rpartition(".")[2] for name in matrices}
     if unknown := [target for target in lora.targets if target not in known]:
         raise ConfigError(f"LoRA target {unknown[0]!r} is no matrix of the language model; "
                           f"there are {', '.join(sorted(known))}")  # fmt: skip
+    return lora.targets
 
 
 def _matrices(network: nn.Module) -> Iterator[str]:

@@ -58,15 +58,16 @@ class Lora:
     """The adapter's sum is scaled by alpha / r."""
     dropout: float = 0.0
     """Of the adapter's input, while it learns. Above 0, equal log-probs are not to be expected."""
-    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-    """Which matrices of each layer; one of linear attention (Qwen3.5) has `in_proj_qkv`, `in_proj_z` and `out_proj`."""
+    targets: tuple[str, ...] | None = None
+    """Which matrices of the layers, such as `[q_proj, v_proj]`; None: every one, of linear attention and convolutions,
+    too (peft's "all-linear"). A mixture's experts, which are one block of numbers, stay as they are."""
 
     def __post_init__(self) -> None:
         if self.r < 1 or self.alpha <= 0:
             raise ValueError(f"LoRA needs r of at least 1 and alpha above 0, not r={self.r}, alpha={self.alpha:g}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"LoRA dropout {self.dropout:g} must be at least 0 and below 1")
-        if not self.targets:
+        if self.targets is not None and not self.targets:
             raise ValueError("LoRA needs at least one of the language model's matrices as target, such as q_proj")
 
 
