@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 _FAMILIES = {**COMPOSABLE, **NATIVE}
+_SEEING = ("image_token_id", "image_token_index")
+"""Keys of a configuration that sees, besides those that name a vision part."""
 
 
 def read_spec(folder: Path) -> ModelSpec:
@@ -102,9 +104,6 @@ def _reader_of_unlisted(folder: Path, config: Json) -> Callable[[Path, Json, Tok
 
             check_known(folder, str(kind))
     return _unlisted
-
-
-_SEEING = ("image_token_id", "image_token_index")
 
 
 def _unlisted(folder: Path, config: Json, tokenizer: Tokenizer) -> ModelSpec:

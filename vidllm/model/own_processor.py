@@ -24,20 +24,29 @@ def blank(count: int, height: int, width: int) -> NDArray[np.uint8]:
     return np.zeros((count, height, width, 3), np.uint8)
 
 
+def asked(whom: str, call: Callable[..., Any], *given: object, **options: object) -> Any:
+    """What `call` returns. It is transformers' code for any family: whatever it raises is told as UnsupportedModel."""
+    try:
+        with quiet():
+            return call(*given, **options)
+    except Exception as error:
+        raise UnsupportedModel(f"{whom} fails ({one_line(error)})") from error
+
+
 class OwnProcessor:
     """What a family without an adapter is read with.
 
     Raises:
-        UnsupportedModel: transformers has none for this checkpoint, or it takes no pictures; so do all its methods when
-            it fails, whatever it raises: it may be of any family.
+        UnsupportedModel: transformers has none for this checkpoint, or it takes no pictures; later, that it fails.
     """
 
     def __init__(self, folder: Path) -> None:
         from transformers import AutoProcessor
 
         self.folder = folder
+        self._whom = f"{folder}: its own processor"
         load: Callable[..., Any] = AutoProcessor.from_pretrained
-        self._processor = self._asked(load, folder, local_files_only=True, trust_remote_code=False)
+        self._processor = asked(self._whom, load, folder, local_files_only=True, trust_remote_code=False)
         self.marker = self._marker()
         """What is written where a picture is to stand."""
 
@@ -75,8 +84,8 @@ class OwnProcessor:
         from PIL import Image
 
         images = [[Image.fromarray(one) for one in row] for row in rows]
-        return self._asked(
-            self._processor, text=texts, images=images, add_special_tokens=begins, return_tensors="pt"
+        return asked(
+            self._whom, self._processor, text=texts, images=images, add_special_tokens=begins, return_tensors="pt"
         )
 
     def picture_ids(self, height: int, width: int) -> list[int]:
@@ -90,16 +99,9 @@ class OwnProcessor:
 
         picture = {"type": "image", "image": Image.fromarray(blank(1, side, side)[0])}
         turn = {"role": "user", "content": [picture, {"type": "text", "text": question}]}
-        made = self._asked(
-            self._processor.apply_chat_template, [turn], add_generation_prompt=True, tokenize=True, return_dict=True,
-            return_tensors="pt", enable_thinking=False,
+        made = asked(
+            self._whom, self._processor.apply_chat_template, [turn], add_generation_prompt=True, tokenize=True,
+            return_dict=True, return_tensors="pt", enable_thinking=False,
         )  # fmt: skip
         ids: list[int] = made["input_ids"][0].tolist()
         return ids
-
-    def _asked(self, call: Callable[..., Any], *given: object, **options: object) -> Any:
-        try:
-            with quiet():
-                return call(*given, **options)
-        except Exception as error:
-            raise UnsupportedModel(f"{self.folder}: its own processor fails ({one_line(error)})") from error

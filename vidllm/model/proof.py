@@ -48,7 +48,8 @@ def prove(model: Unlisted) -> None:
 
 def _refused(model: Unlisted, why: str) -> UnsupportedModel:
     return UnsupportedModel(
-        f"{model.spec.folder}: no adapter for {model.spec.model_type}; it was read as most families are, {why}"
+        f"{model.spec.folder}: no adapter for {model.spec.model_type}; it was read as most families are, {why}; "
+        "name a model of another family"
     )
 
 

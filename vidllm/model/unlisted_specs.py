@@ -16,6 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vidllm import __version__
 from vidllm.budget import NativeGeometry
 from vidllm.caches import cache_folder
 from vidllm.config import from_mapping
@@ -24,7 +25,7 @@ from vidllm.linefile import write_whole
 from vidllm.model.chat import Layout, Turn, lay_out
 from vidllm.model.fingerprint import DESCRIBING
 from vidllm.model.media import Shown
-from vidllm.model.own_processor import OwnProcessor, blank
+from vidllm.model.own_processor import OwnProcessor, asked, blank
 from vidllm.model.settings import context_of, rope_kind, rope_of, token_text
 from vidllm.model.spec import Json, ModelSpec, read_json
 
@@ -78,8 +79,9 @@ def unlisted_spec(folder: Path, config: Json, tokenizer: Tokenizer) -> ModelSpec
 
 
 def kept_at(folder: Path, what: str) -> Path:
-    """Where is kept what this release of transformers told of a checkpoint with these files beside its weights."""
-    digest = hashlib.blake2b(f"{version('transformers')}|{_EIGHTHS}".encode(), digest_size=20)
+    """Where is kept what is known of a checkpoint with these files beside its weights, under these releases."""
+    releases = f"{__version__}|{version('transformers')}"
+    digest = hashlib.blake2b(releases.encode(), digest_size=20)
     for path in sorted(folder.iterdir()):
         if path.suffix in DESCRIBING and path.is_file():
             digest.update(path.name.encode() + path.read_bytes())
@@ -110,7 +112,8 @@ def _ask(folder: Path, config: Json, tokenizer: Tokenizer) -> Asked:
     from transformers import AutoConfig
 
     check_known(folder, str(config["model_type"]))
-    whole = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    load = AutoConfig.from_pretrained
+    whole = asked(f"{folder}: its config.json", load, folder, local_files_only=True, trust_remote_code=False)
     text, processor = whole.get_text_config().to_dict(), OwnProcessor(folder)
     vision = getattr(whole, "vision_config", None)
     squares = _squares(processor, getattr(vision, "image_size", None))
