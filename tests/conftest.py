@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 ROOT = Path(__file__).resolve().parents[1]
 
 needs_bitsandbytes = pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="it has no wheel for this system")
+needs_torchvision = pytest.mark.skipif(find_spec("torchvision") is None, reason="vidllm does without torchvision")
 REAL_CLIPS = ROOT.parent / "shared" / "videos"
 CODE_BITS = 8
 WIDTH, HEIGHT = 160, 96
@@ -33,6 +34,21 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # A shell has what it runs in the background ignore Ctrl-C, and children inherit that: those under test must not.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture
+def across_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow scales pictures to their width before it does to their height, for transformers' processors: so it always
+    did before version 13, and so torchvision does, which they take where they find it.
+    """
+    from PIL.Image import Image as Picture
+
+    once = Picture.resize
+
+    def resize(picture: Picture, size: tuple[int, int], *how: object, **named: object) -> Picture:
+        return once(once(picture, (size[0], picture.height), *how, **named), size, *how, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Picture, "resize", resize)
 
 
 def bar_code(number: int, width: int = WIDTH, height: int = HEIGHT) -> NDArray[np.uint8]:

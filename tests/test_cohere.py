@@ -96,6 +96,7 @@ def asked(content: str) -> str:
     )
 
 
+@pytest.mark.usefixtures("across_first")
 @pytest.mark.parametrize("sizes", SIZES)
 def test_still_images_equal_transformers(family: str, sizes: list[tuple[int, int]]) -> None:
     pictures = [noise(*size) for size in sizes]

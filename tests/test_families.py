@@ -501,6 +501,7 @@ def test_onevision_shrinks_what_is_over_nine_tiles() -> None:
     assert anyres.shrunk_grid(54, 54, 27, 9) == (54, 54)
 
 
+@pytest.mark.usefixtures("across_first")
 def test_tiles_are_those_transformers_cuts() -> None:
     """Of pictures of any size, grids and pixels both."""
     from transformers import LlavaNextImageProcessorPil

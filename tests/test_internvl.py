@@ -64,6 +64,7 @@ def picture(height: int, width: int) -> NDArray[np.uint8]:
     return np.random.default_rng(height).integers(0, 256, (height, width, 3)).astype(np.uint8)
 
 
+@pytest.mark.usefixtures("across_first")
 @pytest.mark.parametrize("sizes", [[(112, 112)], [(100, 320)], [(400, 130)], [(250, 250)], [(30, 40), (90, 400)]])
 def test_still_images_equal_transformers(processor: Processor, sizes: list[tuple[int, int]]) -> None:
     """One tile, a row, a column, a square of tiles, and two pictures in a prompt."""

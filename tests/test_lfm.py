@@ -119,6 +119,7 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return made
 
 
+@pytest.mark.usefixtures("across_first")
 @pytest.mark.parametrize("sizes", [[(128, 128)], [(40, 30)], [(170, 190)], [(300, 421)], [(700, 90)],
                                    [(60, 90), (500, 500), (90, 400)], []])  # fmt: skip
 def test_still_images_equal_transformers(sizes: list[tuple[int, int]], folder: Path) -> None:
@@ -143,6 +144,7 @@ def test_stills_and_videos_stand_in_one_prompt() -> None:
     check_against_transformers([clips[0], Image(noise(300, 421)), clips[1], Image(noise(60, 90))])
 
 
+@pytest.mark.usefixtures("across_first")
 def test_a_rope_factor_is_what_divides_the_positions() -> None:
     media = [Image(noise(300, 421)), Image(noise(100, 120))]
     prompt = check_against_transformers(list(media), factor=8.0, context=100)

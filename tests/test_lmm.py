@@ -176,6 +176,7 @@ SHAPES = [(112, 112), (100, 300), (300, 100), (240, 250), (90, 400), (400, 90), 
 """Heights and widths of still pictures: each of the AnyRes grids is the best one for one of them."""
 
 
+@pytest.mark.usefixtures("across_first")
 @pytest.mark.parametrize("size", SHAPES)
 @pytest.mark.parametrize("name", ["llava_next", "llava_next_video", "llava_onevision"])
 def test_anyres_image_equals_transformers(name: str, size: tuple[int, int], tiny: Callable[[str], Path]) -> None:

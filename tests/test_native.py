@@ -221,6 +221,7 @@ def test_extend_equals_prefill_of_the_whole(name: str, tiny: Tiny) -> None:
     torch.testing.assert_close(again.logits, whole, atol=1e-5, rtol=0)
 
 
+@pytest.mark.usefixtures("across_first")
 @pytest.mark.parametrize("name", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5", "qwen3_5_moe"])
 def test_still_image_equals_transformers(name: str, tiny: Tiny) -> None:
     """A picture of any size through the family's own image processor."""

@@ -85,6 +85,7 @@ def check_against_transformers(prompt: Prompt, folder: Path, factor: float = 1.0
     torch.testing.assert_close(lmm(folder).prefill(prompt).logits, expected, atol=1e-4, rtol=0)
 
 
+@pytest.mark.usefixtures("across_first")
 @BOTH
 @pytest.mark.parametrize(
     "sizes", [[(64, 96)], [(100, 320)], [(400, 130)], [(15, 33)], [(20, 700)], [(30, 40), (90, 400), (250, 250)], []]

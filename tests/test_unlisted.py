@@ -22,6 +22,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 import vidllm
 from tests.conftest import write_clip
+from tests.other_device import OTHER, move, other_device
 from tests.test_batching import one_by_one, run, said
 from tests.test_train_learner import learner_of
 from tests.test_train_native import ALL, apart, assert_alike, backward, of_leaves
@@ -40,6 +41,7 @@ from vidllm.options import GenerationOptions
 from vidllm.prompt import Example, Image, Message, Prompt, build_example, build_prompt
 from vidllm.train.proof import prove
 from vidllm.train.sharing import Stem, plant
+from vidllm.video.fit import scaled
 
 TORCHVISION = find_spec("torchvision") is not None
 READ = ["ovis2", "aria", "deepseek_vl", "deepseek_vl_hybrid", "janus", "qianfan_ocr", "lighton_ocr"]
@@ -113,8 +115,7 @@ def test_a_still_picture_is_the_largest_square_or_keeps_its_aspect(family: str) 
     assert isinstance(geometry, NativeGeometry)
     height, width = geometry.image_size(50, 90)
     assert (height == width) != geometry.fits_itself
-    scaled = np.asarray(PIL.fromarray(pixels).resize((width, height), PIL.Resampling.BICUBIC))
-    inputs = theirs(prompt, scaled[None])
+    inputs = theirs(prompt, scaled(pixels, height, width)[None])
     assert len(inputs["input_ids"][0]) == prompt.length
     with torch.no_grad():
         expected = reference(family)(**inputs).logits[0, -1]
@@ -136,6 +137,18 @@ def test_more_frames_than_there_is_room_for_are_smaller(clip: Path, tmp_path: Pa
     few, many = (vidllm.plan(clip, "?", model=folder, frames=n, rope_max=1, max_new_tokens=64) for n in (8, 20))
     assert (few.frame_size, [frame.tokens for frame in few.frames]) == ((112, 112), [16] * 8)
     assert (many.frame_size, [frame.tokens for frame in many.frames]) == ((84, 84), [9] * 20)
+
+
+@pytest.mark.parametrize("family", READ)
+def test_on_another_device_it_says_the_same(family: str, clip: Path) -> None:
+    model = load(family)
+    prompt = build_prompt([Message("user", QUESTION, (seen(model, clip),))], model.spec, model.tokenizer)
+    work = [(prompt, GenerationOptions(max_new_tokens=5))]
+    expected = one_by_one(model, work)
+    move(model.network)
+    with other_device():
+        assert model.device == OTHER
+        assert one_by_one(model, work) == expected
 
 
 @pytest.mark.parametrize("family", ["ovis2", "lighton_ocr"])

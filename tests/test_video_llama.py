@@ -137,6 +137,7 @@ def test_videos_equal_transformers(frames: int) -> None:
     assert prompt.text.startswith(f"<|im_start|>user\n{','.join(times)}\n{QUESTION}")
 
 
+@pytest.mark.usefixtures("across_first")
 @pytest.mark.parametrize("sizes", [[(300, 421)], [(5, 900)], [(700, 31)], [(40, 42), (120, 64)], []])
 def test_still_images_equal_transformers(sizes: list[tuple[int, int]]) -> None:
     """Sides are multiples of one patch, and none is merged; what is too thin for one is made thicker."""

@@ -79,20 +79,18 @@ def anyres_tokens(size: Size, tiles: Size, base: int, max_tiles: int | None) -> 
 def cut_tiles(pixels: NDArray[np.uint8], tile: int, tiles: Size) -> NDArray[np.uint8]:
     """uint8 (H, W, 3) -> (1 + gh * gw, tile, tile, 3): the squashed thumbnail, then the tiles row by row."""
     import numpy as np
-    from PIL import Image
 
-    picture = Image.fromarray(pixels)
+    from vidllm.video.fit import scaled
+
     rows, cols = tiles
     height, width = rows * tile, cols * tile
-    scale = min(width / picture.width, height / picture.height)
-    inner = (min(math.ceil(picture.width * scale), width), min(math.ceil(picture.height * scale), height))
+    scale = min(width / pixels.shape[1], height / pixels.shape[0])
+    inner = (min(math.ceil(pixels.shape[0] * scale), height), min(math.ceil(pixels.shape[1] * scale), width))
     canvas = np.zeros((height, width, 3), np.uint8)
-    top, left = (height - inner[1]) // 2, (width - inner[0]) // 2
-    resized = np.asarray(picture.resize(inner, Image.Resampling.BICUBIC))
-    canvas[top : top + inner[1], left : left + inner[0]] = resized
+    top, left = (height - inner[0]) // 2, (width - inner[1]) // 2
+    canvas[top : top + inner[0], left : left + inner[1]] = scaled(pixels, *inner)
     cut = canvas.reshape(rows, tile, cols, tile, 3).swapaxes(1, 2).reshape(rows * cols, tile, tile, 3)
-    thumbnail = np.asarray(picture.resize((tile, tile), Image.Resampling.BICUBIC))
-    return np.concatenate([thumbnail[None], cut])
+    return np.concatenate([scaled(pixels, tile, tile)[None], cut])
 
 
 def canvases(least: int, most: int) -> list[Size]:
@@ -142,11 +140,10 @@ def bare_tokens(size: Size, tiles: Size, base: int, max_tiles: int | None = None
 
 def cut_bare(pixels: NDArray[np.uint8], tile: int, tiles: Size, resample: int = 3) -> NDArray[np.uint8]:
     """uint8 (H, W, 3) -> (gh * gw, tile, tile, 3): the tiles row by row, scaled by Pillow's filter of this number."""
-    import numpy as np
-    from PIL import Image
+    from vidllm.video.fit import scaled
 
     rows, cols = tiles
-    canvas = np.asarray(Image.fromarray(pixels).resize((cols * tile, rows * tile), Image.Resampling(resample)))
+    canvas = scaled(pixels, rows * tile, cols * tile, resample)
     return canvas.reshape(rows, tile, cols, tile, 3).swapaxes(1, 2).reshape(rows * cols, tile, tile, 3)
 
 

@@ -20,6 +20,7 @@ from vidllm.model.encode import encode_clips
 from vidllm.model.features import FeatureCache
 from vidllm.model.lmm import vision_key
 from vidllm.model.reader import Ready, Seen, TextReader, language_of, like
+from vidllm.video.fit import scaled
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -97,11 +98,7 @@ class NativeLMM(TextReader):
 
     def _fitted(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """A still image (1, H, W, 3) at the size the family's processor would give it."""
-        from PIL import Image
-
-        height, width = self.geometry.image_size(*pixels.shape[1:3])
-        filter_ = Image.Resampling(self.spec.resample)
-        return np.asarray(Image.fromarray(pixels[0]).resize((width, height), filter_))[None]
+        return scaled(pixels[0], *self.geometry.image_size(*pixels.shape[1:3]), self.spec.resample)[None]
 
     def _size(self, visual: Visual) -> tuple[int, int]:
         """(height, width) at which the tower sees it."""

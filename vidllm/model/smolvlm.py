@@ -10,9 +10,13 @@ from torch import Tensor
 from vidllm.model.lmm import normalised
 from vidllm.model.native import NativeLMM
 from vidllm.model.reader import like
+from vidllm.video.fit import scaled
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+LANCZOS = 1
+"""Pillow's number of the filter."""
 
 
 class SmolVLM(NativeLMM):
@@ -27,17 +31,16 @@ class SmolVLM(NativeLMM):
     def _fitted(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """A still image (1, H, W, 3) as the family's processor makes one that it does not split: scaled, then square.
         """
-        from PIL import Image
-
-        picture, square = Image.fromarray(pixels[0]), self.geometry.square
+        picture, square = pixels[0], self.geometry.square
         if longest := self.geometry.image_longest:
-            picture = picture.resize(scaled_size(*picture.size, longest), Image.Resampling.LANCZOS)
-        return np.asarray(picture.resize((square, square), Image.Resampling.LANCZOS))[None]
+            height, width = picture.shape[:2]
+            picture = scaled(picture, *scaled_size(height, width, longest), LANCZOS)
+        return scaled(picture, square, square, LANCZOS)[None]
 
 
-def scaled_size(width: int, height: int, longest: int) -> tuple[int, int]:
-    """(width, height) with the longer side `longest` pixels and the other even, as near the aspect as may be."""
+def scaled_size(height: int, width: int, longest: int) -> tuple[int, int]:
+    """(height, width) with the longer side `longest` pixels and the other even, as near the aspect as may be."""
     aspect = width / height
     shorter = int(longest / aspect if aspect >= 1 else longest * aspect)
     shorter = max(shorter + shorter % 2, 1)
-    return (longest, shorter) if aspect >= 1 else (shorter, longest)
+    return (shorter, longest) if aspect >= 1 else (longest, shorter)

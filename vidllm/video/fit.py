@@ -44,7 +44,7 @@ def fit_pixels(
         pixels = _middle(pixels, min(pixels.shape[1:3]))
     height, width = inner_size(pixels.shape[1], pixels.shape[2], side, fit)
     if (height, width) != pixels.shape[1:3]:
-        pixels = _scaled(pixels, height, width, resample)
+        pixels = np.stack([scaled(picture, height, width, resample) for picture in pixels])
     if fit == "crop":
         return np.ascontiguousarray(_middle(pixels, side))
     if (height, width) == (side, side):
@@ -56,6 +56,18 @@ def fit_pixels(
     return canvas
 
 
+def scaled(pixels: NDArray[np.uint8], height: int, width: int, resample: int = 3) -> NDArray[np.uint8]:
+    """A picture uint8 (H, W, 3) -> (height, width, 3), to its width before it is to its height, as torchvision does.
+
+    From version 13 on Pillow takes the order that is cheaper. Overshoots are cut off between the two, so in the other
+    order fine detail comes out 20 grey levels away from what the processors make that models are mostly run with.
+    """
+    from PIL import Image
+
+    picture = Image.fromarray(pixels)
+    return np.asarray(picture.resize((width, picture.height), resample).resize((width, height), resample))
+
+
 def _is_strip(height: int, width: int) -> bool:
     return max(height, width) > STRIP * min(height, width)
 
@@ -63,10 +75,3 @@ def _is_strip(height: int, width: int) -> bool:
 def _middle(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
     top, left = (pixels.shape[1] - side) // 2, (pixels.shape[2] - side) // 2
     return pixels[:, top : top + side, left : left + side]
-
-
-def _scaled(pixels: NDArray[np.uint8], height: int, width: int, resample: int) -> NDArray[np.uint8]:
-    from PIL import Image
-
-    pictures = (Image.fromarray(p).resize((width, height), resample) for p in pixels)
-    return np.stack([np.asarray(p) for p in pictures])
