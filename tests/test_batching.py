@@ -21,6 +21,7 @@ from vidllm.batching import Batcher, Finished
 from vidllm.engine import generate, read
 from vidllm.model.checkpoint import load_model
 from vidllm.model.features import FeatureCache
+from vidllm.model.kv import Layer
 from vidllm.model.lmm import ComposableLMM
 from vidllm.model.native import NativeLMM
 from vidllm.model.slots import Slots
@@ -379,11 +380,9 @@ def test_free_memory_decides_how_many_run(tiny: Tiny, monkeypatch: pytest.Monkey
 
 def test_buffers_that_do_not_fit_are_halved(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     """Free memory was said to be there and was not."""
-    from vidllm.model.slots import SlotLayer
-
     model = load(tiny("llava"))
     work = mixed_work(model)
-    failures = starved(monkeypatch, SlotLayer, "make", lambda layer, keys, values, rows, _: rows > 3)
+    failures = starved(monkeypatch, Layer, "resized", lambda layer, rows, _: rows > 3)
     batcher = Batcher(model, slots=13)
     assert said(run(batcher, work)) == one_by_one(model, work)
     assert len(failures) == 2

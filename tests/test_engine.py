@@ -60,7 +60,7 @@ class Parrot:
     def state(self, length: int = 0) -> State:
         logits = torch.zeros(self.tokenizer.get_vocab_size())
         logits[self.says[length] if length < len(self.says) else END] = 5.0
-        return State(logits, length, KeyValues({}))
+        return State(logits, length, KeyValues((), 0))
 
     def prefill(self, prompt: object, cache: object = None) -> State:
         return self.state()

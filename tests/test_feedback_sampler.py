@@ -60,7 +60,7 @@ def plain_logp(model: VideoModel, messages: Sequence[Message], answer: str) -> f
     example = build_example([*messages, Message("assistant", answer)], model.spec, lmm.tokenizer)
     with torch.inference_mode():
         ready = lmm.prepare([example.prompt])[0]
-        kv = KeyValues.empty(lmm.layers, ready.length)
+        kv = KeyValues(lmm.layers, ready.length)
         deep = ready.deep
         if isinstance(lmm, Gemma3):
             deep = {"attention_mask": lmm._mask(deep["sight"], 0, ready.length)}

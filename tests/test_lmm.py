@@ -17,7 +17,7 @@ from vidllm.model.anyres import anyres_tokens, cut_tiles, tile_grid
 from vidllm.model.checkpoint import load_model
 from vidllm.model.families import read_spec
 from vidllm.model.features import FeatureCache
-from vidllm.model.kv import GrowingLayer
+from vidllm.model.kv import KeyValues, Layer
 from vidllm.model.lmm import ComposableLMM, normalised, vision_key
 from vidllm.prompt import Prompt, Visual
 
@@ -328,22 +328,18 @@ def test_a_long_answer_outgrows_the_buffer_and_stays_right(tiny: Callable[[str],
 
 
 def test_a_buffer_that_could_not_grow_is_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C or too little memory between the two buffers of a layer: the next turn reads on in it all the same."""
-    layer, tokens = GrowingLayer(2), torch.arange(12.0).reshape(1, 1, 3, 4)
-    layer.append(tokens[:, :, :2], -tokens[:, :, :2])
-    whole, made = GrowingLayer._buffer, []
+    """Ctrl-C or too little memory while a layer grows: the next turn reads on in it all the same."""
+    kv, tokens = KeyValues((0,), 2), torch.arange(12.0).reshape(1, 1, 3, 4)
+    kv.update(tokens[:, :, :2], -tokens[:, :, :2], 0)
 
-    def failing(*args: Any) -> torch.Tensor:
-        made.append(1)
-        if len(made) == 2:
-            raise MemoryError
-        return whole(*args)
+    def failing(*args: object) -> None:
+        raise MemoryError
 
     with monkeypatch.context() as patch:
-        patch.setattr(GrowingLayer, "_buffer", failing)
+        patch.setattr(Layer, "write", failing)
         with pytest.raises(MemoryError):
-            layer.append(tokens[:, :, 2:], -tokens[:, :, 2:])
-    keys, values = layer.append(tokens[:, :, 2:], -tokens[:, :, 2:])
+            kv.update(tokens[:, :, 2:], -tokens[:, :, 2:], 0)
+    keys, values = kv.update(tokens[:, :, 2:], -tokens[:, :, 2:], 0)
     assert torch.equal(keys, tokens)
     assert torch.equal(values, -tokens)
 

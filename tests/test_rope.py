@@ -45,7 +45,7 @@ def test_float_positions_are_linear_scaling(factor: float, tolerance: float) -> 
     with torch.no_grad():
         expected = built(ids).last_hidden_state
         plain = llama()
-        cache: Any = KeyValues.empty(range(2), 8)
+        cache: Any = KeyValues(range(2), 8)
         scaled = plain(ids, position_ids=scaled_positions(0, 48, factor), past_key_values=cache).last_hidden_state
         unscaled = plain(ids).last_hidden_state
     torch.testing.assert_close(scaled, expected, atol=tolerance, rtol=0)
@@ -58,10 +58,10 @@ def test_rows_of_a_batch_have_factors_of_their_own() -> None:
     model = llama()
     with torch.no_grad():
         positions = scaled_rows(torch.arange(24).repeat(3, 1), factors)
-        cache: Any = KeyValues.empty(range(2), 8)
+        cache: Any = KeyValues(range(2), 8)
         together = model(ids, position_ids=positions, past_key_values=cache).last_hidden_state
         for row, factor in enumerate(factors):
-            cache = KeyValues.empty(range(2), 8)
+            cache = KeyValues(range(2), 8)
             alone = model(
                 ids[:1], position_ids=scaled_positions(0, 24, factor), past_key_values=cache
             ).last_hidden_state

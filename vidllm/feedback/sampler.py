@@ -223,9 +223,8 @@ def _write_together(model: TextReader, state: State, replies: Sequence[Reply]) -
 def _filled_slots(model: TextReader, state: State, rows: int, room: int) -> Slots:
     """So many rows that all begin with what `state` has read."""
     slots = Slots(model.layers, rows, state.length + room, wide_bytes=model.wide_bytes)
-    read = {number: layer.first(state.length) for number, layer in state.kv.layers.items()}
-    for number, (keys, values) in read.items():
-        slots.layers[number].make(keys, values, rows, slots.capacity)
+    slots.layers = {n: layer.resized(rows, slots.capacity, state.length) for n, layer in state.kv.layers.items()}
+    read = {number: layer.first(state.length) for number, layer in slots.layers.items()}
     start = Start({number: (keys[0], values[0]) for number, (keys, values) in read.items()}, state.running)
     for row in range(rows):
         slots.row(row, start)

@@ -1,7 +1,8 @@
 """Keys and values of a conversation, what runs along beside them, and the State that points into them.
 
 A language model's cache grows by one token a step. Concatenating it each time copies everything that is already there;
-here each layer writes into a buffer with room to spare and shows a view of the part that is filled.
+here each layer writes into a buffer with room to spare and shows a view of the part that is filled. `slots` keeps those
+of many conversations side by side.
 
     buffer   | v v v v v v q q a a . . . . |      v video, q question, a answer, . room
     states            ^P      ^A  ^tip
@@ -15,7 +16,7 @@ its point, see `running`.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -26,48 +27,57 @@ from torch.nn.functional import pad
 from vidllm.model.running import Running
 
 
-class GrowingLayer:
-    """One layer's keys and values, (B, heads, length, width), in buffers that hold `capacity` tokens.
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """One layer's keys and values, in buffers (S, h, C, d) with room for C tokens in each of S rows.
 
-    They are float32, whatever comes in, as long as both buffers fit into `wide_bytes`; else of the dtype that came.
+    They are float32, whatever comes in, as long as both fit into `wide_bytes`; else of the `dtype` that came.
     """
 
-    def __init__(self, capacity: int, wide_bytes: int = 0) -> None:
-        self.capacity = capacity
-        self.wide_bytes = wide_bytes
-        self.length = 0
-        self._keys = self._values = torch.empty(0)
+    keys: Tensor
+    values: Tensor
+    dtype: torch.dtype
+    wide_bytes: int
 
-    def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Write new tokens behind the filled part and return all that is filled, as views."""
-        end = self.length + keys.shape[-2]
-        if self._keys.dim() == 1 or end > self.capacity:
-            self._grow(keys, values, end)
-        self._keys[:, :, self.length : end] = keys
-        self._values[:, :, self.length : end] = values
-        self.length = end
-        return self.first(end)
+    @classmethod
+    def like(
+        cls, keys: Tensor, values: Tensor, rows: int, capacity: int, wide_bytes: int, dtype: torch.dtype | None = None
+    ) -> Layer:
+        """Buffers for tokens like (.., h, .., d) each, which know h, d and, unless told, the dtype."""
+        shapes = [(rows, like.shape[1], capacity, like.shape[3]) for like in (keys, values)]
+        dtype = dtype or keys.dtype
+        wide = 4 * sum(map(math.prod, shapes)) <= wide_bytes
+        # Zeros: what lies beyond a row's end is masked, but a NaN left in memory would reach the sum as 0 x NaN.
+        of_keys, of_values = (keys.new_zeros(shape, dtype=torch.float32 if wide else dtype) for shape in shapes)
+        return cls(of_keys, of_values, dtype, wide_bytes)
+
+    def resized(self, rows: int, capacity: int, length: int | None = None) -> Layer:
+        """The same tokens in other buffers, as many rows and tokens as fit; or the first `length`."""
+        other = Layer.like(self.keys, self.values, rows, capacity, self.wide_bytes, self.dtype)
+        kept, length = min(rows, len(self.keys)), min(capacity, self.capacity if length is None else length)
+        other.write(slice(kept), 0, self.keys[:kept, :, :length], self.values[:kept, :, :length])
+        return other
+
+    def write(self, rows: slice, start: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Write tokens (.., h, L, d) behind the first `start` of these rows; all that is filled there, as views."""
+        end = start + keys.shape[-2]
+        self.keys[rows, :, start:end] = keys
+        self.values[rows, :, start:end] = values
+        return self.keys[rows, :, :end], self.values[rows, :, :end]
 
     def first(self, length: int) -> tuple[Tensor, Tensor]:
-        """Keys and values of the first `length` tokens, as views."""
-        return self._keys[:, :, :length], self._values[:, :, :length]
+        """Keys and values of the first `length` tokens of every row, as views."""
+        return self.keys[:, :, :length], self.values[:, :, :length]
 
-    def _grow(self, keys: Tensor, values: Tensor, end: int) -> None:
-        """Half as much again each time: copying stays a constant share of the work, however long the answer gets.
+    @property
+    def capacity(self) -> int:
+        """Tokens there is room for in each row."""
+        return self.keys.shape[2]
 
-        Ctrl-C or too little memory in the middle of it leaves the layer as it was: a conversation goes on from there.
-        """
-        capacity = max(end, self.capacity * 3 // 2 if self.length else self.capacity)
-        larger = [self._buffer(like, capacity) for like in (keys, values)]
-        if self.length:
-            for buffer, filled in zip(larger, self.first(self.length), strict=True):
-                buffer[:, :, : self.length] = filled
-        (self._keys, self._values), self.capacity = larger, capacity
-
-    def _buffer(self, like: Tensor, capacity: int) -> Tensor:
-        shape = (like.shape[0], like.shape[1], capacity, like.shape[3])
-        wide = 2 * 4 * math.prod(shape) <= self.wide_bytes
-        return like.new_empty(shape, dtype=torch.float32 if wide else like.dtype)
+    @property
+    def token_bytes(self) -> int:
+        """Bytes of one token of one row."""
+        return sum(part.shape[1] * part.shape[3] * part.element_size() for part in (self.keys, self.values))
 
 
 class Past(Protocol):
@@ -132,48 +142,47 @@ class KeyValues(Past):
     away from those who need no transformers.
     """
 
-    def __init__(self, layers: Mapping[int, GrowingLayer]) -> None:
-        self.layers = dict(layers)
-        self.running = Running()  # of the read under way, which begins with that of its `State`
-        self.cuts: list[int] = []
-        """Every length this was ever rewound to; a state longer than a later cut has lost its past."""
+    length: int = 0
+    """Tokens filled; it counts up at the last layer: a read that was interrupted leaves nothing behind."""
 
-    @classmethod
-    def empty(cls, layers: Collection[int], capacity: int, *, wide_bytes: int = 0) -> KeyValues:
+    def __init__(self, numbers: Collection[int], capacity: int, *, wide_bytes: int = 0) -> None:
         """Nothing filled of the layers with these numbers, room for `capacity` tokens before the first growth; float32
         if all fits into `wide_bytes`.
         """
-        return cls({number: GrowingLayer(capacity, wide_bytes // len(layers)) for number in layers})
-
-    @property
-    def length(self) -> int:
-        """Tokens filled."""
-        return next(iter(self.layers.values())).length
+        self.layers: dict[int, Layer] = {}  # made when the first token comes
+        self.running = Running()  # of the read under way, which begins with that of its `State`
+        self.cuts: list[int] = []
+        """Every length this was ever rewound to; a state longer than a later cut has lost its past."""
+        self._numbers, self._last = numbers, max(numbers, default=0)
+        self._capacity, self._wide_bytes = capacity, wide_bytes
 
     def fork(self, length: int) -> KeyValues:
         """The first `length` tokens in buffers of their own, with the same room behind them."""
-        twin = KeyValues({n: GrowingLayer(layer.capacity, layer.wide_bytes) for n, layer in self.layers.items()})
-        for number, other in twin.layers.items():
-            other.append(*self.layers[number].first(length))
+        twin = KeyValues(self._numbers, self._capacity, wide_bytes=self._wide_bytes)
+        twin.layers = {n: layer.resized(len(layer.keys), layer.capacity, length) for n, layer in self.layers.items()}
+        twin.length = length
         return twin
 
     def rewind(self, length: int) -> None:
         """Give up everything behind the first `length` tokens, in place and without copying."""
         self.cuts.append(length)
-        for layer in self.layers.values():
-            layer.length = length
+        self.length = length
 
     # Nothing is forgotten here: of a model with a sliding window, its own mask hides what is too old.
 
     def update(self, keys: Tensor, values: Tensor, layer_idx: int, *_: object, **__: object) -> tuple[Tensor, Tensor]:
         """Append to one layer; all its keys and values."""
-        return self.layers[layer_idx].append(keys, values)
-
-    def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Tokens filled; some layers ask for their own while it is read into those before them. Mask code asks for
-        those of the first layer, which may have none of its own.
-        """
-        return self.layers[layer_idx].length if layer_idx in self.layers else self.length
+        end, layer = self.length + keys.shape[-2], self.layers.get(layer_idx)
+        if layer is None:
+            room, share = max(end, self._capacity), self._wide_bytes // len(self._numbers)
+            layer = self.layers[layer_idx] = Layer.like(keys, values, len(keys), room, share)
+        elif end > layer.capacity:  # half as much again: copying stays a constant share of the work
+            room = max(end, layer.capacity * 3 // 2)
+            layer = self.layers[layer_idx] = layer.resized(len(keys), room, self.length)
+        filled = layer.write(slice(None), self.length, keys, values)
+        if layer_idx == self._last:
+            self.length = end
+        return filled
 
 
 @dataclass(frozen=True, eq=False)

@@ -330,7 +330,7 @@ class TextReader(ABC):
 
     def room(self, prompt_tokens: int) -> KeyValues:
         """Empty keys and values with room for a prompt and its reply."""
-        return KeyValues.empty(self.layers, prompt_tokens + REPLY_ROOM, wide_bytes=self.wide_bytes)
+        return KeyValues(self.layers, prompt_tokens + REPLY_ROOM, wide_bytes=self.wide_bytes)
 
     @property
     def wide_bytes(self) -> int:

@@ -13,51 +13,17 @@ Shapes: S rows, C capacity in tokens, h key heads, d their width (values may hav
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from vidllm.model.kv import Past
+from vidllm.model.kv import Layer, Past
 from vidllm.model.running import Running
 
 RUNNING_COPIES = 3
 """Of a row's running state in the middle of a step: as it was, gathered with those of others, and as it will be."""
-
-
-class SlotLayer:
-    """One layer's keys and values, (S, h, C, d); made when the first token comes, which knows h, d and the dtype."""
-
-    def __init__(self, wide_bytes: int) -> None:
-        self.wide_bytes = wide_bytes
-        self.keys = self.values = torch.empty(0)
-
-    @property
-    def is_made(self) -> bool:
-        """Whether there are buffers."""
-        return self.keys.dim() == 4
-
-    def make(self, keys: Tensor, values: Tensor, rows: int, capacity: int) -> None:
-        """Buffers for tokens like (.., h, .., d) each; float32 where they fit into `wide_bytes`, see `reader`."""
-        shapes = [(rows, like.shape[1], capacity, like.shape[3]) for like in (keys, values)]
-        dtype = torch.float32 if 4 * sum(map(math.prod, shapes)) <= self.wide_bytes else keys.dtype
-        # Zeros: what lies beyond a row's end is masked, but a NaN left in memory would reach the sum as 0 x NaN.
-        self.keys, self.values = (torch.zeros(shape, dtype=dtype, device=keys.device) for shape in shapes)
-
-    def resize(self, rows: int, capacity: int) -> None:
-        """The same tokens in buffers of another size, as many rows and tokens as fit."""
-        keys, values = self.keys, self.values
-        kept, length = min(rows, keys.shape[0]), min(capacity, keys.shape[2])
-        self.make(keys, values, rows, capacity)
-        self.keys[:kept, :, :length] = keys[:kept, :, :length]
-        self.values[:kept, :, :length] = values[:kept, :, :length]
-
-    @property
-    def token_bytes(self) -> int:
-        """Bytes of one token of one row."""
-        return sum(part.shape[1] * part.shape[3] * part.element_size() for part in (self.keys, self.values))
 
 
 class Slots:
@@ -65,20 +31,21 @@ class Slots:
     i holds, `running[i]` what runs beside it.
     """
 
-    def __init__(self, layers: Collection[int], rows: int, capacity: int, *, wide_bytes: int = 0) -> None:
-        self.layers = {number: SlotLayer(wide_bytes // len(layers)) for number in layers}
+    def __init__(self, numbers: Collection[int], rows: int, capacity: int, *, wide_bytes: int = 0) -> None:
+        self.numbers = numbers
+        self.layers: dict[int, Layer] = {}  # made when the first token comes
         self.rows = rows
         self.capacity = capacity
         self.lengths: list[int] = [0] * rows
         self.running: dict[int, Running] = {}
+        self.wide_bytes = wide_bytes
 
     @torch.inference_mode()
     def resize(self, rows: int, capacity: int) -> None:
         """Other buffers with the tokens that are there; an exception (no memory) leaves the smaller of both sizes."""
         self.rows, self.capacity = min(rows, self.rows), min(capacity, self.capacity)
-        for layer in self.layers.values():
-            if layer.is_made:
-                layer.resize(rows, capacity)
+        for number, layer in self.layers.items():
+            self.layers[number] = layer.resized(rows, capacity)
         self.rows, self.capacity = rows, capacity
         self.lengths = [*self.lengths[:rows], *[0] * (rows - len(self.lengths))]
 
@@ -87,9 +54,7 @@ class Slots:
         """Row `index` as a past of its own, emptied or beginning with `start`; what is read through it is kept."""
         self.lengths[index] = 0 if start is None else start.length
         for number, (keys, values) in start.layers.items() if start else ():
-            layer = self.layers[number]
-            layer.keys[index, :, : keys.shape[1]] = keys
-            layer.values[index, :, : values.shape[1]] = values
+            self.layers[number].write(slice(index, index + 1), 0, keys, values)
         running = self.running[index] = start.running.copy() if start else Running()
         return Row(self, index, running)
 
@@ -97,8 +62,8 @@ class Slots:
     def start(self, index: int, length: int) -> Start:
         """A copy of the first `length` tokens of row `index`, beside which nothing runs."""
         return Start({
-            number: (layer.keys[index, :, :length].clone(), layer.values[index, :, :length].clone())
-            for number, layer in self.layers.items()
+            number: (keys[index].clone(), values[index].clone())
+            for number, (keys, values) in ((n, layer.first(length)) for n, layer in self.layers.items())
         })  # fmt: skip
 
     @torch.inference_mode()
@@ -106,8 +71,8 @@ class Slots:
         """Row `source` becomes row `target`, whose own tokens are given up."""
         length = self.lengths[source]
         for layer in self.layers.values():
-            layer.keys[target, :, :length] = layer.keys[source, :, :length]
-            layer.values[target, :, :length] = layer.values[source, :, :length]
+            keys, values = layer.first(length)
+            layer.write(slice(target, target + 1), 0, keys[source], values[source])
         self.lengths[target] = length
         self.running[target] = self.running.pop(source)
 
@@ -125,7 +90,7 @@ class Slots:
     @property
     def token_bytes(self) -> int:
         """Bytes of one token of one row, all layers; 0 before the first was written."""
-        return sum(layer.token_bytes for layer in self.layers.values() if layer.is_made)
+        return sum(layer.token_bytes for layer in self.layers.values())
 
     @property
     def row_bytes(self) -> int:
@@ -166,16 +131,14 @@ class Row(Past):
 
     def update(self, keys: Tensor, values: Tensor, layer_idx: int, *_: object, **__: object) -> tuple[Tensor, Tensor]:
         """Write (1, h, L, d) into one layer; views (1, h, filled, d). The row's length counts up at the last layer."""
-        layer, slots = self.slots.layers[layer_idx], self.slots
-        if not layer.is_made:
-            layer.make(keys, values, slots.rows, slots.capacity)
-        start, here = self.length, slice(self.index, self.index + 1)
-        end = start + keys.shape[2]
-        layer.keys[here, :, start:end] = keys
-        layer.values[here, :, start:end] = values
-        if layer_idx == max(slots.layers):
-            slots.lengths[self.index] = end
-        return layer.keys[here, :, :end], layer.values[here, :, :end]
+        slots, start = self.slots, self.length
+        if layer_idx not in slots.layers:
+            share = slots.wide_bytes // len(slots.numbers)
+            slots.layers[layer_idx] = Layer.like(keys, values, slots.rows, slots.capacity, share)
+        filled = slots.layers[layer_idx].write(slice(self.index, self.index + 1), start, keys, values)
+        if layer_idx == max(slots.numbers):
+            slots.lengths[self.index] = start + keys.shape[2]
+        return filled
 
 
 @dataclass(frozen=True, eq=False)

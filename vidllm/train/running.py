@@ -58,7 +58,7 @@ def _run(layer: Callable[[Tensor, KeyValues], Tensor], hidden: Tensor, forest: F
     seen: dict[int, Tensor] = {}
     ends = {-1: Running()}
     for group, room in _groups(forest):
-        past = KeyValues({})  # of which such a layer takes what runs, and nothing else
+        past = KeyValues((), 0)  # of which such a layer takes what runs, and nothing else
         past.running = Running.gathered([ends[forest.nodes[number].parent] for number in group])
         padded = [F.pad(pieces[number], (0, 0, 0, room - len(pieces[number]))) for number in group]
         read = layer(torch.stack(padded), past)
