@@ -75,11 +75,17 @@ def repeated(asked: Tensor, said: Tensor) -> Batch:
     return Batch(pieces=tuple(Piece(ids=(*asked.tolist(), *ids), trained=trained) for ids in said.tolist()))
 
 
+def positions(batch: Batch) -> Tensor:
+    """(1, T): each piece's go on where its parent's end."""
+    starts = zip(batch.forest.offsets, batch.pieces, strict=True)
+    return torch.cat([torch.arange(start, start + len(piece.ids)) for start, piece in starts])[None]
+
+
 def along(network: Any, batch: Batch) -> Tensor:
     """Log-probs of the answers, the batch read along its tree."""
     ids = torch.tensor([[token for piece in batch.pieces for token in piece.ids]])
     hidden = network.model(
-        inputs_embeds=network.get_input_embeddings()(ids), position_ids=batch.forest.positions(), use_cache=False,
+        inputs_embeds=network.get_input_embeddings()(ids), position_ids=positions(batch), use_cache=False,
         attention_mask=torch.zeros(1, 1, 1, 1), **{TREE: TreeAttention(batch.forest)},
     ).last_hidden_state[0]  # fmt: skip
     targets = batch.targets

@@ -8,6 +8,7 @@ import torch
 from vidllm.budget import Geometry, Newline, Pooling
 from vidllm.model.anyres import anyres_tokens
 from vidllm.model.pooling import lay_out, pack_tiles, pool
+from vidllm.prompt import _newline
 
 MODES = get_args(Pooling)
 
@@ -19,7 +20,7 @@ def test_the_budget_counts_what_pooling_makes(mode: Pooling, newline: Newline, r
     geometry = Geometry(rows=rows, cols=cols, pooling=mode, newline=newline)
     for stride in range(1, min(rows, cols) + 1):
         tokens = pool(torch.randn(2, rows * cols, 3), rows, cols, stride, mode)
-        frames = [lay_out(frame, torch.zeros(3), newline, last=i == 1) for i, frame in enumerate(tokens)]
+        frames = [lay_out(frame, torch.zeros(3), _newline(newline, i == 1)) for i, frame in enumerate(tokens)]
         assert tuple(len(frame) for frame in frames) == geometry.frame_tokens([stride, stride])
 
 
@@ -58,16 +59,10 @@ def test_impossible_pooling_is_refused() -> None:
         lay_out(torch.zeros(2, 2, 3), None, "grid")
 
 
-@pytest.mark.parametrize(
-    ("mode", "last", "layout"),
-    [
-        ("none", True, "abcd"), ("one", False, "abcd"), ("one", True, "abcd|"),
-        ("frame", False, "abcd|"), ("grid", False, "ab|cd|"),
-    ],
-)  # fmt: skip
-def test_where_newlines_stand(mode: Newline, last: bool, layout: str) -> None:
+@pytest.mark.parametrize(("mode", "layout"), [("none", "abcd"), ("frame", "abcd|"), ("grid", "ab|cd|")])
+def test_where_newlines_stand(mode: Newline, layout: str) -> None:
     tokens = torch.tensor([[ord("a"), ord("b")], [ord("c"), ord("d")]]).float()[..., None]
-    flat = lay_out(tokens, torch.tensor([float(ord("|"))]), mode, last=last)
+    flat = lay_out(tokens, torch.tensor([float(ord("|"))]), mode)
     assert "".join(chr(int(code)) for code in flat.flatten()) == layout
 
 

@@ -147,11 +147,19 @@ def paths(batch: Batch) -> list[list[int]]:
     return [[*batch.forest.ancestors(leaf), leaf] for leaf in leaves]
 
 
+def positions(batch: Batch) -> Tensor:
+    """(1, T): each piece's go on where its parent's end."""
+    return torch.cat([
+        scaled_positions(offset, len(piece.ids), piece.rope_factor)
+        for offset, piece in zip(batch.forest.offsets, batch.pieces, strict=True)
+    ], dim=-1)  # fmt: skip
+
+
 def in_one_pass(network: Any, batch: Batch) -> Tensor:
     """Log-probs of the batch's targets, the forest read once."""
     ids = torch.tensor([[token for piece in batch.pieces for token in piece.ids]])
     hidden = network.model(
-        inputs_embeds=network.get_input_embeddings()(ids), position_ids=batch.forest.positions(),
+        inputs_embeds=network.get_input_embeddings()(ids), position_ids=positions(batch),
         attention_mask=torch.zeros(1, 1, 1, 1), use_cache=False, **{TREE: TreeAttention(batch.forest)},
     ).last_hidden_state[0]  # fmt: skip
     targets = batch.targets
@@ -298,8 +306,6 @@ def shapes_of(attention: TreeAttention) -> set[tuple[int, ...]]:
         ((Node(0, 3),), "parents come first"),
         ((Node(-1, 3), Node(2, 3), Node(0, 1)), "parents come first"),
         ((Node(-1, 3), Node(-1, 3), Node(0, 3)), "a tree that ended"),
-        ((Node(-1, 3, 1.5), Node(0, 3)), "RoPE factor 1.0, its parent another"),
-        ((Node(-1, 3, 0.5),), "at least 1.0"),
         ((Node(-1, 3, visuals=((1, 3),)),), "node 0 has 3 tokens and a visual that is not among them"),
     ],
 )
@@ -309,9 +315,8 @@ def test_what_is_no_forest(nodes: Sequence[Node], words: str) -> None:
 
 
 def test_positions_go_on_where_the_parent_ends() -> None:
-    forest = Forest((Node(-1, 3, 2.0), Node(0, 2, 2.0), Node(0, 1, 2.0), Node(-1, 2)))
-    assert forest.positions()[0].tolist() == [0, 0.5, 1, 1.5, 2, 1.5, 0, 1]
-    assert (forest.length, forest.starts) == (8, (0, 3, 5, 6))
+    forest = Forest((Node(-1, 3), Node(0, 2), Node(0, 1), Node(-1, 2)))
+    assert (forest.length, forest.starts, forest.offsets) == (8, (0, 3, 5, 6), (0, 3, 3, 0))
 
 
 def test_a_cache_and_a_tree_do_not_go_together() -> None:
@@ -335,3 +340,6 @@ def test_pieces_that_contradict_themselves() -> None:
         Piece(ids=(1, 2), trained=(True,))
     with pytest.raises(ValueError, match="which nothing predicts"):
         Batch(pieces=(Piece(ids=(1, 2), trained=(True, False)),))
+    scaled = Piece(ids=(1, 2), trained=(False, True), rope_factor=1.5)
+    with pytest.raises(ValueError, match=r"piece 1 has RoPE factor 1\.0, its parent another"):
+        Batch(pieces=(scaled, Piece(ids=(3,), trained=(True,), parent=0)))

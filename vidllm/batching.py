@@ -56,8 +56,6 @@ class Finished:
     ticket: int
     generated: Written | None = None
     error: str | None = None
-    encode_seconds: float = 0.0
-    """This prompt's share of its vision work."""
     prefill_seconds: float = 0.0
     frames_encoded: int = 0
     alone: bool = False
@@ -114,8 +112,8 @@ class _Row:
         return Finished(
             ticket=self.job.ticket, error=self.error,
             generated=None if self.error else self.reply.written(self.seconds),
-            encode_seconds=vision.encode_seconds if vision else 0.0, prefill_seconds=self.prefill_seconds,
-            frames_encoded=vision.frames_encoded if vision else 0, alone=self.state is not None,
+            prefill_seconds=self.prefill_seconds, frames_encoded=vision.frames_encoded if vision else 0,
+            alone=self.state is not None,
         )  # fmt: skip
 
 

@@ -59,18 +59,16 @@ def pixel_shuffle(features: Tensor, factor: int) -> Tensor:
     return cells.transpose(2, 3).reshape(len(features), side * side, factor * factor * width)
 
 
-def lay_out(tokens: Tensor, newline: Tensor | None, mode: Newline, *, last: bool = True) -> Tensor:
+def lay_out(tokens: Tensor, newline: Tensor | None, mode: Newline) -> Tensor:
     """Flatten one frame's tokens (r, c, D) to (n, D) with its newline tokens (D,).
 
-        none   x x x x        frame  x x x x n
-        one    x x x x        (n only after the last frame of the clip)
-        grid   x x n x x n
+        none   x x x x        frame  x x x x n        grid   x x n x x n
 
     Raises:
         ValueError: a newline is asked for and the model has none.
     """
     flat = tokens.flatten(0, 1)
-    if mode == "none" or (mode == "one" and not last):
+    if mode == "none":
         return flat
     if newline is None:
         raise ValueError(f"newline mode {mode!r} needs a model with a learned newline token")

@@ -35,6 +35,7 @@ class Piece:
     parent: int = -1
     """Number of the piece this one continues; -1 for none."""
     rope_factor: float = 1.0
+    """Linear scaling of its positions; a whole tree has one."""
     features: tuple[Tensor, ...] | None = None
     """The visuals already encoded, one tensor each, up to `Learner.stage`: their pixels are not looked at then."""
 
@@ -69,6 +70,8 @@ class Batch:
         for number, piece in enumerate(self.pieces):
             if piece.parent < 0 and piece.trained[:1] == (True,):
                 raise ValueError(f"piece {number} begins with a trained id, which nothing predicts")
+            if piece.parent >= 0 and self.pieces[piece.parent].rope_factor != piece.rope_factor:
+                raise ValueError(f"piece {number} has RoPE factor {piece.rope_factor}, its parent another")
 
     @cached_property
     def forest(self) -> Forest:
@@ -78,7 +81,7 @@ class Batch:
             ValueError: a piece is empty, or stands where its tree does not.
         """
         return Forest(tuple(
-            Node(p.parent, len(p.ids), p.rope_factor, tuple(run for v in p.visuals for run in pictures(p.ids, v)))
+            Node(p.parent, len(p.ids), tuple(run for v in p.visuals for run in pictures(p.ids, v)))
             for p in self.pieces
         ))  # fmt: skip
 

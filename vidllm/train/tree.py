@@ -42,8 +42,6 @@ class Node:
 
     parent: int
     length: int
-    rope_factor: float = 1.0
-    """Linear scaling of its positions; a whole tree has one."""
     visuals: tuple[Run, ...] = ()
     """Which of its tokens each picture has."""
 
@@ -61,16 +59,12 @@ class Forest:
     def _check(self, number: int, node: Node) -> None:
         if node.length < 1:
             raise ValueError(f"node {number} has {node.length} tokens; leave an empty one out")
-        if node.rope_factor < 1.0:
-            raise ValueError(f"node {number}: a RoPE factor is at least 1.0, not {node.rope_factor}")
         if any(start < 0 or start + length > node.length for start, length in node.visuals):
             raise ValueError(f"node {number} has {node.length} tokens and a visual that is not among them")
         if not -1 <= node.parent < number:
             raise ValueError(f"node {number} names node {node.parent} as its parent; parents come first, roots name -1")
         if node.parent >= 0 and self.roots[node.parent] != max(self.roots[:number]):
             raise ValueError(f"node {number} continues node {node.parent} of a tree that ended before it")
-        if node.parent >= 0 and self.nodes[node.parent].rope_factor != node.rope_factor:
-            raise ValueError(f"node {number} has RoPE factor {node.rope_factor}, its parent another")
 
     @property
     def length(self) -> int:
@@ -107,14 +101,6 @@ class Forest:
     def depth(self) -> int:
         """Tokens of its longest path."""
         return max(offset + node.length for offset, node in zip(self.offsets, self.nodes, strict=True))
-
-    def positions(self, device: torch.device | str | None = None) -> Tensor:
-        """Rotary positions (1, T), float32, over each tree's factor."""
-        parts = [
-            torch.arange(offset, offset + node.length, dtype=torch.float32, device=device) / node.rope_factor
-            for node, offset in zip(self.nodes, self.offsets, strict=True)
-        ]
-        return torch.cat(parts)[None]
 
 
 class TreeAttention:
