@@ -6,11 +6,13 @@ import atexit
 import shutil
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vidllm.clip import Clip, PlanOptions, plan_video
 from vidllm.model.families import ModelSpec, load_tokenizer, read_spec
@@ -26,6 +28,7 @@ FAMILIES = (
     *COMPOSABLE, "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5", "smolvlm", "idefics3", "glm4v", "pixtral", "mistral3",
     "video_llama_3", "lfm2_vl", "gemma4",
 )  # fmt: skip
+QUESTION = "what happens at 0:30?"
 
 
 @cache
@@ -82,6 +85,23 @@ def clip_of(
 
 def prompt_of(spec: ModelSpec, messages: Sequence[Message], **options: object) -> Prompt:
     return build_prompt(messages, spec, load_tokenizer(spec.folder), **options)
+
+
+def copied(family: str, tmp_path: Path) -> Path:
+    """A tiny checkpoint that a test may spoil."""
+    return Path(shutil.copytree(tiny_folder(family), tmp_path / "model"))
+
+
+def noise(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
+    """A picture with no two pixels alike, (height, width, 3)."""
+    return np.random.default_rng(seed + height).integers(0, 256, (height, width, 3)).astype(np.uint8)
+
+
+def noisy(spec: ModelSpec, **options: object) -> Clip:
+    """A clip of such frames, of the size that is planned for them."""
+    clip = clip_of(spec, QUESTION, **options)
+    pixels = np.random.default_rng(3).integers(0, 256, clip.frames.pixels.shape).astype(np.uint8)
+    return replace(clip, frames=replace(clip.frames, pixels=pixels))
 
 
 def picture(height: int, width: int) -> Image:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tests.planned import MINUTE, clip_of, picture, prompt_of, spec_of, tiny_folder
+from tests.planned import MINUTE, clip_of, copied, picture, prompt_of, spec_of
 from vidllm.budget import NativeGeometry
 from vidllm.errors import IncompleteModel
 from vidllm.model.families import read_spec
@@ -104,7 +103,7 @@ def test_stamps_gain_decimals_only_when_frames_are_close(times: tuple[float, ...
     ],
 )
 def test_a_checkpoint_without_template_gets_its_family_s(family: str, text: str, tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(tiny_folder(family), tmp_path / family))
+    folder = copied(family, tmp_path)
     (folder / "chat_template.jinja").unlink()
     for name in ("tokenizer_config.json", "processor_config.json"):
         if (folder / name).exists():
@@ -123,7 +122,7 @@ def test_a_family_whose_positions_know_no_seconds_is_told_the_times_in_words() -
 
 
 def test_a_template_for_text_models_still_gets_its_pictures(tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(tiny_folder("llava"), tmp_path / "llava"))
+    folder = copied("llava", tmp_path)
     template = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] }}{% endfor %}"
     (folder / "chat_template.jinja").write_text(template)
     prompt = prompt_of(read_spec(folder), [Message("user", "?", (picture(9, 9), picture(9, 9)))])
@@ -131,7 +130,7 @@ def test_a_template_for_text_models_still_gets_its_pictures(tmp_path: Path) -> N
 
 
 def test_generation_blocks_are_understood(tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(tiny_folder("llava"), tmp_path / "llava"))
+    folder = copied("llava", tmp_path)
     (folder / "chat_template.jinja").write_text(
         "{% for m in messages %}{% for c in m.content %}{% if c.type == 'text' %}{% generation %}{{ c.text }}"
         "{% endgeneration %}{% else %}<image>{% endif %}{% endfor %}{% endfor %}"
@@ -140,7 +139,7 @@ def test_generation_blocks_are_understood(tmp_path: Path) -> None:
 
 
 def test_a_placeholder_in_a_question_is_text_even_where_it_is_no_special_token(tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(tiny_folder("llava_next_video"), tmp_path / "model"))
+    folder = copied("llava_next_video", tmp_path)
     tokenizer = json.loads((folder / "tokenizer.json").read_text())
     for token in tokenizer["added_tokens"]:
         token["special"] = False
@@ -153,7 +152,7 @@ def test_a_placeholder_in_a_question_is_text_even_where_it_is_no_special_token(t
 
 def test_no_tools_and_no_documents_are_none(tmp_path: Path) -> None:
     """As transformers renders it: an undefined word is not none, and some templates ask no more than that."""
-    folder = Path(shutil.copytree(tiny_folder("llava"), tmp_path / "llava"))
+    folder = copied("llava", tmp_path)
     (folder / "chat_template.jinja").write_text(
         "{% if tools is not none or documents is not none %}You may call {{ tools }}. {% endif %}"
         "{% for m in messages %}{% for c in m.content %}{{ c.text if c.type == 'text' else '<image>' }}{% endfor %}"
@@ -170,7 +169,7 @@ def test_no_tools_and_no_documents_are_none(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_a_template_that_can_not_be_used_is_one_line(template: str, tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(tiny_folder("llava"), tmp_path / "llava"))
+    folder = copied("llava", tmp_path)
     (folder / "chat_template.jinja").write_text(template)
     with pytest.raises(IncompleteModel, match="chat template can not be used") as caught:
         prompt_of(read_spec(folder), [Message("user", "?", (picture(9, 9),))])
@@ -178,10 +177,26 @@ def test_a_template_that_can_not_be_used_is_one_line(template: str, tmp_path: Pa
 
 
 def test_a_template_can_not_reach_out_of_its_sandbox(tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(tiny_folder("llava"), tmp_path / "llava"))
+    folder = copied("llava", tmp_path)
     (folder / "chat_template.jinja").write_text("{{ ''.__class__.__mro__[1].__subclasses__() }}<image>")
     with pytest.raises(IncompleteModel, match="unsafe"):
         prompt_of(read_spec(folder), [Message("user", "?", (picture(9, 9),))])
+
+
+@pytest.mark.parametrize("family", ["pixtral", "mistral3", "lfm2_vl"])
+@pytest.mark.parametrize("shown", ["a video", "a picture"])
+def test_a_follow_up_begins_with_the_first_question(family: str, shown: str) -> None:
+    """Also where the template takes parts of who asks and plain words of who answers."""
+    spec = spec_of(family)
+    medium = clip_of(spec) if shown == "a video" else picture(300, 421)
+    first = [Message("user", "what?", (medium,))]
+    more = [*first, Message("assistant", "The red circle moves right."), Message("user", "and then?")]
+    one, two = prompt_of(spec, first), prompt_of(spec, more)
+    assert two.input_ids[: one.length] == one.input_ids
+    between = "</s>[INST]and then?[/INST]"
+    if family == "lfm2_vl":
+        between = "<|im_end|>\n<|im_start|>user\nand then?<|im_end|>\n<|im_start|>assistant\n"
+    assert two.text == f"{one.text}The red circle moves right.{between}"
 
 
 def test_transformers_wrapping_of_a_tokenizer_gives_the_same_ids() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
@@ -16,20 +15,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from transformers import (
-    AutoModelForImageTextToText,
     AutoTokenizer,
     AyaVisionProcessor,
     Cohere2VisionProcessor,
     GotOcr2ImageProcessorPil,
 )
 
+import vidllm
 from tests.conftest import write_clip
-from tests.planned import clip_of, prompt_of, spec_of, tiny_folder
-from tests.test_native import torchvision_by_name
+from tests.planned import QUESTION, clip_of, copied, noise, prompt_of, spec_of, tiny_folder
+from tests.test_lmm import load
+from tests.test_native import check_logits, torchvision_by_name
 from tests.tiny_models import edit
 from vidllm.errors import ConfigError, IncompleteModel
 from vidllm.model.anyres import canvases, cover_grid
-from vidllm.model.checkpoint import load_model
 from vidllm.model.families import read_spec
 from vidllm.model.stills import shown_still
 from vidllm.prompt import Image, Message, Prompt
@@ -40,7 +39,6 @@ PICTURE = {
     "cohere2_vision": "<|START_OF_IMG|><|IMG_PATCH|><|IMG_LINE_BREAK|><|END_OF_IMG|>",
 }
 MARKER = {"aya_vision": "<image>", "cohere2_vision": "<|IMG_PATCH|>"}
-QUESTION = "what happens at 0:30?"
 SIZES = [[(112, 112)], [(100, 320)], [(400, 130)], [(250, 250)], [(30, 40), (90, 400)]]
 """One tile, a row, a column, a square of tiles, and two pictures in a prompt."""
 
@@ -73,20 +71,12 @@ def family(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
     return str(request.param)
 
 
-def noise(height: int, width: int) -> NDArray[np.uint8]:
-    return np.random.default_rng(height).integers(0, 256, (height, width, 3)).astype(np.uint8)
-
-
 def assert_equal(prompt: Prompt, text: str, pictures: Sequence[NDArray[np.uint8]]) -> None:
     """The prompt's ids are what the real processor makes of `text` with these pictures, and so are the logits."""
     spec = prompt.spec
     inputs = processor(spec.model_type)(text=text, images=list(pictures), add_special_tokens=False, return_tensors="pt")
     assert list(prompt.input_ids) == inputs["input_ids"][0].tolist()
-    reference = AutoModelForImageTextToText.from_pretrained(spec.folder, dtype=torch.float32).eval()
-    with torch.no_grad():
-        expected = reference(input_ids=inputs["input_ids"], pixel_values=inputs["pixel_values"]).logits[0, -1]
-    model = load_model(spec.folder, device="cpu", dtype="float32")
-    torch.testing.assert_close(model.prefill(prompt).logits, expected, atol=1e-4, rtol=0)
+    check_logits(load(spec.folder), prompt, {name: inputs[name] for name in ("input_ids", "pixel_values")})
 
 
 def asked(content: str) -> str:
@@ -135,11 +125,11 @@ def test_words_stand_between_the_tiles(family: str) -> None:
 
 def test_a_prompt_beyond_the_window_equals_transformers(family: str, tmp_path: Path) -> None:
     """Every other layer sees only the last tokens of it."""
-    folder = Path(shutil.copytree(tiny_folder(family), tmp_path / "model"))
+    folder = copied(family, tmp_path)
     edit(folder / "config.json", text_config={"sliding_window": 24})
     prompt = prompt_of(read_spec(folder), [Message("user", QUESTION, (Image(noise(100, 320)),))])
     assert_equal(prompt, asked(MARKER[family]), [noise(100, 320)])
-    model, ids = load_model(folder, device="cpu", dtype="float32"), [*range(40, 70)]
+    model, ids = load(folder), [*range(40, 70)]
     state = model.prefill(prompt)
     whole = model.extend(state, ids)
     for token in ids:
@@ -148,11 +138,9 @@ def test_a_prompt_beyond_the_window_equals_transformers(family: str, tmp_path: P
 
 
 def test_the_tokens_told_of_pictures_are_those_of_all_their_tiles(family: str, tmp_path: Path) -> None:
-    from vidllm.ask import load
-
     write_clip(tmp_path / "clip.mp4", [0.0, 0.5, 1.0])
     media = [Image(noise(100, 320)), tmp_path / "clip.mp4", Image(noise(60, 60))]
-    answer = load(tiny_folder(family), device="cpu", cache=None).ask(media, "what?", frames=2, max_new_tokens=2)
+    answer = vidllm.load(tiny_folder(family), device="cpu", cache=None).ask(media, "what?", frames=2, max_new_tokens=2)
     assert [frame.tokens for frame in answer.frames] == [64, 16, 16, 16]
     assert sum(frame.tokens for frame in answer.frames) == answer.usage.video_tokens
 
@@ -169,7 +157,7 @@ def test_what_a_config_leaves_out_is_what_its_classes_take(family: str, tmp_path
     from transformers import AutoConfig
 
     joined = {"aya_vision": 3, "cohere2_vision": None}[family]  # 2 does not divide the sides of Aya's default tower
-    folder = Path(shutil.copytree(tiny_folder(family), tmp_path / "model"))
+    folder = copied(family, tmp_path)
     edit(folder / "config.json", vision_config=None, text_config=None, downsample_factor=joined)
     spec, config = read_spec(folder), AutoConfig.from_pretrained(folder)
     vision, text = config.vision_config, config.text_config
@@ -182,7 +170,7 @@ def test_what_a_config_leaves_out_is_what_its_classes_take(family: str, tmp_path
     ("family", "file"), [("aya_vision", "processor_config.json"), ("cohere2_vision", "tokenizer_config.json")]
 )
 def test_words_that_are_no_tokens_are_one_line(family: str, file: str, tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(tiny_folder(family), tmp_path / "model"))
+    folder = copied(family, tmp_path)
     edit(folder / file, start_of_img_token="<a>", extra_special_tokens={"boi_token": "<a>"})
     with pytest.raises(IncompleteModel, match=r"tokenizer\.json has no '<a>'"):
         read_spec(folder)
@@ -190,7 +178,7 @@ def test_words_that_are_no_tokens_are_one_line(family: str, file: str, tmp_path:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_patches_that_can_not_be_joined_are_one_line(family: str, tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(tiny_folder(family), tmp_path / "model"))
+    folder = copied(family, tmp_path)
     (folder / "vidllm.json").write_text('{"pool_before_projector": true}')
     with pytest.raises(ConfigError, match="pool_before_projector can not be set for"):
         read_spec(folder)

@@ -15,7 +15,7 @@ import pytest
 
 import vidllm
 from tests.conftest import write_clip
-from tests.planned import tiny_folder
+from tests.planned import copied, tiny_folder
 from tests.tiny_models import FAMILIES, edit
 from vidllm.budget import Geometry, NativeGeometry
 from vidllm.errors import (
@@ -34,7 +34,7 @@ from vidllm.train.adapters import base_name
 @pytest.fixture
 def llava(tmp_path: Path) -> Path:
     """A copy that a test may spoil."""
-    return Path(shutil.copytree(tiny_folder("llava"), tmp_path / "llava"))
+    return copied("llava", tmp_path)
 
 
 COMPOSABLE = {
@@ -148,7 +148,7 @@ def test_a_context_that_is_the_default_of_its_class_need_not_be_written(kind: st
 def test_a_qwen_that_does_not_write_its_context_has_that_of_its_class(family: str, tmp_path: Path) -> None:
     from transformers import AutoConfig
 
-    folder = Path(shutil.copytree(tiny_folder(family), tmp_path / "qwen"))
+    folder = copied(family, tmp_path)
     edit(folder / "config.json", text_config={"max_position_embeddings": None})
     config = AutoConfig.from_pretrained(folder)
     assert read_spec(folder).context == config.text_config.max_position_embeddings
@@ -160,7 +160,7 @@ def test_full_selection_keeps_the_class_token_of_still_images(llava: Path) -> No
 
 
 def test_a_siglip_tower_has_no_class_token_to_drop(tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(tiny_folder("llava_onevision"), tmp_path / "ov"))
+    folder = copied("llava_onevision", tmp_path)
     edit(folder / "config.json", vision_feature_select_strategy="default")
     with pytest.raises(IncompleteModel, match='set "vision_feature_select_strategy": "full"'):
         read_spec(folder)
@@ -202,7 +202,7 @@ def test_vidllm_json_is_checked(llava: Path, said: dict[str, Any], message: str)
 def test_a_native_family_lays_out_its_own_frames(
     said: dict[str, Any], tmp_path: Path
 ) -> None:
-    folder = Path(shutil.copytree(tiny_folder("smolvlm"), tmp_path / "smol"))
+    folder = copied("smolvlm", tmp_path)
     (folder / "vidllm.json").write_text(json.dumps(said))
     with pytest.raises(ConfigError, match=f"{next(iter(said))} can not be set for smolvlm"):
         read_spec(folder)
@@ -353,7 +353,7 @@ def test_numbers_that_make_no_model_are_one_line(
     family: str, file: str, said: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     """They went on into the plan, and ended there in a traceback, a grid of -1 patches or frames without end."""
-    folder = Path(shutil.copytree(tiny_folder(family), tmp_path / family))
+    folder = copied(family, tmp_path)
     edit(folder / file, **said)
     with pytest.raises(IncompleteModel, match=message):
         read_spec(folder)

@@ -1,7 +1,6 @@
 """Gemma 3, every frame a picture whose tokens see each other: ids and logits are those of transformers' classes."""
 
 import json
-import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
@@ -16,7 +15,7 @@ from torch import Tensor
 
 import vidllm
 from tests.conftest import write_clip
-from tests.planned import clip_of, prompt_of, spec_of, tiny_folder
+from tests.planned import QUESTION, clip_of, copied, noise, prompt_of, spec_of, tiny_folder
 from tests.tiny_models import edit
 from vidllm.batching import Batcher
 from vidllm.engine import Written, generate, read
@@ -28,8 +27,6 @@ from vidllm.model.gemma import Gemma3
 from vidllm.options import GenerationOptions
 from vidllm.prompt import Image, Message, Prompt
 from vidllm.video.timecode import format_time
-
-QUESTION = "what happens at 0:30?"
 
 
 @cache
@@ -58,10 +55,6 @@ def inputs_of(folder: Path, content: Sequence[dict[str, str]], pictures: Sequenc
 def expected(folder: Path, inputs: Any) -> Tensor:
     with torch.no_grad():
         return theirs(folder)[1](**inputs).logits[0]
-
-
-def noise(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
-    return np.random.default_rng(seed + height).integers(0, 256, (height, width, 3)).astype(np.uint8)
 
 
 def noisy(spec: ModelSpec, **options: object) -> Prompt:
@@ -196,7 +189,7 @@ def test_pooling_goes_on_where_the_family_pools() -> None:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A copy that a test may spoil."""
-    return Path(shutil.copytree(tiny_folder("gemma3"), tmp_path / "gemma3"))
+    return copied("gemma3", tmp_path)
 
 
 def test_the_factor_of_its_full_layers_is_in_its_context(folder: Path) -> None:

@@ -26,7 +26,7 @@ from tests.test_gemma import batched
 from tests.test_lmm import pictures
 from tests.test_native import frames_in_patches, merged_patches
 from tests.test_train_learner import learner_of
-from tests.test_train_native import assert_alike, backward, of_leaves, spoken
+from tests.test_train_native import check_as_if_alone, spoken
 from tests.tiny_models import edit, gemma4, gemma4_larger, gemma4_unified
 from vidllm.engine import generate, read
 from vidllm.errors import ConfigError, IncompleteModel, NotAVisionModel, UnsupportedModel
@@ -37,7 +37,6 @@ from vidllm.model.gemma4 import Gemma4
 from vidllm.options import GenerationOptions
 from vidllm.prompt import Image, Message, Prompt
 from vidllm.train.parts import Parts
-from vidllm.train.sharing import Stem, plant
 
 CLOSE: dict[str, Any] = {"atol": 1e-4, "rtol": 0}
 QUESTION = "what happens at 0:30?"
@@ -293,9 +292,6 @@ def test_what_is_learned_together_is_as_if_alone(sharing: bool, folder: Path) ->
     said = [(0, " how many?", " two"), (0, " which colour?", " red, at 0:30"), (1, " and now?", " blue")]
     examples = [spoken(learner.lmm, prompts[n].input_ids, prompts[n].visuals, *words) for n, *words in said]  # type: ignore[arg-type]
     examples.append(spoken(learner.lmm, [], [], "user who are you?", " a model"))  # type: ignore[arg-type]
-    stems = [Stem(length=e.trained.index(True), ends=((e, len(e.trained)),)) for e in examples]
-    batch, found = of_leaves(learner, plant(stems, sharing=sharing))
-    assert (batch.length < sum(e.prompt.length for e in examples)) == sharing
     alone = []
     for example in examples:
         ids, [visual] = example.prompt.input_ids, example.prompt.visuals or [None]
@@ -303,9 +299,7 @@ def test_what_is_learned_together_is_as_if_alone(sharing: bool, folder: Path) ->
         logps = logits_of(network, spec, ids, **seen).log_softmax(-1)
         places = torch.tensor([place for place, trained in enumerate(example.trained) if trained])
         alone.append(logps[places - 1, torch.tensor(ids)[places]])
-    for mine, expected_ones in zip(found, alone, strict=True):
-        torch.testing.assert_close(mine, expected_ones, atol=1e-5, rtol=0)
-    assert_alike(backward(learner.network, found), backward(network, alone))
+    check_as_if_alone(learner, examples, network, alone, sharing=sharing)
 
 
 def test_there_is_no_tower_to_teach_in_the_12b(unified: Path) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,15 +11,14 @@ import pytest
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 from transformers import AutoConfig, AutoTokenizer, Glm4vImageProcessorPil, Glm46VImageProcessorPil
 from transformers.models.glm4v.image_processing_pil_glm4v import smart_resize
 from transformers.models.glm4v.processing_glm4v import Glm4vProcessor
 from transformers.models.glm46v.processing_glm46v import Glm46VProcessor
 from transformers.video_utils import VideoMetadata
 
-from tests.planned import clip_of, prompt_of, spec_of, tiny_folder
-from tests.test_native import hf_inputs, load, reference
+from tests.planned import QUESTION, clip_of, copied, noise, noisy, prompt_of, spec_of, tiny_folder
+from tests.test_native import check_logits, hf_inputs, load
 from tests.tiny_models import edit
 from vidllm.budget import NativeGeometry
 from vidllm.clip import Clip
@@ -30,7 +27,6 @@ from vidllm.model.families import read_spec
 from vidllm.prompt import Image, Message
 
 FAMILIES = ("glm4v", "glm4v_moe", "glm46v")
-QUESTION = "what happens at 0:30?"
 
 
 def processor_of(family: str) -> Any:
@@ -82,31 +78,19 @@ def asked(*kinds: str) -> list[dict[str, Any]]:
     return [{"role": "user", "content": [*({"type": kind} for kind in kinds), {"type": "text", "text": QUESTION}]}]
 
 
-def noisy(clip: Clip) -> Clip:
-    """The clip with no two pixels alike."""
-    pixels = np.random.default_rng(3).integers(0, 256, clip.frames.pixels.shape).astype(np.uint8)
-    return replace(clip, frames=replace(clip.frames, pixels=pixels))
-
-
-def noise(height: int, width: int) -> NDArray[np.uint8]:
-    return np.random.default_rng(height).integers(0, 256, (height, width, 3)).astype(np.uint8)
-
-
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("frames", [1, 4, 7])
 def test_videos_equal_transformers(family: str, frames: int) -> None:
     """Every pair of frames with the time of its first: whole seconds, GLM-4.6V's in tenths and in words."""
     processor, model = processor_of(family), load(tiny_folder(family))
-    clip = noisy(clip_of(model.spec, QUESTION, frames=frames))
+    clip = noisy(model.spec, frames=frames)
     prompt = prompt_of(model.spec, [Message("user", QUESTION, (clip,))])
     assert list(prompt.input_ids) == ids_of(processor, asked("video"), [clip])
     assert prompt.text_tokens == clip.plan.text_tokens
     assert prompt.video_tokens == clip.plan.video_tokens
     inputs = hf_inputs(model, prompt, clip.frames.pixels, seconds=0)
     inputs["mm_token_type_ids"] = torch.tensor(processor.create_mm_token_type_ids([prompt.input_ids]))
-    with torch.no_grad():
-        expected = reference(model)(**inputs).logits[0, -1]
-    torch.testing.assert_close(model.prefill(prompt).logits, expected, atol=1e-4, rtol=0)
+    check_logits(model, prompt, inputs)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -120,9 +104,7 @@ def test_still_images_equal_transformers(family: str, sizes: list[tuple[int, int
     assert list(prompt.input_ids) == ids
     seen = processor.image_processor([one.pixels for one in pictures], return_tensors="pt")
     kinds = torch.tensor(processor.create_mm_token_type_ids([ids]))
-    with torch.no_grad():
-        expected = reference(model)(input_ids=torch.tensor([ids]), mm_token_type_ids=kinds, **seen).logits[0, -1]
-    torch.testing.assert_close(model.prefill(prompt).logits, expected, atol=1e-4, rtol=0)
+    check_logits(model, prompt, {"input_ids": torch.tensor([ids]), "mm_token_type_ids": kinds, **seen})
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -130,9 +112,7 @@ def test_a_question_alone_equals_transformers(family: str) -> None:
     processor, model = processor_of(family), load(tiny_folder(family))
     prompt = prompt_of(model.spec, [Message("user", QUESTION)])
     assert list(prompt.input_ids) == ids_of(processor, asked(), [])
-    with torch.no_grad():
-        expected = reference(model)(input_ids=torch.tensor([prompt.input_ids])).logits[0, -1]
-    torch.testing.assert_close(model.prefill(prompt).logits, expected, atol=1e-4, rtol=0)
+    check_logits(model, prompt, {"input_ids": torch.tensor([prompt.input_ids])})
 
 
 def test_positions_of_pictures_among_videos_are_transformers_own() -> None:
@@ -196,7 +176,7 @@ def test_a_picture_has_the_size_transformers_gives_it(height: int, width: int, b
 )  # fmt: skip
 def test_the_processor_says_how_times_are_told(family: str, named: str | None, told: str, tmp_path: Path) -> None:
     """GLM-4.6V's checkpoints are of GLM-4.1V's and GLM-4.5V's classes, but for their processor."""
-    folder = Path(shutil.copytree(tiny_folder(family), tmp_path / family))
+    folder = copied(family, tmp_path)
     edit(folder / "preprocessor_config.json", processor_class=named)
     spec = read_spec(folder)
     text = prompt_of(spec, [Message("user", "?", (clip_of(spec, frames=5),))]).text
@@ -205,7 +185,7 @@ def test_the_processor_says_how_times_are_told(family: str, named: str | None, t
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_what_a_config_leaves_out_has_the_default_of_its_class(family: str, tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(tiny_folder(family), tmp_path / family))
+    folder = copied(family, tmp_path)
     edit(folder / "config.json", vision_config=None, text_config={"max_position_embeddings": None})
     edit(folder / "preprocessor_config.json", size=None, image_mean=None)
     config, images = AutoConfig.from_pretrained(folder), Glm4vImageProcessorPil.from_pretrained(folder)

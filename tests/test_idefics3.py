@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -10,14 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from transformers import AutoTokenizer, Idefics3ForConditionalGeneration, Idefics3ImageProcessorPil, Idefics3Processor
+from transformers import AutoTokenizer, Idefics3ImageProcessorPil, Idefics3Processor
 from transformers.models.idefics3.image_processing_pil_idefics3 import get_resize_output_image_size
 
-from tests.planned import clip_of, prompt_of, spec_of, tiny_folder
+from tests.planned import QUESTION, clip_of, copied, noise, prompt_of, spec_of, tiny_folder
+from tests.test_native import check_logits, load
 from tests.tiny_models import edit
 from vidllm.budget import NativeGeometry
 from vidllm.errors import IncompleteModel
@@ -26,7 +25,6 @@ from vidllm.model.families import read_spec
 from vidllm.model.smolvlm import SmolVLM, scaled_size
 from vidllm.prompt import Image, Message, Prompt
 
-QUESTION = "what happens at 0:30?"
 PICTURE = "<fake_token_around_image><global-img><image><fake_token_around_image>"
 
 
@@ -38,22 +36,13 @@ def processor() -> Any:
     return Idefics3Processor(images, AutoTokenizer.from_pretrained(folder), image_seq_len=4)
 
 
-def noise(height: int, width: int) -> NDArray[np.uint8]:
-    return np.random.default_rng(height).integers(0, 256, (height, width, 3)).astype(np.uint8)
-
-
 def assert_equal(prompt: Prompt, text: str, pictures: list[NDArray[np.uint8]], *, scaled: bool = True) -> None:
     """The prompt's ids are what the real processor makes of `text` with these pictures, and so are the logits."""
     inputs = processor()(
         text=text, images=[pictures], add_special_tokens=False, do_resize=scaled, return_tensors="pt"
     )
     assert list(prompt.input_ids) == inputs["input_ids"][0].tolist()
-    folder = tiny_folder("idefics3")
-    reference = Idefics3ForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
-    with torch.no_grad():
-        expected = reference(**inputs).logits[0, -1]
-    model = load_model(folder, device="cpu", dtype="float32")
-    torch.testing.assert_close(model.prefill(prompt).logits, expected, atol=1e-4, rtol=0)
+    check_logits(load(tiny_folder("idefics3")), prompt, inputs)
 
 
 @pytest.mark.usefixtures("across_first")
@@ -85,7 +74,7 @@ def test_a_video_equals_transformers_own_pictures(count: int) -> None:
 @pytest.mark.parametrize("family", ["idefics3", "smolvlm"])
 @pytest.mark.parametrize("said", [{}, {"do_resize": False}, {"size": {"longest_edge": 700}}])
 def test_a_picture_is_scaled_before_it_becomes_a_square(family: str, said: dict[str, Any], tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(tiny_folder(family), tmp_path / "model"))
+    folder = copied(family, tmp_path)
     edit(folder / "preprocessor_config.json", **said)
     images = Idefics3ImageProcessorPil.from_pretrained(
         folder, do_image_splitting=False, do_rescale=False, do_normalize=False, do_pad=False
@@ -103,7 +92,7 @@ def test_the_scale_is_the_one_transformers_takes(height: int, width: int, longes
 
 
 def test_what_a_config_leaves_out_is_what_its_classes_take(tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(tiny_folder("idefics3"), tmp_path / "model"))
+    folder = copied("idefics3", tmp_path)
     edit(folder / "config.json", scale_factor=None, vision_config={"patch_size": 14})
     edit(folder / "preprocessor_config.json", max_image_size=None, size=None, image_mean=None, image_std=None)
     spec, images = read_spec(folder), Idefics3ImageProcessorPil.from_pretrained(folder)

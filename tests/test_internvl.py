@@ -1,6 +1,5 @@
 """InternVL, every frame a numbered picture of its own: ids, tiles and logits are those of transformers' classes."""
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,22 +8,20 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.typing import NDArray
-from transformers import AutoModelForImageTextToText, AutoTokenizer, GotOcr2ImageProcessorPil
+from transformers import AutoTokenizer, GotOcr2ImageProcessorPil
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import get_optimal_tiled_canvas
 from transformers.models.internvl.modeling_internvl import InternVLModel
 from transformers.models.internvl.processing_internvl import InternVLProcessor
 
-from tests.planned import clip_of, prompt_of, spec_of, tiny_folder
+from tests.planned import QUESTION, clip_of, copied, noise, prompt_of, spec_of, tiny_folder
+from tests.test_lmm import load
+from tests.test_native import check_logits
 from tests.tiny_models import edit
 from vidllm.errors import IncompleteModel, UnsupportedModel
 from vidllm.model.anyres import canvas_grid, canvas_tokens, canvases
-from vidllm.model.checkpoint import load_model
 from vidllm.model.families import read_spec
 from vidllm.model.pooling import pixel_shuffle
 from vidllm.prompt import Image, Message
-
-QUESTION = "what happens at 0:30?"
 
 
 class Processor:
@@ -60,43 +57,31 @@ def processor() -> Processor:
     return Processor(tiny_folder("internvl"))
 
 
-def picture(height: int, width: int) -> NDArray[np.uint8]:
-    return np.random.default_rng(height).integers(0, 256, (height, width, 3)).astype(np.uint8)
-
-
 @pytest.mark.usefixtures("across_first")
 @pytest.mark.parametrize("sizes", [[(112, 112)], [(100, 320)], [(400, 130)], [(250, 250)], [(30, 40), (90, 400)]])
 def test_still_images_equal_transformers(processor: Processor, sizes: list[tuple[int, int]]) -> None:
     """One tile, a row, a column, a square of tiles, and two pictures in a prompt."""
-    spec, pictures = spec_of("internvl"), [picture(*size) for size in sizes]
-    model = load_model(spec.folder, device="cpu", dtype="float32")
+    spec, pictures = spec_of("internvl"), [noise(*size) for size in sizes]
     tiles = processor.image_processor(pictures, crop_to_patches=True, return_tensors="pt")
     pieces = processor.template("image", len(sizes)).split("<IMG_CONTEXT>")
     shown = [*processor.images(tiles["num_patches"].tolist()), ""]
     ids = processor.ids("".join(piece + picture for piece, picture in zip(pieces, shown, strict=True)))
     prompt = prompt_of(spec, [Message("user", QUESTION, tuple(Image(pixels) for pixels in pictures))])
     assert list(prompt.input_ids) == ids
-    reference = AutoModelForImageTextToText.from_pretrained(spec.folder, dtype=torch.float32).eval()
-    with torch.no_grad():
-        expected = reference(input_ids=torch.tensor([ids]), pixel_values=tiles["pixel_values"]).logits[0, -1]
-    torch.testing.assert_close(model.prefill(prompt).logits, expected, atol=1e-4, rtol=0)
+    check_logits(load(spec.folder), prompt, {"input_ids": torch.tensor([ids]), "pixel_values": tiles["pixel_values"]})
 
 
 def test_a_video_equals_transformers(processor: Processor) -> None:
     """Where nobody says the times the prompt is the family's own, id by id, and so are the logits."""
     spec = replace(spec_of("internvl"), stamp="none")
     clip = clip_of(spec, QUESTION, stride=1)
-    noise = np.stack([picture(112 + n, 112)[:112] for n in range(len(clip.frames.pixels))])
-    clip = replace(clip, frames=replace(clip.frames, pixels=noise))
+    frames = np.stack([noise(112 + n, 112)[:112] for n in range(len(clip.frames.pixels))])
+    clip = replace(clip, frames=replace(clip.frames, pixels=frames))
     prompt = prompt_of(spec, [Message("user", QUESTION, (clip,))])
-    pixels = processor.image_processor(list(noise), crop_to_patches=False, return_tensors="pt")["pixel_values"]
-    ids = processor.ids(processor.template("video").replace("<video>", processor.video(len(noise))))
+    pixels = processor.image_processor(list(frames), crop_to_patches=False, return_tensors="pt")["pixel_values"]
+    ids = processor.ids(processor.template("video").replace("<video>", processor.video(len(frames))))
     assert list(prompt.input_ids) == ids
-    reference = AutoModelForImageTextToText.from_pretrained(spec.folder, dtype=torch.float32).eval()
-    with torch.no_grad():
-        expected = reference(input_ids=torch.tensor([ids]), pixel_values=pixels).logits[0, -1]
-    model = load_model(spec.folder, device="cpu", dtype="float32")
-    torch.testing.assert_close(model.prefill(prompt).logits, expected, atol=1e-4, rtol=0)
+    check_logits(load(spec.folder), prompt, {"input_ids": torch.tensor([ids]), "pixel_values": pixels})
 
 
 def test_times_are_told_beside_numbered_frames() -> None:
@@ -113,7 +98,7 @@ def test_times_are_told_beside_numbered_frames() -> None:
 def test_frames_are_pooled_like_any_other_familys(family: str) -> None:
     """Four by four tokens a frame, and at stride 2 four, whether the tower or the projector joins patches."""
     spec = spec_of(family)
-    model = load_model(spec.folder, device="cpu", dtype="float32")
+    model = load(spec.folder)
     fine, coarse = (clip_of(spec, QUESTION, stride=stride) for stride in (1, 2))
     assert [frame.tokens for frame in fine.plan.frames] == [16] * 6
     assert [frame.tokens for frame in coarse.plan.frames] == [4] * 6
@@ -146,7 +131,7 @@ def test_pixel_shuffle_is_the_familys() -> None:
 def test_towers_of_another_kind_are_one_line(
     said: dict[str, object], error: type[Exception], message: str, tmp_path: Path
 ) -> None:
-    folder = Path(shutil.copytree(tiny_folder("internvl"), tmp_path / "model"))
+    folder = copied("internvl", tmp_path)
     edit(folder / "config.json", vision_config=said)
     with pytest.raises(error, match=message):
         read_spec(folder)

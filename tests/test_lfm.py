@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import replace
 from functools import cache
 from itertools import product
@@ -21,9 +20,7 @@ from transformers import AutoConfig, AutoTokenizer
 from transformers.image_transforms import split_to_tiles
 from transformers.models.lfm2_vl.processing_lfm2_vl import Lfm2VlProcessor
 
-import vidllm
-from tests.conftest import write_clip
-from tests.planned import clip_of, prompt_of, spec_of, tiny_folder
+from tests.planned import QUESTION, copied, noise, noisy, prompt_of, spec_of, tiny_folder
 from tests.test_native import check_logits, lfm_pictures, lfm_processing, load
 from tests.tiny_models import edit
 from vidllm.budget import NativeGeometry
@@ -35,7 +32,6 @@ from vidllm.model.stills import still_tiles
 from vidllm.prompt import Image, Message, Prompt
 
 NAME = "lfm2_vl"
-QUESTION = "what happens at 0:30?"
 SIZED = {"downsample_factor": 2, "min_image_tokens": 4, "max_image_tokens": 16, "encoder_patch_size": 16}
 
 
@@ -99,22 +95,12 @@ def check_against_transformers(
     return prompt
 
 
-def noise(height: int, width: int) -> NDArray[np.uint8]:
-    return np.random.default_rng(height).integers(0, 256, (height, width, 3)).astype(np.uint8)
-
-
-def noisy(spec: Any, **options: object) -> Clip:
-    clip = clip_of(spec, QUESTION, **options)
-    pixels = np.random.default_rng(3).integers(0, 256, clip.frames.pixels.shape).astype(np.uint8)
-    return replace(clip, frames=replace(clip.frames, pixels=pixels))
-
-
 @pytest.fixture(params=[True, False], ids=["thumbnail", "bare"])
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """With its thumbnail, as LFM2-VL-1.6B's processor has it, and without one, as LFM2-VL-450M's."""
     if request.param:
         return tiny_folder(NAME)
-    made = Path(shutil.copytree(tiny_folder(NAME), tmp_path / NAME))
+    made = copied(NAME, tmp_path)
     edit(made / "preprocessor_config.json", use_thumbnail=False)
     return made
 
@@ -177,36 +163,11 @@ def test_a_picture_is_cut_as_transformers_cuts_it() -> None:
         assert canvas_grid((tall * scale, wide * scale), 512, grids) == (rows, cols), (wide, tall, scale)
 
 
-def test_a_clip_and_a_picture_are_planned_to_the_token(tmp_path: Path) -> None:
-    write_clip(tmp_path / "clip.mp4", [0.1 * n for n in range(30)])
-    PIL.fromarray(noise(300, 421)).save(tmp_path / "large.png")
-    model = vidllm.load(tiny_folder(NAME), device="cpu", dtype="float32", cache=None)
-    for source, more in (("clip.mp4", {"frames": 7}), ("clip.mp4", {"policy": "slowfast"}), ("large.png", {})):
-        answer = model.ask(tmp_path / source, QUESTION, max_new_tokens=3, **more)
-        plan = vidllm.plan(tmp_path / source, QUESTION, model=tiny_folder(NAME), max_new_tokens=3, **more)
-        assert (answer.usage.video_tokens, answer.usage.text_tokens) == (plan.video_tokens, plan.text_tokens)
-    assert plan.tiles == (2, 2)
-
-
-def test_a_follow_up_begins_with_the_first_question() -> None:
-    spec = spec_of(NAME)
-    first = [Message("system", "Be short."), Message("user", QUESTION, (Image(noise(300, 421)),))]
-    more = [*first, Message("assistant", "The red circle moves right."), Message("user", "and then?")]
-    one, two = prompt_of(spec, first), prompt_of(spec, more)
-    assert two.input_ids[: one.length] == one.input_ids
-    text = "The red circle moves right.<|im_end|>\n<|im_start|>user\nand then?<|im_end|>\n<|im_start|>assistant\n"
-    assert two.text == one.text + text
-
-
 # ------------------------------------------------------------------------------------------------------ what files say
 
 
-def copied(tmp_path: Path) -> Path:
-    return Path(shutil.copytree(tiny_folder(NAME), tmp_path / NAME))
-
-
 def test_what_the_files_leave_out_is_the_classes_own(tmp_path: Path) -> None:
-    folder = copied(tmp_path)
+    folder = copied(NAME, tmp_path)
     edit(folder / "config.json", vision_config={"patch_size": None, "model_type": None}, downsample_factor=None,
          text_config={"model_type": None, "max_position_embeddings": None})  # fmt: skip
     (folder / "preprocessor_config.json").write_text("{}")
@@ -228,7 +189,7 @@ def test_what_the_files_leave_out_is_the_classes_own(tmp_path: Path) -> None:
 
 def test_settings_that_stand_beside_the_processor_s_are_read(tmp_path: Path) -> None:
     """LFM2-VL's first checkpoints have SigLIP2's image processor, and their own settings in the other file."""
-    folder = copied(tmp_path)
+    folder = copied(NAME, tmp_path)
     said = json.loads((folder / "preprocessor_config.json").read_text())
     mine = {name: said.pop(name) for name in list(said) if "tile" in name or "token" in name or "thumb" in name}
     edit(folder / "preprocessor_config.json", **dict.fromkeys(mine), image_processor_type="Siglip2ImageProcessor")
@@ -253,7 +214,7 @@ def test_settings_that_stand_beside_the_processor_s_are_read(tmp_path: Path) -> 
 def test_files_that_contradict_each_other_are_one_line(
     file: str, said: dict[str, Any], error: type[ModelError], message: str, tmp_path: Path
 ) -> None:
-    folder = copied(tmp_path)
+    folder = copied(NAME, tmp_path)
     edit(folder / file, **said)
     with pytest.raises(error, match=message):
         read_spec(folder)

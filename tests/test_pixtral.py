@@ -1,6 +1,5 @@
 """Pixtral and Mistral Small 3.1, every frame a picture: ids and logits are those of transformers' own classes."""
 
-import shutil
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -12,14 +11,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from transformers import AutoModelForImageTextToText, AutoTokenizer, PixtralImageProcessorPil
+from transformers import AutoTokenizer, PixtralImageProcessorPil
 from transformers.models.pixtral.image_processing_pil_pixtral import get_resize_output_image_size
 
-import vidllm
 from tests import tiny_models
-from tests.conftest import write_clip
-from tests.planned import clip_of, picture, prompt_of, spec_of, tiny_folder
-from tests.test_native import torchvision_by_name
+from tests.planned import QUESTION, clip_of, copied, picture, prompt_of, spec_of
+from tests.test_native import check_logits, torchvision_by_name
 from tests.tiny_models import edit
 from vidllm.budget import NativeGeometry, bounded_size
 from vidllm.clip import Clip
@@ -34,7 +31,6 @@ from vidllm.prompt import Image, Message, Prompt, build_example
 with torchvision_by_name():
     from transformers.models.pixtral.processing_pixtral import PixtralProcessor
 
-QUESTION = "what happens at 0:30?"
 BOTH = pytest.mark.parametrize("family", ["pixtral", "mistral3"])
 
 
@@ -71,18 +67,13 @@ def pictures_of(prompt: Prompt) -> list[NDArray[np.uint8]]:
     return [pixels for visual in prompt.visuals for pixels in visual.pixels]
 
 
-def check_against_transformers(prompt: Prompt, folder: Path, factor: float = 1.0) -> None:
+def check_against_transformers(prompt: Prompt, folder: Path) -> None:
     """What transformers makes of the same text and pictures: the same ids, and the same logits."""
     shown = pictures_of(prompt)
     inputs = processor(folder)(text=[prompt.text], images=[shown] if shown else None, add_special_tokens=False,
                                return_tensors="pt")  # fmt: skip
     assert inputs["input_ids"][0].tolist() == list(prompt.input_ids)
-    reference = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
-    if factor != 1.0:
-        inputs["position_ids"] = torch.arange(prompt.length)[None] / factor
-    with torch.no_grad():
-        expected = reference(**inputs).logits[0, -1]
-    torch.testing.assert_close(lmm(folder).prefill(prompt).logits, expected, atol=1e-4, rtol=0)
+    check_logits(lmm(folder), prompt, inputs)
 
 
 @pytest.mark.usefixtures("across_first")
@@ -130,7 +121,7 @@ def test_a_rope_factor_is_what_divides_the_positions(family: str) -> None:
     spec = replace(spec_of(family), context=150)
     prompt = prompt_of(spec, [Message("user", QUESTION, (noisy_clip(spec, frames=4, max_new_tokens=9),))])
     assert prompt.rope_factor > 1
-    check_against_transformers(prompt, spec.folder, prompt.rope_factor)
+    check_against_transformers(prompt, spec.folder)
     model = lmm(spec.folder)
     whole = model.prefill(replace(prompt, input_ids=(*prompt.input_ids, 65, 66))).logits
     assert (whole - model.extend(model.prefill(prompt), [65, 66]).logits).abs().max() < 1e-5
@@ -178,16 +169,7 @@ def test_smaller_frames_make_room() -> None:
     assert clip.plan.frame_size != (80, 128)
     prompt = prompt_of(spec, [Message("user", QUESTION, (clip,))])
     assert (prompt.video_tokens, prompt.text_tokens) == (clip.plan.video_tokens, clip.plan.text_tokens)
-    check_against_transformers(prompt, spec.folder, prompt.rope_factor)
-
-
-@BOTH
-def test_an_asked_clip_is_planned_to_the_token(family: str, tmp_path: Path) -> None:
-    write_clip(tmp_path / "clip.mp4", [0.1 * n for n in range(30)])
-    model = vidllm.load(tiny_folder(family), device="cpu", dtype="float32", cache=None)
-    answer = model.ask(tmp_path / "clip.mp4", QUESTION, frames=7, max_new_tokens=3)
-    plan = vidllm.plan(tmp_path / "clip.mp4", QUESTION, model=tiny_folder(family), frames=7, max_new_tokens=3)
-    assert (answer.usage.video_tokens, answer.usage.text_tokens) == (plan.video_tokens, plan.text_tokens)
+    check_against_transformers(prompt, spec.folder)
 
 
 def test_ministral_3_scales_its_queries_by_their_positions(tmp_path: Path) -> None:
@@ -208,18 +190,6 @@ def test_ministral_3_scales_its_queries_by_their_positions(tmp_path: Path) -> No
     check_against_transformers(prompt_of(spec, [Message("user", QUESTION, (noisy_clip(spec, frames=6),))]), tmp_path)
 
 
-@BOTH
-def test_a_follow_up_begins_with_the_first_question(family: str) -> None:
-    """Also where the template takes parts of who asks and plain words of who answers."""
-    spec = spec_of(family)
-    first = [Message("user", QUESTION, (clip_of(spec),))]
-    more = [*first, Message("assistant", "The red circle moves right."), Message("user", "and then?")]
-    one, two = prompt_of(spec, first), prompt_of(spec, more)
-    assert QUESTION in one.text
-    assert two.text == f"{one.text}The red circle moves right.</s>[INST]and then?[/INST]"
-    assert two.input_ids[: one.length] == one.input_ids
-
-
 def test_a_template_that_moves_the_systems_words_can_not_be_taught() -> None:
     """Pixtral's says them before the last question, wherever that is: no prompt begins its conversation."""
     spec = spec_of("pixtral")
@@ -229,7 +199,7 @@ def test_a_template_that_moves_the_systems_words_can_not_be_taught() -> None:
 
 
 def test_a_break_in_a_question_is_text_even_where_it_is_no_special_token(tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(tiny_folder("pixtral"), tmp_path / "model"))
+    folder = copied("pixtral", tmp_path)
     tokenizer = folder / "tokenizer.json"
     tokenizer.write_text(tokenizer.read_text().replace('"special": true', '"special": false'))
     spec = read_spec(folder)
@@ -239,7 +209,7 @@ def test_a_break_in_a_question_is_text_even_where_it_is_no_special_token(tmp_pat
 
 
 def edited(family: str, tmp_path: Path, file: str, **said: object) -> Path:
-    folder = Path(shutil.copytree(tiny_folder(family), tmp_path / "model"))
+    folder = copied(family, tmp_path)
     edit(folder / file, **said)
     return folder
 

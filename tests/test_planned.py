@@ -6,10 +6,15 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass, replace
 from pathlib import Path
+from typing import Any, get_args
 
 import pytest
+from PIL import Image as PIL
 
-from tests.planned import FAMILIES, picture, prompt_of, spec_of
+import vidllm
+from tests.conftest import write_clip
+from tests.planned import FAMILIES, noise, picture, prompt_of, spec_of, tiny_folder
+from vidllm.budget import Policy
 from vidllm.errors import BudgetError, NotAVideo
 from vidllm.model.families import bare_spec, load_tokenizer
 from vidllm.planned import Plan, plan_source
@@ -88,3 +93,16 @@ def test_what_a_picture_can_not_follow_is_said() -> None:
     [note] = planned(picture(30, 40), frames=4, start=2.0).notes
     assert "--from, --frames" in note
     assert planned(Image(picture(9, 9).pixels, "shot"), max_new_tokens=9).notes == ()
+
+
+@pytest.mark.parametrize("family", ["pixtral", "mistral3", "video_llama_3", "lfm2_vl"])
+def test_what_is_asked_is_planned_to_the_token(family: str, tmp_path: Path) -> None:
+    write_clip(tmp_path / "clip.mp4", [0.1 * n for n in range(30)])
+    PIL.fromarray(noise(300, 421)).save(tmp_path / "large.png")
+    model = vidllm.load(tiny_folder(family), device="cpu", dtype="float32", cache=None)
+    looks: list[tuple[str, Any]] = [("clip.mp4", {"frames": 7, "policy": policy}) for policy in get_args(Policy)]
+    for source, more in [*looks, ("large.png", {})]:
+        answer = model.ask(tmp_path / source, "what at 0:01?", max_new_tokens=3, **more)
+        plan = vidllm.plan(tmp_path / source, "what at 0:01?", model=tiny_folder(family), max_new_tokens=3, **more)
+        assert (answer.usage.video_tokens, answer.usage.text_tokens) == (plan.video_tokens, plan.text_tokens)
+    assert plan.tiles == ((2, 2) if family == "lfm2_vl" else None)

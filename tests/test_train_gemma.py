@@ -12,12 +12,11 @@ import pytest
 import torch
 
 import vidllm
-from tests.planned import clip_of
-from tests.test_gemma import noise
+from tests.planned import clip_of, noise
 from tests.test_lmm import load, reference
 from tests.test_train_dpo import Heard, write_rows
 from tests.test_train_learner import learner_of
-from tests.test_train_native import apart, assert_alike, backward, of_leaves
+from tests.test_train_native import apart, assert_alike, backward, check_as_if_alone
 from vidllm.clip import Clip
 from vidllm.prompt import Example, Image, Message, build_example
 from vidllm.train import tree
@@ -103,14 +102,9 @@ def test_the_loss_and_every_gradient_are_transformers(tiny: Tiny) -> None:
 def test_what_is_read_together_is_as_if_alone(sharing: bool, saving: bool, tiny: Tiny) -> None:
     learner = learner_of(tiny("gemma3"), parts=ALL, gradient_checkpointing=saving)
     conversations = rows(learner)
-    examples = [example for example, _ in conversations]
-    batch, found = of_leaves(learner, planted(examples, sharing=sharing))
-    assert (batch.length < sum(example.prompt.length for example in examples)) == sharing
     network = reference(learner.lmm).train()
     expected = [apart(network, one) for one in conversations]
-    for mine, theirs in zip(found, expected, strict=True):
-        torch.testing.assert_close(mine, theirs, atol=TOLERANCE, rtol=0)
-    assert_alike(backward(learner.network, found), backward(network, expected))
+    check_as_if_alone(learner, [example for example, _ in conversations], network, expected, sharing=sharing)
 
 
 def test_a_picture_is_no_line_of_tokens(tiny: Tiny) -> None:

@@ -126,6 +126,18 @@ def assert_alike(mine: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> No
         torch.testing.assert_close(mine[name], gradient, atol=TOLERANCE * longest, rtol=0, msg=name)
 
 
+def check_as_if_alone(
+    learner: Learner, examples: Sequence[Example], network: Any, expected: Sequence[Tensor], *, sharing: bool
+) -> None:
+    """Read together, conversations have the `expected` log-probs, each of its own from `network`, and its gradients."""
+    stems = [Stem(length=e.trained.index(True), ends=((e, len(e.trained)),)) for e in examples]
+    batch, found = of_leaves(learner, plant(stems, sharing=sharing))
+    assert (batch.length < sum(e.prompt.length for e in examples)) == sharing
+    for mine, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(mine, theirs, atol=TOLERANCE, rtol=0)
+    assert_alike(backward(learner.network, found), backward(network, expected))
+
+
 @pytest.mark.parametrize("name", NATIVE)
 def test_the_loss_and_every_gradient_are_transformers(name: str, tiny: Tiny) -> None:
     """The whole model learns, tower included, against the loss of transformers' own class with its own labels."""
@@ -153,15 +165,9 @@ def test_what_is_read_together_is_as_if_alone(name: str, sharing: bool, tiny: Ti
     told = [shown(model, " how many?", " two"), shown(model, " how many?", " three", seed=1), worded(model),
             shown(model, " which colour?", " red, at 0:30"), shown(model, " and now?", " blue", count=5)]  # fmt: skip
     told += [pictured(model, tiny)] if name in WITH_STILLS else []
-    examples = [example for example, _ in told]
-    stems = [Stem(length=e.trained.index(True), ends=((e, len(e.trained)),)) for e in examples]
-    batch, found = of_leaves(learner, plant(stems, sharing=sharing))
-    assert (batch.length < sum(e.prompt.length for e in examples)) == sharing
     network = reference(model)
     expected = [apart(network, one) for one in told]
-    for mine, theirs in zip(found, expected, strict=True):
-        torch.testing.assert_close(mine, theirs, atol=TOLERANCE, rtol=0)
-    assert_alike(backward(learner.network, found), backward(network, expected))
+    check_as_if_alone(learner, [example for example, _ in told], network, expected, sharing=sharing)
 
 
 @pytest.mark.parametrize("name", NATIVE)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
@@ -10,12 +9,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 from transformers import AutoConfig, AutoTokenizer, VideoLlama3ImageProcessorPil
 from transformers.models.video_llama_3.image_processing_pil_video_llama_3 import smart_resize
 from transformers.models.video_llama_3.processing_video_llama_3 import VideoLlama3Processor
@@ -24,7 +21,7 @@ from transformers.video_utils import VideoMetadata
 import vidllm
 from tests.conftest import write_clip
 from tests.packed import pack
-from tests.planned import clip_of, prompt_of, spec_of, tiny_folder
+from tests.planned import QUESTION, copied, noise, noisy, prompt_of, spec_of, tiny_folder
 from tests.test_native import check_logits, load, reference, torchvision_by_name
 from tests.test_train_learner import gradients, learner_of, taught
 from tests.test_train_native import ALL, apart, assert_alike, backward, dialogue, look, of_leaves
@@ -43,7 +40,6 @@ with torchvision_by_name():
     from transformers.models.video_llama_3.video_processing_video_llama_3 import VideoLlama3VideoProcessor
 
 NAME = "video_llama_3"
-QUESTION = "what happens at 0:30?"
 Medium = Clip | Image
 
 
@@ -63,17 +59,6 @@ def processor() -> Any:
 def videos() -> Any:
     """Its video processor, for what is plain arithmetic in it."""
     return object.__new__(VideoLlama3VideoProcessor)
-
-
-def noise(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
-    return np.random.default_rng(seed + height).integers(0, 256, (height, width, 3)).astype(np.uint8)
-
-
-def noisy(spec: Any, **options: object) -> Clip:
-    """A clip with no two pixels alike."""
-    clip = clip_of(spec, QUESTION, **options)
-    pixels = np.random.default_rng(3).integers(0, 256, clip.frames.pixels.shape).astype(np.uint8)
-    return replace(clip, frames=replace(clip.frames, pixels=pixels))
 
 
 def video_inputs(clip: Clip) -> dict[str, Any]:
@@ -211,7 +196,7 @@ def test_a_video_s_frames_share_its_pixels_as_transformers_shares_them(
 
 def test_more_frames_than_a_video_has_pixels_for_are_smaller(tmp_path: Path) -> None:
     """Room or not: 16 frames where there may be 400 tokens in all."""
-    folder = copied(tmp_path)
+    folder = copied(NAME, tmp_path)
     edit(folder / "video_preprocessor_config.json", size={"longest_edge": 400 * 28**2})
     write_clip(tmp_path / "clip.mp4", [0.1 * n for n in range(30)], size=(224, 160))
     few, many = (vidllm.plan(tmp_path / "clip.mp4", "?", model=folder, frames=count) for count in (8, 16))
@@ -219,26 +204,11 @@ def test_more_frames_than_a_video_has_pixels_for_are_smaller(tmp_path: Path) -> 
     assert [frame.tokens for frame in many.frames] == [4 * 5] * 16
 
 
-@pytest.mark.parametrize("policy", ["uniform", "slowfast", "auto"])
-def test_an_asked_clip_is_planned_to_the_token(policy: str, tmp_path: Path) -> None:
-    write_clip(tmp_path / "clip.mp4", [0.1 * n for n in range(30)])
-    model = vidllm.load(tiny_folder(NAME), device="cpu", dtype="float32", cache=None)
-    answer = model.ask(tmp_path / "clip.mp4", "what at 0:01?", frames=7, policy=policy, max_new_tokens=3)
-    plan = vidllm.plan(
-        tmp_path / "clip.mp4", "what at 0:01?", model=tiny_folder(NAME), frames=7, policy=policy, max_new_tokens=3
-    )
-    assert (answer.usage.video_tokens, answer.usage.text_tokens) == (plan.video_tokens, plan.text_tokens)
-
-
 # ------------------------------------------------------------------------------------------------------ what files say
 
 
-def copied(tmp_path: Path) -> Path:
-    return Path(shutil.copytree(tiny_folder(NAME), tmp_path / NAME))
-
-
 def test_what_the_files_leave_out_is_the_classes_own(tmp_path: Path) -> None:
-    folder = copied(tmp_path)
+    folder = copied(NAME, tmp_path)
     edit(folder / "config.json", text_config={"model_type": None, "max_position_embeddings": None})
     edit(folder / "preprocessor_config.json", size=None, merge_size=None, patch_size=None, image_mean=None)
     edit(folder / "video_preprocessor_config.json", size=None, merge_size=None, temporal_patch_size=None)
@@ -268,7 +238,7 @@ def test_what_the_files_leave_out_is_the_classes_own(tmp_path: Path) -> None:
 def test_files_that_contradict_each_other_are_one_line(
     file: str, said: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
-    folder = copied(tmp_path)
+    folder = copied(NAME, tmp_path)
     edit(folder / file, **said)
     with pytest.raises(IncompleteModel, match=message):
         read_spec(folder)
