@@ -40,7 +40,8 @@ import report
 from vidllm.world.make import make_clips
 
 if TYPE_CHECKING:
-    from vidllm.train.dpo import Contest, DpoConfig
+    from vidllm.train.contest import Contest
+    from vidllm.train.dpo import DpoConfig
 
 Dtype = Literal["float32", "bfloat16"]
 SCRATCH = report.RUNS / "dpo_step"
@@ -164,7 +165,7 @@ def config_of(case: Case, dtype: Dtype, device: str | None) -> DpoConfig:
 
 def read(config: DpoConfig) -> Contest:
     """The pairs, checked."""
-    from vidllm.train.dpo import read_contest
+    from vidllm.train.contest import read_contest
 
     return read_contest(config, lambda text: print(text, file=sys.stderr))
 
@@ -173,7 +174,7 @@ def trl_row(contest: Contest, config: DpoConfig, number: int, folder: Path) -> d
     """The pair as TRL takes it: pictures, and texts that its tokenizer turns into the very same ids."""
     from PIL import Image
 
-    from vidllm.train.dpo import load_pair
+    from vidllm.train.contest import load_pair
 
     tokenizer = contest.base.tokenizer
     pair = load_pair(contest.rows[number], contest.base.spec, tokenizer, config.plan)

@@ -20,7 +20,8 @@ def dpo(config: Config, assignments: Assignments = None, show_batch: ShowBatch =
     goes on from the last checkpoint, to the bit; Ctrl-C finishes a step and saves.
     Exit code: 0 when every step is done, 1 when it could not be, 130 after Ctrl-C.
     """
-    from vidllm.train.dpo import DpoConfig, describe, read_contest, run_dpo, shown_batch
+    from vidllm.train.contest import describe, read_contest, shown_batch
+    from vidllm.train.dpo import DpoConfig, run_dpo
 
     wishes = settled(DpoConfig, config, assignments)
     if dry_run or show_batch:

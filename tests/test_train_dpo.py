@@ -22,7 +22,8 @@ from vidllm.clip import ClipPlan, PlanOptions, read_planned
 from vidllm.config import load_config
 from vidllm.errors import CheckpointError, ConfigError, RowError
 from vidllm.train import loading
-from vidllm.train.dpo import DpoConfig, PreferenceTask, describe, make_task, read_contest, run_dpo, settle_reference
+from vidllm.train.contest import describe, read_contest
+from vidllm.train.dpo import DpoConfig, PreferenceTask, make_task, run_dpo, settle_reference
 from vidllm.train.learner import Learner
 from vidllm.train.losses import FALLS, WINDOW, Falling, PreferenceLoss
 from vidllm.train.metrics import Record

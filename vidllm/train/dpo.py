@@ -20,57 +20,35 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from vidllm.caches import cache_folder
-from vidllm.clip import Known, PlanOptions
-from vidllm.errors import ConfigError, RowError, VidllmError
-from vidllm.model.chat import AnyTokenizer, count_text_tokens
-from vidllm.model.spec import ModelSpec
-from vidllm.prompt import Message
+from vidllm.errors import ConfigError, RowError
 from vidllm.train.ahead import made_ahead
 from vidllm.train.cache import ClipCache
-from vidllm.train.check import Checked, Progress
+from vidllm.train.contest import Contest, describe, read_contest
 from vidllm.train.learner import Learner
-from vidllm.train.loading import Shelf, open_turns
-from vidllm.train.looks import same_look
-from vidllm.train.loop import Trained, train
+from vidllm.train.loop import Trained
 from vidllm.train.losses import DPO, MPO, TERMS, Falling, PairLogps, PreferenceLoss, RewardShift, Term
 from vidllm.train.metrics import Record
-from vidllm.train.pairs import (
-    Pair,
-    PairBatch,
-    PairMicro,
-    PairSize,
-    build_pair,
-    forest_tokens,
-    lay_out_pairs,
-    plan_pairs,
-)
+from vidllm.train.pairs import PairBatch, PairMicro, lay_out_pairs
 from vidllm.train.parts import Extra, Parts
 from vidllm.train.reference import (
     Found,
     References,
     RefLogps,
     find_reference,
-    of_another_model,
     reference_key,
     remarks,
     usable_records,
 )
-from vidllm.train.row import PairRow, advice
-from vidllm.train.rows import read_pairs
 from vidllm.train.saves import Identity
-from vidllm.train.show import show_batch
 from vidllm.train.stage import (
-    Base,
     NowAndThen,
     StageConfig,
-    check_rows,
-    deliver,
     identity,
-    keep_config,
     load_learner,
     on_first,
     open_cache,
     processes,
+    teach,
     voice,
 )
 from vidllm.train.task import Micro, Part, Step, Watch
@@ -117,80 +95,6 @@ class DpoConfig(StageConfig):
         if self.anchor:
             terms["anchor"] = self.anchor
         return PreferenceLoss(terms=terms, beta=self.beta, label_smoothing=self.label_smoothing)  # type: ignore[arg-type]
-
-
-@dataclass(frozen=True, eq=False)
-class Contest:
-    """Pairs that can all be learnt from, their sizes, and the model they were checked for."""
-
-    base: Base
-    checked: Checked[PairRow]
-    sizes: tuple[PairSize, ...]
-
-    @property
-    def rows(self) -> tuple[PairRow, ...]:
-        """The pairs."""
-        return self.checked.rows
-
-    def steps(self, config: DpoConfig, epoch: int) -> tuple[Step, ...]:
-        """An epoch's optimizer steps."""
-        return plan_pairs(
-            self.sizes, batch=config.batch, tokens=config.tokens, seed=config.seed, epoch=epoch, sharing=config.sharing
-        )
-
-    def load(self, config: DpoConfig, numbers: Micro, cache: ClipCache | None = None) -> list[Pair]:
-        """Pairs with their media open; a file that several of them show is opened once. Raises RowError."""
-        base, shelf = self.base, Shelf(cache)
-        rows = [self.rows[number] for number in numbers]
-        return [load_pair(row, base.spec, base.tokenizer, config.plan, known=shelf) for row in rows]
-
-
-def load_pair(
-    row: PairRow, spec: ModelSpec, tokenizer: AnyTokenizer, plan: PlanOptions, *, known: Known | None = None
-) -> Pair:
-    """A row with its media open, once for both answers. Clips that `known` recalls are not decoded.
-
-    Raises:
-        RowError: a medium can not be read any more, or the pair does not fit; the line names file and line.
-    """
-    try:
-        messages = open_turns(row.turns, spec, tokenizer, plan, answers=row.answers, known=known)
-        return build_pair(messages, row.chosen, row.rejected, spec, tokenizer, rope_max=plan.rope_max)
-    except VidllmError as error:
-        raise RowError(f"{row.origin}: {advice(error)}") from error
-
-
-def read_contest(
-    config: DpoConfig,
-    say: Callable[[str], None],
-    *,
-    remember: bool = True,
-    progress: Progress | None = None,
-) -> Contest:
-    """Read and check every pair, before a weight is loaded. See `check_rows`.
-
-    Raises:
-        RowError: a pair can not be learnt from, or none is left.
-        ModelError: the model's folder is not what it should be.
-    """
-    base = Base.of(config)
-    checked = check_rows(config, base, read_pairs, say, remember=remember, progress=progress)
-    sizes = tuple(
-        size_pair(row, length, base.spec, base.tokenizer, config.plan)
-        for row, length in zip(checked.rows, checked.lengths, strict=True)
-    )
-    return Contest(base, checked, sizes)
-
-
-def size_pair(row: PairRow, length: int, spec: ModelSpec, tokenizer: AnyTokenizer, plan: PlanOptions) -> PairSize:
-    """A pair of `length` tokens with its longer answer, taken apart; nothing is opened for it."""
-    words = [Message(turn.role, turn.text) for turn in row.turns]
-    text = PairSize.of(build_pair(words, row.chosen, row.rejected, spec, tokenizer, rope_max=plan.rope_max), "")
-    prompt = max(length - max(text.chosen, text.rejected), text.prompt)
-    question = "\n".join(turn.text for turn in row.turns if turn.role == "user")
-    rest = text.prompt + max(text.chosen, text.rejected) - count_text_tokens(question, spec, tokenizer)
-    group = same_look(row, question, plan, rest=rest, length=length, spec=spec)
-    return replace(text, prompt=prompt, shown=prompt - text.prompt, group=group)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -333,11 +237,7 @@ def run_dpo(config: DpoConfig, watch: Watch) -> Trained:
         say(line)
     task = make_task(config, contest)
     settle_reference(config, contest, task, say)
-    done = train(task, task.learner, task.learner.groups(), config, config.out, watch,
-                 begun=lambda: keep_config(config, "dpo.yaml"))  # fmt: skip
-    if done.step == done.total:
-        deliver(config, task.learner)
-    return done
+    return teach(config, task, task.learner, watch, "dpo.yaml")
 
 
 def make_task(config: DpoConfig, contest: Contest) -> PreferenceTask:
@@ -412,28 +312,3 @@ def _check_finite(found: Found, contest: Contest) -> None:
         if not (math.isfinite(logps.chosen) and math.isfinite(logps.rejected)):
             raise RowError(f"{contest.rows[number].origin}: the reference gives its answers no finite log-probs "
                            f"({logps.chosen}, {logps.rejected}); leave the row out, or use dtype float32")  # fmt: skip
-
-
-def describe(config: DpoConfig, contest: Contest) -> list[str]:
-    """The pairs and what an epoch of them costs, in a few lines."""
-    sizes, steps = contest.sizes, contest.steps(config, 0)
-    plain, laid = (
-        sum(forest_tokens([sizes[n] for n in micro], sharing) for step in steps for micro in step)
-        for sharing in (False, config.sharing)
-    )
-    groups = len({size.group for size in sizes})
-    strange = of_another_model(contest.rows, contest.base.fingerprint)
-    return [
-        *contest.checked.lines(),
-        *([f"{strange:,} pairs hold answers of another model: their reference is computed, and a model learns less "
-           "from them than from its own, which `vidllm feedback` collects"] if strange else []),
-        f"an epoch: {len(steps):,} steps of {config.batch} pairs, {sum(map(len, steps)):,} micro-batches; {groups:,} "
-        f"different looks, {laid:,} tokens ({plain:,} if each answer stood behind its own prompt)",
-    ]
-
-
-def shown_batch(config: DpoConfig, contest: Contest, *, colour: bool) -> str:
-    """The first micro-batch of the first step as a person can read it, answer by answer, what is learnt set apart."""
-    pairs = contest.load(config, contest.steps(config, 0)[0][0])
-    examples = [example for pair in pairs for example in (pair.chosen, pair.rejected)]
-    return show_batch(examples, contest.base.tokenizer, colour=colour)

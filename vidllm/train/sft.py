@@ -22,7 +22,7 @@ from vidllm.train.check import Checked, Progress
 from vidllm.train.learner import Learner
 from vidllm.train.loading import Shelf, load_example
 from vidllm.train.looks import shown_in
-from vidllm.train.loop import Trained, train
+from vidllm.train.loop import Trained
 from vidllm.train.metrics import Record
 from vidllm.train.row import Kind, TrainRow
 from vidllm.train.rows import read_rows
@@ -33,11 +33,10 @@ from vidllm.train.stage import (
     Base,
     StageConfig,
     check_rows,
-    deliver,
     identity,
-    keep_config,
     load_learner,
     open_cache,
+    teach,
     voice,
 )
 from vidllm.train.task import Micro, Part, Watch
@@ -192,11 +191,7 @@ def run_sft(config: SftConfig, watch: Watch) -> Trained:
         say(line)
     learner = load_learner(config, lesson.base)
     task = SftTask(config, lesson, learner, open_cache(config, learner))
-    done = train(task, learner, learner.groups(), config, config.out, watch,
-                 begun=lambda: keep_config(config, "sft.yaml"))  # fmt: skip
-    if done.step == done.total:
-        deliver(config, learner)
-    return done
+    return teach(config, task, learner, watch, "sft.yaml")
 
 
 def describe(config: SftConfig, lesson: Lesson) -> list[str]:

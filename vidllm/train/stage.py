@@ -40,7 +40,7 @@ from vidllm.train.cache import DISK_GIB, ClipCache
 from vidllm.train.check import Checked, Progress, check
 from vidllm.train.files import files_mark
 from vidllm.train.learner import Learner, LearnerOptions, check_family, check_parts, learned_spec
-from vidllm.train.loop import LoopOptions, on_cpu
+from vidllm.train.loop import LoopOptions, Trained, on_cpu, train
 from vidllm.train.mixture import Mixture, Read, Source, mixture_of, read_mixture
 from vidllm.train.row import AnyRow, Media, Turn
 from vidllm.train.saves import Identity
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
     from vidllm.model.spec import ModelSpec
-    from vidllm.train.task import Watch
+    from vidllm.train.task import Task, Watch
 
 T = TypeVar("T")
 PATIENCE = timedelta(days=7)
@@ -352,6 +352,16 @@ def _mark(count: int, noun: str, contents: Iterable[object]) -> str:
     for content in contents:
         digest.update(repr(content).encode() + b"\n")
     return f"{count} {noun} {digest.hexdigest()}"
+
+
+def teach(config: StageConfig, task: Task, learner: Learner, watch: Watch, name: str) -> Trained:
+    """Teach until the last step, then put the model into `config.out`, where the config is kept as `name`. Raises as
+    `train` and `deliver`.
+    """
+    done = train(task, learner, learner.groups(), config, config.out, watch, begun=lambda: keep_config(config, name))
+    if done.step == done.total:
+        deliver(config, learner)
+    return done
 
 
 def deliver(config: StageConfig, learner: Learner) -> None:
