@@ -218,6 +218,17 @@ def replacing(target: Path, part: Path, *, name: Path | None = None) -> Iterator
             part.unlink()
 
 
+def sync_folder(folder: Path) -> None:
+    """Make names as lasting as contents; Windows does it by itself and knows no handle of a folder."""
+    if os.name == "nt":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def check_regular(path: Path) -> None:
     """Raises OutputError for what is there and no file: what is put in the place of /dev/null is gone for everybody."""
     if path.exists() and not path.is_file() and not path.is_dir():  # opening a folder tells of itself

@@ -22,7 +22,7 @@ from vidllm.corpus.formats import arrow_table, need_parquet, parquet_rows, parse
 from vidllm.corpus.index import Head
 from vidllm.corpus.rows import STATUSES, CaptionRow, RowUsage
 from vidllm.errors import OutputError
-from vidllm.linefile import LineFile, not_writable, replacing
+from vidllm.linefile import LineFile, not_writable, replacing, sync_folder
 
 PARQUET_SUFFIX = ".parquet"
 OTHER_SUFFIXES = frozenset({".json", ".csv", ".tsv", ".txt", ".srt", ".vtt", ".html", ".htm", ".diff", ".tar"})
@@ -245,7 +245,10 @@ class ParquetParts:
         table = arrow_table(rows, self._schema)
         with replacing(target, target.with_name(f"_{target.name}.part")) as part:
             self._parquet.write_table(table, part, compression="zstd")
-        _sync(self.path)
+        try:
+            sync_folder(self.path)  # its journal goes next
+        except OSError as error:
+            raise not_writable(self.path, error) from error
 
     def _heads_of(self, number: int) -> Any:
         path = self._part_path(number)
@@ -317,18 +320,6 @@ def _is_part(path: Path) -> bool:
 def open_store(path: Path) -> Store:
     """The rows at `path`, made if they are not there."""
     return ParquetParts(path) if is_parquet(path) else JsonLines(path)
-
-
-def _sync(folder: Path) -> None:
-    """The new name of a part is on the disk, too: its journal goes next."""
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-    except OSError as error:
-        raise not_writable(folder, error) from error
 
 
 def parquet_schema() -> Any:

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from transformers import AutoModel, PretrainedConfig
 
 from vidllm.errors import CheckpointError, ConfigError
+from vidllm.linefile import sync_folder
 from vidllm.model import adapter as adapter_files
 from vidllm.model import extras as extras_files
 from vidllm.model.adapter import bases
@@ -35,7 +36,6 @@ from vidllm.model.quiet import quiet
 from vidllm.model.resolve import builtin_name
 from vidllm.model.spec import read_json
 from vidllm.train.parts import Lora, part_of
-from vidllm.train.saves import sync_folder
 
 if TYPE_CHECKING:
     from vidllm.model.reader import TextReader

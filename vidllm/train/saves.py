@@ -23,6 +23,7 @@ from typing import Any, BinaryIO
 import torch
 
 from vidllm.errors import CheckpointError
+from vidllm.linefile import sync_folder
 
 FORMAT = "vidllm checkpoint 1"
 MANIFEST = "manifest.json"
@@ -189,17 +190,6 @@ class _DigestedFile:
 def _sync(file: BinaryIO) -> None:
     file.flush()
     os.fsync(file.fileno())
-
-
-def sync_folder(folder: Path) -> None:
-    """Make names as lasting as contents; Windows does it by itself and knows no handle of a folder."""
-    if os.name == "nt":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _manifest(folder: Path) -> dict[str, Any] | None:
