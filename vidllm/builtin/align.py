@@ -6,7 +6,6 @@ the tokens it asks for, and matching them takes minutes to learn instead of hour
 """
 
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -19,7 +18,7 @@ from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
 from vidllm.builtin.collate import STRIDES
 from vidllm.builtin.stills import GRID, NOTHING, Stills
-from vidllm.builtin.vision import patch_features, set_rate
+from vidllm.builtin.vision import clocked, patch_features, set_rate
 from vidllm.world.vocabulary import COLOURS, SHAPES
 
 PLACES = ("top", "bottom", "left", "right", "center")
@@ -89,11 +88,7 @@ def align(stage: AlignStage, model: LlavaForConditionalGeneration, tokenizer: Pr
     projector = cast(nn.Module, model.model.multi_modal_projector)
     optimizer = torch.optim.AdamW(projector.parameters(), lr=stage.learning_rate, betas=(0.9, 0.98))
     loader = iter(DataLoader(Stills(stage.batch, stage.seed), batch_size=None, num_workers=1, prefetch_factor=4))
-    began = time.monotonic()
-    for step in range(stage.steps):
-        done = max(step / stage.steps, (time.monotonic() - began) / 60 / stage.minutes)
-        if done >= 1:
-            break
+    for step, minutes, done in clocked(stage.steps, stage.minutes):
         set_rate([optimizer], stage.learning_rate, 1, done)
         pixels, *labels = next(loader)
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
@@ -109,4 +104,4 @@ def align(stage: AlignStage, model: LlavaForConditionalGeneration, tokenizer: Pr
         optimizer.step()
         if step % 25 == 0:
             unexplained = loss[shown].mean() / wanted[shown].square().sum(-1).mean()
-            print(f"align {step} {time.monotonic() - began:.0f}s unexplained {unexplained.item():.3f}", flush=True)
+            print(f"align {step} {minutes:.1f} min unexplained {unexplained.item():.3f}", flush=True)

@@ -32,7 +32,7 @@ from vidllm.builtin.lean import Trace, hidden_states
 from vidllm.builtin.links import HEADS
 from vidllm.builtin.rows import clip_rows, still_rows
 from vidllm.builtin.stills import GRID
-from vidllm.builtin.vision import patch_features, set_rate
+from vidllm.builtin.vision import clocked, patch_features, set_rate
 from vidllm.builtin.words import IMAGE
 from vidllm.machine import cpu_multiplies_bf16
 from vidllm.world.vocabulary import ACTIONS, COLOURS, SHAPES
@@ -235,13 +235,9 @@ def learn_to_answer(
     data = iter(DataLoader(rows, batch_size=None, num_workers=1, prefetch_factor=6))
     first = together.part() == 0
     held_out = held_out_batches(tokenizer, stage.check_clips) if first else []
-    began = checked = time.monotonic()
     told: list[tuple[float, float, float]] = []
-    for step in range(stage.steps):
-        minutes = together.agreed((time.monotonic() - began) / 60)
-        done = max(step / stage.steps, minutes / stage.minutes)
-        if done >= 1:
-            break
+    checked = time.monotonic()
+    for step, minutes, done in clocked(stage.steps, stage.minutes, together.agreed):
         rate = set_rate(optimizers, stage.learning_rate, min(1, (step + 1) / stage.warmup), done)
         told.append(train_step(model, next(data), optimizers, heads))
         if not first:

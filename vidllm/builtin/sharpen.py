@@ -7,7 +7,6 @@ it would have been, had the pose been seen exactly.
 """
 
 import copy
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -22,7 +21,7 @@ from vidllm.builtin.align import pose_waves
 from vidllm.builtin.collate import STRIDES, slot_base
 from vidllm.builtin.language import optimizers_for, projected, take_step
 from vidllm.builtin.stills import IMAGE_SIDE, NOTHING, Stills, crowd
-from vidllm.builtin.vision import patch_features, set_rate
+from vidllm.builtin.vision import clocked, patch_features, set_rate
 from vidllm.world.vocabulary import COLOURS, SHAPES
 
 POSE_UNITS = (0.02, 0.02, 0.05)
@@ -141,12 +140,7 @@ def sharpen(stage: SharpenStage, model: LlavaForConditionalGeneration) -> None:
     optimizers = optimizers_for(model, heads)
     pictures = iter(Stills(stage.batch, stage.seed + 2 + together.part(), crowd))
     first = together.part() == 0
-    began = time.monotonic()
-    for step in range(stage.steps):
-        minutes = together.agreed((time.monotonic() - began) / 60)
-        done = max(step / stage.steps, minutes / stage.minutes)
-        if done >= 1:
-            break
+    for step, minutes, done in clocked(stage.steps, stage.minutes, together.agreed):
         set_rate(optimizers, stage.learning_rate, min(1, (step + 1) / stage.warmup), done)
         loss = sharpen_loss(model, heads, before, next(pictures), stage.held)
         take_step(optimizers, loss, most=5.0)

@@ -7,7 +7,7 @@ within minutes. The heads are thrown away afterwards.
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -98,6 +98,22 @@ def dense_loss(heads: DenseHeads, features: Tensor, labels: tuple[Tensor, ...]) 
     return loss, report
 
 
+def clocked(
+    steps: int, minutes: float, agreed: Callable[[float], float] = float
+) -> Iterator[tuple[int, float, float]]:
+    """(step, minutes gone, how much is done: 0..1) until `steps` or `minutes` are up, whichever is nearer.
+
+    `agreed`: what processes that learn together make of their clocks.
+    """
+    began = time.monotonic()
+    for step in range(steps):
+        gone = agreed((time.monotonic() - began) / 60)
+        done = max(step / steps, gone / minutes)
+        if done >= 1:
+            return
+        yield step, gone, done
+
+
 def set_rate(optimizers: Sequence[torch.optim.Optimizer], top: float, warmth: float, done: float) -> float:
     """The learning rate all take next: `top`, by how warm they are (0..1), and a cosine down to three hundredths when
     `done` (0..1) is 1.
@@ -116,11 +132,7 @@ def train_vision(stage: VisionStage) -> CLIPVisionModel:
     parameters = [*tower.parameters(), *heads.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=stage.learning_rate, betas=(0.9, 0.98), weight_decay=0.02)
     loader = iter(DataLoader(Stills(stage.batch, stage.seed), batch_size=None, num_workers=1, prefetch_factor=4))
-    began = time.monotonic()
-    for step in range(stage.steps):
-        done = max(step / stage.steps, (time.monotonic() - began) / 60 / stage.minutes)
-        if done >= 1:
-            break
+    for step, minutes, done in clocked(stage.steps, stage.minutes):
         set_rate([optimizer], stage.learning_rate, min(1, (step + 1) / 200), done)
         pixels, *labels = next(loader)
         with torch.autocast("cpu", torch.bfloat16):
@@ -132,5 +144,5 @@ def train_vision(stage: VisionStage) -> CLIPVisionModel:
         optimizer.step()
         if step % 25 == 0:
             said = " ".join(f"{k} {v:.3f}" for k, v in report.items())
-            print(f"vision {step} {time.monotonic() - began:.0f}s loss {loss.item():.3f} {said}", flush=True)
+            print(f"vision {step} {minutes:.1f} min loss {loss.item():.3f} {said}", flush=True)
     return tower
