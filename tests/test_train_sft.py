@@ -113,6 +113,18 @@ def same(a: Mapping[str, torch.Tensor], b: Mapping[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
+def stop_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C behind this step of `sft`."""
+    after = sft.SftTask.after
+
+    def stop(self: sft.SftTask, record: Mapping[str, float]) -> str | None:
+        if record["step"] == step:
+            os.kill(os.getpid(), signal.SIGINT)
+        return after(self, record)
+
+    monkeypatch.setattr(sft.SftTask, "after", stop)
+
+
 def dialogues(folder: Path, systems: Sequence[str], *pictures: Sequence[str]) -> Path:
     """A row for every system turn: a turn for every list of pictures, each answered; the same pictures in all."""
     shown = [name for names in pictures for name in names]
@@ -198,17 +210,10 @@ def text_row(folder: Path) -> Path:
 def test_an_interrupted_run_goes_on_to_the_bit(
     more: dict[str, Any], write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ctrl-C after step 3; the second half recalls looks that the first half had to take."""
+    """The second half recalls looks that the first half had to take."""
     whole = write("whole.yaml", out=str(tmp_path / "whole"), cache_folder=str(tmp_path / "other"), **more)
     assert vidllm("sft", whole)[0] == 0
-    after = sft.SftTask.after
-
-    def stop(self: sft.SftTask, record: Mapping[str, float]) -> str | None:
-        if record["step"] == 3:
-            os.kill(os.getpid(), signal.SIGINT)
-        return after(self, record)
-
-    monkeypatch.setattr(sft.SftTask, "after", stop)
+    stop_after(3, monkeypatch)
     code, _, err = vidllm("sft", write(**more))
     assert code == 130
     assert "stopped after step 3 of 5; run the same command again to go on" in err
