@@ -490,16 +490,6 @@ def test_what_ended_before_an_interrupt_of_the_same_step_is_not_stepped_again(
 # ------------------------------------------------------------------------------------------------------- by itself
 
 
-def test_a_row_beyond_the_sliding_window_runs_alone(tmp_path: Path) -> None:
-    """Mistral with a window of 60 tokens: shorter rows share steps, the longer one runs beside them."""
-    model = load(tiny_models.with_text(tmp_path, "mistral", num_key_value_heads=2, sliding_window=60))
-    options = GenerationOptions(max_new_tokens=12)
-    work = [(video_prompt(model, frames, n), options) for n, frames in enumerate((1, 6, 1))]
-    done = run(Batcher(model, slots=3), work)
-    assert said(done) == one_by_one(model, work)
-    assert [done[ticket].alone for ticket in range(3)] == [False, True, False]
-
-
 DEEPSEEK = {"n_routed_experts": 4, "first_k_dense_replace": 2, "kv_lora_rank": 8, "q_lora_rank": 8,
             "qk_rope_head_dim": 4, "qk_nope_head_dim": 4, "v_head_dim": 8}  # fmt: skip
 
@@ -507,6 +497,7 @@ DEEPSEEK = {"n_routed_experts": 4, "first_k_dense_replace": 2, "kv_lora_rank": 8
 @pytest.mark.parametrize(
     ("kind", "said_of_it", "alone"),
     [
+        ("mistral", {"num_key_value_heads": 2, "sliding_window": 60}, [False, True, False]),
         (
             "llama4_text",
             {"head_dim": 8, "num_key_value_heads": 2, "num_local_experts": 2, "attention_chunk_size": 60,
@@ -515,12 +506,13 @@ DEEPSEEK = {"n_routed_experts": 4, "first_k_dense_replace": 2, "kv_lora_rank": 8
         ),
         ("deepseek_v3", DEEPSEEK, [False, False, False]),
     ],
-    ids=["chunks", "values of another width"],
+    ids=["window", "chunks", "values of another width"],
 )  # fmt: skip
 def test_unlike_attention_batches_as_it_can(
     kind: str, said_of_it: dict[str, object], alone: list[bool], tmp_path: Path
 ) -> None:
-    """Llama 4 sees its own chunk only; DeepSeek's values are wider than its compressed keys."""
+    """Mistral sees a window and Llama 4 its own chunk only: shorter rows share steps, the longer one runs beside them;
+    DeepSeek's values are wider than its compressed keys."""
     model = load(tiny_models.with_text(tmp_path, kind, **said_of_it))
     options = GenerationOptions(max_new_tokens=12)
     work = [(video_prompt(model, frames, n), options) for n, frames in enumerate((1, 6, 1))]
