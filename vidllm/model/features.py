@@ -19,7 +19,7 @@ import tempfile
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -214,11 +214,15 @@ class TensorFiles:
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.blake2b(digest_size=16)
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
-        digest.update(tensor.contiguous().view(torch.uint8).numpy().data)
+    digest_tensors(digest, sorted(tensors.items()))
     return digest.hexdigest()
+
+
+def digest_tensors(digest: hashlib.blake2b, tensors: Iterable[tuple[str, Tensor]]) -> None:
+    """Feed names, types, shapes and bytes, in the order they come."""
+    for name, tensor in tensors:
+        digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
 
 
 def _read(content: bytes) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -26,7 +26,7 @@ from torch import Tensor
 from vidllm.caches import cache_folder
 from vidllm.clip import ClipPlan, PlanOptions, Recalled
 from vidllm.errors import VideoNotFound
-from vidllm.model.features import MEBIBYTE, TensorFiles, pixel_digest
+from vidllm.model.features import MEBIBYTE, TensorFiles, digest_tensors, pixel_digest
 from vidllm.train.batch import Batch, Piece, Stage
 from vidllm.train.parts import part_of
 from vidllm.video.decode import FrameSet
@@ -170,7 +170,7 @@ def vision_key(learner: Learner, stage: Stage) -> str:
         told = (astuple(spec.geometry), spec.pool_before_projector, spec.image_max_tiles, seconds)
         digest.update(repr(told).encode())
     weights = learner.state_dict().items()
-    _digest_tensors(digest, ((name, weight) for name, weight in weights if part_of(name) in parts))
+    digest_tensors(digest, ((name, weight) for name, weight in weights if part_of(name) in parts))
     return digest.hexdigest()
 
 
@@ -179,12 +179,6 @@ def _built(network: Any) -> str:
     told = network.config.to_dict()
     tower = {name: value for name, value in told["vision_config"].items() if name not in ("_name_or_path", "dtype")}
     return json.dumps([told.get("projector_hidden_act"), told["transformers_version"], tower], sort_keys=True)
-
-
-def _digest_tensors(digest: hashlib.blake2b, tensors: Iterable[tuple[str, Tensor]]) -> None:
-    for name, tensor in tensors:
-        digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
 
 
 def file_digest(path: str) -> str:
