@@ -69,6 +69,7 @@ def noisy(spec: ModelSpec, **options: object) -> Prompt:
 IMAGE, ASKED = {"type": "image"}, {"type": "text", "text": QUESTION}
 
 
+@pytest.mark.usefixtures("across_first")
 @pytest.mark.parametrize("sizes", [[(112, 112)], [(100, 320)], [(400, 130)], [(30, 40), (90, 400), (250, 250)]])
 def test_still_images_equal_transformers(sizes: list[tuple[int, int]]) -> None:
     spec, pictures = spec_of("gemma3"), [noise(*size) for size in sizes]
