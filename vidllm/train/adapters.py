@@ -92,7 +92,8 @@ def check_targets(lora: Lora, text: PretrainedConfig) -> None:
 def _targets(lora: Lora, matrices: Iterable[str]) -> tuple[str, ...]:
     """The last words of the names of what is adapted; by default of all matrices in layers."""
     if lora.targets is None:
-        return tuple(sorted({name.rpartition(".")[2] for name in matrices if "layers" in name.split(".")}))
+        numbered = (name for name in matrices if any(map(str.isdigit, name.split("."))))  # layers, whatever their name
+        return tuple(sorted({name.rpartition(".")[2] for name in numbered}))
     known = {name.rpartition(".")[2] for name in matrices}
     if unknown := [target for target in lora.targets if target not in known]:
         raise ConfigError(f"LoRA target {unknown[0]!r} is no matrix of the language model; "
