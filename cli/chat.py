@@ -12,7 +12,7 @@ from vidllm.errors import VidllmError
 
 from . import options
 from .loading import load
-from .output import fail, write, write_json, write_line
+from .output import fail, note, write, write_json, write_line
 from .progress import Progress
 from .remarks import remark
 from .source import check_before_loading
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from vidllm.answer import Answer
     from vidllm.ask import ChatSession
 
-FAREWELLS = ("/bye", "/exit", "/quit")
+FAREWELLS = ("/bye", "/exit", "/quit", "bye", "exit", "quit")
 PROMPT = "> "
 
 
@@ -66,7 +66,9 @@ def _questions() -> Iterator[str]:
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="surrogateescape")  # told by the question they stand in
     while (line := _read_line()) is not None and line.strip() not in FAREWELLS:
-        if line.strip():
+        if line.startswith("/") and len(line.split()) == 1:
+            note(f"{line.strip()} is no command; /bye ends the talk")
+        elif line.strip():
             yield line.strip()
 
 

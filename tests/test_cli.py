@@ -819,11 +819,13 @@ def test_a_cache_in_the_home_of_nobody_costs_a_line_and_not_the_answer(
 
 def test_chat_answers_line_by_line_and_goes_on_after_a_failure(clips: dict[str, Path], tiny: Path) -> None:
     process = start("chat", clips["constant"], "-m", tiny, "--max-new-tokens", "4", "--json", stdin=subprocess.PIPE)
-    out, err = process.communicate("what?\n\n" + "why? " * 4000 + "\nand then?\n/bye\nunheard\n", timeout=120)
+    said = "what?\n\n" + "why? " * 4000 + "\n/help\nand then?\nquit\nunheard\n"
+    out, err = process.communicate(said, timeout=120)
     answers = [json.loads(line) for line in out.splitlines()]
     assert [answer["finish_reason"] for answer in answers] == ["length", "length"]
     assert answers[1]["timing"]["decode"] == 0.0, "the video is read once"
     assert sum(line.startswith("vidllm: ") for line in err.splitlines()) == 1
+    assert "/help is no command; /bye ends the talk" in err
     assert process.returncode == 1, "one question was not answered"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -214,6 +215,14 @@ def test_bad_rows_take_no_good_ones_with_them(media: Path) -> None:
     read = read_rows(path)
     assert [row.origin.line for row in read.rows] == [1, 4]
     assert str(read.problems[0]).startswith(f"{path}:3: no valid JSON")
+
+
+def test_a_file_of_other_rows_is_one_error(media: Path) -> None:
+    path = media / "rows.jsonl"
+    path.write_text((json.dumps({"video": "a.mp4", "conversations": [HUMAN, GPT]}) + "\n") * 3)
+    said = "not one of its 3 rows can be used: no 'prompt' in it (it has 'video', 'conversations'); name a file"
+    with pytest.raises(RowError, match=re.escape(said)):
+        read_pairs(path)
 
 
 @pytest.mark.parametrize("content", ["", "\n\n", "[]"])

@@ -63,6 +63,10 @@ def read_each(path: Path, media: Path | str | None, build: Callable[[Json, Origi
             problems.append(Problem(origin=origin, what=bad.what, do=bad.do))
     if not rows and not problems:
         raise RowError(f"{path}: not one row in it; give JSONL, a row a line, or a JSON list of rows")
+    if not rows and len(problems) > 1 and len({problem.what for problem in problems}) == 1:
+        one = problems[0]  # another kind of file: one cause, not one a line
+        raise RowError(f"{path}: not one of its {len(problems):,} rows can be used: {one.what} ({one.do}); name a file "
+                       "of the rows that this command takes")  # fmt: skip
     return ReadRows(rows=tuple(rows), problems=tuple(problems))
 
 
