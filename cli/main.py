@@ -93,13 +93,13 @@ def _run(argv: Sequence[str]) -> int:
     try:
         result: Any = app(args=list(argv), prog_name="vidllm", standalone_mode=False)
     except typer.TyperException as error:
-        return _usage(error)
+        return _usage(error, argv)
     except typer.Abort:
         return INTERRUPTED
     return result if isinstance(result, int) else 0
 
 
-def _usage(error: typer.TyperException) -> int:
+def _usage(error: typer.TyperException, argv: Sequence[str]) -> int:
     message = error.format_message().replace("Value error, ", "")  # pydantic's own words
     if message.startswith("Usage:"):  # no command at all: the help is the message
         note(message)
@@ -109,7 +109,8 @@ def _usage(error: typer.TyperException) -> int:
     if "unexpected extra argument" in message and "question" in words:
         message += "; put a question of several words in quotes"
     told = one_line(message).rstrip(".")  # pydantic ends no sentence
-    note(f"vidllm: {told}. See `{context.command_path if context else 'vidllm'} --help`.")
+    begun = " ".join(["vidllm", *(word for word in argv[:1] if not word.startswith("-"))])  # `-o` and no more
+    note(f"vidllm: {told}. See `{context.command_path if context else begun} --help`.")
     return error.exit_code
 
 

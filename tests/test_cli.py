@@ -136,6 +136,7 @@ def test_no_command_shows_the_help_and_is_a_usage_error(run: Run) -> None:
         (["plan", "clip.mp4", "--grid", "24"], "24x24"),
         (["frames", "clip.mp4"], "--output"),
         (["world", "make", "-n", "0", "-o", "x"], "--count"),
+        (["caption", "clips", "-o"], "`vidllm caption --help`"),
         (["world", "mkae", "-o", "x"], "`vidllm world --help`"),
         (["world", "make"], "`vidllm world make --help`"),
         (["ask", "clip.mp4", "what", "happens", "at", "0:30?"], "in quotes"),

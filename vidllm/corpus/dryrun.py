@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from vidllm.corpus.index import RowIndex
 from vidllm.corpus.ledger import Ledger
 from vidllm.corpus.output import Output
-from vidllm.corpus.progress import Tally, duration
+from vidllm.corpus.progress import Tally, count_of, duration
 from vidllm.corpus.reading import BadLine, written_rows
 from vidllm.corpus.rows import FAILED
 from vidllm.corpus.run import Run
@@ -117,7 +117,8 @@ class Estimate:
         if self.bad:
             told.insert(1, f"bad      {self.bad:,} that can not be read; each gets a row that says why")
         if (seconds := self.run_seconds) is not None:
-            told.append(f"time     about {duration(seconds)}, by {self.sampled} clips captioned now and thrown away")
+            tried = count_of(self.sampled, "clip")
+            told.append(f"time     about {duration(seconds)}, by {tried} captioned now and thrown away")
         return told
 
 
