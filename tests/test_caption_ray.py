@@ -241,18 +241,15 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A cluster of two nodes with two CPUs each, in processes of this machine."""
+    """Two nodes of two CPUs each, in processes of this machine; a run joins by the first, which is not killed."""
     monkeypatch.setenv("RAY_raylet_start_wait_time_s", str(PATIENT_SECONDS))
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
-    from ray._private.services import write_node_ip_address
     from ray.cluster_utils import Cluster
 
     small = {"num_cpus": 2, "object_store_memory": 100 << 20}
     made = Cluster(initialize_head=True, head_node_args={**small, "include_dashboard": False})
     made.second = made.add_node(**small, node_ip_address="127.0.0.1")
-    # Who joins by way of the node that is killed ends with it, so runs are to join by way of the first.
-    write_node_ip_address(made.head_node.get_session_dir_path(), made.head_node.node_ip_address)
     yield made
     made.shutdown()
 
