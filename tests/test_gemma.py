@@ -42,7 +42,7 @@ def theirs(folder: Path) -> tuple[Any, Any]:
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     network = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
-    return AutoProcessor.from_pretrained(folder), network
+    return AutoProcessor.from_pretrained(folder, backend="pil"), network
 
 
 def inputs_of(folder: Path, content: Sequence[dict[str, str]], pictures: Sequence[NDArray[np.uint8]]) -> Any:

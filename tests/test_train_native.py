@@ -173,6 +173,7 @@ def test_the_loss_and_every_gradient_are_transformers(name: str, tiny: Tiny) -> 
     check_loss(learner, told, reference(learner.lmm))
 
 
+@pytest.mark.usefixtures("across_first")
 @pytest.mark.parametrize("sharing", [True, False])
 @pytest.mark.parametrize("name", NATIVE)
 def test_what_is_read_together_is_as_if_alone(name: str, sharing: bool, tiny: Tiny) -> None:
