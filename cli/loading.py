@@ -6,6 +6,8 @@ import os
 import sys
 from typing import TYPE_CHECKING, Literal
 
+from vidllm.garbage import uncollected
+
 from .output import note
 from .progress import Progress
 
@@ -32,6 +34,7 @@ def quiet_libraries() -> None:
         _disable_bars()
 
 
+@uncollected()
 def load(
     model: str | None,
     progress: Progress,

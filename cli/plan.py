@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vidllm.budget import Geometry
+from vidllm.garbage import uncollected
 
 from . import options
 from .output import note, write, write_json
@@ -40,6 +41,7 @@ Context = Annotated[
 
 
 @options.takes(look={**options.RANGE, **options.LOOK})
+@uncollected()
 def plan(
     video: options.Video,
     question: options.OptionalQuestion = "",

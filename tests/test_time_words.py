@@ -8,6 +8,9 @@ import pytest
 
 from vidllm.video import timewords
 from vidllm.video.timecode import find_focus, find_times, outside_notes
+from vidllm.video.timephrases import marked
+from vidllm.video.timerules import RULES
+from vidllm.video.timewords import fold, matches
 
 Span = float | tuple[float, float]
 
@@ -597,3 +600,10 @@ def test_a_question_is_read_once_however_many_plans_are_tried() -> None:
     assert outside_notes(question, 60.0) == ()
     assert len(find_times(question)) == 1
     assert timewords.find_hits.cache_info().misses == 1
+
+
+def test_a_rule_is_passed_over_only_where_it_could_not_match() -> None:
+    texts = [marked(fold(question)) for question in (*dict(READ), *NOT_READ)]
+    for rule in RULES:
+        passed = [text for text in texts if not rule.has_its_words(text.casefold())]
+        assert not [text for text in passed if any(matches(rule, text))], rule.needs

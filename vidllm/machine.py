@@ -7,8 +7,6 @@ import platform
 import sys
 from pathlib import Path
 
-import psutil
-
 CONTAINER = Path("/sys/fs/cgroup")
 """Where Linux tells a container its limits."""
 CPUINFO = Path("/proc/cpuinfo")
@@ -55,6 +53,8 @@ def _x86_multiplies_bf16(cpuinfo: str) -> bool:
 
 def free_memory_bytes() -> int:
     """Main memory that could be allocated now, under the container's own limit too."""
+    import psutil  # which those who count cores do without
+
     return min(int(psutil.virtual_memory().available), _container_bytes())
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from vidllm.corpus.replicas import Job, Place, Ready
 from vidllm.errors import VidllmError
+from vidllm.garbage import uncollected
 from vidllm.video import guard_child, wire
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ class _Outbox(logging.Handler):
         self.send({"note": f"note: {record.getMessage()}"})
 
 
+@uncollected()
 def _load(options: CaptionOptions, name: str, place: Place, outbox: _Outbox) -> tuple[LocalCaptioner, str]:
     logging.getLogger("vidllm").handlers = [outbox]
     from vidllm.corpus.local import load_wanted, open_local  # these bring torch

@@ -7,7 +7,7 @@ moment wherever it stands; an amount like `30 seconds` only in words that make i
 
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache, lru_cache
 from typing import NamedTuple
 
@@ -43,30 +43,31 @@ def find_hits(text: str) -> tuple[Hit, ...]:
     """What `text` names, moments and ranges, in the order it stands there."""
     words = fold(text)
     left = marked(_without(NOT_NUMBERS, words))
-    if any(mark in left for mark in MARKS):
-        left = _without(NOT_TIMES, left)
+    there = [mark for mark in MARKS if mark in left]
+    left = _without([pattern for pattern in NOT_TIMES if any(mark in pattern for mark in there)], left)
     found: list[Hit] = []
+    said = left.casefold()
     for rule in RULES:
-        readings = [Reading(match, words) for match in _matches(rule.pattern, left)]
+        can_match = rule.has_its_words(said) and _speaks_as(rule.pattern, left)
+        readings = [Reading(match, words) for match in matches(rule, left)] if can_match else []
         for reading in readings:
             found.extend(_take(reading, rule, text))
         left = _blanked(left, readings)
     return tuple(sorted(found, key=lambda hit: hit.place))
 
 
-def _without(patterns: tuple[str, ...], text: str) -> str:
+def _without(patterns: Iterable[str], text: str) -> str:
     """`text` with what the patterns match blanked out; places do not move."""
     for pattern in patterns:
-        if _may_match(pattern, text):
+        if _speaks_as(pattern, text):
             text = _compiled(pattern).sub(lambda match: BLANK * len(match[0]), text)
     return text
 
 
-def _matches(pattern: str, text: str) -> Iterator[re.Match[str]]:
+def matches(rule: Rule, text: str) -> Iterator[re.Match[str]]:
     """Where a rule's pattern matches, but for what only looks like a list of moments."""
-    if _may_match(pattern, text):
-        found = _compiled(pattern).finditer(text)
-        yield from (match for match in found if match.groupdict("").get("many", "many"))
+    found = _compiled(rule.pattern).finditer(text)
+    return (match for match in found if match.groupdict("").get("many", "many"))
 
 
 def _blanked(text: str, readings: list[Reading]) -> str:
@@ -87,14 +88,17 @@ def _take(reading: Reading, rule: Rule, text: str) -> Iterator[Hit]:
             yield Hit(begin, last, text[first:end].strip(" ,.;?!，。？！"), first, places)
 
 
-def _may_match(pattern: str, left: str) -> bool:
-    """Spares compiling Chinese patterns for a text without Chinese: half of the first call's time."""
+def _speaks_as(pattern: str, left: str) -> bool:
+    """Spares compiling Chinese patterns for a text without Chinese."""
     return pattern.isascii() or not _is_chinese(pattern) or _is_chinese(left)
 
 
 @lru_cache(maxsize=256)
 def _is_chinese(text: str) -> bool:
-    return any("\u4e00" <= char <= "\u9fff" or char == HAN[0] for char in text.replace(AMOUNT, ""))
+    return _CHINESE.search(text.replace(AMOUNT, "")) is not None
+
+
+_CHINESE = re.compile(f"[\u4e00-\u9fff{HAN[0]}]")
 
 
 @cache
