@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from vidllm.starting import unthreaded
+
 from . import options
 from .output import INTERRUPTED, note, one_line, write
 
@@ -148,7 +150,8 @@ def caption(
 
     Exit code: 0 when every clip is ok or a duplicate, 1 when some are not, 130 after Ctrl-C.
     """
-    from vidllm.corpus.caption import CaptionOptions
+    with unthreaded():
+        from vidllm.corpus.caption import CaptionOptions
     from vidllm.corpus.extras import Extras, check_extras
     from vidllm.options import split_options
 

@@ -6,7 +6,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Literal
 
-from vidllm.garbage import uncollected
+from vidllm.starting import uncollected
 
 from .output import note
 from .progress import Progress

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vidllm.budget import Geometry
-from vidllm.garbage import uncollected
+from vidllm.starting import uncollected, unthreaded
 
 from . import options
 from .output import note, write, write_json
@@ -42,6 +42,7 @@ Context = Annotated[
 
 @options.takes(look={**options.RANGE, **options.LOOK})
 @uncollected()
+@unthreaded()
 def plan(
     video: options.Video,
     question: options.OptionalQuestion = "",

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from vidllm.errors import ConfigError
+from vidllm.starting import unthreaded
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 OTHER_FILES = (".bmp", ".gif", ".pdf", ".tif", ".tiff", ".svg", ".mp4", ".mkv", ".webm", ".html")
 """Endings nobody gives a folder: whoever writes one expects a file that is not made here."""
 
 
+@unthreaded()
 def check_before_loading(
     video: str, look: Mapping[str, Any], question: str | None = None, sheet: Path | None = None
 ) -> None:

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 FLOORS = (
-    ("errors", "garbage", "machine"),
+    ("errors", "machine", "starting"),
     ("config", "checks", "caches", "interrupts", "jsonrows", "linefile", "video", "world"),
     ("budget", "policies"),
     ("clip", "planning", "reads", "advice", "model", "shots"),

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from vidllm.corpus.replicas import Job, Place, Ready
 from vidllm.errors import VidllmError
-from vidllm.garbage import uncollected
+from vidllm.starting import uncollected
 from vidllm.video import guard_child, wire
 
 if TYPE_CHECKING:

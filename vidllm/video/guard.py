@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 import vidllm.errors
 from vidllm.errors import LimitExceeded, VideoError, VidllmError
+from vidllm.starting import BLAS_THREADS
 from vidllm.video import wire
 from vidllm.video.container import check_file
 from vidllm.video.decode import FrameSet, Reader, checked_times
@@ -203,7 +204,7 @@ class Worker:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             bufsize=0,
-            env=child_environment(),
+            env={BLAS_THREADS: "1", **child_environment()},
             start_new_session=True,
         )
         self.folder = _folder()  # a child stays in the folder it was started in
