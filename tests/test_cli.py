@@ -244,7 +244,7 @@ def test_what_can_not_be_planned_is_one_line_and_1(
     [
         (None, "config.json"),
         ({"model_type": "llama", "architectures": ["LlamaForCausalLM"]}, "text-only"),
-        ({"model_type": "florence2", "vision_config": {}}, "no adapter"),
+        ({"model_type": "other_vl", "vision_config": {}}, "no adapter"),
     ],
 )
 def test_a_folder_that_is_no_image_model_is_one_line(
@@ -860,7 +860,7 @@ def test_doctor_says_what_loads(run: Run) -> None:
     assert readers["pyav"]["status"] == "ok"
     assert all(reader["cure"] for reader in readers.values() if reader["status"] != "ok")
     assert report["devices"][0]["name"] == "cpu"
-    assert {cache["kind"] for cache in report["caches"]} == {"features", "videos", "clips", "references"}
+    assert {cache["kind"] for cache in report["caches"]} == {"features", "videos", "clips", "references", "families"}
     assert report["versions"]["torch"]
 
 
@@ -949,14 +949,14 @@ def test_doctor_tells_of_a_cache_that_can_not_be_used(
     monkeypatch.setenv("VIDLLM_CACHE", cache)
     code, out, err = run("doctor")
     assert (code, err) == (0, "")
-    assert out.count(f"{words}; set VIDLLM_CACHE to a folder that can") == 4
+    assert out.count(f"{words}; set VIDLLM_CACHE to a folder that can") == 5
 
 
 def test_doctor_goes_on_where_the_system_will_not_look(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Here for a name that is too long; a folder one may not enter gives an error of the same kind."""
     monkeypatch.setenv("VIDLLM_CACHE", "x" * 300)
     code, out, _ = run("doctor")
-    assert (code, out.count("0.0 MB in 0 files")) == (0, 4)
+    assert (code, out.count("0.0 MB in 0 files")) == (0, 5)
 
 
 def test_world_make_draws_clips_with_their_truth(run: Run) -> None:
