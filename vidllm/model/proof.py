@@ -41,8 +41,8 @@ def prove(model: Unlisted) -> None:
         raise _refused(model, f"which fails ({one_line(error)})") from error
     if not apart <= TOLERANCE.get(model.dtype, ROUNDED):
         raise _refused(model, f"and its logits are not those of its own generate ({apart:.1g} of their spread apart)")
-    log.info("%s: no adapter for %s, its own processor and forward are used; logits as its own generate's (%.0e apart)",
-             model.spec.folder, model.spec.model_type, apart)  # fmt: skip
+    log.warning("%s: no adapter for %s; its own processor and forward are used, and its logits are those of its own "
+                "generate (tried once)", model.spec.folder, model.spec.model_type)  # fmt: skip
     keep(kept, json.dumps({"apart": apart}))
 
 
