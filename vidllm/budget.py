@@ -83,10 +83,11 @@ class NativeGeometry:
     square: int = 0
     """Width and height of every frame and picture, of any aspect."""
     squares: tuple[tuple[int, int], ...] = ()
-    """(side in pixels, tokens) of all that frames may be, of any aspect, the largest first, where no arithmetic tells;
-    still pictures are the first. One alone may be fitted by the family's own processor:"""
+    """(side in pixels, tokens) of all that frames may be, the largest first, where no arithmetic tells; still pictures
+    are the first."""
     fits_itself: bool = False
-    """Frames and pictures keep their aspect, and the side is that of their longer one."""
+    """Whether the family's processor makes the one square there is of any picture: it then comes with its own aspect,
+    its longer side that of the square."""
     longest_edge: int = 0
     """Most of a side, in place of bounds on the area."""
     row_end: int = 0

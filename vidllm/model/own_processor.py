@@ -80,7 +80,7 @@ class OwnProcessor:
         return self._read([text], [list(pixels)], begins=not begins_with_bos(text, self.folder))
 
     def _read(self, texts: list[str], rows: list[list[NDArray[np.uint8]]], *, begins: bool) -> Any:
-        """With `begins` the tokenizer puts what begins a text before each."""
+        """With `begins` the tokenizer puts before each what a text begins with."""
         from PIL import Image
 
         images = [[Image.fromarray(one) for one in row] for row in rows]

@@ -225,8 +225,8 @@ class TextReader(ABC):
         Raises:
             ModelError: see `check_counts`.
         """
-        shown = torch.isin(torch.tensor(ids), torch.tensor([*self.spec.visual_ids]))
-        check_counts(visuals, [len(own) for own in tokens], int(shown.sum()))
+        visual = self.spec.visual_ids
+        check_counts(visuals, [len(own) for own in tokens], sum(token in visual for token in ids))
         return self.filled(ids, tokens)
 
     def filled(self, ids: Sequence[int], tokens: Sequence[Tensor]) -> tuple[Tensor, dict[str, Any]]:
