@@ -19,7 +19,7 @@ from .source import check_before_loading
 
 if TYPE_CHECKING:
     from vidllm.answer import Answer
-    from vidllm.ask import ChatSession
+    from vidllm.session import ChatSession
 
 FAREWELLS = ("/bye", "/exit", "/quit", "bye", "exit", "quit")
 PROMPT = "> "

@@ -12,13 +12,13 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 FLOORS = (
-    ("errors", "machine", "starting"),
+    ("errors", "machine", "starting", "ahead"),
     ("config", "checks", "caches", "interrupts", "jsonrows", "linefile", "video", "world"),
     ("budget", "policies"),
     ("clip", "planning", "reads", "advice", "model", "shots"),
     ("prompt", "still", "sources", "options", "planned"),
     ("engine", "batching"),
-    ("ask", "answer", "train", "doctor", "builtin"),
+    ("ask", "asks", "session", "answer", "train", "doctor", "builtin"),
     ("corpus", "feedback"),
     ("cli",),
 )
@@ -77,7 +77,7 @@ def test_no_circles() -> None:
 
 LIGHT = {
     "vidllm.answer", "vidllm.ask", "vidllm.budget", "vidllm.clip", "vidllm.corpus.decode_child",
-    "vidllm.corpus.workers", "vidllm.doctor", "vidllm.model.families", "vidllm.prompt",
+    "vidllm.corpus.workers", "vidllm.doctor", "vidllm.model.families", "vidllm.prompt", "vidllm.session",
 }  # fmt: skip
 """What answers, plans or decodes without a model, besides the rooms `video` and `world`."""
 

@@ -27,13 +27,14 @@ import vidllm
 from tests.conftest import write_clip
 from tests.planned import FAMILIES
 from vidllm.answer import Timing, report
-from vidllm.ask import AnswerStream, ChatSession, VideoModel, load
+from vidllm.ask import VideoModel, load
 from vidllm.clip import Clip
 from vidllm.engine import Generated, generate, read, shared_prefix
 from vidllm.errors import BudgetError, ConfigError, LimitExceeded, ModelError, NotAVideo, VideoNotFound
 from vidllm.model.features import FeatureCache
 from vidllm.options import GenerationOptions
 from vidllm.prompt import Message, Prompt, build_prompt
+from vidllm.session import AnswerStream, ChatSession
 from vidllm.sources import Stage
 
 FPS, SECONDS = 10, 20
@@ -142,7 +143,7 @@ def test_times_an_answer_names_are_tied_to_frames_that_were_seen(model: VideoMod
     said = Generated(text="从0:06到0:10，再到0:19。", token_ids=(1,), finish_reason="stop", seconds=0.1,
                      state=chat.past.state)  # fmt: skip
     timing = Timing(probe=0, decode=0, encode=0, prefill=0, generate=0)
-    answer = report(model="m", sources=["c"], media=clips, past=chat.past, generated=said, timing=timing)
+    answer = report(model="m", sources=["c"], media=clips, prompt=chat.past.prompt, written=said, timing=timing)
     seen = [frame.time for frame in answer.frames]
     assert [(c.time, c.seen) for c in answer.cited] == [(6.0, True), (10.0, True), (19.0, False)]
     assert all(cited.nearest in seen for cited in answer.cited)
@@ -431,7 +432,7 @@ def test_ctrl_c_while_an_answer_is_reported_counts_its_turn_once(
 
     stream = chat.stream(QUESTIONS[0])
     with monkeypatch.context() as patch:
-        patch.setattr("vidllm.ask.report", interrupted)
+        patch.setattr("vidllm.session.report", interrupted)
         with pytest.raises(KeyboardInterrupt):
             list(stream)
     assert chat.turns == ()

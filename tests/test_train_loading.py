@@ -12,12 +12,12 @@ import pytest
 from PIL import Image as PIL
 
 from tests.planned import COMPOSABLE, spec_of
+from vidllm.ahead import made_ahead
 from vidllm.clip import PlanOptions, open_clip, plan_clips
 from vidllm.errors import BudgetError, RowError
 from vidllm.model.families import load_tokenizer
 from vidllm.model.spec import ModelSpec
 from vidllm.prompt import Example, Message, build_prompt
-from vidllm.train.ahead import made_ahead
 from vidllm.train.loading import Shelf, load_example, open_turns
 from vidllm.train.looks import count_row, look_of, shown_in
 from vidllm.train.row import Media, Origin, TrainRow, Turn

@@ -19,8 +19,8 @@ import pytest
 import torch
 
 from tests.train_task import Listener, Network, Parity, run
+from vidllm.ahead import made_ahead
 from vidllm.errors import CheckpointError, ConfigError, NotFinite, OutputError, TrainError
-from vidllm.train.ahead import made_ahead
 from vidllm.train.loop import LoopOptions, on_cpu
 from vidllm.train.metrics import Metrics, read_metrics, smoothed
 from vidllm.train.optim import OptimOptions, make_optimizer, rate_share, set_rates

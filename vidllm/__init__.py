@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from vidllm.answer import Answer, Cited
-    from vidllm.ask import AnswerStream, ChatSession, VideoModel, load, plan
+    from vidllm.ask import VideoModel, load, plan
     from vidllm.clip import PlanOptions
     from vidllm.corpus.caption import CaptionOptions, CaptionReport, caption
     from vidllm.errors import BudgetError, ConfigError, ModelError, VideoError, VidllmError
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from vidllm.planned import Plan
     from vidllm.prompt import Image
     from vidllm.reads import read_frames
+    from vidllm.session import AnswerStream, ChatSession
     from vidllm.video.decode import FrameSet
     from vidllm.video.guard import Limits
     from vidllm.video.info import VideoInfo, probe
@@ -28,7 +29,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "vidllm.answer": ("Answer", "Cited"),
-    "vidllm.ask": ("AnswerStream", "ChatSession", "VideoModel", "load", "plan"),
+    "vidllm.ask": ("VideoModel", "load", "plan"),
     "vidllm.clip": ("PlanOptions",),
     "vidllm.corpus.caption": ("CaptionOptions", "CaptionReport", "caption"),
     "vidllm.errors": ("BudgetError", "ConfigError", "ModelError", "VideoError", "VidllmError"),
@@ -36,6 +37,7 @@ _HOMES = {
     "vidllm.planned": ("Plan",),
     "vidllm.prompt": ("Image",),
     "vidllm.reads": ("read_frames",),
+    "vidllm.session": ("AnswerStream", "ChatSession"),
     "vidllm.video.decode": ("FrameSet",),
     "vidllm.video.guard": ("Limits",),
     "vidllm.video.info": ("VideoInfo", "probe"),

@@ -15,7 +15,7 @@ from vidllm.prompt import Image
 from vidllm.video.timecode import PAST_END_SECONDS, TimeMention, find_times
 
 if TYPE_CHECKING:
-    from vidllm.engine import FinishReason, Generated, Past
+    from vidllm.engine import FinishReason, Written
     from vidllm.prompt import Prompt
 
 HOLE = 2.0
@@ -66,6 +66,14 @@ class Timing:
     encode: float
     prefill: float
     generate: float
+
+
+def timing_of(clips: Sequence[Clip], *, encode: float, prefill: float, generate: float) -> Timing:
+    """Seconds of an answer for which these clips were opened."""
+    return Timing(
+        probe=sum(clip.probe_seconds for clip in clips), decode=sum(clip.decode_seconds for clip in clips),
+        encode=encode, prefill=prefill, generate=generate,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,18 +129,17 @@ def report(
     model: str,
     sources: Sequence[str],
     media: Sequence[Clip | Image],
-    past: Past,
-    generated: Generated,
+    prompt: Prompt,
+    written: Written,
     timing: Timing,
     notes: tuple[str, ...] = (),
 ) -> Answer:
-    """The Answer to what `past` read and `generated` wrote; `sources` name the `media` as the user did."""
-    prompt = past.prompt
+    """The Answer to `prompt` that was `written`; `sources` name the `media` as the user did."""
     clips = tuple(medium for medium in media if isinstance(medium, Clip))
     seen = [[float(time) for time in clip.frames.pts_seconds] for clip in clips]
     return Answer(
-        text=generated.text,
-        finish_reason=generated.finish_reason,
+        text=written.text,
+        finish_reason=written.finish_reason,
         model=model,
         reader="+".join(dict.fromkeys(clip.frames.reader for clip in clips)),
         videos=tuple(
@@ -140,9 +147,9 @@ def report(
             for source, medium in zip(sources, media, strict=True)
         ),
         frames=tuple(_seen_frames(media, prompt)),
-        cited=cite(generated.text, seen, [clip.info.duration for clip in clips]),
+        cited=cite(written.text, seen, [clip.info.duration for clip in clips]),
         usage=Usage(
-            video_tokens=prompt.video_tokens, text_tokens=prompt.text_tokens, answer_tokens=len(generated.token_ids),
+            video_tokens=prompt.video_tokens, text_tokens=prompt.text_tokens, answer_tokens=len(written.token_ids),
             context=prompt.spec.context, rope_factor=prompt.rope_factor,
         ),
         timing=timing,

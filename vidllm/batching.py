@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from vidllm.ahead import capacity_of
 from vidllm.engine import Reply, Written, check_shown, common_length, greedy
 from vidllm.errors import ModelError
 from vidllm.model.memory import free_bytes, give_back, is_out_of_memory
@@ -56,6 +57,8 @@ class Finished:
     ticket: int
     generated: Written | None = None
     error: str | None = None
+    encode_seconds: float = 0.0
+    """Its share of what was encoded together."""
     prefill_seconds: float = 0.0
     frames_encoded: int = 0
     alone: bool = False
@@ -112,8 +115,8 @@ class _Row:
         return Finished(
             ticket=self.job.ticket, error=self.error,
             generated=None if self.error else self.reply.written(self.seconds),
-            prefill_seconds=self.prefill_seconds, frames_encoded=vision.frames_encoded if vision else 0,
-            alone=self.state is not None,
+            encode_seconds=vision.encode_seconds if vision else 0.0, prefill_seconds=self.prefill_seconds,
+            frames_encoded=vision.frames_encoded if vision else 0, alone=self.state is not None,
         )  # fmt: skip
 
 
@@ -159,6 +162,11 @@ class Batcher:
     def slots(self) -> int:
         """Rows that may run at a time."""
         return self._limit
+
+    @property
+    def capacity(self) -> int:
+        """Prompts to submit at a time."""
+        return capacity_of(self._limit)
 
     def submit(self, ticket: int, prompt: Prompt, options: GenerationOptions) -> None:
         """Queue a prompt; `ticket` comes back with its answer. At most `options.max_new_tokens` are written."""
@@ -236,7 +244,8 @@ class Batcher:
         fits = ready is not None and self._make_room(job)
         row = self._begin_in_slot(job, ready) if ready is not None and fits else self._begin_alone(job)
         self._ready.popleft()
-        row.prefill_seconds = time.perf_counter() - began
+        encoded = row.state.encode_seconds if row.state else 0.0
+        row.prefill_seconds = time.perf_counter() - began - encoded
         self._settle()
         self._collect()
 

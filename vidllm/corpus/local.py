@@ -30,11 +30,6 @@ def identity(fingerprint: str, spec: ModelSpec, dtype: str, quantize: str | None
     return "|".join(filter(None, (fingerprint, dtype, quantize, alike)))
 
 
-def capacity_of(slots: int) -> int:
-    """Clips to take at a time; half as many again as slots: one that becomes free is filled in the same step."""
-    return slots + slots // 2 + 1
-
-
 class LocalCaptioner:
     """A Captioner over `batching.Batcher`. `slots`: answers written side by side; None: what memory has room for.
 
@@ -84,7 +79,7 @@ class LocalCaptioner:
     @property
     def capacity(self) -> int:
         """Clips it takes at a time."""
-        return capacity_of(self._batcher.slots)
+        return self._batcher.capacity
 
     def room(self) -> int:
         """See `Captioner`."""
@@ -118,7 +113,7 @@ class LocalCaptioner:
         )  # fmt: skip
         return Said(
             ticket=finished.ticket, text=answer.text, finish_reason=answer.finish_reason, usage=usage,
-            seconds=finished.prefill_seconds + answer.seconds, model=self.model,
+            seconds=finished.encode_seconds + finished.prefill_seconds + answer.seconds, model=self.model,
         )  # fmt: skip
 
 

@@ -23,9 +23,9 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import vidllm.corpus.looking  # noqa: F401  (says that a clip may travel)
+from vidllm.ahead import capacity_of
 from vidllm.clip import Clip
 from vidllm.corpus.captioner import Said
-from vidllm.corpus.local import capacity_of
 from vidllm.corpus.rows import RowUsage
 from vidllm.errors import EngineError, VidllmError
 from vidllm.options import GenerationOptions

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from vidllm.ahead import made_ahead
 from vidllm.errors import BudgetError, RowError, VideoError
 from vidllm.feedback.candidates import Sampled
 from vidllm.feedback.items import Asked
@@ -21,7 +22,6 @@ from vidllm.feedback.journal import Journal, Slot
 from vidllm.feedback.judge import Case, Judge, Judged
 from vidllm.feedback.perturb import Change, perturb_messages
 from vidllm.feedback.twins import Twin
-from vidllm.train.ahead import made_ahead
 
 if TYPE_CHECKING:
     from vidllm.feedback.sampler import Sampler

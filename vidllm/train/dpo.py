@@ -19,9 +19,9 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
+from vidllm.ahead import made_ahead
 from vidllm.caches import cache_folder
 from vidllm.errors import ConfigError, RowError
-from vidllm.train.ahead import made_ahead
 from vidllm.train.cache import ClipCache
 from vidllm.train.contest import Contest, describe, read_contest
 from vidllm.train.learner import Learner

@@ -34,9 +34,9 @@ from accelerate.utils import (
 from accelerate.utils.environment import get_cpu_distributed_information
 from torch import Tensor, nn
 
+from vidllm.ahead import made_ahead
 from vidllm.errors import CheckpointError, ConfigError, NotFinite, TrainError
 from vidllm.interrupts import Interrupts
-from vidllm.train.ahead import made_ahead
 from vidllm.train.metrics import Metrics, board_writer
 from vidllm.train.optim import OptimOptions, make_optimizer, rate_share, set_rates
 from vidllm.train.saves import Saved, Saves, differences

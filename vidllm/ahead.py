@@ -1,4 +1,4 @@
-"""The next micro-batches, made while the present one is learnt from; in order, bounded, and errors come when due."""
+"""What comes next, made in threads while the present is worked on; in order, bounded, and errors come when due."""
 
 from __future__ import annotations
 
@@ -11,6 +11,11 @@ from typing import TypeVar
 
 T = TypeVar("T")
 M = TypeVar("M")
+
+
+def capacity_of(slots: int) -> int:
+    """Clips to take at a time; half as many again as slots: one that becomes free is filled in the same step."""
+    return slots + slots // 2 + 1
 
 
 @contextmanager
