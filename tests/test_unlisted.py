@@ -27,7 +27,7 @@ from tests.test_batching import one_by_one, run, said
 from tests.test_train_learner import learner_of
 from tests.test_train_native import ALL, apart, assert_alike, backward, of_leaves
 from tests.tiny_models import edit
-from tests.tiny_unlisted import UNLISTED, UNSPOKEN, WANTING_TORCHVISION
+from tests.tiny_unlisted import UNLISTED, UNSPOKEN, WANTING_TIMM, WANTING_TORCHVISION
 from vidllm.batching import Batcher
 from vidllm.budget import NativeGeometry
 from vidllm.caches import cache_folder
@@ -36,6 +36,7 @@ from vidllm.errors import UnsupportedModel
 from vidllm.model.checkpoint import load_model
 from vidllm.model.families import load_tokenizer, read_spec
 from vidllm.model.features import FeatureCache
+from vidllm.model.own_processor import picture_text
 from vidllm.model.unlisted import Unlisted
 from vidllm.options import GenerationOptions
 from vidllm.prompt import Example, Image, Message, Prompt, build_example, build_prompt
@@ -44,9 +45,12 @@ from vidllm.train.sharing import Stem, plant
 from vidllm.video.fit import scaled
 
 TORCHVISION = find_spec("torchvision") is not None
-READ = ["ovis2", "aria", "deepseek_vl", "deepseek_vl_hybrid", "janus", "qianfan_ocr", "lighton_ocr"]
+READ = ["ovis2", "aria", "deepseek_vl", "deepseek_vl_hybrid", "janus", "qianfan_ocr", "lighton_ocr", "granite_docling"]
 if TORCHVISION:  # without which their processors do not load
-    READ += ["llama4", "exaone4_5", "hyperclovax_vision_v2", "kimi_k25", "lfm3_vl", "step3p7", "video_llava"]
+    READ += ["llama4", "exaone4_5", "hyperclovax_vision_v2", "kimi_k25", "lfm3_vl", "step3p7", "video_llava",
+             "minicpmv4_6", "muse_glimmer", "deepseek_ocr2"]  # fmt: skip
+if find_spec("timm"):
+    READ += [*WANTING_TIMM]
 QUESTION = "what happens at 0:01?"
 
 
@@ -55,7 +59,7 @@ def folder_of(family: str) -> Path:
     """A tiny checkpoint, read only."""
     folder = Path(tempfile.mkdtemp(prefix=f"vidllm-{family}-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return {**UNLISTED, **UNSPOKEN, **WANTING_TORCHVISION}[family](folder)
+    return {**UNLISTED, **UNSPOKEN, **WANTING_TORCHVISION, **WANTING_TIMM}[family](folder)
 
 
 def load(family: str) -> Unlisted:
@@ -79,7 +83,9 @@ def seen(model: Unlisted, path: Path, frames: int = 5) -> Clip:
 def theirs(prompt: Prompt, pictures: NDArray[np.uint8]) -> dict[str, Any]:
     """What transformers makes of the same words and pictures."""
     processor: Any = AutoProcessor.from_pretrained(prompt.spec.folder)
-    words = prompt.text.replace(prompt.spec.image_token, prompt.spec.image_marker or "")
+    if hasattr(processor, "use_image_id"):
+        processor.use_image_id = False
+    words = prompt.text.replace(picture_text(prompt.spec), prompt.spec.image_marker or "")
     shown = [[PIL.fromarray(one) for one in pictures]]
     made = processor(text=[words], images=shown, return_tensors="pt", add_special_tokens=False)
     return dict(made.to(torch.float32))

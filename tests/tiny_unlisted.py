@@ -21,8 +21,10 @@ from transformers import PreTrainedTokenizerFast
 from tests.tiny_models import (
     CLIP_MEAN,
     CLIP_STD,
+    GEMMA,
     MISTRAL_3,
     SMOL,
+    TEXT,
     VICUNA,
     VISION,
     _qwen_processor,
@@ -680,11 +682,137 @@ def muse_spark(folder: Path) -> Path:
     return _saved(folder, transformers.MuseSparkForConditionalGeneration, config, tokenizer)
 
 
+def gemma3n(folder: Path) -> Path:
+    """Gemma 3n: tables in every layer, marks of a picture that only its projector knows, empty lines around it."""
+    words = {"image_token": "<image_soft_token>", "audio_token": "<audio_soft_token>", "boi_token": "<start_of_image>",
+             "eoi_token": "<end_of_image>", "boa_token": "<start_of_audio>", "eoa_token": "<end_of_audio>"}
+    template = GEMMA.replace("'<start_of_image>'", "'<image_soft_token>'")
+    bare = make_tokenizer(["<start_of_turn>"], bos="<bos>", eos="<end_of_turn>", pad="<pad>", template=template)
+    tokenizer = PreTrainedTokenizerFast(  # which puts these words behind all others
+        tokenizer_object=bare.backend_tokenizer, bos_token="<bos>", eos_token="<end_of_turn>", pad_token="<pad>",
+        extra_special_tokens=words, chat_template=template,
+    )  # fmt: skip
+    first = min(_id(tokenizer, word) for word in words.values())
+    kinds = ["sliding_attention", "full_attention"]
+    text = _text(transformers.Gemma3nTextConfig, tokenizer, num_hidden_layers=6, num_key_value_heads=2, head_dim=8,
+                 layer_types=kinds * 3, sliding_window=24, num_kv_shared_layers=2, vocab_size_per_layer_input=first,
+                 hidden_size_per_layer_input=8, laurel_rank=4, activation_sparsity_pattern=[0.5] + [0.0] * 5,
+                 final_logit_softcapping=8.0)  # fmt: skip
+    seen = {"architecture": "test_efficientnet", "hidden_size": 256, "vocab_offset": first, "vocab_size": len(words)}
+    heard = {"hidden_size": 16, "conf_num_attention_heads": 2, "conf_num_hidden_layers": 1, "vocab_size": 4,
+             "vocab_offset": len(tokenizer), "sscp_conv_channel_size": [4, 4]}  # fmt: skip
+    config = transformers.Gemma3nConfig(
+        text_config=text, vision_config=transformers.Gemma3nVisionConfig(**seen), audio_config=heard,
+        vision_soft_tokens_per_image=16, **{f"{name}_id": _id(tokenizer, word) for name, word in words.items()},
+    )  # fmt: skip
+    images = transformers.SiglipImageProcessorPil(size={"height": 128, "width": 128})
+    processor = transformers.Gemma3nProcessor(
+        transformers.Gemma3nAudioFeatureExtractor(), images, tokenizer, template, image_seq_length=16
+    )
+    processor.save_pretrained(folder)
+    return _saved(folder, transformers.Gemma3nForConditionalGeneration, config, tokenizer)
+
+
+def perception_lm(folder: Path) -> Path:
+    """Perception LM: of a picture the whole and its tiles, averaged 2x2, one run of tokens; a tower of timm's."""
+    marks = ("<|start_header_id|>", "<|end_header_id|>")
+    words = {"image_token": "<|image|>", "video_token": "<|video|>"}
+    tokenizer = _tokenizer(LLAMA_3, *marks, bos="<|begin_of_text|>", eos="<|eot_id|>", **words)
+    tower = {"img_size": [64, 64], "patch_size": 16, "embed_dim": 32, "depth": 2, "num_heads": 4,
+             "ref_feat_shape": [4, 4], "global_pool": ""}  # fmt: skip
+    vision = {"architecture": "vit_pe_lang_large_patch14_448", "do_pooling": False, "model_args": tower}
+    config = transformers.PerceptionLMConfig(
+        text_config=_text(transformers.LlamaConfig, tokenizer), projector_pooling_ratio=2,
+        vision_config=transformers.TimmWrapperConfig(**vision),
+        **{f"{name}_id": _id(tokenizer, word) for name, word in words.items()},
+    )  # fmt: skip
+    size = {"size": {"height": 64, "width": 64}}
+    images = transformers.PerceptionLMImageProcessor(**size, tile_size=64, max_num_tiles=4)
+    videos = transformers.PerceptionLMVideoProcessor(**size)
+    _with_videos(folder, "PerceptionLMProcessor", tokenizer, images, videos, patch_size=16, pooling_ratio=2)
+    return _saved(folder, transformers.PerceptionLMForConditionalGeneration, config, tokenizer)
+
+
+def fast_vlm(folder: Path) -> Path:
+    """FastVLM: a tower of timm's, mostly convolutions, behind LLaVA's processor."""
+    tokenizer = _chatml("<image>\\n", image_token="<image>")
+    tower = {"architecture": "test_efficientnet", "hidden_size": 256, "do_pooling": True, "global_pool": "avg"}
+    config = transformers.FastVlmConfig(
+        text_config=_text(transformers.Qwen2Config, tokenizer, num_key_value_heads=2), image_seq_length=16,
+        vision_config=transformers.TimmWrapperConfig(**tower), image_token_index=_id(tokenizer, "<image>"),
+    )  # fmt: skip
+    side = {"size": {"shortest_edge": 128}, "crop_size": {"height": 128, "width": 128}}
+    images = transformers.CLIPImageProcessorPil(**side)
+    how = {"patch_size": 32, "num_additional_image_tokens": 0, "vision_feature_select_strategy": "full"}
+    _processor(folder, transformers.LlavaProcessor, images, tokenizer, **how)
+    return _saved(folder, transformers.FastVlmForConditionalGeneration, config, tokenizer)
+
+
+def muse_glimmer(folder: Path) -> Path:
+    """Muse Glimmer: windows in its tower and in most layers, others that know no places, logits that are squeezed."""
+    words = {"image_token": "<|patch|>", "image_start_token": "<|image_start|>", "image_end_token": "<|image_end|>",
+             "video_token": "<|video|>", "video_sep_token": "<|vid_frame_separator|>",
+             "video_start_token": "<|vid_start|>", "video_end_token": "<|vid_end|>"}  # fmt: skip
+    template = LLAMA_3.replace("_header_id", "_header").replace("eot_id", "eot").replace("<|image|>", "<|patch|>")
+    turns = ("<|start_header|>", "<|end_header|>")
+    tokenizer = _tokenizer(template, *turns, bos="<|begin_of_text|>", eos="<|eot|>", **words)
+    text = _text(transformers.MuseGlimmerTextConfig, tokenizer, num_hidden_layers=5, num_key_value_heads=2, head_dim=8,
+                 sliding_window=24, final_logit_softcapping=2.0, output_multiplier=0.5)  # fmt: skip
+    vision = {**VISION, "pos_emb_height": 4, "pos_emb_width": 4, "max_position_embeddings": 16}
+    config = transformers.MuseGlimmerConfig(
+        text_config=text, vision_config=vision, out_hidden_size=128, projector_hidden_size=32,
+        **{f"{name}_id": _id(tokenizer, words[name]) for name in ("image_token", "video_token")},
+    )  # fmt: skip
+    images = transformers.MuseGlimmerImageProcessor(max_image_tokens=16)
+    videos = transformers.MuseGlimmerVideoProcessor(max_video_frame_tokens=4)
+    _with_videos(folder, "MuseGlimmerProcessor", tokenizer, images, videos)
+    return _saved(folder, transformers.MuseGlimmerForConditionalGeneration, config, tokenizer)
+
+
+def granite_docling(folder: Path) -> Path:
+    """Granite Docling: what is seen is added to the first layers as well; multipliers; each tile tells its place."""
+    roles = ("<|start_of_role|>", "<|end_of_role|>")
+    places = [f"<row_{row}_col_{col}>" for row in range(1, 5) for col in range(1, 5)]
+    marks = (*roles, "<fake_token_around_image>", "<global-img>", *places)
+    template = GRANITE.replace("<image>\\n", "<image>")
+    tokenizer = _tokenizer(template, *marks, eos="<|end_of_text|>", image_token="<image>")
+    text = _text(transformers.GraniteDoclingTextConfig, tokenizer, num_hidden_layers=4, num_key_value_heads=2,
+                 logits_scaling=4.0, embedding_multiplier=12.0, attention_multiplier=0.125)  # fmt: skip
+    vision = {**VISION, "image_size": 64, "patch_size": 8, "out_hidden_size": 32, "scale_factor": 4,
+              "deepstack_visual_indexes": [0, 1], "use_fine_route": False}  # fmt: skip
+    config = transformers.GraniteDoclingConfig(
+        text_config=text, vision_config=vision, image_token_id=_id(tokenizer, "<image>"),
+        pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    images = transformers.GraniteDoclingImageProcessorPil(size={"height": 64, "width": 64})
+    _processor(folder, transformers.GraniteDoclingProcessor, images, tokenizer, image_seq_len=4)
+    return _saved(folder, transformers.GraniteDoclingForConditionalGeneration, config, tokenizer)
+
+
+def deepseek_ocr2(folder: Path) -> Path:
+    """DeepSeek-OCR 2: the tower of SAM, then queries that read its patches both ways; experts."""
+    template, ends = DEEPSEEK.replace("<image_placeholder>", "<image>"), {"bos": "<s>", "eos": "</s>"}
+    tokenizer = _tokenizer(template, **ends, image_token="<image>")
+    sam = {"hidden_size": 32, "mlp_ratio": 2.0, "num_hidden_layers": 2, "num_attention_heads": 4, "output_channels": 8,
+           "image_size": 1024, "patch_size": 16, "window_size": 8, "global_attn_indexes": [],
+           "downsample_channels": [16, 32]}  # fmt: skip
+    between = {**TEXT, "num_key_value_heads": 2}
+    text = _text(transformers.DeepseekOcr2TextConfig, tokenizer, num_key_value_heads=4, n_routed_experts=4,
+                 num_experts_per_tok=2, moe_intermediate_size=16, n_shared_experts=1,
+                 mlp_layer_types=["dense", "sparse"])  # fmt: skip
+    config = transformers.DeepseekOcr2Config(
+        text_config=text, vision_config={"sam_config": sam, "encoder_config": between},
+        image_token_id=_id(tokenizer, "<image>"),
+    )  # fmt: skip
+    _processor(folder, transformers.DeepseekOcr2Processor, transformers.DeepseekOcr2ImageProcessorPil(), tokenizer)
+    return _saved(folder, transformers.DeepseekOcr2ForConditionalGeneration, config, tokenizer)
+
+
 UNLISTED: dict[str, Callable[[Path], Path]] = {
     build.__name__: build
     for build in (
         ovis2, aria, idefics2, deepseek_vl, deepseek_vl_hybrid, janus, qianfan_ocr, lighton_ocr, paligemma,
-        granite4_vision, paddleocr_vl, hunyuan_vl, mllama,
+        granite4_vision, paddleocr_vl, hunyuan_vl, mllama, granite_docling, deepseek_ocr2,
     )
 }
 """Families whose processors print a conversation with pictures, and turn it into what their models take."""
@@ -696,16 +824,22 @@ WANTING_TORCHVISION: dict[str, Callable[[Path], Path]] = {
     build.__name__: build
     for build in (
         exaone4_5, llama4, minicpmv4_6, hyperclovax_vision_v2, ernie4_5_vl_moe, lfm3_vl, kimi_k25, molmo2,
-        video_llava, step3p7, mistral_large4, nemotron_h_omni, muse_spark,
+        video_llava, step3p7, mistral_large4, nemotron_h_omni, muse_spark, muse_glimmer,
     )
 }
 """Families whose processors do not load where torchvision is missing; but EXAONE 4.5's, they are not built there."""
+
+WANTING_TIMM: dict[str, Callable[[Path], Path]] = {
+    build.__name__: build for build in (gemma3n, perception_lm, fast_vlm)
+}
+"""Families whose towers are timm's, which wants torchvision, too."""
 
 
 if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit("usage: python -m tests.tiny_unlisted OUT")
     buildable = UNLISTED | UNSPOKEN | (WANTING_TORCHVISION if find_spec("torchvision") else {})
+    buildable |= WANTING_TIMM if find_spec("timm") else {}
     for family, build in buildable.items():
         made = Path(sys.argv[1]) / family
         made.mkdir(parents=True, exist_ok=True)

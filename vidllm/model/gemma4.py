@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -34,13 +34,6 @@ class Gemma4(Windows, NativeLMM):
         """What no logit exceeds."""
         most: float | None = self._config.final_logit_softcapping
         return most
-
-    def beside(self, ids: Tensor) -> dict[str, Any]:
-        """Each id's entries (B, L, layers, width) in the tables of all layers, where there are such."""
-        if not getattr(self._config, "hidden_size_per_layer_input", 0):
-            return {}
-        language: Any = self.language
-        return {"per_layer_inputs": language.get_per_layer_inputs(ids)}
 
     @torch.inference_mode()
     def read(self, embeddings: Tensor, kv: Past, positions: Tensor, **deep: object) -> Tensor:

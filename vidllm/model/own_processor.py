@@ -33,6 +33,11 @@ def asked(whom: str, call: Callable[..., Any], *given: object, **options: object
         raise UnsupportedModel(f"{whom} fails ({one_line(error)})") from error
 
 
+def picture_text(spec: ModelSpec) -> str:
+    """What stands in a layout's text for a picture."""
+    return spec.picture_text.replace("{image}", spec.image_token)
+
+
 class OwnProcessor:
     """What a family without an adapter is read with.
 
@@ -47,6 +52,8 @@ class OwnProcessor:
         self._whom = f"{folder}: its own processor"
         load: Callable[..., Any] = AutoProcessor.from_pretrained
         self._processor = asked(self._whom, load, folder, local_files_only=True, trust_remote_code=False)
+        if hasattr(self._processor, "use_image_id"):  # MiniCPM-V numbers pictures, but not frames
+            self._processor.use_image_id = False
         self.marker = self._marker()
         """What is written where a picture is to stand."""
 
@@ -76,7 +83,7 @@ class OwnProcessor:
 
     def prompt(self, layout: Layout, spec: ModelSpec, pixels: NDArray[np.uint8]) -> Any:
         """What it takes of a conversation with these pictures in its slots."""
-        text = layout.text.replace(spec.image_token, self.marker)
+        text = layout.text.replace(picture_text(spec), self.marker)
         return self._read([text], [list(pixels)], begins=not begins_with_bos(text, self.folder))
 
     def _read(self, texts: list[str], rows: list[list[NDArray[np.uint8]]], *, begins: bool) -> Any:

@@ -85,5 +85,6 @@ def _read(model: Unlisted, pictures: np.ndarray, reply: list[int]) -> list[Tenso
     logits = [model.read(embeddings, kv, scaled_positions(0, len(ids), 1.0, model.device), **deep)]
     for token in reply[:-1]:
         place = scaled_positions(kv.length, 1, 1.0, model.device)
-        logits.append(model.read(model.embed(torch.tensor([[token]], device=model.device)), kv, place))
+        said = torch.tensor([[token]], device=model.device)
+        logits.append(model.read(model.embed(said), kv, place, **model.beside(said)))
     return logits

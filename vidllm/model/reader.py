@@ -72,6 +72,12 @@ def turning_length(config: Any) -> int | None:
     return first or getattr(config, "original_max_position_embeddings", None)
 
 
+def table_width(config: Any) -> int:
+    """Numbers that all layers of this config know of a token by tables of their own, beside its embedding."""
+    width: int = getattr(config, "hidden_size_per_layer_input", None) or 0
+    return width and width * int(config.num_hidden_layers)
+
+
 WIDE_BYTES = 2 * 2**30
 """Keys and values kept in float32 on a CPU that computes in bf16, at most. One query row against bf16 keys takes
 PyTorch's CPU attention 7 times as long as against float32 ones (width 64, 500 to 2000 tokens), at prefill it is even;
@@ -252,17 +258,25 @@ class TextReader(ABC):
         return 0
 
     def beside(self, ids: Tensor) -> dict[str, Any]:
-        """What the language model is told of ids (B, L) beside their embeddings, under its own keywords (Gemma 4)."""
-        return {}
+        """What the language model is told of ids (B, L) beside their embeddings, under its own keywords: each id's
+        entries (B, L, layers, width) in tables of the layers, where there are such (Gemma 3n, Gemma 4).
+        """
+        language: Any = self.language
+        return {"per_layer_inputs": language.get_per_layer_inputs(ids)} if table_width(self._config) else {}
 
     @property
     def cap(self) -> float | None:
         """What no logit exceeds: as they come near it they are squeezed (Gemma 4)."""
         return None
 
+    @property
+    def scale(self) -> float:
+        """What logits are multiplied by before that (Granite, Muse)."""
+        return 1.0
+
     def logits(self, hidden: Tensor) -> Tensor:
         """Hidden states (.., D) -> float32 logits (.., V)."""
-        return capped(self.head(hidden).float(), self.cap)
+        return capped(self.head(hidden * self.scale).float(), self.cap)
 
     def positions_of(self, ids: Sequence[int], visuals: Sequence[Visual], factor: float = 1.0) -> tuple[Tensor, int]:
         """Position ids (1, L), or (3, 1, L), of a text over its RoPE factor; and how far the position of the next token

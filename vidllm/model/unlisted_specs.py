@@ -25,7 +25,7 @@ from vidllm.linefile import write_whole
 from vidllm.model.chat import Layout, Turn, lay_out
 from vidllm.model.fingerprint import DESCRIBING
 from vidllm.model.media import Shown
-from vidllm.model.own_processor import OwnProcessor, asked, blank
+from vidllm.model.own_processor import OwnProcessor, asked, blank, picture_text
 from vidllm.model.settings import context_of, rope_kind, rope_of, token_text
 from vidllm.model.spec import Json, ModelSpec, read_json
 
@@ -53,6 +53,8 @@ class Asked:
     """What the chat template prints for a picture."""
     image_token_id: int
     """What the processor writes most of in its place."""
+    picture_text: str
+    """That as `{image}`, and mere text that the processor writes around it: it may join what stands there."""
     squares: tuple[tuple[int, int], ...]
     """(side in pixels, tokens) of a frame, from the largest."""
     fits_itself: bool
@@ -103,8 +105,9 @@ def _spec(folder: Path, config: Json, tokenizer: Tokenizer, said: Asked) -> Mode
         rope_scalable=said.rope_scalable,
         geometry=NativeGeometry(patch=side, merge=1, squares=said.squares, fits_itself=said.fits_itself),
         image_token=token, image_token_id=said.image_token_id, image_marker=said.marker, video_token=said.marker,
-        video_token_id=said.image_token_id, image_size=side, patch_size=side, vision_layers=(), fit="stretch",
-        media_end_lines=said.line_ends, fine_stride=1, coarse_stride=1, uniform_stride=1,
+        video_token_id=said.image_token_id, picture_text=said.picture_text, image_size=side, patch_size=side,
+        vision_layers=(), fit="stretch", media_end_lines=said.line_ends, fine_stride=1, coarse_stride=1,
+        uniform_stride=1,
     )  # fmt: skip
 
 
@@ -119,12 +122,27 @@ def _ask(folder: Path, config: Json, tokenizer: Tokenizer) -> Asked:
     squares = _squares(processor, getattr(vision, "image_size", None))
     side = squares[0][0]
     ids = processor.picture_ids(side, side)
+    image_token_id = max(ids, key=ids.count)
+    before, picture, after = _apart(ids, image_token_id, tokenizer)
     said = Asked(
         text_type=str(text["model_type"]), context=context_of(folder, text), rope_scalable=_turns_evenly(text),
-        marker=processor.marker, image_token_id=max(ids, key=ids.count), squares=squares,
+        marker=processor.marker, image_token_id=image_token_id, picture_text=f"{before}{{image}}{after}",
+        squares=tuple((side, tokens - len(ids) + len(picture)) for side, tokens in squares),
         fits_itself=len(squares) == 1 and _fits_itself(processor, side, ids), line_ends=False,
     )  # fmt: skip
-    return _as_written(said, _spec(folder, config, tokenizer, said), tokenizer, processor, ids)
+    return _as_written(said, _spec(folder, config, tokenizer, said), tokenizer, processor, picture)
+
+
+def _apart(ids: list[int], image_token_id: int, tokenizer: Tokenizer) -> tuple[str, list[int], str]:
+    """The text before a picture's first special token, the ids from there to its last one, the text behind it."""
+    special = {token for token, word in tokenizer.get_added_tokens_decoder().items() if word.special} | {image_token_id}
+    places = [place for place, token in enumerate(ids) if token in special]
+    start, end = places[0], places[-1] + 1
+    around = [tokenizer.decode(part, skip_special_tokens=False) for part in (ids[:start], ids[end:])]
+    again = [tokenizer.encode(text, add_special_tokens=False).ids for text in around]
+    if again != [ids[:start], ids[end:]]:
+        return "", ids, ""
+    return around[0], ids[start:end], around[1]
 
 
 def check_known(folder: Path, model_type: str) -> None:
@@ -165,7 +183,7 @@ def _as_written(said: Asked, spec: ModelSpec, tokenizer: Tokenizer, processor: O
     """`said` with what only its chat template tells, once that and the tokenizer make the processor's ids here."""
     picture = lay_out([Turn("user", QUESTION, (Shown(kind="image"),))], spec, tokenizer)
     _check_ids(spec, picture, ids, processor.question_ids(spec.image_size, QUESTION), "a picture and a question")
-    said = replace(said, line_ends=f"{spec.image_token}\n" in picture.text)
+    said = replace(said, line_ends=f"{picture_text(spec)}\n" in picture.text)
     frames = two_frames(replace(spec, media_end_lines=said.line_ends), tokenizer)
     made = processor.prompt(frames, spec, blank(2, spec.image_size, spec.image_size))["input_ids"][0].tolist()
     _check_ids(spec, frames, ids, made, "two frames and a question")

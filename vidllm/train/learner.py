@@ -109,6 +109,15 @@ class Learner(nn.Module):
             _keep_only_between_layers(self.network)
         self.train()
 
+    def train(self, mode: bool = True) -> Learner:
+        """As `nn.Module.train`; what is normed by a batch (FastVLM's tower) goes on by what it was trained with: a
+        picture is the same beside any others."""
+        super().train(mode)
+        for module in self.network.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
+        return self
+
     @classmethod
     def load(cls, folder: Path | str, options: LearnerOptions, device: str | None = None) -> Learner:
         """A checkpoint folder, on transformers' own class, ready to learn.
@@ -154,7 +163,8 @@ class Learner(nn.Module):
             places, ids = targets.predictors.to(self.device), targets.ids.to(self.device)
             if not self.options.head_only:
                 return self.lmm.logits(hidden).log_softmax(dim=-1)[places, ids]
-            return answer_logps(hidden[places], self.lmm.head.weight, ids, cap=self.lmm.cap)  # type: ignore[arg-type]
+            weight: Tensor = self.lmm.head.weight  # type: ignore[assignment]
+            return answer_logps(hidden[places] * self.lmm.scale, weight, ids, cap=self.lmm.cap)
 
     def _read(self, batch: Batch, tokens: Sequence[Sequence[Tensor]]) -> Tensor:
         """Hidden states (T, D) of the whole forest, read once."""
