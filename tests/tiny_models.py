@@ -938,12 +938,57 @@ def edit(path: Path, **changes: Any) -> None:
     path.write_text(json.dumps(edited(json.loads(path.read_text()), changes)))
 
 
+MOLMO_WORDS = ("<im_patch>", "<im_col>", "<im_start>", "<low_res_im_start>", "<frame_start>", "<im_end>", "<frame_end>",
+               "<im_low>")  # fmt: skip
+"""Of what is seen, marks included: all of these see one another."""
+
+CHATML_MOLMO = (
+    "{% for message in messages if message['content'] is not string %}{% for part in message['content'] %}"
+    "{% if part['type'] != 'text' %}{{ '<|' + part['type'] + '|>' }}{% endif %}{% endfor %}{% endfor %}"
+    "{% for message in messages %}{% if message['role'] == 'user' and not loop.first %}{{ '<|im_end|>\n' }}{% endif %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' }}"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for part in message['content'] %}"
+    "{% if part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}"
+    "{% if message['role'] == 'user' %}{{ '<|im_end|>\n' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+"""In the manner of Molmo 2's: what is shown stands before all turns; what its processor puts before that, nowhere."""
+
+
+def molmo2(folder: Path) -> Path:
+    """Molmo 2: frames of 6x6 patches, 3x3 a token, features of two layers; words that are only read, not said."""
+    from transformers import Molmo2Config, Molmo2ForConditionalGeneration, Molmo2TextConfig
+
+    tokenizer = _qwen_tokenizer(CHATML_MOLMO, *MOLMO_WORDS, "<|image|>", "<|video|>")
+    read = len(MOLMO_WORDS) + 2
+    text = _text(Molmo2TextConfig, tokenizer, num_key_value_heads=2, head_dim=8, additional_vocab_size=read)
+    text.vocab_size -= read
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 8}
+    between = {"hidden_size": 32, "intermediate_size": 64, "text_hidden_size": 32, "vision_feature_layer": [2, 1]}
+    names = ("image_patch_id", "", "image_start_token_id", "low_res_image_start_token_id", "frame_start_token_id",
+             "image_end_token_id", "frame_end_token_id", "")  # fmt: skip
+    ids = {name: tokenizer.convert_tokens_to_ids(word) for name, word in zip(names, MOLMO_WORDS, strict=True) if name}
+    config = Molmo2Config(
+        text_config=text, vision_config={**VISION, **heads, "image_size": [84, 84], "patch_size": 14},
+        adapter_config={**heads, **between}, **ids,
+    )  # fmt: skip
+    half = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "size": {"height": 84, "width": 84}, "patch_size": 14,
+            "do_rescale": True, "do_normalize": True}  # fmt: skip
+    images = {**half, "pooling_size": [2, 2], "max_crops": 4, "overlap_margins": [1, 1]}
+    _write(folder, "processor_config.json", {
+        "processor_class": "Molmo2Processor", "use_frame_special_tokens": False,
+        "image_processor": {"image_processor_type": "Molmo2ImageProcessor", **images},
+        "video_processor": {"video_processor_type": "Molmo2VideoProcessor", **half, "pooling_size": [3, 3]},
+    })  # fmt: skip
+    return _save(folder, Molmo2ForConditionalGeneration(config), tokenizer)
+
+
 FAMILIES: dict[str, Callable[[Path], Path]] = {
     build.__name__: build
     for build in (
         llava, vipllava, llava_next, llava_next_video, llava_onevision, internvl, gemma3, aya_vision, cohere2_vision,
         qwen2_vl, qwen2_5_vl, qwen3_vl, qwen3_vl_moe, qwen3_5, qwen3_5_moe, smolvlm, idefics3, glm4v, glm4v_moe, glm46v,
-        pixtral, mistral3, video_llama_3, lfm2_vl, gemma4, gemma4_unified,
+        pixtral, mistral3, video_llama_3, lfm2_vl, gemma4, gemma4_unified, molmo2,
     )
 }
 

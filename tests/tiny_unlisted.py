@@ -557,30 +557,6 @@ def kimi_k25(folder: Path) -> Path:
     return _saved(folder, transformers.Kimi_K25ForConditionalGeneration, config, tokenizer)
 
 
-def molmo2(folder: Path) -> Path:
-    """Molmo 2: crops that overlap, each patch told by numbers into which token it goes; words behind the vocabulary."""
-    seen = ("<im_patch>", "<im_col>", "<im_start>", "<low_res_im_start>", "<frame_start>", "<im_end>", "<frame_end>",
-            "<im_low>")  # fmt: skip
-    words = {"image_token": "<|image|>", "video_token": "<|video|>"}
-    tokenizer = _chatml("<|image|>", *seen, **words)
-    text = _text(transformers.Molmo2TextConfig, tokenizer, num_key_value_heads=2, head_dim=8,
-                 additional_vocab_size=len(seen) + len(words))  # fmt: skip
-    text.vocab_size -= text.additional_vocab_size  # the last words, which it can not say
-    heads = {"num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 8}
-    between = {"hidden_size": 32, "intermediate_size": 64, "text_hidden_size": 32, "vision_feature_layer": [2, 1]}
-    ids = {"image_start_token_id": "<im_start>", "low_res_image_start_token_id": "<low_res_im_start>",
-           "image_end_token_id": "<im_end>", "image_patch_id": "<im_patch>", "frame_start_token_id": "<frame_start>",
-           "frame_end_token_id": "<frame_end>"}  # fmt: skip
-    config = transformers.Molmo2Config(
-        text_config=text, vision_config={**VISION, **heads, "image_size": [56, 56], "patch_size": 14},
-        adapter_config={**heads, **between}, **{name: _id(tokenizer, word) for name, word in ids.items()},
-    )  # fmt: skip
-    size = {"size": {"height": 56, "width": 56}, "patch_size": 14}
-    images = transformers.Molmo2ImageProcessor(**size, max_crops=4, overlap_margins=[1, 1])
-    _with_videos(folder, "Molmo2Processor", tokenizer, images, transformers.Molmo2VideoProcessor(**size))
-    return _saved(folder, transformers.Molmo2ForConditionalGeneration, config, tokenizer)
-
-
 def video_llava(folder: Path) -> Path:
     """Video-LLaVA: a tower for pictures and another one for frames."""
     words = {"image_token": "<image>", "video_token": "<video>"}
@@ -823,7 +799,7 @@ UNSPOKEN: dict[str, Callable[[Path], Path]] = {build.__name__: build for build i
 WANTING_TORCHVISION: dict[str, Callable[[Path], Path]] = {
     build.__name__: build
     for build in (
-        exaone4_5, llama4, minicpmv4_6, hyperclovax_vision_v2, ernie4_5_vl_moe, lfm3_vl, kimi_k25, molmo2,
+        exaone4_5, llama4, minicpmv4_6, hyperclovax_vision_v2, ernie4_5_vl_moe, lfm3_vl, kimi_k25,
         video_llava, step3p7, mistral_large4, nemotron_h_omni, muse_spark, muse_glimmer,
     )
 }

@@ -109,7 +109,8 @@ def _with_media(rendered: str, turns: Sequence[Turn], spec: ModelSpec) -> str:
     media = [shown for turn in turns for shown in turn.media]
     waiting = {printed: [m for m in media if marker(m, spec) == printed] for printed in _markers(spec)}
     pattern = "|".join(re.escape(printed) for printed in waiting)
-    return re.sub(pattern, lambda match: medium_text(waiting[match[0]].pop(0), spec), rendered)
+    text = re.sub(pattern, lambda match: medium_text(waiting[match[0]].pop(0), spec), rendered)
+    return text if text.startswith(spec.begins) else spec.begins + text
 
 
 def _ids(text: str, whole: str, spec: ModelSpec, tokenizer: Tokenizer) -> tuple[int, ...]:

@@ -30,6 +30,7 @@ _CLASSES = {
     "mistral3": ("mistral3.Mistral3ForConditionalGeneration", "pixtral.Pixtral"),
     "video_llama_3": ("video_llama_3.VideoLlama3ForConditionalGeneration", "video_llama.VideoLlama3"),
     "lfm2_vl": ("lfm2_vl.Lfm2VlForConditionalGeneration", "lfm.Lfm2VL"),
+    "molmo2": ("molmo2.Molmo2ForConditionalGeneration", "molmo.Molmo2"),
     "smolvlm": ("smolvlm.SmolVLMForConditionalGeneration", "smolvlm.SmolVLM"),
     "idefics3": ("idefics3.Idefics3ForConditionalGeneration", "smolvlm.SmolVLM"),
 }

@@ -337,6 +337,39 @@ def _soft_tokens(folder: Path, settings: Json, patch: int, merge: int, usual: in
     return most
 
 
+def _molmo2(folder: Path, config: Json, tokenizer: Tokenizer) -> ModelSpec:
+    """Every frame one square behind its time, with a mark on both sides; a still picture is seen as a frame is. It was
+    taught pixels between -1 and 1, whether its video processor's file asks for that or leaves it open.
+    """
+    vision, text = config.get("vision_config") or config.get("vit_config") or {}, config.get("text_config") or {}
+    processor, videos = read_json(folder / "processor_config.json") or {}, processor_settings(folder, config, "video")
+    patch, size = whole(videos, "patch_size", 14), videos.get("size") or {"height": 378, "width": 378}
+    side, pooled = whole(size, "height", 378), videos.get("pooling_size") or [3, 3]
+    merge, seen = pooled[0], vision.get("image_size") or vision.get("image_default_input_size") or [378, 378]
+    own = vision.get("patch_size") or vision.get("image_patch_size") or 14
+    if ([side, side], patch) != ([*seen], own) or size.get("width") != side:
+        raise IncompleteModel(
+            f"{folder}: frames of {size} in patches of {patch} px are none of its tower, which sees {seen} in patches "
+            f"of {own}; save config and processor from the same model"
+        )
+    if pooled != [merge, merge] or side // patch % merge or processor.get("video_use_col_tokens", False):
+        raise UnsupportedModel(
+            f"{folder}: no adapter for a molmo2 that pools {side // patch} patches by {pooled}, or ends rows of frames"
+        )
+    frame, image_id = (side // patch // merge) ** 2 + 2, config.get("image_patch_id", 151938)
+    words = special_tokens(folder)
+    spec = _sized(
+        folder, config, tokenizer, {"model_type": "molmo2_text", **text},
+        NativeGeometry(patch=patch, merge=merge, squares=((side, frame),)), (image_id, None),
+        normalisation(videos, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    )  # fmt: skip
+    return replace(
+        spec, rope_scalable=rope_kind(text) == "default", image_size=side, resample=2, two_way=True, all_two_way=True,
+        image_marker="<|image|>", video_token="<|video|>", group_text="{first:.1f} {image}", group_joint=" ",
+        begins=words.get("bos_token") or words.get("eos_token") or "",
+    )
+
+
 NATIVE: Mapping[str, Callable[[Path, Json, Tokenizer], ModelSpec]] = {
     "qwen2_vl": _qwen2_vl,
     "qwen2_5_vl": _qwen,
@@ -355,6 +388,7 @@ NATIVE: Mapping[str, Callable[[Path, Json, Tokenizer], ModelSpec]] = {
     "gemma4_unified": partial(
         _gemma4, usual={"model_type": "gemma4_unified_text", "use_bidirectional_attention": "vision"}
     ),
+    "molmo2": _molmo2,
     "llava/pixtral": _llava_pixtral,
     "mistral3": _mistral3,
 }

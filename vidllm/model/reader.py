@@ -144,6 +144,8 @@ class TextReader(ABC):
 
     projects: ClassVar[bool]
     """Whether what the tower gives goes through the projector in `tokens`; if not, `see` gives what comes out of it."""
+    words_in_features: ClassVar[bool] = False
+    """Whether what the tower gives holds words of the embedding table, which learn with it."""
     extras: Extras | None = None
     """Learned parts that the network's own class has no place for."""
 

@@ -92,7 +92,7 @@ _CONTEXTS = {
     "llama": 2048, "mistral": 131072, "qwen2": 32768, "qwen3": 32768, "qwen3_moe": 32768, "gpt_oss": 131072,
     "cohere": 8192, "cohere2": 8192, "granite": 2048, "gemma": 8192, "gemma2": 8192, "gemma3_text": 131072,
     "gemma4_text": 131072, "gemma4_unified_text": 262144,
-    "phi": 2048, "phi3": 4096, "ministral3": 262144, "lfm2": 128000,
+    "phi": 2048, "phi3": 4096, "ministral3": 262144, "lfm2": 128000, "molmo2_text": 36864,
 }  # fmt: skip
 """Positions of a text config that leaves them out: the default of that Hugging Face config class."""
 _STRETCHED = {"gemma3_text"}

@@ -106,6 +106,10 @@ class ModelSpec:
     """Whether the tokens of one picture see each other in both directions; all the rest is read from left to right."""
     far_two_way: bool = True
     """Whether they do in layers without a window, too."""
+    all_two_way: bool = False
+    """Whether they see those of all other pictures of a prompt so as well."""
+    begins: str = ""
+    """What every text begins with, whether its chat template prints it or not."""
     default_frames: int = 32
     """Most frames taken when the user names no number."""
     fine_stride: int = 2

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 class Unlisted(NativeLMM):
     """Frames and pictures are squares of the sides its spec names. See `proof` for whom it is right."""
 
+    words_in_features = True
+
     def __init__(
         self, spec: ModelSpec, tokenizer: Tokenizer, network: nn.Module, fingerprint: str, *, chunk: int = 4
     ) -> None:

@@ -169,7 +169,8 @@ class Learner(nn.Module):
     def _read(self, batch: Batch, tokens: Sequence[Sequence[Tensor]]) -> Tensor:
         """Hidden states (T, D) of the whole forest, read once."""
         spec = self.spec
-        along = TreeAttention(batch.forest, self.device, two_way=spec.two_way, far=spec.far_two_way)
+        along = TreeAttention(batch.forest, self.device, two_way=spec.two_way, far=spec.far_two_way,
+                              together=spec.all_two_way)  # fmt: skip
         embeddings, deep = self._embed(batch.pieces, tokens)
         hidden: Tensor = self.lmm.language(
             inputs_embeds=embeddings, position_ids=self._positions(batch.pieces), use_cache=False,
@@ -215,6 +216,8 @@ class Learner(nn.Module):
     def stage(self) -> Stage | None:
         """How far a visual's features can be computed once for all: None while what makes them learns."""
         if self._learns("vision_tower") or (self._learns("projector") and not self.lmm.projects):
+            return None
+        if self._learns("embeddings") and self.lmm.words_in_features:
             return None
         return "tower" if any(self._learns(part) for part in ("projector", "newline", "temporal")) else "tokens"
 

@@ -107,12 +107,13 @@ class TreeAttention:
     """What a forest's tokens see, ready to be called by every layer; hand it to the language model as `TREE`.
 
     `two_way`: the tokens of a picture see each other, the later ones, too; where it is not `far`, only in layers with a
-    window.
+    window. `together`: so do those of all pictures of a node.
     A plain object on purpose: what wraps modules for several processes copies dataclasses that pass through it.
     """
 
     def __init__(
-        self, forest: Forest, device: torch.device | str | None = None, *, two_way: bool = False, far: bool = True
+        self, forest: Forest, device: torch.device | str | None = None, *, two_way: bool = False, far: bool = True,
+        together: bool = False,
     ) -> None:
         self.forest = forest
         self.length = forest.length
@@ -125,7 +126,9 @@ class TreeAttention:
         trees = [range(a, b) for a, b in pairwise(bounds)]
         self._lengths = [sum(forest.nodes[i].length for i in tree) for tree in trees]
         self._far = far
-        self._trees = [[_Block(forest, group, device, two_way) for group in _groups(forest, tree)] for tree in trees]
+        self._trees = [
+            [_Block(forest, group, device, two_way, together) for group in _groups(forest, tree)] for tree in trees
+        ]
 
     def __call__(
         self, query: Tensor, key: Tensor, value: Tensor, scaling: float | None, window: int | None = None
@@ -155,7 +158,9 @@ class _Look(NamedTuple):
 class _Block:
     """Siblings that are looked after together: where their tokens stand in their tree, and those they may see."""
 
-    def __init__(self, forest: Forest, nodes: Sequence[int], device: torch.device | str | None, two_way: bool) -> None:
+    def __init__(
+        self, forest: Forest, nodes: Sequence[int], device: torch.device | str | None, two_way: bool, together: bool
+    ) -> None:
         base = forest.starts[forest.roots[nodes[0]]]
         above = forest.ancestors(nodes[0])
         spans = [(forest.starts[i] - base, forest.nodes[i].length) for i in (*above, *nodes)]
@@ -165,6 +170,7 @@ class _Block:
         self.lengths = [forest.nodes[i].length for i in nodes]
         begins = zip(accumulate(self.lengths, initial=0), nodes, strict=False)
         self.visuals = [(begin + at, n) for begin, i in begins for at, n in forest.nodes[i].visuals if two_way]
+        self._together = together
         self._device = device
         self._masks: dict[tuple[int, int, int, int | None, bool], tuple[int, Tensor]] = {}
 
@@ -197,9 +203,13 @@ class _Block:
     def _seen(self, start: int, stop: int, window: int | None, two_way: bool) -> tuple[int, Tensor]:
         """(rows, K): all ancestors, and of the node a row is of what it may; no further back than the window."""
         node = torch.tensor([i for i, length in enumerate(self.lengths) for _ in range(length)])
-        sight = self._sight()[start:stop] if two_way else torch.arange(start, stop)
-        keys = torch.arange(int(sight.max()) + 1)
-        own = (node[start:stop, None] == node[: len(keys)]) & (keys <= sight[:, None])
+        rows = torch.arange(len(node))
+        own = rows <= rows[start:stop, None]
+        if two_way:
+            picture = self._pictures()
+            own |= (picture == picture[start:stop, None]) & (picture >= 0)
+        own &= node == node[start:stop, None]
+        own = own[:, : int(own.any(dim=0).nonzero()[-1]) + 1]
         seen = F.pad(own, (self.seen, 0), value=True)
         if window is None:
             return 0, seen
@@ -208,12 +218,12 @@ class _Block:
         first = int(seen.any(dim=0).nonzero()[0])
         return first, seen[:, first:]
 
-    def _sight(self) -> Tensor:
-        """(R,) the last row each sees: itself, or its picture's last."""
-        sight = torch.arange(sum(self.lengths))
-        for start, length in self.visuals:
-            sight[start : start + length] = start + length - 1
-        return sight
+    def _pictures(self) -> Tensor:
+        """(R,) the number of the picture each row is of, one for all that are seen together; -1 of none."""
+        numbers = torch.full((sum(self.lengths),), -1)
+        for number, (start, length) in enumerate(self.visuals):
+            numbers[start : start + length] = 0 if self._together else number
+        return numbers
 
 
 def _groups(forest: Forest, tree: range) -> Iterator[list[int]]:
