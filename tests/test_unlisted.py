@@ -36,10 +36,11 @@ from vidllm.errors import UnsupportedModel
 from vidllm.model.checkpoint import load_model
 from vidllm.model.families import load_tokenizer, read_spec
 from vidllm.model.features import FeatureCache
-from vidllm.model.own_processor import picture_text
+from vidllm.model.own_processor import of_frames, picture_text
 from vidllm.model.unlisted import Unlisted
 from vidllm.options import GenerationOptions
 from vidllm.prompt import Example, Image, Message, Prompt, build_example, build_prompt
+from vidllm.train.parts import Parts
 from vidllm.train.proof import prove
 from vidllm.train.sharing import Stem, plant
 from vidllm.video.fit import scaled
@@ -51,6 +52,7 @@ if TORCHVISION:  # without which their processors do not load
              "minicpmv4_6", "muse_glimmer", "deepseek_ocr2"]  # fmt: skip
 if find_spec("timm"):
     READ += [*WANTING_TIMM]
+WANTED = pytest.mark.skipif(not TORCHVISION, reason="its processor wants torchvision")
 QUESTION = "what happens at 0:01?"
 
 
@@ -83,8 +85,7 @@ def seen(model: Unlisted, path: Path, frames: int = 5) -> Clip:
 def theirs(prompt: Prompt, pictures: NDArray[np.uint8]) -> dict[str, Any]:
     """What transformers makes of the same words and pictures."""
     processor: Any = AutoProcessor.from_pretrained(prompt.spec.folder)
-    if hasattr(processor, "use_image_id"):
-        processor.use_image_id = False
+    of_frames(processor)
     words = prompt.text.replace(picture_text(prompt.spec), prompt.spec.image_marker or "")
     shown = [[PIL.fromarray(one) for one in pictures]]
     made = processor(text=[words], images=shown, return_tensors="pt", add_special_tokens=False)
@@ -209,6 +210,12 @@ def test_what_is_learned_together_is_learned_as_from_each_alone(family: str, cli
     assert_alike(backward(learner.network, found), backward(network, expected))
 
 
+def test_pictures_are_not_kept_while_the_words_in_them_learn() -> None:
+    rates = {None: None, 0.0: "tokens"}  # of the table, which learns with the language model unless it is told not to
+    for rate, stage in rates.items():
+        assert learner_of(folder_of("ovis2"), parts=Parts(language_model=1e-3, embeddings=rate)).stage == stage
+
+
 def test_what_learns_along_a_tree_otherwise_than_alone_is_not_taught(monkeypatch: pytest.MonkeyPatch) -> None:
     learner = learner_of(folder_of("janus"), parts=ALL)
     monkeypatch.setattr(learner.lmm, "positions_of", lambda ids, *_: (torch.zeros(1, len(ids)), 0))
@@ -230,6 +237,7 @@ def test_what_learns_along_a_tree_otherwise_than_alone_is_not_taught(monkeypatch
         ("mllama", "a picture and a question its processor makes"),
         ("chameleon", "does not have a chat template"),
         ("blip_2", "its processor has no word for a picture"),
+        pytest.param("minimax_m3_vl", "keeps more of the past than keys and values", marks=WANTED),
         pytest.param("exaone4_5", "orchvision", marks=pytest.mark.skipif(TORCHVISION, reason="torchvision is there")),
     ],
 )  # fmt: skip

@@ -724,6 +724,26 @@ def fast_vlm(folder: Path) -> Path:
     return _saved(folder, transformers.FastVlmForConditionalGeneration, config, tokenizer)
 
 
+def minimax_m3_vl(folder: Path) -> Path:
+    """MiniMax M3: an index of its own picks the blocks of tokens that its sparse layers look at, and is kept beside."""
+    words = {"image_token": "]<]image[>[", "video_token": "]<]video[>["}
+    marks = ("]<]start of image[>[", "]<]end of image[>[")
+    tokenizer = _chatml("]<]image[>[", *marks, **words)
+    picks = {"index_n_heads": 2, "index_head_dim": 8, "index_block_size": 16, "index_topk_blocks": 2}
+    text = _text(transformers.MiniMaxM3VLTextConfig, tokenizer, num_key_value_heads=2, head_dim=8, rotary_dim=4,
+                 num_local_experts=4, num_experts_per_tok=2, dense_intermediate_size=64, shared_intermediate_size=32,
+                 layer_types=["full_attention", "minimax_m3_sparse"], mlp_layer_types=["dense", "sparse"],
+                 **picks)  # fmt: skip
+    config = transformers.MiniMaxM3VLConfig(
+        text_config=text, vision_config={**VISION, "image_size": 112, "patch_size": 14}, projector_hidden_size=32,
+        **{f"{name}_index": _id(tokenizer, word) for name, word in words.items()},
+    )  # fmt: skip
+    size = {"size": {"shortest_edge": 56**2, "longest_edge": 112**2}}
+    parts = transformers.MiniMaxM3VLImageProcessor(**size), transformers.MiniMaxM3VLVideoProcessor(**size)
+    _with_videos(folder, "MiniMaxM3VLProcessor", tokenizer, *parts)
+    return _saved(folder, transformers.MiniMaxM3SparseForConditionalGeneration, config, tokenizer)
+
+
 def muse_glimmer(folder: Path) -> Path:
     """Muse Glimmer: windows in its tower and in most layers, others that know no places, logits that are squeezed."""
     words = {"image_token": "<|patch|>", "image_start_token": "<|image_start|>", "image_end_token": "<|image_end|>",
@@ -800,7 +820,7 @@ WANTING_TORCHVISION: dict[str, Callable[[Path], Path]] = {
     build.__name__: build
     for build in (
         exaone4_5, llama4, minicpmv4_6, hyperclovax_vision_v2, ernie4_5_vl_moe, lfm3_vl, kimi_k25,
-        video_llava, step3p7, mistral_large4, nemotron_h_omni, muse_spark, muse_glimmer,
+        video_llava, step3p7, mistral_large4, nemotron_h_omni, muse_spark, muse_glimmer, minimax_m3_vl,
     )
 }
 """Families whose processors do not load where torchvision is missing; but EXAONE 4.5's, they are not built there."""

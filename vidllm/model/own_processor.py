@@ -38,6 +38,17 @@ def picture_text(spec: ModelSpec) -> str:
     return spec.picture_text.replace("{image}", spec.image_token)
 
 
+_OF_FRAMES = {"use_image_id": False, "vision_input_type": "vanilla"}
+"""By which processors write pictures as frames: MiniCPM-V numbers no frames, Perception LM shows them in one piece."""
+
+
+def of_frames(processor: Any) -> None:
+    """Let a processor treat pictures as the frames of its videos, where that is a setting."""
+    for part in (processor, getattr(processor, "image_processor", None)):
+        for name in _OF_FRAMES.keys() & set(dir(part)):
+            setattr(part, name, _OF_FRAMES[name])
+
+
 class OwnProcessor:
     """What a family without an adapter is read with.
 
@@ -52,8 +63,7 @@ class OwnProcessor:
         self._whom = f"{folder}: its own processor"
         load: Callable[..., Any] = AutoProcessor.from_pretrained
         self._processor = asked(self._whom, load, folder, local_files_only=True, trust_remote_code=False)
-        if hasattr(self._processor, "use_image_id"):  # MiniCPM-V numbers pictures, but not frames
-            self._processor.use_image_id = False
+        of_frames(self._processor)
         self.marker = self._marker()
         """What is written where a picture is to stand."""
 
