@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from functools import cache
@@ -183,3 +184,13 @@ def test_frames_are_those_of_the_video_processor(
         return
     with pytest.raises(refused, match=message):
         read_spec(copy)
+
+
+def test_a_tower_may_be_told_in_the_words_of_its_first_releases(folder: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    config = json.loads((copy / "config.json").read_text())
+    vision = config.pop("vision_config")
+    config["vit_config"] = {"image_default_input_size": vision.pop("image_size"),
+                            "image_patch_size": vision.pop("patch_size"), **vision}  # fmt: skip
+    (copy / "config.json").write_text(json.dumps(config))
+    assert replace(read_spec(copy), folder=folder) == read_spec(folder)
