@@ -252,6 +252,13 @@ def test_a_config_of_no_model_type_is_not_taken_for_a_text_model(tmp_path: Path)
         read_spec(tmp_path)
 
 
+def test_of_a_model_that_speaks_too_the_part_that_sees_is_named(tmp_path: Path) -> None:
+    config = {"model_type": "qwen2_5_omni", "thinker_config": {"model_type": "qwen2_5_omni_thinker"}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UnsupportedModel, match="'qwen2_5_omni' the part that sees is 'qwen2_5_omni_thinker'"):
+        read_spec(tmp_path)
+
+
 def test_an_adapter_of_peft_alone_says_what_it_wants(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "llava-hf/llava-1.5-7b-hf"}')
     with pytest.raises(IncompleteModel, match="merge_and_unload"):

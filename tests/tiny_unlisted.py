@@ -460,6 +460,15 @@ def llama4(folder: Path) -> Path:
 
 def minicpmv4_6(folder: Path) -> Path:
     """MiniCPM-V 4.6: slices that fit a picture's sides, each picture behind its number; sums of linear attention."""
+    return _minicpm(folder, "MiniCPMV4_6")
+
+
+def minicpmv4_7(folder: Path) -> Path:
+    """MiniCPM-V 4.7: 4.6 that counts positions on three axes, slices and all."""
+    return _minicpm(folder, "MiniCPMV4_7")
+
+
+def _minicpm(folder: Path, named: str) -> Path:
     words = {"image_token": "<|image_pad|>", "video_token": "<|video_pad|>"}
     for name, mark in {"image": "image", "slice": "slice", "image_id": "image_id"}.items():
         words |= {f"{name}_start_token": f"<{mark}>", f"{name}_end_token": f"</{mark}>"}
@@ -469,15 +478,18 @@ def minicpmv4_6(folder: Path) -> Path:
     rope = {"rope_type": "default", "mrope_section": [2, 1, 1], "rope_theta": 1e6, "partial_rotary_factor": 0.25}
     text = _text(transformers.Qwen3_5TextConfig, tokenizer, num_key_value_heads=2, head_dim=32, rope_parameters=rope,
                  layer_types=["linear_attention", "full_attention"], **sums)  # fmt: skip
-    config = transformers.MiniCPMV4_6Config(
-        text_config=text, vision_config={**VISION, "image_size": 112, "patch_size": 14}, insert_layer_id=1,
-        image_size=112, **{f"{name}_id": _id(tokenizer, words[name]) for name in ("image_token", "video_token")},
-    )  # fmt: skip
+    vision = {**VISION, "image_size": 112, "patch_size": 14, "insert_layer_id": 1}
+    ids = {f"{name}_id": _id(tokenizer, words[name]) for name in ("image_token", "video_token")}
+    for name in ("image", "slice"):
+        ids |= {f"{name}_{end}_id": _id(tokenizer, words[f"{name}_{end}_token"]) for end in ("start", "end")}
+    config = getattr(transformers, f"{named}Config")(
+        text_config=text, vision_config=vision, insert_layer_id=1, image_size=112, **ids
+    )
     sides = {"scale_resolution": 112, "max_slice_nums": 4}
     images = transformers.MiniCPMV4_6ImageProcessor(**sides)
     videos = transformers.MiniCPMV4_6VideoProcessor(**sides)
-    _with_videos(folder, "MiniCPMV4_6Processor", tokenizer, images, videos)
-    return _saved(folder, transformers.MiniCPMV4_6ForConditionalGeneration, config, tokenizer)
+    _with_videos(folder, f"{named}Processor", tokenizer, images, videos)
+    return _saved(folder, getattr(transformers, f"{named}ForConditionalGeneration"), config, tokenizer)
 
 
 def hyperclovax_vision_v2(folder: Path) -> Path:
@@ -505,8 +517,9 @@ def ernie4_5_vl_moe(folder: Path) -> Path:
         words |= {f"{name.lower()}_{end}_token": f"<|{name}_{end.upper()}|>" for end in ("start", "end")}
     tokenizer = _tokenizer(ERNIE, bos="<|begin_of_sentence|>", eos="</s>", **words)
     rope = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 5e5}
-    text = _text(transformers.Ernie4_5_VLMoeTextConfig, tokenizer, num_key_value_heads=2, rope_parameters=rope,
-                 moe_num_experts=4, moe_k=2, moe_num_shared_experts=1, moe_intermediate_size=[32, 16])  # fmt: skip
+    text = _text(transformers.Ernie4_5_VLMoeTextConfig, tokenizer, num_hidden_layers=3, num_key_value_heads=2,
+                 rope_parameters=rope, moe_num_experts=4, moe_k=2, moe_num_shared_experts=1,
+                 moe_intermediate_size=[32, 16])  # fmt: skip
     vision = {"depth": 2, "hidden_size": 32, "intermediate_size": 64, "num_heads": 4, "patch_size": 14}
     config = transformers.Ernie4_5_VLMoeConfig(
         text_config=text, vision_config=vision, **{f"{name}_id": _id(tokenizer, word) for name, word in words.items()}
@@ -819,7 +832,7 @@ UNSPOKEN: dict[str, Callable[[Path], Path]] = {build.__name__: build for build i
 WANTING_TORCHVISION: dict[str, Callable[[Path], Path]] = {
     build.__name__: build
     for build in (
-        exaone4_5, llama4, minicpmv4_6, hyperclovax_vision_v2, ernie4_5_vl_moe, lfm3_vl, kimi_k25,
+        exaone4_5, llama4, minicpmv4_6, minicpmv4_7, hyperclovax_vision_v2, ernie4_5_vl_moe, lfm3_vl, kimi_k25,
         video_llava, step3p7, mistral_large4, nemotron_h_omni, muse_spark, muse_glimmer, minimax_m3_vl,
     )
 }

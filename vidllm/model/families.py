@@ -96,6 +96,11 @@ def _reader_of_unlisted(folder: Path, config: Json) -> Callable[[Path, Json, Tok
     kind = config.get("model_type")
     if kind is None:
         raise IncompleteModel(f"{folder}/config.json: names no model_type; give a Hugging Face model folder")
+    if isinstance(thinker := config.get("thinker_config"), dict):  # beside parts that speak
+        raise UnsupportedModel(
+            f"{folder}: of {kind!r} the part that sees is {thinker.get('model_type')!r}, which is read by itself; save "
+            "it and the processor in a folder of their own (its class's from_pretrained, then save_pretrained)"
+        )
     if not any("vision" in key or "visual" in key or key in _SEEING for key in config):
         raise NotAVisionModel(f"{folder}: {kind!r} is a text-only model; give one that sees ({', '.join(_FAMILIES)})")
     if not (folder / "tokenizer.json").is_file():  # which in a family that nobody knows is not what is to be mended

@@ -39,6 +39,14 @@ def cells_of(pictures: Tensor, side: int) -> Tensor:
     return cells.reshape(count, -1, side, side, 3)
 
 
+def behind(positions: Tensor) -> int:
+    """How far the next token's position is from the number of tokens at these (A, 1, L).
+
+    Decoding goes on from the last token's position, as `generate` does and as reading the text at once would.
+    """
+    return int(positions[0, 0, -1]) + 1 - positions.shape[-1]
+
+
 class NativeLMM(TextReader):
     """A family with a layout of its own; frames are still encoded once each, and cached.
 

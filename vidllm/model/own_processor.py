@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +15,12 @@ from vidllm.model.quiet import one_line, quiet
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from torch import Tensor
 
     from vidllm.model.chat import Layout
     from vidllm.model.spec import ModelSpec
+
+_SOME_SIDE = 448
 
 
 def blank(count: int, height: int, width: int) -> NDArray[np.uint8]:
@@ -64,6 +68,7 @@ class OwnProcessor:
         load: Callable[..., Any] = AutoProcessor.from_pretrained
         self._processor = asked(self._whom, load, folder, local_files_only=True, trust_remote_code=False)
         of_frames(self._processor)
+        self._told: dict[tuple[int, int], dict[str, Tensor]] = {}
         self.marker = self._marker()
         """What is written where a picture is to stand."""
 
@@ -72,7 +77,16 @@ class OwnProcessor:
         marker = next(filter(None, named), None)
         if not isinstance(marker, str) or not hasattr(self._processor, "image_processor"):
             raise UnsupportedModel(f"{self.folder}: its processor has no word for a picture")
-        return marker
+        ends = [getattr(self._processor, f"image_{end}_token", None) for end in ("start", "end")]
+        wanted = all(isinstance(end, str) for end in ends) and not self._takes(marker)
+        return marker.join(ends) if wanted else marker  # type: ignore[arg-type]
+
+    def _takes(self, marker: str) -> bool:
+        """Whether a picture may stand there, or not without words of its own around it."""
+        with suppress(UnsupportedModel):
+            self._read([marker], [list(blank(1, _SOME_SIDE, _SOME_SIDE))], begins=False)
+            return True
+        return False
 
     @property
     def name(self) -> str:
@@ -101,14 +115,24 @@ class OwnProcessor:
         from PIL import Image
 
         images = [[Image.fromarray(one) for one in row] for row in rows]
+        kinds = {"return_mm_token_type_ids": True} if "mm_token_type_ids" in self._processor.model_input_names else {}
         return asked(
-            self._whom, self._processor, text=texts, images=images, add_special_tokens=begins, return_tensors="pt"
-        )
+            self._whom, self._processor, text=texts, images=images, add_special_tokens=begins, return_tensors="pt",
+            **kinds,
+        )  # fmt: skip
 
     def picture_ids(self, height: int, width: int) -> list[int]:
         """The ids of a picture of so many pixels, with nothing around it."""
-        ids: list[int] = self.pictures(blank(1, height, width))["input_ids"][0].tolist()
+        ids: list[int] = self.told(height, width)["input_ids"][0].tolist()
         return ids
+
+    def told(self, height: int, width: int) -> dict[str, Tensor]:
+        """What it makes of such a picture beside pixels: ids and other whole numbers."""
+        size = height, width
+        if size not in self._told:
+            made = self.pictures(blank(1, height, width))
+            self._told[size] = {name: value for name, value in made.items() if not value.is_floating_point()}
+        return self._told[size]
 
     def question_ids(self, side: int, question: str) -> list[int]:
         """The ids of its chat template's turn that shows a square and asks, up to where the reply begins."""

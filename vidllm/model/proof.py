@@ -81,10 +81,11 @@ def _read(model: Unlisted, pictures: np.ndarray, reply: list[int]) -> list[Tenso
     features = model.encode_groups(torch.from_numpy(pictures)[:, None])
     ids = [token for i, token in enumerate(layout.ids) for _ in range(features.shape[1] if i in layout.slots else 1)]
     embeddings, deep = model.filled(ids, list(features))
+    positions, offset = model.positions_at(ids, [pictures.shape[1:3]] * len(pictures))
     kv = model.room(len(ids))
-    logits = [model.read(embeddings, kv, scaled_positions(0, len(ids), 1.0, model.device), **deep)]
+    logits = [model.read(embeddings, kv, positions, **deep)]
     for token in reply[:-1]:
-        place = scaled_positions(kv.length, 1, 1.0, model.device)
+        place = scaled_positions(kv.length + offset, 1, 1.0, model.device)
         said = torch.tensor([[token]], device=model.device)
         logits.append(model.read(model.embed(said), kv, place, **model.beside(said)))
     return logits

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vidllm.errors import ModelError
 from vidllm.model.lmm import normalised
-from vidllm.model.native import NativeLMM
+from vidllm.model.native import NativeLMM, behind
 from vidllm.model.reader import like
 
 if TYPE_CHECKING:
@@ -50,11 +50,10 @@ class QwenVL(NativeLMM):
 
         Qwen's numbering is the installed transformers' own, so that it changes when theirs does: since 5.0 the text
         behind a long Qwen2.5-VL video stands within the video's span of time (behind it before, as in training).
-        Decoding goes on from the last token's position, as `generate` does and as reading the text at once would.
         """
         words = torch.tensor([ids])  # on the CPU: counting on a GPU would wait for it at every picture
         positions = self._places(words, visuals) if visuals else torch.arange(len(ids)).expand(3, 1, -1)
-        return positions.to(self.device), int(positions[0, 0, -1]) + 1 - len(ids)
+        return positions.to(self.device), behind(positions)
 
     def _places(self, ids: Tensor, visuals: Sequence[Visual]) -> Tensor:
         """Time, row and column (3, 1, L) of all ids (1, L), as transformers counts them."""

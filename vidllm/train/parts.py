@@ -88,7 +88,7 @@ class Extra:
 
 
 _WORDS: Mapping[str, Part] = {
-    "image_newline": "newline", "newline": "newline", "temporal": "temporal",
+    "patch_merger": "projector", "image_newline": "newline", "newline": "newline", "temporal": "temporal",
     "multi_modal_projector": "projector", "merger": "projector", "deepstack_merger_list": "projector",
     "connector": "projector", "projector": "projector", "embed_vision": "projector",
     "vision_tower": "vision_tower", "visual": "vision_tower", "vision_model": "vision_tower",
