@@ -36,6 +36,20 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def torch_threads() -> int | None:
+    """As many as torch computes with; None before it is loaded."""
+    torch = sys.modules.get("torch")
+    return torch and torch.get_num_threads()
+
+
+@pytest.fixture(autouse=True)
+def threads_stay() -> Iterator[None]:
+    """A test that leaves torch more threads makes those behind it ten times as long: this one would fail for it."""
+    before = torch_threads()
+    yield
+    assert before in (None, torch_threads())
+
+
 @pytest.fixture
 def across_first(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pillow scales pictures to their width before it does to their height, for transformers' processors: so it always

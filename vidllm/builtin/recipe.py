@@ -55,6 +55,7 @@ class Recipe:
 
     folder: str = "runs/builtin"
     threads: int = 2
+    """Of torch, where the recipe is a program of its own."""
     tokenizer_clips: int = 1500
     """Clips whose questions and answers the tokenizer is trained on."""
     vision: VisionStage
@@ -83,7 +84,6 @@ def run(recipe: Recipe) -> Path:
     `torchrun` started several processes the first does the early stages, and all of them learn to answer. Raises
     ConfigError where a folder was made by other settings.
     """
-    torch.set_num_threads(recipe.threads)
     folder = Path(recipe.folder)
     _check_made(recipe, folder)
     together.meet()
@@ -203,7 +203,9 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", default=[], metavar="key=value")
     told = parser.parse_args()
     try:
-        print(run(load_config(Recipe, told.config, told.overrides)))
+        recipe = load_config(Recipe, told.config, told.overrides)
+        torch.set_num_threads(recipe.threads)  # here: `run` may be one of many things its process does
+        print(run(recipe))
     except ConfigError as error:
         sys.exit(f"recipe: {error}")
 
