@@ -40,7 +40,7 @@ from vidllm.options import GenerationOptions
 from vidllm.planning import PlanOptions
 from vidllm_cli.main import main
 
-CLIPS = 8
+CLIPS, FEW = 8, 3
 PROMPT = "describe the video."
 
 
@@ -55,8 +55,31 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def few(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three of them, for what no more clips would prove better."""
+    folder = tmp_path_factory.mktemp("few")
+    for path in sorted(world.glob("*.mp4"))[:FEW]:
+        shutil.copy(path, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def model() -> vidllm.VideoModel:
     return vidllm.load(builtin_folder(), dtype="float32", cache=None)
+
+
+@pytest.fixture(scope="session")
+def alone(world: Path, model: vidllm.VideoModel) -> dict[str, vidllm.Answer]:
+    """Every clip of the world asked by itself."""
+    return {str(path): model.ask(path, PROMPT) for path in world.rglob("*.mp4")}
+
+
+@pytest.fixture(scope="session")
+def captioned(world: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """The rows of the world that one run of the command wrote, left alone, with as many replicas as there are cores."""
+    output = tmp_path_factory.mktemp("captioned") / "out.jsonl"
+    assert main(["caption", str(world), "-o", str(output), "--dtype", "float32", "--retries", "0"]) in (0, 1)
+    return rows_of(output)
 
 
 @pytest.fixture
@@ -66,14 +89,15 @@ def output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def run(inputs: Path | str | Sequence[str], output: Path, *words: str) -> int:
-    """The command in this process; float32, so that a caption does not depend on its company."""
+    """The command in this process; float32, so that a caption does not depend on its company, and one replica."""
     named = [str(inputs)] if isinstance(inputs, Path | str) else list(inputs)
-    return main(["caption", *named, "-o", str(output), "--dtype", "float32", *words])
+    return main(["caption", *named, "-o", str(output), "--dtype", "float32", "--replicas", "1", *words])
 
 
 def start(inputs: Path | str, output: Path, *words: str) -> subprocess.Popen[str]:
-    """The command in a process of its own."""
-    command = [sys.executable, "-m", "vidllm_cli.main", "caption", str(inputs), "-o", str(output), *words]
+    """The command in a process of its own, with one replica."""
+    command = [sys.executable, "-m", "vidllm_cli.main", "caption", str(inputs), "-o", str(output), "--replicas", "1"]
+    command += words
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -93,66 +117,64 @@ def lines_in(path: Path) -> int:
 
 
 def test_every_caption_is_what_asking_about_that_clip_alone_gives(
-    world: Path, output: Path, model: vidllm.VideoModel
+    captioned: list[dict[str, Any]], alone: dict[str, vidllm.Answer]
 ) -> None:
-    assert run(world, output, "--retries", "0") in (0, 1)
-    rows = rows_of(output)
-    assert sorted(row["video"] for row in rows) == sorted(str(path) for path in world.rglob("*.mp4"))
-    for row in rows:
-        alone = model.ask(row["video"], PROMPT)
-        assert row["caption"] == alone.text
-        assert row["usage"]["answer_tokens"] == alone.usage.answer_tokens
+    assert sorted(row["video"] for row in captioned) == sorted(alone)
+    for row in captioned:
+        asked = alone[row["video"]]
+        assert row["caption"] == asked.text
+        assert row["usage"]["answer_tokens"] == asked.usage.answer_tokens
         assert [frame["time"] for frame in row["frames"]] == pytest.approx(
-            [frame.time for frame in alone.frames], abs=1e-5
+            [frame.time for frame in asked.frames], abs=1e-5
         )
         assert (row["model"], row["prompt"], row["engine"], row["start"]) == ("built-in", PROMPT, "local", None)
-    assert len({row["caption"] for row in rows}) > CLIPS // 2  # or a swap would not be seen
+    assert len({row["caption"] for row in captioned}) > CLIPS // 2  # or a swap would not be seen
 
 
 @pytest.mark.parametrize("batch", [1, 3])
 def test_no_caption_is_on_a_wrong_clip_at_any_batch_size(
-    world: Path, output: Path, model: vidllm.VideoModel, batch: int
+    world: Path, output: Path, model: vidllm.VideoModel, alone: dict[str, vidllm.Answer], batch: int
 ) -> None:
     report = caption(world, output, CaptionOptions(batch=batch, retries=0), model=model)
     assert report.counts.total() == CLIPS
-    asked = {row["video"]: row["caption"] for row in rows_of(output)}
-    assert asked == {video: model.ask(video, PROMPT).text for video in asked}
+    captions = {row["video"]: row["caption"] for row in rows_of(output)}
+    assert captions == {video: answer.text for video, answer in alone.items()}
 
 
 def test_a_second_run_does_nothing_and_a_new_clip_is_all_it_does(
-    world: Path, tmp_path: Path, output: Path, model: vidllm.VideoModel
+    few: Path, tmp_path: Path, output: Path, model: vidllm.VideoModel
 ) -> None:
     folder = tmp_path / "clips"
-    shutil.copytree(world, folder)
+    shutil.copytree(few, folder)
     first = caption(folder, output, model=model)
     before = output.read_bytes()
     again = caption(folder, output, model=model)
-    assert (again.counts.total(), again.skipped, again.standing) == (0, CLIPS, first.standing)
+    assert (again.counts.total(), again.skipped, again.standing) == (0, FEW, first.standing)
     assert output.read_bytes() == before
     write_clip(folder / "new.mp4", [i / 25 for i in range(50)])
     assert caption(folder, output, model=model).counts.total() == 1
     assert output.read_bytes().startswith(before)
 
 
-def test_another_recipe_is_new_work_and_the_old_rows_stay(world: Path, output: Path, model: vidllm.VideoModel) -> None:
-    caption(world, output, model=model)
+def test_another_recipe_is_new_work_and_the_old_rows_stay(few: Path, output: Path, model: vidllm.VideoModel) -> None:
+    caption(few, output, model=model)
     before = rows_of(output)
-    report = caption(world, output, CaptionOptions(prompt="how many objects are there at 0:05?"), model=model)
-    assert report.counts.total() == CLIPS
-    assert rows_of(output)[:CLIPS] == before
+    report = caption(few, output, CaptionOptions(prompt="how many objects are there at 0:05?"), model=model)
+    assert report.counts.total() == FEW
+    assert rows_of(output)[:FEW] == before
     assert len({row["recipe"] for row in rows_of(output)}) == 2
     longer = CaptionOptions(generation=GenerationOptions(max_new_tokens=100))
-    assert caption(world, output, longer, model=model).counts.total() == CLIPS
+    assert caption(few, output, longer, model=model).counts.total() == FEW
 
 
 def test_frames_that_look_alike_encoded_once_are_another_recipe(
-    world: Path, output: Path, model: vidllm.VideoModel
+    few: Path, output: Path, model: vidllm.VideoModel
 ) -> None:
-    exact = caption(world, output, model=model)
-    near = caption(world, output, CaptionOptions(same_within=8), model=model)
+    exact = caption(few, output, model=model)
+    near = caption(few, output, CaptionOptions(same_within=8), model=model)
     assert near.recipe.digest != exact.recipe.digest
-    assert near.counts.total() == CLIPS
-    assert len(rows_of(output)) == 2 * CLIPS
+    assert near.counts.total() == FEW
+    assert len(rows_of(output)) == 2 * FEW
     assert model.lmm.same_within == 0, "asked itself, the model looks at every frame again"  # type: ignore[attr-defined]
 
 
@@ -162,7 +184,7 @@ def test_side_files_hold_clips_with_a_prompt_of_their_own(world: Path, tmp_path:
     asked = ("describe the video.", "what happens first: the red circle moves right or the blue star grows?")
     told = [{"video": clip, "prompt": words} for clip, words in zip(clips, asked, strict=True)]
     listed.write_text("".join(json.dumps(row) + "\n" for row in told), encoding="utf-8")
-    assert main(["caption", str(listed), "-o", str(output), "-f", "txt", "--prompt-column", "prompt"]) == 0
+    assert run(listed, output, "-f", "txt", "--prompt-column", "prompt") == 0
     assert {row["prompt"] for row in rows_of(output)} == set(asked)
     assert len(list(tmp_path.rglob("*.txt"))) == 2
 
@@ -197,7 +219,7 @@ def test_two_shards_give_no_file_the_same_name(world: Path, tmp_path: Path, monk
         shutil.copy(source, name)
     for shard in ("1", "2"):
         monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO("\n".join(names).encode())))
-        assert main(["caption", "-", "-o", f"s{shard}.jsonl", "-f", "txt", "--shard", f"{shard}/2"]) == 0
+        assert run("-", Path(f"s{shard}.jsonl"), "-f", "txt", "--shard", f"{shard}/2") == 0
     files = [sorted(path.name for path in Path(f"s{shard}").glob("*.txt")) for shard in ("1", "2")]
     assert all(files), "each shard has some"
     assert sorted(files[0] + files[1]) == ["a.mkv.txt", "a.mov.txt", "a.mp4.txt", "a.webm.txt", "b.txt"]
@@ -269,11 +291,11 @@ def test_a_bad_caption_of_a_file_that_was_touched_is_still_one(
     assert (again.failed, again.standing) == (1, Counter(truncated=1))
 
 
-def test_a_poor_caption_is_asked_for_again_in_another_way(world: Path, output: Path, model: vidllm.VideoModel) -> None:
+def test_a_poor_caption_is_asked_for_again_in_another_way(few: Path, output: Path, model: vidllm.VideoModel) -> None:
     tight = CaptionOptions(
         generation=GenerationOptions(max_new_tokens=3), retries=2, plan=vidllm.PlanOptions(max_new_tokens=3)
     )
-    report = caption(world, output, tight, model=model)
+    report = caption(few, output, tight, model=model)
     assert report.counts["truncated"] > 0
     for row in rows_of(output):
         if row["status"] == "truncated":
@@ -283,11 +305,11 @@ def test_a_poor_caption_is_asked_for_again_in_another_way(world: Path, output: P
 
 
 def test_a_caption_cut_off_gets_twice_the_room_where_nobody_set_it(
-    world: Path, output: Path, model: vidllm.VideoModel
+    few: Path, output: Path, model: vidllm.VideoModel
 ) -> None:
     """One sentence about a world clip takes six tokens or more: four cut all of them off, eight come after four."""
     options = CaptionOptions(generation=GenerationOptions(max_new_tokens=4), retries=1)
-    caption(world, output, options, model=model)
+    caption(few, output, options, model=model)
     rows = rows_of(output)
     assert all(row["attempts"] == 2 for row in rows)
     assert max(row["usage"]["answer_tokens"] for row in rows) > 4
@@ -537,11 +559,11 @@ def test_a_clip_that_is_not_there_is_a_row_and_the_exit_code_says_so(tmp_path: P
     )
 
 
-def test_a_half_written_last_line_is_written_again(world: Path, output: Path, model: vidllm.VideoModel) -> None:
-    caption(world, output, model=model)
+def test_a_half_written_last_line_is_written_again(few: Path, output: Path, model: vidllm.VideoModel) -> None:
+    caption(few, output, model=model)
     whole = output.read_bytes()
     output.write_bytes(whole[:-40])
-    report = caption(world, output, model=model)
+    report = caption(few, output, model=model)
     assert report.counts.total() == 1
     assert same_rows(rows_of(output), [json.loads(line) for line in whole.splitlines()])
 
@@ -555,14 +577,15 @@ def same_rows(one: list[dict[str, Any]], other: list[dict[str, Any]]) -> bool:
 # ------------------------------------------------------------------------------------------------ stopped, and gone on
 
 
-def test_killed_again_and_again_nothing_is_lost_and_nothing_is_there_twice(world: Path, tmp_path: Path) -> None:
+def test_killed_again_and_again_nothing_is_lost_and_nothing_is_there_twice(
+    world: Path, captioned: list[dict[str, Any]], tmp_path: Path
+) -> None:
     watched, rng = Watched(tmp_path / "killed.jsonl"), random.Random(1)
     for _ in range(3):
         run_and_kill(world, watched, rng, 6.0)
         watched.read()
     run(world, watched.path, "--retries", "0")
-    run(world, tmp_path / "alone.jsonl", "--retries", "0")
-    assert same_rows(rows_of(watched.path), rows_of(tmp_path / "alone.jsonl"))
+    assert same_rows(rows_of(watched.path), captioned)
     assert len(rows_of(watched.path)) == CLIPS
 
 
@@ -620,13 +643,13 @@ def test_two_runs_on_one_output_at_once_are_one_run_and_one_line(
 
 
 def test_a_dry_run_counts_measures_and_writes_nothing(
-    world: Path, output: Path, capsys: pytest.CaptureFixture[str]
+    few: Path, output: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run([str(world), "nope.mp4"], output, "--dry-run") == 0
+    assert run([str(few), "nope.mp4"], output, "--dry-run") == 0
     told = capsys.readouterr().out
-    assert f"{CLIPS} to caption" in told
+    assert f"{FEW} to caption" in told
     assert "1 that can not be read" in told
-    assert f"by {CLIPS} clips captioned now" in told
+    assert f"by {FEW} clips captioned now" in told
     assert not output.exists()
 
 
@@ -640,11 +663,11 @@ def test_ctrl_c_ends_a_dry_run_while_it_tries(
 
 @pytest.mark.parametrize("split", ["none", "fixed:5s"])
 def test_a_dry_run_counts_what_the_run_then_does(
-    world: Path, tmp_path: Path, output: Path, model: vidllm.VideoModel, split: str
+    few: Path, tmp_path: Path, output: Path, model: vidllm.VideoModel, split: str
 ) -> None:
     folder = tmp_path / "clips"
-    shutil.copytree(world, folder)
-    shutil.copy(sorted(world.glob("*.mp4"))[0], folder / "copy.mp4")
+    shutil.copytree(few, folder)
+    shutil.copy(sorted(few.glob("*.mp4"))[0], folder / "copy.mp4")
     (folder / "bad.mp4").write_bytes(b"no video")
     options = CaptionOptions(split=split, summarise=split != "none", retries=0)
     told = dry_run(folder, output, options, model=model)
@@ -655,14 +678,14 @@ def test_a_dry_run_counts_what_the_run_then_does(
     assert (told.clips, told.frames) == (len(shown), sum(len(row["frames"]) for row in shown))
     assert told.tokens == sum(row["usage"]["video_tokens"] + row["usage"]["text_tokens"] for row in shown)
     assert (told.copies, told.bad) == (report.counts["duplicate"], 1)
-    assert told.wholes == len(rows) - len(shown) == (0 if split == "none" else CLIPS + 1)
+    assert told.wholes == len(rows) - len(shown) == (0 if split == "none" else FEW + 1)
     before = manifest_of(output).read_bytes()
     shutil.copy(folder / "copy.mp4", folder / "late.mp4")
     again = dry_run(folder, output, options, model=model)
     assert (again.done, again.clips) == (report.standing.total(), 0)
     assert again.copies == (1 if split == "none" else told.copies)
     other = CaptionOptions(prompt="what happens at 0:05?")
-    assert dry_run(folder, output, other, model=model).clips == CLIPS
+    assert dry_run(folder, output, other, model=model).clips == FEW
     assert manifest_of(output).read_bytes() == before
 
 
