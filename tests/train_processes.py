@@ -1,10 +1,10 @@
 """Two processes share one batch, the first a video, the second text alone: their gradients against one process's.
 
-    torchrun --nproc-per-node 2 -m tests.train_processes FOLDER
+    torchrun --nproc-per-node 2 -m tests.train_processes FOLDER ...
 
-The first prints the largest difference as a share of the gradient's largest entry, a line for each wrapper and set of
-parts. With `patience` in place of a folder it takes longer over its rows than torch would wait for it, and both print
-what it found.
+Of every model the first prints the largest difference as a share of the gradient's largest entry, a line for each
+wrapper and set of parts. At last it takes longer over its rows than torch would wait for it, and both print what it
+found.
 """
 
 import os
@@ -41,26 +41,27 @@ def say(told: object) -> None:
     os.write(sys.stdout.fileno(), f"{told}\n".encode())
 
 
-def main(folder: Path) -> None:
-    """Every set of parts in every wrapper."""
-    dist.init_process_group("gloo")
-    for wrapper, options in product(("ddp", "fsdp"), SETS):
-        worst = difference(folder, wrapper, options)
-        if dist.get_rank() == 0:
-            say(worst)
+CONFIG = SftConfig(data=Path("rows.jsonl"), out=Path("out"), parts=Parts(projector=1e-3), device="cpu")
+
+
+def main(folders: list[str]) -> None:
+    """Every set of parts in every wrapper, of every model; then patience."""
+    if is_first(CONFIG):  # the group is there now
+        say("begun")
+    for folder, wrapper, options in product(folders, ("ddp", "fsdp"), SETS):
+        worst = difference(Path(folder), wrapper, options)
+        if is_first(CONFIG):
+            say(f"{folder} {worst}")
+    patience()
     leave()
 
 
 def patience() -> None:
     """Twice: while rows are looked at, and while the model is written."""
-    config = SftConfig(data=Path("rows.jsonl"), out=Path("out"), parts=Parts(projector=1e-3))
-    if is_first(config):  # the group is there now
-        say("begun")
     _set_pg_timeout(timedelta(milliseconds=100))
-    say(on_first(config, late))
-    if is_first(config):
+    say(on_first(CONFIG, late))
+    if is_first(CONFIG):
         late()
-    leave()
 
 
 def late() -> str:
@@ -104,4 +105,4 @@ def wrapped(learner: Learner, wrapper: str) -> nn.Module:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    patience() if sys.argv[1] == "patience" else main(Path(sys.argv[1]))
+    main(sys.argv[1:])
