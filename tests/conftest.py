@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from fractions import Fraction
 from importlib.util import find_spec
@@ -63,6 +64,19 @@ def across_first(monkeypatch: pytest.MonkeyPatch) -> None:
         return once(once(picture, (size[0], picture.height), *how, **named), size, *how, **named)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Picture, "resize", resize)
+
+
+@contextmanager
+def full_disk(most_bytes: int) -> Iterator[None]:
+    """The real thing, as far as a test may go: meanwhile this process may write no file larger than that."""
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def bar_code(number: int, width: int = WIDTH, height: int = HEIGHT) -> NDArray[np.uint8]:

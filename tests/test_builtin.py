@@ -15,17 +15,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 from numpy.typing import NDArray
 from PIL import Image as Picture
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import CLIPVisionModel, LlamaConfig, LlamaModel, LlavaForConditionalGeneration
 from transformers import PreTrainedTokenizerFast as Tokenizer
 
 import vidllm
+from tests.share_process import with_its_own
 from vidllm.builtin import recipe as recipes
-from vidllm.builtin import together
 from vidllm.builtin.align import Words, pose_waves, targets
 from vidllm.builtin.collate import IGNORE, STRIDES, Batch, Collator, TrainingRows, change_code, slot_base
 from vidllm.builtin.language import LanguageShape, answer_logits, calibrate, new_model, score, visual_table
@@ -697,22 +696,9 @@ def test_two_processes_teach_one_model(tmp_path: Path) -> None:
     assert vidllm.load(tmp_path / "weights", cache=None).spec.fit == "stretch"
 
 
-def _with_its_own(part: int, folder: Path) -> None:
-    """One of two processes: a gradient of 1 or 3 for one parameter, and for another none in the second."""
-    dist.init_process_group("gloo", init_method=f"file://{folder / 'meet'}", rank=part, world_size=2)
-    both, one = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(1))
-    both.grad = torch.full((2,), 1.0 + 2 * part)
-    if part == 0:
-        one.grad = torch.ones(1)
-    together.share_gradients([both, one])
-    agreed = together.agreed(part + 0.25)
-    torch.save((both.grad, one.grad, agreed, together.part(), together.parts()), folder / f"{part}.pt")
-    together.leave()
-
-
 def test_gradients_are_shared_by_their_mean(tmp_path: Path) -> None:
     """And where clocks differ the first process's counts."""
-    torch.multiprocessing.spawn(_with_its_own, (tmp_path,), nprocs=2)
+    torch.multiprocessing.spawn(with_its_own, (tmp_path,), nprocs=2)
     for part in range(2):
         both, one, agreed, number, parts = torch.load(tmp_path / f"{part}.pt")
         assert (both.tolist(), one.tolist(), agreed, number, parts) == ([2, 2], [0.5], 0.25, part, 2)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -23,6 +24,7 @@ def canonical(requirement: str) -> str:
     return re.sub(r"[-_.]+", "-", match.group()).lower()
 
 
+@cache
 def imported_distributions() -> list[set[str]]:
     """For each foreign module that the library or the command line import: the distributions that may provide it."""
     known = packages_distributions()

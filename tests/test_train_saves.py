@@ -2,8 +2,6 @@
 
 import errno
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
+from tests.conftest import full_disk
 from vidllm.errors import CheckpointError
 from vidllm.train.saves import Saves, differences
 
-ROOT = Path(__file__).resolve().parents[1]
 IDENTITY = {"model": "m", "batch": 4, "clip": None}
 
 
@@ -107,21 +105,10 @@ def test_a_checkpoint_can_run_no_code(tmp_path: Path, monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("left", [0, 200, 3000, 20_000])
 def test_a_full_disk_leaves_the_last_one_whole(left: int, tmp_path: Path) -> None:
-    """The real thing, as far as a test may go: the process may write no file larger than `left` bytes."""
     saves(tmp_path).write(1, IDENTITY, contents(1))
-    code = (
-        "import resource, signal, sys; from pathlib import Path\n"
-        "from tests.test_train_saves import IDENTITY, saves\n"
-        "import torch\n"
-        f"signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, ({left}, {left}))\n"
-        "saves(Path(sys.argv[1])).write(2, IDENTITY, {'weights.pt': {'w': torch.randn(9000)}})"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, timeout=120
-    )
-    last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("vidllm.errors.CheckpointError: ")
-    assert last.endswith(
+    with full_disk(left), pytest.raises(CheckpointError) as told:
+        saves(tmp_path).write(2, IDENTITY, {"weights.pt": {"w": torch.randn(9000)}})
+    assert str(told.value).endswith(
         "step-00000002: can not be written (File too large); step-00000001 before it is untouched; make room and run "
         "the same command again"
     )
