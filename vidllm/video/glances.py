@@ -8,6 +8,7 @@ facility location, whose greedy answer is within 1 - 1/e of the best (Nemhauser,
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import lru_cache
 from typing import TypeAlias
 
 import numpy as np
@@ -82,8 +83,11 @@ def unlike(pixels: NDArray[np.uint8], picture: NDArray[np.uint8]) -> FloatArray:
     return np.asarray(block_changes(picture, pixels).max(axis=1), np.float64)
 
 
+@lru_cache(maxsize=8)
 def _apart(glances: FrameSet) -> FloatArray:
-    """How unlike any two glances are, (N, N): by what they show, and a little by when."""
+    """How unlike any two glances are, (N, N): by what they show, and a little by when. Of 128 it is 16,384 pictures, a
+    tenth of a second: the last few are remembered, for many numbers of frames are tried where nothing fits.
+    """
     shown = np.stack([unlike(glances.pixels, picture) for picture in glances.pixels])
     passed: FloatArray = np.abs(glances.pts_seconds - glances.pts_seconds[:, None])
     middling = max(float(np.median(shown[np.triu_indices(len(glances), 1)])), 1.0)
