@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import pytest
 
 from tests.caption_rows import rows_of
 from tests.conftest import ROOT, Servers, write_clip
+from vidllm_cli.main import main
 
 PATIENT_SECONDS = 600
 CLIPS = 30
@@ -34,7 +35,6 @@ HURRIED = (
     "from vidllm_cli.main import main; sys.exit(main(sys.argv[1:]))"
 )
 """The program, but when it is to stop a server has one second for what is in flight, where users give it twenty."""
-Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture(scope="module")
@@ -47,15 +47,18 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def caption(corpus: Path, output: Path, url: str, *words: str) -> subprocess.CompletedProcess[str]:
-    """`vidllm caption --engine URL` in its own process, as a user runs it."""
-    command = [sys.executable, "-m", "vidllm_cli.main", "caption", str(corpus), "-o", str(output), "--engine", url]
-    return subprocess.run([*command, *words], capture_output=True, text=True, timeout=PATIENT_SECONDS, cwd=ROOT)
+def words_of(corpus: Path, output: Path, url: str, *words: str) -> list[str]:
+    """`caption --engine URL`."""
+    return ["caption", str(corpus), "-o", str(output), "--engine", url, *words]
 
 
-def verify(*outputs: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "vidllm_cli.main", "caption-verify", *map(str, outputs)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENT_SECONDS, cwd=ROOT)
+def caption(corpus: Path, output: Path, url: str, *words: str) -> int:
+    """The same in this process: its exit code."""
+    return main(words_of(corpus, output, url, *words))
+
+
+def verify(*outputs: Path) -> int:
+    return main(["caption-verify", *map(str, outputs)])
 
 
 def check_binding(rows: list[dict[str, Any]]) -> None:
@@ -74,13 +77,15 @@ def check_binding(rows: list[dict[str, Any]]) -> None:
 
 
 def test_every_clip_gets_its_own_caption(corpus: Path, serve: Servers, tmp_path: Path) -> None:
+    """In a process of its own, as a user runs it."""
     url = serve("--slots", "4", "--crowd", "2", "--seconds", "0.05")
-    done = caption(corpus, tmp_path / "out.jsonl", url)
+    command = [sys.executable, "-m", "vidllm_cli.main", *words_of(corpus, tmp_path / "out.jsonl", url)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENT_SECONDS, cwd=ROOT)
     assert done.returncode == 1, done.stderr  # not all is well: one is no video
     rows = rows_of(tmp_path / "out.jsonl")
     assert len({row["video"] for row in rows}) == len(rows) == CLIPS + 1
     check_binding(rows)
-    assert verify(tmp_path / "out.jsonl").returncode == 0
+    assert verify(tmp_path / "out.jsonl") == 0
 
 
 @pytest.mark.slow
@@ -171,7 +176,7 @@ def test_shards_part_the_corpus_and_joined_they_are_the_whole(
     for number, part in enumerate(parts, 1):
         caption(corpus, part, url, "--shard", f"{number}/3")
         assert rows_of(part), "31 clips in 3 shards: none is empty"
-    assert verify(*parts).returncode == 0
+    assert verify(*parts) == 0
     rows = [row for part in parts for row in rows_of(part)]
     assert len({row["key"] for row in rows}) == len(rows) == CLIPS + 1
     check_binding(rows)
@@ -182,7 +187,7 @@ def test_shards_part_the_corpus_and_joined_they_are_the_whole(
     caption(corpus, whole, url)
     assert len(rows_of(whole)) == CLIPS + 1
     assert httpx2.get(f"{url}/stats").json()["requests"] == asked, "nothing is left to do"
-    assert verify(whole).returncode == 0
+    assert verify(whole) == 0
 
 
 # -------------------------------------------------------------------------------------------------- transformers serve
@@ -224,13 +229,15 @@ def answers(url: str) -> bool:
 
 @needs_serve
 @pytest.mark.slow
-def test_transformers_serve_captions_a_corpus(corpus: Path, served: tuple[str, Path], tmp_path: Path) -> None:
+def test_transformers_serve_captions_a_corpus(
+    corpus: Path, served: tuple[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     url, folder = served
     output = tmp_path / "out.jsonl"
     words = ("--frames", "3", "--max-new-tokens", "6", "--retries", "0")
-    done = caption(corpus, output, url, *words, "--limit", "7")
+    caption(corpus, output, url, *words, "--limit", "7")
     rows = rows_of(output)
-    assert len(rows) == 7, done.stderr
+    assert len(rows) == 7, capsys.readouterr().err
     captioned = [row for row in rows if row["status"] != "undecodable"]
     assert {row["model"] for row in captioned} == {f"{folder}@main"}
     assert {row["finish_reason"] for row in captioned} <= {"stop", "length"}
@@ -238,8 +245,7 @@ def test_transformers_serve_captions_a_corpus(corpus: Path, served: tuple[str, P
     # 3 pictures of 64 tokens: the server has seen them all
     assert all(row["usage"]["text_tokens"] > 3 * 64 for row in captioned)
 
-    named = caption(corpus, output, url, *words, "--limit", "7", "-m", "somebody-else")
-    assert named.returncode == 1
-    assert f"Server is pinned to '{folder}" in named.stderr or "pinned" in " ".join(
+    assert caption(corpus, output, url, *words, "--limit", "7", "-m", "somebody-else") == 1
+    assert f"Server is pinned to '{folder}" in capsys.readouterr().err or "pinned" in " ".join(
         row["error"] or "" for row in rows_of(output)
     )
