@@ -33,6 +33,7 @@ from vidllm.model.resolve import builtin_folder
 from vidllm.options import GenerationOptions
 from vidllm.video import wire
 from vidllm.video.guard import child_command, child_environment, close_workers, probe_guarded
+from vidllm_cli.main import main
 
 CLIPS = 12
 TWO = CaptionOptions(replicas=2, dtype="float32", device="cpu", retries=0, batch=2)
@@ -47,12 +48,18 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def alone(world: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Row]:
-    """Every clip's row, by one model in this process."""
+def written(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What one model in this process wrote of every clip."""
     output = tmp_path_factory.mktemp("alone") / "out.jsonl"
     model = vidllm.load(builtin_folder("built-in"), dtype="float32", device="cpu", cache=None)
     caption(world, output, CaptionOptions(retries=0, batch=2), model=model)
-    return rows_of(output)
+    return output
+
+
+@pytest.fixture(scope="module")
+def alone(written: Path) -> dict[str, Row]:
+    """Its rows."""
+    return rows_of(written)
 
 
 @pytest.fixture(autouse=True)
@@ -137,11 +144,9 @@ def test_no_child_runs_what_lies_in_the_working_directory(
     assert not (tmp_path / "was_run").exists()
 
 
-def test_where_nothing_is_left_to_do_no_model_is_loaded(world: Path, tmp_path: Path) -> None:
-    output = tmp_path / "out.jsonl"
-    caption(world, output, TWO)
+def test_where_nothing_is_left_to_do_no_model_is_loaded(world: Path, written: Path) -> None:
     code = "import sys; sys.modules['torch'] = None; from vidllm_cli.main import main; sys.exit(main(sys.argv[1:]))"
-    words = ["caption", str(world), "-o", str(output), "--device", "cpu", "--dtype", "float32", "--retries", "0"]
+    words = ["caption", str(world), "-o", str(written), "--device", "cpu", "--dtype", "float32", "--retries", "0"]
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert f"nothing new; {CLIPS} done before" in done.stderr
@@ -319,9 +324,9 @@ def test_a_model_that_can_not_be_loaded_is_its_own_error(world: Path, tmp_path: 
 # -------------------------------------------------------------------------------------------------------- and the end
 
 
-def started(world: Path, output: Path, *words: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "vidllm_cli.main", "caption", str(world), "-o", str(output), "--replicas", "2"]
-    command += ["--batch", "1", *words]
+def started(world: Path, output: Path) -> subprocess.Popen[str]:
+    words = ["caption", str(world), "-o", str(output), "--replicas", "2", "--batch", "1"]
+    command = [sys.executable, "-m", "vidllm_cli.main", *words]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -341,8 +346,7 @@ def test_ctrl_c_leaves_no_replica_and_the_next_run_goes_on(world: Path, tmp_path
     assert children
     assert not any(map(lives, children))
     assert len(rows_of(output)) < CLIPS, "nothing is left for the next run"
-    process = started(world, output)
-    process.communicate(timeout=300)
+    main(["caption", str(world), "-o", str(output), "--replicas", "1"])
     assert len(rows_of(output)) == CLIPS
 
 

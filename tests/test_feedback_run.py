@@ -260,13 +260,17 @@ def test_the_command_prints_its_report_and_ends_with_the_truth(
 # ------------------------------------------------------------------------------------------- what stops a run, and how
 
 
-def command(world: Path, output: Path, judge: str) -> list[str]:
+def words_of(world: Path, output: Path, judge: str) -> list[str]:
     """Bold answers, every two of them compared in both orders by a judge that takes its time: a question alone fills
     its hands, so that the first verdict comes long before the last question is asked.
     """
-    return [sys.executable, "-m", "vidllm_cli.main", "feedback", str(world), "-o", str(output), "--dtype", "float32",
-            "--temperature", "2.0", "-k", "4", "--limit", "6", "--rebalance", "-1", "--judge", judge,
-            "--judging", "compare"]  # fmt: skip
+    return ["feedback", str(world), "-o", str(output), "--dtype", "float32", "--temperature", "2.0", "-k", "4",
+            "--limit", "6", "--rebalance", "-1", "--judge", judge, "--judging", "compare"]  # fmt: skip
+
+
+def command(world: Path, output: Path, judge: str) -> list[str]:
+    """The same as a process of its own."""
+    return [sys.executable, "-m", "vidllm_cli.main", *words_of(world, output, judge)]
 
 
 @pytest.fixture
@@ -303,12 +307,12 @@ def test_kills_lose_at_most_the_question_in_flight_and_judge_none_twice(
     before = told_of(output)
     assert 0 < before["judged"] <= before["sampled"] < 6
     assert not output.exists()
-    assert subprocess.run(command(world, output, slow_judge), cwd=ROOT, capture_output=True, check=True).returncode == 0
+    assert main(words_of(world, output, slow_judge)) == 0
     told = Counter((line["at"], line["key"]) for line in journal_lines(output))
     assert max(told.values()) == 1
     assert sum(at == "sampled" for at, _ in told) == 6
     whole = tmp_path / "whole.jsonl"
-    subprocess.run(command(world, whole, slow_judge), cwd=ROOT, capture_output=True, check=True)
+    assert main(words_of(world, whole, slow_judge)) == 0
     assert output.read_bytes() == whole.read_bytes() != b""
 
 
@@ -332,8 +336,7 @@ def test_a_judge_that_hangs_does_not_keep_a_run_from_stopping(world: Path, tmp_p
         "import sys, vidllm.corpus.http as http, vidllm.feedback.rubric as rubric; http.STOP_SECONDS = 1.0;"
         "rubric.COMPARE = 'do=hang ' + rubric.COMPARE; from vidllm_cli.main import main; sys.exit(main(sys.argv[1:]))"
     )
-    words = command(world, output, url)
-    process = subprocess.Popen([sys.executable, "-c", hurried, *words[words.index("feedback"):]], cwd=ROOT,
+    process = subprocess.Popen([sys.executable, "-c", hurried, *words_of(world, output, url)], cwd=ROOT,
                                stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)  # fmt: skip
     wait_for("sampled", output, process)
     process.send_signal(signal.SIGTERM)

@@ -328,10 +328,9 @@ def test_a_process_that_was_to_have_company_knows(tmp_path: Path, monkeypatch: p
 
 @pytest.mark.slow
 def test_two_processes_lose_what_one_loses(tmp_path: Path) -> None:
-    words = (*COMMON, "dropout=0.0")
-    finished(started(tmp_path / "one", *words))
+    run(tmp_path / "one", Parity(), dropout=0.0, checkpoint_every=2, device="cpu")
     two = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
-    finished(started(tmp_path / "two", *words, "loop.device=cpu", launcher=two))
+    finished(started(tmp_path / "two", *COMMON, "dropout=0.0", "loop.device=cpu", launcher=two))
     one, both = figures(tmp_path / "one"), figures(tmp_path / "two")
     assert len(one) == len(both) == 12
     for alone, shared in zip(one, both, strict=True):
@@ -348,7 +347,7 @@ def test_two_processes_lose_what_one_loses(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_kill_9_at_any_instant_costs_nothing(tmp_path: Path) -> None:
     words = (*COMMON, "wait=0.01")
-    finished(started(tmp_path / "whole", *words))
+    run(tmp_path / "whole", Parity(), checkpoint_every=2)
     dice, kills = random.Random(5), 0
     while True:
         process = started(tmp_path / "killed", *words)

@@ -21,7 +21,6 @@ from torch.nn import functional as F
 from vidllm.config import load_config
 from vidllm.train.loop import LoopOptions, Trained, train
 from vidllm.train.optim import OptimOptions
-from vidllm.train.stage import leave
 from vidllm.train.task import Micro, Part, Step
 
 WIDTH = 8
@@ -169,4 +168,7 @@ if __name__ == "__main__":
     config = load_config(Config, None, [f"out={sys.argv[1]}", *sys.argv[2:]])
     net = Network(config.dropout)
     train(Parity(wait=config.wait), net, net.groups(), config.loop, config.out, Listener(aloud=True))
-    leave()
+    if torch.distributed.is_initialized():
+        from vidllm.train.stage import leave  # it brings transformers, which one process alone has no use for
+
+        leave()
