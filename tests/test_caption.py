@@ -78,7 +78,9 @@ def alone(world: Path, model: vidllm.VideoModel) -> dict[str, vidllm.Answer]:
 def captioned(world: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """The rows of the world that one run of the command wrote, left alone, with as many replicas as there are cores."""
     output = tmp_path_factory.mktemp("captioned") / "out.jsonl"
-    assert main(["caption", str(world), "-o", str(output), "--dtype", "float32", "--retries", "0"]) in (0, 1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("VIDLLM_MODEL", raising=False)
+        assert main(["caption", str(world), "-o", str(output), "--dtype", "float32", "--retries", "0"]) in (0, 1)
     return rows_of(output)
 
 
@@ -578,9 +580,9 @@ def same_rows(one: list[dict[str, Any]], other: list[dict[str, Any]]) -> bool:
 
 
 def test_killed_again_and_again_nothing_is_lost_and_nothing_is_there_twice(
-    world: Path, captioned: list[dict[str, Any]], tmp_path: Path
+    world: Path, captioned: list[dict[str, Any]], output: Path
 ) -> None:
-    watched, rng = Watched(tmp_path / "killed.jsonl"), random.Random(1)
+    watched, rng = Watched(output), random.Random(1)
     for _ in range(3):
         run_and_kill(world, watched, rng, 6.0)
         watched.read()
