@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import psutil
 import pytest
@@ -286,6 +286,22 @@ def test_how_a_model_computes_is_part_of_who_it_is() -> None:
         for quantize, dtype in ways
     }
     assert len(told) == len(ways)
+
+
+def test_the_first_to_be_loaded_leaves_the_others_their_share() -> None:
+    """And takes of that when it has nothing else to do, for the others may never be."""
+    captioner, given = open_replicas(replace(TWO, batch=None), lambda line: None), []
+    captioner._replicas = [_Replica(place, cast("subprocess.Popen[bytes]", None)) for place in captioner._places]
+    captioner._places.clear()
+    for ticket in range(12):
+        captioner.submit(ticket, None, "describe the video.", GenerationOptions())
+    first, second = captioner._replicas
+    for one in (first, first, second):
+        one.capacity = 24
+        one.jobs.clear()
+        captioner._house()
+        given.append((len(first.jobs), len(second.jobs)))
+    assert given == [(6, 0), (3, 0), (3, 3)]
 
 
 def test_no_more_is_asked_for_than_the_batch_takes() -> None:

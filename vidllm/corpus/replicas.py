@@ -185,12 +185,17 @@ class Replicas:
         return sum(len(one.jobs) for one in self._replicas)
 
     def _house(self) -> None:
-        """Start as many replicas as there are questions, and give each question to the one with the most room."""
-        while self._places and len(self._replicas) < self._in_hand + len(self._homeless):
+        """Start as many replicas as there are questions, and give each question to the one with the most room.
+
+        None takes more than its share of them: the first to be loaded would leave the others nothing.
+        """
+        questions = self._in_hand + len(self._homeless)
+        while self._places and len(self._replicas) < questions:
             self._replicas.append(self._start(self._places.popleft()))
         while self._homeless:
             suspect = self._homeless[0].deaths > 0
-            able = [one for one in self._replicas if one.room > 0 and not (suspect and one.jobs)]
+            able = [one for one in self._replicas if one.room > 0 and not (suspect and one.jobs)
+                    and len(one.jobs) * len(self._replicas) < questions]  # fmt: skip
             if not able:
                 return
             max(able, key=lambda one: one.room).give(self._homeless.popleft())
