@@ -67,6 +67,17 @@ def test_parts_may_name_their_files(media: Path) -> None:
     assert [(m.kind, Path(m.path).name) for m in row.turns[0].media] == [("video", "a.mp4"), ("image", "c.png")]
 
 
+@pytest.mark.parametrize(
+    "part",
+    [{"type": "image", "url": "c.png"}, {"type": "image_url", "image_url": {"url": "c.png"}},
+     {"type": "image", "image": None, "path": "c.png"}],
+)  # fmt: skip
+def test_parts_name_a_picture_as_openai_and_transformers_do(media: Path, part: dict[str, Any]) -> None:
+    parts = [part, {"type": "text", "text": "same?"}]
+    row = only(media, {"messages": [{"role": "user", "content": parts}, GPT]})
+    assert row.media == (Media(kind="image", path=str(media / "c.png")),)
+
+
 def test_parts_may_leave_files_to_the_list(media: Path) -> None:
     parts = [{"type": "text", "text": "what happens?"}, {"type": "video"}]
     row = only(media, {"video": "b.mp4", "messages": [{"role": "user", "content": parts}, GPT]})
@@ -173,6 +184,13 @@ PLAIN = {"from": "human", "value": "what happens?"}
         (conversation({"from": "human", "value": ""}, GPT), "question 1 is empty"),
         (conversation(PLAIN, GPT, {"from": "system", "value": "x"}), "a system turn stands after the first"),
         (conversation({"from": "system", "value": "x"}), "a system turn only"),
+        (conversation(HUMAN, GPT, video="a.mp4", start=3, end=None), "it shows a part of its video ('start': 3); cut"),
+        (conversation(HUMAN | {"value": [{"type": "video", "video": "a.mp4", "video_end": "0:09"}]}, GPT),
+         "conversations[0] shows a part of its video ('video_end': '0:09')"),
+        (conversation(HUMAN | {"value": [{"type": "video", "video": ["c.png", "d.png"]}]}, GPT, videos=["a.mp4"]),
+         "conversations[0] shows a list as its video; give the path of one file; of frames make a video first"),
+        (conversation(PLAIN, GPT | {"weight": 0}, PLAIN, GPT), "conversations[1] says 'weight': 0, and every answer"),
+        (conversation(PLAIN, GPT | {"loss": False}), "conversations[1] says 'loss': False"),
         (conversation(PLAIN, {"from": "gpt", "value": "\ud800."}), "conversations[1] holds half a character"),
     ],
 )
@@ -196,6 +214,9 @@ def test_keys_that_mean_something_else_are_let_alone(media: Path) -> None:
     assert not only(media, conversation(PLAIN, GPT, video_id="v_1", imageid="7", audio="a.wav", Video=None)).media
     told = {"from": "system", "value": "Be brief."}
     assert only(media, conversation(told, PLAIN, GPT, system="Be brief.")).turns[0].text == "Be brief."
+    assert only(media, conversation(PLAIN | {"weight": 0}, GPT | {"weight": 1, "loss": True})).turns
+    assert only(media, conversation(HUMAN, GPT, video="a.mp4", start=0, end=None)).media
+    assert only(media, conversation(PLAIN, GPT, start=3)).turns  # of no video
     assert only(media, conversation(PLAIN, GPT, system="")).turns[0].role == "user"
     assert read_pairs(write(media, PAIR | {"references": ["a", "b"]})).rows
 
@@ -262,6 +283,15 @@ def test_a_pairs_prompt_may_be_a_dialogue(media: Path) -> None:
     assert (row.chosen, row.rejected) == ("It grows.", "It shrinks.")
 
 
+def test_two_whole_conversations_are_a_pair(media: Path) -> None:
+    """TRL's form with an implicit prompt."""
+    asked = {"role": "user", "content": [{"type": "video"}, {"type": "text", "text": "what happens?"}]}
+    both = {key: [asked, {"role": "assistant", "content": PAIR[key]}] for key in ("chosen", "rejected")}
+    [row] = read_pairs(write(media, PAIR | both | {"prompt": None})).rows
+    assert [(turn.text, len(turn.media)) for turn in row.turns] == [("what happens?", 1)]
+    assert row.answers == ("It moves.", "It stops.")
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -281,6 +311,9 @@ def test_a_pairs_prompt_may_be_a_dialogue(media: Path) -> None:
         ({"rejected": 3}, "rejected[0] has no words"),
         ({"chosen": [HUMAN, GPT]}, "'chosen' is not one answer; give its text alone"),
         ({"prompt": None}, "no 'prompt' in it"),
+        ({"prompt": None, "chosen": [HUMAN, GPT], "rejected": [PLAIN, GPT]}, "no 'prompt' in it"),
+        ({"chosen": "See <image>."}, "the assistant says <image>; only the user shows media"),
+        ({"end": 8.5}, "it shows a part of its video ('end': 8.5)"),
         ({"prompt": [HUMAN, GPT]}, "its prompt ends with an answer"),
         ({"prompt": "<video><video>?"}, "says <video> 2 times and 1 are given"),
         ({"reference": {"model": "ab", "chosen_logp": float("nan"), "rejected_logp": 1}}, "'reference' is not as"),

@@ -57,9 +57,10 @@ class Folder:
 def place_media(row: Mapping[str, Any], turns: Sequence[RawTurn], folder: Folder) -> tuple[Turn, ...]:
     """The turns with their files, placeholders taken out. Raises Bad when what is said and what is given differ."""
     for turn in turns:
-        if turn.role != "user" and (said := PLACEHOLDER.search(turn.text)):
-            raise Bad(f"the {turn.role} says {said[0]}", "only the user shows media")
+        check_says(turn)
     given = _given(row)
+    if given["video"] or any(medium.kind == "video" for turn in turns for medium in turn.own):
+        check_whole(row, "it")
     wanted = [kind for turn in turns if not turn.own for kind in PLACEHOLDER.findall(turn.text)]
     if given["video"] and not given["image"] and wanted == ["image"] * len(given["video"]):
         given = {"video": [], "image": given["video"]}
@@ -71,6 +72,24 @@ def place_media(row: Mapping[str, Any], turns: Sequence[RawTurn], folder: Folder
         raise Bad(f"{twice[0]} is named in a turn and beside the turns", "name it once, it would be shown twice")
     placed = [_placed(turn, waiting, folder) for turn in turns]
     return tuple(_before_first(placed, [_found(m, folder) for m in unsaid]))
+
+
+def check_says(turn: RawTurn) -> None:
+    """Raise Bad for media that somebody else than the user shows."""
+    if turn.role != "user" and (said := PLACEHOLDER.search(turn.text)):
+        raise Bad(f"the {turn.role} says {said[0]}", "only the user shows media")
+
+
+RANGE = ("start", "end", "video_start", "video_end")
+"""What captions' rows, and Qwen's parts, call the ends of a part of a clip."""
+
+
+def check_whole(shown: Mapping[str, Any], where: str) -> None:
+    """Raise Bad where a row, or a part of its content, shows a part of a video: all of it would be learnt from."""
+    for key in RANGE:
+        if isinstance(value := shown.get(key), int | float | str) and value not in (0, ""):
+            raise Bad(f"{where} shows a part of its video ({key!r}: {value!r})",
+                      "cut that part out into a file of its own, or take the key out")  # fmt: skip
 
 
 def _given(row: Mapping[str, Any]) -> dict[Shown, list[Media]]:

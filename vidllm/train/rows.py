@@ -22,7 +22,7 @@ from typing import Any, TypeGuard, TypeVar
 
 from vidllm.errors import RowError
 from vidllm.jsonrows import json_rows
-from vidllm.train.places import Folder, RawTurn, check_absent, place_media
+from vidllm.train.places import Folder, RawTurn, Shown, check_absent, check_says, check_whole, place_media
 from vidllm.train.row import Bad, Media, Origin, PairRow, Problem, ReadRows, Reference, Role, TrainRow, Turn
 
 _BETWEEN = re.compile(r"[, \t\r\n]*")
@@ -42,7 +42,9 @@ def read_rows(path: Path | str, media: Path | str | None = None) -> ReadRows[Tra
 
 
 def read_pairs(path: Path | str, media: Path | str | None = None) -> ReadRows[PairRow]:
-    """Preference rows; `prompt` is a text, chat messages or LLaVA's turns. Paths and errors as `read_rows`."""
+    """Preference rows; `prompt` is a text, chat messages or LLaVA's turns, or what `chosen` and `rejected` begin with.
+    Paths and errors as `read_rows`.
+    """
     return read_each(Path(path), media, _pair_row)
 
 
@@ -120,14 +122,30 @@ def _kind(value: Any) -> str:
 
 
 def _train_row(row: Json, origin: Origin, folder: Folder) -> TrainRow:
-    turns = place_media(row, turns_of(row, one_of(row, ("conversations", "messages"))), folder)
+    key = one_of(row, ("conversations", "messages"))
+    turns = place_media(row, turns_of(row, key), folder)
     check_order(turns, row)
+    _check_learnt(row[key], key)
     if turns[-1].role != "assistant":
         raise Bad("it ends with a question", "add the answer, or leave the last turn out")
     return TrainRow(origin=origin, turns=turns)
 
 
+UNLEARNT = ("weight", "loss", "train")
+"""What OpenAI, ms-swift and axolotl write into an answer that is to be said and not learnt."""
+
+
+def _check_learnt(turns: list[Json], where: str) -> None:
+    """Raises Bad for an answer that says of itself that it is not to be learnt, or not as much as others."""
+    for number, turn in enumerate(turns):
+        for key in (key for key in UNLEARNT if ROLES[_role(turn).lower()] == "assistant"):
+            if turn.get(key) not in (None, 1):
+                raise Bad(f"{where}[{number}] says {key!r}: {turn[key]!r}, and every answer is learnt alike",
+                          "end the row before it, or take that key out")  # fmt: skip
+
+
 def _pair_row(row: Json, origin: Origin, folder: Folder) -> PairRow:
+    row = _with_prompt(row)
     prompt = row.get(one_of(row, ("prompt",)))
     said = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
     turns = place_media(row, turns_of({"prompt": said}, "prompt"), folder)
@@ -140,6 +158,16 @@ def _pair_row(row: Json, origin: Origin, folder: Folder) -> PairRow:
     if chosen == rejected:
         raise Bad("chosen and rejected are the same", "leave the row out, it teaches nothing")
     return PairRow(origin=origin, turns=turns, chosen=chosen, rejected=rejected, reference=_reference(row))
+
+
+def _with_prompt(row: Json) -> Json:
+    """The row with a prompt: of two whole conversations, as TRL may write a pair, what both begin with."""
+    chosen, rejected = row.get("chosen"), row.get("rejected")
+    if row.get("prompt") is not None or not (isinstance(chosen, list) and isinstance(rejected, list)):
+        return row
+    if len(chosen) < 2 or chosen[:-1] != rejected[:-1]:
+        return row
+    return {**row, "prompt": chosen[:-1], "chosen": chosen[-1:], "rejected": rejected[-1:]}
 
 
 def one_of(row: Json, keys: tuple[str, ...]) -> str:
@@ -170,7 +198,7 @@ def turns_of(row: Json, key: str) -> list[RawTurn]:
 def _turn(turn: Any, where: str) -> RawTurn:
     if not isinstance(turn, dict):
         raise Bad(f"{where} is {_kind(turn)}", 'write {"role": .., "content": ..} or {"from": .., "value": ..}')
-    role = turn.get("role", turn.get("from"))
+    role = _role(turn)
     content = turn.get("content", turn.get("value"))
     if not isinstance(role, str) or role.lower() not in ROLES:
         raise Bad(f"{where} is said by {role!r}", f"name one of {', '.join(ROLES)}")
@@ -181,6 +209,14 @@ def _turn(turn: Any, where: str) -> RawTurn:
     return _parts(ROLES[role.lower()], content, where)
 
 
+def _role(turn: Json) -> Any:
+    return turn.get("role", turn.get("from"))
+
+
+_SHOWN: dict[str, Shown] = {"image": "image", "video": "video", "image_url": "image", "video_url": "video"}
+"""Types of parts: transformers', then OpenAI's."""
+
+
 def _parts(role: Role, content: list[Any], where: str) -> RawTurn:
     """A content of parts: each medium becomes a placeholder; those that name their file are the turn's own."""
     text, own = "", []
@@ -188,13 +224,25 @@ def _parts(role: Role, content: list[Any], where: str) -> RawTurn:
         kind = part.get("type") if isinstance(part, dict) else None
         if kind == "text" and isinstance(part.get("text"), str):
             text += whole(part["text"], where)
-        elif kind in ("image", "video"):
-            name = part.get(kind, part.get("path"))
-            text += f"<{kind}>\n"
-            own += [Media(kind=kind, path=name)] if isinstance(name, str) else []
+        elif isinstance(kind, str) and kind in _SHOWN:
+            text += f"<{_SHOWN[kind]}>\n"
+            own += _own(part, _SHOWN[kind], where)
         else:
             raise Bad(f"{where} has a part of type {kind!r}", "use text, image and video")
     return RawTurn(role, text, tuple(own))
+
+
+def _own(part: Json, kind: Shown, where: str) -> list[Media]:
+    """The file that a part names, under one of the keys in use; none where it leaves that to the row's list. Raises Bad
+    for what is no name: the list's file would be shown in its place."""
+    if kind == "video":
+        check_whole(part, where)
+    value = next((part[key] for key in (kind, f"{kind}_url", "path", "url") if part.get(key) is not None), None)
+    name: Any = value.get("url") if isinstance(value, dict) else value
+    if value is None or (isinstance(name, str) and name):
+        return [] if value is None else [Media(kind=kind, path=name)]
+    more = "; of frames make a video first" if isinstance(value, list) else ""
+    raise Bad(f"{where} shows {_kind(value)} as its {kind}", f"give the path of one file{more}")
 
 
 def whole(text: str, where: str) -> str:
@@ -234,6 +282,7 @@ def _answer(row: Json, key: str) -> str:
     turns = turns_of({key: said}, key)
     if [turn.role for turn in turns] != ["assistant"]:
         raise Bad(f"{key!r} is not one answer", "give its text alone; the turns before it belong to 'prompt'")
+    check_says(turns[0])
     if not turns[0].text.strip():
         raise Bad(f"{key!r} is empty", "write the answer, or leave the row out")
     return turns[0].text.strip()
