@@ -12,6 +12,7 @@ import torch
 from tests.conftest import full_disk
 from vidllm.errors import CheckpointError
 from vidllm.train.saves import Saves, differences
+from vidllm.train.state import learnt
 
 IDENTITY = {"model": "m", "batch": 4, "clip": None}
 
@@ -131,6 +132,28 @@ def test_a_disk_that_fails_at_the_rename_leaves_the_last_one_whole(
     with pytest.raises(CheckpointError, match=r"No space left on device\); step-00000001 before it is untouched"):
         saves(tmp_path).write(2, IDENTITY, contents(2))
     assert names(tmp_path) == ["step-00000001"]
+
+
+def test_a_disk_without_room_is_told_before_the_first_step(tmp_path: Path) -> None:
+    heard: list[str] = []
+    saves(tmp_path / "checkpoints", heard=heard).check_room(1, 9)
+    saves(tmp_path / "checkpoints", heard=heard).check_room(2**70, 0)
+    assert not heard
+    saves(tmp_path / "checkpoints", heard=heard).check_room(2**70, 9)
+    saves(tmp_path / "checkpoints", heard=heard).check_room(2**70, 1)
+    saves(tmp_path).write(1, IDENTITY, contents(1))
+    saves(tmp_path, heard=heard).check_room(2**70, 9)
+    told = [line.partition("checkpoints will take ")[2].partition(" GiB")[0] for line in heard]
+    assert told == ["3,298,534,883,328.0", "1,099,511,627,776.0", "2,199,023,255,552.0"]  # three, one, two
+
+
+def test_a_frozen_token_table_that_is_the_head_is_not_kept() -> None:
+    model = torch.nn.ModuleDict({"table": torch.nn.Embedding(3, 2), "body": torch.nn.Linear(2, 2, bias=False),
+                                 "head": torch.nn.Linear(2, 3, bias=False)})  # fmt: skip
+    model["head"].weight = model["table"].weight
+    assert {"body.weight", "table.weight"} <= learnt(model).keys()
+    model["table"].requires_grad_(False)
+    assert learnt(model).keys() == {"body.weight"}
 
 
 def test_what_a_killed_process_had_begun_is_swept(tmp_path: Path) -> None:

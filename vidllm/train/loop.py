@@ -47,6 +47,10 @@ if sys.platform != "win32":
     import resource
 
 
+WIDTH = 12
+"""Bytes of a checkpoint for each number that learns: itself and AdamW's two means, in float32."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class LoopOptions:
     """How long, how exact, how often saved. Raises ConfigError at birth."""
@@ -184,6 +188,9 @@ class _Run:
     def go(self, begun: Callable[[], None]) -> Trained:
         """From the newest checkpoint to the end, or to Ctrl-C."""
         start = self._resume()
+        if self._main:
+            coming = -(-(self._course.total - start) // self._options.checkpoint_every)
+            self._saves.check_room(WIDTH * sum(parameter.numel() for parameter in self._params), coming)
         metrics = Metrics(self._folder, after=start, tensorboard=self._options.tensorboard) if self._main else None
         try:
             begun()  # by the folder's one writer: a second run must not leave its own config there

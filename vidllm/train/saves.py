@@ -20,6 +20,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import psutil
 import torch
 
 from vidllm.errors import CheckpointError
@@ -62,6 +63,17 @@ class Saves:
             except _DamagedError as error:
                 self._say(f"{path}: {error}; passed over")
         return None
+
+    def check_room(self, size: int, coming: int) -> None:
+        """Say so where the disk has no room for the checkpoints to come, `coming` of `size` bytes each: those that will
+        stay, and one more, which is whole before the oldest goes. The first would end the run, hours later.
+        """
+        there = len(list(self.folder.glob("step-*")))
+        needed = size * min(coming, max(1, self._keep + 1 - there))
+        free = psutil.disk_usage(str(_standing(self.folder))).free
+        if needed > free:
+            self._say(f"{self.folder}: checkpoints will take {needed / 2**30:,.1f} GiB more, and "
+                      f"{free / 2**30:,.1f} GiB are free; make room, or keep fewer (keep=1)")  # fmt: skip
 
     def write(self, step: int, identity: Identity, contents: Mapping[str, Any]) -> Path:
         """Keep `contents` (file name -> what `torch.save` takes) as the checkpoint after `step` steps.
@@ -124,6 +136,11 @@ class Saves:
         whole = [path.name for path in sorted(self.folder.glob("step-*"))]
         stands = f"{whole[-1]} before it is untouched" if whole else "there is none before it"
         return f"{target}: can not be written ({reason}); {stands}; make room and run the same command again"
+
+
+def _standing(folder: Path) -> Path:
+    """The folder, or the nearest above it that is there."""
+    return next(path for path in (folder, *folder.absolute().parents) if path.exists())
 
 
 def differences(kept: Identity, now: Identity) -> list[str]:

@@ -76,6 +76,7 @@ class StageConfig(LearnerOptions, LoopOptions):
     frames: int | None = None
     """Exactly so many frames of every clip; null: as many as asking would take."""
     fps: float | None = None
+    """Frames a second of every clip; with `frames`, the fewer."""
     policy: Policy = "auto"
     """Which moments of a clip: as for asking."""
     stride: int | None = None

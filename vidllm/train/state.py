@@ -28,7 +28,9 @@ _SPREAD = StateDictOptions(full_state_dict=True, broadcast_from_rank0=False, str
 
 def learnt(model: nn.Module) -> dict[str, Any]:
     """The weights that learn, by name, on the CPU; empty on all processes but the first when they are spread."""
-    return dict(get_model_state_dict(model, options=_GATHER))
+    learning = _learning(model, every_name=True)  # torch keeps a frozen token table under its name as the head
+    kept = get_model_state_dict(model, options=_GATHER)
+    return {name: weight for name, weight in kept.items() if name in learning}
 
 
 def memory(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
@@ -42,11 +44,16 @@ def restore(model: nn.Module, optimizer: torch.optim.Optimizer, weights: dict[st
     Raises:
         CheckpointError: these are the weights of other parts than those that learn now.
     """
-    wanted = {_plain(name) for name, weight in model.named_parameters() if weight.requires_grad}
-    if missing := wanted - set(weights):
+    if missing := _learning(model) - set(weights):
         raise CheckpointError(f"the checkpoint holds no {min(missing)}; it was made with other parts learning")
     set_model_state_dict(model, weights, options=_SPREAD)
     set_optimizer_state_dict(model, optimizer, kept, options=_SPREAD)
+
+
+def _learning(model: nn.Module, *, every_name: bool = False) -> set[str]:
+    """The names of weights that learn; with `every_name` all of one that has several."""
+    named = model.named_parameters(remove_duplicate=not every_name)
+    return {_plain(name) for name, weight in named if weight.requires_grad}
 
 
 def _plain(name: str) -> str:
