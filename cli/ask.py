@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vidllm.counts import count_of
+
 from . import options
 from .loading import load
 from .output import note, write_json, write_line
@@ -63,4 +65,4 @@ def _draw(answer: Answer, sheet: Path, question: str) -> None:
 
     clip = answer.clips[0]
     save_sheet(clip.frames, sheet, tokens=[frame.tokens for frame in clip.plan.frames], title=question)
-    note(f"drew {len(clip.frames)} frames on {sheet}")
+    note(f"drew {count_of(len(clip.frames), 'frame')} on {sheet}")

@@ -189,7 +189,8 @@ def _caption(inputs: list[str], output: Path, asked: CaptionOptions, extras: Ext
 
 def _remark(done: CaptionReport) -> None:
     """What was done, what is not well and why, and how to go on."""
-    from vidllm.corpus.progress import count_of, duration, statuses
+    from vidllm.corpus.progress import duration, statuses
+    from vidllm.counts import count_of
 
     before = f"; {done.skipped:,} done before" if done.skipped else ""
     note(f"{done.output}: {statuses(done.counts) or 'nothing new'}{before}, in {duration(done.seconds)}")

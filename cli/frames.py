@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vidllm.counts import count_of
+
 from . import options
 from .output import note, write, write_json
 from .progress import Progress
@@ -85,6 +87,10 @@ def frames(
             return seen
 
         shots = (save_shot_sheet if as_sheet else save_pictures)(plan.times, output, read)
+    others = 0 if as_sheet else len({*output.glob("*.png")} - {shot.path for shot in shots})
+    if others:
+        before = count_of(others, "picture")
+        remarks[f"{output} also holds {before} of before; name another folder for these alone"] = None
     for remark in remarks:
         note(f"note: {remark}")
     if as_json:

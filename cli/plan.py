@@ -109,6 +109,7 @@ def _lines(plan: Plan) -> list[str]:
 
 
 def _about(plan: Plan) -> str:
+    from vidllm.counts import count_of
     from vidllm.video.timecode import format_time
 
     video = plan.video
@@ -116,7 +117,7 @@ def _about(plan: Plan) -> str:
         return f"{video.path}: a picture, {video.width}x{video.height}"
     return (
         f"{video.path}: {format_time(video.duration, decimals=1)}, {video.width}x{video.height}, {video.fps:.4g} fps, "
-        f"{video.frames} frames"
+        f"{count_of(video.frames, 'frame')}"
     )
 
 

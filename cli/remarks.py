@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from vidllm.counts import count_of
+
 from .output import note
 
 if TYPE_CHECKING:
@@ -20,7 +22,7 @@ def remark(answer: Answer, before: Answer | None = None) -> None:
     for said in answer.notes:
         note(f"note: {said}")
     if answer.finish_reason == "length":
-        note(f"note: cut after {answer.usage.answer_tokens} tokens; --max-new-tokens makes room for more")
+        note(f"note: cut after {count_of(answer.usage.answer_tokens, 'token')}; --max-new-tokens makes room for more")
     if answer.finish_reason == "repetition":
         note("note: stopped, because the answer went in a circle; --temperature 0.7 may lead out of it")
     for cited in answer.cited:
@@ -36,7 +38,7 @@ def _seen(answer: Answer) -> str:
     usage, timing = answer.usage, answer.timing
     seconds = timing.probe + timing.decode + timing.encode + timing.prefill + timing.generate
     return (
-        f"saw {len(answer.frames)} frames{span}, {usage.video_tokens} + {usage.text_tokens} tokens, "
+        f"saw {count_of(len(answer.frames), 'frame')}{span}, {usage.video_tokens} + {usage.text_tokens} tokens, "
         f"read by {answer.reader or 'pillow'}, {seconds:.1f} s"
     )
 

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 FLOORS = (
-    ("errors", "machine", "starting", "ahead"),
+    ("counts", "errors", "machine", "starting", "ahead"),
     ("config", "checks", "caches", "interrupts", "jsonrows", "linefile", "video", "world"),
     ("budget", "policies"),
     ("clip", "planning", "reads", "advice", "model", "shots"),

@@ -384,6 +384,13 @@ def test_frames_writes_every_picture_and_names_its_time(run: Run, clips: dict[st
     ]  # fmt: skip
     assert {size_of(path) for path in paths} == {(160, 96)}
     assert sorted(Path("shots").iterdir()) == sorted(paths), "nothing else is left there"
+    code, out, err = run("frames", clips["one_frame"], "-o", "shots")
+    assert (code, out) == (0, "shots/000_0-00.000.png\n")
+    assert "shots also holds 5 pictures of before" in err, "they are somebody's, and stay"
+
+
+def test_what_there_is_one_of_is_told_as_one(run: Run, clips: dict[str, Path]) -> None:
+    assert ", 1 frame\n" in run("plan", clips["one_frame"], *GRID)[1]
 
 
 def test_more_than_a_thousand_frames_stand_in_order_by_name(tmp_path: Path) -> None:

@@ -240,6 +240,13 @@ def test_a_list_as_powershell_saves_it_is_told_as_what_it_is(corpus: Path) -> No
         names("all.txt")
 
 
+@pytest.mark.parametrize("document", ['[{"video": "b.mp4"}]', '{\n "video": "b.mp4"\n}\n', "[\n 1\n]"])
+def test_a_whole_document_among_lists_is_one_line(corpus: Path, document: str) -> None:
+    (corpus / "all.txt").write_text(document)
+    with pytest.raises(InputError, match=r"^all.txt: is one JSON document"):
+        names("all.txt")
+
+
 def test_a_list_that_names_itself(corpus: Path) -> None:
     (corpus / "all.txt").write_text("./all.txt\nclips/b.mp4\nmore.txt\n")
     (corpus / "more.txt").write_text("all.txt\nclips/a.MKV\n")

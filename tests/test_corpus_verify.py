@@ -476,6 +476,12 @@ def test_a_file_of_another_video_keeps_its_name(tmp_path: Path) -> None:
     assert names_of(replace(other, root=str(tmp_path / "in/other"))) == ["a.txt"]
 
 
+def test_two_outputs_that_share_a_folder_write_its_files_under_names_of_their_own(tmp_path: Path) -> None:
+    jsonl, parquet = (SideFolder.beside(tmp_path / f"out.{ending}") for ending in ("jsonl", "parquet"))
+    assert jsonl.path == parquet.path
+    assert jsonl.part != parquet.part
+
+
 def test_players_read_what_is_written(tmp_path: Path) -> None:
     import pysubs2
 

@@ -516,6 +516,18 @@ def test_a_folder_is_asked_a_file_of_questions(world: Path, tmp_path: Path) -> N
     ]  # fmt: skip
 
 
+def test_what_is_wrong_with_a_question_for_every_clip_is_told_once(world: Path, tmp_path: Path) -> None:
+    words = tmp_path / "ask.txt"
+    words.write_text("why?\nwho " + 99 * "really " + "knows?\n", encoding="utf-8")
+    told: list[str] = []
+    with pytest.raises(RowError, match=r"4 of 4 questions can not be asked"):
+        feedback(world, tmp_path / "pairs.jsonl", replace(OPTIONS, limit=None, questions=words), remark=told.append)
+    assert [re.findall(r"1\.mp4:\d and 1 more: '\w+", line) for line in told] == [
+        ["1.mp4:1 and 1 more: 'why"], ["1.mp4:2 and 1 more: 'who"]
+    ]  # fmt: skip
+    assert max(map(len, told)) < 400
+
+
 def test_a_folder_is_searched_as_captions_search_it(world: Path, tmp_path: Path) -> None:
     """Clips of one name in two folders have ids of their own; hidden ones and folders are none; a dead link is told."""
     for name in ("1", "deep/1", "deep/.hidden"):

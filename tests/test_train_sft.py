@@ -382,7 +382,7 @@ def test_an_epoch_costs_what_its_own_rows_do(write: Write) -> None:
     """Not what is read of rows that the strategy leaves out."""
     out = vidllm("sft", write(), "--dry-run", "strategy=video_only", "batch=1")[1]
     video = re.search(r"^video +6 .* ([\d,]+)$", out, re.MULTILINE)
-    full = re.search(r"^an epoch: 6 steps of 1 rows, 6 micro-batches of some ([\d,]+) tokens$", out, re.MULTILINE)
+    full = re.search(r"^an epoch: 6 steps of 1 row, 6 micro-batches of some ([\d,]+) tokens$", out, re.MULTILINE)
     assert video is not None
     assert full is not None
     assert float(full[1]) == pytest.approx(float(video[1].replace(",", "")) / 6, abs=0.5)

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING
 from vidllm.corpus.index import RowIndex
 from vidllm.corpus.ledger import Ledger
 from vidllm.corpus.output import Output
-from vidllm.corpus.progress import Tally, count_of, duration
+from vidllm.corpus.progress import Tally, duration
 from vidllm.corpus.reading import BadLine, written_rows
 from vidllm.corpus.rows import FAILED
 from vidllm.corpus.run import Run
 from vidllm.corpus.summary import whole_of
 from vidllm.corpus.workers import DecodePool
+from vidllm.counts import count_of
 from vidllm.errors import OutputError
 from vidllm.interrupts import Interrupts
 from vidllm.video.subtitles import find_sidecar_of_many

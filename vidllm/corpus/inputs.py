@@ -293,6 +293,9 @@ def _list(path: str, options: InputOptions) -> Iterator[Item]:
         if index == 0 and line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
             raise InputError(f"{path}: is a list in UTF-16; save it as UTF-8")
         text = os.fsdecode(line.removeprefix(codecs.BOM_UTF8 if index == 0 else b"").rstrip(b"\r\n"))
+        if index == 0 and (text.rstrip() in ("{", "[") or text.startswith("[{")):
+            raise InputError(f"{path}: is one JSON document, and a list has a path or an object a line; name a file "
+                             "that ends with .json, or turn it into lines (jq -c '.[]')")  # fmt: skip
         if text.startswith("{"):
             yield from rows.items(index, parsed(line))
         elif text.strip():

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, TextIO
 
 from vidllm.corpus.rows import STATUSES
+from vidllm.counts import count_of
 
 if TYPE_CHECKING:
     from vidllm.corpus.rows import CaptionRow
@@ -127,11 +128,6 @@ def statuses(counts: Counter[str]) -> str:
 def _kind_of(note: str) -> str:
     """`pictures are damaged` of `6 pictures are damaged (at 1.46, ... s)`."""
     return " ".join(re.sub(r"\([^()]*\)|\b\d+ of \d+\b|\b\d+( |(?=;))", "", note).replace(" ;", ";").split())
-
-
-def count_of(number: int, noun: str) -> str:
-    """`1 clip`, `2,000 clips`."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def duration(seconds: float) -> str:

@@ -28,6 +28,7 @@ from vidllm.corpus.ray_crew import LOOK_UP_SECONDS, LOST_SECONDS, MOST_DEATHS, C
 from vidllm.corpus.ray_nodes import DecodeActor, FarClip, ModelActor, Told
 from vidllm.errors import ConfigError, EngineError, VidllmError
 from vidllm.interrupts import stop_at_sigterm
+from vidllm.model.quiet import one_line
 from vidllm.model.resolve import ABOUT_BUILTIN, BUILTIN, model_name
 
 if TYPE_CHECKING:
@@ -183,7 +184,7 @@ class RayCaptioner:
             hand.room += 1
             job.deaths += 1
             if job.clip is None or job.deaths >= MOST_DEATHS:
-                self._said.append(Said(ticket=ticket, error=f"the cluster lost it: {_one_line(error)}"))
+                self._said.append(Said(ticket=ticket, error=f"the cluster lost it: {one_line(error)}"))
             else:
                 self._decoding.append(self._again.submit(self._decode_again, job))
 
@@ -214,10 +215,6 @@ class RayCaptioner:
         else:
             cause = opened.seen.error or "its pictures were lost with their node"
             self._said.append(Said(ticket=job.ticket, error=cause))
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
 
 
 # --------------------------------------------------------------------------------------------------- a cluster to use
@@ -348,5 +345,5 @@ def _join(address: str | None) -> None:
         raise KeyboardInterrupt from error
     except (OSError, OverflowError, RuntimeError, ValueError) as error:
         where = address or os.environ.get("RAY_ADDRESS") or "this machine"
-        said = f"no Ray cluster at {where} ({_one_line(error)}); start one with `ray start`, or check --address"
+        said = f"no Ray cluster at {where} ({one_line(error)}); start one with `ray start`, or check --address"
         raise EngineError(said) from error

@@ -17,7 +17,7 @@ from vidllm.linefile import not_writable
 
 RECORD = ".vidllm-files"
 PART = ".vidllm-part"
-"""What a file is called until it is whole: a name with something added to it may be too long for one."""
+"""How a file's name begins until it is whole: a name with something added to it may be too long for one."""
 
 
 @dataclass
@@ -31,6 +31,8 @@ class SideFolder:
     """Name -> what the file was last made of; not of those that were written before the record told it."""
     unnamed: list[Path] = field(default_factory=list)
     """Files that could not be written: with an ending longer than the clip's own, their names are too long."""
+    part: str = PART
+    """What a file is called until it is whole, another name for each output: a.jsonl and a.parquet share a folder."""
 
     @classmethod
     def beside(cls, output: Path) -> "SideFolder":
@@ -42,7 +44,7 @@ class SideFolder:
         names = output.with_suffix(""), output.with_name(f"{output.stem}.captions")
         for path in names:
             if path != output and _is_free(path):
-                return cls(path, *_read(path / RECORD))
+                return cls(path, *_read(path / RECORD), part=f"{PART}-{_digest(os.fsencode(output.name))[:8]}")
         raise OutputError(
             f"{names[-1]}: is there already and vidllm did not make it, so no files are written into it; move it away, "
             "or name another output"
@@ -71,7 +73,7 @@ class SideFolder:
         path, data = self.path / name, text.encode("utf-8", "backslashreplace")
         if os.path.exists(path) and not self._is_ours(path):
             raise OutputError(f"{path}: was changed while the run went on and is kept; move it away and run again")
-        part = path.with_name(PART)
+        part = path.with_name(self.part)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._note(str(name), _digest(data), owner)

@@ -61,7 +61,8 @@ class Tally:
 
     def line(self) -> str:
         """All of it in one line."""
-        from vidllm.corpus.progress import count_of, duration
+        from vidllm.corpus.progress import duration
+        from vidllm.counts import count_of
 
         parts = [f"{self.before + self.done:,} of {count_of(self.total, 'question')}"]
         if self.sampled:

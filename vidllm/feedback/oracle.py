@@ -306,7 +306,7 @@ class Oracle:
         if script is None:
             return "has no sound script beside its clip (NAME.json of `vidllm world make`); use another --judge"
         verdict = grade(case.question, "", script)
-        return None if verdict.failed is None else f"{case.question!r}: {verdict.failed}"
+        return None if verdict.failed is None else f"{case.question!r:.200}: {verdict.failed}"
 
     def submit(self, ticket: int, cases: Sequence[Case]) -> None:
         """See `Judge`."""

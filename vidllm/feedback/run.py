@@ -8,7 +8,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,7 +34,7 @@ from vidllm.model.fingerprint import fingerprint
 from vidllm.model.resolve import ENVIRONMENT
 from vidllm.planning import PlanOptions
 from vidllm.train.loading import Shelf, open_turns
-from vidllm.train.row import Media
+from vidllm.train.row import Media, Origin
 from vidllm.video.guard import DEFAULT_LIMITS
 
 if TYPE_CHECKING:
@@ -199,15 +199,15 @@ def _judgeable(
 ) -> Questions:
     """The questions that can be asked and judged. Raises RowError when some can not, unless they may be skipped."""
     refused = {one.key: why for one in questions.asked if (why := judge.refuses(one.case("")))}
-    bad = [*map(str, questions.problems), *(f"{o.origin}: {refused[o.key]}" for o in questions.asked
-                                            if o.key in refused)]  # fmt: skip
-    for line in bad[:MOST_TOLD]:
-        remark(line)
-    if len(bad) > MOST_TOLD:
-        remark(f"... and {len(bad) - MOST_TOLD:,} more")
     asked = tuple(one for one in questions.asked if one.key not in refused)
+    told = [*map(str, questions.problems), *_refusals(questions.asked, refused, options.questions is not None)]
+    for line in told[:MOST_TOLD]:
+        remark(line)
+    if len(told) > MOST_TOLD:
+        remark(f"... and {len(told) - MOST_TOLD:,} more")
+    bad = len(questions.problems) + len(refused)
     if bad and not options.skip_bad:
-        raise RowError(f"{len(bad):,} of {len(bad) + len(asked):,} questions can not be asked or judged (above); mend "
+        raise RowError(f"{bad:,} of {bad + len(asked):,} questions can not be asked or judged (above); mend "
                        "them, or leave them out with --skip-bad")  # fmt: skip
     if not asked:
         raise RowError("no question is left to ask; see the lines above")
@@ -216,6 +216,16 @@ def _judgeable(
 
 MOST_TOLD = 20
 """Bad rows told of one by one."""
+
+
+def _refusals(asked: Sequence[Asked], refused: Mapping[str, str], of_every_clip: bool) -> list[str]:
+    """A line for each question that the judge refuses, or for all clips that are asked the same."""
+    alike: dict[tuple[str, str], list[Origin]] = {}
+    for one in asked:
+        if one.key in refused:
+            alike.setdefault((one.question if of_every_clip else one.key, refused[one.key]), []).append(one.origin)
+    return [f"{first}{f' and {len(others):,} more' if others else ''}: {why}"
+            for (_, why), (first, *others) in alike.items()]  # fmt: skip
 
 
 def _work(asked: Sequence[Asked], judge: Judge, options: FeedbackOptions, folder: Path, load: Load | None) -> Work:

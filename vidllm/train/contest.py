@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from vidllm.clip import Known, PlanOptions
+from vidllm.counts import count_of
 from vidllm.errors import RowError, VidllmError
 from vidllm.model.chat import AnyTokenizer, count_text_tokens
 from vidllm.model.spec import ModelSpec
@@ -114,8 +115,9 @@ def describe(config: DpoConfig, contest: Contest) -> list[str]:
         *contest.checked.lines(),
         *([f"{strange:,} pairs hold answers of another model: their reference is computed, and a model learns less "
            "from them than from its own, which `vidllm feedback` collects"] if strange else []),
-        f"an epoch: {len(steps):,} steps of {config.batch} pairs, {sum(map(len, steps)):,} micro-batches; {groups:,} "
-        f"different looks, {laid:,} tokens ({plain:,} if each answer stood behind its own prompt)",
+        f"an epoch: {count_of(len(steps), 'step')} of {count_of(config.batch, 'pair')}, "
+        f"{count_of(sum(map(len, steps)), 'micro-batch', 'es')}; {groups:,} different looks, {laid:,} tokens "
+        f"({plain:,} if each answer stood behind its own prompt)",
     ]
 
 

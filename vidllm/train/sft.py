@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vidllm.counts import count_of
 from vidllm.prompt import Example
 from vidllm.train.batch import Batch
 from vidllm.train.batches import Step, Strategy, View, plan_steps, tokens_of
@@ -199,8 +200,8 @@ def describe(config: SftConfig, lesson: Lesson) -> list[str]:
     steps = lesson.steps(config, 0)
     micros = [micro for step in steps for micro in step]
     full = sum(tokens_of(micro, lesson.checked.lengths, lesson.together) for micro in micros) / len(micros)
-    told = (f"an epoch: {len(steps):,} steps of {config.batch} rows, {len(micros):,} micro-batches of some {full:,.0f} "
-            "tokens")  # fmt: skip
+    told = (f"an epoch: {count_of(len(steps), 'step')} of {count_of(config.batch, 'row')}, "
+            f"{count_of(len(micros), 'micro-batch', 'es')} of some {full:,.0f} tokens")  # fmt: skip
     return [*lesson.checked.lines(), told]
 
 
