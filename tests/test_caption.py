@@ -708,7 +708,8 @@ def test_progress_is_told_while_it_goes_on(world: Path, output: Path, model: vid
 
 
 def test_impossible_options_are_told_at_once(model: vidllm.VideoModel) -> None:
-    for wrong in ({"batch": 0}, {"retries": -1}, {"time_limit": 0}, {"engine": "x"}, {"workers": 0}, {"limit": 0}):
+    for wrong in ({"batch": 0}, {"retries": -1}, {"time_limit": 0}, {"engine": "x"}, {"workers": 0}, {"limit": 0},
+                  {"batch": 2.5}, {"workers": 100_000_000}, {"replicas": 100_000_000}):  # fmt: skip
         with pytest.raises(ConfigError):
             CaptionOptions(**wrong)  # type: ignore[arg-type]
     for unheard in ({"batch": 2}, {"dtype": "float32"}, {"device": "cpu"}, {"same_within": 3}, {"replicas": 2}):

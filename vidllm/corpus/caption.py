@@ -18,6 +18,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from vidllm.checks import check_whole
 from vidllm.corpus.captioner import Engine
 from vidllm.corpus.dryrun import Done, Estimate, estimate
 from vidllm.corpus.endpoint import REQUEST_SECONDS
@@ -49,6 +50,8 @@ if TYPE_CHECKING:
 
 MOST_WORKERS = 32
 """Decode processes by default: four for each of eight GPUs."""
+MOST_PROCESSES = 1024
+"""Of one kind, as many as may be wished for: a slip of the finger filled the memory before the first clip."""
 MOST_AHEAD_BYTES = 4 << 30
 TIME_LIMIT_SECONDS = 120.0
 
@@ -107,9 +110,10 @@ class CaptionOptions:
             raise ConfigError(f"engine {self.engine!r} is unknown; use local, ray or the http address of a server")
         least_of = {"batch": 1, "replicas": 1, "workers": 1, "retries": 0, "limit": 1, "same_within": 0}
         for name, least in least_of.items():
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ConfigError(f"{name} must be at least {least}, got {value}")
+            check_whole(name, getattr(self, name), least, optional=getattr(CaptionOptions, name) is None)
+        for name in ("replicas", "workers"):
+            if (getattr(self, name) or 0) > MOST_PROCESSES:
+                raise ConfigError(f"{name} are processes, at most {MOST_PROCESSES:,}; got {getattr(self, name)}")
         self._check_engine()
         for name in ("time_limit", "request_timeout"):
             if not getattr(self, name) > 0:
