@@ -363,17 +363,21 @@ def test_a_prompt_that_fits_without_the_buffers_of_others_is_answered(
     assert batcher.slots > 1
 
 
-def test_free_memory_decides_how_many_run(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Room for three rows of the first prompt's size; one ten times as long has buffers of its own."""
+@pytest.mark.parametrize(("asked", "fit"), [(None, 3), (10**14, 6)])
+def test_free_memory_decides_how_many_run(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, asked: int | None, fit: int
+) -> None:
+    """Room for seven rows of the first prompt's size, half of it or nearly all; one ten times as long has buffers of
+    its own."""
     model = load(tiny("llava"))
     work = [(video_prompt(model, 1, n), GenerationOptions(max_new_tokens=20)) for n in range(6)]
     words = [40 + n % 60 for n in range(900)]
     work.insert(3, (test_lmm.prompt_for(model, words, []), GenerationOptions(max_new_tokens=20)))
     token = 2 * 2 * 32 * 4  # keys and values, layers, width, bytes
     monkeypatch.setattr("vidllm.batching.free_bytes", lambda device: 2 * 3.5 * 64 * token)
-    batcher = Batcher(model)
+    batcher = Batcher(model, slots=asked)
     done = run(batcher, work)
-    assert batcher.slots == 3
+    assert batcher.slots == fit
     assert said(done) == one_by_one(model, work)
     assert [ticket for ticket in range(7) if done[ticket].alone] == [3]
 

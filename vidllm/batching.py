@@ -41,6 +41,8 @@ MOST_SLOTS = {"cpu": 16, "cuda": 64, "mps": 16}
 """Rows beyond which a step takes as much longer as it says more; measured on two cores, assumed elsewhere."""
 MEMORY_SHARE = 0.5
 """Of the memory that is free, so much may be keys and values; the rest is for the sums and for the caller."""
+ASKED_SHARE = 0.9
+"""The same for rows that were asked for. A CPU's memory is given out beyond its end, and then the process is killed."""
 AHEAD = 8
 """Prompts whose visuals are encoded together when so many wait."""
 LEAST_SHARED = 32
@@ -123,8 +125,8 @@ class _Row:
 class Batcher:
     """Continuous batching over one model: `submit` as many prompts as you like, `step` until nothing is left.
 
-    `slots` rows run at a time; None: as many as pay off on this device and fit into free memory. When memory runs out
-    it goes down. `share` of the device's memory is this batcher's, where several processes stand on one device.
+    `slots` rows run at a time, None: as many as pay off on this device, if they fit into free memory. When memory runs
+    out it goes down. `share` of the device's memory is this batcher's, where several processes stand on one device.
     Belongs to one thread. After an exception (Ctrl-C) every row is as before the step.
     """
 
@@ -133,12 +135,11 @@ class Batcher:
     ) -> None:
         if slots is not None and slots < 1:
             raise ValueError(f"slots is {slots}; at least one row must run")
-        self._share = share * MEMORY_SHARE
+        self._share = share * (MEMORY_SHARE if slots is None else ASKED_SHARE)
         self._model = model
         self._cache = cache
         self._reader = model if isinstance(model, TextReader) and model.batches else None
         self._limit = slots or MOST_SLOTS.get(model.device.type, 16)
-        self._is_asked = slots is not None
         self._ahead = AHEAD
         self._buffers: Slots | None = None
         self._waiting: deque[_Job] = deque()
@@ -311,13 +312,12 @@ class Batcher:
         return True
 
     def _settle(self) -> None:
-        """After the first prompt: buffers for as many rows as were asked for or as free memory allows."""
+        """After the first prompt: buffers for as many rows as free memory allows."""
         buffers = self._buffers
         if buffers is None or buffers.rows >= self._limit:
             return
-        if not self._is_asked:
-            room = self._share * free_bytes(self._model.device)
-            self._limit = max(1, min(self._limit, int(room / buffers.row_bytes)))
+        room = self._share * free_bytes(self._model.device)
+        self._limit = max(1, min(self._limit, int(room / buffers.row_bytes)))
         while buffers.rows < self._limit:
             try:
                 buffers.resize(self._limit, buffers.capacity)

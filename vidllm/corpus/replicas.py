@@ -27,6 +27,7 @@ from vidllm.ahead import capacity_of
 from vidllm.clip import Clip
 from vidllm.corpus.captioner import Said
 from vidllm.corpus.rows import RowUsage
+from vidllm.counts import count_of
 from vidllm.errors import EngineError, VidllmError
 from vidllm.options import GenerationOptions
 from vidllm.video import wire
@@ -278,7 +279,7 @@ class Replicas:
                 "if memory ran out take fewer --replicas or a smaller --batch, and run the same command again, "
                 "with --retry-errors where clips have an error row for it"
             )
-        kept = f"asking its {len(one.jobs)} clips again" if one.capacity else "going on without it"
+        kept = f"asking its {count_of(len(one.jobs), 'clip')} again" if one.capacity else "going on without it"
         self._remark(f"vidllm: a model's process on {one.place.device} ended ({cause}); {kept}")
         again = [replace(job, deaths=job.deaths + 1) for job in one.jobs.values()]
         self._homeless.extend(job for job in again if job.deaths < MOST_CLIP_DEATHS)
