@@ -27,6 +27,7 @@ READ: list[tuple[str, list[Span]]] = [
     ("the last 10 seconds before 1:00", [(50, 60)]),
     ("the first 10 seconds after 1:00", [(60, 70)]),
     ("10 seconds after 1:00", [70]),
+    ("what happens at the 50% mark?", [150]),
     ("00:30 --> 00:40", [(30, 40)]),
     ("0:30→0:40", [(30, 40)]),
     ("Show 0:10 to 0:20", [(10, 20)]),

@@ -329,6 +329,8 @@ _PLACES = (
         rf"|{_NUM}(?=\s*(?:%|percent)))(?:\s*(?:%|percent))?\s+(?:of\s+the\s+way\s+)?(?:through|into|in)\b(?:\s+{_CLIP}|{_STOPS})",
         means.way_through, "third quarter / % percent",
     ),
+    Rule(rf"\bat\s+{_THE}(?P<share>{_NUM})\s*(?:%|percent)\s+(?:mark|point)\b{_NOT_OF}",
+         means.way_through, "% percent"),
     Rule(
         rf"\b(?:half|mid)[\s-]?way\s+(?:through|in(?:to)?)(?:\s+{_THIS_CLIP}|{_STOPS})"
         rf"|\bat\s+the\s+(?:half[\s-]?way\s+(?:point|mark)|mid-?point)\b{_NOT_OF}|(?<=happens )half[\s-]?way\b{_STOPS}"
