@@ -43,7 +43,9 @@ Candidates = Annotated[int, typer.Option("-k", "--candidates", min=2, metavar="N
 Temperature = Annotated[
     float, typer.Option("--temperature", min=0.0, metavar="T", help="Of the candidates; the judge's is 0.")
 ]
-TopP = Annotated[float, typer.Option("--top-p", min=0.0, max=1.0, metavar="P", help="Sample from so much probability.")]
+TopP = Annotated[
+    float, typer.Option("--top-p", min=1e-6, max=1.0, metavar="P", help="Sample from so much probability.")
+]
 Perturb = Annotated[
     str,
     typer.Option("--perturb", metavar="C,C", help="Also what the model says of a changed clip, as rejected answers: "

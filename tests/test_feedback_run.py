@@ -528,6 +528,12 @@ def test_what_is_wrong_with_a_question_for_every_clip_is_told_once(world: Path, 
     assert max(map(len, told)) < 400
 
 
+@pytest.mark.parametrize("k", [1, 10**9])
+def test_no_more_candidates_than_stand_in_memory(k: int) -> None:
+    with pytest.raises(ConfigError, match=f"k is {k}; "):
+        SamplingOptions(k=k)
+
+
 def test_a_folder_is_searched_as_captions_search_it(world: Path, tmp_path: Path) -> None:
     """Clips of one name in two folders have ids of their own; hidden ones and folders are none; a dead link is told."""
     for name in ("1", "deep/1", "deep/.hidden"):

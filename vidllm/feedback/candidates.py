@@ -19,6 +19,8 @@ CORRECTED = "corrected"
 SHORTENED = "shortened"
 """The source of one that is a right answer of the model with an event left out."""
 TWINS = (CORRECTED, SHORTENED)
+MOST_CANDIDATES = 1024
+"""All of a question stand in memory at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +38,8 @@ class SamplingOptions:
     def __post_init__(self) -> None:
         if self.k < 2:
             raise ConfigError(f"k is {self.k}; a pair needs at least 2 candidates")
+        if self.k > MOST_CANDIDATES:
+            raise ConfigError(f"k is {self.k}; at most {MOST_CANDIDATES:,} candidates are written side by side")
         if self.temperature == 0:
             raise ConfigError("temperature 0 gives the same answer k times; use 0.7 to 1.2")
         self.generation(0, 1)
