@@ -29,6 +29,13 @@ def place(text: str) -> Path:
     return Path(text)
 
 
+def _unless_empty(name: str | None) -> str | None:
+    """A shell's variable that was never set is not the wish for the default."""
+    if name == "":
+        raise typer.BadParameter("the name is empty")
+    return name
+
+
 Video = Annotated[
     str, typer.Argument(metavar="VIDEO", help="A video file or an http(s) URL; ask, chat and plan take pictures, too.",
                         callback=lambda video: str(plain_path(video)), show_default=False)
@@ -47,6 +54,7 @@ Model = Annotated[
         "--model",
         metavar="MODEL",
         help="A folder, a Hugging Face id or ID@COMMIT. Default: $VIDLLM_MODEL, else the small built-in one.",
+        callback=_unless_empty,
         show_default=False,
     ),
 ]

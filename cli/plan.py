@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vidllm.budget import Geometry
+from vidllm.geometry import Geometry
 from vidllm.starting import uncollected, unthreaded
 
 from . import options

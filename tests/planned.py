@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 
 from vidllm.clip import Clip, PlanOptions, plan_video
 from vidllm.model.families import ModelSpec, load_tokenizer, read_spec
-from vidllm.prompt import Image, Message, Prompt, build_prompt
+from vidllm.prompt import Message, Prompt, build_prompt
 from vidllm.video.decode import FrameSet
 from vidllm.video.glances import glance_times
 from vidllm.video.info import VideoInfo
 from vidllm.video.thumbs import SIDE
+from vidllm.visuals import Image
 
 COMPOSABLE = ("llava", "vipllava", "llava_next", "llava_next_video", "llava_onevision", "internvl", "gemma3",
               "aya_vision", "cohere2_vision")  # fmt: skip

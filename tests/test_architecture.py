@@ -14,9 +14,9 @@ ROOT = Path(__file__).resolve().parents[1]
 FLOORS = (
     ("counts", "errors", "machine", "starting", "ahead"),
     ("config", "checks", "caches", "interrupts", "jsonrows", "linefile", "video", "world"),
-    ("budget", "policies"),
+    ("geometry", "budget", "policies"),
     ("clip", "planning", "reads", "advice", "model", "shots"),
-    ("prompt", "still", "sources", "options", "planned"),
+    ("prompt", "visuals", "still", "sources", "options", "planned"),
     ("engine", "batching"),
     ("ask", "asks", "session", "answer", "train", "doctor", "builtin"),
     ("corpus", "feedback"),

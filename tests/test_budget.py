@@ -9,18 +9,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from vidllm.budget import (
-    Geometry,
-    NativeGeometry,
-    PlannedFrame,
-    Room,
-    TokenPlan,
-    composable_frames,
-    fitted_size,
-    native_frames,
-    plan_tokens,
-)
+from vidllm.budget import PlannedFrame, Room, TokenPlan, composable_frames, native_frames, plan_tokens
 from vidllm.errors import BudgetError
+from vidllm.geometry import Geometry, NativeGeometry, fitted_size
 
 CLIP_GRID = Geometry(rows=24, cols=24)
 SIGLIP_GRID = Geometry(rows=27, cols=27)

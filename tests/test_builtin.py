@@ -42,9 +42,10 @@ from vidllm.errors import ConfigError
 from vidllm.model.checkpoint import load_model
 from vidllm.model.families import load_tokenizer, read_spec
 from vidllm.model.lmm import ComposableLMM
-from vidllm.prompt import Image, Message, Prompt, build_prompt
+from vidllm.prompt import Message, Prompt, build_prompt
 from vidllm.still import open_still
 from vidllm.video.timecode import find_focus, format_time
+from vidllm.visuals import Image, Visual
 from vidllm.world import questions
 from vidllm.world.generate import generator, make_script
 from vidllm.world.make import write_video
@@ -216,9 +217,9 @@ def test_visual_tokens_are_those_of_asking(network: LlavaForConditionalGeneratio
         torch.testing.assert_close(told, table[base[stride] :][: len(told)], atol=1e-6, rtol=1e-5)
 
 
-def visual_of(picture: NDArray[np.uint8], stride: int, tokens: int) -> vidllm.prompt.Visual:
+def visual_of(picture: NDArray[np.uint8], stride: int, tokens: int) -> Visual:
     """One frame as asking carries it."""
-    return vidllm.prompt.Visual(
+    return Visual(
         pixels=picture[None], kind="frame", stride=stride, tokens=tokens, position=0, newline="none"
     )
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.planned import MINUTE, clip_of, copied, picture, prompt_of, spec_of
-from vidllm.budget import NativeGeometry
 from vidllm.errors import IncompleteModel
+from vidllm.geometry import NativeGeometry
 from vidllm.model.families import read_spec
 from vidllm.model.media import number_words, stamp_decimals
 from vidllm.model.templates import chat_template

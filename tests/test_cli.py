@@ -443,11 +443,11 @@ def test_frames_refuses_what_it_can_not_write(run: Run, clips: dict[str, Path], 
     assert output in one_line(err)
 
 
-def test_a_name_that_is_empty_is_not_the_folder_we_are_in(run: Run, clips: dict[str, Path]) -> None:
+def test_a_name_that_is_empty_is_neither_the_folder_we_are_in_nor_the_default(run: Run, clips: dict[str, Path]) -> None:
     for words in (
         ("frames", clips["constant"], "-o", ""), ("world", "make", "-n", "1", "-o", ""),
         ("instruct", "", "-o", "r.jsonl"), ("feedback", "", "-o", "p.jsonl"),
-        ("feedback", "rows.jsonl", "-o", "p.jsonl", "--media", ""),
+        ("feedback", "rows.jsonl", "-o", "p.jsonl", "--media", ""), ("plan", clips["constant"], "-m", ""),
     ):  # fmt: skip
         code, out, err = run(*words)
         assert (code, out) == (2, "")

@@ -31,7 +31,8 @@ from vidllm.errors import ConfigError, IncompleteModel
 from vidllm.model.anyres import canvases, cover_grid
 from vidllm.model.families import read_spec
 from vidllm.model.stills import shown_still
-from vidllm.prompt import Image, Message, Prompt
+from vidllm.prompt import Message, Prompt
+from vidllm.visuals import Image
 
 FAMILIES = ("aya_vision", "cohere2_vision")
 PICTURE = {

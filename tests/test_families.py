@@ -17,7 +17,6 @@ import vidllm
 from tests.conftest import write_clip
 from tests.planned import copied, tiny_folder
 from tests.tiny_models import FAMILIES, edit
-from vidllm.budget import Geometry, NativeGeometry
 from vidllm.errors import (
     ConfigError,
     IncompleteModel,
@@ -26,6 +25,7 @@ from vidllm.errors import (
     NotAVisionModel,
     UnsupportedModel,
 )
+from vidllm.geometry import Geometry, NativeGeometry
 from vidllm.model import anyres, resolve
 from vidllm.model.families import ModelSpec, bare_spec, load_tokenizer, read_spec, resolve_model
 from vidllm.train.adapters import base_name

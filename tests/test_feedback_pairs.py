@@ -31,7 +31,8 @@ from vidllm.feedback.pairs import (
 from vidllm.feedback.perturb import CHANGES, parse_changes, perturb, perturb_messages
 from vidllm.feedback.report import agree
 from vidllm.model.families import load_tokenizer, read_spec, resolve_model
-from vidllm.prompt import Image, Message
+from vidllm.prompt import Message
+from vidllm.visuals import Image
 
 FREE = PairOptions(rebalance=None)
 

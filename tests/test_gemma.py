@@ -25,8 +25,9 @@ from vidllm.model.checkpoint import load_model
 from vidllm.model.families import ModelSpec, read_spec
 from vidllm.model.gemma import Gemma3
 from vidllm.options import GenerationOptions
-from vidllm.prompt import Image, Message, Prompt
+from vidllm.prompt import Message, Prompt
 from vidllm.video.timecode import format_time
+from vidllm.visuals import Image
 
 
 @cache

@@ -35,8 +35,9 @@ from vidllm.model.checkpoint import load_model
 from vidllm.model.families import ModelSpec, read_spec
 from vidllm.model.gemma4 import Gemma4
 from vidllm.options import GenerationOptions
-from vidllm.prompt import Image, Message, Prompt
+from vidllm.prompt import Message, Prompt
 from vidllm.train.parts import Parts
+from vidllm.visuals import Image
 
 CLOSE: dict[str, Any] = {"atol": 1e-4, "rtol": 0}
 QUESTION = "what happens at 0:30?"

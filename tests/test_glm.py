@@ -20,11 +20,12 @@ from transformers.video_utils import VideoMetadata
 from tests.planned import QUESTION, clip_of, copied, noise, noisy, prompt_of, spec_of, tiny_folder
 from tests.test_native import check_logits, hf_inputs, load
 from tests.tiny_models import edit
-from vidllm.budget import NativeGeometry
 from vidllm.clip import Clip
 from vidllm.errors import IncompleteModel
+from vidllm.geometry import NativeGeometry
 from vidllm.model.families import read_spec
-from vidllm.prompt import Image, Message
+from vidllm.prompt import Message
+from vidllm.visuals import Image
 
 FAMILIES = ("glm4v", "glm4v_moe", "glm46v")
 

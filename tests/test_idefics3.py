@@ -18,12 +18,13 @@ from transformers.models.idefics3.image_processing_pil_idefics3 import get_resiz
 from tests.planned import QUESTION, clip_of, copied, noise, prompt_of, spec_of, tiny_folder
 from tests.test_native import check_logits, load
 from tests.tiny_models import edit
-from vidllm.budget import NativeGeometry
 from vidllm.errors import IncompleteModel
+from vidllm.geometry import NativeGeometry
 from vidllm.model.checkpoint import load_model
 from vidllm.model.families import read_spec
 from vidllm.model.smolvlm import SmolVLM, scaled_size
-from vidllm.prompt import Image, Message, Prompt
+from vidllm.prompt import Message, Prompt
+from vidllm.visuals import Image
 
 PICTURE = "<fake_token_around_image><global-img><image><fake_token_around_image>"
 

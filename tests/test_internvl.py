@@ -21,7 +21,8 @@ from vidllm.errors import IncompleteModel, UnsupportedModel
 from vidllm.model.anyres import canvas_grid, canvas_tokens, canvases
 from vidllm.model.families import read_spec
 from vidllm.model.pooling import pixel_shuffle
-from vidllm.prompt import Image, Message
+from vidllm.prompt import Message
+from vidllm.visuals import Image
 
 
 class Processor:

@@ -23,13 +23,14 @@ from transformers.models.lfm2_vl.processing_lfm2_vl import Lfm2VlProcessor
 from tests.planned import QUESTION, copied, noise, noisy, prompt_of, spec_of, tiny_folder
 from tests.test_native import check_logits, lfm_pictures, lfm_processing, load
 from tests.tiny_models import edit
-from vidllm.budget import NativeGeometry
 from vidllm.clip import Clip
 from vidllm.errors import IncompleteModel, ModelError, UnsupportedModel
+from vidllm.geometry import NativeGeometry
 from vidllm.model.anyres import canvas_grid, canvases
 from vidllm.model.families import read_spec
 from vidllm.model.stills import still_tiles
-from vidllm.prompt import Image, Message, Prompt
+from vidllm.prompt import Message, Prompt
+from vidllm.visuals import Image
 
 NAME = "lfm2_vl"
 SIZED = {"downsample_factor": 2, "min_image_tokens": 4, "max_image_tokens": 16, "encoder_patch_size": 16}

@@ -19,7 +19,8 @@ from vidllm.model.families import read_spec
 from vidllm.model.features import FeatureCache
 from vidllm.model.kv import KeyValues, Layer
 from vidllm.model.lmm import ComposableLMM, normalised, vision_key
-from vidllm.prompt import Prompt, Visual
+from vidllm.prompt import Prompt
+from vidllm.visuals import Visual
 
 TOLERANCE = 1e-4
 

@@ -28,8 +28,9 @@ from vidllm.model.families import load_tokenizer, read_spec
 from vidllm.model.molmo import Molmo2
 from vidllm.model.spec import read_json
 from vidllm.options import GenerationOptions
-from vidllm.prompt import Image, Message, Prompt, build_example
+from vidllm.prompt import Message, Prompt, build_example
 from vidllm.train.parts import Parts
+from vidllm.visuals import Image
 
 QUESTION = "what happens at 0:30?"
 

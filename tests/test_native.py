@@ -23,7 +23,8 @@ from vidllm.errors import ModelError
 from vidllm.model.checkpoint import load_model
 from vidllm.model.features import FeatureCache
 from vidllm.model.native import NativeLMM
-from vidllm.prompt import Prompt, Visual
+from vidllm.prompt import Prompt
+from vidllm.visuals import Visual
 
 Tiny = Callable[[str], Path]
 SIZES = {

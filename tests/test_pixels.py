@@ -13,8 +13,9 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from tests.conftest import needs_torchvision
 from tests.planned import prompt_of, spec_of
 from vidllm.model.checkpoint import load_model
-from vidllm.prompt import Image, Message
+from vidllm.prompt import Message
 from vidllm.video.fit import scaled
+from vidllm.visuals import Image
 
 SIZES = [(30, 40), (112, 113), (100, 320), (400, 130), (60, 1000), (480, 640), (713, 401)]
 PATCHES = ("patch_embedding", "patch_embed.proj", "patch_conv")

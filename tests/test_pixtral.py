@@ -18,15 +18,16 @@ from tests import tiny_models
 from tests.planned import QUESTION, clip_of, copied, picture, prompt_of, spec_of
 from tests.test_native import check_logits, torchvision_by_name
 from tests.tiny_models import edit
-from vidllm.budget import NativeGeometry, bounded_size
 from vidllm.clip import Clip
 from vidllm.errors import IncompleteModel, ModelError, UnsupportedModel
+from vidllm.geometry import NativeGeometry, bounded_size
 from vidllm.model.checkpoint import load_model
 from vidllm.model.families import load_tokenizer, read_spec
 from vidllm.model.features import FeatureCache
 from vidllm.model.lmm import VideoLMM
 from vidllm.model.spec import ModelSpec
-from vidllm.prompt import Image, Message, Prompt, build_example
+from vidllm.prompt import Message, Prompt, build_example
+from vidllm.visuals import Image
 
 with torchvision_by_name():
     from transformers.models.pixtral.processing_pixtral import PixtralProcessor

@@ -19,8 +19,9 @@ from vidllm.errors import BudgetError, NotAVideo
 from vidllm.model.families import bare_spec, load_tokenizer
 from vidllm.planned import Plan, plan_source
 from vidllm.planning import PlanOptions
-from vidllm.prompt import Image, Message
+from vidllm.prompt import Message
 from vidllm.sources import Source
+from vidllm.visuals import Image
 
 
 def planned(source: Source, family: str = "llava", question: str = "what?", **options: object) -> Plan:

@@ -10,9 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.planned import MINUTE, glances_at_index, index_only, tiny_folder
-from vidllm.budget import Geometry
 from vidllm.clip import PlanOptions, plan_video
 from vidllm.errors import BudgetError, NoFrames
+from vidllm.geometry import Geometry
 from vidllm.model.families import ModelSpec, bare_spec, load_tokenizer, read_spec
 from vidllm.policies import Look
 

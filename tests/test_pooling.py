@@ -5,10 +5,10 @@ from typing import get_args
 import pytest
 import torch
 
-from vidllm.budget import Geometry, Newline, Pooling
+from vidllm.geometry import Geometry, Newline, Pooling
 from vidllm.model.anyres import anyres_tokens
 from vidllm.model.pooling import lay_out, pack_tiles, pool
-from vidllm.prompt import _newline
+from vidllm.visuals import _newline
 
 MODES = get_args(Pooling)
 

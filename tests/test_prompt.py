@@ -12,14 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.planned import COMPOSABLE, FAMILIES, MINUTE, clip_of, index_only, picture, prompt_of, spec_of
-from vidllm.budget import Geometry
 from vidllm.errors import BudgetError, ConfigError, IncompleteModel
+from vidllm.geometry import Geometry
 from vidllm.model.chat import count_text_tokens
 from vidllm.model.families import load_tokenizer
 from vidllm.model.lmm import normalised
 from vidllm.model.media import Shown, time_sentence
 from vidllm.model.stills import shown_still
-from vidllm.prompt import Image, Message
+from vidllm.prompt import Message
+from vidllm.visuals import Image
 
 
 @pytest.mark.parametrize("family", FAMILIES)

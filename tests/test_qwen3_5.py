@@ -27,7 +27,8 @@ from vidllm.model.families import read_spec
 from vidllm.model.native import NativeLMM
 from vidllm.model.slots import RUNNING_COPIES
 from vidllm.options import GenerationOptions
-from vidllm.prompt import Image, Message, Prompt
+from vidllm.prompt import Message, Prompt
+from vidllm.visuals import Image
 
 TIMES = [0.0, 5.0, 10.0, 15.0]
 CLOSE: dict[str, Any] = {"atol": 1e-5, "rtol": 0}

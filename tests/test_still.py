@@ -12,12 +12,12 @@ from PIL import Image as PIL
 from PIL import ImageOps
 
 from vidllm.errors import LimitExceeded, NotAVideo, VideoNotFound
-from vidllm.prompt import Image
 from vidllm.sources import open_source
 from vidllm.still import is_still, open_still
 from vidllm.video.animation import moves
 from vidllm.video.decode import read_frames
 from vidllm.video.info import probe
+from vidllm.visuals import Image
 from vidllm_cli.main import main
 
 

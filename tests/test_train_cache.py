@@ -14,11 +14,12 @@ from tests import tiny_models
 from tests.packed import pack
 from vidllm.clip import Clip, PlanOptions, open_clip
 from vidllm.errors import VideoNotFound
-from vidllm.prompt import Example, Image, Message, build_example
+from vidllm.prompt import Example, Message, build_example
 from vidllm.train.batch import Batch
 from vidllm.train.cache import ClipCache, file_digest, look_key, vision_key
 from vidllm.train.learner import Learner, LearnerOptions
 from vidllm.train.parts import Parts
+from vidllm.visuals import Image
 
 PLAN = PlanOptions(frames=4)
 ANSWER = "The red circle moves right."

@@ -22,12 +22,13 @@ from tests.test_train_native import (
     check_pairs,
 )
 from vidllm.clip import Clip
-from vidllm.prompt import Image, Message, build_example
+from vidllm.prompt import Message, build_example
 from vidllm.train import tree
 from vidllm.train.batch import Batch
 from vidllm.train.learner import Learner
 from vidllm.train.parts import Parts
 from vidllm.train.sharing import Stem, plant
+from vidllm.visuals import Image
 
 WINDOW = 24
 """Of the tiny model: a picture and a few words; every conversation here is longer."""

@@ -29,7 +29,7 @@ from vidllm.config import load_config
 from vidllm.errors import ConfigError
 from vidllm.model.checkpoint import load_model
 from vidllm.model.native import NativeLMM
-from vidllm.prompt import Example, Image, Message, build_example, build_prompt
+from vidllm.prompt import Example, Message, build_example, build_prompt
 from vidllm.train import sft
 from vidllm.train.adapters import check_targets, lora_layers
 from vidllm.train.batch import Batch
@@ -40,6 +40,7 @@ from vidllm.train.pairs import Pair, lay_out_pairs
 from vidllm.train.parts import Extra, Lora, Parts, part_of
 from vidllm.train.sft import SftConfig, read_lesson
 from vidllm.train.sharing import Planted, Stem, plant
+from vidllm.visuals import Image
 
 Tiny = Callable[[str], Path]
 NATIVE = tuple(COMPARED)  # the other one reads pictures in both directions

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from tests import tiny_models
 from vidllm.clip import Clip, PlanOptions, open_clip
-from vidllm.prompt import Image, Message
+from vidllm.prompt import Message
 from vidllm.train.learner import Learner, LearnerOptions
 from vidllm.train.losses import DPO, PairLogps, PreferenceLoss
 from vidllm.train.pairs import Pair, PairBatch, PairSize, build_pair, forest_tokens, lay_out_pairs, plan_pairs
 from vidllm.train.parts import Parts
+from vidllm.visuals import Image
 
 QUESTIONS = ("what happens at 0:01?", "how many objects are there?", "describe the video.")
 ANSWERS = ("The red circle moves right.", "Two.", "The red circle moves right. Then the blue square disappears.")

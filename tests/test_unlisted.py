@@ -30,21 +30,22 @@ from tests.tiny_axes import AXES
 from tests.tiny_models import edit
 from tests.tiny_unlisted import UNLISTED, UNSPOKEN, WANTING_TIMM, WANTING_TORCHVISION
 from vidllm.batching import Batcher
-from vidllm.budget import NativeGeometry
 from vidllm.caches import cache_folder
 from vidllm.clip import Clip, PlanOptions, open_clip
 from vidllm.errors import UnsupportedModel
+from vidllm.geometry import NativeGeometry
 from vidllm.model.checkpoint import load_model
 from vidllm.model.families import load_tokenizer, read_spec
 from vidllm.model.features import FeatureCache
 from vidllm.model.own_processor import of_frames, picture_text
 from vidllm.model.unlisted import Unlisted
 from vidllm.options import GenerationOptions
-from vidllm.prompt import Example, Image, Message, Prompt, build_example, build_prompt
+from vidllm.prompt import Example, Message, Prompt, build_example, build_prompt
 from vidllm.train.parts import Parts, part_of
 from vidllm.train.proof import prove
 from vidllm.train.sharing import Stem, plant
 from vidllm.video.fit import scaled
+from vidllm.visuals import Image
 
 TORCHVISION = find_spec("torchvision") is not None
 READ = ["ovis2", "aria", "deepseek_vl", "deepseek_vl_hybrid", "janus", "qianfan_ocr", "lighton_ocr", "granite_docling"]

@@ -26,15 +26,16 @@ from tests.test_native import check_logits, load, reference, torchvision_by_name
 from tests.test_train_learner import gradients, learner_of, taught
 from tests.test_train_native import ALL, apart, assert_alike, backward, dialogue, look, of_leaves
 from tests.tiny_models import edit
-from vidllm.budget import NativeGeometry
 from vidllm.clip import Clip
 from vidllm.errors import IncompleteModel
+from vidllm.geometry import NativeGeometry
 from vidllm.model.families import load_tokenizer, read_spec
 from vidllm.model.features import FeatureCache
-from vidllm.prompt import Example, Image, Message, Prompt, build_example
+from vidllm.prompt import Example, Message, Prompt, build_example
 from vidllm.train.cache import ClipCache
 from vidllm.train.parts import Lora, Parts
 from vidllm.train.sharing import Stem, plant
+from vidllm.visuals import Image
 
 with torchvision_by_name():
     from transformers.models.video_llama_3.video_processing_video_llama_3 import VideoLlama3VideoProcessor

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from vidllm.errors import BudgetError, ConfigError, ModelError, VideoError, VidllmError
     from vidllm.options import GenerationOptions
     from vidllm.planned import Plan
-    from vidllm.prompt import Image
     from vidllm.reads import read_frames
     from vidllm.session import AnswerStream, ChatSession
     from vidllm.video.decode import FrameSet
     from vidllm.video.guard import Limits
     from vidllm.video.info import VideoInfo, probe
+    from vidllm.visuals import Image
 
 __version__ = "0.1.0"
 
@@ -35,7 +35,7 @@ _HOMES = {
     "vidllm.errors": ("BudgetError", "ConfigError", "ModelError", "VideoError", "VidllmError"),
     "vidllm.options": ("GenerationOptions",),
     "vidllm.planned": ("Plan",),
-    "vidllm.prompt": ("Image",),
+    "vidllm.visuals": ("Image",),
     "vidllm.reads": ("read_frames",),
     "vidllm.session": ("AnswerStream", "ChatSession"),
     "vidllm.video.decode": ("FrameSet",),

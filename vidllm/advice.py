@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from vidllm.budget import LEAST_REPLY_TOKENS, Geometry
+from vidllm.budget import LEAST_REPLY_TOKENS
 from vidllm.errors import BudgetError, Way
+from vidllm.geometry import Geometry
 from vidllm.planning import PlanOptions, room_of
 
 if TYPE_CHECKING:

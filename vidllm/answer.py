@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from vidllm.clip import Clip
 from vidllm.model.stills import still_tokens
 from vidllm.planned import SeenVideo
-from vidllm.prompt import Image
 from vidllm.video.timecode import PAST_END_SECONDS, TimeMention, find_times
+from vidllm.visuals import Image
 
 if TYPE_CHECKING:
     from vidllm.engine import FinishReason, Written

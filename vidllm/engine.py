@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from vidllm.model.kv import State
     from vidllm.model.lmm import VideoLMM
     from vidllm.options import GenerationOptions
-    from vidllm.prompt import Image, Prompt
+    from vidllm.prompt import Prompt
+    from vidllm.visuals import Image
 
 FinishReason = Literal["stop", "length", "repetition"]
 """stop: the model ended its turn, or a stop text came. length: no room left. repetition: it ran in a loop."""

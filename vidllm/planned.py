@@ -18,10 +18,11 @@ from vidllm.errors import BudgetError
 from vidllm.model.chat import AnyTokenizer, count_text_tokens
 from vidllm.model.stills import shown_still, still_tiles, still_tokens
 from vidllm.planning import PlanOptions, room_of
-from vidllm.prompt import Image, check_question_fits, over_line
+from vidllm.prompt import check_question_fits, over_line
 from vidllm.sources import Progress, Source, name_of, open_source
 from vidllm.video.info import VideoInfo
 from vidllm.video.timecode import Focus
+from vidllm.visuals import Image
 
 if TYPE_CHECKING:
     from vidllm.model.spec import ModelSpec

@@ -10,20 +10,10 @@ from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 
-from vidllm.budget import (
-    Fit,
-    Geometry,
-    NativeGeometry,
-    PlannedFrame,
-    Policy,
-    Room,
-    TokenPlan,
-    composable_frames,
-    native_frames,
-    plan_tokens,
-)
+from vidllm.budget import Fit, PlannedFrame, Policy, Room, TokenPlan, composable_frames, native_frames, plan_tokens
 from vidllm.checks import check_choice, check_number, check_switch, check_text, check_whole
 from vidllm.errors import ConfigError, NoFrames
+from vidllm.geometry import Geometry, NativeGeometry
 from vidllm.model.chat import AnyTokenizer, count_text_tokens, count_tokens
 from vidllm.model.media import Shown
 from vidllm.policies import Chosen, Look

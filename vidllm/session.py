@@ -24,9 +24,10 @@ from vidllm.model.stills import shown_still
 from vidllm.options import AskOptions, check_question, split_options
 from vidllm.planned import still_notes, tokens_of_stills
 from vidllm.planning import named_in_vain, range_of, room_of
-from vidllm.prompt import Image, Message, Prompt, Role, build_prompt, check_question_fits
+from vidllm.prompt import Message, Prompt, Role, build_prompt, check_question_fits
 from vidllm.sources import Progress, Source, name_of, open_source, tell
 from vidllm.video.timecode import find_focus
+from vidllm.visuals import Image
 
 if TYPE_CHECKING:
     from vidllm.ask import VideoModel

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from vidllm.errors import ConfigError
-from vidllm.prompt import Image
 from vidllm.still import is_still, open_still
 from vidllm.video.address import is_url, plain_path
 from vidllm.video.container import check_file, refuse_pipe
+from vidllm.visuals import Image
 
 Source = str | Path | Image
 """A video file, a picture file, an http(s) URL of one, or a picture already in memory."""

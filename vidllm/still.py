@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vidllm.errors import LimitExceeded, NotAVideo, VideoNotFound
-from vidllm.prompt import Image
 from vidllm.video.animation import moves
+from vidllm.visuals import Image
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture

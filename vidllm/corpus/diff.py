@@ -26,8 +26,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import IO, Any
 
+from vidllm.corpus.datarows import old_caption
 from vidllm.corpus.formats import array_rows, is_array, lines_of, need_parquet, parquet_rows, parsed, plain_rows
-from vidllm.corpus.inputs import old_caption
 from vidllm.corpus.item import Item
 from vidllm.corpus.rows import FAILED, CaptionRow
 from vidllm.corpus.webdataset import DAMAGED, tar_items, text_of, walk

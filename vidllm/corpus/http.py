@@ -20,7 +20,6 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vidllm.budget import NativeGeometry
 from vidllm.corpus.asking import (
     LATE_TRIES,
     MISPLACED,
@@ -38,6 +37,7 @@ from vidllm.corpus.endpoint import SENT, Body, Endpoint, Reply, chat_body
 from vidllm.corpus.pacing import Pace, backoff_seconds
 from vidllm.corpus.rows import RowUsage
 from vidllm.errors import ConfigError, EngineError
+from vidllm.geometry import NativeGeometry
 from vidllm.model.spec import ModelSpec
 
 if TYPE_CHECKING:

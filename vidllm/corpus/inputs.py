@@ -13,49 +13,35 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from decimal import Decimal
 from functools import cached_property
 from itertools import islice
 from pathlib import Path, PurePath
 
+from vidllm.corpus.datarows import RowOptions, Rows, placed, problem_of
 from vidllm.corpus.formats import array_rows, lines_of, need_parquet, parquet_rows, parsed, split_at_nul
-from vidllm.corpus.item import Item, SourceKind, SourceRow, digest_of
+from vidllm.corpus.item import Item, digest_of
 from vidllm.corpus.listing import clips_beside, clips_of, files_below, is_clip, is_side_file, matching
 from vidllm.corpus.stores import own_files
 from vidllm.corpus.traces import is_output, is_trace
 from vidllm.corpus.webdataset import is_tar, tar_items
-from vidllm.errors import ConfigError, InputError, NotAVideo
+from vidllm.errors import ConfigError, InputError
 from vidllm.jsonrows import json_rows
 from vidllm.still import is_still
-from vidllm.video.address import is_url, plain_path
-from vidllm.video.container import refuse_pipe
-from vidllm.video.timecode import parse_time
-
-PATH_COLUMNS = ("video", "path", "video_path", "file", "file_name", "filename", "mp4")
-"""Columns that may name the clip, the first that a row has."""
-CAPTION_COLUMNS = ("caption", "text", "answer")
+from vidllm.video.address import plain_path
 
 
 @dataclass(frozen=True, kw_only=True)
-class InputOptions:
+class InputOptions(RowOptions):
     """How inputs are read; made of what `CaptionOptions` has checked."""
 
     limit: int | None = None
     """So many items at most, counted after `shard`."""
     shard: tuple[int, int] | None = None
     """(i, n), i from 1 to n: this process's share, by a hash of each video's name, the same on every machine."""
-    videos: str | None = None
-    """The folder that paths inside lists and data sets are relative to; None: the data set's own, for `-` this one."""
-    column: str | None = None
-    """The column that names the clip; None: see `PATH_COLUMNS`."""
-    prompt_column: str | None = None
-    """The column with a clip's own prompt; None: every clip gets the run's."""
     output: Path | None = None
     """The run's own: `videos/*` finds it too when it lies there, and it is no data set of this run."""
     elsewhere: Callable[[Item], None] = lambda item: None
     """Hears of every clip that falls to another shard."""
-    remark: Callable[[str], None] = lambda line: None
-    """Hears what was left out and why, one line each."""
     lists: frozenset[str] = frozenset()
     """Lists being read: `find > all.txt` finds all.txt, too."""
 
@@ -259,7 +245,7 @@ def _file(path: str, options: InputOptions, root: str | None = None) -> Iterator
     elif suffix in _DATA:
         yield from _DATA[suffix](path, options)
     else:
-        problem = _problem(path, "no such file or folder; check the spelling")
+        problem = problem_of(path, "no such file or folder; check the spelling")
         yield Item(video=path, path=path, root=root, problem=problem)
 
 
@@ -288,7 +274,7 @@ def _list(path: str, options: InputOptions) -> Iterator[Item]:
     """Paths, one a line, or JSON rows; empty lines are nothing, nor is what else `find` lists among clips."""
     lines = split_at_nul(sys.stdin.buffer if path == "-" else lines_of(path))
     options = replace(options, lists=options.lists | {os.path.realpath(path)})
-    rows, left_out = _Rows(path, "jsonl", options), _LeftOut(path, options)
+    rows, left_out = Rows(path, "jsonl", options), _LeftOut(path, options)
     for index, line in enumerate(lines):
         if index == 0 and line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
             raise InputError(f"{path}: is a list in UTF-16; save it as UTF-8")
@@ -299,7 +285,7 @@ def _list(path: str, options: InputOptions) -> Iterator[Item]:
         if text.startswith("{"):
             yield from rows.items(index, parsed(line))
         elif text.strip():
-            named = _beside(path, text, options)
+            named = placed(path, text, options)
             clips = () if is_clip(named) else clips_beside(named)  # a folder is only listed for what may be none
             beside = is_side_file(os.path.basename(named), clips)
             if not left_out.takes(named, beside=beside, among_clips=bool(clips)):
@@ -310,16 +296,16 @@ def _list(path: str, options: InputOptions) -> Iterator[Item]:
 
 def _jsonl(path: str, options: InputOptions) -> Iterator[Item]:
     rows = ((number - 1, row) for number, row in json_rows(lines_of(path)))
-    return _Rows(path, "jsonl", options).all(rows)
+    return Rows(path, "jsonl", options).all(rows)
 
 
 def _json(path: str, options: InputOptions) -> Iterator[Item]:
     """A LLaVA data set: one array of rows."""
-    return _Rows(path, "llava", options).all(enumerate(array_rows(path)))
+    return Rows(path, "llava", options).all(enumerate(array_rows(path)))
 
 
 def _parquet(path: str, options: InputOptions) -> Iterator[Item]:
-    return _Rows(path, "parquet", options).all(enumerate(parquet_rows(path)))
+    return Rows(path, "parquet", options).all(enumerate(parquet_rows(path)))
 
 
 _DATA: dict[str, Callable[[str, InputOptions], Iterator[Item]]] = {
@@ -328,132 +314,3 @@ _DATA: dict[str, Callable[[str, InputOptions], Iterator[Item]]] = {
 """Endings that mean a list or a data set; never a clip."""
 
 
-@dataclass
-class _Rows:
-    """The rows of one data set as items. LLaVA rows about images or about nothing are no clips: counted, and told."""
-
-    file: str
-    kind: SourceKind
-    options: InputOptions
-    left_out: int = 0
-    lacks_prompt: bool = False
-
-    def all(self, rows: Iterable[tuple[int, object]]) -> Iterator[Item]:
-        """Of (place, row)s, to the last."""
-        for index, row in rows:
-            yield from self.items(index, row)
-        self.tell()
-
-    def items(self, index: int, row: object) -> Iterator[Item]:
-        """The row's item, or none."""
-        if isinstance(row, dict):
-            row = {name: value for name, value in row.items() if value == value}  # NaN is how pandas says nothing
-        if isinstance(row, dict) and "conversations" in row and _named(row, self.options) is None:
-            self.left_out += 1
-            return
-        item, column = _row(self.file, self.kind, index, row, self.options), self.options.prompt_column
-        if column and not item.prompt and item.source is not None and not self.lacks_prompt:
-            self.lacks_prompt = True
-            self.options.remark(f"{self.file}#{index + 1}: has no {column}; such rows get the run's prompt")
-        yield item
-
-    def tell(self) -> None:
-        """Say what was left out."""
-        if self.left_out:
-            self.options.remark(f"{self.file}: {self.left_out} rows name no video and are left out")
-
-
-def _row(file: str, kind: SourceKind, index: int, row: object, options: InputOptions) -> Item:
-    """The item of one row; a row that can not be understood is an item with a problem, by file and line."""
-    place = f"{file}#{index + 1}"
-    try:
-        if isinstance(row, Exception):
-            raise ValueError(f"no valid JSON line ({row}); mend or remove the row") from row
-        if not isinstance(row, dict):
-            raise ValueError("no JSON object; mend or remove the row")
-        if (named := _named(row, options)) is None:
-            looked_for = options.column or ", ".join(PATH_COLUMNS)
-            raise ValueError(f"names no video (looked for {looked_for}); name the column")
-        start, end = _range(row)
-    except ValueError as error:
-        return Item(video=place, path=place, problem=f"{place}: {error}")
-    path, id = _beside(file, named, options), row.get("id")
-    asked = str(row.get(options.prompt_column) or "") if options.prompt_column else ""
-    source = SourceRow(
-        kind=kind, file=file, index=index, id=None if id is None else str(id), caption=old_caption(row)
-    )
-    return Item(
-        video=path, path=path, start=start, end=end, prompt=asked if asked.strip() else None, source=source,
-        problem=_problem(path, f"no such file ({place}); name the folder of the videos"),
-    )  # fmt: skip
-
-
-def _problem(path: str, gone: str) -> str | None:
-    """Why the file can be no clip, as far as a look at the file system tells; `gone` where it is not there."""
-    if is_url(path):
-        return f"{path}: is an address, and a corpus is of files; download it first"
-    if not os.path.exists(path):
-        return f"{path}: {gone}"
-    try:
-        refuse_pipe(path)
-    except NotAVideo as error:
-        return str(error)
-    if is_still(path):
-        return f"{path}: is a still picture, and captions are of videos; `vidllm ask` takes pictures"
-    return None
-
-
-def _named(row: dict[str, object], options: InputOptions) -> str | None:
-    """The path a row names; also inside a struct, as Hugging Face's video columns have it."""
-    for column in (options.column,) if options.column else PATH_COLUMNS:
-        value = row.get(column)
-        value = value.get("path") if isinstance(value, dict) else value
-        if isinstance(value, str) and value:
-            return value
-    return None
-
-
-def old_caption(row: dict[str, object]) -> str | None:
-    """What a row says of its clip: a caption column, or the last thing a LLaVA conversation's model says."""
-    for column in CAPTION_COLUMNS:
-        if isinstance(value := row.get(column), str):
-            return value
-    turns = talk if isinstance(talk := row.get("conversations"), list) else []
-    said = [turn.get("value") for turn in turns if isinstance(turn, dict) and turn.get("from") == "gpt"]
-    return str(said[-1]) if said else None
-
-
-def _range(row: dict[str, object]) -> tuple[float | None, float | None]:
-    """Seconds [start, end). Raises ValueError saying what is wrong with them."""
-    try:
-        start, end = _time(row.get("start")), _time(row.get("end"))
-    except ConfigError as error:
-        raise ValueError(f"start or end is no time ({error})") from error
-    if end is not None and not (start or 0.0) < end:
-        raise ValueError(f"the range {start or 0.0:g}-{end:g} is empty")
-    return start, end
-
-
-def _time(value: object) -> float | None:
-    if value is None or value == "":
-        return None
-    if isinstance(value, Decimal):  # Parquet's exact numbers, as SQL engines write 3.5
-        value = float(value)
-    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-        raise ConfigError(f"{value!r} is no time")
-    try:
-        return parse_time(value)
-    except OverflowError as error:  # JSON knows no largest number
-        raise ConfigError(f"{str(value)[:20]}... is no time") from error
-
-
-def _beside(file: str, path: str, options: InputOptions) -> str:
-    """A path inside a list, from where this process stands."""
-    path = str(plain_path(path))
-    if (file == "-" and options.videos is None) or is_url(path):
-        return path
-    whole = os.path.join(options.videos or os.path.dirname(file), path)
-    plain = os.path.normpath(whole)
-    if os.pardir in whole.split(os.sep) and os.path.realpath(plain) != os.path.realpath(whole):
-        return whole  # behind a link to a folder, `..` is the folder above where it leads
-    return plain

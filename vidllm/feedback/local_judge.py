@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from vidllm.budget import Geometry
 from vidllm.clip import PlanOptions, open_clip
 from vidllm.corpus.local import LocalCaptioner, identity
 from vidllm.corpus.places import chosen
@@ -17,6 +16,7 @@ from vidllm.errors import ConfigError
 from vidllm.feedback.asked_judge import REPLY_TOKENS, AskedJudge, Judging
 from vidllm.feedback.judge import Case
 from vidllm.feedback.rubric import REMINDER, compare_prompt, score_prompt
+from vidllm.geometry import Geometry
 from vidllm.model.chat import count_text_tokens
 from vidllm.model.families import load_tokenizer, read_spec
 from vidllm.model.fingerprint import fingerprint

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from vidllm.clip import Clip
 from vidllm.errors import ConfigError
-from vidllm.prompt import Image, Message
+from vidllm.prompt import Message
+from vidllm.visuals import Image
 
 Change = Literal["dropped", "shuffled", "reversed", "blank"]
 CHANGES: tuple[Change, ...] = get_args(Change)

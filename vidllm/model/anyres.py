@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from vidllm.budget import Newline
+    from vidllm.geometry import Newline
     from vidllm.model.spec import Cut
 
 Size = tuple[int, int]

@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vidllm.budget import Geometry
 from vidllm.errors import IncompleteModel, UnsupportedModel
+from vidllm.geometry import Geometry
 from vidllm.model.anyres import canvases
 from vidllm.model.settings import (
     class_token,

@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vidllm.budget import Geometry, Newline, Pooling
 from vidllm.errors import IncompleteModel, ModelNotFound, NotAVisionModel, UnsupportedModel
+from vidllm.geometry import Geometry, Newline, Pooling
 from vidllm.model.composable_specs import COMPOSABLE
 from vidllm.model.fingerprint import PEFT_FILE
 from vidllm.model.native_specs import NATIVE

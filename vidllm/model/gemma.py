@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from vidllm.budget import Geometry
+from vidllm.geometry import Geometry
 from vidllm.model.lmm import ComposableLMM, normalised
 from vidllm.model.pooling import pool
 from vidllm.model.reader import like

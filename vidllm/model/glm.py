@@ -10,7 +10,7 @@ from torch import Tensor
 from vidllm.model.qwen import QwenVL
 
 if TYPE_CHECKING:
-    from vidllm.prompt import Visual
+    from vidllm.visuals import Visual
 
 
 class GlmV(QwenVL):

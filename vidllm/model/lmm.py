@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor, nn
 
-from vidllm.budget import Geometry
 from vidllm.errors import ModelError
+from vidllm.geometry import Geometry
 from vidllm.model.encode import encode_clips
 from vidllm.model.features import FeatureCache
 from vidllm.model.pooling import lay_out, pack_tiles, pixel_shuffle, pool
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from vidllm.model.extras import Extras
     from vidllm.model.families import ModelSpec
     from vidllm.model.kv import State
-    from vidllm.prompt import Prompt, Visual
+    from vidllm.prompt import Prompt
+    from vidllm.visuals import Visual
 
 class VideoLMM(Protocol):
     """One conversation at a time: prefill once, extend for every later token."""

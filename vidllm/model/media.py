@@ -8,7 +8,7 @@ from datetime import timedelta
 from itertools import pairwise
 from typing import Literal
 
-from vidllm.budget import NativeGeometry
+from vidllm.geometry import NativeGeometry
 from vidllm.model.spec import ModelSpec
 from vidllm.video.timecode import format_time
 

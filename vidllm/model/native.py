@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vidllm.budget import NativeGeometry
 from vidllm.errors import ModelError
+from vidllm.geometry import NativeGeometry
 from vidllm.model.encode import encode_clips
 from vidllm.model.features import FeatureCache
 from vidllm.model.lmm import vision_key
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
     from vidllm.model.families import ModelSpec
-    from vidllm.prompt import Prompt, Visual
+    from vidllm.prompt import Prompt
+    from vidllm.visuals import Visual
 
 
 def cells_of(pictures: Tensor, side: int) -> Tensor:

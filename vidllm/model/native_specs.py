@@ -9,8 +9,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from vidllm.budget import NativeGeometry
 from vidllm.errors import IncompleteModel, NotAVisionModel, UnsupportedModel
+from vidllm.geometry import NativeGeometry
 from vidllm.model.anyres import canvases
 from vidllm.model.settings import (
     class_token,

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vidllm.budget import Newline, Pooling
+from vidllm.geometry import Newline, Pooling
 from vidllm.model.anyres import shrunk_grid, unpadded_box
 
 

@@ -18,7 +18,7 @@ from vidllm.model.native import NativeLMM, behind
 from vidllm.model.reader import like
 
 if TYPE_CHECKING:
-    from vidllm.prompt import Visual
+    from vidllm.visuals import Visual
 
 
 class QwenVL(NativeLMM):

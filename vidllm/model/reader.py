@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from vidllm.model.extras import Extras
     from vidllm.model.families import ModelSpec
     from vidllm.model.features import FeatureCache
-    from vidllm.prompt import Prompt, Visual
+    from vidllm.prompt import Prompt
+    from vidllm.visuals import Visual
 
 Seen = tuple[list[Tensor], int]
 """The features of every visual of a prompt, and how many pictures went through the tower for them."""

@@ -10,9 +10,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from vidllm.budget import Fit, Geometry, NativeGeometry, Newline, Pooling
+from vidllm.budget import Fit
 from vidllm.config import from_mapping
 from vidllm.errors import ConfigError, IncompleteModel
+from vidllm.geometry import Geometry, NativeGeometry, Newline, Pooling
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

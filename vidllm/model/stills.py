@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from vidllm.budget import NativeGeometry
+from vidllm.geometry import NativeGeometry
 from vidllm.model.anyres import TILINGS
 from vidllm.model.media import Shown
 from vidllm.model.spec import ModelSpec

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
     from vidllm.model.families import ModelSpec
-    from vidllm.prompt import Visual
+    from vidllm.visuals import Visual
 
 OF_ALL = {"input_ids", "attention_mask"}
 """What every language model takes, and is told otherwise here."""

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vidllm import __version__
-from vidllm.budget import NativeGeometry
 from vidllm.caches import cache_folder
 from vidllm.config import from_mapping
 from vidllm.errors import CorpusError, UnsupportedModel, VidllmError
+from vidllm.geometry import NativeGeometry
 from vidllm.linefile import write_whole
 from vidllm.model.chat import Layout, Turn, lay_out
 from vidllm.model.fingerprint import DESCRIBING

@@ -13,7 +13,7 @@ from vidllm.model.pooling import pool
 from vidllm.model.reader import like
 
 if TYPE_CHECKING:
-    from vidllm.prompt import Visual
+    from vidllm.visuals import Visual
 
 
 class VideoLlama3(NativeLMM):

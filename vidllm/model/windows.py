@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from vidllm.model.features import FeatureCache
     from vidllm.model.kv import Past
     from vidllm.model.slots import Step
-    from vidllm.prompt import Prompt, Visual
+    from vidllm.prompt import Prompt
+    from vidllm.visuals import Visual
 
 READ = 2048
 """Tokens read at a time, all of a picture together: what each sees is a table of so many rows, however long it is."""

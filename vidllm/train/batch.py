@@ -17,7 +17,7 @@ from vidllm.model.windows import pictures
 from vidllm.train.tree import Forest, Node
 
 if TYPE_CHECKING:
-    from vidllm.prompt import Visual
+    from vidllm.visuals import Visual
 
 Stage = Literal["tower", "tokens"]
 """How far ready features have come: out of the frozen tower, (T, P, Dv) a visual; or tokens (n, D), laid out whole."""

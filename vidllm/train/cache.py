@@ -33,8 +33,8 @@ from vidllm.video.decode import FrameSet
 
 if TYPE_CHECKING:
     from vidllm.model.spec import ModelSpec
-    from vidllm.prompt import Visual
     from vidllm.train.learner import Learner
+    from vidllm.visuals import Visual
 
 Encode = Callable[[Sequence["Visual"]], Sequence[Tensor]]
 """What makes features of visuals, without gradients: `Learner.features`."""

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig
 
-from vidllm.budget import Geometry
 from vidllm.errors import ConfigError, UnsupportedModel
+from vidllm.geometry import Geometry
 from vidllm.model.checkpoint import choose_device, load_model, unknown_layers
 from vidllm.model.classes import is_listed
 from vidllm.model.extras import Extras, has_extra, load_extras
@@ -28,7 +28,6 @@ from vidllm.model.families import read_spec
 from vidllm.model.lmm import ComposableLMM
 from vidllm.model.reader import TextReader
 from vidllm.model.running import note_slow_layers
-from vidllm.prompt import Visual
 from vidllm.train.adapters import EXTRAS, add_lora, base_name, save_adapter, save_whole, stored_dtype, without_lora
 from vidllm.train.batch import Batch, Piece, Stage
 from vidllm.train.losses import answer_logps
@@ -36,6 +35,7 @@ from vidllm.train.parts import PARTS, Extra, Lora, Part, Parts, part_of
 from vidllm.train.proof import prove
 from vidllm.train.running import run_along_trees
 from vidllm.train.tree import TREE, TreeAttention
+from vidllm.visuals import Visual
 
 if TYPE_CHECKING:
     from vidllm.model.spec import ModelSpec

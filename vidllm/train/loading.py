@@ -10,13 +10,14 @@ from vidllm.clip import Clip, ClipPlan, Known, PlanOptions, Recalled, open_clips
 from vidllm.errors import NotAVideo, RowError, VidllmError
 from vidllm.model.chat import AnyTokenizer
 from vidllm.model.spec import ModelSpec
-from vidllm.prompt import Example, Image, Message, build_example
+from vidllm.prompt import Example, Message, build_example
 from vidllm.still import BROKEN, open_still
 from vidllm.train.looks import look_of
 from vidllm.train.row import TrainRow, Turn, advice
 from vidllm.video.decode import FrameSet
 from vidllm.video.guard import Limits
 from vidllm.video.info import VideoInfo
+from vidllm.visuals import Image
 
 Seen = tuple[str, tuple[float, ...], tuple[int, int] | None]
 """A file, the moments asked for, and the size they were scaled to."""

@@ -19,10 +19,11 @@ import torch
 from torch import Tensor
 
 from vidllm.errors import ModelError
-from vidllm.prompt import Example, Message, Visual, build_example
+from vidllm.prompt import Example, Message, build_example
 from vidllm.train.batch import Batch
 from vidllm.train.order import shuffled
 from vidllm.train.sharing import Stem, plant
+from vidllm.visuals import Visual
 
 if TYPE_CHECKING:
     from vidllm.model.chat import AnyTokenizer

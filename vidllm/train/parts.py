@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
-from vidllm.budget import Newline
+from vidllm.geometry import Newline
 
 Part = Literal["vision_tower", "projector", "newline", "temporal", "language_model", "embeddings"]
 PARTS: tuple[Part, ...] = get_args(Part)
