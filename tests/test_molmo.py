@@ -15,19 +15,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.other_device import OTHER, move, other_device
 from tests.planned import clip_of, prompt_of
-from tests.test_batching import one_by_one, run, said
 from tests.test_train_learner import learner_of
 from tests.test_train_native import ALL, apart, check_as_if_alone
 from tests.tiny_models import MOLMO_WORDS, edit, molmo2
-from vidllm.batching import Batcher
 from vidllm.errors import IncompleteModel, UnsupportedModel
 from vidllm.model.checkpoint import load_model
 from vidllm.model.families import load_tokenizer, read_spec
 from vidllm.model.molmo import Molmo2
 from vidllm.model.spec import read_json
-from vidllm.options import GenerationOptions
 from vidllm.prompt import Message, Prompt, build_example
 from vidllm.train.parts import Parts
 from vidllm.visuals import Image
@@ -63,7 +59,6 @@ def seen(folder: Path, question: str, frames: int = 5, seed: int = 0) -> Message
 
 def noisy(folder: Path, question: str = QUESTION, frames: int = 5, seed: int = 0) -> Prompt:
     return prompt_of(read_spec(folder), [seen(folder, question, frames, seed)])
-
 
 
 def inputs_of(prompt: Prompt) -> dict[str, Tensor]:
@@ -132,23 +127,6 @@ def test_a_still_picture_is_seen_as_a_frame_is(folder: Path) -> None:
     [picture] = prompt.visuals
     assert (picture.tokens, prompt.text.count("<im_patch>")) == (6, 1)
     model.prefill(prompt)
-
-
-def test_rows_side_by_side_are_answered_as_if_alone(folder: Path) -> None:
-    model = model_of(folder)
-    work = [(noisy(folder, words, frames, frames), GenerationOptions(max_new_tokens=most))
-            for words, frames, most in ((QUESTION, 3, 9), ("describe it.", 6, 4), ("how many?", 1, 14))]  # fmt: skip
-    assert said(run(Batcher(model, slots=3), work)) == one_by_one(model, work)
-
-
-def test_on_another_device_it_says_the_same(folder: Path) -> None:
-    model = load_model(folder, device="cpu", dtype="float32")
-    work = [(noisy(folder), GenerationOptions(max_new_tokens=5))]
-    expected = one_by_one(model, work)
-    move(model.network)
-    with other_device():
-        assert model.device == OTHER
-        assert one_by_one(model, work) == expected
 
 
 @pytest.mark.parametrize("sharing", [False, True])

@@ -31,10 +31,12 @@ SIZES = {
     "qwen2_vl": (56, 84), "qwen2_5_vl": (56, 84), "qwen3_vl": (64, 96), "qwen3_vl_moe": (64, 96), "smolvlm": (128, 128),
     "idefics3": (128, 128), "glm4v": (56, 84), "glm4v_moe": (56, 84), "glm46v": (84, 56), "pixtral": (64, 96),
     "mistral3": (56, 84), "qwen3_5": (64, 96), "qwen3_5_moe": (64, 96), "video_llama_3": (56, 84),
-    "lfm2_vl": (64, 96), "gemma4": (24, 36), "gemma4_unified": (24, 36),
+    "lfm2_vl": (64, 96), "gemma4": (24, 36), "gemma4_unified": (24, 36), "molmo2": (84, 84),
 }  # fmt: skip
-COMPARED = [name for name in SIZES if name != "gemma4_unified"]
-"""With transformers' classes as they are: of one in whose masks these contradict themselves see its own tests."""
+COMPARED = [name for name in SIZES if name not in ("gemma4_unified", "molmo2")]
+"""With transformers' classes as they are. One in whose masks these contradict themselves, and one that is given more
+than the others, have tests of their own.
+"""
 TOKENS = dict.fromkeys(SIZES, 6) | {"smolvlm": 4, "idefics3": 4, "pixtral": 28, "mistral3": 8}
 """Of one group of frames of that size: (rows / merge) * (cols / merge), with what ends the rows of a Pixtral's."""
 
@@ -54,6 +56,8 @@ def video_prompt(model: NativeLMM, frames: NDArray[np.uint8], times: Sequence[fl
     marker = model.spec.image_token if model.spec.video_token_id is None else model.spec.video_token or ""
     if name.startswith("gemma4"):
         shown = " ".join(f"00:{int(t):02d} <|image>{marker * count}<image|>" for t in times)
+    elif model.spec.all_two_way:
+        shown = " ".join(f"{t:.1f} {marker * count}" for t in times)
     elif name.startswith("glm"):
         run = f"<|begin_of_image|>{marker * count}<|end_of_image|>"
         shown = "".join(f"{run}{int(t)}" for t in times[::group])

@@ -57,8 +57,8 @@ def _pair(one: object) -> tuple[Source | Sequence[Source], str]:
 def _answers(
     model: VideoModel, looks: Iterator[Asked | VidllmError], batcher: Batcher
 ) -> Iterator[Answer | VidllmError]:
-    """In the order of `looks`. What is answered holds its frames until it is taken, so that one long answer keeps only
-    so many others waiting as twice the batcher's hand.
+    """In the order of `looks`. An answer holds its frames until it is taken: while one is long in coming, no more than
+    twice what the batcher takes are waiting behind it.
     """
     begun: dict[int, Asked] = {}
     done: dict[int, Answer | VidllmError] = {}

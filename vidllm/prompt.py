@@ -19,7 +19,6 @@ from vidllm.planning import PlanOptions, room_of
 from vidllm.visuals import Draft, Image, Visual, drafts_of
 
 if TYPE_CHECKING:
-
     from vidllm.model.spec import ModelSpec
 
 T = TypeVar("T")

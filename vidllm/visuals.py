@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from vidllm.model.spec import ModelSpec
 
 
-
 @dataclass(frozen=True, eq=False)
 class Image:
     """A still picture: uint8 (H, W, 3), and where it came from (for messages)."""

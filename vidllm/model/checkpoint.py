@@ -23,6 +23,7 @@ from vidllm.machine import cpu_multiplies_bf16
 from vidllm.model.adapter import Base, base_folder, merge_adapter, read_base
 from vidllm.model.attention import attend_wide
 from vidllm.model.classes import is_listed, network_class, reader_class
+from vidllm.model.decoder import RUNNING_LAYERS, language_of, like
 from vidllm.model.extras import load_extras
 from vidllm.model.families import ModelSpec, load_tokenizer, read_spec
 from vidllm.model.fingerprint import ADAPTER_FILE
@@ -31,7 +32,6 @@ from vidllm.model.light import LightLlava, fits, load_light
 from vidllm.model.lmm import VideoLMM
 from vidllm.model.memory import is_out_of_memory
 from vidllm.model.quiet import one_line, quiet
-from vidllm.model.reader import RUNNING_LAYERS, language_of, like
 from vidllm.model.running import note_slow_layers
 from vidllm.model.spec import read_json
 from vidllm.model.spec import stop_ids as stop_ids

@@ -11,9 +11,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from vidllm.geometry import Geometry
+from vidllm.model.decoder import like
 from vidllm.model.lmm import ComposableLMM, normalised
 from vidllm.model.pooling import pool
-from vidllm.model.reader import like
 from vidllm.model.windows import Windows
 
 

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from vidllm.model.decoder import like
 from vidllm.model.lmm import normalised
 from vidllm.model.native import NativeLMM, cells_of
-from vidllm.model.reader import like
 from vidllm.model.windows import Windows
 
 if TYPE_CHECKING:

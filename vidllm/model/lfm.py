@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from vidllm.model.decoder import like
 from vidllm.model.lmm import normalised
 from vidllm.model.native import NativeLMM, cells_of
-from vidllm.model.reader import like
 
 
 class Lfm2VL(NativeLMM):

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 from vidllm.errors import ModelError
 from vidllm.geometry import Geometry
+from vidllm.model.decoder import like
 from vidllm.model.encode import encode_clips
 from vidllm.model.features import FeatureCache
 from vidllm.model.pooling import lay_out, pack_tiles, pixel_shuffle, pool
-from vidllm.model.reader import Ready, Seen, TextReader, like
+from vidllm.model.reader import Ready, Seen, TextReader
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from vidllm.model.kv import State
     from vidllm.prompt import Prompt
     from vidllm.visuals import Visual
+
 
 class VideoLMM(Protocol):
     """One conversation at a time: prefill once, extend for every later token."""

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from vidllm.model.decoder import like
 from vidllm.model.lmm import normalised
 from vidllm.model.native import NativeLMM, cells_of
-from vidllm.model.reader import Ready, like
+from vidllm.model.reader import Ready
 from vidllm.model.spec import read_json
 
 if TYPE_CHECKING:

@@ -16,10 +16,11 @@ from torch import Tensor, nn
 
 from vidllm.errors import ModelError
 from vidllm.geometry import NativeGeometry
+from vidllm.model.decoder import language_of, like
 from vidllm.model.encode import encode_clips
 from vidllm.model.features import FeatureCache
 from vidllm.model.lmm import vision_key
-from vidllm.model.reader import Ready, Seen, TextReader, language_of, like
+from vidllm.model.reader import Ready, Seen, TextReader
 from vidllm.video.fit import scaled
 
 if TYPE_CHECKING:

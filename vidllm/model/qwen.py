@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from vidllm.errors import ModelError
+from vidllm.model.decoder import like
 from vidllm.model.lmm import normalised
 from vidllm.model.native import NativeLMM, behind
-from vidllm.model.reader import like
 
 if TYPE_CHECKING:
     from vidllm.visuals import Visual

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
+from vidllm.model.decoder import like
 from vidllm.model.lmm import normalised
 from vidllm.model.native import NativeLMM
-from vidllm.model.reader import like
 from vidllm.video.fit import scaled
 
 if TYPE_CHECKING:

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from vidllm.errors import UnsupportedModel
+from vidllm.model.decoder import table_width
 from vidllm.model.native import NativeLMM, behind
 from vidllm.model.own_processor import OwnProcessor, blank
-from vidllm.model.reader import table_width
 from vidllm.model.settings import rope_of
 from vidllm.model.unlisted_specs import two_frames
 

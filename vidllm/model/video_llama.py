@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from vidllm.model.decoder import like
 from vidllm.model.lmm import normalised
 from vidllm.model.native import NativeLMM, cells_of
 from vidllm.model.pooling import pool
-from vidllm.model.reader import like
 
 if TYPE_CHECKING:
     from vidllm.visuals import Visual

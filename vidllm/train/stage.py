@@ -32,8 +32,8 @@ from vidllm.clip import PlanOptions
 from vidllm.errors import ConfigError, RowError
 from vidllm.linefile import write_whole
 from vidllm.model.checkpoint import check_quantize, fingerprint
+from vidllm.model.decoder import branch_limit
 from vidllm.model.families import load_tokenizer, read_spec
-from vidllm.model.reader import branch_limit
 from vidllm.model.resolve import resolve_model
 from vidllm.train.adapters import check_place, check_targets
 from vidllm.train.cache import DISK_GIB, ClipCache
