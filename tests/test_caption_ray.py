@@ -280,7 +280,7 @@ def test_a_node_that_dies_loses_nothing_and_nothing_is_done_twice(corpus: Path, 
     killer.join()
     assert done.returncode == 1, done.stderr  # one clip is no video
     rows = rows_of(output)
-    assert len(rows) == CLIPS
+    assert len(rows) == CLIPS, done.stderr
     assert Counter(row["video"] for row in rows).most_common(1)[0][1] == 1
     assert {row["engine"] for row in rows} == {"ray"}
     statuses = {Path(row["video"]).name: row["status"] for row in rows}
