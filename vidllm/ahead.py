@@ -14,7 +14,7 @@ M = TypeVar("M")
 
 
 def capacity_of(slots: int) -> int:
-    """Clips to take at a time; half as many again as slots: one that becomes free is filled in the same step."""
+    """How many to take in hand; half as many again as slots: one that becomes free is filled in the same step."""
     return slots + slots // 2 + 1
 
 

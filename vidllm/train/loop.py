@@ -47,7 +47,7 @@ if sys.platform != "win32":
     import resource
 
 
-WIDTH = 12
+KEPT_BYTES = 12
 """Bytes of a checkpoint for each number that learns: itself and AdamW's two means, in float32."""
 
 
@@ -190,7 +190,7 @@ class _Run:
         start = self._resume()
         if self._main:
             coming = -(-(self._course.total - start) // self._options.checkpoint_every)
-            self._saves.check_room(WIDTH * sum(parameter.numel() for parameter in self._params), coming)
+            self._saves.check_room(KEPT_BYTES * sum(parameter.numel() for parameter in self._params), coming)
         metrics = Metrics(self._folder, after=start, tensorboard=self._options.tensorboard) if self._main else None
         try:
             begun()  # by the folder's one writer: a second run must not leave its own config there
