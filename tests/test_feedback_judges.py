@@ -95,6 +95,9 @@ def connect() -> Iterator[Callable[..., AskedJudge]]:
         ("Accuracy rating: 4", None), ("Helpfulness rating: 4", None), ("Quality: 4", None), ("Overall 4", None),
         ('{"overall": 4, "rating": 3}', None), ('{"score": 4, "overall": 3}', None), ('{"overall": 10}', None),
         ("Score: 4\nNo, Score: 2\nOverall: 4", None), ("Score: 3/10\nOverall: 4", None),
+        ('{"score": 4, "max_score": 10}', None), ('{"score": 4, "scale": "1-10"}', None), ('{"score": 4, "max": 5}', 4),
+        ('{"score": 4, "range": [1, 10]}', None), ("Score: 4\n(out of 10)", None), ("Scale: 1 to 5\nScore: 4", 4),
+        ("On a scale of 1 to 10.\nScore: 4", None), ("Explanation: out of 10 stars two are told.\nScore: 4", 4),
         ('{"score": 4, "score": 2}', None), ('{"Score": 4, "score": 2}', None), ('{"Score": 4.5, "score": 4.5}', 4.5),
     ],
 )  # fmt: skip

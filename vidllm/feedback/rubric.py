@@ -112,7 +112,8 @@ def _given(case: Case, watched: bool) -> dict[str, str]:
 
 def rubric_digest() -> str:
     """16 hex digits over the words asked and how replies are read: others are another judge."""
-    shaping = (SCORE, COMPARE, REMINDER, *(pattern.pattern for pattern in (_MARKED, _OVERALL, _MARK, _BETTER, _WINNER)))
+    patterns = (_MARKED, _OVERALL, _SCALE, _MARK, _BETTER, _WINNER)
+    shaping = (SCORE, COMPARE, REMINDER, *(pattern.pattern for pattern in patterns))
     return hashlib.blake2b("\0".join(shaping).encode(), digest_size=8).hexdigest()
 
 
@@ -140,6 +141,12 @@ _OVERALL = re.compile(
 _MARK = re.compile(
     rf"{_OPEN}([1-5](?:\.\d+)?)(?:\s*/\s*5(?:\.0)?|\s+out\s+of\s+5)?{_CLOSED}(?:[.,;!]?\s*|{_REASONS}[^\d\n]*)", re.I
 )
+_SCALE = re.compile(
+    r"^(?![^\w\n]*explanation\b).*(?<![^\W_])(?:max(?:imum)?|scale|range|out[ _-]of)(?![^\W_])"
+    r"[^\n]*?(?<![\d.])(?:[6-9]|\d\d)",
+    re.I | re.M,
+)
+"""A line that names another scale than ours: "max_score: 10", "(out of 10)". Beside it no score is a mark."""
 _BETTER = re.compile(rf"^[\W\d_]*better{_SAYS}(.*)", re.I | re.M)
 _WINNER = re.compile(
     rf"{_OPEN}(?:answer\s+)?(a|b|tie){_CLOSED}(?:[.,!]?{_CLOSED}|(?!.*\b(?:(?-i:[ABb])|tie)\b){_REASONS}.*)", re.I
@@ -149,8 +156,8 @@ _WINNER = re.compile(
 def read_marks(reply: str) -> Marks | None:
     """The marks of a reply in the lines asked for, in markdown or as a JSON object; None for anything else.
 
-    The score may go by another name ("Overall: 4"). One outside 1..5 or on another scale ("3/10"), none, or two that
-    differ are nonsense.
+    The score may go by another name ("Overall: 4"). One outside 1..5 or on another scale ("3/10", "max_score": 10),
+    none, or two that differ are nonsense.
     """
     text = _stripped(reply)
     fields = _json_fields(text)
@@ -158,7 +165,7 @@ def read_marks(reply: str) -> Marks | None:
     if fields is None:
         fields = _marks_in(text)
     score = _score(fields, [_mark(rest) for rest in _OVERALL.findall(lines)])
-    if score is None:
+    if score is None or _SCALE.search(lines):
         return None
     found = [(name, _mark(fields.get(name))) for name in CRITERIA]
     explanation = str(fields.get("explanation") or _explanation(text))
