@@ -51,6 +51,9 @@ OF_A_MODEL = ("model*.safetensors", "model*.safetensors.index.json", adapter_fil
 """What an older model may have left in a folder and a newer one must not be loaded with."""
 NETWORK, EXTRAS = "network.", "extras."
 """What the names of a learner's weights begin with."""
+WEIGHS_EXPERTS = {"router", "gate", "shared_expert_gate"}
+"""What families call the matrices that choose among a mixture's experts. They stay as they are by default, as they do
+where a family keeps them as bare numbers: few rows would unbalance what a whole pretraining has balanced."""
 _HUB_FOLDER = re.compile(r"/models--([^/]+?)--([^/]+)/snapshots/([0-9a-f]{40})$")
 """Where the Hub's client keeps one commit of a model."""
 
@@ -90,10 +93,11 @@ def check_targets(lora: Lora, text: PretrainedConfig) -> None:
 
 
 def _targets(lora: Lora, matrices: Iterable[str]) -> tuple[str, ...]:
-    """The last words of the names of what is adapted; by default of all matrices in layers."""
+    """The last words of the names of what is adapted; by default of all matrices in layers but a router's."""
     if lora.targets is None:
-        numbered = (name for name in matrices if any(map(str.isdigit, name.split("."))))  # layers, whatever their name
-        return tuple(sorted({name.rpartition(".")[2] for name in numbered}))
+        paths = (name.split(".") for name in matrices)
+        numbered = (path for path in paths if any(map(str.isdigit, path)))  # layers, whatever their name
+        return tuple(sorted({path[-1] for path in numbered if WEIGHS_EXPERTS.isdisjoint(path)}))
     known = {name.rpartition(".")[2] for name in matrices}
     if unknown := [target for target in lora.targets if target not in known]:
         raise ConfigError(f"LoRA target {unknown[0]!r} is no matrix of the language model; "

@@ -60,7 +60,8 @@ class Lora:
     """Of the adapter's input, while it learns. Above 0, equal log-probs are not to be expected."""
     targets: tuple[str, ...] | None = None
     """Which matrices of the layers, such as `[q_proj, v_proj]`; None: every one, of linear attention and convolutions,
-    too (peft's "all-linear"). A mixture's experts, which are one block of numbers, stay as they are."""
+    too (peft's "all-linear"). A mixture's experts, which are one block of numbers, and what chooses among them stay as
+    they are."""
 
     def __post_init__(self) -> None:
         if self.r < 1 or self.alpha <= 0:
