@@ -540,6 +540,8 @@ def test_the_command_says_what_an_epoch_costs(
     config: DpoConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = as_yaml(config, tmp_path / "dpo.yaml")
+    assert main(["dpo", str(path), "--dry-run", "batch=99999999999"]) == 0
+    assert "an epoch: 1 step of 5 pairs" in capsys.readouterr().out
     assert main(["dpo", str(path), "--dry-run"]) == 0
     told = capsys.readouterr().out
     assert "an epoch: 2 steps of 3 pairs" in told

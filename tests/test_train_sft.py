@@ -368,6 +368,7 @@ def test_dry_run_writes_nothing(write: Write, tmp_path: Path) -> None:
     code, out, _ = vidllm("sft", write(), "--dry-run")
     assert code == 0
     assert re.search(r"^an epoch: 3 steps of 4 rows, \d+ micro-batches of some \d+ tokens$", out, re.MULTILINE)
+    assert "an epoch: 1 step of 11 rows," in vidllm("sft", write(), "--dry-run", "batch=99999999999")[1]
     assert not (tmp_path / "out").exists()
 
 
@@ -413,7 +414,8 @@ def test_show_batch_sets_what_is_learnt_apart(write: Write, tmp_path: Path) -> N
         ("frames=0", "frames must be at least 1, got 0"),
         ("optim.warmup=2", "warmup 2 must be a share of all steps"),
         ("cache_gib=0", "cache_gib is 0; give it room, or say feature_cache=false"),
-        ("keep=0", "keep is 0; at least 1 is needed"),
+        ("keep=0", "keep is 0; at least 1 is needed"), ("workers=257", "workers is 257; at most 256"),
+        ("epochs=99999999", "epochs is 99999999; at most 1,000,000"),
         ("merge=true", "merge is true and there is no adapter to merge"),
         ("blend=0.5", "blend is 0.5; it is a share of an adapter, above 0 and at most 1: say lora={} for one"),
         ("lora={}\nblend=1.5", "blend is 1.5; it is a share of an adapter, above 0 and at most 1"),

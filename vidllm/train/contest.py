@@ -115,7 +115,7 @@ def describe(config: DpoConfig, contest: Contest) -> list[str]:
         *contest.checked.lines(),
         *([f"{strange:,} pairs hold answers of another model: their reference is computed, and a model learns less "
            "from them than from its own, which `vidllm feedback` collects"] if strange else []),
-        f"an epoch: {count_of(len(steps), 'step')} of {count_of(config.batch, 'pair')}, "
+        f"an epoch: {count_of(len(steps), 'step')} of {count_of(max(sum(map(len, step)) for step in steps), 'pair')}, "
         f"{count_of(sum(map(len, steps)), 'micro-batch', 'es')}; {groups:,} different looks, {laid:,} tokens "
         f"({plain:,} if each answer stood behind its own prompt)",
     ]

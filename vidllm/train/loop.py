@@ -50,6 +50,9 @@ if sys.platform != "win32":
 KEPT_BYTES = 12
 """Bytes of a checkpoint for each number that learns: itself and AdamW's two means, in float32."""
 
+MOST = {"epochs": 1_000_000, "workers": 256, "ahead": 4096}
+"""A slip of the pen beyond them: epochs are counted before the first step, each worker has a child that decodes."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class LoopOptions:
@@ -77,6 +80,8 @@ class LoopOptions:
             value, least = getattr(self, name), 0 if name in ("workers", "ahead") else 1
             if value is not None and value < least:
                 raise ConfigError(f"{name} is {value}; at least {least} is needed")
+            if name in MOST and value > MOST[name]:
+                raise ConfigError(f"{name} is {value}; at most {MOST[name]:,} make sense")
         if self.device not in (None, "cpu", "cuda"):
             raise ConfigError(f"device {self.device!r} is none of cpu, cuda; leave it out to take what is there")
         if self.device == "cuda" and not torch.cuda.is_available():

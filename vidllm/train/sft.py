@@ -200,7 +200,8 @@ def describe(config: SftConfig, lesson: Lesson) -> list[str]:
     steps = lesson.steps(config, 0)
     micros = [micro for step in steps for micro in step]
     full = sum(tokens_of(micro, lesson.checked.lengths, lesson.together) for micro in micros) / len(micros)
-    told = (f"an epoch: {count_of(len(steps), 'step')} of {count_of(config.batch, 'row')}, "
+    rows = max(sum(map(len, step)) for step in steps)  # fewer than a batch where there are not so many
+    told = (f"an epoch: {count_of(len(steps), 'step')} of {count_of(rows, 'row')}, "
             f"{count_of(len(micros), 'micro-batch', 'es')} of some {full:,.0f} tokens")  # fmt: skip
     return [*lesson.checked.lines(), told]
 
