@@ -469,17 +469,20 @@ def test_pairs_of_talks_and_several_media_are_read_as_they_were_asked(world: Pat
             {"role": "system", "content": "Be brief."}, {"role": "user", "content": "<video>\nwhat happens?"},
             {"role": "assistant", "content": "A ring grows."}, {"role": "user", "content": "and then?"}]},
         {"id": "plain", "video": one, "prompt": "what happens?"},
+        {"id": "among", "videos": [one, other, one], "prompt": "<video>\nA <video><video> B, or"},
+        {"id": "behind", "video": one, "messages": [
+            {"role": "user", "content": [{"type": "text", "text": "What is\n"}, {"type": "video"}]}]},
     )  # fmt: skip
     output = tmp_path / "pairs.jsonl"
     good, bad = Candidate(text="yes", logp=-1.0, tokens=2), Candidate(text="no", logp=-2.0, tokens=2)
     pair = Pair(question=0, chosen=good, rejected=bad, chosen_score=5.0, rejected_score=1.0)
     asked = {one.id: one for one in read_questions(source).asked}
-    told = [asked["two"], asked["talk/2"], asked["plain"]]
+    told = [asked[name] for name in ("two", "talk/2", "plain", "among", "behind")]
     write_rows(output, [pair_row(o, pair, o.id, model="m", judge={}, output=output) for o in told])
     read = read_pairs(output)
     assert not read.problems
     for row, one_asked in zip(read.rows, told, strict=True):
-        assert [(t.role, t.text) for t in row.turns] == [(t.role, t.text) for t in one_asked.turns]
+        assert [(t.role, t.text, t.at) for t in row.turns] == [(t.role, t.text, t.at) for t in one_asked.turns]
         assert [Path(m.path).name for m in row.media] == [Path(m.path).name for m in one_asked.media]
     assert asked["two"].case("x").video is None  # the oracle would not know which
     assert "script" in (Oracle().refuses(asked["two"].case("x")) or "")

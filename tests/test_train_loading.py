@@ -15,7 +15,10 @@ from tests.planned import COMPOSABLE, spec_of
 from vidllm.ahead import made_ahead
 from vidllm.clip import PlanOptions, open_clip, plan_clips
 from vidllm.errors import BudgetError, RowError
+from vidllm.model.chat import Turn as ChatTurn
+from vidllm.model.chat import count_text_tokens, lay_out_spoken
 from vidllm.model.families import load_tokenizer
+from vidllm.model.media import Shown
 from vidllm.model.spec import ModelSpec
 from vidllm.prompt import Example, Message, build_prompt
 from vidllm.train.loading import Shelf, load_example, open_turns
@@ -86,6 +89,36 @@ def test_long_answers_share_a_look_where_there_is_room(clips: dict[str, Path], s
     assert all(len(times) == 1 for shown in found.values() for times in shown.values())
     assert len(found[8000]) == 1
     assert max(map(len, found.values())) > 1
+
+
+@pytest.mark.parametrize("family", ["llava", "internvl", "qwen2_5_vl", "qwen3_vl"])
+def test_words_that_a_video_stands_among_are_counted_as_it_cuts_them(family: str) -> None:
+    spec = spec_of(family)
+    tokenizer, words, at = load_tokenizer(spec.folder), "The red circle moves right.", (6,)
+    shown = Shown(kind="video", times=(0.0, 1.0, 2.0, 3.0), duration=4.0)
+    said = [ChatTurn("user", words, (shown,), at), ChatTurn("assistant", "Yes.")]
+    whole = lay_out_spoken(said, spec, tokenizer)[0].text_tokens
+    turns = (Turn(role="user", text=words, media=(Media(kind="video", path="a.mp4"),), at=at),
+             Turn(role="assistant", text="Yes."))  # fmt: skip
+    assert look_of(turns, (), (), spec, tokenizer).rest == whole - count_text_tokens(words, spec, tokenizer, shown)
+
+
+@pytest.mark.parametrize("family", ["llava", "internvl", "qwen2_5_vl", "qwen3_vl", "gemma4", "smolvlm"])
+def test_a_row_with_media_among_its_words_fits_as_counted(clips: dict[str, Path], still: Path, family: str) -> None:
+    """And only rows with the same words before what they show have that in common."""
+    spec = replace(spec_of(family), context=900, rope_scalable=False)
+    tokenizer, plan, info = load_tokenizer(spec.folder), PlanOptions(guard=None), probe(clips["constant"])
+    shown = (Media(kind="image", path=str(still)), Media(kind="video", path=str(clips["constant"])))
+    views = []
+    for words, answer in (("Here are more", "so " * 60), ("Here are less", "so " * 60), ("Then are more", "so " * 60)):
+        turn = Turn(role="user", text=words, media=shown, at=(5, 8))
+        made = TrainRow(origin=Origin(file="rows.jsonl", line=1, id=""),
+                        turns=(turn, Turn(role="assistant", text=answer)))  # fmt: skip
+        told = count_row(made.turns, [info], [(90, 200)], spec, tokenizer, plan)
+        assert load(made, spec, plan).prompt.length == told
+        views.append(shown_in(made, told, spec, tokenizer, plan))
+    assert views[0] == views[1]
+    assert views[0].of != views[2].of
 
 
 @pytest.mark.parametrize("family", COMPOSABLE)

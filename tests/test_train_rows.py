@@ -85,13 +85,31 @@ def test_parts_may_leave_files_to_the_list(media: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "text"),
-    [("Compare this:<image>\nwith that:<video>\nSame?", "Compare this:\nwith that:\nSame?"),
-     ("One:\n<image>\n<video>\nsame?", "One:\nsame?"), ("Is <image> in <video>?", "Is  in ?")],
+    ("said", "text", "at"),
+    [("Compare this:<image>\nwith that:<video>\nSame?", "Compare this:\nwith that:\nSame?", (13, 24)),
+     ("One:\n<image>\n<video>\nsame?", "One:\n\n\nsame?", (5, 6)), ("Is <image> in <video>?", "Is  in ?", (3, 7)),
+     ("<image>\n<video>\n same?", "same?", ()), (" <image> in <video>\n", "in ", (3,)),
+     ("Same?\n<image>\n<video>\n", "Same?\n\n", (6, 7)), ("<image><video>", "", ())],
 )  # fmt: skip
-def test_words_around_what_is_shown_stay_apart(said: str, text: str, media: Path) -> None:
+def test_media_stand_where_the_words_name_them(said: str, text: str, at: tuple[int, ...], media: Path) -> None:
     turns = [{"from": "human", "value": said}, GPT]
-    assert only(media, {"image": "c.png", "video": "a.mp4", "conversations": turns}).turns[0].text == text
+    first = only(media, {"image": "c.png", "video": "a.mp4", "conversations": turns}).turns[0]
+    assert (first.text, first.at, [medium.kind for medium in first.media]) == (text, at, ["image", "video"])
+
+
+@pytest.mark.parametrize(
+    ("said", "text", "at"),
+    [("what?\n<image>", "what?", ()), ("what?\n<image>\n", "what?", ()), ("<image>\nwhat?", "what?", ()),
+     ("what is <image>", "what is ", (8,)), ("Here <image>\nyou see?", "Here \nyou see?", (5,)),
+     ([{"type": "text", "text": "what?\n"}, {"type": "image"}], "what?\n", (6,)),
+     ([{"type": "image"}, {"type": "text", "text": "what?"}], "what?", ())],
+)  # fmt: skip
+def test_a_last_line_of_nothing_but_a_picture_means_before_the_words(
+    said: Any, text: str, at: tuple[int, ...], media: Path
+) -> None:
+    """LLaVA's data write the one picture of a turn before the words or behind them; a list of parts has an order."""
+    first = only(media, {"image": "c.png", "messages": [{"role": "user", "content": said}, GPT]}).turns[0]
+    assert (first.text, first.at, len(first.media)) == (text, at, 1)
 
 
 def test_media_nobody_speaks_of_stand_before_the_first_question(media: Path) -> None:
@@ -191,6 +209,9 @@ PLAIN = {"from": "human", "value": "what happens?"}
          "conversations[0] shows a list as its video; give the path of one file; of frames make a video first"),
         (conversation(PLAIN, GPT | {"weight": 0}, PLAIN, GPT), "conversations[1] says 'weight': 0, and every answer"),
         (conversation(PLAIN, GPT | {"loss": False}), "conversations[1] says 'loss': False"),
+        (conversation(PLAIN, GPT, weight=0.5), "it says 'weight': 0.5, and every row is learnt alike; take that key"),
+        (conversation(PLAIN, GPT, loss_weight=0), "it says 'loss_weight': 0, and every row is learnt alike"),
+        (conversation(PLAIN, GPT | {"reasoning_content": "Hm."}), "[1] says 'reasoning_content', which is not learnt"),
         (conversation(PLAIN, {"from": "gpt", "value": "\ud800."}), "conversations[1] holds half a character"),
     ],
 )
@@ -215,6 +236,8 @@ def test_keys_that_mean_something_else_are_let_alone(media: Path) -> None:
     told = {"from": "system", "value": "Be brief."}
     assert only(media, conversation(told, PLAIN, GPT, system="Be brief.")).turns[0].text == "Be brief."
     assert only(media, conversation(PLAIN | {"weight": 0}, GPT | {"weight": 1, "loss": True})).turns
+    unsaid = GPT | {"reasoning_content": None}
+    assert only(media, conversation(PLAIN | {"reasoning_content": "?"}, unsaid, weight=1.0, loss_weight="")).turns
     assert only(media, conversation(HUMAN, GPT, video="a.mp4", start=0, end=None)).media
     assert only(media, conversation(PLAIN, GPT, start=3)).turns  # of no video
     assert only(media, conversation(PLAIN, GPT, system="")).turns[0].role == "user"

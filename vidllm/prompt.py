@@ -27,11 +27,13 @@ Role = Literal["system", "user", "assistant"]
 
 @dataclass(frozen=True)
 class Message:
-    """One turn. `media` stand before the text, in order."""
+    """One turn. `media` stand before the text, in order; the last of them where `at` says."""
 
     role: Role
     text: str
     media: tuple[Clip | Image, ...] = ()
+    at: tuple[int, ...] = ()
+    """As `model.chat.Turn.at`."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -232,7 +234,7 @@ def _prompt(
 
 
 def _turn(message: Message, spec: ModelSpec) -> Turn:
-    return Turn(message.role, message.text, tuple(_shown(medium, spec) for medium in message.media))
+    return Turn(message.role, message.text, tuple(_shown(medium, spec) for medium in message.media), message.at)
 
 
 def _shown(medium: Clip | Image, spec: ModelSpec) -> Shown:

@@ -63,7 +63,7 @@ class Asked(Conversation):
         return self._digest(lambda path: Path(path).name)
 
     def _digest(self, name: Callable[[str], str]) -> str:
-        said = [[turn.role, turn.text, [[m.kind, name(m.path)] for m in turn.media]] for turn in self.turns]
+        said = [[turn.role, turn.text, [[m.kind, name(m.path)] for m in turn.media], *turn.at] for turn in self.turns]
         return hashlib.blake2b(json.dumps(said).encode(), digest_size=16).hexdigest()
 
     def stamp(self) -> str:
@@ -160,7 +160,7 @@ def _alone(turns: Sequence[Turn]) -> tuple[Turn, ...]:
     """The last turn without the talk before it, showing all that was shown so far."""
     shown = tuple(medium for turn in turns for medium in turn.media)
     system = tuple(turn for turn in turns if turn.role == "system")
-    return (*system, Turn(role="user", text=turns[-1].text, media=shown))
+    return (*system, Turn(role="user", text=turns[-1].text, media=shown, at=turns[-1].at))
 
 
 def _text(row: Json, key: str) -> str | None:

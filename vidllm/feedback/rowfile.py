@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -39,13 +40,18 @@ def _asking(asked: Asked, output: Path) -> Row:
     else:
         for medium in asked.media:
             media.setdefault(medium.kind + "s", []).append(_place(medium, output))
-    if len(asked.turns) == 1 and len(asked.media) <= 1:
+    if len(asked.turns) == 1 and len(asked.media) <= 1 and not asked.turns[0].at:
         return {**media, "prompt": asked.question}
     return {**media, "prompt": [{"role": turn.role, "content": _said(turn)} for turn in asked.turns]}
 
 
-def _said(turn: Turn) -> str:
-    return "".join(f"<{medium.kind}>\n" for medium in turn.media) + turn.text
+def _said(turn: Turn) -> str | list[Row]:
+    if not turn.at:
+        return "".join(f"<{medium.kind}>\n" for medium in turn.media) + turn.text
+    shown = [{"type": medium.kind} for medium in turn.media]
+    lead = len(shown) - len(turn.at)
+    words = [{"type": "text", "text": turn.text[a:b]} for a, b in pairwise((0, *turn.at, len(turn.text)))]
+    return [*shown[:lead], words[0], *(part for pair in zip(shown[lead:], words[1:], strict=True) for part in pair)]
 
 
 def _place(medium: Media, output: Path) -> str:

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -32,11 +33,18 @@ AnyTokenizer: TypeAlias = "Tokenizer | PreTrainedTokenizerBase"
 
 @dataclass(frozen=True)
 class Turn:
-    """One message; `media` stand before the text."""
+    """One message; `media` stand before the text, the last of them where `at` says."""
 
     role: str
     text: str
     media: tuple[Shown, ...] = ()
+    at: tuple[int, ...] = ()
+    """The letters of the text that the last of `media` stand before; as many as stand behind any of its words."""
+
+    @property
+    def lead(self) -> int:
+        """How many of `media` stand before all words."""
+        return len(self.media) - len(self.at)
 
 
 @dataclass(frozen=True)
@@ -138,7 +146,7 @@ def count_text_tokens(question: str, spec: ModelSpec, tokenizer: AnyTokenizer | 
     """
     turn = Turn("user", question, tuple(media))
     if tokenizer is None:
-        return count_tokens(_full_text(turn, spec), None)
+        return count_tokens("".join(_pieces(turn, spec)), None)
     return lay_out([turn], spec, tokenizer).text_tokens
 
 
@@ -168,20 +176,23 @@ def _markers(spec: ModelSpec) -> tuple[str, ...]:
     return tuple(dict.fromkeys((marker(Shown(kind="image"), spec), marker(Shown(kind="video"), spec))))
 
 
-def _full_text(turn: Turn, spec: ModelSpec) -> str:
+def _pieces(turn: Turn, spec: ModelSpec) -> list[str]:
+    """The text, cut where media stand among its words; what is told of any of them stands before the first word."""
     lines = []
     for shown in turn.media:
         if shown.kind == "video" and spec.stamp == "sentence":
             lines.append(time_sentence(shown))
         if shown.subtitles:
             lines += ["Subtitles:", *shown.subtitles]
-    return "\n".join([*lines, turn.text] if turn.text else lines)
+    cuts = pairwise((0, *turn.at, len(turn.text)))
+    first, *rest = [turn.text[begin:end] for begin, end in cuts]
+    return ["\n".join([*lines, first] if turn.text else lines), *rest]
 
 
 def _render_turns(turns: Sequence[Turn], spec: ModelSpec, tokenizer: Tokenizer, reply: bool) -> str:
     """The rendered template, markers counted. Templates of text-only models get the markers inside the text."""
     quiet = _quietener(spec, tokenizer)
-    texts = [quiet(_full_text(turn, spec)) for turn in turns]
+    texts = [[quiet(piece) for piece in _pieces(turn, spec)] for turn in turns]
     wanted = sum(len(turn.media) for turn in turns)
     template = chat_template(spec, video=any(m.kind == "video" for turn in turns for m in turn.media))
     names = {**special_tokens(spec.folder), "image_token": _markers(spec)[0]}
@@ -205,12 +216,15 @@ def _forms_read(template: str, names: tuple[tuple[str, str], ...], spec: ModelSp
     """The forms of content that a template understands, told by a question with a picture and an answer: one that wants
     texts (`content | trim`, as Llama 3's; GLM-4.1V's of answers; Gemma 4's of a system) prints a list of parts as
     Python writes it, and nobody would know.
+
+    A template that prints all media before the words (LLaVA's) gets those among them within the text, where LLaVA has
+    them, too; unless it writes more than the marker for one (PaddleOCR-VL's): there its media stand before the words.
     """
     probe = (Turn("user", "x", (Shown(kind="image"),)), Turn("assistant", "x"))
 
     def told(form: _Form, *turns: Turn) -> str | None:
         """What it prints, None where it refuses to, empty where it prints a list."""
-        contents = [form(turn, turn.text, spec) for turn in turns]
+        contents = [form(turn, _pieces(turn, spec), spec) for turn in turns]
         messages = [{"role": turn.role, "content": said} for turn, said in zip(turns, contents, strict=True)]
         try:
             text = render(template, messages, dict(names), False)
@@ -222,7 +236,15 @@ def _forms_read(template: str, names: tuple[tuple[str, str], ...], spec: ModelSp
         asked = told(form, *probe) or ""
         return asked.count(_markers(spec)[0]) == 1 and told(form, Turn("system", "x"), *probe) != ""
 
-    return tuple(form for form in _FORMS if is_read(form)) or _FORMS
+    def is_bare(form: _Form) -> bool:
+        """Whether a picture among words is printed before them, and nothing but white space with it."""
+        picture, words = _markers(spec)[0], Turn("user", OPEN + CLOSE)
+        shown = told(form, replace(words, media=(Shown(kind="image"),), at=(1,))) or ""
+        others = {"".join(text.split()) for text in (shown.replace(picture, "", 1), told(form, words) or "")}
+        return picture in shown.partition(OPEN)[0] and len(others) == 1
+
+    forms = tuple(form for form in _FORMS if is_read(form)) or _FORMS
+    return tuple(partial(_within_text, form) if is_bare(form) else form for form in forms)
 
 
 def _render_spoken(turns: Sequence[Turn], spec: ModelSpec, tokenizer: Tokenizer, reply: bool) -> str:
@@ -241,21 +263,32 @@ def _render_spoken(turns: Sequence[Turn], spec: ModelSpec, tokenizer: Tokenizer,
         raise IncompleteModel(f"{spec.folder}: its chat template can not be taught ({error})") from error
 
 
-def _content_parts(turn: Turn, text: str, spec: ModelSpec) -> list[dict[str, str]]:
-    kinds = ["image" if marker(m, spec) == _markers(spec)[0] else "video" for m in turn.media]
+def _content_parts(turn: Turn, pieces: Sequence[str], spec: ModelSpec) -> list[dict[str, str]]:
+    media = [{"type": "image" if marker(m, spec) == _markers(spec)[0] else "video"} for m in turn.media]
     # Pixtral's first templates read `content` of a text, and print nothing, without a word, where there is none.
-    return [*({"type": kind} for kind in kinds), {"type": "text", "text": text, "content": text}]
+    first, *rest = ({"type": "text", "text": piece, "content": piece} for piece in pieces)
+    among = [part for pair in zip(media[turn.lead :], rest, strict=True) for part in pair if part.get("text") != ""]
+    return [*media[: turn.lead], first, *among]
 
 
-def _question_parts(turn: Turn, text: str, spec: ModelSpec) -> list[dict[str, str]] | str:
-    return _content_parts(turn, text, spec) if turn.role == "user" else text
+def _question_parts(turn: Turn, pieces: Sequence[str], spec: ModelSpec) -> list[dict[str, str]] | str:
+    return _content_parts(turn, pieces, spec) if turn.role == "user" else "".join(pieces)
 
 
-def _content_string(turn: Turn, text: str, spec: ModelSpec) -> str:
-    return "".join(f"{marker(m, spec)}\n" for m in turn.media) + text
+def _content_string(turn: Turn, pieces: Sequence[str], spec: ModelSpec) -> str:
+    return "".join(f"{marker(m, spec)}\n" for m in turn.media[: turn.lead]) + _joined(turn, pieces, spec)
 
 
-_Form: TypeAlias = Callable[[Turn, str, ModelSpec], "list[dict[str, str]] | str"]
+def _within_text(form: _Form, turn: Turn, pieces: Sequence[str], spec: ModelSpec) -> list[dict[str, str]] | str:
+    return form(replace(turn, media=turn.media[: turn.lead], at=()), [_joined(turn, pieces, spec)], spec)
+
+
+def _joined(turn: Turn, pieces: Sequence[str], spec: ModelSpec) -> str:
+    among = [marker(m, spec) for m in turn.media[turn.lead :]]
+    return "".join(said for pair in zip(["", *among], pieces, strict=True) for said in pair)
+
+
+_Form: TypeAlias = Callable[[Turn, Sequence[str], ModelSpec], "list[dict[str, str]] | str"]
 _FORMS: tuple[_Form, ...] = (_content_parts, _question_parts, _content_string)
 
 

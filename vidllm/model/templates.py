@@ -89,15 +89,16 @@ def _compiled(template: str) -> Template:
 
 
 def _family(turn_start: str, media: str, turn_end: str, reply: str) -> str:
-    """A jinja template: for every message its start, its media, its texts and its end; then where the reply begins."""
+    """A jinja template: for every message its start, its media and texts, and its end; then where the reply begins."""
     return (
-        "{% for m in messages %}" + turn_start + "{% for c in m.content %}{% if c.type != 'text' %}" + media
-        + "{% endif %}{% endfor %}{% for c in m.content %}{% if c.type == 'text' %}{{ c.text }}{% endif %}{% endfor %}"
-        + turn_end + "{% endfor %}{% if add_generation_prompt %}" + reply + "{% endif %}"
+        "{% for m in messages %}" + turn_start + "{% for c in m.content %}{% if c.type == 'text' %}{{ c.text }}"
+        "{% else %}" + media + "{% endif %}{% endfor %}" + turn_end
+        + "{% endfor %}{% if add_generation_prompt %}" + reply + "{% endif %}"
     )
 
 
-_PICTURE = "{{ image_token + '\\n' }}"
+_PICTURE = "{{ image_token }}{{ '\\n' if 'text' not in m.content[:loop.index0] | map(attribute='type') | list }}"
+"""Of LLaVA: a line of its own before the words, nothing but itself among them."""
 _VICUNA = _family("{% if m.role != 'system' %}{{ m.role | upper }}: {% endif %}", _PICTURE, " ", "ASSISTANT:")
 _HUMAN = "{% if m.role != 'system' %}###{{ 'Human' if m.role == 'user' else 'Assistant' }}: {% endif %}"
 _INSTRUCT = _family(

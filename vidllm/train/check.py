@@ -221,7 +221,7 @@ class _Lengths:
 
     def _key(self, row: Conversation) -> str:
         """Names the row by all that its length depends on."""
-        told = [[turn.role, turn.text, [medium.kind for medium in turn.media]] for turn in row.turns]
+        told = [[turn.role, turn.text, [medium.kind for medium in turn.media], *turn.at] for turn in row.turns]
         words = json.dumps([told, row.answers])
         return _digest(self._salt, words, *map(self._stamp, row.media))
 

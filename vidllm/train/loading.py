@@ -116,4 +116,5 @@ def open_turns(
             plan, lambda options: open_clips(videos, look.question, spec, tokenizer, options, known=shelf)
         )
     waiting: dict[str, Iterator[Clip | Image]] = {"image": iter(stills), "video": iter(clips)}
-    return tuple(Message(turn.role, turn.text, tuple(next(waiting[m.kind]) for m in turn.media)) for turn in turns)
+    shown = [tuple(next(waiting[m.kind]) for m in turn.media) for turn in turns]
+    return tuple(Message(turn.role, turn.text, own, turn.at) for turn, own in zip(turns, shown, strict=True))

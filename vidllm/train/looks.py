@@ -27,6 +27,7 @@ T = TypeVar("T")
 Size = tuple[int, int]
 """Of a picture: (height, width) in pixels."""
 NOTHING: Mapping[str, Sequence[Shown]] = {"image": (), "video": ()}
+_FRAME = Shown(kind="video", times=(0.0,))
 ANY_DURATION = 1e6
 """Seconds: whether a question names a time does not depend on a clip's length."""
 
@@ -69,11 +70,14 @@ def look_of(
 ) -> Look:
     """The look of a conversation whose pictures have these sizes, in order. After it one of `answers` may be said."""
     question = "\n".join(turn.text for turn in turns if turn.role == "user")
-    shown = {"image": [shown_still(*size, spec) for size in stills], "video": []}
+    # A video among words cuts them: there the tokens beside the videos are told with a frame of each on both sides.
+    among = any(turn.at for turn in turns)
+    videos = [_FRAME for turn in turns for medium in turn.media if among and medium.kind == "video"]
+    shown = {"image": [shown_still(*size, spec) for size in stills], "video": videos}
     text = _text_tokens(turns, answers, shown, spec, tokenizer)
     single = len(stills) == 1
     return Look(
-        question=question, rest=max(text - count_text_tokens(question, spec, tokenizer), 1),
+        question=question, rest=max(text - count_text_tokens(question, spec, tokenizer, *videos), 1),
         stills=sum(still_tokens(*size, spec, single=single) for size in stills),
     )  # fmt: skip
 
@@ -87,7 +91,7 @@ def same_look(
 
     Answers press on frames only where room is short: a look that gave some up for them fills more than half of it.
     """
-    said = tuple((turn.role, turn.text, len(turn.media)) for turn in _before_the_last_shown(row.turns))
+    said = tuple((turn.role, turn.text, len(turn.media), turn.at) for turn in _before_the_last_shown(row.turns))
     media = (said, *((medium.kind, medium.path) for medium in row.media)) if row.media else row.origin
     focused = plan.policy in ("auto", "focus") and find_focus(question, ANY_DURATION) is not None
     named = plan.frames is not None or plan.fps is not None
@@ -109,8 +113,9 @@ def shown_in(row: TrainRow, length: int, spec: ModelSpec, tokenizer: AnyTokenize
 
 
 def _before_the_last_shown(turns: Sequence[Turn]) -> Sequence[Turn]:
-    """The turns before the last that shows something; media stand before the words of their own."""
-    return turns[: max((place for place, turn in enumerate(turns) if turn.media), default=0)]
+    """What is said before the last medium: the turns before that which shows it, and its words as far as there."""
+    last = max((place for place, turn in enumerate(turns) if turn.media), default=0)
+    return [*turns[:last], *(replace(turn, text=turn.text[: turn.at[-1]]) for turn in turns[last:][:1] if turn.at)]
 
 
 def count_row(
@@ -154,7 +159,9 @@ def _text_tokens(
     said = []
     for turn in turns:
         media = [next(waiting[medium.kind], None) for medium in turn.media]
-        said.append(ChatTurn(turn.role, turn.text, tuple(medium for medium in media if medium is not None)))
+        lead = len(media) - len(turn.at)
+        at = tuple(place for place, medium in zip(turn.at, media[lead:], strict=True) if medium is not None)
+        said.append(ChatTurn(turn.role, turn.text, tuple(medium for medium in media if medium is not None), at))
     if not answers:
         return lay_out_spoken(said, spec, tokenizer)[0].text_tokens
     ends = [[*said, ChatTurn("assistant", answer)] for answer in answers]

@@ -5,6 +5,8 @@
     what?                     a.mp4             a.mp4 before the first user turn
     <image>\\n what?           a.mp4             a.mp4 in that turn (LLaVA writes its videos so)
     <video>\\n what?           nothing           a problem, as is any other difference in number
+    1: <image> 2: <image>     a.jpg, b.jpg      each in its place among the words
+    what?\\n<image>           a.jpg             before the words (`led`)
 """
 
 from __future__ import annotations
@@ -13,7 +15,8 @@ import difflib
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal
 
@@ -55,7 +58,7 @@ class Folder:
 
 
 def place_media(row: Mapping[str, Any], turns: Sequence[RawTurn], folder: Folder) -> tuple[Turn, ...]:
-    """The turns with their files, placeholders taken out. Raises Bad when what is said and what is given differ."""
+    """The turns with their files, and where they stand. Raises Bad when what is said and what is given differ."""
     for turn in turns:
         check_says(turn)
     given = _given(row)
@@ -72,6 +75,14 @@ def place_media(row: Mapping[str, Any], turns: Sequence[RawTurn], folder: Folder
         raise Bad(f"{twice[0]} is named in a turn and beside the turns", "name it once, it would be shown twice")
     placed = [_placed(turn, waiting, folder) for turn in turns]
     return tuple(_before_first(placed, [_found(m, folder) for m in unsaid]))
+
+
+def led(text: str) -> str:
+    """The text, its one medium before the words where that stands alone on the last line. LLaVA's data have it before
+    or behind them by chance, and its training moves it to the front; several it leaves where they are.
+    """
+    words, *last = PLACEHOLDER.split(text.rstrip())
+    return f"<{last[0]}>\n{words}" if last[1:] == [""] and words.endswith("\n") else text
 
 
 def check_says(turn: RawTurn) -> None:
@@ -145,8 +156,11 @@ def _placed(turn: RawTurn, waiting: dict[Shown, list[Media]], folder: Folder) ->
     if turn.own and len(turn.own) != len(kinds):
         raise Bad(f"a turn names {len(turn.own)} files for {len(kinds)} media", "name the file of each part or of none")
     media = turn.own or [waiting[kind].pop(0) for kind in kinds]
-    text = re.sub(r"(\n?<(image|video)>)+\n?", lambda match: "\n" if "\n" in match[0] else "", turn.text)
-    return Turn(role=turn.role, text=text.strip(), media=tuple(_found(medium, folder) for medium in media))
+    pieces = PLACEHOLDER.split(turn.text.strip())[::2]
+    lead = next((i for i, piece in enumerate(pieces[:-1]) if piece.strip()), len(kinds))
+    words = [pieces[lead].lstrip(), *pieces[lead + 1 :]]
+    at = tuple(accumulate(map(len, words[:-1])))
+    return Turn(role=turn.role, text="".join(words), media=tuple(_found(m, folder) for m in media), at=at)
 
 
 def _found(medium: Media, folder: Folder) -> Media:
@@ -158,7 +172,4 @@ def _before_first(turns: Sequence[Turn], media: Sequence[Media]) -> list[Turn]:
     first = next((i for i, turn in enumerate(turns) if turn.role == "user"), None)
     if media and first is None:
         raise Bad("no turn of the user's could show its media", "add the question")
-    return [
-        Turn(role=turn.role, text=turn.text, media=(*media, *turn.media)) if i == first else turn
-        for i, turn in enumerate(turns)
-    ]
+    return [replace(turn, media=(*media, *turn.media)) if i == first else turn for i, turn in enumerate(turns)]

@@ -127,7 +127,7 @@ def reference_key(row: PairRow, plan: PlanOptions, shaping: str = "") -> str:
     def seen(medium: Media) -> tuple[str, ...]:
         return medium.kind, *map(sampled_digest, shown_files(medium, subtitles=plan.subtitles))
 
-    turns = [(turn.role, turn.text, [seen(medium) for medium in turn.media]) for turn in row.turns]
+    turns = [(turn.role, turn.text, [seen(medium) for medium in turn.media], *turn.at) for turn in row.turns]
     told = repr((__version__, shaping, turns, row.chosen, row.rejected, replace(plan, guard=None)))
     return hashlib.blake2b(told.encode(), digest_size=20).hexdigest()
 

@@ -37,11 +37,13 @@ class Media:
 
 @dataclass(frozen=True, kw_only=True)
 class Turn:
-    """One message; `media` stand before the text, placeholders are taken out of it."""
+    """One message; `media` stand before the text, the last of them where `at` says; it holds no placeholders."""
 
     role: Role
     text: str
     media: tuple[Media, ...] = ()
+    at: tuple[int, ...] = ()
+    """As `model.chat.Turn.at`."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,7 @@ from typing import Any, TypeGuard, TypeVar
 
 from vidllm.errors import RowError
 from vidllm.jsonrows import json_rows
-from vidllm.train.places import Folder, RawTurn, Shown, check_absent, check_says, check_whole, place_media
+from vidllm.train.places import Folder, RawTurn, Shown, check_absent, check_says, check_whole, led, place_media
 from vidllm.train.row import Bad, Media, Origin, PairRow, Problem, ReadRows, Reference, Role, TrainRow, Turn
 
 _BETWEEN = re.compile(r"[, \t\r\n]*")
@@ -125,7 +125,7 @@ def _train_row(row: Json, origin: Origin, folder: Folder) -> TrainRow:
     key = one_of(row, ("conversations", "messages"))
     turns = place_media(row, turns_of(row, key), folder)
     check_order(turns, row)
-    _check_learnt(row[key], key)
+    _check_learnt(row, key)
     if turns[-1].role != "assistant":
         raise Bad("it ends with a question", "add the answer, or leave the last turn out")
     return TrainRow(origin=origin, turns=turns)
@@ -133,14 +133,24 @@ def _train_row(row: Json, origin: Origin, folder: Folder) -> TrainRow:
 
 UNLEARNT = ("weight", "loss", "train")
 """What OpenAI, ms-swift and axolotl write into an answer that is to be said and not learnt."""
+THOUGHT = "reasoning_content"
+"""What was thought before an answer, in a key beside it: no template here is given it."""
 
 
-def _check_learnt(turns: list[Json], where: str) -> None:
-    """Raises Bad for an answer that says of itself that it is not to be learnt, or not as much as others."""
-    for number, turn in enumerate(turns):
-        for key in (key for key in UNLEARNT if ROLES[_role(turn).lower()] == "assistant"):
+def _check_learnt(row: Json, where: str) -> None:
+    """Raises Bad for a row, or an answer in it, that says of itself that it is not to be learnt, or not as much as
+    others; and for thoughts that would be left out."""
+    if key := next((key for key in ("weight", "loss_weight") if row.get(key) not in (None, 1, "")), None):
+        raise Bad(f"it says {key!r}: {row[key]!r}, and every row is learnt alike", "take that key out, or the row")
+    for number, turn in enumerate(row[where] if isinstance(row[where], list) else ()):
+        said = f"{where}[{number}] says"
+        if ROLES[_role(turn).lower()] != "assistant":
+            continue
+        if turn.get(THOUGHT):
+            raise Bad(f"{said} {THOUGHT!r}, which is not learnt", "write it into the answer, or take that key out")
+        for key in UNLEARNT:
             if turn.get(key) not in (None, 1):
-                raise Bad(f"{where}[{number}] says {key!r}: {turn[key]!r}, and every answer is learnt alike",
+                raise Bad(f"{said} {key!r}: {turn[key]!r}, and every answer is learnt alike",
                           "end the row before it, or take that key out")  # fmt: skip
 
 
@@ -203,7 +213,7 @@ def _turn(turn: Any, where: str) -> RawTurn:
     if not isinstance(role, str) or role.lower() not in ROLES:
         raise Bad(f"{where} is said by {role!r}", f"name one of {', '.join(ROLES)}")
     if isinstance(content, str):
-        return RawTurn(ROLES[role.lower()], whole(content, where))
+        return RawTurn(ROLES[role.lower()], led(whole(content, where)))
     if not isinstance(content, list):
         raise Bad(f"{where} has no words", "give a text as its content (or value)")
     return _parts(ROLES[role.lower()], content, where)
@@ -218,14 +228,15 @@ _SHOWN: dict[str, Shown] = {"image": "image", "video": "video", "image_url": "im
 
 
 def _parts(role: Role, content: list[Any], where: str) -> RawTurn:
-    """A content of parts: each medium becomes a placeholder; those that name their file are the turn's own."""
+    """A content of parts: each medium becomes a placeholder in its place; those that name their file are the turn's
+    own."""
     text, own = "", []
     for part in content:
         kind = part.get("type") if isinstance(part, dict) else None
         if kind == "text" and isinstance(part.get("text"), str):
             text += whole(part["text"], where)
         elif isinstance(kind, str) and kind in _SHOWN:
-            text += f"<{_SHOWN[kind]}>\n"
+            text += f"<{_SHOWN[kind]}>"
             own += _own(part, _SHOWN[kind], where)
         else:
             raise Bad(f"{where} has a part of type {kind!r}", "use text, image and video")
@@ -282,6 +293,7 @@ def _answer(row: Json, key: str) -> str:
     turns = turns_of({key: said}, key)
     if [turn.role for turn in turns] != ["assistant"]:
         raise Bad(f"{key!r} is not one answer", "give its text alone; the turns before it belong to 'prompt'")
+    _check_learnt(row, key)
     check_says(turns[0])
     if not turns[0].text.strip():
         raise Bad(f"{key!r} is empty", "write the answer, or leave the row out")

@@ -336,7 +336,7 @@ def identity(config: StageConfig, base: Base, noun: str, checked: Checked[AnyRow
     numbers: dict[Media, int] = {}
 
     def plain(turn: Turn) -> tuple[object, ...]:
-        return turn.role, turn.text, [(m.kind, numbers.setdefault(m, len(numbers))) for m in turn.media]
+        return turn.role, turn.text, [(m.kind, numbers.setdefault(m, len(numbers))) for m in turn.media], *turn.at
 
     said = (([plain(turn) for turn in row.turns], row.answers) for row in checked.rows)
     media = [medium for row in checked.rows for medium in row.media]
