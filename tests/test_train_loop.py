@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.train_task import Listener, Network, Parity, run
+from tests.train_task import Listener, Network, Parity, figures, run, same
 from vidllm.ahead import made_ahead
 from vidllm.errors import CheckpointError, ConfigError, NotFinite, OutputError, TrainError
 from vidllm.train.loop import LoopOptions, on_cpu
@@ -31,20 +31,10 @@ from vidllm.train.state import seed_all
 from vidllm.train.watch import TrainWatch
 
 ROOT = Path(__file__).resolve().parents[1]
-TIMINGS = ("seconds", "tokens_per_second", "peak_memory_gib")
-
-
-def figures(folder: Path) -> list[dict[str, float]]:
-    """metrics.jsonl without what the clock says."""
-    return [{k: v for k, v in r.items() if k not in TIMINGS} for r in read_metrics(folder / "metrics.jsonl")]
 
 
 def weights(network: Network) -> dict[str, torch.Tensor]:
     return network.state_dict()
-
-
-def same(a: Mapping[str, torch.Tensor], b: Mapping[str, torch.Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 class Stopping(Parity):

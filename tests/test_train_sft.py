@@ -24,18 +24,17 @@ from safetensors.torch import load_file, save_file
 
 from tests import tiny_models
 from tests.conftest import needs_bitsandbytes
-from tests.train_task import Listener
+from tests.train_task import Listener, figures, same
 from vidllm.config import load_config
 from vidllm.errors import ConfigError, UnsupportedModel
 from vidllm.model import resolve
 from vidllm.train import sft
-from vidllm.train.metrics import Metrics, read_metrics
+from vidllm.train.metrics import Metrics
 from vidllm.train.sft import SftConfig, SftTask, read_lesson, run_sft
 from vidllm.train.stage import Base
 from vidllm_cli.main import main
 
 ROOT = Path(__file__).resolve().parents[1]
-TIMINGS = ("seconds", "tokens_per_second", "peak_memory_gib")
 
 
 @pytest.fixture(scope="module")
@@ -100,17 +99,9 @@ def vidllm(*words: str | Path) -> tuple[int, str, str]:
     return code, out.getvalue(), err.getvalue()
 
 
-def figures(folder: Path) -> list[dict[str, float]]:
-    return [{k: v for k, v in r.items() if k not in TIMINGS} for r in read_metrics(folder / "metrics.jsonl")]
-
-
 def taught(folder: Path) -> dict[str, torch.Tensor]:
     [path] = folder.glob("*model.safetensors")
     return load_file(path)
-
-
-def same(a: Mapping[str, torch.Tensor], b: Mapping[str, torch.Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 def stop_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from vidllm.config import load_config
 from vidllm.train.loop import LoopOptions, Trained, train
+from vidllm.train.metrics import read_metrics
 from vidllm.train.optim import OptimOptions
 from vidllm.train.task import Micro, Part, Step
 
@@ -162,6 +163,16 @@ def run(
     network = Network(dropout)
     done = train(task, network, network.groups(), options(**more), folder, listener or Listener())
     return done, network
+
+
+def figures(folder: Path) -> list[dict[str, float]]:
+    """metrics.jsonl without what the clock says."""
+    timings = ("seconds", "tokens_per_second", "peak_memory_gib")
+    return [{k: v for k, v in r.items() if k not in timings} for r in read_metrics(folder / "metrics.jsonl")]
+
+
+def same(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 if __name__ == "__main__":
