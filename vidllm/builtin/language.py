@@ -337,7 +337,7 @@ def links_missed(rows: Rows, trace: Trace) -> Tensor:
     return total
 
 
-def held_out_batches(tokenizer: PreTrainedTokenizerFast, clips: int = 60) -> list[Batch]:
+def held_out_batches(tokenizer: PreTrainedTokenizerFast, clips: int) -> list[Batch]:
     """Clips of a split of their own, asked in the contract's words with the layouts that asking uses."""
     collate = Collator(tokenizer)
     albums = [clip_rows("check", seed, moments=4, plain=True) for seed in range(clips)]

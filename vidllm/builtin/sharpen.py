@@ -96,11 +96,12 @@ class Before:
         return self.tokens(pixels)[told], poses[told]
 
 
-def least_squares(given: Tensor, wanted: Tensor, ridge: float = 1e-3) -> Tensor:
+def least_squares(given: Tensor, wanted: Tensor) -> Tensor:
     """(N, A), (N, B) -> (A + 1, B): weights, and the constant in the last row."""
     given = torch.cat([given, torch.ones(len(given), 1)], 1)
     square = given.T @ given
-    found: Tensor = torch.linalg.solve(square + ridge * square.diag().mean() * torch.eye(len(square)), given.T @ wanted)
+    ridge = 1e-3 * square.diag().mean() * torch.eye(len(square))
+    found: Tensor = torch.linalg.solve(square + ridge, given.T @ wanted)
     return found
 
 

@@ -129,7 +129,7 @@ def estimate(
     look: Look,
     options: CaptionOptions,
     done: Done,
-    tell: Callable[[Tally], None] = lambda tally: None,
+    tell: Callable[[Tally], None],
 ) -> Estimate:
     """Look at every item that is not done, then caption the first few."""
     looking = _Looking(done, look, options.summarise)

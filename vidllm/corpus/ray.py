@@ -254,7 +254,7 @@ class Shares:
         )  # fmt: skip
 
 
-def open_ray(options: CaptionOptions, remark: Callable[[str], None] = lambda line: None) -> Engine:
+def open_ray(options: CaptionOptions, remark: Callable[[str], None]) -> Engine:
     """The cluster at `options.address` (None: $RAY_ADDRESS, else one started on this machine) with models loaded.
 
     Raises ConfigError (Ray is not installed) or EngineError (no such cluster, or the model can not be loaded there).

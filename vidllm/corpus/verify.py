@@ -24,7 +24,7 @@ from vidllm.corpus.reading import BadLine, Manifest, read_manifest, written_rows
 from vidllm.corpus.rows import FAILED, CaptionRow
 from vidllm.corpus.webdataset import opened_path, tar_items
 from vidllm.errors import InputError, VidllmError
-from vidllm.video.guard import DEFAULT_LIMITS, Limits, probe_guarded
+from vidllm.video.guard import probe_guarded
 from vidllm.video.info import VideoInfo
 from vidllm.video.timecode import format_time
 
@@ -71,10 +71,8 @@ class VerifyReport:
         )
 
 
-def verify(
-    path: Path, *, frames: bool = True, limits: Limits = DEFAULT_LIMITS, tell: Callable[[int], None] = lambda done: None
-) -> VerifyReport:
-    """Check the output at `path`; with `frames` every video is opened (in a child, within `limits`).
+def verify(path: Path, *, frames: bool = True, tell: Callable[[int], None] = lambda done: None) -> VerifyReport:
+    """Check the output at `path`; with `frames` every video is opened (in a child that can be killed).
 
     `tell` hears how many rows are done. Raises InputError when the output or its manifest can not be read.
     """
@@ -89,7 +87,7 @@ def verify(
     if frames:
         for row in written_rows(path):
             if isinstance(row, CaptionRow) and row.frames and books.stands(row):
-                problems += [Problem(name_of(row), why) for why in _frame_problems(row, limits)]
+                problems += [Problem(name_of(row), why) for why in _frame_problems(row)]
                 checked += len(row.frames)
                 tell(checked)
     return VerifyReport(
@@ -216,11 +214,11 @@ def _twins(books: _Books) -> Iterator[Problem]:
             )  # fmt: skip
 
 
-def _frame_problems(row: CaptionRow, limits: Limits) -> Iterator[str]:
+def _frame_problems(row: CaptionRow) -> Iterator[str]:
     """What speaks against the row's frames being frames of its video; nothing is decoded."""
     try:
         with opened_row(row) as path:
-            info = _probed(path, os.stat(path).st_mtime_ns, limits) if path.exists() else probe_guarded(path, limits)
+            info = _probed(path, os.stat(path).st_mtime_ns) if path.exists() else probe_guarded(path)
             id = content_id(path, row.start, row.end)
     except VidllmError as error:
         yield f"can not be looked at again ({error})"
@@ -239,9 +237,9 @@ def _frame_problems(row: CaptionRow, limits: Limits) -> Iterator[str]:
 
 
 @lru_cache(16)
-def _probed(path: Path, mtime_ns: int, limits: Limits) -> VideoInfo:
+def _probed(path: Path, mtime_ns: int) -> VideoInfo:
     """One look for all ranges of a video."""
-    return probe_guarded(path, limits)
+    return probe_guarded(path)
 
 
 def opened_row(row: CaptionRow) -> AbstractContextManager[Path]:

@@ -159,9 +159,7 @@ def _holds_pairs(output: Path) -> bool:
         return all('"judge": ' in line for line in file)
 
 
-def open_judge(
-    options: FeedbackOptions, load: Load | None = None, remark: Callable[[str], None] = lambda line: None
-) -> Judge:
+def open_judge(options: FeedbackOptions, load: Load | None, remark: Callable[[str], None]) -> Judge:
     """The judge that the options name; `remark` hears what a server makes wait. Raises ConfigError, EngineError or
     ModelError."""
     if options.judge == "oracle":
@@ -265,7 +263,7 @@ MOST_SHELVED = 16
 """Questions that share what was decoded for them: looks at many moments must not pile up."""
 
 
-def recipe_digest(fingerprint: str, options: FeedbackOptions, *, native: bool = False) -> str:
+def recipe_digest(fingerprint: str, options: FeedbackOptions, *, native: bool) -> str:
     """16 hex digits over everything that shapes candidates but the question: other options, other candidates."""
     look = {name: value for name, value in dataclasses.asdict(options.plan).items() if name not in NOT_SHAPING}
     shaping = [VERSION, fingerprint, options.dtype, dataclasses.asdict(options.sampling), look, options.changes]

@@ -118,8 +118,8 @@ class _Task:
 
 
 def tutor(
-    captions: Path, output: Path, captioner: Captioner, options: TutorOptions, *, media: Path | None = None,
-    tell: Callable[[int, int], None] = lambda done, total: None,
+    captions: Path, output: Path, captioner: Captioner, options: TutorOptions, *, media: Path | None,
+    tell: Callable[[int, int], None],
 ) -> Tutored:  # fmt: skip
     """Ask for the rows of every good caption in `captions` and append them to `output` (JSONL); what stands there is
     not asked for again. `tell` hears how many of how many are settled.

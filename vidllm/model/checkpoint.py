@@ -115,7 +115,7 @@ def describe(model: VideoLMM) -> str:
     return f"{model.spec.model_type}, {count / 1e6:.1f}M parameters, {model.device}, {str(model.dtype)[6:]}"
 
 
-def choose_device(device: str | torch.device | None = None) -> torch.device:
+def choose_device(device: str | torch.device | None) -> torch.device:
     """The device named, else cuda, else mps, else cpu.
 
     Raises:

@@ -67,7 +67,7 @@ def _run(missing: Mapping[str, NDArray[np.uint8]], tower: Tower, chunk: int) -> 
         yield from zip((keys[index] for index in group), features, strict=True)
 
 
-def stand_ins(pictures: Sequence[NDArray[np.uint8]], digests: Sequence[str], within: int = 0) -> list[int]:
+def stand_ins(pictures: Sequence[NDArray[np.uint8]], digests: Sequence[str], within: int) -> list[int]:
     """For each picture the index of the one whose features it takes: its own, or that of one before it.
 
     Equal pictures are found anywhere. Pictures that differ by at most `within` grey levels in every pixel are compared

@@ -66,9 +66,9 @@ class Limits:
 DEFAULT_LIMITS = Limits()
 
 
-def probe_guarded(path: str | Path, limits: Limits = DEFAULT_LIMITS, *, stream: int | None = None) -> VideoInfo:
+def probe_guarded(path: str | Path, limits: Limits = DEFAULT_LIMITS) -> VideoInfo:
     """`probe` in a child. Raises what `probe` raises, `LimitExceeded`, and `VideoError` when the decoder crashed."""
-    return cast(VideoInfo, _guarded({"do": "probe", "path": str(path), "stream": stream}, limits))
+    return cast(VideoInfo, _guarded({"do": "probe", "path": str(path), "stream": None}, limits))
 
 
 def read_frames_guarded(
