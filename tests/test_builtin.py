@@ -24,6 +24,7 @@ from transformers import PreTrainedTokenizerFast as Tokenizer
 
 import vidllm
 from tests.share_process import with_its_own
+from tests.test_lmm import load
 from vidllm.builtin import recipe as recipes
 from vidllm.builtin.align import Words, pose_waves, targets
 from vidllm.builtin.collate import IGNORE, STRIDES, Batch, Collator, TrainingRows, change_code, slot_base
@@ -39,7 +40,6 @@ from vidllm.builtin.words import train_tokenizer
 from vidllm.clip import open_clip
 from vidllm.config import load_config
 from vidllm.errors import ConfigError
-from vidllm.model.checkpoint import load_model
 from vidllm.model.families import load_tokenizer, read_spec
 from vidllm.model.lmm import ComposableLMM
 from vidllm.prompt import Message, Prompt, build_prompt
@@ -84,9 +84,7 @@ def network(folder: Path) -> LlavaForConditionalGeneration:
 @pytest.fixture(scope="module")
 def asked(folder: Path) -> ComposableLMM:
     """The exported weights as asking has them, in float32."""
-    model = load_model(folder, device="cpu", dtype="float32")
-    assert isinstance(model, ComposableLMM)
-    return model
+    return load(folder)
 
 
 # ------------------------------------------------------------------------------------- layout: training is asking
