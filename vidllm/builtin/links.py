@@ -183,7 +183,7 @@ def aims(script: Script, asked: Question, times: NDArray[np.float64]) -> tuple[f
         return tuple(frozenset({(0, number)}) for number, _ in things)
     events = _events_told(script, asked)
     if events:
-        return tuple(_shown(script, event, asked, times) for event in events)
+        return tuple(_shown(event, asked, times) for event in events)
     if asked.moment is None or asked.family == "what":
         return ()
     same = np.flatnonzero(np.floor(times) == math.floor(asked.moment))  # frames of one stamp look alike to a question
@@ -204,7 +204,7 @@ def _events_told(script: Script, asked: Question) -> list[Event]:
     return []
 
 
-def _shown(script: Script, event: Event, asked: Question, times: NDArray[np.float64]) -> frozenset[Aim]:
+def _shown(event: Event, asked: Question, times: NDArray[np.float64]) -> frozenset[Aim]:
     """The frames by which an event has been going on since the one before: which of them the question needs."""
     ends = np.append(times[1:], np.inf)
     during = [n + 1 for n, (a, b) in enumerate(zip(times, ends, strict=True)) if event.start < b and event.end > a]

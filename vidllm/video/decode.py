@@ -74,7 +74,7 @@ def read_frames(
     exact = info.index_at(requested)
     chosen = snapped(info, requested, tolerance)
     wanted, places = np.unique(chosen, return_inverse=True)
-    name = _choose_reader(info, reader)
+    name = _choose_reader(reader)
     harvest = READERS[name](info, wanted, (height, width))
     notes = (
         *_outside_notes(info, requested), *snap_notes(exact, chosen), *_loss_notes(info, wanted, harvest),
@@ -96,7 +96,7 @@ def checked_times(times: Sequence[float] | NDArray[np.float64]) -> NDArray[np.fl
     return requested
 
 
-def _choose_reader(info: VideoInfo, reader: str) -> str:
+def _choose_reader(reader: str) -> str:
     if reader not in get_args(Reader):
         raise ConfigError(f"unknown reader {reader!r}; choose one of {', '.join(get_args(Reader))}")
     return AUTO_READER if reader == "auto" else reader

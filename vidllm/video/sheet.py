@@ -96,7 +96,7 @@ def _layout(
     frames: FrameSet, tokens: Sequence[int] | None, fine: Sequence[bool], top: int
 ) -> tuple[list[_Cell], int, int]:
     """Cells in reading order; in each row pictures stand on one line. Also the sheet's width and height."""
-    scale = _scale(frames, fine)
+    scale = _scale(fine)
     times = _times(frames)
     cells: list[_Cell] = []
     row: list[_Cell] = []
@@ -126,7 +126,7 @@ def _picture_size(frames: FrameSet, fine: bool, scale: float) -> tuple[int, int]
     return max(round(width * factor), 1), max(round(height * factor), 1)
 
 
-def _scale(frames: FrameSet, fine: Sequence[bool]) -> float:
+def _scale(fine: Sequence[bool]) -> float:
     area = sum((FINE_SIDE if is_fine else COARSE_SIDE) ** 2 for is_fine in fine)
     return min(1.0, math.sqrt(MAX_PIXELS / (2 * area)))
 

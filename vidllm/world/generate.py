@@ -153,7 +153,7 @@ def _random_event(
         action: Action = ACTIONS[rng.choice(len(ACTIONS), p=chances / chances.sum())]
         which = int(rng.integers(len(now)))
         thing = now[which]
-        if thing.visible == (action == "appears") or not _still_populated(now, which, action):
+        if thing.visible == (action == "appears") or not _still_populated(now, action):
             continue
         event = _with_amount(rng, Event(thing=which, name=thing.name, action=action, start=start, end=end))
         if _fits(event, now, names, canvas):
@@ -190,7 +190,7 @@ def _with_amount(rng: np.random.Generator, event: Event) -> Event:
             return replace(event, end=event.start + fade)
 
 
-def _still_populated(now: tuple[Thing, ...], which: int, action: Action) -> bool:
+def _still_populated(now: tuple[Thing, ...], action: Action) -> bool:
     """Whether something stays to be seen, unless there is one object only."""
     return action != "disappears" or sum(thing.visible for thing in now) > 1 or len(now) == 1
 
