@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vidllm.corpus.datarows import old_caption
 from vidllm.corpus.formats import array_rows
 from vidllm.corpus.inputs import InputOptions, admit, in_shard, parse_shard
 from vidllm.corpus.item import Item
@@ -354,6 +355,21 @@ def test_json_lines_of_all_sorts(corpus: Path) -> None:
     problems = [item.problem for item in items if item.problem]
     assert len(problems) == 9
     assert all("rows.jsonl#" in problem and "\n" not in problem for problem in problems)
+
+
+@pytest.mark.parametrize("turn", [{"from": "gpt"}, {"from": "gpt", "value": None}, {"from": "gpt", "value": 7}])
+def test_a_turn_without_words_is_no_old_caption(turn: dict[str, object]) -> None:
+    assert old_caption({"conversations": [{"from": "gpt", "value": "old"}, turn]}) is None
+
+
+@pytest.mark.parametrize("option", ["videos", "column", "prompt_column"])
+def test_options_about_rows_are_refused_where_there_can_be_none(corpus: Path, option: str) -> None:
+    (corpus / "all.txt").write_text("clips/b.mp4\n")
+    for inputs in (["clips/b.mp4"], ["clips"], ["clips/*.mp4", "clips"]):
+        with pytest.raises(ConfigError, match=f"{option} is for lists and data sets"):
+            names(*inputs, **{option: "clips"})
+    for inputs in (["all.txt", "clips"], ["*.txt"], ["clips/*"]):
+        assert names(*inputs, **{option: "."})
 
 
 @pytest.mark.parametrize("kind", ["json", "jsonl", "parquet", "-"])

@@ -7,8 +7,10 @@ import os
 import re
 import tarfile
 import threading
+import tracemalloc
+import weakref
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path, PurePath
 from typing import Any
@@ -566,6 +568,13 @@ def test_reports_replace_nothing_else(tmp_path: Path, monkeypatch: pytest.Monkey
     assert list(check_extras(Path("out.jsonl"), extras)) == []
 
 
+def test_a_name_of_megabytes_makes_no_page_of_megabytes(tmp_path: Path) -> None:
+    item = Item(video="x" * 1_000_000, path="x", problem="no such file")
+    row = CaptionRow.of(item, id="0" * 32, recipe=RECIPE.digest, status="error", error=f"{item.video}: no such file")
+    page = write_report("out.jsonl", [row], tmp_path / "r.html")
+    assert page.stat().st_size < 100_000
+
+
 def test_a_report_in_the_place_of_a_pipe_is_told_before_the_run(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "r.html")
     with pytest.raises(OutputError, match=r"r.html: is a device or a pipe, no file"):
@@ -635,6 +644,35 @@ def test_llava_rows_keep_their_ids_and_get_a_column(clips: dict[str, Path], tmp_
         f"{source}: caption_v1, 2 captions, 0 as before\n\n"
         "@ 7\n- Old words.\n+ New 0.\n\n@ 9\n- Old words.\n+ New 1.\n\n"
     )
+
+
+def test_captions_alone_are_kept_of_the_rows_that_a_data_set_gets(clips: dict[str, Path], tmp_path: Path) -> None:
+    """A million rows with their frames are gigabytes."""
+    source = tmp_path / "rows.jsonl"
+    source.write_text("".join(json.dumps({"id": n, "video": str(clips["constant"])}) + "\n" for n in range(3)))
+    caption_all(source, tmp_path / "out.jsonl")
+    met: list[weakref.ref[CaptionRow]] = []
+
+    def rows() -> Iterator[CaptionRow]:
+        for row in standing_rows(tmp_path / "out.jsonl"):
+            met.append(weakref.ref(row))
+            yield row
+        assert sum(row() is not None for row in met) <= 1  # the last, which the loops above still name
+
+    [renewed] = recaption(rows(), RECIPE.digest)
+    assert (len(met), len(renewed.changes)) == (3, 3)
+
+
+def test_of_a_tar_that_gets_its_captions_no_headers_are_kept(tmp_path: Path) -> None:
+    """`tarfile` keeps those of all members that it reads, and of all that it writes: some kilobyte each."""
+    source = write_tar(tmp_path / "0.tar", {"a.mp4": b"a", **{f"{n}.txt": b"" for n in range(500)}})
+    caption_all(source, tmp_path / "out.jsonl")
+    tracemalloc.start()
+    [renewed] = recaption(standing_rows(tmp_path / "out.jsonl"), RECIPE.digest)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(renewed.changes) == 1
+    assert most < 100_000
 
 
 def test_a_data_set_that_has_its_captions_is_not_touched(clips: dict[str, Path], tmp_path: Path) -> None:

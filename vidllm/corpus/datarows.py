@@ -123,7 +123,7 @@ def old_caption(row: dict[str, object]) -> str | None:
             return value
     turns = talk if isinstance(talk := row.get("conversations"), list) else []
     said = [turn.get("value") for turn in turns if isinstance(turn, dict) and turn.get("from") == "gpt"]
-    return str(said[-1]) if said else None
+    return said[-1] if said and isinstance(said[-1], str) else None
 
 
 def _range(row: dict[str, object]) -> tuple[float | None, float | None]:

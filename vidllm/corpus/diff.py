@@ -64,6 +64,8 @@ class Recaptioned:
 
 Captions = Mapping[int, Mapping[str, str]]
 """By row (sample), then by video: a row has one, a tar's sample may have several."""
+_Said = tuple[float, str]
+"""Where a range begins, and its caption."""
 
 
 def recaption(rows: Iterable[CaptionRow], tag: str) -> tuple[Recaptioned, ...]:
@@ -73,22 +75,22 @@ def recaption(rows: Iterable[CaptionRow], tag: str) -> tuple[Recaptioned, ...]:
     renew their own column, and leave what it has for other rows; others get the next version. A file is changed whole
     or not at all; one that is damaged has its `problem` told, and the others go on. Raises OutputError.
     """
-    found: dict[tuple[str, str], dict[int, dict[str, list[CaptionRow]]]] = {}
+    found: dict[tuple[str, str], dict[int, dict[str, list[_Said]]]] = {}
     for row in rows:
         if row.source is not None and row.status not in FAILED:
             place = (str(row.source["kind"]), str(row.source["file"]))
             videos = found.setdefault(place, {}).setdefault(int(row.source["index"]), {})
-            videos.setdefault(row.video, []).append(row)
+            videos.setdefault(row.video, []).append((row.start or 0.0, row.caption))  # a row's frames are most of it
     return tuple(
         _renew(kind, file, {index: _joined(videos) for index, videos in clips.items()}, tag)
         for (kind, file), clips in found.items() if file != "-"
     )  # fmt: skip
 
 
-def _joined(videos: Mapping[str, Sequence[CaptionRow]]) -> dict[str, str]:
+def _joined(videos: Mapping[str, Sequence[_Said]]) -> dict[str, str]:
     return {
-        video: "\n".join(row.caption for row in sorted(rows, key=lambda row: row.start or 0.0))
-        for video, rows in videos.items()
+        video: "\n".join(caption for _, caption in sorted(said, key=lambda one: one[0]))
+        for video, said in videos.items()
     }
 
 
@@ -184,7 +186,7 @@ def _objects(rows: Iterable[object]) -> Iterator[dict[str, Any]]:
 def _names_in_tar(file: str) -> Iterator[dict[str, Any]]:
     """Members as columns; the recipe of a version stands in a member of its own."""
     with tarfile.open(file) as tar:
-        for member in tar:
+        for _, _, member in walk(tar):
             is_recipe = member.isfile() and member.name.endswith("_recipe.txt")
             yield {member.name.removesuffix(".txt"): text_of(tar, member) if is_recipe else None}
 
@@ -258,7 +260,7 @@ def _write_tar(file: Path, part: Path, column: _Column) -> None:
                 at, added = number, _added(clips.get(number, []), file, column)
             if key is None or member.name not in added:
                 data = old.extractfile(member) if member.isfile() else None
-                new.addfile(_without_holes(member), data)
+                _add(new, _without_holes(member), data)
         _close_sample(new, added)
 
 
@@ -316,7 +318,12 @@ def _close_sample(new: tarfile.TarFile, added: Mapping[str, str]) -> None:
         data = _utf8(text)
         member = tarfile.TarInfo(name)
         member.size = len(data)
-        new.addfile(member, io.BytesIO(data))
+        _add(new, member, io.BytesIO(data))
+
+
+def _add(new: tarfile.TarFile, member: tarfile.TarInfo, data: IO[bytes] | None) -> None:
+    new.addfile(member, data)
+    new.__dict__["members"] = []  # as in `walk`: tarfile would keep every header
 
 
 _WRITERS: dict[str, Callable[[Path, Path, _Column], None]] = {

@@ -70,7 +70,7 @@ def admit(inputs: Sequence[str], options: InputOptions | None = None) -> Iterato
 
     A list, data set or tar that can not be read, or not to its end, is an item with a problem. Raises InputError where
     that is so of one that was named itself, a glob matches nothing or `videos` is no folder, and it can be told before
-    the first item.
+    the first item; ConfigError for options about rows where no input can have one.
     """
     options = options or InputOptions()
     if options.videos is not None and not os.path.isdir(options.videos):
@@ -78,6 +78,9 @@ def admit(inputs: Sequence[str], options: InputOptions | None = None) -> Iterato
     sources = [str(plain_path(source)) for source in inputs]
     for source in sources:
         _check(source)
+    for name in ("videos", "column", "prompt_column"):
+        if getattr(options, name) is not None and not any(map(_may_hold_rows, sources)):
+            raise ConfigError(f"{name} is for lists and data sets, and no input is one; leave it out")
     named = _without_others(sources, "the inputs", options)
     items = _once(_all(named, options), options)
     return islice(items if options.shard is None else _share(items, *options.shard, options.elsewhere), options.limit)
@@ -162,6 +165,12 @@ def _check(source: str) -> None:
         if _is_glob(source):
             return
         raise InputError(f"{source}: can not be read ({error.strerror}); check the name") from error
+
+
+def _may_hold_rows(source: str) -> bool:
+    """Whether it is a list or a data set, or may match one; of a folder only clips and tars are taken."""
+    suffix = PurePath(source).suffix.lower()
+    return source == "-" or suffix in _DATA or (_is_glob(source) and not is_clip(source) and not is_tar(source))
 
 
 def _is_glob(source: str) -> bool:

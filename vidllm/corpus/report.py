@@ -22,6 +22,8 @@ from vidllm.video.guard import Limits, read_frames_guarded
 SLOWEST, CAUSES, SHEETS = 20, 20, 12
 FAILURES = 40
 """Clips listed by name among those that failed."""
+MOST_CELL = 2000
+"""Letters: a data set may name a clip by megabytes, which would be told in three tables."""
 SHEET_SIDE, MOST_FRAMES = 168, 16
 JPEG_QUALITY = 80
 SHEET_LIMITS = Limits(seconds=30)
@@ -141,7 +143,7 @@ def _slowest(rows: Sequence[CaptionRow]) -> Iterator[str]:
 def _table(title: str, heads: Sequence[str], rows: Iterable[Sequence[str]], name: str) -> Iterator[str]:
     yield f"<h2>{title}</h2><table id={name}><tr>{''.join(f'<th>{head}' for head in heads)}"
     for row in rows:
-        yield "<tr>" + "".join(f"<td>{_text(cell)}" for cell in row)
+        yield "<tr>" + "".join(f"<td>{_text(cell[:MOST_CELL])}" for cell in row)
     yield "</table>"
 
 
