@@ -7,9 +7,9 @@ the clip is 300 s long, or three hours when the question names an hour.
 import pytest
 
 from vidllm.video import timewords
-from vidllm.video.timecode import find_focus, find_times, outside_notes
+from vidllm.video.timecode import find_focus, find_times, focus_notes
 from vidllm.video.timephrases import marked
-from vidllm.video.timerules import RULES
+from vidllm.video.timerules import RULES, STRETCHES
 from vidllm.video.timewords import fold, matches
 
 Span = float | tuple[float, float]
@@ -27,6 +27,31 @@ READ: list[tuple[str, list[Span]]] = [
     ("the last 10 seconds before 1:00", [(50, 60)]),
     ("the first 10 seconds after 1:00", [(60, 70)]),
     ("10 seconds after 1:00", [70]),
+    ("what happens from 1:00 for 10 seconds?", [(60, 70)]),
+    ("what happens at 1:00 for about the next 10 seconds?", [(60, 70)]),
+    ("what happens in the 10 seconds starting at 1:00?", [(60, 70)]),
+    ("what happens 10 seconds starting from 1:00?", [(60, 70)]),
+    ("what happens for the 10 s after 1:00?", [(60, 70)]),
+    ("what happens within 10 seconds after 1:00?", [(60, 70)]),
+    ("at 1:00, what happens in the next 10 seconds?", [(60, 70)]),
+    ("At 0:30 and 1:00, what happens in the next 10 seconds?", [30, 60]),
+    ("what happens in the 10 seconds before 1:00?", [(50, 60)]),
+    ("the 5 seconds from 0:30 to 0:35", [(30, 35)]),
+    ("for 10 seconds from 0:30 to 0:40", [(30, 40)]),
+    ("从1:00开始的10秒发生了什么?", [(60, 70)]),
+    ("从0:30开始播放10秒", [(30, 40)]),
+    ("1:00之后的10秒发生了什么?", [(60, 70)]),
+    ("1:00后10秒内发生了什么?", [(60, 70)]),
+    ("0:30前的5秒", [(25, 30)]),
+    ("0:30后5秒", [35]),
+    ("what happens in the last third?", [(200, 300)]),
+    ("what happens in the middle third?", [(100, 200)]),
+    ("what happens at the midway point?", [(145, 155)]),
+    ("what happens just before it ends?", [(290, 300)]),
+    ("what happens right after it starts?", [(0, 10)]),
+    ("视频的最后三分之一发生了什么?", [(200, 300)]),
+    ("视频的50%处", [150]),
+    ("视频过半时发生了什么?", [(145, 155)]),
     ("what happens at the 50% mark?", [150]),
     ("00:30 --> 00:40", [(30, 40)]),
     ("0:30→0:40", [(30, 40)]),
@@ -561,7 +586,21 @@ def test_a_time_is_read_as_people_write_it(question: str, spans: list[Span]) -> 
 @pytest.mark.parametrize("question", NOT_READ)
 def test_what_only_looks_like_a_time_is_none(question: str) -> None:
     assert shown(question, 10_800.0) == []
-    assert outside_notes(question, 10_800.0) == ()
+    assert focus_notes(question, 10_800.0) == ()
+
+
+@pytest.mark.parametrize(
+    ("question", "words"), [("who is there at 1:60?", "1:60"), ("what happens at 30?", "30"), ("at -0:20?", "-0:20")]
+)
+def test_what_stands_where_a_moment_does_and_is_none_is_told(question: str, words: str) -> None:
+    assert shown(question, 300.0) == []
+    (note,) = focus_notes(question, 300.0)
+    assert note.startswith(f'"{words}" was not read as a time')
+
+
+@pytest.mark.parametrize("question", ["is it built at 1:64 scale?", "is the film at 16:9?", "who is 40 at 0:30?"])
+def test_what_is_no_moment_is_not_told_as_one(question: str) -> None:
+    assert focus_notes(question, 300.0) == ()
 
 
 def test_both_ends_of_a_short_range_and_all_of_a_list_are_mentions() -> None:
@@ -598,13 +637,13 @@ def test_a_question_is_read_once_however_many_plans_are_tried() -> None:
     timewords.find_hits.cache_clear()
     question = "what happens at 0:30?"
     assert find_focus(question, 60.0) is not None
-    assert outside_notes(question, 60.0) == ()
+    assert focus_notes(question, 60.0) == ()
     assert len(find_times(question)) == 1
     assert timewords.find_hits.cache_info().misses == 1
 
 
 def test_a_rule_is_passed_over_only_where_it_could_not_match() -> None:
     texts = [marked(fold(question)) for question in (*dict(READ), *NOT_READ)]
-    for rule in RULES:
+    for rule in (*STRETCHES, *RULES):
         passed = [text for text in texts if not rule.has_its_words(text.casefold())]
         assert not [text for text in passed if any(matches(rule, text))], rule.needs

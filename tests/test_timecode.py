@@ -12,8 +12,8 @@ from vidllm.video.timecode import (
     Focus,
     find_focus,
     find_times,
+    focus_notes,
     format_time,
-    outside_notes,
     parse_time,
 )
 
@@ -406,12 +406,12 @@ NOT_NAMED = [
 @pytest.mark.parametrize("question", NOT_NAMED)
 def test_nothing_is_guessed(question: str) -> None:
     assert find_focus(question, 7200.0) is None
-    assert outside_notes(question, 7200.0) == ()
+    assert focus_notes(question, 7200.0) == ()
 
 
 def test_a_time_outside_the_clip_is_no_focus_and_said() -> None:
     assert find_focus("what happens at 0:45?", 30.0) is None
-    (note,) = outside_notes("what happens at 0:45?", 30.0)
+    (note,) = focus_notes("what happens at 0:45?", 30.0)
     assert "0:45" in note
     assert "0:00-0:30" in note
     assert find_focus("at 0:10 and 0:45", 30.0) == Focus(((10.0, 10.0),))

@@ -21,7 +21,7 @@ from vidllm.video.decode import SNAPPED, FrameSet, Reader, snap_notes, snapped
 from vidllm.video.fit import decoded_size
 from vidllm.video.info import VideoInfo
 from vidllm.video.sampling import SamplePlan, allow_snap, frames_in_range
-from vidllm.video.timecode import Focus, find_focus, format_time, outside_notes
+from vidllm.video.timecode import Focus, find_focus, focus_notes, format_time
 
 if TYPE_CHECKING:
     from vidllm.model.spec import ModelSpec
@@ -290,7 +290,7 @@ def named_in_vain(info: VideoInfo, question: str, options: PlanOptions) -> tuple
     """A word for each time the question names that is not looked at: past the clip, or past the range asked for."""
     start, end = range_of(info, options)
     of = "clip" if start == 0 and end >= info.duration else "range looked at"
-    return outside_notes(question, min(end, info.duration), start, of=of)
+    return focus_notes(question, min(end, info.duration), start, of=of)
 
 
 def _unused(spec: ModelSpec, options: PlanOptions) -> tuple[str, ...]:

@@ -69,7 +69,7 @@ def find_focus(question: str, duration: float, start: float = 0.0) -> Focus | No
     """The times `question` names within `[start, duration)`, or None when it names none: never a guess.
 
     Clock times are the source's (`at 0:30`); relative ones (`the first ten seconds`, `at the end`) belong to the range
-    `[start, duration)`, in seconds. Times outside it are no focus (`outside_notes` says so), but one at most a second
+    `[start, duration)`, in seconds. Times outside it are no focus (`focus_notes` says so), but one at most a second
     past the end means the end.
     """
     from vidllm.video.timewords import find_hits
@@ -79,18 +79,20 @@ def find_focus(question: str, duration: float, start: float = 0.0) -> Focus | No
     return Focus(tuple(sorted(spans))) if spans else None
 
 
-def outside_notes(question: str, duration: float, start: float = 0.0, *, of: str = "clip") -> tuple[str, ...]:
-    """One line for each time `question` names that lies outside `[start, duration)` seconds and so focuses nothing.
+def focus_notes(question: str, duration: float, start: float = 0.0, *, of: str = "clip") -> tuple[str, ...]:
+    """One line for each time in `question` that focuses nothing: outside `[start, duration)`, or not understood.
 
     `of` is what these are the bounds of.
     """
-    from vidllm.video.timewords import find_hits
+    from vidllm.video.timewords import find_hits, find_unread
 
-    return tuple(
+    outside = tuple(
         f'"{hit.text}" lies outside the {of} ({format_time(start)}-{format_time(duration)}); no focus on it'
         for hit in find_hits(question)
         if not _clip(hit.resolve(start, duration), start, duration)
     )
+    unread = find_unread(question)
+    return (*outside, *(f'"{words}" was not read as a time; write 0:30 or 30 s; no focus on it' for words in unread))
 
 
 def find_times(text: str) -> tuple[TimeMention, ...]:

@@ -34,7 +34,8 @@ NOT_NUMBERS: tuple[str, ...] = (
 )
 """Idioms, addresses, decades, endless numbers and hours of the day in Chinese: blanked out before numbers are read."""
 
-NOT_TIMES: tuple[str, ...] = (
+NOT_CLOCKS: tuple[str, ...] = (
+    rf"\b(?:at|from|around|near)\s+-\s?{CLOCK}",  # before the start, or what a player says is left
     # hours of the day
     rf"(?:{CLOCK}\s*(?:-|to|until|till|and|or)\s*)?{CLOCK}\s*(?:[ap]\.?\s?m\b\.?|o'?\s?clock|uhr\b|hrs\b|hours\b|sharp\b|(?:gmt|utc|cet|est|edt|pst|pdt|cst|bst|ist)\b)",
     rf"{CLOCK}\s+(?:in\s+the\s+(?:morning|afternoon|evening)|at\s+night|tonight|today|tomorrow|yesterday|this\s+(?:morning|afternoon|evening))",
@@ -74,7 +75,11 @@ NOT_TIMES: tuple[str, ...] = (
     rf"(?:福音|创世记|出埃及记|诗篇|箴言|启示录|罗马书)第?\s*{CLOCK}",
     rf"(?:比分|得分|比例|比率|宽高比|长宽比|赔率|以)(?:是|为|到了?|:)?\s*{CLOCK}|{CLOCK}\s*的?(?:比分|比例|比率|宽高比|长宽比|领先|获胜|战胜|落后)",
     rf"\b(?-i:{_BOOKS})\s+{CLOCK}(?:-\d+)?|\b(?:verses?|chapters?|chap?\.?|ch\.|(?-i:Gen|Exod|Matt?|Rom|Cor|Ps|Prov|Isa|Rev)\.?|psalms?|bible|gospel|scripture|hymn)\s+(?:of\s+)?{CLOCK}(?:-\d+)?",
-    # lengths of time
+)
+"""What looks like a clock's time and is none; blanked out before the rules read."""
+
+LENGTHS: tuple[str, ...] = (
+    rf"{AMOUNT}(?=\s+(?:from|between)\s+{_ANY}\s*(?:-|~|to\b|and\b|until\b))",  # the 5 s from 0:30 to 0:35
     rf"\b(?!within\s+{_LOOSE}{CLOCK}\s*(?:-|~|to|and)\s*{CLOCK})"
     rf"(?:lasts|lasting|lasted|(?:will|would|can|should|to|do|does|did)\s+last|takes?|taking|took|every|each|within|under|spend\w*|spent|wait\w*|hold(?:s|ing)?|held|less\s+than|more\s+than|at\s+least|at\s+most|longer\s+than|shorter\s+than|duration|length|runtime|running\s+time)(?:\s+(?:of|is|was|for)|\s*[:=])*\s+{_LOOSE}{_ANY}(?:\s*(?:-|to|and|or)\s*{_ANY})?",
     rf"\b(?:for|per|of|over|next|another|additional|extra|previous|past|following|by|delay\w*|paus\w+)\s+{_LOOSE}{AMOUNT}(?!\s*(?:mark|point|in\b|into\b|from\b|-|to\b|~|until|and\s+(?:\d|the))|\s*-?(?:mark|point))",
@@ -92,4 +97,4 @@ NOT_TIMES: tuple[str, ...] = (
     rf"(?<![到放])了(?:大约|约|大概|将近|近|差不多|整整)?{AMOUNT}(?!的?(?:时候|时刻)|时|处)",  # 跑了30秒
     rf"{AMOUNT}(?:钟?的(?:视频|短片|片段|时间|电影|倒计时|长)|长|一次|左右的(?:视频|短片|片段))",
 )
-"""What looks like a time and is none; blanked out before the rules read on."""
+"""How long something lasts; blanked out when the lengths that stand beside a clock's time are read."""

@@ -254,9 +254,10 @@ def before_end(reading: Reading) -> list[Meaning]:
 def part(reading: Reading) -> list[Meaning]:
     """One of equal parts: "the second third of the video"."""
     parts = {"half": 2, "third": 3, "quarter": 4, "半": 2, "三": 3, "四": 4}[reading.text("part").lower()]
-    known = {"first": 0, "former": 0, "second": 1, "third": 2, "fourth": 3, "前": 0, "上": 0, "middle": parts // 2}
+    known = {"first": 0, "former": 0, "second": 1, "third": 2, "fourth": 3, "前": 0, "上": 0}
+    known |= dict.fromkeys(("middle", "中间"), parts // 2)
     nth = known.get(reading.text("nth").lower(), parts - 1)
-    if reading.text("nth").lower() == "middle" and parts != 3:
+    if reading.text("nth").lower() in ("middle", "中间") and parts != 3:
         return []
     return [(Anchor("share", nth / parts), Anchor("share", (nth + 1) / parts))] if nth < parts else []
 

@@ -189,14 +189,6 @@ _RANGES = (
     Rule(rf"[到至]第?(?P<a>{_T})为止", means.from_clip_begin),
 )
 _FROM_AN_END = (
-    Rule(
-        rf"\b(?:(?:last|final)\s+|the\s+)(?P<shift>{AMOUNT})\s+(?:before|(?:leading\s+)?up\s+to|until)\s+{_THE}(?P<a>{_T}){_MARK}",
-        means.up_to, "before up until",
-    ),
-    Rule(
-        rf"\b(?:(?:first|next)\s+|the\s+)(?P<shift>{AMOUNT})\s+(?:after|from|past)\s+{_THE}(?P<a>{_T}){_MARK}",
-        means.on_from, "after from past",
-    ),
     Rule(  # what is not to be looked at
         rf"\b(?:skip\w*|ignor\w+|except(?:ing)?(?:\s+for)?|exclud\w+|apart\s+from|aside\s+from|other\s+than|without)\s+"
         rf"(?:the\s+)?(?:very\s+)?(?:first|opening|initial|last|final|closing)\s+(?:{_WHOLE})",
@@ -310,15 +302,16 @@ _PLACES = (
     ),
     # without "of the video" only where the sentence stops: halves of matches and songs have names after them
     Rule(
-        rf"(?:\b(?:in|during|throughout|over)\s+the\s+|^\s*(?:the\s+)?)(?P<nth>first|second|last|final|latter|former)\s+"
-        rf"(?P<part>half){_STOPS}",
-        means.part, "half",
+        rf"(?:\b(?:in|during|throughout|over)\s+the\s+|^\s*(?:the\s+)?)(?P<nth>first|second|middle|last|final|latter|former)\s+"
+        rf"(?P<part>half|third){_STOPS}",
+        means.part, "half third",
     ),
-    Rule(rf"{_ZH_CLIP}的?(?P<nth>[前后])(?P<part>[三四])分之一", means.part),
+    Rule(rf"{_ZH_CLIP}的?(?P<nth>[前后]|最后|中间)的?(?P<part>[三四])分之一", means.part),
     Rule(
         rf"\b(?P<nth>first|opening|initial|last|final)\s+(?P<share>{_NUM})\s*(?:%|percent)(?:\s+of\s+{_CLIP}|{_STOPS})",
         means.share_of_end, "% percent",
     ),
+    Rule(rf"{_ZH_CLIP}的?(?P<share>{_NUM})\s*%(?:处|时|的?(?:时候|位置|地方))", means.way_through),
     Rule(rf"{_ZH_CLIP}的?(?P<nth>前|最后|后)的?(?P<share>{_NUM})\s*%", means.share_of_end),
     Rule(
         rf"{_ZH_HERE}(?P<nth>[前上后下])(?P<part>半)(?:段|程|截|(?<=前半)部分|(?<=后半)部分)(?!的?(?:路|比赛|人生|歌|音乐|文章))",
@@ -333,7 +326,8 @@ _PLACES = (
          means.way_through, "% percent"),
     Rule(
         rf"\b(?:half|mid)[\s-]?way\s+(?:through|in(?:to)?)(?:\s+{_THIS_CLIP}|{_STOPS})"
-        rf"|\bat\s+the\s+(?:half[\s-]?way\s+(?:point|mark)|mid-?point)\b{_NOT_OF}|(?<=happens )half[\s-]?way\b{_STOPS}"
+        rf"|\bat\s+the\s+(?:(?:half|mid)[\s-]?way\s+(?:point|mark)|mid-?point)\b{_NOT_OF}"
+        rf"|(?<=happens )half[\s-]?way\b{_STOPS}"
         rf"|\b(?:middle|midpoint)(?:\s+(?:part|section|portion))?\s+of\s+{_CLIP}|\bmid-(?:video|clip)\b",
         means.middle, "half mid",
     ),
@@ -359,7 +353,8 @@ _PLACES = (
         rf"\b(?:at|in|near|around|by|from|after)\s+the\s+(?:very\s+)?(?:start|beginning|outset)\b{_NOT_OF}"
         r"(?!\s+(?:line|button|gate|grid|position|menu)\b)"
         rf"|\b(?:start|beginning|opening|outset)\s+of\s+{_CLIP}|\b{_CLIP}'s\s+(?:very\s+)?(?:start|beginning|opening)\b|\b{_CLIP}\s+(?:starts?|begins?|opens?)\b"
-        rf"|\b(?:first|opening|initial)\s+{_PICTURES}",
+        rf"|\b(?:first|opening|initial)\s+{_PICTURES}"
+        rf"|(?<=happens )(?:just|right|shortly|immediately)\s+after\s+it\s+(?:starts|begins)\b{_STOPS}",
         means.begin, "start begin outset open first initial",
     ),
     Rule(
@@ -367,7 +362,8 @@ _PLACES = (
         r"(?!\s+(?:zone|line|table|user|product|cap)\b)"
         rf"|\b(?:end|ending|conclusion|close|finish)\s+of\s+{_CLIP}|\b{_CLIP}'s\s+(?:very\s+)?(?:end|ending|finish)\b"
         rf"|\b{_CLIP}\s+(?:ends?|finish(?:es)?|stops?|closes?|is\s+over)\b"
-        rf"|\b(?:last|final|closing)\s+{_PICTURES}",
+        rf"|\b(?:last|final|closing)\s+{_PICTURES}"
+        r"|(?<=happens )(?:just|right|shortly|immediately)\s+before\s+it\s+(?:ends|stops|is\s+over)\b" + _STOPS,
         means.end, "end finish conclusion clos stop over last final",
     ),
     Rule(
@@ -379,8 +375,38 @@ _PLACES = (
         means.end,
     ),
     Rule(
-        rf"{_ZH_CLIP}的?(?:中间|中段|中部|中途)|中间(?:部分|阶段|的时候|时段)|中[间途](?=发生)|(?:播放|进行)到?一半|一半(?:处|的时候|时)",
+        rf"{_ZH_CLIP}的?(?:中间|中段|中部|中途)|中间(?:部分|阶段|的时候|时段)|中[间途](?=发生)|(?:播放|进行)到?一半|{_ZH_CLIP}(?:播放)?过半|一半(?:处|的时候|时)",
         means.middle,
     ),
 )
+STRETCHES: tuple[Rule, ...] = (
+    Rule(
+        rf"\b(?:(?:last|final)\s+|the\s+)(?P<shift>{AMOUNT})\s+(?:before|(?:leading\s+)?up\s+to|until)\s+{_THE}(?P<a>{_T}){_MARK}"
+        rf"(?!{_TO}{_T})",
+        means.up_to, "before up until",
+    ),
+    Rule(
+        rf"\b(?:first|next|the|for|within)\s+(?P<shift>{AMOUNT})\s+(?:after|following|from|past)\s+{_THE}(?P<a>{_T}){_MARK}"
+        rf"(?!{_TO}(?:{_T}|{_THE_END}))",
+        means.on_from, "after following from past",
+    ),
+    Rule(
+        rf"(?P<shift>{AMOUNT})\s+(?:that\s+)?(?:start|begin)(?:s|n?ing)?\s+(?:at|from|with)\s+{_THE}(?P<a>{_T}){_MARK}",
+        means.on_from, "start begin",
+    ),
+    Rule(
+        rf"\b(?:from|at|after|starting)\s+{_THE}(?P<a>{_T}){_MARK}\s*,?\s+(?:on\s+)?for\s+(?:(?:about|around|roughly|the|next|following)\s+){{0,3}}"
+        rf"(?P<shift>{AMOUNT})",
+        means.on_from, "for",
+    ),
+    Rule(  # "at 1:00, what happens in the next 10 seconds?"
+        rf"\b(?:from|at|after|starting)\s+{_THE}(?P<a>{CLOCK})[^.!?\0\ue000-\ue002]{{0,60}}\sthe\s+(?:next|following)\s+(?P<shift>{AMOUNT})",
+        means.on_from, "next following",
+    ),
+    Rule(rf"从?第?(?P<a>{_T})(?:开始|起)的?(?:播放|看|(?:之|以)?后的?)?(?P<shift>{AMOUNT})", means.on_from),
+    # 1:00后10秒 is a moment
+    Rule(rf"(?P<a>{CLOCK}|{HAN})(?:之|以)?后(?:的|(?={AMOUNT}(?:之内|以内|内|里)))(?P<shift>{AMOUNT})", means.on_from),
+    Rule(rf"(?P<a>{CLOCK}|{HAN})(?:之|以)?前(?:的|(?={AMOUNT}(?:之内|以内|内|里)))(?P<shift>{AMOUNT})", means.up_to),
+)
+"""What makes ranges of lengths of time, by the moment beside them."""
 RULES: tuple[Rule, ...] = _LISTS + _RANGES + _FROM_AN_END + _MOMENTS + _PLACES

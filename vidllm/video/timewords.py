@@ -1,8 +1,9 @@
 """Reads a text for the times it names: the grammar behind `timecode.find_focus`.
 
 Three steps. Clocks and amounts of time are marked. What only looks like a time is blanked out: hours of the day,
-ratios, scores, verses, lengths of time. Then the rules run, each blanking out what it took. A clock like `0:30` names a
-moment wherever it stands; an amount like `30 seconds` only in words that make it one ("at", "mark", "in", "第").
+ratios, scores, verses, and lengths of time that no moment stands beside. Then the rules run, each blanking out what it
+took. A clock like `0:30` names a moment wherever it stands; an amount like `30 seconds` only in words that make it one
+("at", "mark", "in", "第").
 """
 
 import itertools
@@ -11,10 +12,10 @@ from collections.abc import Iterable, Iterator
 from functools import cache, lru_cache
 from typing import NamedTuple
 
-from vidllm.video.timelookalikes import NOT_NUMBERS, NOT_TIMES
+from vidllm.video.timelookalikes import LENGTHS, NOT_CLOCKS, NOT_NUMBERS
 from vidllm.video.timemeanings import Anchor, Reading, Rule
 from vidllm.video.timephrases import AMOUNT, BLANK, CLOCK, ENGLISH, HAN, marked
-from vidllm.video.timerules import RULES
+from vidllm.video.timerules import RULES, STRETCHES
 
 
 class Hit(NamedTuple):
@@ -35,6 +36,11 @@ class Hit(NamedTuple):
         return low, high
 
 
+_UNREAD = re.compile(
+    r"(?:\bat|@)\s*(?P<what>\d+:[6-9]\d|-\s?\d+:[0-5]\d|(?<=happens at )\d+(?:\.\d+)?)(?=\s*(?:[?!]|\.?\s*$))",
+    re.IGNORECASE,
+)
+"""Strict, for who asks about a model at 1:64 scale is not to be told of times."""
 MARKS = CLOCK[0], ENGLISH[0], HAN[0]
 
 
@@ -44,16 +50,30 @@ def find_hits(text: str) -> tuple[Hit, ...]:
     words = fold(text)
     left = marked(_without(NOT_NUMBERS, words))
     there = [mark for mark in MARKS if mark in left]
-    left = _without([pattern for pattern in NOT_TIMES if any(mark in pattern for mark in there)], left)
     found: list[Hit] = []
+    for lookalikes, rules in ((NOT_CLOCKS, STRETCHES), (LENGTHS, RULES)):
+        left = _without([pattern for pattern in lookalikes if any(mark in pattern for mark in there)], left)
+        left = _read(rules, left, words, text, found)
+    return tuple(sorted(found, key=lambda hit: hit.place))
+
+
+def find_unread(text: str) -> tuple[str, ...]:
+    """What stands where a moment does, "at 1:60" or "what happens at 30?", and was not read as one."""
+    taken = [(hit.place, hit.place + len(hit.text)) for hit in find_hits(text)]
+    found = (match.span("what") for match in _UNREAD.finditer(fold(text)))
+    return tuple(text[a:b] for a, b in found if not any(first < b and a < end for first, end in taken))
+
+
+def _read(rules: Iterable[Rule], left: str, words: str, text: str, found: list[Hit]) -> str:
+    """Adds what the rules take of `left` to `found`; gives back what they leave of it."""
     said = left.casefold()
-    for rule in RULES:
+    for rule in rules:
         can_match = rule.has_its_words(said) and _speaks_as(rule.pattern, left)
         readings = [Reading(match, words) for match in matches(rule, left)] if can_match else []
         for reading in readings:
             found.extend(_take(reading, rule, text))
         left = _blanked(left, readings)
-    return tuple(sorted(found, key=lambda hit: hit.place))
+    return left
 
 
 def _without(patterns: Iterable[str], text: str) -> str:
