@@ -9,6 +9,7 @@ import pytest
 from PIL import Image as PIL
 
 from tests.conftest import write_clip
+from vidllm import read_frames
 from vidllm.answer import Answer
 from vidllm.ask import VideoModel, load
 from vidllm.errors import ConfigError, ModelError, NotAVideo, VideoNotFound
@@ -67,6 +68,20 @@ def test_what_can_not_be_answered_is_an_error_in_its_place(model: VideoModel, cl
     assert "pairs of (video, question)" in str(answers[4])
     only = list(model.ask_all([("gone.mp4", "what?")] * 70, frames=2))
     assert [type(answer) for answer in only] == [VideoNotFound] * 70
+
+
+@pytest.mark.parametrize("video", [None, b"the bytes of a file", 3, np.zeros((4, 8, 8, 3), np.uint8)])
+def test_what_is_no_video_is_told_by_its_type(model: VideoModel, video: Any) -> None:
+    with pytest.raises(ConfigError, match=f"can not be of type {type(video).__name__};"):
+        model.ask(video, "what?")
+    with pytest.raises(VideoNotFound, match=f"can not be of type {type(video).__name__};"):
+        read_frames(video, [0.0])
+
+
+@pytest.mark.parametrize("asked", [None, "clip.mp4"])
+def test_what_is_no_list_of_questions_is_refused_at_once(model: VideoModel, asked: Any) -> None:
+    with pytest.raises(ConfigError, match=r"pairs of \(video, question\)"):
+        model.ask_all(asked)
 
 
 def test_an_error_of_the_model_is_that_question_s(

@@ -34,7 +34,7 @@ from vidllm.corpus.scenes import Range
 from vidllm.corpus.stores import manifest_of
 from vidllm.corpus.verify import verify
 from vidllm.corpus.workers import AHEAD_BYTES, Decoder
-from vidllm.errors import ConfigError
+from vidllm.errors import ConfigError, VidllmError
 from vidllm.model.resolve import builtin_folder
 from vidllm.options import GenerationOptions
 from vidllm.planning import PlanOptions
@@ -142,6 +142,13 @@ def test_no_caption_is_on_a_wrong_clip_at_any_batch_size(
     captions = {row["video"]: row["caption"] for row in rows_of(output)}
     assert captions == {video: answer.text for video, answer in alone.items()}
 
+
+@pytest.mark.parametrize(("what", "value"), [("inputs", None), ("inputs", b"x"), ("output", None), ("options", {})])
+def test_arguments_that_are_none_of_theirs_are_told_by_their_type(what: str, value: Any, tmp_path: Path) -> None:
+    asked = {"inputs": "clip.mp4", "output": tmp_path / "out.jsonl", "options": None, what: value}
+    for work in (caption, dry_run):
+        with pytest.raises(VidllmError, match=f"of type {type(value).__name__}$"):
+            work(*asked.values())
 
 def test_a_second_run_does_nothing_and_a_new_clip_is_all_it_does(
     few: Path, tmp_path: Path, output: Path, model: vidllm.VideoModel

@@ -130,6 +130,9 @@ class VideoModel:
         from vidllm.asks import side_by_side
 
         split_options(options)
+        given: object = asked
+        if isinstance(given, str | bytes) or not isinstance(given, Iterable):
+            raise ConfigError(f"asked must be pairs of (video, question), got {type(asked).__name__}")
         if batch is not None:
             check_whole("batch", batch, 1)
         return side_by_side(self, asked, batch, options)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from vidllm.errors import ConfigError
 from vidllm.still import is_still, open_still
@@ -34,12 +34,15 @@ def sources_of(video: Source | Iterable[Source]) -> tuple[Source, ...]:
     """One source or several of them, in order. ConfigError for none, and for what is no source."""
     if isinstance(video, Source):
         return (video,)
-    sources = tuple(video) if isinstance(video, Iterable) else (video,)
+    given: object = video
+    several = isinstance(given, Iterable) and not isinstance(given, bytes)  # a file's bytes are no list of numbers
+    sources: tuple[Any, ...] = tuple(video) if several else (video,)
     if not sources:
         raise ConfigError("no video to ask about; give a path, a URL or a list of them")
     for source in sources:
         if not isinstance(source, Source):
-            raise ConfigError(f"a {type(source).__name__} is no video; give a path, a URL or a vidllm.Image")
+            kind = type(source).__name__
+            raise ConfigError(f"a video can not be of type {kind}; give a path, a URL or a vidllm.Image, or several")
     return sources
 
 

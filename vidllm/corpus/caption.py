@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain
@@ -33,7 +33,7 @@ from vidllm.corpus.run import Run
 from vidllm.corpus.scenes import check_split
 from vidllm.corpus.stores import check_output
 from vidllm.corpus.workers import AHEAD_BYTES
-from vidllm.errors import ConfigError, InputError, VidllmError
+from vidllm.errors import ConfigError, InputError, OutputError, VidllmError
 from vidllm.interrupts import Interrupts
 from vidllm.machine import cores, free_memory_bytes
 from vidllm.options import GenerationOptions
@@ -237,11 +237,11 @@ def caption(
     A clip's own failure is a row. Raises ConfigError, CorpusError or EngineError, and ModelError: before the first row
     where the model's files tell it, else when it is loaded, for the first clip with frames; rows written stay.
     """
-    options, output = replace(options or CaptionOptions()), Path(output)  # another call reads its prompt anew
-    items = _items(inputs, output, options, remark, elsewhere)
+    named, output, options = _named(inputs, output, options)
+    items = _items(named, output, options, remark, elsewhere)
     engine = open_engine(options, model, remark)
     try:
-        return _run(items, _Count(_named(inputs), output, options), output, options, engine, tell, on_interrupt)
+        return _run(items, _Count(named, output, options), output, options, engine, tell, on_interrupt)
     finally:
         engine.captioner.close()
 
@@ -259,8 +259,8 @@ def dry_run(
 
     Raises as `caption`.
     """
-    options, output = replace(options or CaptionOptions()), Path(output)  # another call reads its prompt anew
-    items = _items(inputs, output, options, remark)
+    named, output, options = _named(inputs, output, options)
+    items = _items(named, output, options, remark)
     engine = open_engine(options, model, remark)
     try:
         look = options.look(engine.captioner)
@@ -271,13 +271,12 @@ def dry_run(
 
 
 def _items(
-    inputs: str | Path | Sequence[str | Path], output: Path, options: CaptionOptions, remark: Callable[[str], None],
+    named: Sequence[str], output: Path, options: CaptionOptions, remark: Callable[[str], None],
     elsewhere: Callable[[Item], None] = lambda item: None,
 ) -> Iterator[Item]:  # fmt: skip
     """The clips, the first found now: what is wrong with names or prompt is told before a model is loaded."""
     check_output(output)
     options.words  # noqa: B018  (what is wrong with it)
-    named = _named(inputs)
     items = admit(named, replace(options.inputs(output, remark), elsewhere=elsewhere))
     first = next(items, None)
     if first is not None:
@@ -293,8 +292,21 @@ def _hold_any(named: Sequence[str], options: InputOptions) -> bool:
     return "-" in named or next(admit(named, options), None) is not None
 
 
-def _named(inputs: str | Path | Sequence[str | Path]) -> list[str]:
-    return [str(name) for name in ([inputs] if isinstance(inputs, str | Path) else inputs)]
+def _named(
+    inputs: str | Path | Sequence[str | Path], output: str | Path, options: CaptionOptions | None
+) -> tuple[list[str], Path, CaptionOptions]:
+    """The arguments as they are worked with. Raises InputError, OutputError or ConfigError for what is none of them."""
+    names: object = [inputs] if isinstance(inputs, str | Path) else inputs
+    names = list(names) if isinstance(names, Iterable) and not isinstance(names, bytes) else [names]
+    for name in names:
+        if not isinstance(name, str | Path):
+            raise InputError(f"clips are named by paths, not by a value of type {type(name).__name__}")
+    if not isinstance(output, str | Path):
+        raise OutputError(f"the output is named by a path, not by a value of type {type(output).__name__}")
+    asked = CaptionOptions() if options is None else options
+    if not isinstance(asked, CaptionOptions):
+        raise ConfigError(f"options must be a vidllm.CaptionOptions, not of type {type(asked).__name__}")
+    return [str(name) for name in names], Path(output), replace(asked)  # another call reads its prompt anew
 
 
 class _Count:

@@ -61,6 +61,7 @@ def opened(path: str | Path, *, look_inside: bool = True) -> Iterator[InputConta
 
 def check_file(path: str | Path) -> None:
     """Raise `VideoNotFound`, `NotAVideo` or `VideoError` where a look at the file system already tells the end."""
+    _check_name(path)
     if path == "":  # a shell's variable that was never set; as a Path it would be the folder we are in
         raise VideoNotFound("the video's name is empty; give a file, or an http(s) URL")
     try:
@@ -71,18 +72,24 @@ def check_file(path: str | Path) -> None:
             raise VideoNotFound(f"{path}: no such file; check the spelling and the folder you are in")
         if file.is_file() and file.stat().st_size == 0:
             raise NotAVideo(f"{path}: the file is empty (0 bytes); copy or download it again")
-    except (OSError, ValueError, TypeError) as error:  # too long, a null byte, no path, a folder closed to us
+    except (OSError, ValueError) as error:  # too long, a null byte, a folder closed to us
         raise VideoNotFound(f"{path!r}: can not be looked up ({error}); check the path") from error
 
 
 def refuse_pipe(path: str | Path) -> None:
     """Raise `NotAVideo` for what is no file: a pipe is empty when its index has been read, and may block for ever."""
+    _check_name(path)
     try:
         mode = os.stat(path).st_mode
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError):
         return  # whoever opens it says what is wrong
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise NotAVideo(f"{path}: a pipe or a device, which can be read only once; write it to a file first")
+
+
+def _check_name(path: object) -> None:
+    if not isinstance(path, str | Path):  # a number is a file of ours that is open, to the system
+        raise VideoNotFound(f"a video's name can not be of type {type(path).__name__}; give a path")
 
 
 def as_video_error(path: str | Path, error: av.error.FFmpegError) -> VideoError:
