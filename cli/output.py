@@ -47,16 +47,24 @@ def write_json(value: Mapping[str, Any], indent: int | None = 2) -> None:
     write(json.dumps(value, ensure_ascii=ascii_only, indent=indent, allow_nan=False) + "\n")
 
 
+_SPACES = "\n\t\u00a0\u3000"
+"""What is not printable to Python, and harmless: lines and tables stay, and Chinese spaces."""
+
+
 def one_line(message: str) -> str:
-    """Line breaks become spaces; other control characters, a file's name may hold them, are spelled out."""
-    joined = " ".join(message.split())
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in joined)
+    """Line breaks become spaces; other control characters are spelled out."""
+    return _spelled(" ".join(message.split()))
+
+
+def _spelled(text: str) -> str:
+    """Without what a terminal obeys, which a file's name may hold; lines stay."""
+    return "".join(c if c.isprintable() or c in _SPACES else c.encode("unicode_escape").decode() for c in text)
 
 
 def note(text: str) -> None:
     """One line on stderr; when nobody can read it any more, the answer on stdout goes on without."""
     try:
-        print(text, file=sys.stderr, flush=True)
+        print(_spelled(text), file=sys.stderr, flush=True)
     except OSError:  # the reader is gone, or the disk is full
         silence(sys.stderr)
 

@@ -14,7 +14,7 @@ from vidllm.geometry import Geometry
 from vidllm.starting import uncollected, unthreaded
 
 from . import options
-from .output import note, write, write_json
+from .output import note, one_line, write, write_json
 from .progress import Progress
 
 if TYPE_CHECKING:
@@ -112,11 +112,11 @@ def _about(plan: Plan) -> str:
     from vidllm.counts import count_of
     from vidllm.video.timecode import format_time
 
-    video = plan.video
+    video, path = plan.video, one_line(plan.video.path)
     if plan.info is None:
-        return f"{video.path}: a picture, {video.width}x{video.height}"
+        return f"{path}: a picture, {video.width}x{video.height}"
     return (
-        f"{video.path}: {format_time(video.duration, decimals=1)}, {video.width}x{video.height}, {video.fps:.4g} fps, "
+        f"{path}: {format_time(video.duration, decimals=1)}, {video.width}x{video.height}, {video.fps:.4g} fps, "
         f"{count_of(video.frames, 'frame')}"
     )
 

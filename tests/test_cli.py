@@ -30,7 +30,7 @@ from vidllm.errors import ReaderUnavailable
 from vidllm.shots import save_pictures
 from vidllm.video.decode import FrameSet
 from vidllm_cli import main as command_line
-from vidllm_cli.output import write_json
+from vidllm_cli.output import note, write_json
 from vidllm_cli.progress import Progress
 
 Result = tuple[int, str, str]
@@ -172,6 +172,15 @@ def bad_files(folder: Path) -> dict[str, Path]:
     (folder / "noise.mp4").write_bytes(bytes(range(256)) * 64)
     names = ("missing", "folder", "zero", "text", "noise")
     return {name: folder / f"{name}.mp4" for name in names}
+
+
+def test_a_name_that_a_terminal_would_obey_is_spelled_out(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a\x1b[31m.png")
+    assert r"a\x1b[31m.png: a picture" in run("plan", "a\x1b[31m.png", *GRID)[1]
+    note("note: a\x1b[31m.srt\tlies beside\nit")
+    assert capsys.readouterr().err == "note: a\\x1b[31m.srt\tlies beside\nit\n"
 
 
 @pytest.mark.parametrize("kind", ["missing", "folder", "zero", "text", "noise"])
