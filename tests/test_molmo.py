@@ -20,6 +20,7 @@ from tests.test_train_learner import learner_of
 from tests.test_train_native import ALL, apart, check_as_if_alone
 from tests.tiny_models import MOLMO_WORDS, edit, molmo2
 from vidllm.errors import IncompleteModel, UnsupportedModel
+from vidllm.model.attention import Sight
 from vidllm.model.checkpoint import load_model
 from vidllm.model.families import load_tokenizer, read_spec
 from vidllm.model.molmo import Molmo2
@@ -173,3 +174,19 @@ def test_a_tower_may_be_told_in_the_words_of_its_first_releases(folder: Path, tm
                             "image_patch_size": vision.pop("patch_size"), **vision}  # fmt: skip
     (copy / "config.json").write_text(json.dumps(config))
     assert replace(read_spec(copy), folder=folder) == read_spec(folder)
+
+
+@pytest.mark.parametrize("begun", [0, 1])
+def test_no_mask_holds_all_of_a_long_prompt(begun: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also behind a text that is read already, a few rows at a time it is the prompt read at once."""
+    model, prompt = model_of(folder), noisy(folder)
+    made: list[Tensor] = []
+    state, ready = model.prefill(prompt), model.prepare([prompt])[0].part(begun)
+    state.kv.rewind(begun)
+    rows = Sight.__getitem__
+    monkeypatch.setattr(Sight, "__getitem__", lambda self, at: (made.append(rows(self, at)), made[-1])[1])
+    monkeypatch.setattr("vidllm.model.attention.ROWS", 8)
+    torch.testing.assert_close(model.read(ready.embeddings, state.kv, ready.positions, **ready.deep), state.logits,
+                               atol=1e-5, rtol=0)  # fmt: skip
+    assert len(made) > 2
+    assert max(mask.shape[-2] for mask in made) <= 8

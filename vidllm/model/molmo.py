@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from vidllm.model.attention import Sight
 from vidllm.model.decoder import like
 from vidllm.model.lmm import normalised
 from vidllm.model.native import NativeLMM, cells_of
@@ -73,9 +74,13 @@ class Molmo2(NativeLMM):
         """As `TextReader.read`; `sight` says what of a whole prompt is seen, of which `kv` may hold a text it begins
         with.
         """
-        sight, start = deep.pop("sight", None), kv.length
-        if isinstance(sight, Tensor) and sight[start:].any():
-            places = torch.arange(len(sight), device=sight.device)
-            mask = (places <= places[start:, None]) | (sight & sight[start:, None])
-            deep["attention_mask"] = mask[None, None]
+        sight, begun = deep.pop("sight", None), kv.length
+        if isinstance(sight, Tensor) and sight[begun:].any():
+            seen, places = sight, torch.arange(len(sight), device=sight.device)
+
+            def rows(start: int, stop: int) -> Tensor:
+                here = slice(begun + start, begun + stop)
+                return ((places <= places[here, None]) | (seen & seen[here, None]))[None, None]
+
+            deep |= Sight(embeddings.shape[1], rows).told(self._config)
         return super().read(embeddings, kv, positions, **deep)
