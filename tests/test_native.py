@@ -17,9 +17,11 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from tests.test_lmm import TOLERANCE, pictures, prompt_for
 from vidllm.errors import ModelError
+from vidllm.model.attention import Sight
 from vidllm.model.checkpoint import load_model
 from vidllm.model.features import FeatureCache
 from vidllm.model.native import NativeLMM
@@ -244,6 +246,24 @@ def test_still_image_equals_transformers(name: str, tiny: Tiny) -> None:
     visual = Visual(pixels=image[None], kind="image", stride=1, tokens=count, position=1, newline="none")
     state = model.prefill(prompt_for(model, ids, [visual]))  # type: ignore[arg-type]
     torch.testing.assert_close(state.logits, expected, atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "smolvlm", "gemma4"])
+def test_a_long_prompt_behind_a_text_is_read_by_few_rows_of_a_mask(
+    name: str, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load(tiny(name))
+    prompt = video_prompt(model, pictures(4, *SIZES[name]), [0.0, 1.0, 2.0, 3.0])
+    state, rest = model.prefill(prompt), model.prepare([prompt])[0].part(1)
+    state.kv.rewind(1)
+    made: list[Tensor] = []
+    rows = Sight.__getitem__
+    monkeypatch.setattr(Sight, "__getitem__", lambda self, at: (made.append(rows(self, at)), made[-1])[1])
+    monkeypatch.setattr("vidllm.model.attention.ROWS", 8)
+    found = model.read(rest.embeddings, state.kv, rest.positions, **rest.deep)
+    torch.testing.assert_close(found, state.logits, atol=1e-5, rtol=0)
+    assert len(made) > 2
+    assert max(mask.shape[-2] for mask in made) <= 8
 
 
 @pytest.mark.parametrize("name", list(SIZES))

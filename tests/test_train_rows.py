@@ -209,6 +209,8 @@ PLAIN = {"from": "human", "value": "what happens?"}
          "conversations[0] shows a list as its video; give the path of one file; of frames make a video first"),
         (conversation(PLAIN, GPT | {"weight": 0}, PLAIN, GPT), "conversations[1] says 'weight': 0, and every answer"),
         (conversation(PLAIN, GPT | {"loss": False}), "conversations[1] says 'loss': False"),
+        (conversation(PLAIN, GPT, video_path="a.mp4"), "it shows nothing, and 'video_path' is not read; call it"),
+        (conversation(PLAIN, GPT, img=["c.png"]), "it shows nothing, and 'img' is not read; call it"),
         (conversation(PLAIN, GPT, weight=0.5), "it says 'weight': 0.5, and every row is learnt alike; take that key"),
         (conversation(PLAIN, GPT, loss_weight=0), "it says 'loss_weight': 0, and every row is learnt alike"),
         (conversation(PLAIN, GPT | {"reasoning_content": "Hm."}), "[1] says 'reasoning_content', which is not learnt"),
@@ -240,6 +242,8 @@ def test_keys_that_mean_something_else_are_let_alone(media: Path) -> None:
     assert only(media, conversation(PLAIN | {"reasoning_content": "?"}, unsaid, weight=1.0, loss_weight="")).turns
     assert only(media, conversation(HUMAN, GPT, video="a.mp4", start=0, end=None)).media
     assert only(media, conversation(PLAIN, GPT, start=3)).turns  # of no video
+    assert only(media, conversation(HUMAN, GPT, video="a.mp4", video_path="x/a.mp4", clip="a")).media
+    assert only(media, conversation(PLAIN, GPT, video_id="a", clip=3, image_path="")).turns
     assert only(media, conversation(PLAIN, GPT, system="")).turns[0].role == "user"
     assert read_pairs(write(media, PAIR | {"references": ["a", "b"]})).rows
 

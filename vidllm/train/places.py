@@ -68,6 +68,8 @@ def place_media(row: Mapping[str, Any], turns: Sequence[RawTurn], folder: Folder
     if given["video"] and not given["image"] and wanted == ["image"] * len(given["video"]):
         given = {"video": [], "image": given["video"]}
     _check_spelling(row)
+    if not any(given.values()) and not any(turn.own for turn in turns):
+        _check_other_keys(row)
     _check_counts(wanted, {kind: len(media) for kind, media in given.items()})
     waiting = {kind: list(media) for kind, media in given.items()}
     unsaid = [m for kind in _order(row) for m in waiting[kind] if kind not in wanted]
@@ -136,6 +138,16 @@ def _check_spelling(row: Mapping[str, Any]) -> None:
     for kind, keys in KEYS.items():
         if not any(key in row for key in keys):
             check_absent(row, keys, f"it shows no {kind}", str | list)
+
+
+_OTHER_KEYS = re.compile(r"(video|vid|clip|image|img|picture)s?(_?(path|file|url)s?)?", re.IGNORECASE)
+
+
+def _check_other_keys(row: Mapping[str, Any]) -> None:
+    """Raise Bad for a row that shows nothing and has, under a key that is not read, what others call a medium."""
+    for key, value in row.items():
+        if value and isinstance(value, str | list) and _OTHER_KEYS.fullmatch(key):
+            raise Bad(f"it shows nothing, and {key!r} is not read", "call it 'video' or 'image', or rename that key")
 
 
 def check_absent(row: Mapping[str, Any], keys: Sequence[str], what: str, kind: Any = str) -> None:
