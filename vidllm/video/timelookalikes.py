@@ -48,7 +48,7 @@ NOT_CLOCKS: tuple[str, ...] = (
     rf"\b(?:flight|train|bus|ferry|appointment|alarm)s?\s+(?:at\s+)?{CLOCK}|\$\s?{CLOCK}",
     rf"\btime\s+(?:is|was)\s+it\b[^.!?\0]{{0,20}}{CLOCK}|{CLOCK}\s+on\s+(?:the|a|his|her|my|your|its|their)\s+(?:\w+\s+)?(?:clock|watch|timer|stopwatch)\b",
     rf"{AMOUNT}\s+(?:to|past|before|after)\s+(?:noon|midnight|{SPELLED}|\d+)\b(?![:\d-])",
-    rf"(?:上午|下午|早上|早晨|晚上|中午|凌晨|傍晚|夜里|北京时间|今天|明天|昨天|后天|今早|今晚|明早|明晚|周[一二三四五六日末]|星期[一二三四五六日天]|月\d+[日号])\s*[的:]?{_ANY}",
+    rf"(?:上午|下午|早上|早晨|晚上|中午|凌晨|傍晚|夜里|北京时间|今天|明天|昨天|后天|今早|今晚|明早|明晚|周[一二三四五六日末]|星期[一二三四五六日天]|月\d+[日号])\s*[的:]?{_ANY}(?:开始的?{AMOUNT})?",
     rf"(?:营业|上班|开放|办公)时间(?:是|为|:)?\s*{CLOCK}(?:\s*[到至~-]\s*{CLOCK})?|闹钟?(?:设|定|调|响)?(?:在|到|于|是)?\s*{CLOCK}",
     rf"{CLOCK}\s*(?:开会|上课|下课|上班|下班|起床|出发|起飞|发车)|{CLOCK}\s*的?(?:会议|火车|高铁|航班|班车|闹钟)",
     rf"(?:\b(?:the|an?)\s+|{CLOCK}/){CLOCK}\s+(?:train|bus|flight|ferry|show|showing|appointment|meeting|class|alarm|news|service|departure|deadline)\b",
@@ -64,7 +64,7 @@ NOT_CLOCKS: tuple[str, ...] = (
     rf"\bst(?:ands|ood)\s+at\s+{CLOCK}",
     # times of races
     rf"\b(?:(?:ran|runs?|running|swam|swims?|swimming|rowed|rows?|finish\w*|complet\w*|cover(?:s|ed))\s+(?:\w+\s+){{0,3}}"
-    rf"|(?:mile|marathon|race|lap|course|met(?:er|re)s|km|k)\s+)in\s+(?:just\s+|only\s+|under\s+|about\s+)?{CLOCK}",
+    rf"|(?:mile|marathon|race|lap|course|met(?:er|re)s|km|k|\d+\s?m)\s+)in\s+(?:just\s+|only\s+|under\s+|about\s+)?{CLOCK}",
     rf"\b(?:personal\s+best|(?-i:PB)|(?:world\s+|course\s+|lap\s+)?record|lap\s+times?|split)(?:\s+(?:is|was|of|at)|\s*[:=])*\s+{CLOCK}"
     rf"|{CLOCK}\s+(?:pace|mile|marathon|lap|per|min(?=\s?/))\b|\bcount(?:s|ing)?[\s-]?down\s+(?:is\s+)?from\s+{CLOCK}",
     rf"{CLOCK}[\s-]*(?:aspect|ratio|scale|odds|dilution|mix(?:ture)?|widescreen|gear|gradient|slope|incline|model)\b",

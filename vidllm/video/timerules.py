@@ -33,13 +33,15 @@ _INTO = (
     rf"|(?:through|of)\s+{_THIS_CLIP})"
 )
 _NO_NOUN = rf"(?![\d:.,]*\d|\s*[%/]|[\s-]*(?!{_ASKS}|(?:of|in|on|the|he|she|it|they|we)\b)[A-Za-z])"
-_OF_ANOTHER = (  # the last 10 seconds of the first minute are none of the clip's last
-    r"(?!\s+of\s+(?:the\s+)?(?:very\s+)?(?:opening|initial|last|final|closing|middle|latter|former"
-    rf"|{ORDINAL})\s+(?:{AMOUNT}|(?:half|third|quarter|second|minute|hour)\b)|\s+of\s+(?:the\s+)?{BLANK}|\s+of\s+{_UNIT}\s+\d)"
+_OF_ANOTHER = (  # the last 10 seconds of the first minute, or before he falls, are none of the clip's last
+    rf"(?!\s+of\s+(?:the\s+)?(?:very\s+)?(?:opening|initial|last|final|closing|middle|latter|former|{ORDINAL}|{BLANK})"
+    rf"|\s+of\s+{_UNIT}\s+\d|\s+(?:before|after|following|leading|until|till|up\s+to|prior)\b)"
 )
-_WHOLE = (
-    rf"(?:{AMOUNT}|(?:half\s+)?(?:second|minute|hour)\b(?:\s+and\s+a\s+half)?|half[\s-](?:minute|hour)\b){_OF_ANOTHER}"
-)
+_LENGTH = rf"(?:{AMOUNT}|(?:half\s+)?(?:second|minute|hour)\b(?:\s+and\s+a\s+half)?|half[\s-](?:minute|hour)\b)"
+_WHOLE = rf"{_LENGTH}{_OF_ANOTHER}"
+_ALL_OF = r"\b(?:(?:first|next|following|last|final|previous)\s+|the\s+(?!second\b))"  # "the second after" is a person
+_ENDS = rf"(?:{_THE_END}|(?:it|{_CLIP})\s+(?:ends|finishes))"
+_BEGINS = rf"(?:(?:the\s+)?(?:very\s+)?(?:start|beginning)\b{_NOT_OF}|(?:it|{_CLIP})\s+(?:starts|begins))"
 _NOT_THAT = r"(?!\s+(?:with|that|where|when|in\s+which|before|after|until)\b)"
 _FRAME = rf"(?:frame\b{_NOT_OF}{_NOT_THAT}|(?:image|picture)\b{_NOT_OF}{_STOPS})"
 _PICTURES = (
@@ -59,8 +61,9 @@ _ZH_AND = r"\s*(?:,|和|与|跟|及|以及|或|还是)\s*第?"
 _ZH_ITEMS = rf"(?:{_T}|{_ZH_NUM})(?:{_ZH_AND}(?:{_T}|{_ZH_NUM}))*"
 _ZH_LIST = rf"(?P<many>{_ZH_ITEMS}{_ZH_AND}{HAN})"
 _ZH_HERE = (  # where 前5秒 is the clip's: 进球前5秒 hangs on a goal, 镜头5秒 is no 头5秒
-    r"(?:^|(?<=[\s,.;:?!()\0A-Za-z在频片像画和与及看])|(?<=频的|片的|像的|画的|描述|总结|介绍|分析|解释|概括|一下|整个|请问|说说|说明|比较|对比))"
+    r"(?:^|(?<=[\s,.;:?!()\0A-Za-z在频片像画影和与及看])|(?<=频的|片的|像的|画的|描述|总结|介绍|分析|解释|概括|一下|整个|请问|说说|说明|比较|对比))"
 )
+_ZH_WHEN = rf"(?:{_ZH_HERE}|(?<=[他她它们到]))"  # 比赛开始时 hangs on a match
 # with no verb before it: 煮3分钟左右 is a length, and so is 煮8到10分钟
 _ZH_FREE = rf"(?<![一-龥]\s)(?:{_ZH_HERE}|(?<=播放|放了|大约|大概|频里|频中))"
 _ZH_FROM = rf"(?:[从由在]第?|第|{_ZH_FREE}|(?={CLOCK})|(?=[^,?]{{2,20}}(?:之间|期间|这段|的内容|发生|出现)))"
@@ -82,10 +85,8 @@ _LISTS = (
     Rule(rf"{_ALONE}(?P<many>{_T}(?:{_AND}(?:{_T}|{_NUM}))*{_AND}{_T}){_STOPS}", means.moments, _JOINING),
     Rule(rf"(?<!between )(?<![A-Za-z]){_SECONDS}\s+(?P<many>{_NUM}(?:{_AND}{_NUM})+){_NO_NOUN}",
          means.moments, "sec min"),
-    Rule(
-        rf"(?<!between )(?<!from )\bthe\s+(?:(?P<many>{_NTHS})\s+(?P<unit>seconds?)\b|(?>{_NTHS}))",
-        means.moments, "second",
-    ),
+    Rule(rf"(?<!between )(?<!from )\bthe\s+(?:(?P<many>{_NTHS})\s+(?P<unit>seconds?)\b|(?>{_NTHS}))",
+         means.moments, "second"),
     Rule(rf"[从由在]?第?(?P<a>{_T}|{_ZH_NUM})\s*[和与跟]\s*第?(?P<b>{_T})之间", means.span),
     # 第1、2分钟: each minute lasts
     Rule(rf"第(?:{_ZH_LIST}|(?>{_ZH_ITEMS}))", means.each_ordinal_han),
@@ -110,18 +111,12 @@ _RANGES = (
     Rule(rf"\bbetween\s+{_THE}(?P<a>{_T}){_MARK}\s*(?:and|to|-)\s*{_THE_END}", means.to_clip_end, "end finish"),
     Rule(rf"(?:\b(?:from|after|at)\s+)?{_THE}(?P<a>{_T}){_MARK}{_TO}{_THE_END}", means.to_clip_end, "end finish"),
     Rule(rf"从?第?(?P<a>{_T})(?:开始|起)(?:一直)?\s*[到至~-]\s*第?(?P<b>{_T})", means.span),
-    Rule(
-        rf"(?:从头(?:开始)?|从?(?:视频)?的?(?:开头|一开始|最开始|开始|起点))\s*[到至~-]\s*第?(?P<a>{_T})",
-        means.from_clip_begin,
-    ),
-    Rule(
-        rf"从?第?(?P<a>{_T})(?:开始)?(?:一直)?\s*[到至~-]\s*{_ZH_CLIP}?的?(?:结尾|结束|最后|末尾|片尾|最末)",
-        means.to_clip_end,
-    ),
-    Rule(
-        rf"从?{_ZH_CLIP}?的?(?:头|开头|一开始|最开始|开始)(?:一直)?[到至]{_ZH_CLIP}?的?(?:尾|结尾|结束|最后|末尾)",
-        means.nothing,
-    ),
+    Rule(rf"(?:从头(?:开始)?|从?(?:视频)?的?(?:开头|一开始|最开始|开始|起点))\s*[到至~-]\s*第?(?P<a>{_T})",
+         means.from_clip_begin),
+    Rule(rf"从?第?(?P<a>{_T})(?:开始)?(?:一直)?\s*[到至~-]\s*{_ZH_CLIP}?的?(?:结尾|结束|最后|末尾|片尾|最末)",
+         means.to_clip_end),
+    Rule(rf"从?{_ZH_CLIP}?的?(?:头|开头|一开始|最开始|开始)(?:一直)?[到至]{_ZH_CLIP}?的?(?:尾|结尾|结束|最后|末尾)",
+         means.nothing),
     Rule(rf"\b(?:between|within)\s+{_THE}(?P<a>{_T}){_MARK}\s*(?:and|to|&|-)\s*{_THE}(?P<b>{_T}){_MARK}",
          means.span, "between within"),
     Rule(
@@ -152,10 +147,8 @@ _RANGES = (
     Rule(rf"[\[(]\s*(?P<a>{_T})\s*,\s*(?P<b>{_T})\s*[\])]", means.span, "[ ("),
     Rule(rf"\bbetween\s+(?:the\s+)?(?P<a>{_N})\s*(?:and|to|&|-)\s*(?P<b>{ENGLISH}){_MARK}{_LONG}",
          means.span, "between"),
-    Rule(
-        rf"\b(?:from|during|in|at|{_STRETCH})\s+(?:the\s+)?(?P<a>{_NUM}){_TO}(?P<b>{ENGLISH}){_MARK}{_LONG}",
-        means.span, AMOUNTS,
-    ),
+    Rule(rf"\b(?:from|during|in|at|{_STRETCH})\s+(?:the\s+)?(?P<a>{_NUM}){_TO}(?P<b>{ENGLISH}){_MARK}{_LONG}",
+         means.span, AMOUNTS),
     Rule(rf"(?<![\w.:-])(?P<a>{_N}){_TO}(?P<b>{ENGLISH})[\s-]*(?:mark|point)s?\b", means.span, "mark point"),
     Rule(rf"\bfrom\s+(?P<a>{SPELLED}){_TO}(?P<b>{ENGLISH}){_LONG}", means.span, "from"),
     Rule(
@@ -178,10 +171,8 @@ _RANGES = (
         rf"{_ZH_FROM}(?P<a>{_ZH_NUM})\s*[到至~-]\s*第?(?P<b>{HAN}|{ENGLISH}(?=\s*(?:{_ZH_AT}|{_ZH_MAYBE_AT}|之间|期间)))(?:之间|期间)?",
         means.span,
     ),
-    Rule(
-        rf"\b(?:from|since|starting\s+(?:at|from))\s+{_THE}(?P<a>{_T}){_MARK}\s+(?:on(?:wards?)?|forward)\b",
-        means.to_clip_end, "from since starting",
-    ),
+    Rule(rf"\b(?:from|since|starting\s+(?:at|from))\s+{_THE}(?P<a>{_T}){_MARK}\s+(?:on(?:wards?)?|forward)\b",
+         means.to_clip_end, "from since starting"),
     Rule(rf"\b(?:since|starting\s+from)\s+{_THE}(?P<a>{CLOCK})", means.to_clip_end, "since starting"),
     Rule(rf"(?P<a>{_T}){_MARK}\s+onwards?\b", means.to_clip_end, "onward"),
     Rule(rf"\b(?:until|till|(?<!leading )up\s+to|up\s+until)\s+{_THE}(?P<a>{_T}){_MARK}{_LONG}",
@@ -198,15 +189,10 @@ _FROM_AN_END = (
     Rule(rf"\bafter\s+(?:the\s+)?first\s+(?P<a>{_WHOLE})(?P<relative>)", means.after_begin, "first"),
     Rule(rf"\bbefore\s+(?:the\s+)?(?:last|final)\s+(?P<a>{_WHOLE})(?P<relative>)", means.before_end, "before"),
     Rule(rf"\b(?P<nth>{ORDINAL})\s+second\s+(?:from|before)\s+{_THE_END}", means.nth_before_end, "second"),
-    Rule(
-        rf"(?P<a>{_T})\s+(?:from|before|to|until)\s+(?:{_THE_END}|(?:it|{_CLIP})\s+(?:ends|finishes))(?P<relative>)",
-        means.before_end, "end finish",
-    ),
-    Rule(
-        rf"(?P<a>{_T})\s+(?:from|after|past)\s+(?:(?:the\s+)?(?:very\s+)?(?:start|beginning)\b{_NOT_OF}"
-        rf"|(?:it|{_CLIP})\s+(?:starts|begins))(?P<relative>)",
-        means.after_begin, "start begin",
-    ),
+    Rule(rf"{_ALL_OF}(?P<a>{_LENGTH})\s+(?:before|until)\s+{_ENDS}(?P<relative>)", means.last, "end finish"),
+    Rule(rf"{_ALL_OF}(?P<a>{_LENGTH})\s+(?:after|following)\s+{_BEGINS}(?P<relative>)", means.first, "start begin"),
+    Rule(rf"(?P<a>{_T})\s+(?:from|before|to|until)\s+{_ENDS}(?P<relative>)", means.before_end, "end finish"),
+    Rule(rf"(?P<a>{_T})\s+(?:from|after|past)\s+{_BEGINS}(?P<relative>)", means.after_begin, "start begin"),
     Rule(
         rf"\b(?:first|opening)\s+(?:(?P<n>{_N})\s+)?(?:and|with|to|vs\.?|versus|or)\s+(?:the\s+)?(?:last|final|closing)\s+"
         rf"(?P<a>{_WHOLE})(?P<relative>)",
@@ -227,17 +213,19 @@ _FROM_AN_END = (
     # 倒数第10秒 is a moment, 倒数10秒 the last ten
     Rule(rf"(?:倒数|{_ZH_END}之?前)第(?P<a>{AMOUNT})(?P<relative>)", means.ordinal_from_end),
     Rule(rf"(?:距离?|离){_ZH_CLIP}?的?{_ZH_END}(?:还有|还剩|只剩)?(?P<a>{AMOUNT})(?P<relative>)", means.before_end),
-    Rule(rf"{_ZH_HERE}{_ZH_BEGIN}(?:之|以)?后的?第?(?P<a>{AMOUNT})(?P<relative>)", means.after_begin),
+    # 第一分钟的最后10秒 are not the clip's, nor are 上半场最后5分钟 and 爆炸前的最后5秒
     Rule(
-        rf"(?:{_ZH_HERE}(?:{_ZH_BEGIN}|头|前)|开头|开场|片头)的?(?P<a>{AMOUNT})(?:之|以)?后(?P<relative>)",
-        means.after_begin,
+        rf"(?:(?<={HAN[0]})|(?<=半场)|(?<=[节局])|(?<!结束)(?<!结尾)(?:前|(?<!最)后))"
+        rf"的?(?:最后|最初|开场|开头|结束前|前)的?{AMOUNT}",
+        means.nothing,
     ),
+    Rule(rf"{_ZH_HERE}{_ZH_BEGIN}(?:之|以)?后的?第?(?P<a>{AMOUNT})(?P<relative>)", means.after_begin),
+    Rule(rf"(?:{_ZH_HERE}(?:{_ZH_BEGIN}|头|前)|开头|开场|片头)的?(?P<a>{AMOUNT})(?:之|以)?后(?P<relative>)",
+         means.after_begin),
     Rule(rf"(?P<a>{CLOCK}|{HAN})(?:之|以)?前的?(?P<shift>{AMOUNT})", means.earlier),
     Rule(rf"(?P<a>{CLOCK}|{HAN})(?:之|以)?后的?(?P<shift>{AMOUNT})", means.later),
-    Rule(
-        rf"(?:{_ZH_HERE}(?:{_ZH_BEGIN}|头|前)|开头|最初|起初|开场|片头)的?前?(?P<a>{AMOUNT})(?P<relative>)", means.first
-    ),
-    Rule(rf"(?<={HAN[0]})的?最后的?{AMOUNT}", means.nothing),  # 第一分钟的最后10秒 are not the clip's
+    Rule(rf"(?:{_ZH_HERE}(?:{_ZH_BEGIN}|头|前)|开头|最初|起初|开场|片头)的?前?(?P<a>{AMOUNT})(?P<relative>)",
+         means.first),
     Rule(rf"(?:最后|最末|倒数|{_ZH_END}(?:之?前)?|{_ZH_HERE}后)的?(?P<a>{AMOUNT})(?P<relative>)", means.last),
     Rule(  # 进球前5秒: 5 s before a goal, which only the picture tells
         rf"(?:[前后]|(?:头|开始)(?!\s*{AMOUNT}(?:{_ZH_AT}|{_ZH_MAYBE_AT})))的?{AMOUNT}", means.nothing
@@ -279,15 +267,11 @@ _MOMENTS = (
     ),
     Rule(rf"\bat\s+{_SECONDS}\s+(?P<a>{SPELLED})(?![\w-]){_NO_NOUN}", means.moment, "sec min"),
     Rule(rf"(?<![A-Za-z0-9_])t\s*=\s*(?P<a>{AMOUNT}|{CLOCK}|{_NUM})(?![\d:.]*\d|[A-Za-z])", means.moment, "="),
-    Rule(
-        rf"\b(?:timestamp|at\s+(?:the\s+)?time)(?:\s*[:=]|\s)\s*(?P<a>{AMOUNT}|{_NUM}){_NO_NOUN}(?!\s*[,-]\s*\d)",
-        means.moment, "time",
-    ),
+    Rule(rf"\b(?:timestamp|at\s+(?:the\s+)?time)(?:\s*[:=]|\s)\s*(?P<a>{AMOUNT}|{_NUM}){_NO_NOUN}(?!\s*[,-]\s*\d)",
+         means.moment, "time"),
     Rule(rf"(?P<a>{AMOUNT})(?=\s*{_ZH_AT})[时处]?", means.moment),
-    Rule(
-        rf"{_ZH_FREE}(?P<a>{HAN}(?=\s*(?:{_ZH_MAYBE_AT}|,|\?|$))|{ENGLISH}(?=\s*{_ZH_MAYBE_AT}))(?:左右)?",
-        means.moment,
-    ),
+    Rule(rf"{_ZH_FREE}(?P<a>{HAN}(?=\s*(?:{_ZH_MAYBE_AT}|,|\?|$))|{ENGLISH}(?=\s*{_ZH_MAYBE_AT}))(?:左右)?",
+         means.moment),
     Rule(rf"从第?(?P<a>{HAN})(?:开始|起)", means.moment),
     Rule(rf"(?:在|[跳播放进拉退]到){_ZH_CLIP}?的?\s*(?P<a>{AMOUNT})(?!\s*(?:内|之内|以内|里))", means.moment),
     Rule(rf"(?P<a>{CLOCK})", means.moment),
@@ -313,10 +297,8 @@ _PLACES = (
     ),
     Rule(rf"{_ZH_CLIP}的?(?P<share>{_NUM})\s*%(?:处|时|的?(?:时候|位置|地方))", means.way_through),
     Rule(rf"{_ZH_CLIP}的?(?P<nth>前|最后|后)的?(?P<share>{_NUM})\s*%", means.share_of_end),
-    Rule(
-        rf"{_ZH_HERE}(?P<nth>[前上后下])(?P<part>半)(?:段|程|截|(?<=前半)部分|(?<=后半)部分)(?!的?(?:路|比赛|人生|歌|音乐|文章))",
-        means.part,
-    ),
+    Rule(rf"{_ZH_HERE}(?P<nth>[前上后下])(?P<part>半)(?:段|程|截|(?<=前半)部分|(?<=后半)部分)(?!的?(?:路|比赛|人生|歌|音乐|文章))",
+         means.part),
     Rule(
         rf"\b(?P<share>(?:a\s+|one[\s-])?(?:third|quarter)|two[\s-]thirds|three[\s-]quarters|(?<![\d/])[1-9]/[2-9](?![\d/])"
         rf"|{_NUM}(?=\s*(?:%|percent)))(?:\s*(?:%|percent))?\s+(?:of\s+the\s+way\s+)?(?:through|into|in)\b(?:\s+{_CLIP}|{_STOPS})",
@@ -366,11 +348,10 @@ _PLACES = (
         r"|(?<=happens )(?:just|right|shortly|immediately)\s+before\s+it\s+(?:ends|stops|is\s+over)\b" + _STOPS,
         means.end, "end finish conclusion clos stop over last final",
     ),
+    Rule(rf"一开始|最开始|刚开始|开头|开场|{_ZH_WHEN}开始(?:时|的时候)|开始部分|片头|{_ZH_CLIP}开始|第一[个幅]?画面",
+         means.begin),
     Rule(
-        rf"一开始|最开始|刚开始|开头|开场|开始时|开始的时候|开始部分|片头|{_ZH_CLIP}开始|第一[个幅]?画面", means.begin
-    ),
-    Rule(
-        rf"结尾|末尾|片尾|结束时|结束的时候|快结束|临结束|{_ZH_CLIP}的?(?:最后|结束)"
+        rf"结尾|末尾|片尾|{_ZH_WHEN}(?:[快临]结束|结束(?:时|的时候))|{_ZH_CLIP}的?(?:最后|结束)"
         r"|最后(?=发生|出现|是?谁|怎么|怎样|如何|,|\?|$|的?时候|时刻|一幕|画面|的画面|阶段|部分)",
         means.end,
     ),
@@ -381,32 +362,34 @@ _PLACES = (
 )
 STRETCHES: tuple[Rule, ...] = (
     Rule(
-        rf"\b(?:(?:last|final)\s+|the\s+)(?P<shift>{AMOUNT})\s+(?:before|(?:leading\s+)?up\s+to|until)\s+{_THE}(?P<a>{_T}){_MARK}"
+        rf"{_ALL_OF}(?P<shift>{_LENGTH})(?:\s+{_STRETCH})?\s+(?:before|(?:leading\s+)?up\s+to|until)\s+{_THE}(?P<a>{_T}){_MARK}"
         rf"(?!{_TO}{_T})",
         means.up_to, "before up until",
     ),
     Rule(
-        rf"\b(?:first|next|the|for|within)\s+(?P<shift>{AMOUNT})\s+(?:after|following|from|past)\s+{_THE}(?P<a>{_T}){_MARK}"
-        rf"(?!{_TO}(?:{_T}|{_THE_END}))",
+        rf"(?:{_ALL_OF}|\b(?:for|within)\s+)(?P<shift>{_LENGTH})(?:\s+{_STRETCH})?\s+(?:after|following|from|past)\s+"
+        rf"{_THE}(?P<a>{_T}){_MARK}(?!{_TO}(?:{_T}|{_THE_END}))",
         means.on_from, "after following from past",
     ),
     Rule(
         rf"(?P<shift>{AMOUNT})\s+(?:that\s+)?(?:start|begin)(?:s|n?ing)?\s+(?:at|from|with)\s+{_THE}(?P<a>{_T}){_MARK}",
         means.on_from, "start begin",
     ),
-    Rule(
-        rf"\b(?:from|at|after|starting)\s+{_THE}(?P<a>{_T}){_MARK}\s*,?\s+(?:on\s+)?for\s+(?:(?:about|around|roughly|the|next|following)\s+){{0,3}}"
-        rf"(?P<shift>{AMOUNT})",
+    Rule(  # not "10 seconds after 1:00 for 5 seconds"
+        rf"(?<!{ENGLISH[0]} )\b(?:from|at|after|starting)\s+{_THE}(?P<a>{_T}){_MARK}\s*,?\s+(?:on(?:wards?)?\s+)?for\s+"
+        rf"(?:(?:about|around|roughly|the|next|following)\s+){{0,3}}(?P<shift>{AMOUNT})",
         means.on_from, "for",
     ),
     Rule(  # "at 1:00, what happens in the next 10 seconds?"
         rf"\b(?:from|at|after|starting)\s+{_THE}(?P<a>{CLOCK})[^.!?\0\ue000-\ue002]{{0,60}}\sthe\s+(?:next|following)\s+(?P<shift>{AMOUNT})",
         means.on_from, "next following",
     ),
-    Rule(rf"从?第?(?P<a>{_T})(?:开始|起)的?(?:播放|看|(?:之|以)?后的?)?(?P<shift>{AMOUNT})", means.on_from),
+    Rule(rf"从?第?(?P<a>{_T})(?:(?:开始|起)的?(?:播放|看|(?:之|以)?后的?)?|[往向]后的?|播放|看)(?P<shift>{AMOUNT})",
+         means.on_from),
     # 1:00后10秒 is a moment
     Rule(rf"(?P<a>{CLOCK}|{HAN})(?:之|以)?后(?:的|(?={AMOUNT}(?:之内|以内|内|里)))(?P<shift>{AMOUNT})", means.on_from),
-    Rule(rf"(?P<a>{CLOCK}|{HAN})(?:之|以)?前(?:的|(?={AMOUNT}(?:之内|以内|内|里)))(?P<shift>{AMOUNT})", means.up_to),
+    Rule(rf"(?P<a>{CLOCK}|{HAN})(?:(?:之|以)?前(?:的|(?={AMOUNT}(?:之内|以内|内|里)))|[往向]前的?)(?P<shift>{AMOUNT})",
+         means.up_to),
 )
 """What makes ranges of lengths of time, by the moment beside them."""
 RULES: tuple[Rule, ...] = _LISTS + _RANGES + _FROM_AN_END + _MOMENTS + _PLACES
