@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from tests.conftest import full_disk
 from tests.test_world import CANVAS, STORY, centre, moments, one
 from vidllm.errors import ConfigError
 from vidllm.feedback.oracle import script_of
@@ -67,6 +68,12 @@ def test_an_interrupted_run_leaves_whole_clips_only(tmp_path: Path) -> None:
     left = {path.suffix for path in tmp_path.iterdir()}
     assert left == {".mp4", ".json"}
     assert len(list(tmp_path.glob("*.mp4"))) < 200
+
+
+def test_a_disk_without_room_names_the_clip_and_keeps_nothing_half_written(tmp_path: Path) -> None:
+    with full_disk(1000), pytest.raises(OSError, match="000003"):
+        make_clips(1, 3, tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_script_survives_json(made: list[Path]) -> None:

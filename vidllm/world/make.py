@@ -1,5 +1,6 @@
 """Scripts to real files: H.264 in mp4 through PyAV, the script as JSON beside each."""
 
+import errno
 import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor
@@ -105,6 +106,10 @@ def whole_file(target: Path) -> Iterator[Path]:
     try:
         yield partial
         partial.replace(target)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise OSError(error.errno, error.strerror, str(target)) from error  # a full disk names no file, or one of ours
     finally:
         partial.unlink(missing_ok=True)
 
