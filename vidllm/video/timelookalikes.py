@@ -53,7 +53,7 @@ NOT_CLOCKS: tuple[str, ...] = (
     rf"{CLOCK}\s*(?:开会|上课|下课|上班|下班|起床|出发|起飞|发车)|{CLOCK}\s*的?(?:会议|火车|高铁|航班|班车|闹钟)",
     rf"(?:\b(?:the|an?)\s+|{CLOCK}/){CLOCK}\s+(?:train|bus|flight|ferry|show|showing|appointment|meeting|class|alarm|news|service|departure|deadline)\b",
     # what a clock, a sign or a board in the picture says
-    rf"\b(?:(?<!^)show|shows|showing|shown\s+as|reads?|reading|says?|saying|displays?|displaying|set\s+(?:to|for)|strikes?|(?:time|clock|timer|watch)\s+(?:is|was|at|of))\s+(?:the\s+time\s+)?(?:as\s+)?{CLOCK}",
+    rf"\b(?:(?<!^)show|shows|showing|shown\s+as|reads?|reading|says?|saying|displays?|displaying|set\s+(?:to|for)|strikes?|(?:time|clock|timer|watch)\s+(?:(?:is|was)(?:\s+at)?|of))\s+(?:the\s+time\s+)?(?:as\s+)?{CLOCK}",
     rf"(?:显示|写着|指向|指着)(?:的?时间)?(?:是|为|着|:)?\s*{CLOCK}",
     # ratios, scales, scores, verses, versions
     # 16:9 or 9:16
@@ -65,7 +65,7 @@ NOT_CLOCKS: tuple[str, ...] = (
     # times of races
     rf"\b(?:(?:ran|runs?|running|swam|swims?|swimming|rowed|rows?|finish\w*|complet\w*|cover(?:s|ed))\s+(?:\w+\s+){{0,3}}"
     rf"|(?:mile|marathon|race|lap|course|met(?:er|re)s|km|k|\d+\s?m)\s+)in\s+(?:just\s+|only\s+|under\s+|about\s+)?{CLOCK}",
-    rf"\b(?:personal\s+best|(?-i:PB)|(?:world\s+|course\s+|lap\s+)?record|lap\s+times?|split)(?:\s+(?:is|was|of|at)|\s*[:=])*\s+{CLOCK}"
+    rf"\b(?:personal\s+best|(?-i:PB)|(?:world\s+|course\s+|lap\s+)?record|lap\s+times?|(?:best|fastest)\s+lap|split)(?:\s+(?:(?:is|was)(?:\s+at)?|of)|\s*[:=])*\s+{CLOCK}"
     rf"|{CLOCK}\s+(?:pace|mile|marathon|lap|per|min(?=\s?/))\b|\bcount(?:s|ing)?[\s-]?down\s+(?:is\s+)?from\s+{CLOCK}",
     rf"{CLOCK}[\s-]*(?:aspect|ratio|scale|odds|dilution|mix(?:ture)?|widescreen|gear|gradient|slope|incline|model)\b",
     rf"\b(?:ratios?|scales?|odds|aspect|slope|gradient|gear(?:ing)?|dilution|dilut\w+|mix(?:ture|ed)?|proportions?)(?:\s+(?:is|was|are|of|to|at|about|in|the|a)|\s*[:=])*\s*{CLOCK}",
@@ -90,7 +90,7 @@ LENGTHS: tuple[str, ...] = (
     rf"{CLOCK}\s+left(?=\s*(?:[?.!,]|$|(?:on|in|to|until)\b))",
     rf"{AMOUNT}[\s-]+(?:long|later|earlier|ago|apart|each|per|old|of\s+age|tall|left|remaining|faster|slower|in\s+(?:length|total|duration|all|a\s+row)|intervals?)\b",
     rf"\b(?:an?|the|this|every|each|one|two|three)\s+{AMOUNT}[\s-]+(?:video|clip|movie|film|timer|countdown|delay|break|pause|ad|advert|commercial|penalty|limit|summary|version|recording|interval|window|intro|outro|loop|gif|shot|sequence|span|period)s?\b",
-    rf"\b(?:an?|this|our)\s+{CLOCK}[\s-]+(?:long\s+)?(?:video|clip|movie|film|recording|gif|animation|ad|advert|commercial)s?\b",
+    rf"\b(?:an?|this|our)\s+{CLOCK}[\s-]+(?:long\s+)?(?:video|clip|movie|film|recording|gif|animation|ad|advert|commercial|song|track)s?\b",
     rf"(?<![束尾\ue002])(?:还?剩(?:下|余)?|还有|只有)的?(?:约|大约|大概)?{AMOUNT}",  # 离结束还有10秒 is a moment
     rf"(?:持续了?|长达|时长|总长|全长|片长|频长|花了?|用[了时]?|耗时|每隔?|需要|等了?|超过|不到|至少|过了|共|内容长)(?:约|大约|大概|为|是|:)?\s*"
     rf"(?:\d+\s*[,和或到至~-]\s*)*{_ANY}(?:左右)?",

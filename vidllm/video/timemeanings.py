@@ -194,6 +194,12 @@ def ordinal_mark(reading: Reading) -> list[Meaning]:
     return [(last, last) for _, last in ordinal_minute(reading)]
 
 
+def ordinal_span(reading: Reading) -> list[Meaning]:
+    """From the first to the third minute are three; between the first and the third, from mark to mark, are two."""
+    lasting = 0.0 if reading.text("two") else _LASTING.get(amount_unit(reading.text("unit")), 0.0)
+    return [(Anchor("clock", reading.seconds("a") - lasting), reading.clock("b"))]
+
+
 def ordinal_second(reading: Reading) -> list[Meaning]:
     """The 30th second."""
     return _at("clock", number(reading.text("nth_second")))

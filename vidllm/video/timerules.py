@@ -154,7 +154,7 @@ _RANGES = (
     Rule(
         rf"\b(?:(?P<two>between)|from|during|in)\s+(?:the\s+)?(?P<a>{ORDINAL})(?:\s+{_UNIT})?"
         rf"\s*(?(two)(?:and|&|to|-)|(?:to|-|until|till))\s*(?:the\s+)?(?P<b>{ORDINAL})\s+{_SECONDS}",
-        means.span, "sec min",
+        means.ordinal_span, "sec min",
     ),
     Rule(
         rf"\bbetween\s+{_SECONDS}\s+(?P<a>{_NUM}|{CLOCK})\s*(?:and|&)\s*(?:{_UNIT}\s+)?"
