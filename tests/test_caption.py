@@ -187,14 +187,19 @@ def test_frames_that_look_alike_encoded_once_are_another_recipe(
     assert model.lmm.same_within == 0, "asked itself, the model looks at every frame again"  # type: ignore[attr-defined]
 
 
-def test_side_files_hold_clips_with_a_prompt_of_their_own(world: Path, tmp_path: Path) -> None:
+def test_side_files_and_data_sets_hold_clips_with_a_prompt_of_their_own(world: Path, tmp_path: Path) -> None:
     clips = sorted(str(path) for path in world.glob("*.mp4"))[:2]
     listed, output = tmp_path / "clips.jsonl", tmp_path / "out.jsonl"
     asked = ("describe the video.", "what happens first: the red circle moves right or the blue star grows?")
     told = [{"video": clip, "prompt": words} for clip, words in zip(clips, asked, strict=True)]
     listed.write_text("".join(json.dumps(row) + "\n" for row in told), encoding="utf-8")
-    assert run(listed, output, "-f", "txt", "--prompt-column", "prompt") == 0
-    assert {row["prompt"] for row in rows_of(output)} == set(asked)
+    assert run(listed, output, "-f", "txt", "--prompt-column", "prompt", "--in-place") == 0
+    rows = {row["prompt"]: row for row in rows_of(output)}
+    assert set(rows) == set(asked)
+    plain = rows["describe the video."]["recipe"]
+    for words, row in zip(asked, map(json.loads, listed.read_text(encoding="utf-8").splitlines()), strict=True):
+        assert row["caption_v1"] == rows[words]["caption"]
+        assert row["caption_v1_recipe"] == f"{plain} prompts:prompt", "captions of a run without it are others"
     assert len(list(tmp_path.rglob("*.txt"))) == 2
 
 

@@ -193,13 +193,17 @@ class CaptionReport:
     interrupted: bool
     recipe: Recipe
     split: str = "none"
+    prompt_column: str | None = None
     promises: Promises = field(default_factory=Promises)
     """Who was admitted now, among all who were ever."""
 
     @property
     def tag(self) -> str:
-        """What these captions go by in a data set: the recipe's digest, and how videos were split if they were."""
-        return self.recipe.digest if self.split == "none" else f"{self.recipe.digest} {self.split}"
+        """What these captions go by in a data set: the recipe's digest, and beside it how videos were split and which
+        column asked, if they were and one did.
+        """
+        split = "" if self.split == "none" else f" {self.split}"
+        return self.recipe.digest + split + (f" prompts:{self.prompt_column}" if self.prompt_column else "")
 
     def made(self, row: CaptionRow) -> bool:
         """Whether the row is of a clip admitted now, by this recipe; ranges of another split are not."""
@@ -340,7 +344,7 @@ def _run(
         return CaptionReport(
             output=output, counts=tally.counts, causes=tally.causes, notes=tally.notes, standing=ledger.standing,
             skipped=ledger.skipped, seconds=tally.seconds, interrupted=interrupts.asked, recipe=recipe,
-            split=options.split, promises=rows.promises,
+            split=options.split, prompt_column=options.prompt_column, promises=rows.promises,
         )  # fmt: skip
 
 
