@@ -195,6 +195,30 @@ def test_a_worker_that_is_killed_is_replaced(decoder: Decoder, clip: Path) -> No
     assert opened(decoder, item(clip)).clip is not None
 
 
+@posix
+@pytest.mark.parametrize("times", [1, 2])
+def test_what_a_worker_that_somebody_killed_had_in_hand_is_begun_once_more(
+    decoder: Decoder, clip: Path, hanging: Path, times: int
+) -> None:
+    """Where memory runs out the system kills whom it likes: that says nothing of the clip."""
+
+    def kill() -> None:
+        for number in range(1, times + 1):
+            with open(hanging, "wb"):  # waits for the worker to open it
+                assert decoder._worker is not None
+                if number == times == 1:
+                    hanging.unlink()
+                    shutil.copyfile(clip, hanging)
+                decoder._worker.process.kill()
+                decoder._worker.process.wait()
+
+    threading.Thread(target=kill, daemon=True).start()
+    seen = decoder.look_at(item(hanging))
+    assert (seen.status, seen.frames) == ((None, 8) if times == 1 else ("error", 0))
+    if times == 2:
+        assert "the decoder was killed (SIGKILL)" in str(seen.error)
+
+
 def test_frames_past_the_memory_limit_are_refused_before_they_are_decoded(clip: Path) -> None:
     decoder = Decoder(replace(LOOK, options=PlanOptions(frames=80), limits=Limits(memory_bytes=2 << 20)))
     seen = decoder.look_at(item(clip))

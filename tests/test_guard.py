@@ -122,13 +122,16 @@ def test_a_hang_ends_in_one_line_and_the_next_clip_gets_a_fresh_child(clip: Path
 
 
 @posix
-@pytest.mark.parametrize("name", ["SIGSEGV", "SIGABRT", "SIGKILL"])
-def test_a_crash_is_one_line(clip: Path, hanging: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "told"), [("SIGSEGV", "crashed"), ("SIGABRT", "crashed"), ("SIGKILL", "was killed")]
+)
+def test_a_crash_is_one_line(clip: Path, hanging: Path, name: str, told: str) -> None:
     read_frames_guarded(clip, TIMES)
     killer = threading.Timer(0.5, os.kill, (idle_pid(), getattr(signal, name)))
     killer.start()
-    with pytest.raises(VideoError, match=f"crashed .{name}."):
+    with pytest.raises(VideoError, match=told) as caught:
         probe_guarded(hanging, Limits(seconds=60))
+    assert f"({name})" in str(caught.value)
     killer.join()
     assert len(read_frames_guarded(clip, TIMES)) == 4
 

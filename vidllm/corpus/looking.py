@@ -20,7 +20,7 @@ from vidllm.errors import FetchError, ReaderUnavailable, VideoError, VideoNotFou
 from vidllm.model.spec import ModelSpec, load_tokenizer
 from vidllm.planning import PlanOptions
 from vidllm.video import wire
-from vidllm.video.guard import Limits
+from vidllm.video.guard import Killed, Limits
 from vidllm.video.subtitles import find_sidecar
 from vidllm.video.timecode import Focus
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 INDEX_BYTES_A_FRAME = 40
 """Of a VideoInfo's arrays."""
-NOT_THE_CLIPS_FAULT = (VideoNotFound, ReaderUnavailable, FetchError)
+NOT_THE_CLIPS_FAULT = (VideoNotFound, ReaderUnavailable, FetchError, Killed)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,7 +25,7 @@ from vidllm.corpus.scratch import Scratch
 from vidllm.corpus.webdataset import not_extracted
 from vidllm.errors import VideoError, VidllmError
 from vidllm.machine import cores
-from vidllm.video.guard import NotBegun, Worker, error_of
+from vidllm.video.guard import Killed, NotBegun, Worker, error_of
 
 if TYPE_CHECKING:
     from vidllm.corpus.item import Item
@@ -55,7 +55,8 @@ class Decoding(Protocol):
 class Decoder:
     """One worker process, started when first needed and again after it was killed. Belongs to one thread.
 
-    No method raises for bad media. `kill` may come from any thread and ends the work in hand as undecodable.
+    No method raises for bad media. `kill` may come from any thread and ends the work in hand as undecodable. What a
+    process that somebody else killed had in hand is begun once more.
     """
 
     def __init__(self, look: Look, *, cores: int = 1) -> None:
@@ -113,6 +114,7 @@ class Decoder:
         job: dict[str, object] = {
             "do": do, "path": item.video, "packed": packed, "cores": self._cores, "limits": vars(limits),
         }  # fmt: skip
+        is_again = False
         while not self._killed:
             job["folder"] = self._folder_of(item)
             worker = self._worker = self._worker or Worker("vidllm.corpus.decode_child")
@@ -120,6 +122,12 @@ class Decoder:
                 reply = worker.call(job, limits)
             except NotBegun:
                 self._drop(worker)
+                continue
+            except Killed:
+                self._drop(worker)
+                if is_again:
+                    raise
+                is_again = True
                 continue
             except BaseException:
                 self._drop(worker)

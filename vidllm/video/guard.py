@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 START_SECONDS = 120.0
 """Longest start of a child, on a machine that has other things to do."""
 WATCH_SECONDS = 0.02
+LEAVE_SECONDS = 1.0
+"""Between the end of what a child says and its own end; one that lives on talks nonsense."""
 RECYCLE_BYTES = 768 << 20
 """A child that holds more than this after its work is not kept."""
 RECYCLE_JOBS = 512
@@ -193,6 +195,10 @@ class NotBegun(Exception):
     """A child that served before was found dead: its next job did not kill it."""
 
 
+class Killed(VideoError):
+    """Somebody else ended the child: the system where memory runs out, or a person. The clip may be as good as any."""
+
+
 class Worker:
     """One child process and the pipes to it. `module` is what runs there: its `main` calls `guard_child.serve`."""
 
@@ -217,7 +223,9 @@ class Worker:
             raise
 
     def call(self, job: dict[str, object], limits: Limits) -> dict[str, Any]:
-        """The child's reply, or `VideoError` when it did not live to give one, `NotBegun` if it had died before."""
+        """The child's reply, or `VideoError` when it did not live to give one (`Killed` where that says nothing of the
+        clip), `NotBegun` if it had died before.
+        """
         path = str(job["path"])
         self._jobs += 1
         with _Watch(self.process, limits) as watch:
@@ -280,12 +288,18 @@ class _Watch:
 
     def failure(self, path: str) -> VideoError:
         """Why there was no reply."""
-        self._process.kill()  # it may live and talk nonsense
-        status = self._process.wait()
+        try:
+            status = self._process.wait(LEAVE_SECONDS)
+            is_killed = status_name(status) == "SIGKILL"
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            status, is_killed = self._process.wait(), False
         self._over.set()
         self._thread.join()
         if self._reason is not None:
             return LimitExceeded(f"{path}: {self._reason}")
+        if is_killed:
+            return Killed(f"{path}: the decoder was killed (SIGKILL), perhaps for want of memory; free some, try again")
         return VideoError(f"{path}: the decoder crashed ({status_name(status)}); convert the clip, it may be damaged")
 
     def _watch(self) -> None:
