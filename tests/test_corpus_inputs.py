@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vidllm.corpus.datarows import old_caption
+from vidllm.corpus.datarows import Rows, old_caption
 from vidllm.corpus.formats import array_rows
 from vidllm.corpus.inputs import InputOptions, admit, in_shard, parse_shard
 from vidllm.corpus.item import Item
@@ -355,6 +355,16 @@ def test_json_lines_of_all_sorts(corpus: Path) -> None:
     problems = [item.problem for item in items if item.problem]
     assert len(problems) == 9
     assert all("rows.jsonl#" in problem and "\n" not in problem for problem in problems)
+
+
+@pytest.mark.parametrize("asked", [[{"from": "human", "value": "Who?"}, {"from": "gpt", "value": "A."}], {}, 7, b"?"])
+def test_a_prompt_that_is_no_text_is_told_and_not_spelled_out(corpus: Path, asked: object) -> None:
+    """A conversation spelled out has the answer in it."""
+    [item] = Rows("clips/rows.json", "llava", InputOptions(prompt_column="asked")).items(
+        4, {"video": "b.mp4", "asked": asked}
+    )
+    told = f"asked holds no prompt but a value of type {type(asked).__name__}; name a column of text"
+    assert item.problem == f"clips/rows.json#5: {told}"
 
 
 @pytest.mark.parametrize("turn", [{"from": "gpt"}, {"from": "gpt", "value": None}, {"from": "gpt", "value": 7}])

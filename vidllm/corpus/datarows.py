@@ -78,15 +78,15 @@ def _row(file: str, kind: SourceKind, index: int, row: object, options: RowOptio
             looked_for = options.column or ", ".join(PATH_COLUMNS)
             raise ValueError(f"names no video (looked for {looked_for}); name the column")
         start, end = _range(row)
+        asked = _asked(row, options)
     except ValueError as error:
         return Item(video=place, path=place, problem=f"{place}: {error}")
     path, id = placed(file, named, options), row.get("id")
-    asked = str(row.get(options.prompt_column) or "") if options.prompt_column else ""
     source = SourceRow(
         kind=kind, file=file, index=index, id=None if id is None else str(id), caption=old_caption(row)
     )
     return Item(
-        video=path, path=path, start=start, end=end, prompt=asked if asked.strip() else None, source=source,
+        video=path, path=path, start=start, end=end, prompt=asked, source=source,
         problem=problem_of(path, f"no such file ({place}); name the folder of the videos"),
     )  # fmt: skip
 
@@ -114,6 +114,17 @@ def _named(row: dict[str, object], options: RowOptions) -> str | None:
         if isinstance(value, str) and value:
             return value
     return None
+
+
+def _asked(row: dict[str, object], options: RowOptions) -> str | None:
+    """The row's own prompt, if it has one. Raises ValueError for what is no text: a whole conversation has the answer
+    in it.
+    """
+    asked = row.get(options.prompt_column) if options.prompt_column else None
+    if asked is not None and not isinstance(asked, str):
+        kind = type(asked).__name__
+        raise ValueError(f"{options.prompt_column} holds no prompt but a value of type {kind}; name a column of text")
+    return asked if asked and asked.strip() else None
 
 
 def old_caption(row: dict[str, object]) -> str | None:
