@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,17 @@ def test_what_can_not_be_written_leaves_the_old_text_and_nothing_beside_it(
     with pytest.raises(told, match="no room left" if told is OutputError else None):
         write_whole(path, "new")
     assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {"rows.jsonl": "old"}
+
+
+def test_lines_that_end_in_an_error_leave_the_old_text_and_nothing_beside_it(tmp_path: Path) -> None:
+    def lines() -> Iterator[str]:
+        yield "new\n"
+        raise ValueError("row 2")
+
+    write_whole(path := tmp_path / "rows.jsonl", iter(["old\n", "too\n"]))
+    with pytest.raises(ValueError, match="row 2"):
+        write_whole(path, lines())
+    assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {"rows.jsonl": "old\ntoo\n"}
 
 
 def test_a_folder_that_is_none_is_told(tmp_path: Path) -> None:

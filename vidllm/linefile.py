@@ -9,7 +9,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -188,15 +188,17 @@ def json_line(value: object) -> bytes:
         return json.dumps(value).encode() + b"\n"
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Put a text in `path`'s place: a reader sees the old file or the new one. Raises OutputError.
+def write_whole(path: Path, text: str | Iterable[str]) -> None:
+    """Put a text, or many one after the other, in `path`'s place: a reader sees the old file or the new one. Raises
+    OutputError.
 
     A link stays one: who made it wants the bytes where it leads.
     """
     check_regular(path)
     target = Path(os.path.realpath(path))
-    with replacing(target, target.with_name(target.name + ".part"), name=path) as part:
-        part.write_text(text, encoding="utf-8")
+    part = target.with_name(target.name + ".part")
+    with replacing(target, part, name=path), open(part, "w", encoding="utf-8") as file:
+        file.writelines([text] if isinstance(text, str) else text)
 
 
 @contextmanager

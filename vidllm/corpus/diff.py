@@ -333,7 +333,7 @@ _WRITERS: dict[str, Callable[[Path, Path, _Column], None]] = {
 
 def write_diff(changes: Sequence[Recaptioned], target: Path) -> None:
     """The old caption beside the new of every row, as text a person reads: `-` old, `+` new. Raises OutputError."""
-    write_whole(target, _utf8("".join(line for renewed in changes for line in _told(renewed))).decode())
+    write_whole(target, (_utf8(line).decode() for renewed in changes for line in _told(renewed)))
 
 
 def _told(renewed: Recaptioned) -> Iterator[str]:

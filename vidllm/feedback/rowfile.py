@@ -66,4 +66,4 @@ def _place(medium: Media, output: Path) -> str:
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:
     """Put the rows in `path`'s place in one step. Raises OutputError."""
-    write_whole(path, b"".join(map(json_line, rows)).decode())
+    write_whole(path, (json_line(row).decode() for row in rows))
