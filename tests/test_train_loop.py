@@ -18,10 +18,10 @@ from typing import Any
 import pytest
 import torch
 
-from tests.train_task import Listener, Network, Parity, figures, run, same
+from tests.train_task import Listener, Network, Parity, figures, options, run, same
 from vidllm.ahead import made_ahead
 from vidllm.errors import CheckpointError, ConfigError, NotFinite, OutputError, TrainError
-from vidllm.train.loop import LoopOptions, on_cpu
+from vidllm.train.loop import LoopOptions, on_cpu, train
 from vidllm.train.metrics import Metrics, read_metrics, smoothed
 from vidllm.train.optim import OptimOptions, make_optimizer, rate_share, set_rates
 from vidllm.train.parts import Parts
@@ -159,6 +159,19 @@ def test_another_run_is_refused_by_what_differs(whole: tuple[Path, Network]) -> 
         f"{whole[0]}/checkpoints/step-00000012 was made with batch 6, now 8; steps in all 12, now 9; warmup 0.1, now "
         "0.2: put that back to go on, or give this run another `out`"
     )
+
+
+@pytest.mark.parametrize(
+    ("learns", "how"),
+    [("frozen", "without frozen.bias, which learns now"), ("aside", "with aside.bias, which does not learn now")],
+)
+def test_a_checkpoint_of_other_parts_is_refused(learns: str, how: str, whole: tuple[Path, Network]) -> None:
+    """Under the same settings they differ where another version of vidllm chose them."""
+    network = Network()
+    part = getattr(network, learns)
+    part.requires_grad_(not part.weight.requires_grad)
+    with pytest.raises(CheckpointError, match=rf"/step-00000012 was made {how}: go on with the version of vidllm that"):
+        train(Parity(), network, network.groups(), options(), whole[0], Listener())
 
 
 def test_a_row_that_is_no_number_ends_the_run_before_the_step(tmp_path: Path) -> None:

@@ -334,7 +334,7 @@ class _Run:
         if differ := differences(saved.identity, self._identity):
             raise CheckpointError(f"{saved.folder} was made with {'; '.join(differ)}: put that back to go on, or give "
                                   "this run another `out`")  # fmt: skip
-        restore(self._model, self._optimizer.optimizer, saved.load("weights.pt"), saved.load("optimizer.pt"))
+        restore(self._model, self._optimizer.optimizer, saved)
         run, states = saved.load("run.pt"), saved.load("random.pt")
         self._task.restore(run["task"])
         if self._rank < len(states):

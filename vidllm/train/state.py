@@ -21,6 +21,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from vidllm.errors import CheckpointError
+from vidllm.train.saves import Saved
 
 _GATHER = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
 _SPREAD = StateDictOptions(full_state_dict=True, broadcast_from_rank0=False, strict=False)
@@ -38,16 +39,21 @@ def memory(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]
     return dict(get_optimizer_state_dict(model, optimizer, options=_GATHER))
 
 
-def restore(model: nn.Module, optimizer: torch.optim.Optimizer, weights: dict[str, Any], kept: dict[str, Any]) -> None:
+def restore(model: nn.Module, optimizer: torch.optim.Optimizer, saved: Saved) -> None:
     """Put both back, on every process.
 
     Raises:
-        CheckpointError: these are the weights of other parts than those that learn now.
+        CheckpointError: these are the weights of other parts than those that learn now, as another version of vidllm
+            may have it under the same settings: what was learnt of them would be lost without a word.
     """
-    if missing := _learning(model) - set(weights):
-        raise CheckpointError(f"the checkpoint holds no {min(missing)}; it was made with other parts learning")
+    weights = saved.load("weights.pt")
+    missing, more = _learning(model) - set(weights), set(weights) - _learning(model, every_name=True)
+    if missing or more:
+        differ = f"without {min(missing)}, which learns" if missing else f"with {min(more)}, which does not learn"
+        raise CheckpointError(f"{saved.folder} was made {differ} now: go on with the version of vidllm that made it, "
+                              "or give this run another `out`")  # fmt: skip
     set_model_state_dict(model, weights, options=_SPREAD)
-    set_optimizer_state_dict(model, optimizer, kept, options=_SPREAD)
+    set_optimizer_state_dict(model, optimizer, saved.load("optimizer.pt"), options=_SPREAD)
 
 
 def _learning(model: nn.Module, *, every_name: bool = False) -> set[str]:
