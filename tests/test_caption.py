@@ -150,6 +150,7 @@ def test_arguments_that_are_none_of_theirs_are_told_by_their_type(what: str, val
         with pytest.raises(VidllmError, match=f"of type {type(value).__name__}$"):
             work(*asked.values())
 
+
 def test_a_second_run_does_nothing_and_a_new_clip_is_all_it_does(
     few: Path, tmp_path: Path, output: Path, model: vidllm.VideoModel
 ) -> None:
