@@ -11,12 +11,11 @@ from typing import Any
 import transformers
 from transformers import PreTrainedTokenizerFast
 
-from tests.tiny_models import GLM, GLM_SPECIAL, QWEN_SPECIAL, VISION, _qwen_text
+from tests.tiny_models import EXPERTS, GLM, GLM_SPECIAL, QWEN_SPECIAL, VISION, _qwen_text
 from tests.tiny_unlisted import _chatml, _id, _saved, _tokenizer, _with_videos
 
 SIZE = {"shortest_edge": 56**2, "longest_edge": 112**2}
 DEPTH = {"depth": 3, "hidden_size": 32, "intermediate_size": 64, "num_heads": 4, "out_hidden_size": 32}
-EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
 
 
 def _qwen_words(*special: str, **named: str) -> PreTrainedTokenizerFast:

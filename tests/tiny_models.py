@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
@@ -225,20 +226,24 @@ MISTRAL_3 = (
 
 
 def make_tokenizer(
-    special: Sequence[str], *, bos: str | None, eos: str, pad: str, template: str
+    special: Sequence[str], *, bos: str | None, eos: str, pad: str, template: str, **named: str
 ) -> PreTrainedTokenizerFast:
-    """A byte-level BPE of a few hundred merges: it can spell anything, and common words are one or two tokens."""
+    """A byte-level BPE of a few hundred merges: it can spell anything, and common words are one or two tokens.
+
+    It knows the `named` special tokens as attributes of its own, too (`image_token`).
+    """
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     trainer = trainers.BpeTrainer(vocab_size=600, initial_alphabet=alphabet, show_progress=False)
     bpe.train_from_iterator(CORPUS, trainer)
-    names = list(dict.fromkeys([*([bos] if bos else []), eos, pad, *special]))
+    names = list(dict.fromkeys([*([bos] if bos else []), eos, pad, *special, *named.values()]))
     bpe.add_special_tokens([AddedToken(name, normalized=False, special=True) for name in names])
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token=bos, eos_token=eos, pad_token=pad)
-    tokenizer.chat_template = template
-    return tokenizer
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe, bos_token=bos, eos_token=eos, pad_token=pad, chat_template=template,
+        **({"extra_special_tokens": named} if named else {}),
+    )  # fmt: skip
 
 
 def _noise(network: torch.nn.Module) -> torch.nn.Module:
@@ -263,15 +268,23 @@ def _llama_tokenizer(*special: str) -> PreTrainedTokenizerFast:
     return make_tokenizer(special, bos="<s>", eos="</s>", pad="<pad>", template=VICUNA)
 
 
-def _qwen_tokenizer(template: str, *special: str) -> PreTrainedTokenizerFast:
+def _qwen_tokenizer(template: str, *special: str, **named: str) -> PreTrainedTokenizerFast:
     names = ("<|im_start|>", *special)
-    return make_tokenizer(names, bos=None, eos="<|im_end|>", pad="<|endoftext|>", template=template)
+    return make_tokenizer(names, bos=None, eos="<|im_end|>", pad="<|endoftext|>", template=template, **named)
 
 
 def _clip_vision() -> Any:
-    from transformers import CLIPVisionConfig
+    return transformers.CLIPVisionConfig(**VISION, image_size=112, patch_size=14)
 
-    return CLIPVisionConfig(**VISION, image_size=112, patch_size=14)
+
+def _siglip_vision(side: int) -> Any:
+    return transformers.SiglipVisionConfig(**VISION, image_size=side, patch_size=14, vision_use_head=False)
+
+
+def _network(named: str, **config: Any) -> Any:
+    """A model of the classes that begin with this name."""
+    made = getattr(transformers, f"{named}Config")(**config)
+    return getattr(transformers, f"{named}ForConditionalGeneration")(made)
 
 
 def _write(folder: Path, name: str, content: object) -> None:
@@ -288,38 +301,30 @@ def _save(folder: Path, network: Any, tokenizer: PreTrainedTokenizerFast) -> Pat
 TILE = {"size": {"shortest_edge": 112}, "crop_size": {"height": 112, "width": 112}}
 
 
-def _llava_like(
-    folder: Path, config: type[Any], network: type[Any], processor: type[Any], images: Any, **more: object
-) -> Path:
+def _llava_like(folder: Path, named: str, processor: type[Any], images: Any, **more: object) -> Path:
     """The families that are LLaVA-1.5 but for a detail: CLIP 8x8 behind its class token, Llama, `<image>`."""
-    from transformers import LlamaConfig
-
     tokenizer = _llama_tokenizer("<image>")
-    written = config(
-        vision_config=_clip_vision(), text_config=_text(LlamaConfig, tokenizer), image_seq_length=64,
-        image_token_index=tokenizer.convert_tokens_to_ids("<image>"), **more,
+    network = _network(
+        named, vision_config=_clip_vision(), text_config=_text(transformers.LlamaConfig, tokenizer),
+        image_seq_length=64, image_token_index=tokenizer.convert_tokens_to_ids("<image>"), **more,
     )  # fmt: skip
     processor(
         images, tokenizer, patch_size=14, vision_feature_select_strategy="default", num_additional_image_tokens=1,
         chat_template=VICUNA,
     ).save_pretrained(folder)  # fmt: skip
-    return _save(folder, network(written), tokenizer)
+    return _save(folder, network, tokenizer)
 
 
 def llava(folder: Path) -> Path:
     """LLaVA-1.5: one square tile per picture."""
-    from transformers import CLIPImageProcessorPil, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
-
-    classes = LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
-    return _llava_like(folder, *classes, CLIPImageProcessorPil(**TILE), vision_feature_layer=-2)
+    images = transformers.CLIPImageProcessorPil(**TILE)
+    return _llava_like(folder, "Llava", transformers.LlavaProcessor, images, vision_feature_layer=-2)
 
 
 def vipllava(folder: Path) -> Path:
     """VipLLaVA: as LLaVA-1.5, with several vision layers side by side."""
-    from transformers import CLIPImageProcessorPil, LlavaProcessor, VipLlavaConfig, VipLlavaForConditionalGeneration
-
-    classes = VipLlavaConfig, VipLlavaForConditionalGeneration, LlavaProcessor
-    return _llava_like(folder, *classes, CLIPImageProcessorPil(**TILE), vision_feature_layers=[-2, -3, 1])
+    images = transformers.CLIPImageProcessorPil(**TILE)
+    return _llava_like(folder, "VipLlava", transformers.LlavaProcessor, images, vision_feature_layers=[-2, -3, 1])
 
 
 PINPOINTS = [[112, 224], [224, 112], [224, 224], [336, 112], [112, 336], [448, 112], [112, 448]]
@@ -328,36 +333,21 @@ PINPOINTS = [[112, 224], [224, 112], [224, 224], [336, 112], [112, 336], [448, 1
 
 def llava_next(folder: Path) -> Path:
     """LLaVA-NeXT: AnyRes tiles and a learned newline, CLIP, Llama."""
-    from transformers import (
-        LlavaNextConfig,
-        LlavaNextForConditionalGeneration,
-        LlavaNextImageProcessorPil,
-        LlavaNextProcessor,
-    )
-
-    images = LlavaNextImageProcessorPil(**TILE, image_grid_pinpoints=PINPOINTS)
-    classes = LlavaNextConfig, LlavaNextForConditionalGeneration, LlavaNextProcessor
-    return _llava_like(folder, *classes, images, image_grid_pinpoints=PINPOINTS)
+    images = transformers.LlavaNextImageProcessorPil(**TILE, image_grid_pinpoints=PINPOINTS)
+    return _llava_like(folder, "LlavaNext", transformers.LlavaNextProcessor, images, image_grid_pinpoints=PINPOINTS)
 
 
 def llava_next_video(folder: Path) -> Path:
     """LLaVA-NeXT-Video: as LLaVA-NeXT, with average pooling by 2 before the projector for video frames."""
-    from transformers import (
-        LlamaConfig,
-        LlavaNextImageProcessorPil,
-        LlavaNextVideoConfig,
-        LlavaNextVideoForConditionalGeneration,
-    )
-
     tokenizer = _llama_tokenizer("<video>", "<image>")
-    config = LlavaNextVideoConfig(
-        vision_config=_clip_vision(), text_config=_text(LlamaConfig, tokenizer), image_grid_pinpoints=PINPOINTS,
-        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+    network = _network(
+        "LlavaNextVideo", vision_config=_clip_vision(), text_config=_text(transformers.LlamaConfig, tokenizer),
+        image_grid_pinpoints=PINPOINTS, image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
         video_token_index=tokenizer.convert_tokens_to_ids("<video>"),
         spatial_pool_mode="average", spatial_pool_stride=2, image_seq_length=64, video_seq_length=16,
     )  # fmt: skip
-    _save(folder, LlavaNextVideoForConditionalGeneration(config), tokenizer)
-    LlavaNextImageProcessorPil(**TILE, image_grid_pinpoints=PINPOINTS).save_pretrained(folder)
+    _save(folder, network, tokenizer)
+    transformers.LlavaNextImageProcessorPil(**TILE, image_grid_pinpoints=PINPOINTS).save_pretrained(folder)
     video = {"video_processor_type": "LlavaNextVideoVideoProcessor", "do_center_crop": True, "do_resize": True,
              "do_normalize": True, "do_rescale": True, "image_mean": CLIP_MEAN, "image_std": CLIP_STD, "resample": 3}
     _write(folder, "video_preprocessor_config.json", video | TILE)
@@ -370,26 +360,18 @@ def llava_next_video(folder: Path) -> Path:
 
 def llava_onevision(folder: Path) -> Path:
     """LLaVA-OneVision: SigLIP without a class token and with an odd 9x9 grid, Qwen2, one newline after a video."""
-    from transformers import (
-        LlavaOnevisionConfig,
-        LlavaOnevisionForConditionalGeneration,
-        LlavaOnevisionImageProcessorPil,
-        Qwen2Config,
-        SiglipVisionConfig,
-    )
-
     tokenizer = _qwen_tokenizer(CHATML_LLAVA, "<image>", "<video>")
     pinpoints = [[126 * rows, 126 * cols] for rows in range(1, 7) for cols in range(1, 7)]
-    vision = SiglipVisionConfig(**VISION, image_size=126, patch_size=14, vision_use_head=False)
-    config = LlavaOnevisionConfig(
-        vision_config=vision, text_config=_text(Qwen2Config, tokenizer, num_key_value_heads=2),
+    network = _network(
+        "LlavaOnevision", vision_config=_siglip_vision(126),
+        text_config=_text(transformers.Qwen2Config, tokenizer, num_key_value_heads=2),
         image_grid_pinpoints=pinpoints, vision_aspect_ratio="anyres_max_9",
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
         video_token_index=tokenizer.convert_tokens_to_ids("<video>"),
     )  # fmt: skip
-    _save(folder, LlavaOnevisionForConditionalGeneration(config), tokenizer)
+    _save(folder, network, tokenizer)
     side = {"size": {"height": 126, "width": 126}}
-    LlavaOnevisionImageProcessorPil(**side, image_grid_pinpoints=pinpoints).save_pretrained(folder)
+    transformers.LlavaOnevisionImageProcessorPil(**side, image_grid_pinpoints=pinpoints).save_pretrained(folder)
     video = {"video_processor_type": "LlavaOnevisionVideoProcessor", "do_resize": True, "do_normalize": True,
              "do_rescale": True, "image_mean": CLIP_MEAN, "image_std": CLIP_STD, "resample": 3}
     _write(folder, "video_preprocessor_config.json", video | side)
@@ -402,23 +384,16 @@ def llava_onevision(folder: Path) -> Path:
 
 def internvl(folder: Path) -> Path:
     """InternVL: a tower with a class token, 8x8 patches shuffled into 4x4 tokens, stretched tiles, numbered frames."""
-    from transformers import (
-        GotOcr2ImageProcessorPil,
-        InternVLConfig,
-        InternVLForConditionalGeneration,
-        InternVLVisionConfig,
-        Qwen2Config,
-    )
-
     tokenizer = _qwen_tokenizer(CHATML_INTERN, "<img>", "</img>", "<IMG_CONTEXT>", "<video>")
-    vision = InternVLVisionConfig(**VISION, image_size=112, patch_size=14)
-    config = InternVLConfig(
-        vision_config=vision, text_config=_text(Qwen2Config, tokenizer, num_key_value_heads=2), image_seq_length=16,
+    vision = transformers.InternVLVisionConfig(**VISION, image_size=112, patch_size=14)
+    text = _text(transformers.Qwen2Config, tokenizer, num_key_value_heads=2)
+    network = _network(
+        "InternVL", vision_config=vision, text_config=text, image_seq_length=16,
         image_token_id=tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>"),
     )  # fmt: skip
-    _save(folder, InternVLForConditionalGeneration(config), tokenizer)
+    _save(folder, network, tokenizer)
     side = {"size": {"height": 112, "width": 112}}
-    GotOcr2ImageProcessorPil(**side, max_patches=6, crop_to_patches=True).save_pretrained(folder)
+    transformers.GotOcr2ImageProcessorPil(**side, max_patches=6, crop_to_patches=True).save_pretrained(folder)
     video = {"video_processor_type": "InternVLVideoProcessor", "do_resize": True, "do_normalize": True,
              "do_rescale": True, "image_mean": CLIP_MEAN, "image_std": CLIP_STD, "resample": 3}
     _write(folder, "video_preprocessor_config.json", video | side)
@@ -431,37 +406,23 @@ GEMMA_PICTURE = {"image_token": "<image_soft_token>", "boi_token": "<start_of_im
 
 def gemma3(folder: Path) -> Path:
     """Gemma 3: 8x8 SigLIP patches averaged to 4x4, pictures read both ways, layers with and without a window."""
-    from transformers import (
-        Gemma3Config,
-        Gemma3ForConditionalGeneration,
-        Gemma3ImageProcessorPil,
-        Gemma3Processor,
-        Gemma3TextConfig,
-        SiglipVisionConfig,
-    )
-
-    names = (*GEMMA_PICTURE.values(), "<start_of_turn>", "<eos>")
-    bare = make_tokenizer(names, bos="<bos>", eos="<end_of_turn>", pad="<pad>", template=GEMMA)
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=bare.backend_tokenizer, bos_token="<bos>", eos_token="<end_of_turn>", pad_token="<pad>",
-        extra_special_tokens=GEMMA_PICTURE, chat_template=GEMMA,
-    )  # fmt: skip
+    ends = {"bos": "<bos>", "eos": "<end_of_turn>", "pad": "<pad>"}
+    tokenizer = make_tokenizer(("<start_of_turn>", "<eos>"), **ends, template=GEMMA, **GEMMA_PICTURE)
     rope = {"full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
             "sliding_attention": {"rope_type": "default", "rope_theta": 1e4}}  # fmt: skip
     text = _text(
-        Gemma3TextConfig, tokenizer, num_key_value_heads=2, head_dim=8, query_pre_attn_scalar=8, rope_parameters=rope,
-        sliding_window=24, layer_types=["sliding_attention", "full_attention"],
+        transformers.Gemma3TextConfig, tokenizer, num_key_value_heads=2, head_dim=8, query_pre_attn_scalar=8,
+        rope_parameters=rope, sliding_window=24, layer_types=["sliding_attention", "full_attention"],
     )  # fmt: skip
-    vision = SiglipVisionConfig(**VISION, image_size=112, patch_size=14, vision_use_head=False)
     ids = {f"{name[:3]}_token_index": tokenizer.convert_tokens_to_ids(GEMMA_PICTURE[name])
            for name in ("boi_token", "eoi_token")}  # fmt: skip
-    config = Gemma3Config(
-        text_config=text, vision_config=vision, mm_tokens_per_image=16,
+    network = _network(
+        "Gemma3", text_config=text, vision_config=_siglip_vision(112), mm_tokens_per_image=16,
         image_token_index=tokenizer.convert_tokens_to_ids("<image_soft_token>"), **ids,
     )  # fmt: skip
-    side = {"size": {"height": 112, "width": 112}}
-    Gemma3Processor(Gemma3ImageProcessorPil(**side), tokenizer, GEMMA, image_seq_length=16).save_pretrained(folder)
-    return _save(folder, Gemma3ForConditionalGeneration(config), tokenizer)
+    images = transformers.Gemma3ImageProcessorPil(size={"height": 112, "width": 112})
+    transformers.Gemma3Processor(images, tokenizer, GEMMA, image_seq_length=16).save_pretrained(folder)
+    return _save(folder, network, tokenizer)
 
 
 GEMMA_4_WORDS = {
@@ -473,13 +434,13 @@ GEMMA_4_WORDS = {
 
 def gemma4(folder: Path) -> Path:
     """Gemma 4 E2B: layers told of each token by a table of their own, the last two without keys of their own, ears."""
-    from transformers import Gemma4AudioConfig
-
     shared = {"num_hidden_layers": 5, "num_kv_shared_layers": 2, "use_double_wide_mlp": True,
               "hidden_size_per_layer_input": 8}  # fmt: skip
     kinds = ["sliding_attention", "full_attention"]
-    audio = Gemma4AudioConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, output_proj_dims=16,
-                              subsampling_conv_channels=[4, 4])  # fmt: skip
+    audio = transformers.Gemma4AudioConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, output_proj_dims=16,
+        subsampling_conv_channels=[4, 4],
+    )  # fmt: skip
     return _gemma4(folder, "Gemma4", GEMMA_4_TOWER, audio, layer_types=[kinds[0], *kinds, *kinds], **shared)
 
 
@@ -506,29 +467,24 @@ GEMMA_4_TOWER = {
 
 def _gemma4(folder: Path, named: str, vision: dict[str, Any], audio: Any, **text: Any) -> Path:
     """3x3 patches of 4 px are a token, at most 70 of them a picture; layers with and without a window of 24."""
-    import transformers
-
-    config, network, text_config = (
-        getattr(transformers, f"{named}{part}") for part in ("Config", "ForConditionalGeneration", "TextConfig")
-    )
     names = (*GEMMA_4_WORDS.values(), "<|video|>", "<eos>")
     tokenizer = make_tokenizer(names, bos="<bos>", eos="<turn|>", pad="<pad>", template=GEMMA_4)
     layers = ["full_attention", "sliding_attention", "sliding_attention", "full_attention"]
     kinds = {"num_hidden_layers": len(layers), "layer_types": layers, "num_key_value_heads": 2, "sliding_window": 24}
     table = {"vocab_size_per_layer_input": len(tokenizer)} if "hidden_size_per_layer_input" in text else {}
     language = _text(
-        text_config, tokenizer, **{**kinds, **text}, **table, head_dim=8, global_head_dim=16,
-        final_logit_softcapping=8.0,
+        getattr(transformers, f"{named}TextConfig"), tokenizer, **{**kinds, **text}, **table, head_dim=8,
+        global_head_dim=16, final_logit_softcapping=8.0,
     )  # fmt: skip
     words = {**GEMMA_4_WORDS, "video_token": "<|video|>"}
     marks = ("image_token", "video_token", "boi_token", "eoi_token", "boa_token", "audio_token")
     ids = {f"{name}_id": tokenizer.convert_tokens_to_ids(words[name]) for name in marks}
     grid = {"patch_size": 4, "pooling_kernel_size": 3}
-    made = network(config(
-        text_config=language, vision_config={**vision, **grid}, audio_config=audio,
+    made = _network(
+        named, text_config=language, vision_config={**vision, **grid}, audio_config=audio,
         eoa_token_index=tokenizer.convert_tokens_to_ids(words["eoa_token"]), **ids,
         tie_word_embeddings=text.get("tie_word_embeddings", True),
-    ))  # fmt: skip
+    )  # fmt: skip
     for name, weight in made.named_parameters():
         if name.endswith("q_norm.weight"):  # nothing else scales its attention, which would look at one token alone
             torch.nn.init.constant_(weight, 0.3)
@@ -543,22 +499,21 @@ def _gemma4(folder: Path, named: str, vision: dict[str, Any], audio: Any, **text
     return folder
 
 
-def _cohere(folder: Path, config: type[Any], network: type[Any], marker: str) -> Path:
+def _cohere(folder: Path, named: str, marker: str) -> Path:
     """What Cohere's two have in common: SigLIP, 8x8 patches joined to 4x4 tokens in the projector, every other layer of
     the language model with a window and rotary positions."""
-    from transformers import Cohere2Config, SiglipVisionConfig
-
     turns = ("START_OF_TURN_TOKEN", "USER_TOKEN", "CHATBOT_TOKEN", "SYSTEM_TOKEN", "START_RESPONSE", "END_RESPONSE")
     media = ("START_OF_IMG", "END_OF_IMG", "IMG_PATCH", "IMG_LINE_BREAK")
     tokenizer = make_tokenizer(
         [f"<|{name}|>" for name in (*turns, *media)], bos="<BOS_TOKEN>", eos="<|END_OF_TURN_TOKEN|>", pad="<PAD>",
         template=COHERE.replace("MARKER", marker),
     )  # fmt: skip
-    vision = SiglipVisionConfig(**VISION, image_size=112, patch_size=14, vision_use_head=False)
-    text = _text(Cohere2Config, tokenizer, num_key_value_heads=2, sliding_window_pattern=2)
-    patch = tokenizer.convert_tokens_to_ids("<|IMG_PATCH|>")
-    written = config(vision_config=vision, text_config=text, alignment_intermediate_size=64, image_token_id=patch)
-    return _save(folder, network(written), tokenizer)
+    network = _network(
+        named, vision_config=_siglip_vision(112), alignment_intermediate_size=64,
+        text_config=_text(transformers.Cohere2Config, tokenizer, num_key_value_heads=2, sliding_window_pattern=2),
+        image_token_id=tokenizer.convert_tokens_to_ids("<|IMG_PATCH|>"),
+    )  # fmt: skip
+    return _save(folder, network, tokenizer)
 
 
 COHERE_TILES = {
@@ -568,10 +523,8 @@ COHERE_TILES = {
 
 def aya_vision(folder: Path) -> Path:
     """Aya Vision: stretched tiles, each behind its name."""
-    from transformers import AyaVisionConfig, AyaVisionForConditionalGeneration, GotOcr2ImageProcessorPil
-
-    _cohere(folder, AyaVisionConfig, AyaVisionForConditionalGeneration, "<image>")
-    GotOcr2ImageProcessorPil(**COHERE_TILES).save_pretrained(folder)
+    _cohere(folder, "AyaVision", "<image>")
+    transformers.GotOcr2ImageProcessorPil(**COHERE_TILES).save_pretrained(folder)
     words = {"patch_size": 28, "img_size": 112, "image_token": "<image>", "downsample_factor": 1}
     _write(folder, "processor_config.json", {"processor_class": "AyaVisionProcessor", **words})
     return folder
@@ -579,9 +532,7 @@ def aya_vision(folder: Path) -> Path:
 
 def cohere2_vision(folder: Path) -> Path:
     """Command A Vision: nameless tiles of the grid that covers a picture, a tower that normalises its end."""
-    from transformers import Cohere2VisionConfig, Cohere2VisionForConditionalGeneration
-
-    _cohere(folder, Cohere2VisionConfig, Cohere2VisionForConditionalGeneration, "<|IMG_PATCH|>")
+    _cohere(folder, "Cohere2Vision", "<|IMG_PATCH|>")
     words = {"boi_token": "<|START_OF_IMG|>", "eoi_token": "<|END_OF_IMG|>", "image_token": "<|IMG_PATCH|>",
              "img_line_break_token": "<|IMG_LINE_BREAK|>"}  # fmt: skip
     edit(folder / "tokenizer_config.json", extra_special_tokens=words)
@@ -592,6 +543,7 @@ def cohere2_vision(folder: Path) -> Path:
     return folder
 
 
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
 QWEN_SPECIAL = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
 
 
@@ -612,54 +564,42 @@ def _qwen_text(tokenizer: PreTrainedTokenizerFast, **more: object) -> dict[str, 
 
 def qwen2_vl(folder: Path) -> Path:
     """Qwen2-VL: as Qwen2.5-VL, with full attention in its tower and positions that count groups of frames."""
-    from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
-
-    tokenizer = _qwen_tokenizer(CHATML_QWEN, *QWEN_SPECIAL)
     vision = {"depth": 2, "embed_dim": 32, "num_heads": 4, "hidden_size": 32, "mlp_ratio": 2, "patch_size": 14}
-    config = Qwen2VLConfig(text_config=_qwen_text(tokenizer), vision_config=vision, **_qwen_ids(tokenizer))
-    _save(folder, Qwen2VLForConditionalGeneration(config), tokenizer)
-    _qwen_processor(folder, "Qwen2VLProcessor", "Qwen2VLVideoProcessor", 14, CLIP_MEAN, CLIP_STD,
-                    {"min_pixels": 3136, "max_pixels": 12845056})  # fmt: skip
-    return folder
+    return _qwen2(folder, "Qwen2VL", vision)
 
 
 def qwen2_5_vl(folder: Path) -> Path:
     """Qwen2.5-VL: 14-pixel patches merged 2x2, frames in pairs, three-axis rotary positions that know seconds."""
-    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
-
-    tokenizer = _qwen_tokenizer(CHATML_QWEN, *QWEN_SPECIAL)
     vision = {"depth": 2, "hidden_size": 32, "intermediate_size": 64, "num_heads": 4, "out_hidden_size": 32,
               "patch_size": 14, "window_size": 56, "fullatt_block_indexes": [1], "tokens_per_second": 2}
-    config = Qwen2_5_VLConfig(text_config=_qwen_text(tokenizer), vision_config=vision, **_qwen_ids(tokenizer))
-    _save(folder, Qwen2_5_VLForConditionalGeneration(config), tokenizer)
-    _qwen_processor(folder, "Qwen2_5_VLProcessor", "Qwen2VLVideoProcessor", 14, CLIP_MEAN, CLIP_STD,
+    return _qwen2(folder, "Qwen2_5_VL", vision)
+
+
+def _qwen2(folder: Path, named: str, vision: dict[str, Any]) -> Path:
+    tokenizer = _qwen_tokenizer(CHATML_QWEN, *QWEN_SPECIAL)
+    text = _qwen_text(tokenizer)
+    _save(folder, _network(named, text_config=text, vision_config=vision, **_qwen_ids(tokenizer)), tokenizer)
+    _qwen_processor(folder, f"{named}Processor", "Qwen2VLVideoProcessor", 14, CLIP_MEAN, CLIP_STD,
                     {"min_pixels": 3136, "max_pixels": 12845056})  # fmt: skip
     return folder
 
 
 def qwen3_vl(folder: Path) -> Path:
     """Qwen3-VL: 16-pixel patches, a timestamp as text before every pair of frames, deep vision features."""
-    from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
-
-    return _qwen3(folder, Qwen3VLConfig, Qwen3VLForConditionalGeneration)
+    return _qwen3(folder, "Qwen3VL")
 
 
 def qwen3_vl_moe(folder: Path) -> Path:
     """Qwen3-VL with experts in its language model."""
-    from transformers import Qwen3VLMoeConfig, Qwen3VLMoeForConditionalGeneration
-
-    return _qwen3(
-        folder, Qwen3VLMoeConfig, Qwen3VLMoeForConditionalGeneration, num_experts=4, num_experts_per_tok=2,
-        moe_intermediate_size=16,
-    )  # fmt: skip
+    return _qwen3(folder, "Qwen3VLMoe", **EXPERTS)
 
 
-def _qwen3(folder: Path, config: type[Any], network: type[Any], **experts: int) -> Path:
+def _qwen3(folder: Path, named: str, **experts: int) -> Path:
     tokenizer = _qwen_tokenizer(CHATML_QWEN, *QWEN_SPECIAL)
     vision = {"depth": 3, "hidden_size": 32, "intermediate_size": 64, "num_heads": 4, "out_hidden_size": 32,
               "patch_size": 16, "num_position_embeddings": 64, "deepstack_visual_indexes": [0, 1]}
     text = _qwen_text(tokenizer, head_dim=8, **experts)
-    _save(folder, network(config(text_config=text, vision_config=vision, **_qwen_ids(tokenizer))), tokenizer)
+    _save(folder, _network(named, text_config=text, vision_config=vision, **_qwen_ids(tokenizer)), tokenizer)
     half = [0.5, 0.5, 0.5]
     _qwen_processor(folder, "Qwen3VLProcessor", "Qwen3VLVideoProcessor", 16, half, half,
                     {"size": {"shortest_edge": 4096, "longest_edge": 25165824}})  # fmt: skip
@@ -668,22 +608,15 @@ def _qwen3(folder: Path, config: type[Any], network: type[Any], **experts: int) 
 
 def qwen3_5(folder: Path) -> Path:
     """Qwen3.5: as Qwen3-VL without deep vision features; most layers of its language model keep a running state."""
-    from transformers import Qwen3_5Config, Qwen3_5ForConditionalGeneration
-
-    return _qwen3_5(folder, Qwen3_5Config, Qwen3_5ForConditionalGeneration)
+    return _qwen3_5(folder, "Qwen3_5")
 
 
 def qwen3_5_moe(folder: Path) -> Path:
     """Qwen3.5 with experts in its language model."""
-    from transformers import Qwen3_5MoeConfig, Qwen3_5MoeForConditionalGeneration
-
-    return _qwen3_5(
-        folder, Qwen3_5MoeConfig, Qwen3_5MoeForConditionalGeneration, num_experts=4, num_experts_per_tok=2,
-        moe_intermediate_size=16, shared_expert_intermediate_size=16,
-    )  # fmt: skip
+    return _qwen3_5(folder, "Qwen3_5Moe", **EXPERTS, shared_expert_intermediate_size=16)
 
 
-def _qwen3_5(folder: Path, config: type[Any], network: type[Any], **experts: int) -> Path:
+def _qwen3_5(folder: Path, named: str, **experts: int) -> Path:
     tokenizer = _qwen_tokenizer(CHATML_QWEN3_5, *QWEN_SPECIAL, "<think>", "</think>")
     vision = {"depth": 3, "hidden_size": 32, "intermediate_size": 64, "num_heads": 4, "out_hidden_size": 32,
               "patch_size": 16, "num_position_embeddings": 64}  # fmt: skip
@@ -692,7 +625,7 @@ def _qwen3_5(folder: Path, config: type[Any], network: type[Any], **experts: int
             "linear_value_head_dim": 32}  # fmt: skip
     text = _qwen_text(tokenizer, head_dim=32, **layers, **sums, **experts)
     text["rope_parameters"]["partial_rotary_factor"] = 0.25
-    made = network(config(text_config=text, vision_config=vision, **_qwen_ids(tokenizer)))
+    made = _network(named, text_config=text, vision_config=vision, **_qwen_ids(tokenizer))
     for name, weight in made.named_parameters():
         if name.endswith("A_log"):  # a memory of some ten tokens; drawn by the class, it may be of less than one
             torch.nn.init.constant_(weight, -2.0)
@@ -716,27 +649,16 @@ def _qwen_processor(
 
 def video_llama_3(folder: Path) -> Path:
     """VideoLLaMA 3: 14-pixel patches of pictures of any size, those of a frame averaged 2x2 behind its time."""
-    from transformers import (
-        Qwen2Config,
-        VideoLlama3Config,
-        VideoLlama3ForConditionalGeneration,
-        VideoLlama3ImageProcessorPil,
-    )
-
     tokens = {"image_token": "<|image_pad|>", "video_token": "<|video_pad|>"}
-    bare = _qwen_tokenizer(CHATML_LINES, *tokens.values())
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=bare.backend_tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>",
-        extra_special_tokens=tokens, chat_template=CHATML_LINES,
-    )  # fmt: skip
+    tokenizer = _qwen_tokenizer(CHATML_LINES, **tokens)
     image_id, video_id = tokenizer.convert_tokens_to_ids(list(tokens.values()))
-    config = VideoLlama3Config(
-        text_config=_text(Qwen2Config, tokenizer, num_key_value_heads=2).to_dict(),
+    network = _network(
+        "VideoLlama3", text_config=_text(transformers.Qwen2Config, tokenizer, num_key_value_heads=2).to_dict(),
         vision_config={**VISION, "patch_size": 14}, image_token_id=image_id, video_token_id=video_id,
     )  # fmt: skip
-    _save(folder, VideoLlama3ForConditionalGeneration(config), tokenizer)
+    _save(folder, network, tokenizer)
     half, named = [0.5, 0.5, 0.5], {"processor_class": "VideoLlama3Processor"}
-    VideoLlama3ImageProcessorPil(min_pixels=3136, max_pixels=16384 * 14**2).save_pretrained(folder)
+    transformers.VideoLlama3ImageProcessorPil(min_pixels=3136, max_pixels=16384 * 14**2).save_pretrained(folder)
     edit(folder / "preprocessor_config.json", image_processor_type="VideoLlama3ImageProcessor", **named)
     _write(folder, "video_preprocessor_config.json", {
         "video_processor_type": "VideoLlama3VideoProcessor", "patch_size": 14, "temporal_patch_size": 1,
@@ -754,20 +676,18 @@ LFM_SPECIAL = (
 
 def lfm2_vl(folder: Path) -> Path:
     """LFM2-VL: SigLIP2 for pictures of any size, tiles of 4x4 tokens, short convolutions around attention."""
-    from transformers import Lfm2Config, Lfm2VlConfig, Lfm2VlForConditionalGeneration, Siglip2VisionConfig
-
     tokenizer = make_tokenizer(LFM_SPECIAL, bos="<|startoftext|>", eos="<|im_end|>", pad="<|pad|>", template=LFM)
-    text = Lfm2Config(
+    text = transformers.Lfm2Config(
         **{**TEXT, "num_hidden_layers": 3}, num_key_value_heads=2, block_auto_adjust_ff_dim=False,
         layer_types=["conv", "full_attention", "conv"], vocab_size=len(tokenizer), max_position_embeddings=4096,
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
-    config = Lfm2VlConfig(
-        text_config=text, downsample_factor=2, projector_hidden_size=32,
-        vision_config=Siglip2VisionConfig(**VISION, patch_size=16, num_patches=64, vision_use_head=False),
+    network = _network(
+        "Lfm2Vl", text_config=text, downsample_factor=2, projector_hidden_size=32,
+        vision_config=transformers.Siglip2VisionConfig(**VISION, patch_size=16, num_patches=64, vision_use_head=False),
         image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
     )  # fmt: skip
-    _save(folder, Lfm2VlForConditionalGeneration(config), tokenizer)
+    _save(folder, network, tokenizer)
     half = [0.5, 0.5, 0.5]
     _write(folder, "preprocessor_config.json", {
         "image_processor_type": "Lfm2VlImageProcessorFast", "processor_class": "Lfm2VlProcessor", "resample": 2,
@@ -780,22 +700,16 @@ def lfm2_vl(folder: Path) -> Path:
 
 def smolvlm(folder: Path) -> Path:
     """SmolVLM: SigLIP-like tower, pixel shuffle, every frame a fixed number of tokens, times as text."""
-    from transformers import SmolVLMConfig, SmolVLMForConditionalGeneration
-
-    return _idefics3_like(folder, "SmolVLM", SmolVLMConfig, SmolVLMForConditionalGeneration,
-                          {"video_sampling": {"max_frames": 64, "fps": 1, "video_size": {"longest_edge": 128}}})
+    sampling = {"max_frames": 64, "fps": 1, "video_size": {"longest_edge": 128}}
+    return _idefics3_like(folder, "SmolVLM", video_sampling=sampling)
 
 
 def idefics3(folder: Path) -> Path:
     """Idefics3: as SmolVLM, which came from it, without a layout of videos."""
-    from transformers import Idefics3Config, Idefics3ForConditionalGeneration
-
-    return _idefics3_like(folder, "Idefics3", Idefics3Config, Idefics3ForConditionalGeneration, {})
+    return _idefics3_like(folder, "Idefics3")
 
 
-def _idefics3_like(
-    folder: Path, name: str, config: type[Any], network: type[Any], videos: dict[str, object]
-) -> Path:
+def _idefics3_like(folder: Path, named: str, **videos: object) -> Path:
     rows = [f"<row_{row}_col_{col}>" for row in range(1, 5) for col in range(1, 5)]
     names = ("<|im_start|>", "<fake_token_around_image>", "<image>", "<global-img>", "<video>", *rows)
     tokenizer = make_tokenizer(names, bos="<|im_start|>", eos="<end_of_utterance>", pad="<|endoftext|>", template=SMOL)
@@ -805,18 +719,20 @@ def _idefics3_like(
         "bos_token_id": tokenizer.bos_token_id,
     }  # fmt: skip
     vision = {**VISION, "image_size": 128, "patch_size": 16}
-    written = config(text_config=text, vision_config=vision, scale_factor=4, pad_token_id=tokenizer.pad_token_id,
-                     image_token_id=tokenizer.convert_tokens_to_ids("<image>"))  # fmt: skip
-    _save(folder, network(written), tokenizer)
+    network = _network(
+        named, text_config=text, vision_config=vision, scale_factor=4, pad_token_id=tokenizer.pad_token_id,
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+    )  # fmt: skip
+    _save(folder, network, tokenizer)
     half = [0.5, 0.5, 0.5]
     image = {
-        "image_processor_type": f"{name}ImageProcessor", "do_convert_rgb": True, "do_resize": True, "do_pad": True,
+        "image_processor_type": f"{named}ImageProcessor", "do_convert_rgb": True, "do_resize": True, "do_pad": True,
         "do_image_splitting": True, "do_normalize": True, "do_rescale": True, "rescale_factor": 1 / 255,
         "size": {"longest_edge": 512}, "max_image_size": {"longest_edge": 128}, "image_mean": half, "image_std": half,
-        "resample": 1, "processor_class": f"{name}Processor", **videos,
+        "resample": 1, "processor_class": f"{named}Processor", **videos,
     }  # fmt: skip
     _write(folder, "preprocessor_config.json", image)
-    _write(folder, "processor_config.json", {"processor_class": f"{name}Processor", "image_seq_len": 4})
+    _write(folder, "processor_config.json", {"processor_class": f"{named}Processor", "image_seq_len": 4})
     return folder
 
 
@@ -828,28 +744,21 @@ GLM_SPECIAL = (
 
 def glm4v(folder: Path) -> Path:
     """GLM-4.1V: frames in pairs, each pair a picture with its second behind it."""
-    from transformers import Glm4vConfig, Glm4vForConditionalGeneration
-
-    return _glm(folder, Glm4vConfig, Glm4vForConditionalGeneration, "Glm4v", GLM)
+    return _glm(folder, "Glm4v", "Glm4v", GLM)
 
 
 def glm4v_moe(folder: Path) -> Path:
     """GLM-4.5V: GLM-4.1V with experts in its language model, but in the first layer."""
-    from transformers import Glm4vMoeConfig, Glm4vMoeForConditionalGeneration
-
-    classes = Glm4vMoeConfig, Glm4vMoeForConditionalGeneration, "Glm4v"
     experts = {"n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
-    return _glm(folder, *classes, GLM_THINKING, **experts)
+    return _glm(folder, "Glm4vMoe", "Glm4v", GLM_THINKING, **experts)
 
 
 def glm46v(folder: Path) -> Path:
     """GLM-4.6V: GLM-4.1V again, with tenths of seconds in words."""
-    from transformers import Glm46VConfig, Glm46VForConditionalGeneration
-
-    return _glm(folder, Glm46VConfig, Glm46VForConditionalGeneration, "Glm46V", GLM_THINKING)
+    return _glm(folder, "Glm46V", "Glm46V", GLM_THINKING)
 
 
-def _glm(folder: Path, config: type[Any], network: type[Any], named: str, template: str, **experts: int) -> Path:
+def _glm(folder: Path, named: str, processor: str, template: str, **experts: int) -> Path:
     tokenizer = make_tokenizer(GLM_SPECIAL, bos=None, eos="<|endoftext|>", pad="<|endoftext|>", template=template)
     keys = ("image_start", "image_end", "video_start", "video_end", "image", "video")
     made = tokenizer.convert_tokens_to_ids(list(GLM_SPECIAL[-len(keys) :]))
@@ -859,11 +768,11 @@ def _glm(folder: Path, config: type[Any], network: type[Any], named: str, templa
     text["eos_token_id"] = tokenizer.convert_tokens_to_ids(["<|endoftext|>", "<|user|>"])
     vision = {"depth": 2, "hidden_size": 32, "intermediate_size": 64, "num_heads": 4, "out_hidden_size": 32,
               "patch_size": 14, "image_size": 112}
-    _save(folder, network(config(text_config=text, vision_config=vision, **ids)), tokenizer)
+    _save(folder, _network(named, text_config=text, vision_config=vision, **ids), tokenizer)
     shared = {"patch_size": 14, "temporal_patch_size": 2, "merge_size": 2, "image_mean": CLIP_MEAN,
-              "image_std": CLIP_STD, "processor_class": f"{named}Processor"}
+              "image_std": CLIP_STD, "processor_class": f"{processor}Processor"}
     for kind, prefix, most in (("image", "", 9633792), ("video", "video_", 47040000)):
-        own = {f"{kind}_processor_type": f"{named}{kind.title()}Processor", **shared,
+        own = {f"{kind}_processor_type": f"{processor}{kind.title()}Processor", **shared,
                "size": {"shortest_edge": 12544, "longest_edge": most}}
         _write(folder, f"{prefix}preprocessor_config.json", own)
     return folder
@@ -872,21 +781,17 @@ def _glm(folder: Path, config: type[Any], network: type[Any], named: str, templa
 PIXTRAL_SPECIAL = ("[INST]", "[/INST]", "[IMG]", "[IMG_BREAK]", "[IMG_END]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]")
 
 
-def _pixtral_like(
-    folder: Path, config: type[Any], network: type[Any], template: str, patch: int, merge: int, text: Any, **more: Any
-) -> Path:
+def _pixtral_like(folder: Path, named: str, template: str, patch: int, merge: int, **more: Any) -> Path:
     """The families that see with Pixtral's tower: sides of at most 8 tokens, a word behind each of their rows."""
-    from transformers import PixtralImageProcessorPil, PixtralVisionConfig
-
     tokenizer = make_tokenizer(PIXTRAL_SPECIAL, bos="<s>", eos="</s>", pad="<pad>", template=template)
-    written = config(
-        vision_config=PixtralVisionConfig(**VISION, image_size=8 * patch * merge, patch_size=patch),
-        text_config=_text(text, tokenizer, num_key_value_heads=2, head_dim=8, sliding_window=None),
-        image_token_index=tokenizer.convert_tokens_to_ids("[IMG]"), vision_feature_layer=-1, **more,
+    side = 8 * patch * merge
+    text = _text(transformers.MistralConfig, tokenizer, num_key_value_heads=2, head_dim=8, sliding_window=None)
+    network = _network(
+        named, vision_config=transformers.PixtralVisionConfig(**VISION, image_size=side, patch_size=patch),
+        text_config=text, image_token_index=tokenizer.convert_tokens_to_ids("[IMG]"), vision_feature_layer=-1, **more,
     )  # fmt: skip
-    _save(folder, network(written), tokenizer)
-    images = PixtralImageProcessorPil(size={"longest_edge": 8 * patch * merge}, patch_size=patch)
-    images.save_pretrained(folder)
+    _save(folder, network, tokenizer)
+    transformers.PixtralImageProcessorPil(size={"longest_edge": side}, patch_size=patch).save_pretrained(folder)
     _write(folder, "processor_config.json", {
         "processor_class": "PixtralProcessor", "patch_size": patch, "spatial_merge_size": merge, "image_token": "[IMG]",
         "image_break_token": "[IMG_BREAK]", "image_end_token": "[IMG_END]",
@@ -896,30 +801,21 @@ def _pixtral_like(
 
 def pixtral(folder: Path) -> Path:
     """Pixtral 12B: a LLaVA whose tower takes pictures of any size, 16-pixel patches."""
-    from transformers import LlavaConfig, LlavaForConditionalGeneration, MistralConfig
-
-    return _pixtral_like(
-        folder, LlavaConfig, LlavaForConditionalGeneration, PIXTRAL, 16, 1, MistralConfig, image_seq_length=1,
-        vision_feature_select_strategy="full",
-    )  # fmt: skip
+    more = {"image_seq_length": 1, "vision_feature_select_strategy": "full"}
+    return _pixtral_like(folder, "Llava", PIXTRAL, 16, 1, **more)
 
 
 def mistral3(folder: Path) -> Path:
     """Mistral Small 3.1: the same tower with 14-pixel patches, merged 2x2."""
-    from transformers import Mistral3Config, Mistral3ForConditionalGeneration, MistralConfig
-
-    classes = Mistral3Config, Mistral3ForConditionalGeneration
-    return _pixtral_like(folder, *classes, MISTRAL_3, 14, 2, MistralConfig, spatial_merge_size=2)
+    return _pixtral_like(folder, "Mistral3", MISTRAL_3, 14, 2, spatial_merge_size=2)
 
 
 def with_text(folder: Path, kind: str, **said: object) -> Path:
     """LLaVA-1.5 over a language model of this kind, with what is said of it."""
-    from transformers import AutoConfig, LlavaConfig, LlavaForConditionalGeneration
-
-    config: Any = LlavaConfig.from_pretrained(llava(folder))
+    config: Any = transformers.LlavaConfig.from_pretrained(llava(folder))
     size = {"vocab_size": config.text_config.vocab_size, "max_position_embeddings": 4096, **TEXT}
-    config.text_config = AutoConfig.for_model(kind, **size, **said)
-    network: Any = _noise(LlavaForConditionalGeneration(config))
+    config.text_config = transformers.AutoConfig.for_model(kind, **size, **said)
+    network: Any = _noise(transformers.LlavaForConditionalGeneration(config))
     network.save_pretrained(folder)
     return folder
 
@@ -957,19 +853,18 @@ CHATML_MOLMO = (
 
 def molmo2(folder: Path) -> Path:
     """Molmo 2: frames of 6x6 patches, 3x3 a token, features of two layers; words that are only read, not said."""
-    from transformers import Molmo2Config, Molmo2ForConditionalGeneration, Molmo2TextConfig
-
     tokenizer = _qwen_tokenizer(CHATML_MOLMO, *MOLMO_WORDS, "<|image|>", "<|video|>")
     read = len(MOLMO_WORDS) + 2
-    text = _text(Molmo2TextConfig, tokenizer, num_key_value_heads=2, head_dim=8, additional_vocab_size=read)
+    words = {"additional_vocab_size": read}
+    text = _text(transformers.Molmo2TextConfig, tokenizer, num_key_value_heads=2, head_dim=8, **words)
     text.vocab_size -= read
     heads = {"num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 8}
     between = {"hidden_size": 32, "intermediate_size": 64, "text_hidden_size": 32, "vision_feature_layer": [2, 1]}
     names = ("image_patch_id", "", "image_start_token_id", "low_res_image_start_token_id", "frame_start_token_id",
              "image_end_token_id", "frame_end_token_id", "")  # fmt: skip
     ids = {name: tokenizer.convert_tokens_to_ids(word) for name, word in zip(names, MOLMO_WORDS, strict=True) if name}
-    config = Molmo2Config(
-        text_config=text, vision_config={**VISION, **heads, "image_size": [84, 84], "patch_size": 14},
+    network = _network(
+        "Molmo2", text_config=text, vision_config={**VISION, **heads, "image_size": [84, 84], "patch_size": 14},
         adapter_config={**heads, **between}, **ids,
     )  # fmt: skip
     half = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "size": {"height": 84, "width": 84}, "patch_size": 14,
@@ -980,7 +875,7 @@ def molmo2(folder: Path) -> Path:
         "image_processor": {"image_processor_type": "Molmo2ImageProcessor", **images},
         "video_processor": {"video_processor_type": "Molmo2VideoProcessor", **half, "pooling_size": [3, 3]},
     })  # fmt: skip
-    return _save(folder, Molmo2ForConditionalGeneration(config), tokenizer)
+    return _save(folder, network, tokenizer)
 
 
 FAMILIES: dict[str, Callable[[Path], Path]] = {

@@ -29,6 +29,7 @@ from tests.tiny_models import (
     VISION,
     _qwen_processor,
     _save,
+    _siglip_vision,
     _text,
     make_tokenizer,
 )
@@ -128,12 +129,7 @@ KIMI = (
 def _tokenizer(
     template: str, *special: str, bos: str | None = None, eos: str = "<|im_end|>", **named: str
 ) -> PreTrainedTokenizerFast:
-    """One that knows these special tokens, and those with a name also as its own attributes (`image_token`)."""
-    made = make_tokenizer([*special, *named.values()], bos=bos, eos=eos, pad="<pad>", template=template)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=made.backend_tokenizer, bos_token=bos, eos_token=eos, pad_token="<pad>",
-        extra_special_tokens=named, chat_template=template,
-    )  # fmt: skip
+    return make_tokenizer(special, bos=bos, eos=eos, pad="<pad>", template=template, **named)
 
 
 def _chatml(picture: str, *special: str, **named: str) -> PreTrainedTokenizerFast:
@@ -211,9 +207,8 @@ def idefics2(folder: Path) -> Path:
 def deepseek_vl(folder: Path) -> Path:
     """DeepSeek-VL: SigLIP and nothing around a picture's tokens."""
     tokenizer = _deepseek("<image_placeholder>", image_token="<image_placeholder>")
-    vision = transformers.SiglipVisionConfig(**VISION, image_size=56, patch_size=14, vision_use_head=False)
     config = transformers.DeepseekVLConfig(
-        text_config=_text(transformers.LlamaConfig, tokenizer), vision_config=vision,
+        text_config=_text(transformers.LlamaConfig, tokenizer), vision_config=_siglip_vision(56),
         image_token_id=_id(tokenizer, "<image_placeholder>"),
     )  # fmt: skip
     images = transformers.DeepseekVLImageProcessorPil(size={"height": 56, "width": 56})
@@ -230,7 +225,7 @@ def deepseek_vl_hybrid(folder: Path) -> Path:
     )  # fmt: skip
     config = transformers.DeepseekVLHybridConfig(
         text_config=_text(transformers.LlamaConfig, tokenizer), high_res_vision_config=larger,
-        vision_config=transformers.SiglipVisionConfig(**VISION, image_size=56, patch_size=14, vision_use_head=False),
+        vision_config=_siglip_vision(56),
         image_token_id=_id(tokenizer, "<image_placeholder>"),
     )  # fmt: skip
     sizes = {"size": {"height": 56, "width": 56}, "high_res_size": {"height": 112, "width": 112}}
@@ -289,10 +284,9 @@ def paligemma(folder: Path) -> Path:
     tokenizer = _tokenizer(PLAIN, bos="<bos>", eos="<eos>", image_token="<image>")
     images = transformers.SiglipImageProcessorPil(size={"height": 56, "width": 56}, image_seq_length=16)
     _processor(folder, transformers.PaliGemmaProcessor, images, tokenizer)  # which adds words to the tokenizer
-    vision = transformers.SiglipVisionConfig(**VISION, image_size=56, patch_size=14, vision_use_head=False)
     config = transformers.PaliGemmaConfig(
         text_config=_text(transformers.GemmaConfig, tokenizer, num_key_value_heads=2, head_dim=8),
-        vision_config=vision, projection_dim=32, hidden_size=32, vocab_size=len(tokenizer),
+        vision_config=_siglip_vision(56), projection_dim=32, hidden_size=32, vocab_size=len(tokenizer),
         image_token_index=_id(tokenizer, "<image>"),
     )  # fmt: skip
     return _saved(folder, transformers.PaliGemmaForConditionalGeneration, config, tokenizer)
