@@ -15,11 +15,15 @@ from dataclasses import replace
 from fractions import Fraction
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import av
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from vidllm.world.script import Script
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -125,15 +129,21 @@ def write_clip(
     return path
 
 
-def write_stories(count: int, folder: Path, seed: int = 0) -> list[Path]:
-    """World clips `seed` .. `seed + count - 1` of a stream for tests: ten seconds without grain, so soon drawn."""
+def short_story(stream: str, number: int, seconds: float) -> "Script":
+    """A world script of so many seconds. It has no grain, which takes most of the time that drawing a clip does."""
     from vidllm.world.generate import make_script
+
+    script = make_script(stream, number, shortest=seconds, longest=seconds)
+    return replace(script, canvas=replace(script.canvas, noise=0.0))
+
+
+def write_stories(count: int, folder: Path, seed: int = 0) -> list[Path]:
+    """World clips `seed` .. `seed + count - 1` of a stream for tests, ten seconds each."""
     from vidllm.world.make import write_video
 
     paths = [folder / f"{number:06d}.mp4" for number in range(seed, seed + count)]
     for number, path in enumerate(paths, seed):
-        script = make_script("tests/stories", number, shortest=10, longest=10)
-        write_video(replace(script, canvas=replace(script.canvas, noise=0.0)), path)
+        write_video(short_story("tests/stories", number, 10), path)
     return paths
 
 

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 import vidllm
-from tests.conftest import ROOT, Servers
+from tests.conftest import ROOT, Servers, short_story
 from vidllm.ask import VideoModel
 from vidllm.corpus.asking import HttpOptions
 from vidllm.corpus.item import Item
@@ -42,7 +42,6 @@ from vidllm.model import resolve
 from vidllm.model.features import FeatureCache
 from vidllm.planning import PlanOptions
 from vidllm.train.rows import read_pairs
-from vidllm.world.generate import make_script
 from vidllm.world.make import save_truth, write_video
 from vidllm.world.questions import tell
 from vidllm.world.script import Script
@@ -63,7 +62,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def two_clips(folder: Path, seconds: float) -> Path:
     for seed in (1, 2):
-        script = make_script("feedback", seed, shortest=seconds, longest=seconds)
+        script = short_story("feedback", seed, seconds)
         write_video(script, folder / f"{seed}.mp4")
         save_truth(script, folder / f"{seed}.json", seed)
     return folder
@@ -261,22 +260,11 @@ def test_the_command_prints_its_report_and_ends_with_the_truth(
 
 
 def words_of(world: Path, output: Path, judge: str) -> list[str]:
-    """Bold answers, every two of them compared in both orders by a judge that takes its time: a question alone fills
-    its hands, so that the first verdict comes long before the last question is asked.
+    """Bold answers, every two of them compared in both orders: a question alone fills the judge's hands, so that the
+    first verdict comes long before the last question is asked.
     """
     return ["feedback", str(world), "-o", str(output), "--dtype", "float32", "--temperature", "2.0", "-k", "4",
             "--limit", "6", "--rebalance", "-1", "--judge", judge, "--judging", "compare"]  # fmt: skip
-
-
-def command(world: Path, output: Path, judge: str) -> list[str]:
-    """The same as a process of its own."""
-    return [sys.executable, "-m", "vidllm_cli.main", *words_of(world, output, judge)]
-
-
-@pytest.fixture
-def slow_judge(serve: Servers) -> str:
-    """Its address."""
-    return serve("--short", "--seconds", "0.05", "--slots", "1", module="tests.judge_server")
 
 
 def told_of(output: Path) -> Counter[str]:
@@ -295,36 +283,43 @@ def wait_for(at: str, output: Path, process: subprocess.Popen[bytes]) -> None:
 
 
 def test_kills_lose_at_most_the_question_in_flight_and_judge_none_twice(
-    world: Path, tmp_path: Path, slow_judge: str
+    world: Path, tmp_path: Path, serve: Servers
 ) -> None:
     output = tmp_path / "pairs.jsonl"
+    slow = serve("--short", "--seconds", "0.05", "--slots", "1", module="tests.judge_server")
     for at in ("sampled", "judged"):
-        process = subprocess.Popen(command(world, output, slow_judge), cwd=ROOT, stdout=subprocess.DEVNULL,
-                                   stderr=subprocess.DEVNULL)  # fmt: skip
+        process = subprocess.Popen([sys.executable, "-m", "vidllm_cli.main", *words_of(world, output, slow)], cwd=ROOT,
+                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
         wait_for(at, output, process)
         process.kill()
         process.wait()
     before = told_of(output)
     assert 0 < before["judged"] <= before["sampled"] < 6
     assert not output.exists()
-    assert main(words_of(world, output, slow_judge)) == 0
+    quick = serve("--short", module="tests.judge_server")
+    assert main(words_of(world, output, quick)) == 0
     told = Counter((line["at"], line["key"]) for line in journal_lines(output))
     assert max(told.values()) == 1
     assert sum(at == "sampled" for at, _ in told) == 6
     whole = tmp_path / "whole.jsonl"
-    assert main(words_of(world, whole, slow_judge)) == 0
+    assert main(words_of(world, whole, quick)) == 0
     assert output.read_bytes() == whole.read_bytes() != b""
 
 
-def test_ctrl_c_finishes_what_is_in_flight_and_says_how_to_go_on(world: Path, tmp_path: Path, slow_judge: str) -> None:
-    output = tmp_path / "pairs.jsonl"
-    process = subprocess.Popen(command(world, output, slow_judge), cwd=ROOT, stdout=subprocess.DEVNULL,
-                               stderr=subprocess.PIPE)  # fmt: skip
-    wait_for("judged", output, process)
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert b"run the same command again to go on" in said
+def test_ctrl_c_finishes_what_is_in_flight_and_says_how_to_go_on(
+    world: Path, tmp_path: Path, serve: Servers, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Pressed when the first verdict is written down."""
+    output, add_judged = tmp_path / "pairs.jsonl", Journal.add_judged
+
+    def press(journal: Journal, *verdict: Any) -> None:
+        add_judged(journal, *verdict)
+        monkeypatch.setattr(Journal, "add_judged", add_judged)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(Journal, "add_judged", press)
+    assert main(words_of(world, output, serve("--short", module="tests.judge_server"))) == 130
+    assert "run the same command again to go on" in capsys.readouterr().err
     told = told_of(output)
     assert 0 < told["judged"] <= told["sampled"] < 6
     assert output.exists()  # the pairs of what is done

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import vidllm
+from tests.conftest import short_story
 from vidllm.ask import VideoModel
 from vidllm.clip import PlanOptions, open_clip
 from vidllm.engine import generate, read
@@ -22,7 +23,6 @@ from vidllm.model.kv import KeyValues
 from vidllm.model.reader import TextReader
 from vidllm.options import GenerationOptions
 from vidllm.prompt import Message, build_example, build_prompt
-from vidllm.world.generate import make_script
 from vidllm.world.make import write_video
 
 BOLD = SamplingOptions(k=6, temperature=2.5)
@@ -37,7 +37,7 @@ FAMILIES = (
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A short world clip."""
     path = tmp_path_factory.mktemp("world") / "a.mp4"
-    write_video(make_script("sampler", 1, shortest=8, longest=8), path)
+    write_video(short_story("sampler", 1, 8), path)
     return path
 
 

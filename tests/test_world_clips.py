@@ -47,16 +47,16 @@ def test_a_clip_lies_beside_its_truth_and_nothing_else_is_left(made: list[Path])
 
 def test_what_was_drawn_is_not_drawn_again_and_what_was_not_is_kept(tmp_path: Path) -> None:
     """Interrupted after the first of two clips; then a video of somebody else's in the place of the third."""
-    first = make_clips(1, 222, tmp_path, split="tests/made")[0]
+    first = make_clips(1, 5, tmp_path, split="tests/made")[0]
     written = first.stat().st_mtime_ns
-    assert make_clips(2, 222, tmp_path, split="tests/made")[0].stat().st_mtime_ns == written
+    assert make_clips(2, 5, tmp_path, split="tests/made")[0].stat().st_mtime_ns == written
     first.with_suffix(".json").write_text("{}")
-    make_clips(1, 222, tmp_path, split="tests/made")
+    make_clips(1, 5, tmp_path, split="tests/made")
     assert first.stat().st_mtime_ns != written, "of another script"
-    (tmp_path / "000224.mp4").write_bytes(b"holidays")
-    with pytest.raises(ConfigError, match=r"000224\.mp4 is there and was not drawn here"):
-        make_clips(3, 222, tmp_path, split="tests/made")
-    assert (tmp_path / "000224.mp4").read_bytes() == b"holidays"
+    (tmp_path / "000007.mp4").write_bytes(b"holidays")
+    with pytest.raises(ConfigError, match=r"000007\.mp4 is there and was not drawn here"):
+        make_clips(3, 5, tmp_path, split="tests/made")
+    assert (tmp_path / "000007.mp4").read_bytes() == b"holidays"
 
 
 def test_an_interrupted_run_leaves_whole_clips_only(tmp_path: Path) -> None:
@@ -64,7 +64,7 @@ def test_an_interrupted_run_leaves_whole_clips_only(tmp_path: Path) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        make_clips(200, 222, tmp_path, split="tests/made", progress=interrupt)
+        make_clips(200, 5, tmp_path, split="tests/made", progress=interrupt)
     left = {path.suffix for path in tmp_path.iterdir()}
     assert left == {".mp4", ".json"}
     assert len(list(tmp_path.glob("*.mp4"))) < 200
@@ -213,7 +213,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Script, list
         path = folder / f"{number}.mp4"
         write_video(script, path)
         shown = read_frames(path, list(moments(script, 0.25)))
-        seen = [(float(t), watch(p)) for p, t in zip(shown.pixels, shown.pts_seconds, strict=True)]
+        seen = [(float(t), watch(p[::2, ::2])) for p, t in zip(shown.pixels, shown.pts_seconds, strict=True)]
         found.append((script, seen))
     return found
 
