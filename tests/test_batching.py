@@ -88,12 +88,12 @@ def said(done: dict[int, Finished]) -> list[tuple[tuple[int, ...], str, str]]:
 
 @pytest.mark.parametrize("name", list(tiny_models.FAMILIES))
 def test_batched_equals_one_by_one(name: str, tiny: Tiny) -> None:
-    """Every family, prompts of unlike lengths, frame counts and factors together, and each batch size."""
+    """Every family, prompts of unlike lengths, frame counts and factors together: in turns, and all at once."""
     model = load(tiny(name))
     work = mixed_work(model)
     expected = one_by_one(model, work)
     assert len({ids for ids, *_ in expected}) == len(expected)  # they say different things: a swap would show
-    for slots in (1, 3, 16):
+    for slots in (3, 16):
         done = run(Batcher(model, slots=slots), work)
         assert said(done) == expected, f"{slots} slots"
         assert not any(finished.alone for finished in done.values())
@@ -562,14 +562,14 @@ def test_the_built_in_model_says_the_same_of_many_clips(tmp_path: Path) -> None:
     assert isinstance(model, ComposableLMM)
     assert type(model.network).__name__ == "LightLlava"
     work = []
-    for path in write_stories(4, tmp_path, seed=300):
+    for path in write_stories(2, tmp_path, seed=300):
         for question in ("describe the video.", "how many objects are there at 0:05?", "what happens at 0:08?"):
             clip = open_clip(path, question, model.spec, model.tokenizer)
             prompt = build_prompt([Message("user", question, (clip,))], model.spec, model.tokenizer)
             work.append((prompt, GenerationOptions(max_new_tokens=48)))
     expected = one_by_one(model, work)
     assert len({text for _, text, _ in expected}) > 3
-    for slots in (2, 7, 16):
+    for slots in (2, 16):
         assert said(run(Batcher(model, slots=slots), work)) == expected
 
 
