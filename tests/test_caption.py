@@ -34,10 +34,11 @@ from vidllm.corpus.scenes import Range
 from vidllm.corpus.stores import manifest_of
 from vidllm.corpus.verify import verify
 from vidllm.corpus.workers import AHEAD_BYTES, Decoder
-from vidllm.errors import ConfigError, VidllmError
+from vidllm.errors import ConfigError, ReaderUnavailable, VidllmError
 from vidllm.model.resolve import builtin_folder
 from vidllm.options import GenerationOptions
 from vidllm.planning import PlanOptions
+from vidllm.video.guard import close_workers
 from vidllm_cli.main import main
 
 CLIPS, FEW = 8, 3
@@ -518,6 +519,9 @@ def test_what_failed_is_tried_again_only_when_asked(
         (["--engine", "magic"], "use local, ray or the http address"),
         (["--dry-run", "-f", "doc"], "'doc' is no format"),
         (["--dry-run", "--report", "page.txt"], "end its name with .html"),
+        (["--max-new-tokens", "2030"], "9 + 13 text + 2030 reply = 2052 tokens, over context 1024 x RoPE 2"),
+        (["--stride", "13"], "stride 13 on a 12x12 grid leaves no token"),
+        (["--prompt", "word " * 3000], "use a shorter question"),
     ],
 )
 def test_a_wrong_word_is_one_line_before_anything_is_loaded(
@@ -529,6 +533,20 @@ def test_a_wrong_word_is_one_line_before_anything_is_loaded(
     assert said in err
     assert err.count("\n") == 1
     assert not output.exists()
+
+
+def test_a_reader_that_does_not_load_is_told_before_anything_is_written(
+    world: Path, output: Path, model: vidllm.VideoModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Its library is missing, or what it needs: one that breaks takes its place in every child."""
+    (tmp_path / "decord.py").write_text("raise OSError('libav is not there')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    close_workers()
+    for begin in (caption, dry_run):
+        with pytest.raises(ReaderUnavailable, match=r"^decord is not installed or does not load; use reader pyav"):
+            begin(world, output, CaptionOptions(plan=PlanOptions(reader="decord")), model=model)
+    close_workers()
+    assert not manifest_of(output).exists()
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes are POSIX")

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from vidllm.checks import check_whole
+from vidllm.corpus.beforehand import check_reader, check_room
 from vidllm.corpus.captioner import Engine
 from vidllm.corpus.dryrun import Done, Estimate, estimate
 from vidllm.corpus.endpoint import REQUEST_SECONDS
@@ -159,10 +160,14 @@ class CaptionOptions:
         """Decode processes here."""
         return self.workers or min(cores(), MOST_WORKERS)
 
+    @property
+    def limits(self) -> Limits:
+        """What one clip may take."""
+        return Limits(seconds=self.time_limit)
+
     def look(self, captioner: Captioner) -> Look:
         """How this run looks at a clip."""
-        limits = Limits(seconds=self.time_limit)
-        return Look(spec=captioner.spec, prompt=self.words, options=self.plan, limits=limits)
+        return Look(spec=captioner.spec, prompt=self.words, options=self.plan, limits=self.limits)
 
     def recipe(self, captioner: Captioner) -> Recipe:
         """What shapes this run's captions."""
@@ -238,7 +243,8 @@ def caption(
     clips in flight (`on_interrupt` is called at once), a second one raises KeyboardInterrupt, and so does a server that
     does not finish in time; either way the output is whole and the next call goes on from there.
 
-    A clip's own failure is a row. Raises ConfigError, CorpusError or EngineError, and ModelError: before the first row
+    A clip's own failure is a row. What fails every clip is raised before the first: ConfigError, CorpusError,
+    EngineError, ReaderUnavailable (it does not load), BudgetError (prompt and answer leave no room); and ModelError: before the first row
     where the model's files tell it, else when it is loaded, for the first clip with frames; rows written stay.
     """
     named, output, options = _named(inputs, output, options)
@@ -267,7 +273,7 @@ def dry_run(
     items = _items(named, output, options, remark)
     engine = open_engine(options, model, remark)
     try:
-        look = options.look(engine.captioner)
+        look = _look(options, engine)
         done = Done(output, options.recipe(engine.captioner), retry_errors=options.retry_errors)
         return estimate(items, engine, look, options, done, tell)
     finally:
@@ -278,9 +284,11 @@ def _items(
     named: Sequence[str], output: Path, options: CaptionOptions, remark: Callable[[str], None],
     elsewhere: Callable[[Item], None] = lambda item: None,
 ) -> Iterator[Item]:  # fmt: skip
-    """The clips, the first found now: what is wrong with names or prompt is told before a model is loaded."""
+    """The clips, the first found now: what is wrong with names, prompt or reader is told before a model is loaded."""
     check_output(output)
     options.words  # noqa: B018  (what is wrong with it)
+    if options.engine != "ray":  # whose nodes read
+        check_reader(options.plan.reader, options.limits)
     items = admit(named, replace(options.inputs(output, remark), elsewhere=elsewhere))
     first = next(items, None)
     if first is not None:
@@ -289,6 +297,13 @@ def _items(
         raise InputError(f"{', '.join(named)}: no video in it; name video files, folders, globs or data sets of them")
     remark(f"{', '.join(named)}: no clip falls to shard {options.shard}; its output is empty")
     return items
+
+
+def _look(options: CaptionOptions, engine: Engine) -> Look:
+    """How clips are looked at. Raises BudgetError where none could ever fit."""
+    look = options.look(engine.captioner)
+    check_room(look, "" if options.prompt_column else look.prompt)
+    return look
 
 
 def _hold_any(named: Sequence[str], options: InputOptions) -> bool:
@@ -331,7 +346,7 @@ def _run(
     items: Iterator[Item], count: _Count, output: Path, options: CaptionOptions, engine: Engine,
     tell: Callable[[Tally], None], on_interrupt: Callable[[], None],
 ) -> CaptionReport:  # fmt: skip
-    look, recipe = options.look(engine.captioner), options.recipe(engine.captioner)
+    look, recipe = _look(options, engine), options.recipe(engine.captioner)
     waits = Interrupts(on_interrupt, patience_seconds=engine.patience_seconds)
     with Output.open(output, recipe, retry_errors=options.retry_errors) as rows, waits as interrupts:
         ledger = Ledger(rows, look)
