@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import sys
 import tarfile
 import threading
 import tracemalloc
@@ -13,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path, PurePath
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -602,6 +604,42 @@ def test_a_report_that_has_no_folder_is_told_before_the_run(tmp_path: Path) -> N
     extras = Extras(report=tmp_path / "none" / "r.html")
     with pytest.raises(OutputError, match=r"r.html: its folder is not there; make it first"):
         list(check_extras(tmp_path / "out.jsonl", extras))
+
+
+def test_a_report_whose_name_leaves_no_letter_is_told_before_the_run(tmp_path: Path) -> None:
+    extras = Extras(report=tmp_path / f"{'r' * 249}.html")
+    with pytest.raises(OutputError, match=r"r.html: can not be written \(File name too long"):
+        list(check_extras(tmp_path / "out.jsonl", extras))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="rights are POSIX")
+@pytest.mark.parametrize(
+    ("shut", "told"),
+    [(".", "out.diff"), ("report", "report/r.html"), ("out", "out"), ("out/.vidllm-files", "out/.vidllm-files")],
+)
+def test_a_place_that_may_not_be_written_is_told_before_the_run(
+    shut: str, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extras = Extras(report=Path("report/r.html"), in_place=True, formats="srt")
+    me = os.geteuid()
+    with TemporaryDirectory() as folder, monkeypatch.context() as patch:
+        patch.chdir(folder)
+        Path("report").mkdir()
+        SideFolder.beside(Path("out.jsonl")).write(PurePath("a.srt"), "one")
+        for path in (Path(), *Path().rglob("*")):
+            path.chmod(0o777)
+        before = sorted(Path().rglob("*"))
+        os.seteuid(me or 65534)  # root may write anywhere
+        try:
+            assert list(check_extras(Path("out.jsonl"), extras)) == []
+            os.seteuid(me)
+            Path(shut).chmod(0o555)
+            os.seteuid(me or 65534)
+            with pytest.raises(OutputError, match=f"^{told}: may not be written"):
+                list(check_extras(Path("out.jsonl"), extras))
+        finally:
+            os.seteuid(me)
+        assert sorted(Path().rglob("*")) == before
 
 
 def empty_output(out: Path) -> Path:

@@ -195,10 +195,31 @@ def write_whole(path: Path, text: str | Iterable[str]) -> None:
     A link stays one: who made it wants the bytes where it leads.
     """
     check_regular(path)
-    target = Path(os.path.realpath(path))
-    part = target.with_name(target.name + ".part")
+    target, part = _target_and_part(path)
     with replacing(target, part, name=path), open(part, "w", encoding="utf-8") as file:
         file.writelines([text] if isinstance(text, str) else text)
+
+
+def check_whole_place(path: Path) -> None:
+    """Raise OutputError, hours before it, where `write_whole` could not put a file; nothing is left there."""
+    check_regular(path)
+    check_place(_target_and_part(path)[1], name=path)
+
+
+def check_place(part: Path, *, name: Path) -> None:
+    """Raise OutputError, which calls the file `name`, where no file can be begun at `part`; none is left there."""
+    try:
+        with suppress(FileExistsError):  # somebody is writing there just now
+            open(part, "xb").close()
+            part.unlink()
+    except OSError as error:
+        raise not_writable(name, error) from error
+
+
+def _target_and_part(path: Path) -> tuple[Path, Path]:
+    """Where the bytes go in the end, and until they are whole."""
+    target = Path(os.path.realpath(path))
+    return target, target.with_name(target.name + ".part")
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from vidllm.corpus.sidefolder import SideFolder
 from vidllm.corpus.stores import DIFF_SUFFIX, check_output
 from vidllm.corpus.traces import DIFF, PAGE, head_of
 from vidllm.errors import ConfigError, OutputError
-from vidllm.linefile import check_regular, not_writable
+from vidllm.linefile import check_whole_place, not_writable
 
 if TYPE_CHECKING:
     from vidllm.corpus.caption import CaptionReport
@@ -57,14 +57,12 @@ def check_extras(output: Path, extras: Extras) -> Iterator[str]:
 
 
 def _check_ours(path: Path, begins: re.Pattern[bytes]) -> None:
-    check_regular(path)
     if path.is_dir():
         raise OutputError(f"{path}: is a folder, where a file is to be written; move it away, or name another output")
+    check_whole_place(path)
     try:
         head = head_of(path)
-    except FileNotFoundError as error:
-        if not path.absolute().parent.is_dir():  # else told when the last clip is captioned
-            raise not_writable(path, error) from error
+    except FileNotFoundError:
         return
     except OSError as error:
         raise not_writable(path, error) from error

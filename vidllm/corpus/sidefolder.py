@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
 from vidllm.errors import OutputError
-from vidllm.linefile import not_writable
+from vidllm.linefile import check_place, not_writable
 
 RECORD = ".vidllm-files"
 PART = ".vidllm-part"
@@ -51,7 +51,17 @@ class SideFolder:
         )
 
     def check(self, endings: Collection[str]) -> None:
-        """Raise OutputError if a file with one of `endings` (".srt") was not written here, or changed since."""
+        """Raise OutputError if none can be written here, or one with an ending of `endings` (".srt") was not written
+        here, or changed since.
+        """
+        place = self.path if self.path.is_dir() else self.path.parent
+        check_place(place / self.part, name=self.path)
+        try:
+            open(self.path / RECORD, "r+b").close()
+        except FileNotFoundError:
+            pass  # it comes with the first file
+        except OSError as error:
+            raise not_writable(self.path / RECORD, error) from error
         for folder, _, names in os.walk(self.path):
             for name in sorted(names):
                 path = Path(folder, name)
