@@ -435,6 +435,17 @@ def test_the_same_clip_in_two_rows_is_two_places(corpus: Path) -> None:
     assert len({item.key for item in admit(["rows.jsonl"])}) == 2
 
 
+def test_videos_inside_a_data_set_are_told_as_that(corpus: Path) -> None:
+    """As Hugging Face's data sets hold them; a file that is there is taken all the same."""
+    held = {"bytes": b"mp4"}
+    inside = [{**held, "path": "clips/b.mp4"}, {**held, "path": "gone.mp4"}, held, b"mp4"]
+    items = list(Rows("rows.parquet", "parquet", InputOptions()).all(enumerate({"video": video} for video in inside)))
+    said = "its video is inside the data set, and a corpus is of files; write its bytes to a file and name that"
+    assert [item.problem for item in items] == [
+        None, f"gone.mp4: {said}", f"rows.parquet#3: {said}", f"rows.parquet#4: {said}",
+    ]  # fmt: skip
+
+
 def test_parquet_rows(corpus: Path) -> None:
     arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     table = arrow.table({"clip": ["clips/b.mp4", "clips/a.MKV", None], "start": [0.0, 1.0, 2.0], "id": [1, 2, 3]})

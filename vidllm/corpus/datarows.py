@@ -15,6 +15,7 @@ from vidllm.video.timecode import parse_time
 PATH_COLUMNS = ("video", "path", "video_path", "file", "file_name", "filename", "mp4")
 """Columns that may name the clip, the first that a row has."""
 CAPTION_COLUMNS = ("caption", "text", "answer")
+INSIDE = "its video is inside the data set, and a corpus is of files; write its bytes to a file and name that"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,9 +75,10 @@ def _row(file: str, kind: SourceKind, index: int, row: object, options: RowOptio
             raise ValueError(f"no valid JSON line ({row}); mend or remove the row") from row
         if not isinstance(row, dict):
             raise ValueError("no JSON object; mend or remove the row")
+        inside = _is_inside(row, options)
         if (named := _named(row, options)) is None:
             looked_for = options.column or ", ".join(PATH_COLUMNS)
-            raise ValueError(f"names no video (looked for {looked_for}); name the column")
+            raise ValueError(INSIDE if inside else f"names no video (looked for {looked_for}); name the column")
         start, end = _range(row)
         asked = _asked(row, options)
     except ValueError as error:
@@ -87,7 +89,7 @@ def _row(file: str, kind: SourceKind, index: int, row: object, options: RowOptio
     )
     return Item(
         video=path, path=path, start=start, end=end, prompt=asked, source=source,
-        problem=problem_of(path, f"no such file ({place}); name the folder of the videos"),
+        problem=problem_of(path, INSIDE if inside else f"no such file ({place}); name the folder of the videos"),
     )  # fmt: skip
 
 
@@ -108,12 +110,21 @@ def problem_of(path: str, gone: str) -> str | None:
 
 def _named(row: dict[str, object], options: RowOptions) -> str | None:
     """The path a row names; also inside a struct, as Hugging Face's video columns have it."""
-    for column in (options.column,) if options.column else PATH_COLUMNS:
-        value = row.get(column)
+    for value in _named_by(row, options):
         value = value.get("path") if isinstance(value, dict) else value
         if isinstance(value, str) and value:
             return value
     return None
+
+
+def _is_inside(row: dict[str, object], options: RowOptions) -> bool:
+    """Whether a column has the video's own bytes; beside them a struct keeps the name of the file they came from."""
+    found = (value.get("bytes") if isinstance(value, dict) else value for value in _named_by(row, options))
+    return any(isinstance(value, bytes) for value in found)
+
+
+def _named_by(row: dict[str, object], options: RowOptions) -> Iterator[object]:
+    return (row.get(column) for column in ((options.column,) if options.column else PATH_COLUMNS))
 
 
 def _asked(row: dict[str, object], options: RowOptions) -> str | None:
