@@ -243,8 +243,8 @@ def caption(
     clips in flight (`on_interrupt` is called at once), a second one raises KeyboardInterrupt, and so does a server that
     does not finish in time; either way the output is whole and the next call goes on from there.
 
-    A clip's own failure is a row. What fails every clip is raised before the first: ConfigError, CorpusError,
-    EngineError, ReaderUnavailable (it does not load), BudgetError (prompt and answer leave no room); and ModelError: before the first row
+    A clip's own failure is a row. Raises ConfigError, CorpusError or EngineError, before the first row
+    ReaderUnavailable (it does not load) and BudgetError (prompt and answer leave no clip room), and ModelError: then,
     where the model's files tell it, else when it is loaded, for the first clip with frames; rows written stay.
     """
     named, output, options = _named(inputs, output, options)
