@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from sys import intern
 
 from vidllm.corpus.formats import lines_of, parquet_rows
 from vidllm.corpus.index import RowIndex
@@ -102,7 +103,7 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def _note(manifest: Manifest, fields: dict[str, object]) -> None:
-    recipe = str(fields["recipe"])
+    recipe = intern(str(fields["recipe"]))
     if "cut" in fields:
         whole, parts = (str(fields["cut"]), recipe), fields["parts"]
         if not isinstance(parts, list):

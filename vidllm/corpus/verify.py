@@ -14,11 +14,12 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from sys import intern
 
 import numpy as np
 
 from vidllm.corpus.identity import content_id
-from vidllm.corpus.item import Item, digest_of
+from vidllm.corpus.item import Item
 from vidllm.corpus.prompts import is_summary
 from vidllm.corpus.reading import BadLine, Manifest, read_manifest, written_rows
 from vidllm.corpus.rows import FAILED, CaptionRow
@@ -96,7 +97,7 @@ def verify(path: Path, *, frames: bool = True, tell: Callable[[int], None] = lam
     )  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Entry:
     """What is remembered of a standing row."""
 
@@ -104,8 +105,8 @@ class _Entry:
     id: str
     stamp: str
     status: str
-    said: str
-    """Digest of the caption."""
+    said: int
+    """Hash of the caption."""
     subtitles: str
     """Of the row: the same clip with other subtitles has another caption."""
     video: str
@@ -130,8 +131,8 @@ class _Books:
         before = self.entries.get((row.key, row.recipe))
         if before is not None and before.status not in FAILED and (before.id, before.stamp) == (row.id, row.stamp):
             self.problems.append(Problem(name_of(row), f"has two rows, {before.status} and {row.status}"))
-        self.entries[row.key, row.recipe] = _Entry(
-            self.number, row.id, row.stamp, row.status, digest_of(row.caption), row.subtitles, row.video,
+        self.entries[row.key, intern(row.recipe)] = _Entry(
+            self.number, row.id, row.stamp, intern(row.status), hash(row.caption), row.subtitles, row.video,
             row.duplicate_of if row.status == "duplicate" else None,
         )  # fmt: skip
         self.problems += [Problem(name_of(row), why) for why in _row_problems(row)]
@@ -195,14 +196,17 @@ def _twins(books: _Books) -> Iterator[Problem]:
     than the copy was of the same content then, and has been replaced by another video since.
     """
     good = [(recipe, entry) for (_, recipe), entry in books.entries.items() if entry.status not in FAILED]
-    said = {(e.id, e.subtitles, recipe): e.said for recipe, e in good if e.status != "duplicate"}
-    rows = Counter((e.video, e.id, recipe) for recipe, e in good)
+    copies = [(recipe, entry) for recipe, entry in good if entry.status == "duplicate"]
+    contents = {entry.id for _, entry in copies}
+    named = {entry.copy_of for _, entry in copies}
+    said = {(e.id, e.subtitles, recipe): e.said for recipe, e in good if e.id in contents and e.status != "duplicate"}
+    rows = Counter((e.video, e.id, recipe) for recipe, e in good if e.video in named)
     latest: dict[tuple[str, str], int] = {}
     for (_, recipe), entry in books.entries.items():
-        latest[entry.video, recipe] = max(entry.number, latest.get((entry.video, recipe), 0))
-    for recipe, entry in good:
-        known = said.get((entry.id, entry.subtitles, recipe), entry.said)
-        if entry.status == "duplicate" and known != entry.said:
+        if entry.video in named:
+            latest[entry.video, recipe] = max(entry.number, latest.get((entry.video, recipe), 0))
+    for recipe, entry in copies:
+        if said.get((entry.id, entry.subtitles, recipe), entry.said) != entry.said:
             yield Problem(f"row {entry.number}", "is a duplicate with another caption than the row it copies")
         itself = entry.copy_of == entry.video
         if not entry.copy_of or latest.get((entry.copy_of, recipe), 0) > entry.number:
