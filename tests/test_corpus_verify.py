@@ -11,7 +11,7 @@ import threading
 import tracemalloc
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePath
 from tempfile import TemporaryDirectory
@@ -26,17 +26,17 @@ from tests.test_corpus_identity import remux
 from tests.test_corpus_inputs import write_sparse_tar, write_tar
 from vidllm.answer import Usage
 from vidllm.corpus.caption import CaptionReport
-from vidllm.corpus.diff import recaption, write_diff
+from vidllm.corpus.diff import NewCaptions, Recaptioned, write_diff
 from vidllm.corpus.extras import Extras, check_extras, write_extras
 from vidllm.corpus.identity import content_id
 from vidllm.corpus.inputs import InputOptions, admit
 from vidllm.corpus.item import Item
 from vidllm.corpus.output import Output
 from vidllm.corpus.reading import standing_rows
-from vidllm.corpus.report import cause_of, write_report
+from vidllm.corpus.report import Report, cause_of
 from vidllm.corpus.rows import CaptionRow, RowFrame
 from vidllm.corpus.scenes import Cut
-from vidllm.corpus.sidefiles import parse_formats, write_side_files
+from vidllm.corpus.sidefiles import Format, SideFiles, parse_formats
 from vidllm.corpus.sidefolder import RECORD, SideFolder
 from vidllm.corpus.stores import manifest_of
 from vidllm.corpus.verify import opened_row, verify
@@ -642,6 +642,27 @@ def test_a_place_that_may_not_be_written_is_told_before_the_run(
         assert sorted(Path().rglob("*")) == before
 
 
+def write_side_files(rows: Iterable[CaptionRow], formats: Sequence[Format], folder: SideFolder) -> list[Path]:
+    files = SideFiles()
+    for row in rows:
+        files.add(row)
+    return files.write(formats, folder)
+
+
+def recaption(rows: Iterable[CaptionRow], tag: str) -> tuple[Recaptioned, ...]:
+    captions = NewCaptions()
+    for row in rows:
+        captions.add(row)
+    return captions.put(tag)
+
+
+def write_report(title: str, rows: Iterable[CaptionRow], target: Path) -> Path:
+    report = Report()
+    for row in rows:
+        report.add(row)
+    return report.write(title, target)
+
+
 def empty_output(out: Path) -> Path:
     Output.open(out, RECIPE).close()
     return out
@@ -966,6 +987,14 @@ def test_a_data_set_without_its_captions_is_an_error_when_all_else_is_written(
     assert told[-2].endswith("the report")
     assert "a.json: " in told[-1]
     assert page.exists()
+
+
+def test_rows_are_read_once_for_all_that_is_made_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = empty_output(tmp_path / "out.jsonl")
+    read: list[Path] = []
+    monkeypatch.setattr("vidllm.corpus.extras.standing_rows", lambda path: read.append(path) or standing_rows(path))
+    list(write_extras(done_with(out), Extras(formats="all", in_place=True, report=tmp_path / "page.html")))
+    assert read == [out]
 
 
 def test_frames_of_a_tars_member_are_proven(clips: dict[str, Path], tmp_path: Path) -> None:

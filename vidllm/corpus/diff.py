@@ -21,7 +21,7 @@ import shutil
 import sys
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import IO, Any
@@ -68,23 +68,30 @@ _Said = tuple[float, str]
 """Where a range begins, and its caption."""
 
 
-def recaption(rows: Iterable[CaptionRow], tag: str) -> tuple[Recaptioned, ...]:
-    """Put the good captions among `rows` into the data sets that their clips came from.
+@dataclass(frozen=True)
+class NewCaptions:
+    """The good captions of data sets' rows: every row is told, then all are put in their places."""
 
-    A video with several ranges gets their captions in order, one a line. Captions whose `tag` stands there already
-    renew their own column, and leave what it has for other rows; others get the next version. A file is changed whole
-    or not at all; one that is damaged has its `problem` told, and the others go on. Raises OutputError.
-    """
-    found: dict[tuple[str, str], dict[int, dict[str, list[_Said]]]] = {}
-    for row in rows:
+    _found: dict[tuple[str, str], dict[int, dict[str, list[_Said]]]] = field(default_factory=dict)
+
+    def add(self, row: CaptionRow) -> None:
+        """One more row, good or not, of a data set or of none. A row's frames are most of it, and not kept."""
         if row.source is not None and row.status not in FAILED:
             place = (str(row.source["kind"]), str(row.source["file"]))
-            videos = found.setdefault(place, {}).setdefault(int(row.source["index"]), {})
-            videos.setdefault(row.video, []).append((row.start or 0.0, row.caption))  # a row's frames are most of it
-    return tuple(
-        _renew(kind, file, {index: _joined(videos) for index, videos in clips.items()}, tag)
-        for (kind, file), clips in found.items() if file != "-"
-    )  # fmt: skip
+            videos = self._found.setdefault(place, {}).setdefault(int(row.source["index"]), {})
+            videos.setdefault(row.video, []).append((row.start or 0.0, row.caption))
+
+    def put(self, tag: str) -> tuple[Recaptioned, ...]:
+        """Put them into the data sets that their clips came from.
+
+        A video with several ranges gets their captions in order, one a line. Captions whose `tag` stands there already
+        renew their own column, and leave what it has for other rows; others get the next version. A file is changed
+        whole or not at all; one that is damaged has its `problem` told, and the others go on. Raises OutputError.
+        """
+        return tuple(
+            _renew(kind, file, {index: _joined(videos) for index, videos in clips.items()}, tag)
+            for (kind, file), clips in self._found.items() if file != "-"
+        )  # fmt: skip
 
 
 def _joined(videos: Mapping[str, Sequence[_Said]]) -> dict[str, str]:

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vidllm.corpus.diff import recaption, write_diff
+from vidllm.corpus.diff import NewCaptions, write_diff
 from vidllm.corpus.reading import standing_rows
-from vidllm.corpus.sidefiles import Format, Named, parse_formats, write_side_files
+from vidllm.corpus.report import Report
+from vidllm.corpus.sidefiles import Format, Named, SideFiles, parse_formats
 from vidllm.corpus.sidefolder import SideFolder
 from vidllm.corpus.stores import DIFF_SUFFIX, check_output
 from vidllm.corpus.traces import DIFF, PAGE, head_of
@@ -78,15 +79,22 @@ def write_extras(done: CaptionReport, extras: Extras, others: Collection[Named] 
     set could not get its captions.
     """
     problems: list[str] = []
+    files, captions, report = SideFiles(), NewCaptions(), Report()
+    for row in standing_rows(done.output) if extras != Extras() else ():
+        if extras.formats and done.saw(row):
+            files.add(row)
+        if extras.in_place and done.saw(row):
+            captions.add(row)
+        if extras.report is not None and done.made(row):
+            report.add(row)
     if extras.formats:
         folder = SideFolder.beside(done.output)
-        rows = filter(done.saw, standing_rows(done.output))
-        written = write_side_files(rows, extras.wanted_formats, folder, others)
+        written = files.write(extras.wanted_formats, folder, others)
         yield f"{folder.path}: wrote {len(written):,} files ({', '.join(extras.wanted_formats)})"
         said = "is not written, its name is too long for the disk; rename the clip and run again"
         problems += [f"{path}: {said}" for path in folder.unnamed]
     if extras.in_place:
-        renewed = recaption(filter(done.saw, standing_rows(done.output)), done.tag)
+        renewed = captions.put(done.tag)
         changed = [file for file in renewed if file.problem is None]
         problems += [file.problem for file in renewed if file.problem is not None]
         if not renewed:
@@ -97,10 +105,7 @@ def write_extras(done: CaptionReport, extras: Extras, others: Collection[Named] 
             write_diff(changed, diff := done.output.with_suffix(DIFF_SUFFIX))
             yield f"{diff}: old and new side by side"
     if extras.report is not None:
-        from vidllm.corpus.report import write_report
-
-        write_report(str(done.output), filter(done.made, standing_rows(done.output)), extras.report)
-        yield f"{extras.report}: the report"
+        yield f"{report.write(str(done.output), extras.report)}: the report"
     yield from problems[:-1]
     if problems:
         raise OutputError(problems[-1])

@@ -30,8 +30,8 @@ SHEET_LIMITS = Limits(seconds=30)
 
 
 @dataclass
-class _Tally:
-    """What the page tells, gathered in one pass whatever the number of rows."""
+class Report:
+    """What the page tells: every row is told, whatever their number, then it is written."""
 
     statuses: Counter[str] = field(default_factory=Counter)
     recipes: Counter[tuple[str, str, str]] = field(default_factory=Counter)
@@ -60,6 +60,15 @@ class _Tally:
         self.slowest = nlargest(SLOWEST, [*self.slowest, row], key=lambda row: row.seconds)
         self._sample(row)
 
+    def write(self, title: str, target: Path) -> Path:
+        """The page at `target`, whole or not at all.
+
+        Reads the frames of a dozen clips again, each in a child within half a minute; one that can not be read says so.
+        Raises OutputError when the page can not be written.
+        """
+        write_whole(target, "".join(_page(title, self)))
+        return target
+
     def _sample(self, row: CaptionRow) -> None:
         """Rows spread evenly by chance of their ids: the same rows each time, and not the first of the folder."""
         if row.frames and row.status != "duplicate":
@@ -72,32 +81,19 @@ def cause_of(row: CaptionRow) -> str:
     return re.sub(r"(?<!answered )(?<!\d)\d+(\.\d+)?", "N", text)
 
 
-def write_report(title: str, rows: Iterable[CaptionRow], target: Path) -> Path:
-    """The page about `rows` at `target`, whole or not at all.
-
-    Reads the frames of a dozen clips again, each in a child within half a minute; one that can not be read says so.
-    Raises OutputError when the page can not be written.
-    """
-    tally = _Tally()
-    for row in rows:
-        tally.add(row)
-    write_whole(target, "".join(_page(title, tally)))
-    return target
-
-
-def _page(title: str, tally: _Tally) -> Iterator[str]:
+def _page(title: str, report: Report) -> Iterator[str]:
     name = _text(title)
     yield _HEAD.replace("TITLE", name)
-    total = tally.statuses.total()
-    good = tally.statuses["ok"] + tally.statuses["duplicate"]
+    total = report.statuses.total()
+    good = report.statuses["ok"] + report.statuses["duplicate"]
     yield f"<h1>{name}</h1><p class=lead>{total:,} clips, {good:,} of them with a good caption"
-    yield f"; {_hours(tally.seconds)} of work, {tally.answer_tokens:,} tokens written.</p>"
-    yield _statuses(tally.statuses)
-    yield from _recipes(tally)
-    yield from _causes(tally)
-    yield from _failures(tally.failures)
-    yield from _slowest(tally.slowest)
-    yield from _sheets(tally.sample)
+    yield f"; {_hours(report.seconds)} of work, {report.answer_tokens:,} tokens written.</p>"
+    yield _statuses(report.statuses)
+    yield from _recipes(report)
+    yield from _causes(report)
+    yield from _failures(report.failures)
+    yield from _slowest(report.slowest)
+    yield from _sheets(report.sample)
     yield "</main></html>\n"
 
 
@@ -118,14 +114,14 @@ def _bar(status: str, share: float) -> str:
     return f'<div class="bar {status}" style="width:{100 * share:.2f}%"></div>' if share else ""
 
 
-def _recipes(tally: _Tally) -> Iterator[str]:
-    rows = ((recipe, model, prompt, f"{n:,}") for (recipe, model, prompt), n in tally.recipes.most_common(20))
+def _recipes(report: Report) -> Iterator[str]:
+    rows = ((recipe, model, prompt, f"{n:,}") for (recipe, model, prompt), n in report.recipes.most_common(20))
     yield from _table("Recipes", ("recipe", "model", "prompt", "clips"), rows, "recipes")
 
 
-def _causes(tally: _Tally) -> Iterator[str]:
-    if tally.causes:
-        found = ((cause, f"{count:,}", tally.examples[cause]) for cause, count in tally.causes.most_common(CAUSES))
+def _causes(report: Report) -> Iterator[str]:
+    if report.causes:
+        found = ((cause, f"{count:,}", report.examples[cause]) for cause, count in report.causes.most_common(CAUSES))
         yield from _table("Causes", ("cause", "clips", "for example"), found, "causes")
 
 

@@ -9,7 +9,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Literal, get_args
 
@@ -44,35 +44,40 @@ def parse_formats(words: str) -> tuple[Format, ...]:
     return tuple(name for name in FORMATS if name in named)
 
 
-def write_side_files(
-    rows: Iterable[CaptionRow], formats: Sequence[Format], folder: SideFolder, others: Collection[Named] = ()
-) -> list[Path]:
-    """Write the good captions among `rows` into `folder`; returns the files.
+@dataclass(frozen=True)
+class SideFiles:
+    """The good captions of videos: every row is told, then all are written."""
 
-    A video named outside of any folder that was given lies at the top. Videos that would share a name lie in folders
-    of their own: `cat/1.srt` and `dog/1.srt`; or keep their endings: `a.mp4.srt` and `a.mkv.srt`. So does one that
-    shares its name with `others`, which other shards caption, or with a file that another run made of another video.
-    Each file is whole or not there, and a file that vidllm did not write is never replaced. `folder.unnamed` are those
-    whose names are too long. Raises OutputError.
-    """
-    videos: dict[Named, list[Line]] = {}
-    for row in rows:
+    _videos: dict[Named, list[Line]] = field(default_factory=dict)
+
+    def add(self, row: CaptionRow) -> None:
+        """One more row, good or not."""
         if row.status not in FAILED:
-            videos.setdefault((row.video, row.root), []).append(_line(row))
-    files: dict[PurePath, tuple[str, set[Line]]] = {}
-    names = _names([*videos, *others])
-    for named, lines in videos.items():
-        owner = _real(named[0])
-        free = (name for name in names[named] if not _is_anothers(folder, name, formats, owner))
-        name = next(free, names[named][-1])
-        files.setdefault(name, (owner, set()))[1].update(lines)  # one file may have been named in two ways
-    written = []
-    for name, (owner, told) in files.items():
-        ordered = sorted(told, key=lambda line: (line.start, line.end, line.text))
-        for format in formats:
-            file = folder.write(_file(name, format), _WRITERS[format](ordered), owner)
-            written += [file] if file is not None else []
-    return written
+            self._videos.setdefault((row.video, row.root), []).append(_line(row))
+
+    def write(self, formats: Sequence[Format], folder: SideFolder, others: Collection[Named] = ()) -> list[Path]:
+        """Write them into `folder`; returns the files.
+
+        A video named outside of any folder that was given lies at the top. Videos that would share a name lie in
+        folders of their own: `cat/1.srt` and `dog/1.srt`; or keep their endings: `a.mp4.srt` and `a.mkv.srt`. So does
+        one that shares its name with `others`, which other shards caption, or with a file that another run made of
+        another video. Each file is whole or not there, and a file that vidllm did not write is never replaced.
+        `folder.unnamed` are those whose names are too long. Raises OutputError.
+        """
+        files: dict[PurePath, tuple[str, set[Line]]] = {}
+        names = _names([*self._videos, *others])
+        for named, lines in self._videos.items():
+            owner = _real(named[0])
+            free = (name for name in names[named] if not _is_anothers(folder, name, formats, owner))
+            name = next(free, names[named][-1])
+            files.setdefault(name, (owner, set()))[1].update(lines)  # one file may have been named in two ways
+        written = []
+        for name, (owner, told) in files.items():
+            ordered = sorted(told, key=lambda line: (line.start, line.end, line.text))
+            for format in formats:
+                file = folder.write(_file(name, format), _WRITERS[format](ordered), owner)
+                written += [file] if file is not None else []
+        return written
 
 
 def _file(name: PurePath, format: Format) -> PurePath:
