@@ -38,7 +38,7 @@ class Crew:
     """
 
     def __init__(self, kind: str, size: int, start: Callable[[bool], Any]) -> None:
-        self._kind, self._size, self._start = kind, size, start
+        self._kind, self._start = kind, start
         self._lock = threading.Condition()
         self._idle: deque[tuple[Any, Any]] = deque()
         self._alive = 0

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from heapq import nlargest
 from pathlib import Path
 
+from vidllm.corpus.progress import duration
 from vidllm.corpus.prompts import SUMMARY, is_summary
 from vidllm.corpus.rows import STATUSES, CaptionRow
 from vidllm.corpus.verify import name_of, opened_row
@@ -87,7 +88,7 @@ def _page(title: str, report: Report) -> Iterator[str]:
     total = report.statuses.total()
     good = report.statuses["ok"] + report.statuses["duplicate"]
     yield f"<h1>{name}</h1><p class=lead>{total:,} clips, {good:,} of them with a good caption"
-    yield f"; {_hours(report.seconds)} of work, {report.answer_tokens:,} tokens written.</p>"
+    yield f"; {duration(report.seconds)} of work, {report.answer_tokens:,} tokens written.</p>"
     yield _statuses(report.statuses)
     yield from _recipes(report)
     yield from _causes(report)
@@ -170,10 +171,6 @@ def _jpeg(row: CaptionRow) -> str:
     data = io.BytesIO()
     draw_sheet(frames, tokens=[frame.tokens for frame in shown]).save(data, "JPEG", quality=JPEG_QUALITY)
     return base64.b64encode(data.getvalue()).decode()
-
-
-def _hours(seconds: float) -> str:
-    return f"{seconds / 3600:.1f} hours" if seconds >= 3600 else f"{seconds / 60:.1f} minutes"
 
 
 def _text(text: str) -> str:

@@ -180,7 +180,7 @@ class Run:
         self._pool.release(opened)
 
     def _count(self, rows: Sequence[CaptionRow], opened: Opened | None = None) -> None:
-        length = _length(opened) if opened is not None else 0.0
+        length = opened.seen.seconds if opened is not None and opened.clip is not None else 0.0
         for row in rows:
             self.tally.add(row, length)
 
@@ -207,13 +207,3 @@ def _seen(opened: Opened) -> dict[str, Any]:
     seen, plan = opened.clip.frames, opened.clip.plan
     frames = (RowFrame(time=float(t), tokens=p.tokens) for t, p in zip(seen.pts_seconds, plan.frames, strict=True))
     return {"frames": tuple(frames), "reader": seen.reader, "notes": plan.notes}  # those of the frames are among them
-
-
-def _length(opened: Opened) -> float:
-    """Seconds of video that were captioned."""
-    if opened.clip is None:
-        return 0.0
-    duration = opened.clip.info.duration
-    item = opened.item
-    return (duration if item.end is None else min(item.end, duration)) - (item.start or 0.0)
-

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from vidllm.corpus.item import Item, digest_of
@@ -110,7 +111,8 @@ class Summaries:
             return [Wish(opened, _prompt(texts))]
         above = _Level(level.item, level.id, [None] * len(groups), notes)
         self._levels.append(above)
-        return [Wish(opened, _prompt(group), _putter(above, place)) for place, group in enumerate(groups)]
+        puts = (partial(above.texts.__setitem__, place) for place in range(len(groups)))
+        return [Wish(opened, _prompt(group), put) for group, put in zip(groups, puts, strict=True)]
 
     def _groups(self, texts: Sequence[str]) -> list[list[str]]:
         """Neighbours together, as many as fit one prompt, at least two: every level is shorter than the one below."""
@@ -133,10 +135,3 @@ def _told(row: CaptionRow) -> str:
 
 def _prompt(texts: Sequence[str]) -> str:
     return SUMMARY.replace("{captions}", "\n".join(texts))
-
-
-def _putter(level: _Level, place: int) -> Callable[[str], None]:
-    def put(text: str) -> None:
-        level.texts[place] = text
-
-    return put
