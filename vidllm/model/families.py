@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from vidllm.errors import IncompleteModel, ModelNotFound, NotAVisionModel, UnsupportedModel
 from vidllm.geometry import Geometry, Newline, Pooling
@@ -20,12 +19,10 @@ from vidllm.model.composable_specs import COMPOSABLE
 from vidllm.model.fingerprint import PEFT_FILE
 from vidllm.model.native_specs import NATIVE
 from vidllm.model.resolve import resolve_model as resolve_model
+from vidllm.model.settings import Files
 from vidllm.model.spec import Json, override, read_json
 from vidllm.model.spec import ModelSpec as ModelSpec
 from vidllm.model.spec import load_tokenizer as load_tokenizer
-
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
 
 _FAMILIES = {**COMPOSABLE, **NATIVE}
 _SEEING = ("image_token_id", "image_token_index")
@@ -58,7 +55,7 @@ def read_spec(folder: Path) -> ModelSpec:
             "(AutoTokenizer.from_pretrained(...).save_pretrained(folder))"
         )
     try:
-        spec = reader(folder, config, load_tokenizer(folder))
+        spec = reader(Files(folder, config, load_tokenizer(folder)))
     except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError) as error:
         raise IncompleteModel(
             f"{folder}: its JSON files are no {config['model_type']} configuration ({error}); download the model again"
@@ -66,7 +63,7 @@ def read_spec(folder: Path) -> ModelSpec:
     return override(spec, folder / "vidllm.json")
 
 
-def _reader_of(config: Json) -> Callable[[Path, Json, Tokenizer], ModelSpec] | None:
+def _reader_of(config: Json) -> Callable[[Files], ModelSpec] | None:
     kind, vision = str(config.get("model_type")), config.get("vision_config")
     tower = vision.get("model_type") if isinstance(vision, dict) else None
     return _FAMILIES.get(f"{kind}/{tower}") or _FAMILIES.get(kind)
@@ -91,7 +88,7 @@ def bare_spec(
     )
 
 
-def _reader_of_unlisted(folder: Path, config: Json) -> Callable[[Path, Json, Tokenizer], ModelSpec]:
+def _reader_of_unlisted(folder: Path, config: Json) -> Callable[[Files], ModelSpec]:
     """Who reads a checkpoint of a family without an adapter. Raises what it is told that can not be one."""
     kind = config.get("model_type")
     if kind is None:
@@ -111,12 +108,12 @@ def _reader_of_unlisted(folder: Path, config: Json) -> Callable[[Path, Json, Tok
     return _unlisted
 
 
-def _unlisted(folder: Path, config: Json, tokenizer: Tokenizer) -> ModelSpec:
+def _unlisted(files: Files) -> ModelSpec:
     """The spec of a family without an adapter, which transformers and its own processor are asked for."""
     from vidllm.model.unlisted_specs import unlisted_spec
 
     with _naming_families():
-        return unlisted_spec(folder, config, tokenizer)
+        return unlisted_spec(files)
 
 
 @contextmanager

@@ -27,6 +27,8 @@ Mean = tuple[float, float, float]
 
 CLIP_MEAN: Mean = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD: Mean = (0.26862954, 0.26130258, 0.27577711)
+HALF: Mean = (0.5, 0.5, 0.5)
+"""SigLIP's mean and standard deviation."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,7 +26,7 @@ from vidllm.model.chat import Layout, Turn, lay_out
 from vidllm.model.fingerprint import DESCRIBING
 from vidllm.model.media import Shown
 from vidllm.model.own_processor import OwnProcessor, asked, blank, picture_text
-from vidllm.model.settings import context_of, rope_kind, rope_of, token_text
+from vidllm.model.settings import Files, rope_kind, rope_of
 from vidllm.model.spec import Json, ModelSpec, read_json
 
 if TYPE_CHECKING:
@@ -63,21 +63,21 @@ class Asked:
     """Whether the template ends the line of every picture."""
 
 
-def unlisted_spec(folder: Path, config: Json, tokenizer: Tokenizer) -> ModelSpec:
+def unlisted_spec(files: Files) -> ModelSpec:
     """The spec of a checkpoint whose family there is no adapter for.
 
     Raises:
         UnsupportedModel: transformers does not know the family as one that reads pictures, or its own processor can not
             be used, or writes other ids than its chat template and tokenizer make here.
     """
-    kept = kept_at(folder, "asked")
+    kept = kept_at(files.folder, "asked")
     said = None
     with suppress(VidllmError):
         said = from_mapping(Asked, read_json(kept) or {}, where=str(kept))
     if said is None:
-        said = _ask(folder, config, tokenizer)
+        said = _ask(files)
         keep(kept, json.dumps(asdict(said)))
-    return _spec(folder, config, tokenizer, said)
+    return _spec(files, said)
 
 
 def kept_at(folder: Path, what: str) -> Path:
@@ -97,12 +97,11 @@ def keep(path: Path, text: str) -> None:
         write_whole(path, text)
 
 
-def _spec(folder: Path, config: Json, tokenizer: Tokenizer, said: Asked) -> ModelSpec:
-    token = token_text(folder, tokenizer, said.image_token_id)
-    side = said.squares[0][0]
+def _spec(files: Files, said: Asked) -> ModelSpec:
+    token, side = files.token(said.image_token_id), said.squares[0][0]
     return ModelSpec(
-        folder=folder, model_type=config["model_type"], text_type=said.text_type, kind="native", context=said.context,
-        rope_scalable=said.rope_scalable,
+        folder=files.folder, model_type=files.config["model_type"], text_type=said.text_type, kind="native",
+        context=said.context, rope_scalable=said.rope_scalable,
         geometry=NativeGeometry(patch=side, merge=1, squares=said.squares, fits_itself=said.fits_itself),
         image_token=token, image_token_id=said.image_token_id, image_marker=said.marker, video_token=said.marker,
         video_token_id=said.image_token_id, picture_text=said.picture_text, image_size=side, patch_size=side,
@@ -111,11 +110,11 @@ def _spec(folder: Path, config: Json, tokenizer: Tokenizer, said: Asked) -> Mode
     )  # fmt: skip
 
 
-def _ask(folder: Path, config: Json, tokenizer: Tokenizer) -> Asked:
+def _ask(files: Files) -> Asked:
     from transformers import AutoConfig
 
-    check_known(folder, str(config["model_type"]))
-    load = AutoConfig.from_pretrained
+    folder, tokenizer, load = files.folder, files.tokenizer, AutoConfig.from_pretrained
+    check_known(folder, str(files.config["model_type"]))
     whole = asked(f"{folder}: its config.json", load, folder, local_files_only=True, trust_remote_code=False)
     text, processor = whole.get_text_config().to_dict(), OwnProcessor(folder)
     vision = getattr(whole, "vision_config", None)
@@ -125,12 +124,12 @@ def _ask(folder: Path, config: Json, tokenizer: Tokenizer) -> Asked:
     image_token_id = max(ids, key=ids.count)
     before, picture, after = _apart(ids, image_token_id, tokenizer)
     said = Asked(
-        text_type=str(text["model_type"]), context=context_of(folder, text), rope_scalable=_turns_evenly(text),
+        text_type=str(text["model_type"]), context=files.context(text), rope_scalable=_turns_evenly(text),
         marker=processor.marker, image_token_id=image_token_id, picture_text=f"{before}{{image}}{after}",
         squares=tuple((side, tokens - len(ids) + len(picture)) for side, tokens in squares),
         fits_itself=len(squares) == 1 and _fits_itself(processor, side, ids), line_ends=False,
     )  # fmt: skip
-    return _as_written(said, _spec(folder, config, tokenizer, said), tokenizer, processor, picture)
+    return _as_written(said, _spec(files, said), tokenizer, processor, picture)
 
 
 def _apart(ids: list[int], image_token_id: int, tokenizer: Tokenizer) -> tuple[str, list[int], str]:
