@@ -21,21 +21,19 @@ Tower = Callable[[Tensor], Tensor]
 """uint8 (N, ...) pictures of one shape -> features (N, P, D)."""
 
 
-def encode_clips(
-    clips: Sequence[Sequence[NDArray[np.uint8]]],
-    tower: Tower,
-    *,
-    cache: FeatureCache | None,
-    context: str,
-    chunk: int,
-    same_within: int = 0,
-) -> list[tuple[list[Tensor], int]]:
-    """Features (P, D) of every clip's pictures, and how many of them really went through the tower.
+def encode(
+    prompts: Sequence[Sequence[Sequence[NDArray[np.uint8]]]], tower: Tower, *, like: Tensor,
+    cache: FeatureCache | None, context: str, chunk: int, same_within: int = 0,
+) -> list[tuple[list[Tensor], int]]:  # fmt: skip
+    """For every prompt the features (T, P, D) of each of its visuals, which have T pictures, and how many pictures
+    really went through the tower.
 
-    What is left to encode of several clips runs in common chunks of `chunk` pictures. Equal pictures are found across
-    clips, nearly equal ones (see `stand_ins`) only within their own: a clip has the features it would have alone.
-    `context` names all that shapes the features besides pixels (checkpoint, layers, normalisation).
+    What is left to encode of several prompts runs in common chunks of `chunk` pictures. Equal pictures are found across
+    prompts, nearly equal ones (see `stand_ins`) only within their own: a prompt has the features it would have alone.
+    `context` names all that shapes the features besides pixels (checkpoint, layers, normalisation); `like` is a tensor
+    where and as the tower computes, as what is taken from the cache will be, too.
     """
+    clips = [[picture for pictures in visuals for picture in pictures] for visuals in prompts]
     digests = [[pixel_digest(picture, context) for picture in clip] for clip in clips]
     firsts = [stand_ins(clip, keys, same_within) for clip, keys in zip(clips, digests, strict=True)]
     found: dict[str, Tensor] = {}
@@ -55,8 +53,11 @@ def encode_clips(
         found[key] = features
         if cache is not None:
             cache.put(key, features)
-    whole = [[found[keys[first]] for first in mine] for keys, mine in zip(digests, firsts, strict=True)]
-    return list(zip(whole, encoded, strict=True))
+    seen = []
+    for visuals, keys, mine, count in zip(prompts, digests, firsts, encoded, strict=True):
+        rows = (found[keys[first]].to(like) for first in mine)
+        seen.append(([torch.stack([next(rows) for _ in pictures]) for pictures in visuals], count))
+    return seen
 
 
 def _run(missing: Mapping[str, NDArray[np.uint8]], tower: Tower, chunk: int) -> Iterator[tuple[str, Tensor]]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vidllm.model.decoder import like
-from vidllm.model.lmm import normalised
 from vidllm.model.native import NativeLMM, cells_of
 
 
@@ -16,7 +14,7 @@ class Lfm2VL(NativeLMM):
     def encode_groups(self, groups: Tensor) -> Tensor:
         """Pictures (N, 1, h, w, 3) -> (N, n, D)."""
         patch = self.geometry.patch
-        patches = cells_of(normalised(groups[:, 0], self.spec, like(self.tower)), patch).flatten(2)
+        patches = cells_of(self.normal(groups[:, 0]), patch).flatten(2)
         size = [side // patch for side in groups.shape[2:4]]
         seen = self.model.get_image_features(
             patches, spatial_shapes=torch.tensor([size] * len(groups), device=patches.device),

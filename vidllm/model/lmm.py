@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from vidllm.errors import ModelError
 from vidllm.geometry import Geometry
 from vidllm.model.decoder import like
-from vidllm.model.encode import encode_clips
+from vidllm.model.encode import encode
 from vidllm.model.features import FeatureCache
 from vidllm.model.pooling import lay_out, pack_tiles, pixel_shuffle, pool
-from vidllm.model.reader import Ready, Seen, TextReader
+from vidllm.model.reader import Seen, TextReader
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -98,12 +98,9 @@ class ComposableLMM(TextReader):
         own: Tensor | None = getattr(self.parts, "image_newline", None)
         return self.extras.newline if own is None and self.extras is not None else own
 
-    def _prepared(self, prompts: Sequence[Prompt], cache: FeatureCache | None) -> list[Ready]:
-        self._check_newlines(prompts)
-        return super()._prepared(prompts, cache)
-
-    def _check_newlines(self, prompts: Sequence[Prompt]) -> None:
-        if self.newline is None and any(visual.newline != "none" for prompt in prompts for visual in prompt.visuals):
+    def check(self, prompt: Prompt) -> None:
+        """As `TextReader.check`: newlines have to be learned."""
+        if self.newline is None and any(visual.newline != "none" for visual in prompt.visuals):
             raise ModelError(
                 f"{self.spec.folder}: newline mode {self.spec.newline!r} needs a learned newline token, which this "
                 "model has none of; take newline out of its vidllm.json, or teach it one"
@@ -116,17 +113,11 @@ class ComposableLMM(TextReader):
 
     def see(self, prompts: Sequence[Sequence[Visual]], cache: FeatureCache | None = None) -> list[Seen]:
         """Features (T, P, Dv) of every visual: T pictures."""
-        clips = [[picture for visual in visuals for picture in visual.pixels] for visuals in prompts]  # (S, S, 3) each
-        encoded = encode_clips(
-            clips, self.tower_features, cache=cache, context=self._vision_key, chunk=self.chunk,
-            same_within=self.same_within,
+        pictures = [[list(visual.pixels) for visual in visuals] for visuals in prompts]  # (S, S, 3) each
+        return encode(
+            pictures, self.tower_features, like=like(self.parts.vision_tower), cache=cache, context=self._vision_key,
+            chunk=self.chunk, same_within=self.same_within,
         )  # fmt: skip
-        tower = like(self.parts.vision_tower)
-        grids = []
-        for visuals, (features, count) in zip(prompts, encoded, strict=True):
-            rows = iter(features)
-            grids.append(([torch.stack([next(rows).to(tower) for _ in v.pixels]) for v in visuals], count))
-        return grids
 
     def tokens(self, visual: Visual, features: Tensor) -> Tensor:
         """The tower's features (T, P, Dv) of one visual -> its tokens (n, D), newlines and learned times included."""

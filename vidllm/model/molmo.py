@@ -5,25 +5,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from vidllm.model.attention import Sight
-from vidllm.model.decoder import like
-from vidllm.model.lmm import normalised
 from vidllm.model.native import NativeLMM, cells_of
-from vidllm.model.reader import Ready
 from vidllm.model.spec import read_json
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
     from vidllm.model.families import ModelSpec
-    from vidllm.model.features import FeatureCache
     from vidllm.model.kv import Past
     from vidllm.prompt import Prompt
 
@@ -46,7 +40,7 @@ class Molmo2(NativeLMM):
 
     def encode_groups(self, groups: Tensor) -> Tensor:
         """Frames (N, 1, S, S, 3) -> (N, n, D)."""
-        patches = cells_of(normalised(groups[:, 0], self.spec, like(self.tower)), self.geometry.patch).flatten(2)
+        patches = cells_of(self.normal(groups[:, 0]), self.geometry.patch).flatten(2)
         rows = groups.shape[2] // self.geometry.unit
         seen = self.model.get_video_features(
             patches, video_token_pooling=self._pooled(len(groups)), return_dict=True,
@@ -63,11 +57,10 @@ class Molmo2(NativeLMM):
         numbers = torch.arange(frames * across**2, device=self.device).view(frames, rows, merge, rows, merge)
         return numbers.transpose(2, 3).reshape(-1, merge * merge)
 
-    def _prepared(self, prompts: Sequence[Prompt], cache: FeatureCache | None) -> list[Ready]:
-        made = super()._prepared(prompts, cache)
+    def sight(self, prompt: Prompt) -> dict[str, Tensor]:
+        """(L,) which tokens see each other."""
         visual = torch.tensor([*self.spec.visual_ids])
-        seen = [torch.isin(torch.tensor(prompt.input_ids), visual).to(self.device) for prompt in prompts]
-        return [replace(one, deep={**one.deep, "sight": own}) for one, own in zip(made, seen, strict=True)]
+        return {"sight": torch.isin(torch.tensor(prompt.input_ids), visual).to(self.device)}
 
     @torch.inference_mode()
     def read(self, embeddings: Tensor, kv: Past, positions: Tensor, **deep: object) -> Tensor:

@@ -11,16 +11,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from vidllm.errors import ModelError
 from vidllm.geometry import NativeGeometry
 from vidllm.model.decoder import language_of, like
-from vidllm.model.encode import encode_clips
+from vidllm.model.encode import encode
 from vidllm.model.features import FeatureCache
-from vidllm.model.lmm import vision_key
-from vidllm.model.reader import Ready, Seen, TextReader
+from vidllm.model.lmm import normalised, vision_key
+from vidllm.model.reader import Seen, TextReader
 from vidllm.video.fit import scaled
 
 if TYPE_CHECKING:
@@ -78,22 +77,22 @@ class NativeLMM(TextReader):
     def encode_groups(self, groups: Tensor) -> Tensor:
         """uint8 groups (N, T, h, w, 3) -> features (N, n, D), or (N, n, D * (1 + k)) with those of k deeper layers."""
 
-    def _prepared(self, prompts: Sequence[Prompt], cache: FeatureCache | None) -> list[Ready]:
-        if not self.spec.rope_scalable and any(prompt.rope_factor != 1.0 for prompt in prompts):
+    def normal(self, groups: Tensor) -> Tensor:
+        """uint8 groups as the tower takes them: where and as it computes, in the numbers it was trained on."""
+        return normalised(groups, self.spec, like(self.tower))
+
+    def check(self, prompt: Prompt) -> None:
+        """As `TextReader.check`: positions of most families can not be stretched."""
+        if not self.spec.rope_scalable and prompt.rope_factor != 1.0:
             raise ModelError(f"{self.spec.model_type} counts positions its own way; a RoPE factor does not apply")
-        return super()._prepared(prompts, cache)
 
     def see(self, prompts: Sequence[Sequence[Visual]], cache: FeatureCache | None = None) -> list[Seen]:
         """Features (G, n, D) of every visual: G groups of frames."""
-        clips = [[group for visual in visuals for group in self._groups(visual)] for visuals in prompts]
-        encoded = encode_clips(clips, self.encode_groups, cache=cache, context=self._vision_key, chunk=self.chunk)
-        tower = like(self.tower)
-        seen = []
-        for visuals, (features, count) in zip(prompts, encoded, strict=True):
-            groups = iter(features)
-            grids = [torch.stack([next(groups).to(tower) for _ in range(self._group_count(v))]) for v in visuals]
-            seen.append((grids, count * self.geometry.temporal_patch))
-        return seen
+        groups = [[self._groups(visual) for visual in visuals] for visuals in prompts]
+        seen = encode(
+            groups, self.encode_groups, like=like(self.tower), cache=cache, context=self._vision_key, chunk=self.chunk
+        )
+        return [(features, count * self.geometry.temporal_patch) for features, count in seen]
 
     def tokens(self, visual: Visual, features: Tensor) -> Tensor:
         """The features (G, n, D) of one visual -> its tokens, one group after the other."""

@@ -9,8 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vidllm.model.decoder import like
-from vidllm.model.lmm import normalised
 from vidllm.model.native import NativeLMM
 
 
@@ -23,7 +21,7 @@ class Pixtral(NativeLMM):
         One after the other: the tower would lay them end to end, and compute much attention only to mask it.
         """
         size = groups.shape[2:4]
-        normal = normalised(groups[:, 0], self.spec, like(self.tower)).permute(0, 3, 1, 2)
+        normal = self.normal(groups[:, 0]).permute(0, 3, 1, 2)
         seen = [self.model.get_image_features(one[None], image_sizes=[size], return_dict=True) for one in normal]
         tokens = torch.stack([one.pooler_output[0] for one in seen])
         grids = tokens.view(len(tokens), size[0] // self.geometry.unit, -1, tokens.shape[-1])

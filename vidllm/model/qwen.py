@@ -13,8 +13,6 @@ import torch
 from torch import Tensor
 
 from vidllm.errors import ModelError
-from vidllm.model.decoder import like
-from vidllm.model.lmm import normalised
 from vidllm.model.native import NativeLMM, behind
 
 if TYPE_CHECKING:
@@ -35,7 +33,7 @@ class QwenVL(NativeLMM):
     def _patches(self, groups: Tensor) -> tuple[Tensor, int, int]:
         """(N, T, h, w, 3) -> patches (N * rows * cols, 3 * T * p * p), merged neighbours in a row; rows; cols."""
         patch, merge = self.geometry.patch, self.geometry.merge
-        normal = normalised(groups, self.spec, like(self.tower))
+        normal = self.normal(groups)
         count, frames, height, width, _ = normal.shape
         rows, cols = height // patch, width // patch
         if (rows % merge, cols % merge) != (0, 0) or (rows * patch, cols * patch) != (height, width):

@@ -131,21 +131,27 @@ class TextReader(ABC):
                 can not do what a prompt asks.
         """
         began = time.perf_counter()
-        prepared = self._prepared(prompts, cache)
+        for prompt in prompts:
+            self.check(prompt)
+        seen = self.see([prompt.visuals for prompt in prompts], cache)
+        prepared = [self._ready(prompt, *features) for prompt, features in zip(prompts, seen, strict=True)]
         share = (time.perf_counter() - began) / len(prompts)
         return [replace(ready, encode_seconds=share) for ready in prepared]
 
-    def _prepared(self, prompts: Sequence[Prompt], cache: FeatureCache | None) -> list[Ready]:
-        """What `prepare` makes, its seconds not yet shared out."""
-        seen = self.see([prompt.visuals for prompt in prompts], cache)
-        return [self._ready(prompt, *features) for prompt, features in zip(prompts, seen, strict=True)]
+    @abstractmethod
+    def check(self, prompt: Prompt) -> None:
+        """Raise ModelError where the family can not do what a prompt asks."""
+
+    def sight(self, prompt: Prompt) -> dict[str, Tensor]:
+        """What `read` must be told of how far the prompt's tokens see, where that is not back alone."""
+        return {}
 
     def _ready(self, prompt: Prompt, features: Sequence[Tensor], encoded: int) -> Ready:
         ids, visuals = prompt.input_ids, prompt.visuals
         embeddings, deep = self.embedded(ids, visuals, self.tokens_of(visuals, features))
         positions, offset = self.positions_of(ids, visuals, prompt.rope_factor)
         return Ready(
-            embeddings=embeddings, deep=deep, positions=positions, position_offset=offset,
+            embeddings=embeddings, deep=deep | self.sight(prompt), positions=positions, position_offset=offset,
             rope_factor=prompt.rope_factor, frames_encoded=encoded,
         )  # fmt: skip
 

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
-from vidllm.model.decoder import like
-from vidllm.model.lmm import normalised
 from vidllm.model.native import NativeLMM
 from vidllm.video.fit import scaled
 
@@ -24,8 +22,8 @@ class SmolVLM(NativeLMM):
 
     def encode_groups(self, groups: Tensor) -> Tensor:
         """Frames (N, 1, S, S, 3) -> (N, n, D)."""
-        normal = normalised(groups[:, 0], self.spec, like(self.tower))
-        tokens: Tensor = self.model.connector(self.tower(normal.permute(0, 3, 1, 2)).last_hidden_state)
+        pixels = self.normal(groups[:, 0]).permute(0, 3, 1, 2)
+        tokens: Tensor = self.model.connector(self.tower(pixels).last_hidden_state)
         return tokens
 
     def _fitted(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:

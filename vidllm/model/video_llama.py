@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from vidllm.model.decoder import like
-from vidllm.model.lmm import normalised
 from vidllm.model.native import NativeLMM, cells_of
 from vidllm.model.pooling import pool
 
@@ -24,7 +22,7 @@ class VideoLlama3(NativeLMM):
     def encode_groups(self, groups: Tensor) -> Tensor:
         """Pictures (N, 1, h, w, 3) -> (N, rows * cols, Dv), none merged."""
         patch = self.geometry.patch
-        cells = cells_of(normalised(groups[:, 0], self.spec, like(self.tower)), patch).movedim(-1, 2)
+        cells = cells_of(self.normal(groups[:, 0]), patch).movedim(-1, 2)
         rows, cols = (side // patch for side in groups.shape[2:4])
         grid = torch.tensor([[len(groups), rows, cols]], device=cells.device)
         seen = self.tower(cells.reshape(-1, 3 * patch * patch), grid_thw=grid, merge_sizes=torch.ones_like(grid[:, 0]))

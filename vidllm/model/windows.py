@@ -7,16 +7,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from vidllm.model.reader import Ready, TextReader
+from vidllm.model.reader import TextReader
 
 if TYPE_CHECKING:
-    from vidllm.model.features import FeatureCache
     from vidllm.model.kv import Past
     from vidllm.model.slots import Step
     from vidllm.prompt import Prompt
@@ -34,13 +32,11 @@ class Windows(TextReader):
         """Rows of any length share a step: `step_mask` says what their sliding layers see."""
         return None
 
-    def _prepared(self, prompts: Sequence[Prompt], cache: FeatureCache | None) -> list[Ready]:
-        made = super()._prepared(prompts, cache)
+    def sight(self, prompt: Prompt) -> dict[str, Tensor]:
+        """(L,) the last token that each sees."""
         if not self.spec.two_way:
-            return made
-        seen = [last_seen(prompt.input_ids, prompt.visuals) for prompt in prompts]
-        sights = [torch.tensor(own, device=self.device) for own in seen]
-        return [replace(one, deep={**one.deep, "sight": own}) for one, own in zip(made, sights, strict=True)]
+            return {}
+        return {"sight": torch.tensor(last_seen(prompt.input_ids, prompt.visuals), device=self.device)}
 
     @torch.inference_mode()
     def read(self, embeddings: Tensor, kv: Past, positions: Tensor, **deep: object) -> Tensor:
