@@ -52,7 +52,7 @@ def preview(
     or with `show` its first batch. The functions are those of `train.sft` or of `train.dpo`.
     Of several processes the first tells.
     """
-    from vidllm.train.stage import is_first, leave
+    from vidllm.train.processes import is_first, leave
 
     first = is_first(config)
     with Progress() as progress:
@@ -69,7 +69,7 @@ def preview(
 
 def teach(config: AnyStage, run: Callable[[AnyStage, Watch], Trained]) -> int:
     """Run a stage before a person's eyes; its exit code."""
-    from vidllm.train.stage import is_first, is_left_alone, leave
+    from vidllm.train.processes import is_first, is_left_alone, leave
     from vidllm.train.watch import TrainWatch
 
     if is_left_alone(config):

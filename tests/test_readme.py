@@ -12,7 +12,7 @@ import pytest
 from vidllm.model.composable_specs import COMPOSABLE
 from vidllm.model.families import read_spec
 from vidllm.model.native_specs import NATIVE
-from vidllm.train.learner import check_family
+from vidllm.train.teachable import check_family
 from vidllm_cli.main import main
 
 ROOT = Path(__file__).resolve().parents[1]

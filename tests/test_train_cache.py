@@ -17,8 +17,8 @@ from vidllm.errors import VideoNotFound
 from vidllm.prompt import Example, Message, build_example
 from vidllm.train.batch import Batch
 from vidllm.train.cache import ClipCache, file_digest, look_key, vision_key
-from vidllm.train.learner import Learner, LearnerOptions
-from vidllm.train.parts import Parts
+from vidllm.train.learner import Learner
+from vidllm.train.parts import LearnerOptions, Parts
 from vidllm.visuals import Image
 
 PLAN = PlanOptions(frames=4)

@@ -33,8 +33,8 @@ from vidllm.model.resolve import builtin_folder
 from vidllm.prompt import Message, Prompt, build_example, build_prompt
 from vidllm.train.adapters import lora_layers
 from vidllm.train.batch import Batch, Piece
-from vidllm.train.learner import Learner, LearnerOptions
-from vidllm.train.parts import Extra, Lora, Parts, part_of
+from vidllm.train.learner import Learner
+from vidllm.train.parts import Extra, LearnerOptions, Lora, Parts, part_of
 from vidllm_cli import main as command_line
 
 TOLERANCE = 1e-4

@@ -21,12 +21,12 @@ import torch
 from tests.train_task import Listener, Network, Parity, figures, options, run, same
 from vidllm.ahead import made_ahead
 from vidllm.errors import CheckpointError, ConfigError, NotFinite, OutputError, TrainError
-from vidllm.train.loop import LoopOptions, on_cpu, train
+from vidllm.train.loop import LoopOptions, train
 from vidllm.train.metrics import Metrics, read_metrics, smoothed
 from vidllm.train.optim import OptimOptions, make_optimizer, rate_share, set_rates
 from vidllm.train.parts import Parts
+from vidllm.train.processes import is_left_alone, on_cpu
 from vidllm.train.sft import SftConfig
-from vidllm.train.stage import is_left_alone
 from vidllm.train.state import seed_all
 from vidllm.train.watch import TrainWatch
 

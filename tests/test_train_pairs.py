@@ -13,10 +13,10 @@ from torch import Tensor
 from tests import tiny_models
 from vidllm.clip import Clip, PlanOptions, open_clip
 from vidllm.prompt import Message
-from vidllm.train.learner import Learner, LearnerOptions
+from vidllm.train.learner import Learner
 from vidllm.train.losses import DPO, PairLogps, PreferenceLoss
 from vidllm.train.pairs import Pair, PairBatch, PairSize, build_pair, forest_tokens, lay_out_pairs, plan_pairs
-from vidllm.train.parts import Parts
+from vidllm.train.parts import LearnerOptions, Parts
 from vidllm.visuals import Image
 
 QUESTIONS = ("what happens at 0:01?", "how many objects are there?", "describe the video.")

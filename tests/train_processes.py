@@ -27,8 +27,8 @@ from vidllm.model.native import NativeLMM
 from vidllm.train.batch import Batch
 from vidllm.train.learner import Learner
 from vidllm.train.parts import Lora, Parts
+from vidllm.train.processes import is_first, leave, on_first
 from vidllm.train.sft import SftConfig
-from vidllm.train.stage import is_first, leave, on_first
 
 SETS: tuple[dict[str, Any], ...] = (
     {"parts": Parts(vision_tower=1e-4, projector=1e-3, language_model=1e-3)},

@@ -180,6 +180,6 @@ if __name__ == "__main__":
     net = Network(config.dropout)
     train(Parity(wait=config.wait), net, net.groups(), config.loop, config.out, Listener(aloud=True))
     if torch.distributed.is_initialized():
-        from vidllm.train.stage import leave  # it brings transformers, which one process alone has no use for
+        from vidllm.train.processes import leave
 
         leave()

@@ -1,7 +1,8 @@
-"""How much memory is free on a device, and whether an exception means that there was too little."""
+"""How much memory is free on a device, how much was taken, and whether an exception means that there was too little."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -9,6 +10,11 @@ import torch
 
 from vidllm.errors import ModelError
 from vidllm.machine import free_memory_bytes
+
+if sys.platform == "win32":
+    import psutil
+else:
+    import resource
 
 _SIGNS = ("can't allocate memory", "not enough memory", "out of memory", "unable to allocate")
 """What torch and numpy say when an allocation fails, in lower case."""
@@ -20,6 +26,15 @@ def free_bytes(device: torch.device) -> int:
         idle = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0]) + idle
     return free_memory_bytes()
+
+
+def peak_bytes() -> int:
+    """The most that was taken so far: of the GPU where there is one, else by this process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    if sys.platform == "win32":
+        return int(psutil.Process().memory_info().peak_wset)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -30,6 +30,7 @@ from vidllm.train.losses import DPO, MPO, TERMS, Falling, PairLogps, PreferenceL
 from vidllm.train.metrics import Record
 from vidllm.train.pairs import PairBatch, PairMicro, lay_out_pairs
 from vidllm.train.parts import Extra, Parts
+from vidllm.train.processes import on_first, processes
 from vidllm.train.reference import (
     Found,
     References,
@@ -45,9 +46,7 @@ from vidllm.train.stage import (
     StageConfig,
     identity,
     load_learner,
-    on_first,
     open_cache,
-    processes,
     teach,
     voice,
 )

@@ -8,22 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoConfig
 
 from vidllm.errors import ConfigError, UnsupportedModel
-from vidllm.geometry import Geometry
-from vidllm.model.checkpoint import choose_device, load_model, unknown_layers
+from vidllm.model.checkpoint import choose_device, load_model
 from vidllm.model.classes import is_listed
-from vidllm.model.extras import Extras, has_extra, load_extras
+from vidllm.model.extras import Extras, load_extras
 from vidllm.model.families import read_spec
 from vidllm.model.lmm import ComposableLMM
 from vidllm.model.reader import TextReader
@@ -31,9 +29,10 @@ from vidllm.model.running import note_slow_layers
 from vidllm.train.adapters import EXTRAS, add_lora, base_name, save_adapter, save_whole, stored_dtype, without_lora
 from vidllm.train.batch import Batch, Piece, Stage
 from vidllm.train.losses import answer_logps
-from vidllm.train.parts import PARTS, Extra, Lora, Part, Parts, part_of
+from vidllm.train.parts import PARTS, Extra, LearnerOptions, Part, part_of
 from vidllm.train.proof import prove
 from vidllm.train.running import run_along_trees
+from vidllm.train.teachable import check_parts, learned_spec, no_part
 from vidllm.train.tree import TREE, TreeAttention
 from vidllm.visuals import Visual
 
@@ -44,46 +43,6 @@ NO_MASK = (1, 1, 1, 1)
 """Shape of the mask handed over in place of one: four dimensions tell transformers to build none of its own."""
 BLANK = 112
 """Side, in pixels, of a picture of nothing for a tower that takes any size."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LearnerOptions:
-    """What learns, and in which numbers. Raises ConfigError at birth."""
-
-    parts: Parts = field(default_factory=Parts)
-    """The learning rate of every part; at 0 it stays as it is."""
-    lora: Lora | None = None
-    """An adapter in place of the language model's matrices; its rate is parts.language_model."""
-    extra: Extra = field(default_factory=Extra)
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """What sums are computed in. What learns is kept in float32 either way; what is frozen, in this."""
-    quantize: Literal["int4"] | None = None
-    """Under `lora`: the language model's own matrices in so few bits while the adapter learns (QLoRA, arXiv
-    2305.14314), which is put on the whole ones when it is asked."""
-    gradient_checkpointing: bool = False
-    """Keep only what goes between layers and compute the rest again: less memory, a third more work."""
-    head_only: bool = True
-    """Logits of the positions that predict a target only; False: of all positions, as elsewhere."""
-
-    def __post_init__(self) -> None:
-        rates = self.parts.rates(lora=self.lora is not None)
-        if self.quantize is not None and self.lora is None:
-            raise ConfigError(f"quantize is {self.quantize}, and matrices of so few bits do not learn; say lora={{}} "
-                              "for an adapter beside them, or leave it out")  # fmt: skip
-        if self.lora is not None and not rates["language_model"]:
-            raise ConfigError("an adapter is asked for and no language_model rate; add for example "
-                              "parts.language_model=1e-4")  # fmt: skip
-        if self.extra.temporal_buckets and not rates["temporal"]:
-            raise ConfigError("extra.temporal_buckets makes vectors that are nothing before they learn, and they have "
-                              "no rate; add for example parts.temporal=1e-4")  # fmt: skip
-        if not any(rates.values()):
-            raise ConfigError("nothing learns: give a part a rate, for example parts.projector=1e-3")
-
-    @property
-    def whole(self) -> list[Part]:
-        """The parts whose own weights learn: not those that an adapter learns for."""
-        rates = self.parts.rates(lora=self.lora is not None)
-        return [part for part in PARTS if rates[part] and (part != "language_model" or self.lora is None)]
 
 
 class Learner(nn.Module):
@@ -277,7 +236,7 @@ class Learner(nn.Module):
         taught = {weight for weight, gradient in zip(parts, reached, strict=False) if gradient is not None}
         for part in makers:
             if part not in {parts[weight] for weight in taught}:
-                raise ConfigError(_no_part(self.spec, part))
+                raise ConfigError(no_part(self.spec, part))
         return parts.keys() - taught
 
     def _learns(self, part: Part) -> bool:
@@ -337,45 +296,6 @@ class Learner(nn.Module):
             kept = {name: weight for name, weight in own.items() if name in learned or name.startswith(EXTRAS)}
             return save_adapter(self.lmm, Path(folder), kept)
         save_whole(self.lmm, Path(folder), own, learned, dtype)
-
-
-def learned_spec(spec: ModelSpec, extra: Extra) -> ModelSpec:
-    """`spec` as rows must be planned for it: with the newlines that are to be learned."""
-    if extra.newline is None or not isinstance(spec.geometry, Geometry):
-        return spec
-    return replace(spec, geometry=replace(spec.geometry, newline=extra.newline))
-
-
-def check_family(spec: ModelSpec) -> None:
-    """Raise UnsupportedModel for a model that can not be taught; told by its small files alone."""
-    text = AutoConfig.from_pretrained(spec.folder).get_text_config()
-    if others := unknown_layers(spec, text):
-        raise UnsupportedModel(f"{spec.folder}: layers of {others[0]} in its language model carry a state from one "
-                               "sample into the next; teach a model with attention in all layers")  # fmt: skip
-
-
-def check_parts(spec: ModelSpec, options: LearnerOptions) -> None:
-    """Whether the model of `spec` (as `learned_spec` gives it) can be taught so, told before its weights are read.
-
-    Raises:
-        UnsupportedModel: it can not be taught at all.
-        ConfigError: a part is to learn that it does not have.
-    """
-    check_family(spec)
-    wanted = {part for part in ("newline", "temporal") if getattr(options.parts, part)}
-    if spec.kind == "native" and (wanted or options.extra != Extra()):
-        raise ConfigError(f"{spec.folder}: {spec.model_type} lays out its own frames and has no newline or temporal "
-                          "part; leave these and `extra` out")  # fmt: skip
-    own_newline = spec.tiles_have_newlines or spec.newline != "none"
-    if options.parts.newline and not own_newline and not has_extra(spec.folder, "newline"):
-        raise ConfigError(_no_part(spec, "newline"))
-    if options.parts.temporal and not options.extra.temporal_buckets and not has_extra(spec.folder, "temporal"):
-        raise ConfigError(_no_part(spec, "temporal"))
-
-
-def _no_part(spec: ModelSpec, part: Part) -> str:
-    more = {"newline": "; extra.newline=frame makes one", "temporal": "; extra.temporal_buckets=64 makes one"}
-    return f"{spec.folder}: the model has no {part} that could learn{more.get(part, '')}"
 
 
 def _with_extra(lmm: ComposableLMM, extra: Extra) -> Extras | None:

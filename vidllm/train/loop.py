@@ -11,8 +11,6 @@ What is learnt is a `Task`'s business (sft, dpo); how it is learnt stands here o
 from __future__ import annotations
 
 import math
-import os
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -20,32 +18,20 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
-from accelerate import Accelerator
-from accelerate.utils import (
-    DistributedType,
-    GradientAccumulationPlugin,
-    TorchDynamoPlugin,
-    broadcast_object_list,
-    gather_object,
-    parse_flag_from_env,
-)
-from accelerate.utils.environment import get_cpu_distributed_information
+from accelerate.utils import DistributedType, broadcast_object_list, gather_object
 from torch import Tensor, nn
 
 from vidllm.ahead import made_ahead
 from vidllm.errors import CheckpointError, ConfigError, NotFinite, TrainError
 from vidllm.interrupts import Interrupts
+from vidllm.model.memory import peak_bytes
 from vidllm.train.metrics import Metrics, board_writer
 from vidllm.train.optim import OptimOptions, make_optimizer, rate_share, set_rates
+from vidllm.train.processes import accelerator, check_launcher
 from vidllm.train.saves import Saved, Saves, differences
 from vidllm.train.state import learnt, memory, random_state, restore, seed_all, set_random_state
 from vidllm.train.task import Micro, Part, Step, Task, Watch
-
-if sys.platform != "win32":
-    import resource
-
 
 KEPT_BYTES = 12
 """Bytes of a checkpoint for each number that learns: itself and AdamW's two means, in float32."""
@@ -89,7 +75,7 @@ class LoopOptions:
                               "a CUDA build of torch, or leave device out")  # fmt: skip
         if self.tensorboard:
             board_writer()
-        _check_launcher()
+        check_launcher()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,7 +165,7 @@ class _Run:
         watch: Watch,
     ) -> None:
         self._task, self._options, self._folder, self._watch = task, options, folder, watch
-        self._accelerator = _accelerator(options)
+        self._accelerator = accelerator(options.device)
         self._world, self._rank = self._accelerator.num_processes, self._accelerator.process_index
         self._main = self._accelerator.is_main_process
         seed_all(options.seed, self._rank)
@@ -246,7 +232,7 @@ class _Run:
             **{f"rate/{part}": rate for part, rate in rates.items()},
             **{name: total / count for name, (total, count) in sums.items() if count},
             "rows": sum(map(len, at.step)), "weight": weight, "tokens": tokens, "seconds": round(seconds, 4),
-            "tokens_per_second": round(tokens / seconds, 1), "peak_memory_gib": round(_peak_memory() / 2**30, 3),
+            "tokens_per_second": round(tokens / seconds, 1), "peak_memory_gib": round(peak_bytes() / 2**30, 3),
         }  # fmt: skip
 
     def _backward(self, material: Any, counts: bool, last: bool) -> Part:
@@ -362,38 +348,6 @@ class _Run:
             self._watch.say(text)
 
 
-def _accelerator(options: LoopOptions) -> Accelerator:
-    """Processes, device and FSDP as `accelerate launch` said; numbers are the learner's own business, and steps the
-    task's: what ACCELERATE_* variables or a launcher's defaults say of either would change every loss unseen.
-    """
-    return Accelerator(
-        cpu=on_cpu(options.device), mixed_precision="no", dynamo_plugin=TorchDynamoPlugin(backend="no"),
-        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
-    )  # fmt: skip
-
-
-def _check_launcher() -> None:
-    """Raise ConfigError where a launcher was told to spread the model in a way that is not ours: what would be summed,
-    clipped and saved then is a share of it.
-    """
-    first = os.environ.get("FSDP_VERSION", "1") == "1"
-    told = {
-        "DeepSpeed": parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"),
-        "Megatron-LM": parse_flag_from_env("ACCELERATE_USE_MEGATRON_LM"),
-        "FSDP 1": first and parse_flag_from_env("ACCELERATE_USE_FSDP"),
-    }
-    for name in (name for name, is_told in told.items() if is_told):
-        raise ConfigError(f"accelerate is told to spread the model by {name}; launch with --config_file "
-                          "configs/fsdp.yaml, which spreads it by FSDP 2, or with one that does not")  # fmt: skip
-
-
-def on_cpu(device: str | None) -> bool:
-    """Whether accelerate is told to stay on the CPU, by the config or else by `accelerate launch --cpu`; untold, and
-    without a GPU, it takes each of several processes for the only one, and all of them would write the same run."""
-    told = device == "cpu" or (device is None and parse_flag_from_env("ACCELERATE_USE_CPU"))
-    return told or (get_cpu_distributed_information().world_size > 1 and not torch.cuda.is_available())
-
-
 @contextmanager
 def _deterministic() -> Iterator[None]:
     """The same sums in the same order every time, where torch knows how; as it was afterwards."""
@@ -417,12 +371,3 @@ def _finite(loss: Tensor, params: Sequence[Tensor]) -> bool:
         return False
     gradients = torch.autograd.grad(loss, params, allow_unused=True)
     return all(bool(torch.isfinite(g).all()) for g in gradients if g is not None)
-
-
-def _peak_memory() -> int:
-    """Bytes: of the GPU where there is one, else of this process."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    if sys.platform == "win32":
-        return int(psutil.Process().memory_info().peak_wset)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

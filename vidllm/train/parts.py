@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Literal, get_args
 
+from vidllm.errors import ConfigError
 from vidllm.geometry import Newline
 
 Part = Literal["vision_tower", "projector", "newline", "temporal", "language_model", "embeddings"]
@@ -86,6 +87,46 @@ class Extra:
     def __post_init__(self) -> None:
         if self.temporal_buckets < 0 or self.bucket_seconds <= 0:
             raise ValueError("temporal_buckets must be at least 0 and bucket_seconds above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearnerOptions:
+    """What learns, and in which numbers. Raises ConfigError at birth."""
+
+    parts: Parts = field(default_factory=Parts)
+    """The learning rate of every part; at 0 it stays as it is."""
+    lora: Lora | None = None
+    """An adapter in place of the language model's matrices; its rate is parts.language_model."""
+    extra: Extra = field(default_factory=Extra)
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """What sums are computed in. What learns is kept in float32 either way; what is frozen, in this."""
+    quantize: Literal["int4"] | None = None
+    """Under `lora`: the language model's own matrices in so few bits while the adapter learns (QLoRA, arXiv
+    2305.14314), which is put on the whole ones when it is asked."""
+    gradient_checkpointing: bool = False
+    """Keep only what goes between layers and compute the rest again: less memory, a third more work."""
+    head_only: bool = True
+    """Logits of the positions that predict a target only; False: of all positions, as elsewhere."""
+
+    def __post_init__(self) -> None:
+        rates = self.parts.rates(lora=self.lora is not None)
+        if self.quantize is not None and self.lora is None:
+            raise ConfigError(f"quantize is {self.quantize}, and matrices of so few bits do not learn; say lora={{}} "
+                              "for an adapter beside them, or leave it out")  # fmt: skip
+        if self.lora is not None and not rates["language_model"]:
+            raise ConfigError("an adapter is asked for and no language_model rate; add for example "
+                              "parts.language_model=1e-4")  # fmt: skip
+        if self.extra.temporal_buckets and not rates["temporal"]:
+            raise ConfigError("extra.temporal_buckets makes vectors that are nothing before they learn, and they have "
+                              "no rate; add for example parts.temporal=1e-4")  # fmt: skip
+        if not any(rates.values()):
+            raise ConfigError("nothing learns: give a part a rate, for example parts.projector=1e-3")
+
+    @property
+    def whole(self) -> list[Part]:
+        """The parts whose own weights learn: not those that an adapter learns for."""
+        rates = self.parts.rates(lora=self.lora is not None)
+        return [part for part in PARTS if rates[part] and (part != "language_model" or self.lora is None)]
 
 
 _WORDS: Mapping[str, Part] = {

@@ -7,9 +7,8 @@ A step's loss is the mean over all its trained tokens, whichever micro-batches a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +23,6 @@ from vidllm.train.learner import Learner
 from vidllm.train.loading import Shelf, load_example
 from vidllm.train.looks import shown_in
 from vidllm.train.loop import Trained
-from vidllm.train.metrics import Record
 from vidllm.train.row import Kind, TrainRow
 from vidllm.train.rows import read_rows
 from vidllm.train.saves import Identity
@@ -40,7 +38,7 @@ from vidllm.train.stage import (
     teach,
     voice,
 )
-from vidllm.train.task import Micro, Part, Watch
+from vidllm.train.task import Micro, Part, Task, Watch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +111,7 @@ class Material:
 
 
 @dataclass(eq=False)
-class SftTask:
+class SftTask(Task):
     """The assistant's words of every row, each token as much as any other. `learner` is the bare one."""
 
     config: SftConfig
@@ -150,17 +148,6 @@ class SftTask:
     def name(self, number: int) -> str:
         """File, line and id."""
         return str(self.lesson.checked.rows[number].origin)
-
-    def after(self, record: Record) -> str | None:
-        """Nothing to say."""
-        return None
-
-    def state(self) -> Mapping[str, Any]:
-        """Nothing besides the weights."""
-        return {}
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Nothing to restore."""
 
 
 def _stem(example: Example) -> Stem:

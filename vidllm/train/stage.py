@@ -7,21 +7,15 @@ no others.
 from __future__ import annotations
 
 import dataclasses
-import gc
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from datetime import timedelta
-from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-import torch.distributed as dist
-from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.tensor import DTensor
@@ -39,11 +33,14 @@ from vidllm.train.adapters import check_place, check_targets
 from vidllm.train.cache import DISK_GIB, ClipCache
 from vidllm.train.check import Checked, Progress, check
 from vidllm.train.files import files_mark
-from vidllm.train.learner import Learner, LearnerOptions, check_family, check_parts, learned_spec
-from vidllm.train.loop import LoopOptions, Trained, on_cpu, train
+from vidllm.train.learner import Learner
+from vidllm.train.loop import LoopOptions, Trained, train
 from vidllm.train.mixture import Mixture, Read, Source, mixture_of, read_mixture
+from vidllm.train.parts import LearnerOptions
+from vidllm.train.processes import is_first, on_first, processes
 from vidllm.train.row import AnyRow, Media, Turn
 from vidllm.train.saves import Identity
+from vidllm.train.teachable import check_family, check_parts, learned_spec
 from vidllm.video.decode import Reader
 from vidllm.video.guard import Limits, keep_workers
 
@@ -52,12 +49,6 @@ if TYPE_CHECKING:
 
     from vidllm.model.spec import ModelSpec
     from vidllm.train.task import Task, Watch
-
-T = TypeVar("T")
-PATIENCE = timedelta(days=7)
-"""How long processes wait for the first, which looks at every clip of a corpus, or writes a large model; torch's own
-limit of some minutes is for the steps, where a process that is late is lost."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class StageConfig(LearnerOptions, LoopOptions):
@@ -196,29 +187,6 @@ class Base:
         return cls(folder, spec, load_tokenizer(folder), marked, branch_limit(text))
 
 
-def on_first(config: StageConfig, make: Callable[[], T]) -> T:
-    """What `make` gives on the first process, on all of them: files are read, or downloaded, once."""
-    state = processes(config)
-    if state.num_processes == 1:
-        return make()
-    patient = _patient()
-    made: list[T | None] = [make() if state.is_main_process else None]
-    dist.broadcast_object_list(made, src=0, group=patient)
-    return made[0]  # type: ignore[return-value]  # the first process has put it there
-
-
-@cache
-def _patient() -> dist.ProcessGroup:
-    """All processes, as a group that waits; every process makes it at the same place, once."""
-    made: dist.ProcessGroup = dist.new_group(backend="gloo", timeout=PATIENCE)
-    return made
-
-
-def is_first(config: StageConfig) -> bool:
-    """Whether this process is the one that tells and writes."""
-    return bool(processes(config).is_main_process)
-
-
 def voice(config: StageConfig, watch: Watch) -> Callable[[str], None]:
     """What tells a person: the first process's; the others have the same to say, and keep silent."""
     return watch.say if is_first(config) else lambda text: None
@@ -283,31 +251,6 @@ def keep_config(config: StageConfig, name: str) -> None:
         config.out.mkdir(parents=True, exist_ok=True)
         plain = json.loads(json.dumps(dataclasses.asdict(config), default=str))  # paths as texts, tuples as lists
         write_whole(config.out / name, yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
-
-
-def leave() -> None:
-    """Part from the other processes, the work being done; every process calls it.
-
-    A wrapped model that waits for the garbage collector holds the group's threads beyond the group's end, and a process
-    that ends with them aborts. One that left while another was still at work would cost that one its result.
-    """
-    gc.collect()
-    if dist.is_initialized():
-        dist.barrier(group=_patient())
-        dist.destroy_process_group()
-        _patient.cache_clear()
-
-
-def processes(config: StageConfig) -> PartialState:
-    """What `accelerate launch` or `torchrun` made of us; one process on the device that is there without them."""
-    return PartialState(cpu=on_cpu(config.device))
-
-
-def is_left_alone(config: StageConfig) -> bool:
-    """Whether `accelerate launch` was asked for several processes on a CPU: without MPI it starts one, and says to it
-    no more of the others than where they would have met."""
-    several = "MASTER_PORT" in os.environ and parse_flag_from_env("ACCELERATE_USE_CPU")
-    return several and processes(config).num_processes == 1
 
 
 def load_learner(config: StageConfig, base: Base) -> Learner:

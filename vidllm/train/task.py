@@ -32,7 +32,9 @@ class Part:
 
 
 class Task(Protocol):
-    """What is learnt. Its methods are called with the same arguments on every process."""
+    """What is learnt. Its methods are called with the same arguments on every process; one that keeps nothing
+    but weights, and says nothing of a step, leaves the last three as they are.
+    """
 
     def identity(self) -> Identity:
         """What a checkpoint must have been made with: model, rows, and every setting that shapes a gradient."""
@@ -54,12 +56,15 @@ class Task(Protocol):
 
     def after(self, record: Record) -> str | None:
         """Hear a step's figures, the same on every process; what is returned is said aloud."""
+        return None
 
     def state(self) -> Mapping[str, Any]:
         """What else must be kept: plain values and tensors."""
+        return {}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on where `state` was taken."""
+        return None
 
 
 class Watch(Protocol):
