@@ -89,8 +89,13 @@ def cut_tiles(pixels: NDArray[np.uint8], tile: int, tiles: Size) -> NDArray[np.u
     canvas = np.zeros((height, width, 3), np.uint8)
     top, left = (height - inner[0]) // 2, (width - inner[1]) // 2
     canvas[top : top + inner[0], left : left + inner[1]] = scaled(pixels, *inner)
-    cut = canvas.reshape(rows, tile, cols, tile, 3).swapaxes(1, 2).reshape(rows * cols, tile, tile, 3)
-    return np.concatenate([scaled(pixels, tile, tile)[None], cut])
+    return np.concatenate([scaled(pixels, tile, tile)[None], _apart(canvas, tile)])
+
+
+def _apart(canvas: NDArray[np.uint8], tile: int) -> NDArray[np.uint8]:
+    """(gh * tile, gw * tile, 3) -> (gh * gw, tile, tile, 3), row by row."""
+    rows, cols = canvas.shape[0] // tile, canvas.shape[1] // tile
+    return canvas.reshape(rows, tile, cols, tile, 3).swapaxes(1, 2).reshape(rows * cols, tile, tile, 3)
 
 
 def canvases(least: int, most: int) -> list[Size]:
@@ -142,9 +147,7 @@ def cut_bare(pixels: NDArray[np.uint8], tile: int, tiles: Size, resample: int = 
     """uint8 (H, W, 3) -> (gh * gw, tile, tile, 3): the tiles row by row, scaled by Pillow's filter of this number."""
     from vidllm.video.fit import scaled
 
-    rows, cols = tiles
-    canvas = scaled(pixels, rows * tile, cols * tile, resample)
-    return canvas.reshape(rows, tile, cols, tile, 3).swapaxes(1, 2).reshape(rows * cols, tile, tile, 3)
+    return _apart(scaled(pixels, tiles[0] * tile, tiles[1] * tile, resample), tile)
 
 
 def cut_canvas(pixels: NDArray[np.uint8], tile: int, tiles: Size) -> NDArray[np.uint8]:

@@ -41,7 +41,7 @@ class Sight:
         """To the forward of a language model of this config; one that attends otherwise has all of it as a mask."""
         if config._attn_implementation != NAME:
             return {"attention_mask": self[:, :, :]}
-        return {"attention_mask": self[:, :, :1], _SIGHT: self}  # where there is a mask transformers makes none
+        return {"attention_mask": self[:, :, :1], _SIGHT: self}  # given any mask, transformers makes none itself
 
 
 def attend_wide(language: nn.Module) -> None:

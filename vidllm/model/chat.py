@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from vidllm.errors import IncompleteModel
 from vidllm.model.media import Shown, marker, medium_text, runs_of, time_sentence
 from vidllm.model.spec import ModelSpec, stop_ids
-from vidllm.model.spoken import CLOSE, OPEN, mark_spoken
+from vidllm.model.spoken import CLOSE, OPEN, mark_spoken, unmarked
 from vidllm.model.templates import chat_template, render, special_tokens
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def lay_out(turns: Sequence[Turn], spec: ModelSpec, tokenizer: AnyTokenizer, *, 
     tokenizer = raw_tokenizer(tokenizer)
     rendered = _render_turns(turns, spec, tokenizer, reply)
     if spec.as_said and any(turn.role == "assistant" for turn in turns):
-        rendered = _render_spoken(turns, spec, tokenizer, reply).replace(OPEN, "").replace(CLOSE, "")
+        rendered = unmarked(_render_spoken(turns, spec, tokenizer, reply))
     return _encode(_with_media(rendered, turns, spec), turns, spec, tokenizer)
 
 
@@ -87,29 +87,20 @@ def lay_out_spoken(
     """
     tokenizer = raw_tokenizer(tokenizer)
     marked = _with_media(_render_spoken(turns, spec, tokenizer, False), turns, spec)
-    layout = _encode(marked.replace(OPEN, "").replace(CLOSE, ""), turns, spec, tokenizer)
+    layout = _encode(unmarked(marked), turns, spec, tokenizer)
     ends = set(stop_ids(spec.folder, tokenizer))
     spoken = []
-    for prompt in _before_each(marked):
+    for opening in re.finditer(OPEN, marked):
+        prompt = unmarked(marked[: opening.start()])
         before = _ids(prompt, layout.text, spec, tokenizer)
         stop = next((i for i in range(len(before), len(layout.ids)) if layout.ids[i] in ends), None)
         if layout.ids[: len(before)] != before or stop is None:
             raise IncompleteModel(
-                f"{spec.folder}: its tokenizer joins the end of the prompt with the answer {_after(marked, prompt)!r}; "
-                "rows like this can not be learned from, leave them out"
+                f"{spec.folder}: its tokenizer joins the end of the prompt with the answer "
+                f"{layout.text[len(prompt) :][:20]!r}; rows like this can not be learned from, leave them out"
             )
         spoken.append(range(len(before), stop + 1))
     return layout, tuple(spoken)
-
-
-def _before_each(marked: str) -> list[str]:
-    """The text before every answer, marks taken out."""
-    pieces = marked.split(OPEN)[:-1]
-    return ["".join(pieces[: i + 1]).replace(CLOSE, "") for i in range(len(pieces))]
-
-
-def _after(marked: str, prompt: str) -> str:
-    return marked.replace(OPEN, "").replace(CLOSE, "")[len(prompt) :][:20]
 
 
 def _with_media(rendered: str, turns: Sequence[Turn], spec: ModelSpec) -> str:

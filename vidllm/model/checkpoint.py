@@ -93,16 +93,12 @@ def load_model(
     model = _adapt(spec, tokenizer, network, fingerprint(folder))
     log.info("model: %s", describe(model))
     if not is_listed(spec.model_type):
-        _prove(model)
+        from vidllm.model.proof import prove
+
+        prove(model)  # type: ignore[arg-type]  # `reader_class` has made it an Unlisted
     if getattr(model, "sums", False):
         note_slow_layers(spec.model_type, place)
     return model
-
-
-def _prove(model: Any) -> None:
-    from vidllm.model.proof import prove
-
-    prove(model)
 
 
 def describe(model: VideoLMM) -> str:

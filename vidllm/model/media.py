@@ -107,7 +107,7 @@ def _clock(seconds: float) -> str:
 
 
 def _smolvlm_text(shown: Shown, picture: str) -> str:
-    frames = [f"\nFrame from {int(t // 60):02d}:{int(t % 60):02d}:{picture}" for t in shown.times]
+    frames = [f"\nFrame from {_clock(time)}:{picture}" for time in shown.times]
     intro = (
         f"You are provided the following series of {number_words(len(shown.times))} frames from a "
         f"{timedelta(seconds=int(shown.duration))} [H:MM:SS] video.\n"

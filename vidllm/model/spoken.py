@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 OPEN, CLOSE = "\ufdd0", "\ufdd1"
 """Unicode noncharacters: no text may hold them, and templates print them as they are."""
 
+
+def unmarked(text: str) -> str:
+    """The text without any of them."""
+    return text.replace(OPEN, "").replace(CLOSE, "")
+
+
 Render = Callable[[Sequence["Turn"], bool], str]
 """Turns, and whether the assistant is to begin a reply -> the template's text."""
 
@@ -53,7 +59,7 @@ def mark_spoken(
 
 
 def _marked(turn: Turn) -> Turn:
-    text = turn.text.replace(OPEN, "").replace(CLOSE, "")
+    text = unmarked(turn.text)
     return replace(turn, text=f"{OPEN}{text.strip()}{CLOSE}" if turn.role == "assistant" else text)
 
 

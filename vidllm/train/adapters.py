@@ -73,9 +73,9 @@ def add_lora(network: nn.Module, lora: Lora, base: str) -> None:
         r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=pattern, bias="none",  # type: ignore[arg-type]
         base_model_name_or_path=name, revision=commit or None,
     )  # fmt: skip
-    # in what has no config of its own: peft takes names of a mixture's matrices for those of its experts
+    # The holder has no config. By a network's own peft would take names of a mixture's matrices for those of experts.
     holder: Any = nn.ModuleDict({"network": network})
-    with torch.random.fork_rng(devices=[]):  # all runs, and all processes of one, begin alike; it is on the CPU still
+    with torch.random.fork_rng(devices=[]):  # every run and every process begins with the same matrices, on the CPU
         torch.default_generator.manual_seed(0)
         inject_adapter_in_model(config, holder, adapter_name=ADAPTER)
     network.peft_config = holder.peft_config
@@ -213,7 +213,7 @@ def save_adapter(lmm: TextReader, folder: Path, weights: Mapping[str, Tensor]) -
 
 
 def _under(prefix: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Those of one of the learner's modules, by that module's names."""
+    """The weights whose names begin with `prefix`, without it."""
     return {name.removeprefix(prefix): weight for name, weight in weights.items() if name.startswith(prefix)}
 
 
@@ -228,7 +228,8 @@ def stored_dtype(folder: Path) -> torch.dtype:
 
 
 def _as_they_came(lmm: TextReader, weights: Mapping[str, Tensor], stored: torch.dtype) -> dict[str, Tensor]:
-    """The network's weights read again, where sums in bf16 have cost those that do not learn some of their bits."""
+    """The network's weights, read again from the checkpoint; empty unless it holds wider numbers than the bf16 that
+        weights which do not learn were kept in."""
     if stored == torch.bfloat16 or all(weight.dtype != torch.bfloat16 for weight in weights.values()):
         return {}
     again: Any = load_model(lmm.spec.folder, "cpu", "float32", light=False)

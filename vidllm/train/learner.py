@@ -69,8 +69,8 @@ class Learner(nn.Module):
         self.train()
 
     def train(self, mode: bool = True) -> Learner:
-        """As `nn.Module.train`; what is normed by a batch (FastVLM's tower) goes on by what it was trained with: a
-        picture is the same beside any others."""
+        """As `nn.Module.train`, but batch norms (FastVLM's tower) keep using the statistics they were trained with: a
+        picture's features must not depend on the others in its batch."""
         super().train(mode)
         for module in self.network.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -89,12 +89,12 @@ class Learner(nn.Module):
         spec = learned_spec(read_spec(folder), options.extra)
         check_parts(spec, options)
         place = choose_device(device)
-        # What learns loses no bit by being read; on the device nothing is ever wider than it is learnt with.
+        # Read as it is stored, what learns loses none of its bits; the rest is read in the dtype it will stay in.
         number = stored_dtype(folder) if options.whole else options.dtype
-        # packed weights stay where they were packed
+        # weights in 4 bits can not be moved afterwards: they are loaded where they will compute
         lmm = load_model(folder, place if options.quantize else "cpu", number, quantize=options.quantize, light=False)
         assert isinstance(lmm, TextReader)
-        if lmm.sums and not options.quantize:  # else it was said when it was loaded where it stays
+        if lmm.sums and not options.quantize:  # loading on the device itself has said so already
             note_slow_layers(spec.model_type, place)
         if isinstance(lmm, ComposableLMM):
             lmm.spec = replace(spec, folder=lmm.spec.folder)
@@ -210,7 +210,8 @@ class Learner(nn.Module):
             part = part_of(name)
             adapted = low_rank and part == "language_model" and ".lora_" not in name
             weight.requires_grad_(self._learns(part) and weight not in idle and not adapted)
-            # extras are saved again; on a CPU no norm in bf16 takes what a tower in float32 made
+            # Extras are saved whole, so they keep their bits. What stands behind a tower that learns is float32 as the
+            # tower is: on a CPU no norm in bf16 takes its output.
             behind = self._learns("vision_tower") and part in ("vision_tower", "projector")
             wide = weight.requires_grad or behind or name.startswith(EXTRAS)
             if weight.is_floating_point():  # not packed into fewer bits

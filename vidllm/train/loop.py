@@ -184,7 +184,7 @@ class _Run:
             self._saves.check_room(KEPT_BYTES * sum(parameter.numel() for parameter in self._params), coming)
         metrics = Metrics(self._folder, after=start, tensorboard=self._options.tensorboard) if self._main else None
         try:
-            begun()  # by the folder's one writer: a second run must not leave its own config there
+            begun()  # after Metrics has locked the folder: a second run must not leave its config there
             with Interrupts(self._stopping) as interrupts:
                 return self._learn(start, metrics, interrupts)
         finally:
@@ -249,7 +249,7 @@ class _Run:
         for parameter in self._params:
             if parameter.grad is not None:
                 parameter.grad.mul_(self._world / weight)  # processes' gradients were averaged
-        # torch's own: accelerate's compares weights with weights, which fails under FSDP where every one of them learns
+        # Not accelerate's, which compares lists of weights by == and fails under FSDP where every weight learns.
         return float(nn.utils.clip_grad_norm_(self._params, math.inf if clip is None else clip))
 
     def _added_up(self, parts: Sequence[Part]) -> dict[str, tuple[float, float]]:

@@ -58,12 +58,12 @@ def _run(layer: Callable[[Tensor, KeyValues], Tensor], hidden: Tensor, forest: F
     seen: dict[int, Tensor] = {}
     ends = {-1: Running()}
     for group, room in _groups(forest):
-        past = KeyValues((), 0)  # of which such a layer takes what runs, and nothing else
+        past = KeyValues((), 0)  # such a layer asks only for its running state: there are no keys or values
         past.running = Running.gathered([ends[forest.nodes[number].parent] for number in group])
         padded = [F.pad(pieces[number], (0, 0, 0, room - len(pieces[number]))) for number in group]
         read = layer(torch.stack(padded), past)
         seen |= {number: row[: len(pieces[number])] for number, row in zip(group, read, strict=True)}
-        ends[group[0]] = past.running  # asked for again only where it was read alone
+        ends[group[0]] = past.running  # looked up for nodes with children alone, which are groups of one
     return torch.cat([seen[number] for number in range(len(pieces))])[None]
 
 
@@ -77,5 +77,5 @@ def _groups(forest: Forest) -> Iterator[tuple[list[int], int]]:
         else:
             leaves.setdefault((node.parent < 0, -(-node.length // CHUNK)), []).append(number)
     for group in leaves.values():
-        # a token alone would be read as in decoding, and what is fast at that has no gradient
+        # The layer takes a single token for a step of decoding, and its fast code for that has no gradient.
         yield group, max(2, *(forest.nodes[number].length for number in group))
