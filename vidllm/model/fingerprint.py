@@ -12,8 +12,7 @@ from vidllm.model.spec import read_json
 
 WHOLE_FILE_BYTES = 64 * 2**20
 """A weight file up to this size is digested whole, a larger one by header and samples."""
-DESCRIBING = (".json", ".jinja", ".model", ".txt")
-"""Suffixes of the files that describe a model beside its weights."""
+_DESCRIBING = (".json", ".jinja", ".model", ".txt")
 ADAPTER_FILE = "vidllm_adapter.json"
 PEFT_FILE = "adapter_config.json"
 NAMES_A_PLACE = {ADAPTER_FILE: "base", PEFT_FILE: "base_model_name_or_path"}
@@ -37,12 +36,17 @@ def fingerprint(folder: Path | str) -> str:
     if not weights:
         raise ModelNotFound(f"{folder}: no weights (*.safetensors) in it")
     digest = hashlib.blake2b(digest_size=20)
-    for path in sorted(folder.iterdir()):
-        if path.suffix in DESCRIBING and not path.name.endswith(".index.json") and path.is_file():
-            digest.update(path.name.encode() + _said(path))
+    for path in describing_files(folder):
+        digest.update(path.name.encode() + _said(path))
     for path in weights:
         _digest_weights(digest, path)
     return digest.hexdigest()
+
+
+def describing_files(folder: Path) -> list[Path]:
+    """The files that describe a model beside its weights, by name; an index only says where those lie."""
+    ours = (path for path in folder.iterdir() if path.suffix in _DESCRIBING and path.is_file())
+    return sorted(path for path in ours if not path.name.endswith(".index.json"))
 
 
 def _said(path: Path) -> bytes:

@@ -23,7 +23,7 @@ from vidllm.errors import CorpusError, UnsupportedModel, VidllmError
 from vidllm.geometry import NativeGeometry
 from vidllm.linefile import write_whole
 from vidllm.model.chat import Layout, Turn, lay_out
-from vidllm.model.fingerprint import DESCRIBING
+from vidllm.model.fingerprint import describing_files
 from vidllm.model.media import Shown
 from vidllm.model.own_processor import OwnProcessor, asked, blank, picture_text
 from vidllm.model.settings import Files, rope_kind, rope_of
@@ -84,9 +84,8 @@ def kept_at(folder: Path, what: str) -> Path:
     """Where is kept what is known of a checkpoint with these files beside its weights, under these releases."""
     releases = f"{__version__}|{version('transformers')}"
     digest = hashlib.blake2b(releases.encode(), digest_size=20)
-    for path in sorted(folder.iterdir()):
-        if path.suffix in DESCRIBING and path.is_file():
-            digest.update(path.name.encode() + path.read_bytes())
+    for path in describing_files(folder):
+        digest.update(path.name.encode() + path.read_bytes())
     return cache_folder("families") / f"{digest.hexdigest()}.{what}.json"
 
 

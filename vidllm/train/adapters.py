@@ -31,7 +31,7 @@ from vidllm.model import extras as extras_files
 from vidllm.model.adapter import bases
 from vidllm.model.checkpoint import load_model
 from vidllm.model.families import read_spec
-from vidllm.model.fingerprint import ADAPTER_FILE, DESCRIBING, NAMES_A_PLACE, PEFT_FILE
+from vidllm.model.fingerprint import ADAPTER_FILE, NAMES_A_PLACE, PEFT_FILE, describing_files
 from vidllm.model.quiet import quiet
 from vidllm.model.resolve import builtin_name
 from vidllm.model.spec import read_json
@@ -272,8 +272,8 @@ def _describe(lmm: TextReader, part: Path, config: Mapping[str, Any]) -> None:
     """All that is not weights, as the model had it: another tool, or a later vidllm, must find nothing missing."""
     source = lmm.spec.folder
     ours = {*NAMES_A_PLACE, "config.json"}
-    for path in sorted(source.iterdir()):
-        if path.suffix in DESCRIBING and not path.name.endswith(".index.json") and path.name not in ours:
+    for path in describing_files(source):
+        if path.name not in ours:
             shutil.copyfile(path, part / path.name)
     (part / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     # what rows were laid out with must be asked with: newlines in videos, earlier answers as the model said them
