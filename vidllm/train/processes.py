@@ -99,8 +99,8 @@ def leave() -> None:
     A wrapped model that waits for the garbage collector holds the group's threads beyond the group's end, and a process
     that ends with them aborts. One that left while another was still at work would cost that one its result.
     """
-    gc.collect()
     if dist.is_initialized():
+        gc.collect()
         dist.barrier(group=_patient())
         dist.destroy_process_group()
         _patient.cache_clear()
