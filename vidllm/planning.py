@@ -324,7 +324,11 @@ def look_at(
         info=info, policy=policy, start=start, end=end, spans=focus.spans if focus else (), fps=options.fps,
         glance=reads.glances,
     )  # fmt: skip
-    return look, focus, (*notes, *named_in_vain(info, question, options))
+    return look, focus, (*notes, *_mapped(info), *named_in_vain(info, question, options))
+
+
+def _mapped(info: VideoInfo) -> tuple[str, ...]:
+    return () if info.transfer == "sdr" else (f"HDR ({info.transfer.upper()}) shown in standard range",)
 
 
 def shortfall(look: Look, asked: int | None, frames: int) -> tuple[str, ...]:

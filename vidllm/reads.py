@@ -31,7 +31,8 @@ def read_frames(
     `max_side` bounds the longer side, `size` is (height, width) exactly; neither: the size shown. With `tolerance`
     seconds above 0 a time may be answered by the nearest key frame within it, which is much cheaper; a note says so.
     Where a frame can not be decoded, the nearest earlier one that can stands in with its own time, and a note says so.
-    So does the first or the last frame for a time outside the clip. A URL is fetched into the cache first.
+    So does the first or the last frame for a time outside the clip. HDR (PQ, HLG) is shown in standard range
+    (`video.hdr`). A URL is fetched into the cache first.
 
     decord can crash, or spin for ever on a header that over-reports: it never runs where it could not be killed.
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from vidllm.checks import check_number
 from vidllm.errors import ConfigError
 from vidllm.video.harvest import Harvest
+from vidllm.video.hdr import in_standard_range
 from vidllm.video.info import VideoInfo, probe
 from vidllm.video.picture import fitted_size
 from vidllm.video.read_decord import read_decord
@@ -81,7 +82,9 @@ def read_frames(
         *_damage_notes(info, wanted, harvest),
     )  # fmt: skip
     seconds = (harvest.pts - info.pts[0]) * float(info.time_base)
-    pixels = harvest.pixels if len(wanted) == len(places) and (np.diff(places) > 0).all() else harvest.pixels[places]
+    pixels = in_standard_range(harvest.pixels, info.transfer)
+    if len(wanted) != len(places) or (np.diff(places) <= 0).any():
+        pixels = pixels[places]
     return FrameSet(pixels, seconds[places], requested, name, notes)
 
 

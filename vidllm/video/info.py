@@ -28,6 +28,7 @@ from vidllm.video.access import AccessRule, access_rule, is_hidden
 from vidllm.video.address import is_url, plain_path
 from vidllm.video.clock import LEAP_SECONDS, continued, is_packed, unpacked, vops
 from vidllm.video.container import SELF_DESCRIBING, VideoPacket, opened, pick_stream, refuse_pipe, video_packets
+from vidllm.video.hdr import Transfer, transfer_of
 from vidllm.video.picture import Orientation, believable_aspect, orientation_of, shown_size
 
 VFR_DEVIATION = 0.15  # a gap this much off the median gap makes the rate variable
@@ -91,6 +92,8 @@ class VideoInfo:
     subtitle_streams: tuple[int, ...]
     mended_pts: NDArray[np.int64] = field(default_factory=NO_MENDING.copy, repr=False)
     """Every packet's PTS in decoding order, where the container's own mislead (`clock`); else empty."""
+    transfer: Transfer = "sdr"
+    """How the decoded signal tells light; frames are given in standard range whatever it is (`hdr`)."""
 
     @property
     def num_frames(self) -> int:
@@ -263,6 +266,7 @@ def _build(path: str, container: InputContainer, stream: VideoStream, log: _Pack
         fps=(len(seconds) - 1) / float(seconds[-1]) if len(seconds) > 1 else 0.0,
         is_vfr=_is_variable(seconds, float(time_base)),
         subtitle_streams=tuple(text.index for text in container.streams.subtitles),
+        transfer=transfer_of(context.color_trc),
     )
 
 
