@@ -23,8 +23,8 @@ def patch(red: int, green: int, blue: int) -> NDArray[np.uint8]:
 
 @pytest.mark.parametrize(("signal", "transfer"), [(0.58, "pq"), (0.75, "hlg")])
 def test_reference_white_is_where_bt_2408_has_it(signal: float, transfer: Transfer) -> None:
-    light = _light(patch(*[round(signal * 255)] * 3)[0], transfer)
-    assert light.shape == (1, 1, 3)
+    light = _light(patch(*[round(signal * 255)] * 3).reshape(1, 3), transfer)
+    assert light.shape == (1, 3)
     assert light == pytest.approx(WHITE, rel=0.02)
 
 
