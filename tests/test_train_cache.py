@@ -119,7 +119,9 @@ def test_each_look_is_encoded_by_itself(learner: Learner, cache: ClipCache, clip
 def test_what_shapes_a_look_makes_another_key(learner: Learner, clips: dict[str, Path], tmp_path: Path) -> None:
     spec, tokenizer = learner.spec, learner.lmm.tokenizer
 
-    def key(path: Path = clips["constant"], plan: PlanOptions = PLAN, spec=spec, vision: str = "v") -> str:  # type: ignore[no-untyped-def]
+    def key(  # type: ignore[no-untyped-def]
+        path: Path | vidllm.VideoInfo = clips["constant"], plan: PlanOptions = PLAN, spec=spec, vision: str = "v"
+    ) -> str:
         planned = vidllm.clip.plan_video(path, "what happens?", spec, tokenizer, plan)
         return look_key(planned, spec, plan, vision)
 
@@ -128,7 +130,7 @@ def test_what_shapes_a_look_makes_another_key(learner: Learner, clips: dict[str,
     others = [
         key(clips["single_key"]), key(plan=replace(PLAN, frames=3)), key(plan=replace(PLAN, stride=4)),
         key(plan=replace(PLAN, fit="crop")), key(plan=replace(PLAN, reader="decord")), key(vision="w"),
-        key(plan=replace(PLAN, end=1.0)),
+        key(plan=replace(PLAN, end=1.0)), key(replace(vidllm.probe(clips["constant"]), transfer="hlg")),
     ]  # fmt: skip
     assert len({key(), *others}) == 1 + len(others)
 

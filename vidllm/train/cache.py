@@ -144,8 +144,8 @@ def look_key(planned: ClipPlan, spec: ModelSpec, options: PlanOptions, vision: s
     plan = planned.plan
     strides = tuple(frame.stride for frame in plan.frames)
     shaping = (
-        file_digest(planned.info.path), plan.times, strides, plan.frame_size, plan.tolerance, options.reader,
-        plan.fit or spec.fit, spec.image_size, spec.newline, vision,
+        file_digest(planned.info.path), planned.info.transfer, plan.times, strides, plan.frame_size, plan.tolerance,
+        options.reader, plan.fit or spec.fit, spec.image_size, spec.newline, vision,
     )  # fmt: skip
     return _hex(repr(shaping))
 
