@@ -228,8 +228,8 @@ def stored_dtype(folder: Path) -> torch.dtype:
 
 
 def _as_they_came(lmm: TextReader, weights: Mapping[str, Tensor], stored: torch.dtype) -> dict[str, Tensor]:
-    """The network's weights, read again from the checkpoint; empty unless it holds wider numbers than the bf16 that
-        weights which do not learn were kept in."""
+    """The network's weights read again from the checkpoint, where it has wider numbers than the bf16 that weights which
+    do not learn were kept in; else none."""
     if stored == torch.bfloat16 or all(weight.dtype != torch.bfloat16 for weight in weights.values()):
         return {}
     again: Any = load_model(lmm.spec.folder, "cpu", "float32", light=False)
